@@ -1,0 +1,62 @@
+# make install   everything this machine can use, into .venv
+# make run       the pipeline on the embedded digits
+# make test      the test suite, less the tests marked slow
+# make check     style, types, import directions, what the wheel holds
+.DEFAULT_GOAL := help
+.PHONY: help install run test test-slow test-gpu check format schema bench clean
+
+PYTHON ?= python3
+CONFIG ?= pipeline.yaml
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+# TensorRT for RTX compiles engines without a GPU; its wheels exist for Linux and Windows on x86-64.
+COMMA := ,
+EXTRAS := train,serve,dev$(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' '-')),$(COMMA)tensorrt-rtx)
+EXTRAS := $(EXTRAS)$(if $(shell command -v nvidia-smi),$(COMMA)tensorrt)
+
+help:
+	@sed -n 's/^# make /make /p' Makefile
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("edgedistill needs Python 3.11 or newer, this is %d.%d: make install PYTHON=python3.12" % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable ".[$(EXTRAS)]"
+	@touch $(STAMP)
+
+run: install
+	$(BIN)/edgedistill run $(CONFIG)
+
+test: install
+	$(BIN)/python -P -m pytest -q
+
+test-slow: install
+	$(BIN)/python -P -m pytest -q -m slow
+
+test-gpu: install
+	$(BIN)/python -P -m pytest -q -m gpu
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict
+	$(BIN)/lint-imports --no-logo
+	rm -rf build/wheel && $(BIN)/python -P -m build --wheel --outdir build/wheel . > /dev/null
+	$(BIN)/check-wheel-contents build/wheel
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+schema: install
+	$(BIN)/edgedistill config --schema > docs/pipeline.schema.json
+
+bench: install
+	@for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+clean:
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""What runs where the engine runs; nothing here imports torch."""

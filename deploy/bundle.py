@@ -1,0 +1,167 @@
+"""What is deployed: a folder with an engine, its ONNX graph and a manifest that names the sha256 of every file."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, ValidationError
+
+from deploy import plugins
+from deploy.contract import Accuracy, Frozen, Latency, ModelContract
+from deploy.errors import ArtifactError, RuntimeUnavailable
+from deploy.runtimes import Session
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Verdict(Frozen):
+    """One gate on one target."""
+
+    name: str
+    target: str
+    metric: str
+    verdict: Literal["pass", "fail", "inconclusive", "unmeasured", "incomparable"]
+    measured: float | None
+    limit: str
+    why: str | None = None
+
+
+class Provenance(Frozen):
+    """What made the bundle; `artifacts` names the store's folders, whose names hold the hashes of all that went into them."""
+
+    edgedistill: str
+    python: str
+    platform: str
+    packages: dict[str, str]
+    git_commit: str | None
+    artifacts: dict[str, str]
+
+
+class Manifest(Frozen):
+    """manifest.json. `engine` is null, and `why` says the reason, where it could not be built on the machine that packaged."""
+
+    format: Literal[1] = 1
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    target: str
+    runtime: str
+    precision: str
+    options: dict[str, Any]
+    engine: FileName | None
+    onnx: FileName
+    files: dict[FileName, Sha256]
+    contract: ModelContract
+    max_detections: int
+    accuracy: Accuracy | None
+    latency: Latency | None
+    verdicts: tuple[Verdict, ...]
+    why: str | None
+    fingerprint: dict[str, str]
+    machine: dict[str, str]
+    proof: dict[str, Any]
+    provenance: Provenance
+    license: str | None
+    description: str
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A folder whose files are those that its manifest names."""
+
+    root: Path
+    manifest: Manifest
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read a bundle and check every file.
+
+        Raises:
+            ArtifactError: the manifest or a file is missing, damaged or another one.
+        """
+        manifest = _read_manifest(folder)
+        for name, expected in manifest.files.items():
+            if sha256(folder / name) != expected:
+                raise ArtifactError(f"{folder / name}: its sha256 is not the manifest's; copy the bundle again")
+        unlisted = {manifest.onnx, *([manifest.engine] if manifest.engine else [])} - set(manifest.files)
+        if unlisted:
+            raise ArtifactError(f"{folder / MANIFEST}: names {min(unlisted)} without its sha256; package again")
+        return cls(folder, manifest)
+
+    @property
+    def gated(self) -> bool:
+        """Whether it was measured and every gate passed, of at least one."""
+        verdicts = self.manifest.verdicts
+        return self.manifest.why is None and bool(verdicts) and all(one.verdict == "pass" for one in verdicts)
+
+    def refuse_ungated(self) -> None:
+        """Stop a deployment of what its gates have not passed.
+
+        Raises:
+            ArtifactError: naming the first such gate.
+        """
+        if self.gated:
+            return
+        bad = next((one for one in self.manifest.verdicts if one.verdict != "pass"), None)
+        reason = f"gate '{bad.name}' is {bad.verdict}" if bad else self.manifest.why or "no gate was set"
+        raise ArtifactError(f"{self.root}: {reason}; give --allow-ungated to use it all the same")
+
+    def open(self, *, threads: int | None = None) -> Session:
+        """Open the engine.
+
+        Raises:
+            RuntimeUnavailable: it cannot run on this machine.
+            ArtifactError: there is none, or it is damaged or foreign.
+        """
+        try:
+            runtime = plugins.load("deploy.runtimes", self.manifest.runtime)
+        except ValueError as error:
+            raise ArtifactError(f"{self.root}: {error}") from error
+        missing = runtime.why_not()
+        if missing is not None:
+            raise RuntimeUnavailable(f"{self.root}: {missing}")
+        if self.manifest.engine is None:
+            raise ArtifactError(f"{self.root}: holds no engine ({self.manifest.why})")
+        session: Session = runtime.open(self.root / self.manifest.engine, threads=threads)
+        return session
+
+
+def write(folder: Path, manifest: Manifest, files: Iterable[str]) -> Bundle:
+    """Write manifest.json with the sha256 of `files`, which already lie in the folder."""
+    whole = manifest.model_copy(update={"files": {name: sha256(folder / name) for name in sorted(files)}})
+    (folder / MANIFEST).write_text(whole.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    return Bundle(folder, whole)
+
+
+def sha256(path: Path) -> str:
+    """A file's hash.
+
+    Raises:
+        ArtifactError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ArtifactError(f"{path}: {error.strerror}") from error
+
+
+def _read_manifest(folder: Path) -> Manifest:
+    path = folder / MANIFEST
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise ArtifactError(f"{path}: {error.strerror}; give the folder of a bundle") from error
+    except ValueError as error:
+        raise ArtifactError(f"{path}: not JSON; package again") from error
+    if isinstance(content, dict) and content.get("format") != FORMAT:
+        raise ArtifactError(f"{path}: bundle format {content.get('format')!r}; this edgedistill reads format {FORMAT}")
+    try:
+        return Manifest.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ArtifactError(f"{path}: not a bundle's manifest ({'.'.join(map(str, first['loc']))}: {first['msg']})") from error

@@ -1,0 +1,78 @@
+"""What every artifact says about its input and its output."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Frozen(BaseModel):
+    """Base of all typed values read from YAML or JSON: immutable, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Preprocessing(Frozen):
+    """How an image becomes the network's input; the same in training, calibration, measurement and serving.
+
+    The network receives float32 [B, 3, height, width]: (value / 255 - mean) / std, channels in `color` order.
+    """
+
+    height: int = Field(default=320, ge=32, le=4096, multiple_of=32)
+    width: int = Field(default=320, ge=32, le=4096, multiple_of=32)
+    resize: Literal["letterbox", "stretch"] = "letterbox"
+    pad_value: int = Field(default=114, ge=0, le=255)
+    color: Literal["rgb", "bgr"] = "rgb"
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    interpolation: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
+
+
+class ModelContract(Frozen):
+    """Everything needed to feed a detector and to read its answer.
+
+    The network's labels are contiguous, 0 to len(classes) - 1; `category_ids[label]` is the data set's own id.
+    """
+
+    preprocessing: Preprocessing
+    classes: tuple[str, ...]
+    category_ids: tuple[int, ...]
+
+
+class Accuracy(Frozen):
+    """COCO's twelve numbers as fractions, 0 to 1; null where undefined (no such object), never NaN."""
+
+    split: str
+    num_images: int
+    map: float | None
+    map_50: float | None
+    map_75: float | None
+    map_small: float | None
+    map_medium: float | None
+    map_large: float | None
+    mar_1: float | None
+    mar_10: float | None
+    mar_100: float | None
+    mar_small: float | None
+    mar_medium: float | None
+    mar_large: float | None
+    per_class: dict[str, float | None]
+
+
+class Percentiles(Frozen):
+    """Milliseconds."""
+
+    p50: float
+    p90: float
+    p95: float
+    p99: float
+
+
+class Latency(Frozen):
+    """One image at a time, in milliseconds; `end_to_end` is the measured sum of one pass, decoding of the file excluded."""
+
+    pre: Percentiles
+    infer: Percentiles
+    post: Percentiles
+    end_to_end: Percentiles
+    num_passes: int
+    seconds: float

@@ -1,0 +1,70 @@
+"""Device memory and one stream through NVIDIA's own bindings, so that an engine runs without torch."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deploy.errors import ArtifactError
+
+
+class Device:
+    """Named buffers that grow as needed, and the stream they are used on; close() frees both."""
+
+    def __init__(self, cudart: Any) -> None:
+        """Take the module cuda.bindings.runtime.
+
+        Raises:
+            ArtifactError: CUDA refuses, here as in every method.
+        """
+        self._cudart = cudart
+        self._buffers: dict[str, tuple[int, int]] = {}
+        self._stream: Any = self._checked(cudart.cudaStreamCreate())
+
+    @property
+    def stream(self) -> int:
+        """The stream's handle."""
+        return int(self._stream)
+
+    def buffer(self, name: str, num_bytes: int) -> int:
+        """The address of a buffer of at least so many bytes; its content is lost when it grows."""
+        address, size = self._buffers.get(name, (0, -1))
+        if size < num_bytes:
+            if address:
+                del self._buffers[name]
+                self._checked(self._cudart.cudaFree(address))
+            address = int(self._checked(self._cudart.cudaMalloc(max(num_bytes, 1))))
+            self._buffers[name] = address, num_bytes
+        return address
+
+    def upload(self, values: NDArray[Any], address: int) -> None:
+        """Queue a copy to the device; keep the array, contiguous, until synchronize()."""
+        kind = self._cudart.cudaMemcpyKind.cudaMemcpyHostToDevice
+        self._checked(self._cudart.cudaMemcpyAsync(address, values.ctypes.data, values.nbytes, kind, self._stream))
+
+    def download(self, address: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+        """Queue a copy from the device into a new array, filled after synchronize()."""
+        values = np.empty(shape, dtype)
+        kind = self._cudart.cudaMemcpyKind.cudaMemcpyDeviceToHost
+        self._checked(self._cudart.cudaMemcpyAsync(values.ctypes.data, address, values.nbytes, kind, self._stream))
+        return values
+
+    def synchronize(self) -> None:
+        """Wait for all that was queued."""
+        self._checked(self._cudart.cudaStreamSynchronize(self._stream))
+
+    def close(self) -> None:
+        """Free everything; a second call does nothing."""
+        for address, _ in self._buffers.values():
+            self._cudart.cudaFree(address)
+        self._buffers.clear()
+        if self._stream is not None:
+            self._cudart.cudaStreamDestroy(self._stream)
+            self._stream = None
+
+    def _checked(self, answer: tuple[Any, ...]) -> Any:
+        error, *values = answer
+        if int(error) != 0:
+            _, text = self._cudart.cudaGetErrorString(error)
+            raise ArtifactError(f"CUDA failed: {text.decode() if isinstance(text, bytes) else text}")
+        return values[0] if values else None

@@ -1,0 +1,123 @@
+"""Which part of an ONNX graph is the network, and which decides detections.
+
+The network is what the head outputs are computed from. All else, box decoding, scores and NMS above all, stays fp32, whatever
+the engine's precision: half precision ends at 65,504, the area of a 256 x 256 box, and steps by 0.5 px above 512.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import onnx
+import onnx.inliner
+from onnx import ModelProto, NodeProto, TensorProto
+
+from deploy.errors import BuildError
+
+WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+
+
+def read(path: Path) -> ModelProto:
+    """Load an ONNX file.
+
+    Raises:
+        BuildError: it is missing or damaged.
+    """
+    try:
+        return onnx.inliner.inline_local_functions(onnx.load(path))
+    except OSError as error:
+        raise BuildError(f"{path}: {error.strerror or error}") from error
+    except Exception as error:  # protobuf raises one kind or another by its implementation
+        raise BuildError(f"{path}: not an ONNX file; export again") from error
+
+
+def name_nodes(model: ModelProto) -> None:
+    """Give every node without a unique name one."""
+    taken: set[str] = set()
+    for number, node in enumerate(model.graph.node):
+        if not node.name or node.name in taken:
+            node.name = f"{node.op_type}_{number}_unnamed"
+        taken.add(node.name)
+
+
+def network(model: ModelProto, head_outputs: Iterable[str]) -> set[str]:
+    """The names of the nodes that the head outputs are computed from and that need none of them.
+
+    Raises:
+        BuildError: a head output is no tensor of the graph.
+    """
+    name_nodes(model)
+    heads = set(head_outputs)
+    produced = {name for node in model.graph.node for name in node.output}
+    missing = sorted(heads - produced)
+    if missing or not heads:
+        raise BuildError(f"the graph has no tensor '{missing[0] if missing else ''}', said to be a head output; export again")
+    return _before(model, heads) - _after(model, heads)
+
+
+def last_weighted(model: ModelProto, head_outputs: Iterable[str]) -> set[str]:
+    """The names of the convolutions and matrix products nearest to the head outputs, that is the prediction layers."""
+    producer = {name: node for node in model.graph.node for name in node.output}
+    found: set[str] = set()
+    waiting = list(head_outputs)
+    seen: set[str] = set()
+    while waiting:
+        tensor = waiting.pop()
+        if tensor in seen or tensor not in producer:
+            continue
+        seen.add(tensor)
+        node = producer[tensor]
+        if node.op_type in WEIGHTED:
+            found.add(node.name)
+        else:
+            waiting.extend(node.input)
+    return found
+
+
+def float_tensors(model: ModelProto) -> set[str]:
+    """The names of all tensors that hold float32, by shape inference.
+
+    Raises:
+        BuildError: the graph contradicts itself.
+    """
+    try:
+        inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True)
+    except Exception as error:
+        raise BuildError(f"the ONNX graph is inconsistent: {first_line(error)}") from error
+    values = [*inferred.graph.input, *inferred.graph.output, *inferred.graph.value_info]
+    names = {value.name for value in values if value.type.tensor_type.elem_type == TensorProto.FLOAT}
+    return names | {weight.name for weight in model.graph.initializer if weight.data_type == TensorProto.FLOAT}
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception says, in one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+def inputs(node: NodeProto) -> list[str]:
+    """The tensors that a node reads, its subgraphs included."""
+    names = list(node.input)
+    for attribute in node.attribute:
+        for graph in [attribute.g, *attribute.graphs]:
+            names += [name for inner in graph.node for name in inputs(inner)]
+    return names
+
+
+def _before(model: ModelProto, tensors: set[str]) -> set[str]:
+    needed = set(tensors)
+    found = set()
+    for node in reversed(model.graph.node):  # sorted topologically, as ONNX requires
+        if needed.intersection(node.output):
+            found.add(node.name)
+            needed.update(inputs(node))
+    return found
+
+
+def _after(model: ModelProto, tensors: set[str]) -> set[str]:
+    reached = set(tensors)
+    found = set()
+    for node in model.graph.node:
+        if reached.intersection(inputs(node)):
+            found.add(node.name)
+            reached.update(node.output)
+    return found

@@ -1,0 +1,58 @@
+"""The machine that measurements were made on, as far as it can be told in milliseconds."""
+
+import os
+import platform
+import shutil
+import subprocess
+from functools import cache
+from pathlib import Path
+
+
+@cache
+def identity() -> dict[str, str]:
+    """Operating system, processor, cores this process may use and, where there is one, the NVIDIA GPU."""
+    return {
+        "platform": platform_name(),
+        "cpu": cpu_model(),
+        "cores": str(num_cores()),
+        **gpu(),
+    }
+
+
+@cache
+def gpu() -> dict[str, str]:
+    """`gpu`, `driver` and `compute_capability` of the first NVIDIA GPU; empty without one.
+
+    nvidia-smi comes with the driver, so that no CUDA library need be loaded.
+    """
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return {}
+    command = [program, "--query-gpu=name,driver_version,compute_cap", "--format=csv,noheader", "--id=0"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)  # noqa: S603 - its own words only
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    fields = [field.strip() for field in answer.stdout.strip().split(",")]
+    return dict(zip(("gpu", "driver", "compute_capability"), fields, strict=True)) if len(fields) == 3 else {}
+
+
+def platform_name() -> str:
+    """Operating system and architecture."""
+    return f"{platform.system()} {platform.machine()}"
+
+
+def num_cores() -> int:
+    """Logical cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cpu_model() -> str:
+    """The processor's marketing name, or the architecture where it has none."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:  # not Linux
+        pass
+    return platform.processor() or platform.machine()

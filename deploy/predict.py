@@ -1,0 +1,72 @@
+"""Detect objects in image files with a bundle, and draw them."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from deploy import preprocess
+from deploy.bundle import Bundle
+from deploy.detections import to_coco
+from deploy.draw import draw
+from deploy.errors import ArtifactError
+from deploy.predictor import Predictor
+from deploy.progress import track
+
+PREDICTIONS = "predictions.json"
+_DRAWN = (".png", ".jpg", ".jpeg", ".webp")
+
+
+def predict(bundle: Bundle, images: Sequence[Path], out: Path, *, min_score: float = 0.3) -> dict[str, Any]:
+    """Write a drawn copy of every image and predictions.json into `out`.
+
+    Args:
+        min_score: of the boxes that are drawn; predictions.json holds all.
+
+    Returns:
+        What predictions.json holds: `images` (id, file_name as given, drawn, width, height), `categories` and `annotations`
+        (COCO results) as in a COCO file.
+
+    Raises:
+        RuntimeUnavailable: the engine cannot run here.
+        ArtifactError: the engine is damaged, or `out` cannot be written.
+        DataError: an image cannot be read.
+    """
+    contract = bundle.manifest.contract
+    names = drawn_names(images)
+    described: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    with bundle.open() as session:
+        predictor = Predictor(session, contract)
+        _make(out)
+        for number, path in enumerate(track(images, "predict", len(images)), start=1):
+            image = preprocess.load_image(path)
+            found = predictor.detect(image)
+            annotations += to_coco(found, number, contract)
+            draw(image, found.above(min_score), contract.classes).save(out / names[number - 1], quality=95)
+            height, width = image.shape[:2]
+            described.append({"id": number, "file_name": str(path), "drawn": names[number - 1], "width": width, "height": height})
+    categories = [{"id": i, "name": name} for i, name in zip(contract.category_ids, contract.classes, strict=True)]
+    result = {"images": described, "categories": categories, "annotations": annotations}
+    (out / PREDICTIONS).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    return result
+
+
+def drawn_names(images: Sequence[Path]) -> list[str]:
+    """A file name for each drawn image: the original's, numbered where two are the same; .png where it cannot be drawn as it is."""
+    names: list[str] = []
+    for path in images:
+        suffix = path.suffix.lower() if path.suffix.lower() in _DRAWN else ".png"
+        name, number = f"{path.stem}{suffix}", 1
+        while name in names:
+            number += 1
+            name = f"{path.stem}-{number}{suffix}"
+        names.append(name)
+    return names
+
+
+def _make(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ArtifactError(f"{out}: cannot be written ({error.strerror}); give another --out") from error

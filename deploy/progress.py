@@ -1,0 +1,76 @@
+"""How far a loop is: a bar on a terminal, a plain line now and then elsewhere, nothing in the processes after the first."""
+
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sized
+from types import TracebackType
+from typing import Self, TypeVar
+
+from tqdm import tqdm
+
+T = TypeVar("T")
+
+LINE_SECONDS = 10.0
+"""A plain line is printed at most this often."""
+
+
+class Steps:
+    """Counts steps from `start` towards a total; a context manager. Writes to stderr, so that stdout stays for results."""
+
+    def __init__(self, label: str, total: int | None = None, start: int = 0) -> None:
+        self.label = label
+        self.total = total
+        self.start = start
+        self.done = start
+        self.note = ""
+        self._silent = int(os.environ.get("RANK", "0")) > 0
+        self._bar = (
+            tqdm(desc=label, total=total, initial=start, leave=False, dynamic_ncols=True) if _on_terminal() and not self._silent else None
+        )
+        self._started = self._printed = time.monotonic()
+
+    def advance(self, note: str = "") -> None:
+        """One step further; `note` is shown beside the count ("loss 0.71")."""
+        self.done += 1
+        self.note = note or self.note
+        if self._bar is not None:
+            self._bar.set_postfix_str(self.note, refresh=False)
+            self._bar.update()
+        elif time.monotonic() - self._printed >= LINE_SECONDS:
+            self._line()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        elif self._printed != self._started and kind is None:
+            self._line()
+
+    def _line(self) -> None:
+        self._printed = time.monotonic()
+        if self._silent:
+            return
+        seconds = self._printed - self._started
+        text = f"{self.label}: {self.done}"
+        if self.total:
+            left = seconds / max(self.done - self.start, 1) * max(self.total - self.done, 0)
+            text += f"/{self.total} ({self.done / self.total:.0%}), {seconds:.0f} s" + (f", {left:.0f} s left" if left else "")
+        sys.stderr.write(f"{text}{f', {self.note}' if self.note else ''}\n")
+        sys.stderr.flush()
+
+
+def track(items: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:
+    """The items, one by one, with their progress shown; `total` is len(items) where it has one."""
+    if total is None and isinstance(items, Sized):
+        total = len(items)
+    with Steps(label, total) as steps:
+        for item in items:
+            yield item
+            steps.advance()
+
+
+def _on_terminal() -> bool:
+    return sys.stderr.isatty() and os.environ.get("CI", "").lower() not in ("1", "true", "yes")

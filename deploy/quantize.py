@@ -1,0 +1,122 @@
+"""Int8 as QuantizeLinear and DequantizeLinear around the network's convolutions and matrix products."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+from onnx import ModelProto
+from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization.quant_utils import add_pre_process_metadata
+
+from deploy import graph
+from deploy.errors import BuildError
+from deploy.runtimes import Calibration
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a runtime wants its integers. Weights are always signed, symmetric and per channel."""
+
+    signed_activations: bool
+    quantize_bias: bool
+    quantize_outputs: bool
+
+
+# x86's VNNI multiplies unsigned by signed bytes; an asymmetric range also wastes nothing on ReLU's missing negatives, and makes
+# the ReLU itself part of the rounding. ONNX Runtime computes in integers only where a layer's output is rounded, too.
+CPU = Recipe(signed_activations=False, quantize_bias=True, quantize_outputs=True)
+# TensorRT knows only symmetric ranges, adds the bias in float, and fuses convolution and ReLU where nothing is rounded between.
+TENSORRT = Recipe(signed_activations=True, quantize_bias=False, quantize_outputs=False)
+_ABSORBED = ("Relu", "Clip")
+
+
+def to_int8(model: ModelProto, head_outputs: tuple[str, ...], calibration: Calibration, recipe: Recipe) -> ModelProto:
+    """The model with its network's convolutions and matrix products in int8, ranges read from the calibration images.
+
+    The prediction layers, whose results are the head outputs, stay float: an 8-bit grid over logits and distances costs boxes and
+    they cost little time. So nothing after the head outputs is rounded.
+
+    Raises:
+        BuildError: there is nothing to quantize, no calibration image, or ONNX Runtime refuses the graph.
+    """
+    with TemporaryDirectory() as scratch:
+        folded = _fold(model, head_outputs, Path(scratch))
+        chosen = _quantizable(folded, head_outputs)
+        if not any(node.op_type in graph.WEIGHTED for node in folded.graph.node if node.name in chosen):
+            raise BuildError("no convolution or matrix product before the prediction layers to quantize; choose fp32 or fp16")
+        reader = _Reader(calibration)
+        file = Path(scratch) / "int8.onnx"
+        try:
+            _quantize(folded, file, reader, chosen, recipe)
+        except Exception as error:  # ONNX Runtime has no error class of its own for this
+            if reader.num_read == 0:
+                raise BuildError("no image to calibrate int8 with") from error
+            raise BuildError(f"ONNX Runtime cannot quantize the graph: {graph.first_line(error)}") from error
+        return onnx.load(file)
+
+
+def _quantize(model: ModelProto, file: Path, reader: "_Reader", nodes: list[str], recipe: Recipe) -> None:
+    add_pre_process_metadata(model)  # else ONNX Runtime advises what _fold has done
+    quantize_static(
+        model,
+        file,
+        reader,
+        quant_format=QuantFormat.QDQ,
+        op_types_to_quantize=[*graph.WEIGHTED, *_ABSORBED] if recipe.quantize_outputs else list(graph.WEIGHTED),
+        nodes_to_quantize=nodes,
+        per_channel=True,
+        activation_type=QuantType.QInt8 if recipe.signed_activations else QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+        calibrate_method=CalibrationMethod.MinMax,
+        extra_options={
+            "ActivationSymmetric": recipe.signed_activations,
+            "WeightSymmetric": True,
+            "QuantizeBias": recipe.quantize_bias,
+            "OpTypesToExcludeOutputQuantization": [] if recipe.quantize_outputs else list(graph.WEIGHTED),
+        },
+    )
+
+
+def _fold(model: ModelProto, head_outputs: tuple[str, ...], scratch: Path) -> ModelProto:
+    """Batch norms into convolutions and constants into one, in standard operators; the head outputs keep their names."""
+    kept = onnx.ModelProto()
+    kept.CopyFrom(model)
+    outputs = {value.name for value in model.graph.output}
+    kept.graph.output.extend(onnx.ValueInfoProto(name=name) for name in head_outputs if name not in outputs)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(scratch / "folded.onnx")
+    try:
+        onnxruntime.InferenceSession(kept.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise BuildError(f"ONNX Runtime cannot read the graph: {graph.first_line(error)}") from error
+    folded = onnx.load(scratch / "folded.onnx")
+    original = [value for value in folded.graph.output if value.name in outputs]
+    del folded.graph.output[:]
+    folded.graph.output.extend(original)
+    return folded
+
+
+def _quantizable(model: ModelProto, head_outputs: tuple[str, ...]) -> list[str]:
+    nodes = graph.network(model, head_outputs) - graph.last_weighted(model, head_outputs)
+    return [node.name for node in model.graph.node if node.name in nodes and node.op_type in (*graph.WEIGHTED, *_ABSORBED)]
+
+
+class _Reader(CalibrationDataReader):  # type: ignore[misc]
+    def __init__(self, calibration: Calibration) -> None:
+        self.images: Iterator[NDArray[Any]] = iter(calibration)
+        self.num_read = 0
+
+    def get_next(self) -> dict[str, NDArray[Any]] | None:
+        """The next image, None after the last."""
+        image = next(self.images, None)
+        if image is None:
+            return None
+        self.num_read += 1
+        return {"images": image}

@@ -1,0 +1,70 @@
+"""The runtime contract; every other file of this folder is one runtime, its file name the name in pipeline.yaml.
+
+A file defines
+
+- `compile(onnx: Path, out: Path, *, precision, calibration, head_outputs, <options>) -> Compiled`, writing one file into `out`.
+  Its other keyword-only parameters are the target's options in YAML.
+- `open(file: Path) -> Session`
+- `identity() -> dict[str, str]`: versions and device, quick, without loading the runtime; part of what an engine's hash covers.
+- `why_not() -> str | None`: why engines cannot run here, with the pip line where a package is missing; None where they can.
+
+compile raises RuntimeUnavailable where it cannot build here and BuildError where the graph cannot be built.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+Precision = Literal["fp32", "fp16", "int8"]
+Batch = NDArray[np.float32]
+
+
+class Calibration(Protocol):
+    """Preprocessed images [1, 3, H, W], a fresh pass at each iteration."""
+
+    def __iter__(self) -> Iterator[Batch]: ...
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """The engine's file, and what shows its precision (layer counts by type, say)."""
+
+    file: Path
+    proof: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Raw:
+    """A graph's answer, owned by the caller; padded with score 0.
+
+    boxes [B, K, 4] float32 in px of the network input; scores [B, K] float32; labels [B, K] int64; converged [B] bool.
+    """
+
+    boxes: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    converged: NDArray[np.bool_]
+
+
+class Session(ABC):
+    """An open engine; a context manager, so that device memory has a scope."""
+
+    @abstractmethod
+    def infer(self, images: Batch) -> Raw:
+        """Run on images [B, 3, H, W] float32."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Free the device."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()

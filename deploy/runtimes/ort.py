@@ -1,0 +1,140 @@
+"""ONNX Runtime: on the CPU, and on an NVIDIA GPU where its CUDA provider works.
+
+The engine is an ONNX file; graph optimizations are ONNX Runtime's own, made for the machine when the file is opened. Its CPU
+provider computes fp16 graphs in fp32, so that precision is worth its while on a GPU alone.
+"""
+
+import contextlib
+import importlib.metadata
+import importlib.util
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deploy import machine
+from deploy.errors import ArtifactError, RuntimeUnavailable
+from deploy.runtimes import Batch, Calibration, Compiled, Precision, Raw, Session
+
+_DISTRIBUTIONS = ("onnxruntime-gpu", "onnxruntime")
+_OUTPUTS = ("boxes", "scores", "labels", "converged")
+_FATAL_ONLY = 4
+
+
+def compile(onnx: Path, out: Path, *, precision: Precision, calibration: Calibration, head_outputs: tuple[str, ...]) -> Compiled:
+    """Write out/engine.onnx.
+
+    Raises:
+        RuntimeUnavailable: a package is missing.
+        BuildError: the graph cannot be converted.
+    """
+    missing = why_not() or _why_not_convert()
+    if missing:
+        raise RuntimeUnavailable(missing)
+    # Converting needs the onnx package, running does not: an edge box has only ONNX Runtime.
+    from deploy import graph
+    from deploy import precision as conversion
+
+    model = graph.read(onnx)
+    if precision == "fp16":
+        model = conversion.to_fp16(model, head_outputs)
+    elif precision == "int8":
+        from deploy import quantize  # needs ONNX Runtime's quantization, which is slow to import
+
+        model = quantize.to_int8(model, head_outputs, calibration, quantize.CPU)
+    file = out / "engine.onnx"
+    file.write_bytes(onnx.read_bytes() if precision == "fp32" else model.SerializeToString())
+    return Compiled(file, conversion.proof(graph.read(file), head_outputs))
+
+
+def open(file: Path, *, threads: int | None = None) -> Session:
+    """Open an engine, on the GPU where ONNX Runtime can use one.
+
+    Args:
+        threads: of the CPU; None for one a physical core.
+
+    Raises:
+        RuntimeUnavailable: ONNX Runtime is not installed.
+        ArtifactError: the file is no engine of ours.
+    """
+    missing = why_not()
+    if missing:
+        raise RuntimeUnavailable(missing)
+    # Identity and reasons are asked for on machines, and in runs, that open no engine.
+    import onnxruntime
+
+    onnxruntime.set_default_logger_severity(_FATAL_ONLY)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _FATAL_ONLY
+    options.intra_op_num_threads = threads or 0
+    try:
+        session = onnxruntime.InferenceSession(file.read_bytes(), options, providers=_providers(onnxruntime))
+    except OSError as error:
+        raise ArtifactError(f"{file}: {error.strerror}") from error
+    except Exception as error:  # ONNX Runtime raises a dozen kinds of its own
+        raise ArtifactError(f"{file}: not an engine that ONNX Runtime can open ({_first_line(error)}); build it again") from error
+    names = {output.name for output in session.get_outputs()}
+    if [value.name for value in session.get_inputs()] != ["images"] or not names.issuperset(_OUTPUTS):
+        raise ArtifactError(f"{file}: not an edgedistill engine; it needs the input images and the outputs {', '.join(_OUTPUTS)}")
+    return OrtSession(session)
+
+
+def identity() -> dict[str, str]:
+    """ONNX Runtime's version, the processor and the GPU."""
+    return {"onnxruntime": _version() or "not installed", "cpu": machine.cpu_model(), **machine.gpu()}
+
+
+def why_not() -> str | None:
+    """None where ONNX Runtime is installed."""
+    installed = importlib.util.find_spec("onnxruntime") is not None
+    return None if installed else 'onnxruntime is not installed: pip install "edgedistill"'
+
+
+class OrtSession(Session):
+    """An open ONNX Runtime session."""
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+
+    @property
+    def provider(self) -> str:
+        """What computes, CPUExecutionProvider for example."""
+        return str(self._session.get_providers()[0])
+
+    def infer(self, images: Batch) -> Raw:
+        """Run on images [B, 3, H, W] float32."""
+        try:
+            boxes, scores, labels, converged = self._session.run(_OUTPUTS, {"images": np.ascontiguousarray(images, np.float32)})
+        except Exception as error:
+            raise ArtifactError(f"the engine failed on images {images.shape}: {_first_line(error)}") from error
+        return Raw(boxes, scores, labels, converged)
+
+    def close(self) -> None:
+        """Free the session."""
+        self._session = None
+
+
+def _providers(onnxruntime: Any) -> list[str]:
+    """CUDA first where there is a GPU; ONNX Runtime falls back to the CPU by itself where CUDA's libraries do not load."""
+    if not machine.gpu() or "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        return ["CPUExecutionProvider"]
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(Exception):  # it prints what it does not find
+        onnxruntime.preload_dlls()
+    return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+
+def _version() -> str | None:
+    for distribution in _DISTRIBUTIONS:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            return f"{distribution} {importlib.metadata.version(distribution)}"
+    return None
+
+
+def _why_not_convert() -> str | None:
+    installed = importlib.util.find_spec("onnx") is not None
+    return None if installed else 'onnx is not installed: pip install "edgedistill[train]"'
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

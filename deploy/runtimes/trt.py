@@ -1,0 +1,68 @@
+"""TensorRT 10.13 and later: builds and runs on the machine that has the GPU."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from deploy import machine, tensorrt_session
+from deploy.errors import RuntimeUnavailable
+from deploy.runtimes import Calibration, Compiled, Precision, Session
+
+
+def compile(
+    onnx: Path,
+    out: Path,
+    *,
+    precision: Precision,
+    calibration: Calibration,
+    head_outputs: tuple[str, ...],
+    max_batch: Annotated[int, Field(ge=1)] = 8,
+    workspace_mib: Annotated[int, Field(ge=1)] | None = None,
+    tf32: bool = False,
+) -> Compiled:
+    """Write out/engine.plan for this machine's GPU; see deploy.tensorrt_engine.build.
+
+    Raises:
+        RuntimeUnavailable: TensorRT or the GPU is not here.
+        BuildError: the graph cannot be built.
+    """
+    missing = why_not()
+    if missing:
+        raise RuntimeUnavailable(missing)
+    # Identity and reasons are asked for where TensorRT is not installed; building needs the onnx package, running does not.
+    import tensorrt
+
+    from deploy.tensorrt_engine import build
+
+    return build(
+        tensorrt,
+        onnx,
+        out,
+        precision=precision,
+        calibration=calibration,
+        head_outputs=head_outputs,
+        max_batch=max_batch,
+        workspace_mib=workspace_mib,
+        tf32=tf32,
+    )
+
+
+def open(file: Path, *, threads: int | None = None) -> Session:
+    """Open an engine. `threads` is the CPU's, which computes nothing here.
+
+    Raises:
+        RuntimeUnavailable: TensorRT or the GPU is not here.
+        ArtifactError: the file is no engine for this TensorRT and GPU.
+    """
+    return tensorrt_session.open_engine("tensorrt", "tensorrt", file)
+
+
+def identity() -> dict[str, str]:
+    """TensorRT's version and the GPU."""
+    return {"tensorrt": tensorrt_session.version("tensorrt", "tensorrt-cu13", "tensorrt-cu12"), **machine.gpu()}
+
+
+def why_not() -> str | None:
+    """None where TensorRT and a GPU are here."""
+    return tensorrt_session.why_not("tensorrt", "tensorrt")

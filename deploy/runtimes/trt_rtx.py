@@ -1,0 +1,72 @@
+"""TensorRT for RTX: builds for a GPU that is not in this machine, too; runs on NVIDIA RTX GPUs."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from deploy import machine, tensorrt_session
+from deploy.errors import RuntimeUnavailable
+from deploy.runtimes import Calibration, Compiled, Precision, Session
+
+
+def compile(
+    onnx: Path,
+    out: Path,
+    *,
+    precision: Precision,
+    calibration: Calibration,
+    head_outputs: tuple[str, ...],
+    max_batch: Annotated[int, Field(ge=1)] = 8,
+    workspace_mib: Annotated[int, Field(ge=1)] | None = None,
+    tf32: bool = False,
+    compute_capability: float | str = "current",
+) -> Compiled:
+    """Write out/engine.plan; see deploy.tensorrt_engine.build. With a `compute_capability`, "8.9" say, no GPU is needed.
+
+    Raises:
+        RuntimeUnavailable: TensorRT for RTX is not here, or no GPU and no compute capability is given.
+        BuildError: the graph cannot be built.
+    """
+    missing = tensorrt_session.why_not_installed("tensorrt_rtx", "tensorrt-rtx")
+    if not missing and compute_capability == "current" and not machine.gpu():
+        missing = 'no NVIDIA GPU here to build for; give the target a compute_capability, "8.9" for example'
+    if missing:
+        raise RuntimeUnavailable(missing)
+    # Identity and reasons are asked for where the package is not installed; building needs the onnx package, running does not.
+    import tensorrt_rtx
+
+    from deploy.tensorrt_engine import build
+
+    return build(
+        tensorrt_rtx,
+        onnx,
+        out,
+        precision=precision,
+        calibration=calibration,
+        head_outputs=head_outputs,
+        max_batch=max_batch,
+        workspace_mib=workspace_mib,
+        tf32=tf32,
+        compute_capability=compute_capability,
+    )
+
+
+def open(file: Path, *, threads: int | None = None) -> Session:
+    """Open an engine. `threads` is the CPU's, which computes nothing here.
+
+    Raises:
+        RuntimeUnavailable: TensorRT for RTX or the GPU is not here.
+        ArtifactError: the file is no engine for this runtime and GPU.
+    """
+    return tensorrt_session.open_engine("tensorrt_rtx", "tensorrt-rtx", file)
+
+
+def identity() -> dict[str, str]:
+    """TensorRT for RTX's version and the GPU."""
+    return {"tensorrt_rtx": tensorrt_session.version("tensorrt-rtx-cu13", "tensorrt-rtx-cu12", "tensorrt-rtx"), **machine.gpu()}
+
+
+def why_not() -> str | None:
+    """None where TensorRT for RTX and a GPU are here."""
+    return tensorrt_session.why_not("tensorrt_rtx", "tensorrt-rtx")

@@ -1,0 +1,156 @@
+"""Building engines with TensorRT (10.13 and later, and 11) and TensorRT for RTX, which share one Python interface.
+
+Networks are strongly typed: precision is written into the ONNX graph (deploy/precision.py, deploy/quantize.py), not asked for by
+flags. What the parsed network says of its types is therefore what the engine computes in.
+"""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from onnx import ModelProto
+
+from deploy import graph
+from deploy import precision as conversion
+from deploy.errors import BuildError
+from deploy.runtimes import Calibration, Compiled, Precision
+from deploy.tensorrt_log import make_logger, plain
+
+_TYPES = {"FLOAT": "fp32", "HALF": "fp16", "INT8": "int8"}
+_LOW = ("HALF", "BF16", "INT8", "FP8", "INT4", "FP4")
+
+
+def build(
+    trt: Any,
+    onnx: Path,
+    out: Path,
+    *,
+    precision: Precision,
+    calibration: Calibration,
+    head_outputs: tuple[str, ...],
+    max_batch: int,
+    workspace_mib: int | None,
+    tf32: bool,
+    compute_capability: float | str = "current",
+) -> Compiled:
+    """Write out/engine.plan.
+
+    Args:
+        trt: the module, tensorrt or tensorrt_rtx.
+        max_batch: images at once at most, where the graph's batch is dynamic; the engine is tuned for 1.
+        workspace_mib: device memory that a layer may use while it runs; None for TensorRT's own choice.
+        tf32: let fp32 layers round their factors to 10 bits of mantissa.
+        compute_capability: of the GPU to build for, "8.9" say, without having it (TensorRT for RTX); "current" for this machine's.
+
+    Raises:
+        BuildError: the graph cannot be converted, parsed or built; the message names the operator.
+    """
+    model = _typed(graph.read(onnx), precision, calibration, head_outputs)
+    logger = make_logger(trt)
+    builder = trt.Builder(logger)
+    if builder is None:
+        raise BuildError(f"{trt.__name__} cannot start: {logger.reason()}")
+    network = _parse(trt, builder, logger, model)
+    config = builder.create_builder_config()
+    if workspace_mib is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_mib << 20)
+    if not tf32:
+        config.clear_flag(trt.BuilderFlag.TF32)
+    if compute_capability != "current":
+        _choose_device(trt, config, compute_capability)
+    _add_profile(builder, config, network, max_batch)
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        raise BuildError(f"{trt.__name__} cannot build the graph: {_with_operators(logger.reason(), model)}")
+    file = out / "engine.plan"
+    file.write_bytes(plan)
+    return Compiled(file, proof(trt, network, head_outputs))
+
+
+def proof(trt: Any, network: Any, head_outputs: tuple[str, ...]) -> dict[str, Any]:
+    """Convolutions of the parsed network by type, and how many layers after the head outputs give a type below fp32.
+
+    A convolution counts as int8 where its input comes out of a dequantize layer. `low_precision_after_head` is null where
+    the parser did not keep the head outputs' names.
+    """
+    layers = [network.get_layer(i) for i in range(network.num_layers)]
+    producer = {layer.get_output(i).name: layer.type for layer in layers for i in range(layer.num_outputs)}
+    counts: Counter[str] = Counter()
+    for layer in layers:
+        if layer.type in (trt.LayerType.CONVOLUTION, trt.LayerType.DECONVOLUTION):
+            quantized = producer.get(layer.get_input(0).name) == trt.LayerType.DEQUANTIZE
+            counts["int8" if quantized else _TYPES.get(layer.get_output(0).dtype.name, layer.get_output(0).dtype.name)] += 1
+    found = set(producer).issuperset(head_outputs)
+    return {
+        **{f"convolutions_{name}": counts[name] for name in {**dict.fromkeys(_TYPES.values()), **counts}},
+        "low_precision_after_head": _num_low_after(layers, head_outputs) if found else None,
+    }
+
+
+def _num_low_after(layers: list[Any], head_outputs: tuple[str, ...]) -> int:
+    """The layers, in no order, that depend on a head output and give a tensor below fp32."""
+    reached = set(head_outputs)
+    after: set[int] = set()
+    grown = True
+    while grown:
+        grown = False
+        for number, layer in enumerate(layers):
+            inputs = {layer.get_input(i).name for i in range(layer.num_inputs) if layer.get_input(i) is not None}
+            if number not in after and reached & inputs:
+                after.add(number)
+                reached.update(layer.get_output(i).name for i in range(layer.num_outputs))
+                grown = True
+    return sum(any(layers[n].get_output(i).dtype.name in _LOW for i in range(layers[n].num_outputs)) for n in after)
+
+
+def _typed(model: ModelProto, precision: Precision, calibration: Calibration, head_outputs: tuple[str, ...]) -> ModelProto:
+    graph.name_nodes(model)
+    if precision == "fp16":
+        return conversion.to_fp16(model, head_outputs)
+    if precision == "int8":
+        from deploy import quantize  # needs ONNX Runtime's quantization, which is slow to import
+
+        return quantize.to_int8(model, head_outputs, calibration, quantize.TENSORRT)
+    return model
+
+
+def _parse(trt: Any, builder: Any, logger: Any, model: ModelProto) -> Any:
+    # TensorRT 10 makes weakly typed networks unless told; later ones know no other than strongly typed.
+    strongly_typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    network = builder.create_network(0 if strongly_typed is None else 1 << int(strongly_typed))
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse(model.SerializeToString()):
+        errors = [parser.get_error(i) for i in range(parser.num_errors)]
+        named = next((error for error in errors if error.node_operator()), errors[0] if errors else None)
+        if named is None:
+            raise BuildError(f"{trt.__name__} cannot parse the graph: {logger.reason()}")
+        where = f"{named.node_operator()} '{named.node_name()}'" if named.node_operator() else "the graph"
+        raise BuildError(f"{trt.__name__} cannot parse {where}: {plain(named.desc())}")
+    return network
+
+
+def _choose_device(trt: Any, config: Any, compute_capability: float | str) -> None:
+    known = {name: value for name, value in trt.ComputeCapability.__members__.items() if name.startswith("SM")}
+    wanted = f"SM{str(compute_capability).replace('.', '')}"
+    if wanted not in known:
+        offered = ", ".join(f"{name[2:-1]}.{name[-1]}" for name in known)
+        raise BuildError(f"{trt.__name__} cannot build for compute capability {compute_capability}; choose from {offered}, current")
+    config.num_compute_capabilities = 1
+    config.set_compute_capability(known[wanted], 0)
+
+
+def _add_profile(builder: Any, config: Any, network: Any, max_batch: int) -> None:
+    images = network.get_input(0)
+    batch, *rest = tuple(images.shape)
+    if -1 in rest:
+        raise BuildError(f"the graph's input {tuple(images.shape)} is dynamic beyond its batch; export again with a fixed size")
+    if batch == -1:
+        profile = builder.create_optimization_profile()
+        profile.set_shape(images.name, (1, *rest), (1, *rest), (max_batch, *rest))
+        config.add_optimization_profile(profile)
+
+
+def _with_operators(message: str, model: ModelProto) -> str:
+    """The message, with the operators of the nodes that it names."""
+    kinds = sorted({node.op_type for node in model.graph.node if node.name and node.name in message})
+    return f"{message} (operator {', '.join(kinds)})" if kinds else message

@@ -1,0 +1,134 @@
+"""Running a TensorRT engine.
+
+Tested against a stand-in for TensorRT and CUDA, and by tests marked `gpu`, which have not run on a GPU yet.
+"""
+
+import importlib
+import importlib.metadata
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deploy import machine
+from deploy.cuda import Device
+from deploy.errors import ArtifactError, RuntimeUnavailable
+from deploy.runtimes import Batch, Raw, Session
+from deploy.tensorrt_log import make_logger
+
+_OUTPUTS = {"boxes": np.float32, "scores": np.float32, "labels": np.int64, "converged": np.bool_}
+
+
+def why_not(package: str, extra: str) -> str | None:
+    """Why engines of a package cannot run here."""
+    missing = why_not_installed(package, extra)
+    if missing:
+        return missing
+    if importlib.util.find_spec("cuda") is None or importlib.util.find_spec("cuda.bindings") is None:
+        return f'cuda-bindings is not installed: pip install "edgedistill[{extra}]"'
+    return None if machine.gpu() else "no NVIDIA GPU here (driver not found)"
+
+
+def why_not_installed(package: str, extra: str) -> str | None:
+    """Why engines of a package cannot be built anywhere."""
+    installed = importlib.util.find_spec(package) is not None
+    return None if installed else f'{package} is not installed: pip install "edgedistill[{extra}]"'
+
+
+def open_engine(package: str, extra: str, file: Path) -> Session:
+    """Open an engine of a package, tensorrt or tensorrt_rtx.
+
+    Raises:
+        RuntimeUnavailable: the package, NVIDIA's bindings or the GPU is not here.
+        ArtifactError: the file is no engine for this runtime and GPU.
+    """
+    missing = why_not(package, extra)
+    if missing:
+        raise RuntimeUnavailable(missing)
+    trt = importlib.import_module(package)
+    return TensorRTSession(trt, importlib.import_module("cuda.bindings.runtime"), make_logger(trt), file)
+
+
+def version(*distributions: str) -> str:
+    """Of the first that is installed."""
+    for distribution in distributions:
+        try:
+            return f"{distribution} {importlib.metadata.version(distribution)}"
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return "not installed"
+
+
+class TensorRTSession(Session):
+    """An open TensorRT engine with device memory of its own."""
+
+    def __init__(self, trt: Any, cudart: Any, logger: Any, file: Path) -> None:
+        """Read the engine.
+
+        Args:
+            trt: the module, tensorrt or tensorrt_rtx.
+            cudart: the module cuda.bindings.runtime.
+            logger: from tensorrt_log.make_logger.
+
+        Raises:
+            ArtifactError: the file is no engine for this runtime and GPU.
+        """
+        self._trt = trt
+        self._logger = logger
+        self._device = Device(cudart)
+        try:
+            self._runtime = trt.Runtime(logger)
+            self._engine = self._read(file)
+            self._context = self._execution_context(file)
+        except BaseException:
+            self._device.close()
+            raise
+
+    def _read(self, file: Path) -> Any:
+        try:
+            plan = file.read_bytes()
+        except OSError as error:
+            raise ArtifactError(f"{file}: {error.strerror}") from error
+        engine = self._runtime.deserialize_cuda_engine(plan)
+        if engine is None:
+            reason = self._logger.reason()
+            raise ArtifactError(f"{file}: not an engine for this {self._trt.__name__} and GPU ({reason}); build it again on this machine")
+        names = {engine.get_tensor_name(i) for i in range(engine.num_io_tensors)}
+        if not names.issuperset({"images", *_OUTPUTS}):
+            raise ArtifactError(f"{file}: not an edgedistill engine; it needs the input images and the outputs {', '.join(_OUTPUTS)}")
+        return engine
+
+    def _execution_context(self, file: Path) -> Any:
+        context = self._engine.create_execution_context()
+        if context is None:
+            raise ArtifactError(f"{file}: no memory on the GPU for the engine ({self._logger.reason()})")
+        return context
+
+    def infer(self, images: Batch) -> Raw:
+        """Run on images [B, 3, H, W] float32."""
+        images = np.ascontiguousarray(images, np.float32)
+        if not self._context.set_input_shape("images", images.shape):
+            raise ArtifactError(f"the engine was not built for images {images.shape} ({self._logger.reason()})")
+        address = self._device.buffer("images", images.nbytes)
+        self._context.set_tensor_address("images", address)
+        self._device.upload(images, address)
+        outputs = {name: self._bind(name) for name in _OUTPUTS}
+        if not self._context.execute_async_v3(self._device.stream):
+            raise ArtifactError(f"the engine failed on the GPU ({self._logger.reason()})")
+        values = {name: self._device.download(*place) for name, place in outputs.items()}
+        self._device.synchronize()
+        return Raw(**{name: values[name].astype(dtype, copy=False) for name, dtype in _OUTPUTS.items()})
+
+    def _bind(self, name: str) -> tuple[int, tuple[int, ...], np.dtype[Any]]:
+        """Give an output a buffer for the shape it will have; its address, shape and type."""
+        shape = tuple(self._context.get_tensor_shape(name))
+        dtype = np.dtype(self._trt.nptype(self._engine.get_tensor_dtype(name)))
+        address = self._device.buffer(name, int(np.prod(shape)) * dtype.itemsize)
+        self._context.set_tensor_address(name, address)
+        return address, shape, dtype
+
+    def close(self) -> None:
+        """Free the GPU's memory; TensorRT wants the context gone before the engine, and that before the runtime."""
+        self._device.close()
+        self._context = self._engine = self._runtime = None

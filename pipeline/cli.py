@@ -1,0 +1,201 @@
+"""The command line: reads arguments, prints answers, and is the only place that turns errors into lines and exit codes.
+
+Commands are imported when they run, so that `--help` is instant and `predict`, `gate BUNDLE` and `serve` need no training code.
+"""
+
+import argparse
+import json
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn, TypeAlias
+
+from deploy.errors import ConfigError
+from pipeline.answer import Answer, emit, say
+from pipeline.refusals import refusal
+
+EXIT_CODES = """\
+exit codes:
+  0   ok
+  1   unexpected error, with its traceback
+  2   configuration or command line
+  3   images or annotations
+  4   checkpoint, bundle or engine; results that cannot be written
+  5   export or build; a target with `required: true` that cannot be measured here
+  10  a gate failed
+  11  a gate is inconclusive
+  12  nothing to compare: no measurement, or a gate on a target that cannot be measured here
+  130 interrupted by Ctrl-C
+"""
+
+Command = Callable[[argparse.Namespace], Answer]
+
+
+class _Parser(argparse.ArgumentParser):
+    """Refuses in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}; see {self.prog} --help")
+
+
+class _Version(argparse.Action):
+    """Looks the version up when asked."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *unused: object) -> None:
+        from importlib.metadata import version
+
+        say(f"edgedistill {version('edgedistill')}", sys.stdout)
+        parser.exit()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    as_json = "--json" in given
+    try:
+        args = parser().parse_args(given)
+        command: Command = args.command
+        answer = command(args)
+        emit(answer, as_json=as_json)
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the unexpected keeps its traceback
+        return _refuse(error, as_json=as_json)
+    return answer.exit_code
+
+
+def _refuse(error: BaseException, *, as_json: bool) -> int:
+    known = refusal(error)
+    if known is None:
+        traceback.print_exception(error, file=sys.stderr)
+    code, line = known or (1, f"unexpected {type(error).__name__}: {error}")
+    say(f"edgedistill: {line}", sys.stderr)
+    if as_json:
+        say(json.dumps({"error": line, "exit_code": code}), sys.stdout)
+    return code
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = _Parser(
+        prog="edgedistill",
+        description="From images to a small object detector: distilled, compiled, measured, gated, packaged.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", nargs=0, action=_Version, help="print the version and exit")
+    commands = top.add_subparsers(metavar="COMMAND", required=True)
+    for add in (_add_run, _add_check, _add_gate, _add_report, _add_predict, _add_serve, _add_config):
+        command = add(commands)
+        command.add_argument("--json", action="store_true", help="print one JSON object; logs go to stderr")
+    return top
+
+
+_Commands: TypeAlias = "argparse._SubParsersAction[_Parser]"  # noqa: SLF001 - argparse has no public name for it
+
+
+def _add_run(commands: _Commands) -> argparse.ArgumentParser:
+    command = _configured(commands, "run", "make or reuse every stage, then judge the gates", _run)
+    command.add_argument("--until", metavar="STAGE", help="end after this stage")
+    command.add_argument("--force", metavar="STAGE", help="run this stage and all that depends on it again")
+    command.add_argument("--dry-run", action="store_true", help="print what would run, and why; run nothing")
+    return command
+
+
+def _add_check(commands: _Commands) -> argparse.ArgumentParser:
+    return _configured(commands, "check", "look at the environment, the configuration and the data", _check, stored=False)
+
+
+def _add_gate(commands: _Commands) -> argparse.ArgumentParser:
+    command = _configured(commands, "gate", "judge what was measured; measures nothing", _gate)
+    command.usage = "%(prog)s [CONFIG|BUNDLE] [options]"
+    return command
+
+
+def _add_report(commands: _Commands) -> argparse.ArgumentParser:
+    return _configured(commands, "report", "draw report.html again from what was measured", _report)
+
+
+def _add_predict(commands: _Commands) -> argparse.ArgumentParser:
+    command = _command(commands, "predict", "find objects in images with a bundle, and draw them", _predict)
+    command.add_argument("bundle", metavar="BUNDLE", help="a folder with manifest.json")
+    command.add_argument("images", metavar="IMAGE", nargs="+", help="image files")
+    command.add_argument("--out", metavar="DIR", required=True, help="where drawn images and predictions.json go")
+    command.add_argument("--score", metavar="MIN", type=float, default=0.3, help="draw boxes of at least this score (default 0.3)")
+    return command
+
+
+def _add_serve(commands: _Commands) -> argparse.ArgumentParser:
+    command = _command(commands, "serve", "answer requests with a bundle", _serve)
+    command.add_argument("bundle", metavar="BUNDLE", help="a folder with manifest.json")
+    command.add_argument("--config", metavar="CONFIG", help="take host and port from this file's section serve")
+    command.add_argument("--host", help="default 127.0.0.1")
+    command.add_argument("--port", type=int, help="default 8000")
+    command.add_argument("--allow-ungated", action="store_true", help="serve although gates did not pass, or nothing was measured")
+    return command
+
+
+def _add_config(commands: _Commands) -> argparse.ArgumentParser:
+    command = _configured(commands, "config", "print the configuration with all defaults filled in", _config, stored=False)
+    command.add_argument("--schema", action="store_true", help="print the JSON schema for editors instead")
+    return command
+
+
+def _command(commands: _Commands, name: str, purpose: str, function: Command) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=purpose, description=purpose[0].upper() + purpose[1:] + ".", allow_abbrev=False)
+    command.set_defaults(command=function)
+    return command
+
+
+def _configured(commands: _Commands, name: str, purpose: str, function: Command, *, stored: bool = True) -> argparse.ArgumentParser:
+    command = _command(commands, name, purpose, function)
+    command.add_argument("config", metavar="CONFIG", nargs="?", default="pipeline.yaml", help="default pipeline.yaml")
+    command.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], dest="settings", help="gates.0.min=0.5; repeatable")
+    if stored:
+        command.add_argument("--runs", metavar="DIR", default="runs", help="where results are kept (default runs)")
+    return command
+
+
+def _run(args: argparse.Namespace) -> Answer:
+    from pipeline import commands
+
+    return commands.run(args)
+
+
+def _check(args: argparse.Namespace) -> Answer:
+    from pipeline import doctor
+
+    return doctor.check(args)
+
+
+def _gate(args: argparse.Namespace) -> Answer:
+    if Path(args.config).is_dir():
+        from pipeline import edge
+
+        return edge.gate(args)
+    from pipeline import commands
+
+    return commands.gate(args)
+
+
+def _report(args: argparse.Namespace) -> Answer:
+    from pipeline import commands
+
+    return commands.report(args)
+
+
+def _predict(args: argparse.Namespace) -> Answer:
+    from pipeline import edge
+
+    return edge.predict(args)
+
+
+def _serve(args: argparse.Namespace) -> Answer:
+    from pipeline import edge
+
+    return edge.serve(args)
+
+
+def _config(args: argparse.Namespace) -> Answer:
+    from pipeline import schema
+
+    return schema.show(args)

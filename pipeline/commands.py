@@ -1,0 +1,85 @@
+"""The commands on a configuration: run, gate, report."""
+
+import argparse
+import sys
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from deploy.errors import ConfigError
+from deploy.plugins import suggest
+from pipeline.answer import Answer, say, silent
+from pipeline.config import PipelineConfig, load
+from pipeline.edge import judged
+from pipeline.flow import STAGES, RunResult, compress
+from pipeline.outputs import publish
+from pipeline.store import Mode, Store, UntilReached
+from pipeline.summary import stage_figures, summarize
+from pipeline.table import render
+
+CHEAP = frozenset({"gate", "package"})
+"""The stages that measure nothing, so that reading commands may run them."""
+
+LAST_DISTRIBUTED = "distill"
+"""After it, the processes after the first have nothing to do."""
+
+
+def run(args: argparse.Namespace) -> Answer:
+    """Make or reuse every stage; write summary, report and bundles whatever the verdict."""
+    config = load(Path(args.config), args.settings)
+    for option in (args.until, args.force):
+        if option is not None and option.partition(":")[0] not in STAGES:
+            raise ConfigError(f"no stage '{option}'{suggest(option, STAGES)}; choose from {', '.join(STAGES)}")
+    store = _store(args, config)
+    try:
+        result = compress(config, store)
+    except UntilReached as reached:
+        return _plan(store) if args.dry_run else _partial(store, str(reached))
+    if args.dry_run:
+        return _plan(store)
+    folder = store.root / config.name
+    summary = publish(result, folder)
+    paths = [folder / "summary.json", folder / "report.html", *(folder / "bundle" / target.name for target in config.targets)]
+    text = "\n".join(["", render(summary), "", *map(str, paths)])
+    return Answer(summary, text, summary["exit_code"])
+
+
+def gate(args: argparse.Namespace) -> Answer:
+    """Judge what was measured of a configuration; nothing is measured."""
+    summary = summarize(_reused(args))
+    return judged(summary["gates"], summary["exit_code"])
+
+
+def report(args: argparse.Namespace) -> Answer:
+    """Draw report.html again."""
+    result = _reused(args)
+    folder = Path(args.runs) / result.config.name
+    publish(result, folder, redraw=True)
+    path = folder / "report.html"
+    return Answer({"report": str(path)}, str(path))
+
+
+def _reused(args: argparse.Namespace) -> RunResult:
+    config = load(Path(args.config), args.settings)
+    return compress(config, Store(Path(args.runs), config.name, Mode(only=CHEAP)))
+
+
+def _store(args: argparse.Namespace, config: PipelineConfig) -> Store:
+    """The store in this process: the first of several says what it does, the others only train."""
+    mode = Mode(force=args.force, until=args.until, dry=args.dry_run)
+    log = partial(say, stream=sys.stderr if args.json else sys.stdout)
+    store = Store(Path(args.runs), config.name, mode, say=silent if args.dry_run else log)
+    if store.rank > 0:
+        until = LAST_DISTRIBUTED if mode.until is None else min(mode.until, LAST_DISTRIBUTED, key=STAGES.index)
+        return replace(store, mode=replace(mode, until=until), say=silent)
+    return store
+
+
+def _plan(store: Store) -> Answer:
+    lines = [f"{record.instance:<28} {'reused' if record.reused else f'would run: {record.reason}'}" for record in store.records]
+    return Answer({"stages": [stage_figures(record) for record in store.records]}, "\n".join(lines))
+
+
+def _partial(store: Store, until: str) -> Answer:
+    text = f"ended after {until}, as asked; summary.json, report.html and bundles are written by a whole run"
+    return Answer({"until": until, "stages": [stage_figures(record) for record in store.records]}, text)

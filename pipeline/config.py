@@ -1,0 +1,133 @@
+"""pipeline.yaml as one typed value."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+
+from deploy.contract import Accuracy, Frozen, Latency, Percentiles
+from deploy.plugins import suggest
+from pipeline.diagnose import Misfit, explain, refuse_coerced
+from pipeline.document import read_document
+from stages.config import (
+    DataConfig,
+    DetectorConfig,
+    DistillConfig,
+    ExportConfig,
+    GateConfig,
+    LossConfig,
+    PackageConfig,
+    StudentConfig,
+    TargetConfig,
+    TeacherConfig,
+    ValidationConfig,
+)
+
+REFERENCES = ("teacher", "baseline")
+"""What is measured beside the targets; no target may bear these names, nor the student's."""
+
+METRICS = (
+    *(name for name in Accuracy.model_fields if name.startswith(("map", "mar"))),
+    "bytes",
+    *(
+        f"latency_{part}_{percentile}_ms"
+        for part, field in Latency.model_fields.items()
+        if field.annotation is Percentiles
+        for percentile in Percentiles.model_fields
+    ),
+)
+"""What a gate can limit."""
+
+
+class PluginSection(NamedTuple):
+    """A section whose options stand in plugin files: their folder, the key that names one, the function that has the options."""
+
+    package: str
+    key: str
+    function: str = "build"
+    hidden: tuple[str, ...] = ()
+
+
+PLUGIN_SECTIONS: Mapping[type[BaseModel], PluginSection] = {
+    DataConfig: PluginSection("stages.datasets", "dataset"),
+    DetectorConfig: PluginSection("stages.detectors", "name"),
+    LossConfig: PluginSection("stages.losses", "name"),
+    TargetConfig: PluginSection("deploy.runtimes", "runtime", "compile", ("precision", "calibration", "head_outputs")),
+}
+
+FOLDER_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+
+
+class ServeConfig(Frozen):
+    """Where `edgedistill serve` listens; loopback unless said otherwise."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65535)
+
+
+class PipelineConfig(Frozen):
+    """All that a run depends on."""
+
+    name: str = Field(pattern=FOLDER_NAME, max_length=100, description="results go to runs/<name>")
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="where networks are trained")
+    data: DataConfig
+    teacher: TeacherConfig
+    student: StudentConfig
+    distill: DistillConfig
+    export: ExportConfig = ExportConfig()
+    targets: tuple[TargetConfig, ...] = Field(min_length=1)
+    validation: ValidationConfig = ValidationConfig()
+    gates: tuple[GateConfig, ...] = ()
+    package: PackageConfig = PackageConfig()
+    serve: ServeConfig = ServeConfig()
+
+    def gates_of(self, target: str) -> tuple[GateConfig, ...]:
+        """The gates that judge a target: those that name it and those that name none."""
+        return tuple(gate for gate in self.gates if gate.target in (None, target))
+
+    @field_validator("targets")
+    @classmethod
+    def _distinct(cls, targets: tuple[TargetConfig, ...]) -> tuple[TargetConfig, ...]:
+        for name, count in Counter(target.name for target in targets).items():
+            if count > 1:
+                raise ValueError(f"{count} targets are called {name}; give each its own name")
+            if name in (*REFERENCES, "student"):
+                raise ValueError(f"a target cannot be called {name}, which is what the figures of that network go by; rename it")
+        return targets
+
+    @field_validator("validation")
+    @classmethod
+    def _unseen(cls, validation: ValidationConfig) -> ValidationConfig:
+        if validation.split == "train":
+            raise ValueError("split train is what the networks learn from; choose another, val for example")
+        return validation
+
+    @model_validator(mode="after")
+    def _gates_can_be_judged(self) -> "PipelineConfig":
+        targets = [target.name for target in self.targets]
+        for index, gate in enumerate(self.gates):
+            if gate.metric not in METRICS:
+                known = f"{', '.join(METRICS[:12])}, bytes, latency_<pre|infer|post|end_to_end>_<p50|p90|p95|p99>_ms"
+                raise Misfit(("gates", index, "metric"), f"no '{gate.metric}'{suggest(gate.metric, METRICS)}; choose from {known}")
+            if gate.target is not None and gate.target not in targets:
+                problem = f"no target '{gate.target}'{suggest(gate.target, targets)}; choose from {', '.join(targets)}"
+                raise Misfit(("gates", index, "target"), problem)
+        return self
+
+
+def load(path: Path, settings: Sequence[str] = ()) -> PipelineConfig:
+    """Read a configuration file, what it extends, and `--set` settings ("a.b=value") on top.
+
+    Raises:
+        ConfigError: one line naming the file, the key, what was given and what is allowed.
+    """
+    document = read_document(path, settings)
+    try:
+        config = PipelineConfig.model_validate(document.data)
+    except ValidationError as error:
+        raise explain(error, document, PipelineConfig) from None
+    refuse_coerced(document, config.model_dump(mode="json"))
+    return config

@@ -1,0 +1,33 @@
+"""Files and folders that are there whole or not at all."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a file under another name, then rename it: a reader or a crash never sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        scratch.write_text(text, encoding="utf-8")
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def replace_json(path: Path, value: Any) -> None:
+    """Write strict JSON, whole or not at all; ValueError for NaN and infinity."""
+    replace_text(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def replace_folder(scratch: Path, path: Path) -> None:
+    """Rename a finished folder to `path`. What stood there leaves by a rename too, so that it is never half deleted."""
+    old = path.with_name(f".{path.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if path.exists():
+        path.rename(old)
+    scratch.rename(path)
+    shutil.rmtree(old, ignore_errors=True)

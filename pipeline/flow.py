@@ -1,0 +1,93 @@
+"""The pipeline as one plain function, and what it returns."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from stages.package import package
+
+from pipeline.config import REFERENCES, PipelineConfig
+from pipeline.store import StageRecord, Store
+from stages.artifacts import Bundle, Checkpoint, Dataset, Engine, OnnxModel, Report, Verdicts
+from stages.config import TargetConfig
+from stages.distill import distill
+from stages.export import export
+from stages.gate import gate
+from stages.optimize import optimize
+from stages.prepare import prepare
+from stages.train import train_baseline, train_teacher
+from stages.validate import validate
+
+STAGES = ("prepare", "train_teacher", "train_baseline", "distill", "export", "optimize", "validate", "gate", "package")
+
+
+@dataclass(frozen=True)
+class TargetResult:
+    """One target's engine, what was measured and judged of it, and its bundle."""
+
+    config: TargetConfig
+    engine: Engine
+    report: Report
+    verdicts: Verdicts
+    bundle: Bundle
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """All that a whole run made.
+
+    `references` are the reports of the teacher and the baseline as ONNX Runtime fp32 engines, by "teacher" and "baseline".
+    `stages` has one record a stage instance, in the order of the flow.
+    """
+
+    config: PipelineConfig
+    dataset: Dataset
+    teacher: Checkpoint
+    baseline: Checkpoint
+    student: Checkpoint
+    onnx: OnnxModel
+    targets: tuple[TargetResult, ...]
+    references: Mapping[str, Report]
+    stages: tuple[StageRecord, ...]
+
+
+def compress(config: PipelineConfig, store: Store) -> RunResult:
+    """From images to bundles: a teacher, the student without and with it, then an engine, its figures and verdicts a target.
+
+    The teacher and the baseline become engines too, so that latency is compared like for like; they are not judged or packaged.
+    """
+    seed, device, split, graph = config.seed, config.device, config.validation.split, config.export
+    dataset = store.run(prepare, config.data)
+    teacher = store.run(train_teacher, config.teacher, seed, device, split, dataset, graph)
+    baseline = store.run(train_baseline, config.student, seed, device, split, dataset, graph)
+    student = store.run(distill, config.distill, config.student, seed, device, split, dataset, teacher, graph)
+
+    model = store.run(export, graph, student)
+    compared = {name: store.at(name).run(export, graph, network) for name, network in zip(REFERENCES, (teacher, baseline), strict=True)}
+    builds = [(target, model) for target in config.targets] + [(reference(name), onnx) for name, onnx in compared.items()]
+    engines = {target.name: store.at(target.name).run(optimize, target, onnx, dataset) for target, onnx in builds}
+    reports = {name: store.at(name).run(validate, config.validation, engine, dataset) for name, engine in engines.items()}
+
+    names = [target.name for target in config.targets]
+    verdicts = {name: store.at(name).run(gate, config.gates_of(name), reports[name]) for name in names}
+    bundles = {
+        name: store.at(name).run(package, config.package, engines[name], model, reports[name], verdicts[name], student) for name in names
+    }
+    return RunResult(
+        config=config,
+        dataset=dataset,
+        teacher=teacher,
+        baseline=baseline,
+        student=student,
+        onnx=model,
+        targets=tuple(
+            TargetResult(target, engines[target.name], reports[target.name], verdicts[target.name], bundles[target.name])
+            for target in config.targets
+        ),
+        references={name: reports[name] for name in REFERENCES},
+        stages=tuple(store.records),
+    )
+
+
+def reference(name: str) -> TargetConfig:
+    """The engine that the teacher and the baseline are measured as."""
+    return TargetConfig.model_validate({"name": name, "runtime": "ort", "precision": "fp32"})

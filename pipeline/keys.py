@@ -1,0 +1,118 @@
+"""What an artifact's name is the hash of, and what changed since the last run."""
+
+import hashlib
+import inspect
+import json
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from typing import Any
+
+from pydantic import BaseModel
+
+from deploy import plugins
+from pipeline.config import PLUGIN_SECTIONS
+from stages.artifacts import Artifact
+from stages.stage import StageInfo
+
+Parts = dict[str, Any]
+
+
+def info(stage: Callable[..., Any]) -> StageInfo:
+    """What the function was marked with by `@stage`."""
+    found = stage.__dict__["stage_info"]
+    assert isinstance(found, StageInfo)
+    return found
+
+
+def name(stage: Callable[..., Any]) -> str:
+    """The name that a stage goes by in folders, --until, --force and summary.json."""
+    return stage.__name__
+
+
+def parts_of(stage: Callable[..., Any], *args: Any, **kwargs: Any) -> Parts:
+    """All that the stage's result depends on, as plain values; inputs by the hash in their folder's name."""
+    bound = inspect.signature(stage).bind(None, *args, **kwargs)
+    bound.apply_defaults()
+    given = list(bound.arguments.items())[1:]
+    marked = info(stage)
+    config: dict[str, Any] = {}
+    inputs: dict[str, str] = {}
+    for parameter, value in given:
+        if isinstance(value, Artifact):
+            inputs[parameter] = value.root.name
+        else:
+            config[_section(parameter, value)] = _plain(value)
+    assert len(config) + len(inputs) == len(given), f"two arguments of {name(stage)} go by one name"
+    return {
+        "stage": name(stage),
+        "version": marked.version,
+        "config": config,
+        "plugins": dict(sorted(_plugin_digests([value for _, value in given]))),
+        "identity": _plain(dict(marked.identity(*args, **kwargs))) if marked.identity else {},
+        "inputs": inputs,
+    }
+
+
+def key_of(parts: Parts) -> str:
+    """The artifact's folder name."""
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return f"{parts['stage']}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def difference(before: Parts, now: Parts) -> str | None:
+    """The first thing that changed, nearest to the user first; None where nothing did."""
+    if before["version"] != now["version"]:
+        return f"stage code version {before['version']} -> {now['version']}"
+    for group in ("config", "identity"):
+        old, new = dict(flat(before[group])), dict(flat(now[group]))
+        for path in [*new, *(path for path in old if path not in new)]:
+            if old.get(path, "(none)") != new.get(path, "(none)"):
+                return f"{path} {old.get(path, '(none)')} -> {new.get(path, '(none)')}"
+    for group, change in (("plugins", "{} changed"), ("inputs", "input {} changed")):
+        for path in {**now[group], **before[group]}:
+            if before[group].get(path) != now[group].get(path):
+                return change.format(path)
+    return None
+
+
+def flat(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """The leaves of nested mappings and lists, as text by dotted path."""
+    if isinstance(value, dict | list) and value:
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from flat(inner, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, value if isinstance(value, str) else json.dumps(value)
+
+
+def _section(parameter: str, value: Any) -> str:
+    """What the user calls an argument: the section of pipeline.yaml for a configuration."""
+    if isinstance(value, BaseModel):
+        return type(value).__name__.removesuffix("Config").lower()
+    return parameter
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    assert value is None or isinstance(value, str | int | float | bool), f"{value!r} cannot be part of a key"
+    return value
+
+
+def _plugin_digests(value: Any) -> Iterator[tuple[str, str]]:
+    if section := PLUGIN_SECTIONS.get(type(value)):
+        plugin = getattr(value, section.key)
+        yield f"{section.package.replace('.', '/')}/{plugin}.py", _digest(section.package, plugin)
+    if isinstance(value, BaseModel):
+        yield from _plugin_digests([getattr(value, field) for field in type(value).model_fields])
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _plugin_digests(inner)
+
+
+@cache
+def _digest(package: str, plugin: str) -> str:
+    return hashlib.sha256(plugins.source(package, plugin).read_bytes()).hexdigest()

@@ -1,0 +1,49 @@
+"""What a run leaves for people and programs: runs/<name>/ with summary.json, report.html and a bundle a target."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from pipeline.files import replace_folder, replace_json
+from pipeline.flow import RunResult
+from pipeline.summary import summarize
+
+
+def publish(result: RunResult, folder: Path, *, redraw: bool = False) -> dict[str, Any]:
+    """Write bundles, report and summary, the summary last; return what it holds.
+
+    The report is left as it is where nothing ran since it was written, unless `redraw`.
+    """
+    summary = summarize(result)
+    copy_bundles(result, folder / "bundle")
+    report = folder / "report.html"
+    if redraw or not report.exists() or _outcome(summary) != _outcome(_previous(folder / "summary.json")):
+        from pipeline.report import write_report  # plots take seconds to import, and a second run draws nothing
+
+        write_report(result, report)
+    replace_json(folder / "summary.json", summary)
+    return summary
+
+
+def copy_bundles(result: RunResult, folder: Path) -> None:
+    """Put the targets' bundles into `folder`, which has no others afterwards."""
+    scratch = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(scratch, ignore_errors=True)
+    for target in result.targets:
+        shutil.copytree(target.bundle.root, scratch / target.config.name, ignore=shutil.ignore_patterns("stage.json", "artifact.json"))
+    replace_folder(scratch, folder)
+
+
+def _previous(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
+def _outcome(summary: Any) -> Any:
+    """A summary less what differs between two runs that made the same artifacts."""
+    if not isinstance(summary, dict):
+        return None
+    return {**summary, "stages": [(stage["instance"], stage["key"], stage["seconds"]) for stage in summary.get("stages", [])]}

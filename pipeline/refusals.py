@@ -1,0 +1,48 @@
+"""Errors as the one line and the exit code that the user sees."""
+
+import errno
+from collections.abc import Iterator
+
+from deploy.errors import EdgedistillError
+
+INTERRUPTED = 130
+NOT_WRITABLE = 4
+
+_EXTRAS = {
+    "train": (
+        *("accelerate", "jinja2", "matplotlib", "mlxtend", "onnx", "onnxscript", "pycocotools"),
+        *("safetensors", "skimage", "sklearn", "tensorboard", "torch", "torchvision"),
+    ),
+    "serve": ("multipart", "python_multipart", "starlette", "uvicorn"),
+    "transformers": ("transformers",),
+}
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
+_FULL = "No space left on device"
+
+
+def refusal(error: BaseException) -> tuple[int, str] | None:
+    """The exit code and the line for an error that the user can mend; None for an unexpected one."""
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED, "interrupted; the same command goes on from here"
+    if isinstance(error, EdgedistillError):
+        return error.exit_code, " ".join(str(error).split())
+    for cause in _chain(error):
+        if isinstance(cause, OSError) and cause.errno in _UNWRITABLE:
+            place = f"{cause.filename}: " if cause.filename else ""
+            return NOT_WRITABLE, f"{place}cannot be written ({cause.strerror}); make room or access, or give another folder (--runs, --out)"
+        if _FULL in str(cause):
+            return NOT_WRITABLE, f"{_FULL}; free some, or give another folder (--runs, --out)"
+        if isinstance(cause, ModuleNotFoundError) and (extra := _extra(cause)):
+            return 2, f"this needs {cause.name}, which is not installed; run: pip install 'edgedistill[{extra}]'"
+    return None
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def _extra(error: ModuleNotFoundError) -> str | None:
+    root = (error.name or "").split(".")[0]
+    return next((extra for extra, modules in _EXTRAS.items() if root in modules), None)

@@ -1,0 +1,76 @@
+"""summary.json: the figures of a run and the verdict on it, as strict JSON; null where a figure is undefined, never NaN."""
+
+from dataclasses import asdict
+from typing import Any
+
+from pipeline.flow import RunResult
+from pipeline.store import StageRecord
+from stages.artifacts import Checkpoint, Report, Verdict
+from stages.gate import exit_code
+
+
+def summarize(result: RunResult) -> dict[str, Any]:
+    """All that summary.json holds."""
+    networks = {"teacher": result.teacher, "baseline": result.baseline, "student": result.student}
+    figures = {name: network_figures(checkpoint) for name, checkpoint in networks.items()}
+    maps = {name: value["map"] for name, value in figures.items()}
+    verdicts = [verdict for target in result.targets for verdict in target.verdicts.facts.verdicts]
+    required = [target.config.name for target in result.targets if target.config.required]
+    unmeasured = [target.config.name for target in result.targets if target.report.facts.why is not None]
+    return {
+        "format": 1,
+        "name": result.config.name,
+        "seed": result.config.seed,
+        "exit_code": exit_code(verdicts, result.config.gates, required=required, unmeasured=unmeasured),
+        **figures,
+        "gain_map": difference(maps["student"], maps["baseline"]),
+        "gap_closed": gap_closed(maps["teacher"], maps["baseline"], maps["student"]),
+        "targets": {target.config.name: target_figures(target.report) for target in result.targets},
+        "references": {name: target_figures(report) for name, report in result.references.items()},
+        "gates": [gate_figures(verdict) for verdict in verdicts],
+        "stages": [stage_figures(record) for record in result.stages],
+    }
+
+
+def network_figures(checkpoint: Checkpoint) -> dict[str, Any]:
+    """A trained network's accuracy, in torch, and its size."""
+    facts = checkpoint.facts
+    accuracy = facts.accuracy.model_dump(include={"map", "map_50", "map_75", "split", "num_images"})
+    return {**accuracy, "parameters": facts.parameters, "macs": facts.macs}
+
+
+def target_figures(report: Report) -> dict[str, Any]:
+    """What was measured of an engine; null with a `why` where it could not be."""
+    facts = report.facts
+    accuracy = facts.accuracy.model_dump(include={"map", "map_50", "map_75", "split", "num_images"}) if facts.accuracy else {}
+    latency = facts.latency.model_dump(include={"pre", "infer", "post", "end_to_end"}) if facts.latency else None
+    return {
+        "runtime": facts.runtime,
+        "precision": facts.precision,
+        **{key: accuracy.get(key) for key in ("map", "map_50", "map_75", "split", "num_images")},
+        "latency_ms": latency,
+        "bytes": facts.bytes,
+        "sha256": facts.sha256,
+        "why": facts.why,
+    }
+
+
+def gate_figures(verdict: Verdict) -> dict[str, Any]:
+    """One gate's verdict on one target."""
+    return verdict.model_dump(include={"name", "target", "metric", "verdict", "measured", "limit", "why"})
+
+
+def stage_figures(record: StageRecord) -> dict[str, Any]:
+    """What a stage cost; `seconds` are those of its run, where it was reused too."""
+    return asdict(record)
+
+
+def difference(one: float | None, other: float | None) -> float | None:
+    """one - other, null where either is."""
+    return None if one is None or other is None else one - other
+
+
+def gap_closed(teacher: float | None, baseline: float | None, student: float | None) -> float | None:
+    """How much of the teacher's lead over the undistilled student distillation made good; null unless the teacher leads."""
+    lead, gain = difference(teacher, baseline), difference(student, baseline)
+    return None if lead is None or gain is None or lead <= 0 else gain / lead

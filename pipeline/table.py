@@ -1,0 +1,71 @@
+"""summary.json as text for a terminal."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+UNDEFINED = "-"
+
+
+def render(summary: Mapping[str, Any]) -> str:
+    """The networks, the targets and the gates, one table each."""
+    return "\n\n".join([*_networks(summary), _targets(summary["targets"]), *_gates(summary["gates"])])
+
+
+def grid(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns as wide as they need to be: the first to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    first, *others = widths
+    text = [
+        "  ".join([line[0].ljust(first), *(cell.rjust(width) for cell, width in zip(line[1:], others, strict=True))]).rstrip()
+        for line in (header, *rows)
+    ]
+    return "\n".join([text[0], "-" * (sum(widths) + 2 * len(others)), *text[1:]])
+
+
+def verdict_table(gates: Sequence[Mapping[str, Any]]) -> str:
+    """The gates with what they measured and allow; the reasons of those that judged nothing below."""
+    rows = [[gate["name"], gate["target"], gate["metric"], number(gate["measured"]), gate["limit"], gate["verdict"]] for gate in gates]
+    notes = [f"! {gate['name']} on {gate['target']}: {gate['why']}" for gate in gates if gate["why"]]
+    return "\n".join([grid(["gate", "target", "metric", "measured", "limit", "verdict"], rows), *notes])
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """Enough digits to tell two figures apart; "-" where undefined."""
+    if value is None:
+        return UNDEFINED
+    return str(int(value)) if float(value).is_integer() and abs(value) >= 1000 else f"{value:.{digits}f}"
+
+
+def _networks(summary: Mapping[str, Any]) -> list[str]:
+    rows = []
+    for key, title in (("teacher", "teacher"), ("baseline", "student undistilled"), ("student", "student distilled")):
+        figures = summary[key]
+        size = [_millions(figures["parameters"]), _millions(figures["macs"])]
+        rows.append([title, *(number(figures[name]) for name in ("map", "map_50", "map_75")), *size])
+    table = grid(["network", "map", "map_50", "map_75", "parameters", "MACs"], rows)
+    closed = summary["gap_closed"]
+    gap = f", {closed:.0%} of the gap to the teacher" if closed is not None else ""
+    gain = summary["gain_map"]
+    judged = f"{summary['student']['num_images']} images of split {summary['student']['split']}"
+    return [f"{table}\ngain by distillation: {UNDEFINED if gain is None else f'{gain:+.4f}'} map{gap}; on {judged}"]
+
+
+def _targets(targets: Mapping[str, Any]) -> str:
+    rows, notes = [], []
+    for name, figures in targets.items():
+        total = (figures["latency_ms"] or {}).get("end_to_end", {})
+        speed = [number(total.get(percentile), 2) for percentile in ("p50", "p99")]
+        size = UNDEFINED if figures["bytes"] is None else f"{figures['bytes'] / 1e6:.2f} MB"
+        rows.append([name, figures["runtime"], figures["precision"], number(figures["map"]), number(figures["map_50"]), *speed, size])
+        if figures["why"]:
+            notes.append(f"! {name} was not measured: {figures['why']}")
+    header = ["target", "runtime", "precision", "map", "map_50", "p50 ms", "p99 ms", "size"]
+    return "\n".join([grid(header, rows), *notes])
+
+
+def _gates(gates: Sequence[Mapping[str, Any]]) -> list[str]:
+    return [verdict_table(gates)] if gates else []
+
+
+def _millions(value: int) -> str:
+    return f"{value / 1e6:.2f} M"

@@ -1,0 +1,1 @@
+"""The stages of the pipeline: artifacts in, one artifact out."""

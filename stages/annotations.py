@@ -1,0 +1,97 @@
+"""COCO object-detection dictionaries: what must hold of them before anything else is asked.
+
+What breaks a rule here cannot be left out object by object, so it is refused: ids that are no whole numbers or stand twice,
+annotations without their image, unknown categories, splits that name different categories.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from deploy.errors import DataError
+from stages.datasets import Source
+
+REQUIRED_SPLITS = ("train", "val")
+
+
+def check_splits(sources: Mapping[str, Source]) -> None:
+    """Check every split and that all name the same categories.
+
+    Raises:
+        DataError: the first rule broken.
+    """
+    for split in REQUIRED_SPLITS:
+        if split not in sources:
+            raise DataError(f"no {split} split among {', '.join(sources) or 'no splits'}; the data needs train and val")
+    for split, source in sources.items():
+        check(split, source.coco)
+    expected = categories(sources["train"].coco)
+    for split, source in sources.items():
+        found = categories(source.coco)
+        if found != expected:
+            number = min(key for key in {*expected, *found} if expected.get(key) != found.get(key))
+            there, here = (repr(names[number]) if number in names else "nothing" for names in (expected, found))
+            raise DataError(f"{split}: category {number} is {here} but {there} in train; all splits need the same categories")
+
+
+def categories(coco: Mapping[str, Any]) -> dict[int, str]:
+    """Names by category id, ascending; a network's label is the place in this order."""
+    return {int(row["id"]): str(row["name"]) for row in sorted(coco["categories"], key=lambda row: int(row["id"]))}
+
+
+def check(split: str, coco: Mapping[str, Any]) -> None:
+    """Check one split.
+
+    Raises:
+        DataError: the first rule broken.
+    """
+    for key in ("images", "annotations", "categories"):
+        rows = coco.get(key)
+        if not isinstance(rows, list) or not all(isinstance(row, Mapping) for row in rows):
+            raise DataError(f"{split}: '{key}' should be a list of objects; is it a COCO object-detection file?")
+    if not coco["categories"]:
+        raise DataError(f"{split}: no categories; name at least one")
+    images = _ids(split, "image", coco["images"])
+    known = _ids(split, "category", coco["categories"])
+    _ids(split, "annotation", coco["annotations"])
+    _check_names(split, coco)
+    for row in coco["annotations"]:
+        if not _whole(row.get("image_id")) or row["image_id"] not in images:
+            raise DataError(f"{split}: annotation {row['id']} has image_id {row.get('image_id')!r}, which no image has")
+        if not _whole(row.get("category_id")) or row["category_id"] not in known:
+            shown = ", ".join(map(str, sorted(known)[:10])) + (", ..." if len(known) > 10 else "")
+            raise DataError(f"{split}: annotation {row['id']} has unknown category_id {row.get('category_id')!r}; there are {shown}")
+
+
+def _check_names(split: str, coco: Mapping[str, Any]) -> None:
+    for row in coco["images"]:
+        if not isinstance(row.get("file_name"), str) or not row["file_name"]:
+            raise DataError(f"{split}: image {row['id']} has no file_name")
+    for row in coco["categories"]:
+        if not isinstance(row.get("name"), str) or not row["name"]:
+            raise DataError(f"{split}: category {row['id']} has no name")
+    twice = _first_twice(row["name"] for row in coco["categories"])
+    if twice is not None:
+        raise DataError(f"{split}: two categories are named '{twice}'; give each its own name")
+
+
+def _ids(split: str, kind: str, rows: list[Mapping[str, Any]]) -> set[int]:
+    for index, row in enumerate(rows):
+        if not _whole(row.get("id")):
+            raise DataError(f"{split}: {kind} number {index + 1} has id {row.get('id')!r}; ids are whole numbers")
+    twice = _first_twice(row["id"] for row in rows)
+    if twice is not None:
+        raise DataError(f"{split}: two {kind} entries have the id {twice}; ids must be unique")
+    return {row["id"] for row in rows}
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _first_twice(values: Iterable[Any]) -> Any:
+    seen: set[Any] = set()
+    for value in values:
+        if value in seen:
+            return value
+        seen.add(value)
+    return None

@@ -1,0 +1,239 @@
+"""What flows between the stages: folders with a typed description each.
+
+Every stage takes artifacts and writes one artifact under a folder given to it; `artifact.json` there holds its facts.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import ValidationError
+
+from deploy.contract import Accuracy, Frozen, Latency, ModelContract
+from deploy.errors import ArtifactError
+
+FACTS = "artifact.json"
+F = TypeVar("F", bound=Frozen)
+
+
+def write_facts(folder: Path, facts: Frozen) -> None:
+    """Write `facts` as the folder's artifact.json."""
+    (folder / FACTS).write_text(facts.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def read_facts(folder: Path, kind: type[F]) -> F:
+    """Read the folder's artifact.json.
+
+    Raises:
+        ArtifactError: it is missing or does not describe a `kind`.
+    """
+    try:
+        return kind.model_validate_json((folder / FACTS).read_bytes())
+    except OSError as error:
+        raise ArtifactError(f"{folder / FACTS}: {error.strerror}; delete the folder and run again") from error
+    except ValidationError as error:
+        raise ArtifactError(f"{folder / FACTS}: not a {kind.__name__}; delete the folder and run again") from error
+
+
+class Split(Frozen):
+    """Images and cleaned COCO annotations; `images` is absolute or relative to the artifact."""
+
+    images: str
+    annotations: str
+    num_images: int
+    num_boxes: int
+
+
+class DatasetFacts(Frozen):
+    """`problems` counts what was left out, by kind, and names the first of each."""
+
+    contract: ModelContract
+    splits: dict[str, Split]
+    problems: dict[str, tuple[str, ...]]
+    num_problems: dict[str, int]
+
+
+class PluginChoice(Frozen):
+    """A plugin's name with its resolved options."""
+
+    name: str
+    options: dict[str, Any]
+
+
+class CheckpointFacts(Frozen):
+    """`macs` counts multiply-accumulates of one image at the contract's size, in the network alone."""
+
+    contract: ModelContract
+    detector: PluginChoice
+    parameters: int
+    macs: int
+    epochs: int
+    accuracy: Accuracy
+
+
+class OnnxFacts(Frozen):
+    """`head_outputs` names the tensors where the network ends and box decoding begins: all after them stays fp32."""
+
+    contract: ModelContract
+    opset: int
+    max_detections: int
+    dynamic_batch: bool
+    sha256: str
+    bytes: int
+    head_outputs: tuple[str, ...]
+
+
+class EngineFacts(Frozen):
+    """`file` is null and `why` says the reason where the engine could not be built here."""
+
+    target: str
+    runtime: str
+    precision: Literal["fp32", "fp16", "int8"]
+    options: dict[str, Any]
+    required: bool
+    contract: ModelContract
+    file: str | None
+    sha256: str | None
+    bytes: int | None
+    onnx_sha256: str
+    fingerprint: dict[str, str]
+    proof: dict[str, Any]
+    why: str | None
+
+
+class ReportFacts(Frozen):
+    """`accuracy` and `latency` are null and `why` says the reason where the engine cannot run here."""
+
+    target: str
+    runtime: str
+    precision: str
+    accuracy: Accuracy | None
+    latency: Latency | None
+    bytes: int | None
+    sha256: str | None
+    machine: dict[str, str]
+    why: str | None
+
+
+class Verdict(Frozen):
+    """One gate on one target."""
+
+    name: str
+    target: str
+    metric: str
+    verdict: Literal["pass", "fail", "inconclusive", "unmeasured", "incomparable"]
+    measured: float | None
+    limit: str
+    why: str | None = None
+
+
+class VerdictFacts(Frozen):
+    """The verdicts of all gates that apply to one target."""
+
+    target: str
+    verdicts: tuple[Verdict, ...]
+
+
+class BundleFacts(Frozen):
+    """`manifest.json` in the folder is what deployment reads."""
+
+    target: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A finished folder; its name ends in the hash of all that made it."""
+
+    root: Path
+
+    def file(self, name: str) -> Path:
+        """A file of the artifact; ArtifactError where it is missing."""
+        path = self.root / name
+        if not path.exists():
+            raise ArtifactError(f"{path}: missing from the artifact; delete {self.root} and run again")
+        return path
+
+
+@dataclass(frozen=True)
+class Dataset(Artifact):
+    """annotations/<split>.json and, for generated data, images/<split>/."""
+
+    @property
+    def facts(self) -> DatasetFacts:
+        """Classes, preprocessing, splits."""
+        return read_facts(self.root, DatasetFacts)
+
+    def images(self, split: str) -> Path:
+        """The folder that the split's `file_name`s are relative to."""
+        return self.root / self.facts.splits[split].images
+
+    def annotations(self, split: str) -> Path:
+        """The split's cleaned COCO file."""
+        return self.root / self.facts.splits[split].annotations
+
+
+@dataclass(frozen=True)
+class Checkpoint(Artifact):
+    """weights.safetensors, curves.csv (one row an epoch), detections.json (COCO results on the evaluated split)."""
+
+    @property
+    def facts(self) -> CheckpointFacts:
+        """Detector, size, accuracy."""
+        return read_facts(self.root, CheckpointFacts)
+
+
+@dataclass(frozen=True)
+class OnnxModel(Artifact):
+    """model.onnx: images [B, 3, H, W] to boxes [B, K, 4], scores [B, K], labels [B, K], converged [B]."""
+
+    @property
+    def facts(self) -> OnnxFacts:
+        """Input, output, hash."""
+        return read_facts(self.root, OnnxFacts)
+
+
+@dataclass(frozen=True)
+class Engine(Artifact):
+    """The file that a runtime opens."""
+
+    @property
+    def facts(self) -> EngineFacts:
+        """Runtime, precision, fingerprint."""
+        return read_facts(self.root, EngineFacts)
+
+
+@dataclass(frozen=True)
+class Report(Artifact):
+    """Accuracy and latency of one engine; detections.json and curves.json (precision-recall) beside it."""
+
+    @property
+    def facts(self) -> ReportFacts:
+        """The measurements."""
+        return read_facts(self.root, ReportFacts)
+
+
+@dataclass(frozen=True)
+class Verdicts(Artifact):
+    """What the gates said of one report."""
+
+    @property
+    def facts(self) -> VerdictFacts:
+        """The list."""
+        return read_facts(self.root, VerdictFacts)
+
+
+@dataclass(frozen=True)
+class Bundle(Artifact):
+    """Engine, ONNX, manifest.json and model card: what is deployed."""
+
+    @property
+    def facts(self) -> BundleFacts:
+        """Target and hash of the manifest."""
+        return read_facts(self.root, BundleFacts)
+
+
+def read_json(path: Path) -> Any:
+    """Parse a JSON file written by a stage."""
+    return json.loads(path.read_text(encoding="utf-8"))

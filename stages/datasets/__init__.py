@@ -1,0 +1,19 @@
+"""The data set contract; every other file of this folder is one kind of data set, its file name the name in pipeline.yaml.
+
+A file defines `build(out: Path, *, <options>) -> dict[str, Source]`, the splits by name ("train" and "val" at least), and
+`identity(*, <the same options>) -> dict`, which is quick and changes whenever the content does. A source that generates
+images writes them under `out`. Nothing here imports torch.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Source:
+    """A split as found: a folder of images and a COCO object-detection dictionary (images, annotations, categories)."""
+
+    images: Path
+    coco: Mapping[str, Any]

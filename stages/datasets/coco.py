@@ -1,0 +1,54 @@
+"""A folder in COCO's layout, or any images and annotations named one by one."""
+
+from pathlib import Path
+from typing import Any
+
+from deploy.errors import DataError
+from stages.datasets import Source
+from stages.layouts import coco, digest, folder
+
+
+def build(
+    out: Path,
+    *,
+    root: str | None = None,
+    train_images: str | None = None,
+    train_annotations: str | None = None,
+    val_images: str | None = None,
+    val_annotations: str | None = None,
+    test_images: str | None = None,
+    test_annotations: str | None = None,
+) -> dict[str, Source]:
+    """Read the splits below `root` (annotations/instances_train.json and its like), or the pairs given, relative to `root` if any.
+
+    Raises:
+        DataError: a file or folder is missing, or is no COCO file.
+    """
+    named = {
+        "train": (train_images, train_annotations),
+        "val": (val_images, val_annotations),
+        "test": (test_images, test_annotations),
+    }
+    return coco.sources(_pairs(root, named))
+
+
+def identity(*, root: str | None = None, **named: str | None) -> dict[str, Any]:
+    """Digests of the annotation files and the images' names, sizes and times."""
+    pairs = _pairs(root, {split: (named.get(f"{split}_images"), named.get(f"{split}_annotations")) for split in ("train", "val", "test")})
+    return digest([pair.annotations for pair in pairs.values()], [pair.images for pair in pairs.values()])
+
+
+def _pairs(root: str | None, named: dict[str, tuple[str | None, str | None]]) -> dict[str, coco.Pair]:
+    base = Path() if root is None else folder(root, "coco")
+    pairs = {}
+    for split, (images, annotations) in named.items():
+        if (images is None) != (annotations is None):
+            missing = "images" if images is None else "annotations"
+            raise DataError(f"data.{split}_{missing} is missing; give data.{split}_images and data.{split}_annotations together")
+        if images is not None and annotations is not None:
+            pairs[split] = coco.Pair(base / Path(images).expanduser(), base / Path(annotations).expanduser())
+    if pairs:
+        return pairs
+    if root is None:
+        raise DataError("dataset coco: give data.root, or data.train_images, train_annotations, val_images and val_annotations")
+    return coco.discover(base)

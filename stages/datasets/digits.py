@@ -1,0 +1,135 @@
+"""Real handwriting on real photographs, composed from a seed; needs no download beyond the wheels of the `train` extra.
+
+Digits and photographs of one split never appear in another; stages/embedded.py lists the sources and their licences.
+The split `shifted` (other photographs, other inks, a little blur) shows how a detector generalises.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import Field
+
+from deploy.errors import ConfigError
+from stages import digits_art, embedded
+from stages.datasets import Source
+
+PHOTOGRAPHS = {
+    "train": ("astronaut", "brick", "chelsea", "china", "coffee", "grass", "retina"),
+    "val": ("camera", "cell", "flower"),
+    "test": ("clock_motion", "coins", "rocket"),
+    "shifted": ("gravel", "hubble_deep_field", "ihc"),
+}
+_SHARE = {"train": 320, "val": 70, "test": 70, "shifted": 40}  # of the 500 writings of each digit
+_INKS = ((255, 244, 214), (255, 214, 96), (255, 176, 92), (255, 158, 138), (158, 240, 192), (140, 208, 255), (255, 178, 214))
+_OTHER_INKS = ((206, 255, 110), (200, 176, 255), (120, 246, 236), (255, 132, 170))
+
+
+def build(
+    out: Path,
+    *,
+    seed: Annotated[int, Field(ge=0)] = 0,
+    image_size: Annotated[int, Field(ge=64, le=1024)] = 128,
+    train_images: Annotated[int, Field(ge=1, le=100_000)] = 2000,
+    val_images: Annotated[int, Field(ge=1, le=100_000)] = 600,
+    test_images: Annotated[int, Field(ge=1, le=100_000)] = 600,
+    shifted_images: Annotated[int, Field(ge=1, le=100_000)] = 300,
+    min_size: Annotated[int, Field(ge=12)] = 28,
+    max_size: Annotated[int, Field(ge=12)] = 60,
+    min_digits: Annotated[int, Field(ge=0)] = 2,
+    max_digits: Annotated[int, Field(ge=1)] = 5,
+    tilt: Annotated[float, Field(ge=0, le=45)] = 15.0,
+) -> dict[str, Source]:
+    """Paint every split into out/images/<split>.
+
+    Sizes are a digit's height in px, tilt is in degrees either way. A digit that finds no free place is left out.
+
+    Raises:
+        DataError: a wheel is missing.
+        ConfigError: the options contradict each other.
+    """
+    _check_order("min_size", min_size, "max_size", max_size)
+    _check_order("min_digits", min_digits, "max_digits", max_digits)
+    _check_order("max_size", max_size, "image_size", image_size)
+    counts = {"train": train_images, "val": val_images, "test": test_images, "shifted": shifted_images}
+    glyphs, labels = embedded.digits()
+    groups = _deal(labels, seed)
+    sources = {}
+    for number, (split, count) in enumerate(counts.items()):
+        style = digits_art.Style(
+            side=image_size,
+            min_size=min_size,
+            max_size=max_size,
+            min_digits=min_digits,
+            max_digits=max_digits,
+            tilt=tilt,
+            inks=_OTHER_INKS if split == "shifted" else _INKS,
+            blur=image_size / 128 if split == "shifted" else 0.0,
+        )
+        photographs = [digits_art.soften(embedded.photograph(name), image_size) for name in PHOTOGRAPHS[split]]
+        mine = _Pool(style, photographs, glyphs[groups[split]], labels[groups[split]])
+        sources[split] = _write(out / "images" / split, mine, [(seed, number, index) for index in range(count)])
+    return sources
+
+
+def identity(**options: Any) -> dict[str, Any]:
+    """The wheels' files and the painter's version."""
+    return {"painter": digits_art.VERSION} | embedded.fingerprint(tuple(name for names in PHOTOGRAPHS.values() for name in names))
+
+
+class _Pool(NamedTuple):
+    """What one split's images are painted from: glyphs [N, 28, 28] and their labels [N]."""
+
+    style: digits_art.Style
+    photographs: list[Image.Image]
+    glyphs: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+
+
+def _check_order(low: str, least: int, high: str, most: int) -> None:
+    if least > most:
+        raise ConfigError(f"digits: {low} {least} is above {high} {most}; lower {low} or raise {high}")
+
+
+def _deal(labels: NDArray[np.int64], seed: int) -> dict[str, NDArray[np.int64]]:
+    """Which writings each split may use: every digit's 500 are shuffled and shared out."""
+    rng = np.random.default_rng([seed, 99])
+    groups: dict[str, list[NDArray[np.int64]]] = {split: [] for split in _SHARE}
+    for digit in range(10):
+        mine = rng.permutation(np.flatnonzero(labels == digit))
+        start = 0
+        for split, share in _SHARE.items():
+            groups[split].append(mine[start : start + share])
+            start += share
+    return {split: np.concatenate(parts) for split, parts in groups.items()}
+
+
+def _write(folder: Path, pool: _Pool, seeds: list[tuple[int, int, int]]) -> Source:
+    folder.mkdir(parents=True, exist_ok=True)
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for number, seed in enumerate(seeds, start=1):
+        image, objects = digits_art.scene(np.random.default_rng(seed), pool.style, pool.photographs, pool.glyphs, pool.labels)
+        name = f"{number:06d}.jpg"
+        image.save(folder / name, quality=92, subsampling=0)
+        images.append({"id": number, "file_name": name, "width": image.width, "height": image.height})
+        for digit in objects:
+            box = digits_art.tight_box(digit.mask)
+            if box is not None:
+                annotations.append(_annotation(len(annotations) + 1, number, digit, box))
+    categories = [{"id": digit, "name": str(digit), "supercategory": "digit"} for digit in range(10)]
+    return Source(folder, {"images": images, "annotations": annotations, "categories": categories})
+
+
+def _annotation(number: int, image: int, digit: digits_art.Object, box: tuple[float, float, float, float]) -> dict[str, Any]:
+    return {
+        "id": number,
+        "image_id": image,
+        "category_id": digit.label,
+        "bbox": list(box),
+        "area": float(digit.mask.sum()),
+        "segmentation": digits_art.run_lengths(digit.mask),
+        "iscrowd": 0,
+    }

@@ -1,0 +1,22 @@
+"""A folder in Pascal VOC's layout: Annotations, JPEGImages and ImageSets/Main, or a folder of images and XML files for each split."""
+
+from pathlib import Path
+from typing import Any
+
+from stages.datasets import Source
+from stages.layouts import digest, folder, voc
+
+
+def build(out: Path, *, root: str | None = None, names: list[str] | None = None) -> dict[str, Source]:
+    """Read every split; the classes are `names` in that order, or all that are found, sorted.
+
+    Raises:
+        DataError: no such folder, an unreadable annotation, or a class that is not in `names`.
+    """
+    return voc.sources(voc.discover(folder(root, "voc")), names)
+
+
+def identity(*, root: str | None = None, names: list[str] | None = None) -> dict[str, Any]:
+    """Digests of the annotation files and the images' names, sizes and times."""
+    pages = voc.discover(folder(root, "voc")).values()
+    return digest([path for page in pages for path in page.files], [page.images for page in pages])

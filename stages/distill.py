@@ -1,0 +1,41 @@
+"""Train the student with its teacher: the baseline's training, seed, images and views, plus the distillation losses."""
+
+from pathlib import Path
+
+from stages.artifacts import Checkpoint, Dataset
+from stages.config import DistillConfig, ExportConfig, StudentConfig
+from stages.stage import stage
+
+
+@stage(version=1, resumable=True, distributed=True)
+def distill(
+    out: Path,
+    config: DistillConfig,
+    student: StudentConfig,
+    seed: int,
+    device: str,
+    split: str,
+    dataset: Dataset,
+    teacher: Checkpoint,
+    export: ExportConfig,
+) -> Checkpoint:
+    """The distilled student, judged on `split`; attention maps of both networks go to attention.npz for the report.
+
+    Raises:
+        ConfigError: no level of the student has the stride of a level of the teacher.
+        ArtifactError: a loss that is not finite.
+    """
+    # Imported here: a stage that is reused, or judged on a machine without torch, imports no torch.
+    from stages.checkpoint import build_detector, load_detector, load_weights
+    from stages.distillation import Distillation, build_losses, write_attention
+    from stages.loop import Trainer, finish
+
+    large = load_detector(teacher)
+    detector = build_detector(student.detector, len(dataset.facts.contract.classes), seed)
+    if student.weights is not None:
+        load_weights(detector, Path(student.weights))
+    losses = build_losses(config, detector, large, seed)
+    task = Distillation(detector, large, losses, config.warmup_steps)
+    trained = Trainer(task, dataset, student.train, seed=seed, device=device, folder=out, label="distill").run()
+    write_attention(out, large, trained, dataset, split)
+    return finish(out, trained, student.detector, student.train.epochs, dataset, split, export)

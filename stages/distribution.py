@@ -1,0 +1,35 @@
+"""Sums over the processes of a torchrun, the identity in a single one."""
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+
+def num_processes() -> int:
+    """How many processes train together."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def is_main_process() -> bool:
+    """Whether this process is the one that judges and writes."""
+    return num_processes() == 1 or dist.get_rank() == 0
+
+
+def mean_over_processes(value: Tensor) -> Tensor:
+    """The mean of a tensor over processes, without gradient."""
+    if num_processes() == 1:
+        return value
+    total = value.detach().clone()
+    dist.all_reduce(total)
+    return total / num_processes()
+
+
+def rescale(losses: dict[str, Tensor], num_positives: int, device: torch.device) -> dict[str, Tensor]:
+    """Turn losses divided by this process's positives into ones divided by the mean over processes.
+
+    Averaged over processes, as gradients are, they then equal one process's losses on the whole batch.
+    """
+    if num_processes() == 1:
+        return losses
+    mean = mean_over_processes(torch.tensor(float(num_positives), device=device)).clamp(min=1 / num_processes())
+    return {name: loss * (max(1, num_positives) / mean) for name, loss in losses.items()}

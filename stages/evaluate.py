@@ -1,0 +1,52 @@
+"""Accuracy of a detector in torch, by the path that engines are judged on: only the session differs."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from deploy import coco_map, detections, preprocess
+from deploy.contract import Accuracy
+from deploy.predictor import Predictor
+from deploy.progress import track
+from deploy.runtimes import Batch, Raw, Session
+from stages.artifacts import Dataset, read_json
+from stages.config import ExportConfig
+from stages.detectors import Detector, GraphOptions
+
+
+class TorchSession(Session):
+    """A detector's deployed graph, run by torch."""
+
+    def __init__(self, graph: nn.Module) -> None:
+        self._graph = graph.eval()
+        self._device = next(graph.parameters()).device
+
+    def infer(self, images: Batch) -> Raw:
+        """See Session.infer."""
+        with torch.no_grad():
+            boxes, scores, labels, converged, *_ = self._graph(torch.from_numpy(images).to(self._device))
+        return Raw(boxes.cpu().numpy(), scores.cpu().numpy(), labels.cpu().numpy(), converged.cpu().numpy())
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+
+def graph_options(export: ExportConfig) -> GraphOptions:
+    """The part of the export section that decides detections."""
+    return GraphOptions(export.max_detections, export.candidates, export.score_threshold, export.iou_threshold)
+
+
+def evaluate(out: Path, detector: Detector, dataset: Dataset, split: str, export: ExportConfig) -> Accuracy:
+    """COCO's numbers on a split; the detections go to out/detections.json."""
+    contract = dataset.facts.contract
+    coco = read_json(dataset.annotations(split))
+    predictor = Predictor(TorchSession(detector.graph(graph_options(export))), contract)
+    results: list[dict[str, Any]] = []
+    for image in track(coco["images"], f"evaluate on {split}", len(coco["images"])):
+        found = predictor.detect(preprocess.load_image(dataset.images(split) / image["file_name"]))
+        results += detections.to_coco(found, image["id"], contract)
+    (out / "detections.json").write_text(json.dumps(results), encoding="utf-8")
+    return coco_map.evaluate(coco, results, split, contract.classes)[0]

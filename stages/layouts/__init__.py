@@ -1,0 +1,77 @@
+"""How data sets lie in folders, each layout read as COCO dictionaries; the files of stages/datasets choose among them."""
+
+import hashlib
+import importlib
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import ModuleType
+
+from deploy.errors import DataError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2")
+SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test",)}
+"""The splits by our name, and how folders call them."""
+
+
+def folder(root: str | None, layout: str) -> Path:
+    """The data set's folder.
+
+    Raises:
+        DataError: none was given, or it does not exist.
+    """
+    if root is None:
+        raise DataError(f"dataset {layout}: data.root is missing; give the folder that holds the data")
+    path = Path(root).expanduser()
+    if not path.is_dir():
+        raise DataError(f"{path}: no such folder; set data.root to the folder that holds the data")
+    return path
+
+
+def list_images(root: Path) -> list[Path]:
+    """All image files below a folder, sorted by their path."""
+    return sorted(path for path in _files(root) if path.suffix.lower() in SUFFIXES)
+
+
+def digest(annotations: Iterable[Path], images: Iterable[Path]) -> dict[str, str]:
+    """What changes when the data does: the content of the annotation files; name, size and time of each image.
+
+    Args:
+        images: image files, or folders for all that lie below them.
+
+    Raises:
+        DataError: an annotation file cannot be read.
+    """
+    content, listing = hashlib.sha256(), hashlib.sha256()
+    for path in annotations:
+        try:
+            content.update(f"{path.name}\n{path.stat().st_size}\n".encode())
+            with path.open("rb") as file:
+                while block := file.read(1 << 20):
+                    content.update(block)
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    for given in sorted(set(images)):
+        for path in list_images(given) if given.is_dir() else [given]:
+            name = path.relative_to(given).as_posix() if given.is_dir() else path.name
+            facts = path.stat() if path.is_file() else None
+            listing.update(f"{name}\n{facts and (facts.st_size, facts.st_mtime_ns)}\n".encode())
+    return {"annotations": content.hexdigest()[:16], "images": listing.hexdigest()[:16]}
+
+
+def globox() -> ModuleType:
+    """The library that reads YOLO's and VOC's boxes; imported here because only these two layouts need it.
+
+    Raises:
+        DataError: it is not installed.
+    """
+    try:
+        return importlib.import_module("globox")
+    except ImportError as error:
+        raise DataError('YOLO and VOC folders are read with globox; run: pip install "edgedistill[train]"') from error
+
+
+def _files(root: Path) -> Iterator[Path]:
+    for folder_name, _, names in os.walk(root, followlinks=True):
+        for name in names:
+            yield Path(folder_name, name)

@@ -1,0 +1,128 @@
+"""Batches for training: the same images in the same views whatever the number of workers or processes."""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils import data
+from torchvision import tv_tensors
+
+from deploy import preprocess
+from stages.artifacts import Dataset
+from stages.augment import Sample, mosaic, mosaic_chance, transforms
+from stages.config import TrainConfig
+from stages.detectors import Target
+
+
+@dataclass(frozen=True)
+class Batch:
+    """images [B, 3, H, W] as the deployed network receives them, and their objects in px of that input."""
+
+    images: Tensor
+    targets: tuple[Target, ...]
+
+    def to(self, device: torch.device) -> "Batch":
+        """The batch on another device."""
+        targets = tuple(Target(t.boxes.to(device), t.labels.to(device)) for t in self.targets)
+        return Batch(self.images.to(device, memory_format=torch.channels_last), targets)
+
+
+class TrainingImages(data.Dataset[tuple[Tensor, Target]]):
+    """The train split; item (epoch, index) is a view that depends on the seed, the epoch and the index alone."""
+
+    def __init__(self, dataset: Dataset, config: TrainConfig, seed: int) -> None:
+        facts = dataset.facts
+        self._preprocessing = facts.contract.preprocessing
+        self._folder = dataset.images("train")
+        coco = json.loads(dataset.annotations("train").read_text(encoding="utf-8"))
+        self._files = [image["file_name"] for image in coco["images"]]
+        index = {image["id"]: i for i, image in enumerate(coco["images"])}
+        label = {category: i for i, category in enumerate(facts.contract.category_ids)}
+        boxes: list[list[list[float]]] = [[] for _ in self._files]
+        labels: list[list[int]] = [[] for _ in self._files]
+        for annotation in coco["annotations"]:
+            if not annotation.get("iscrowd", 0):
+                x, y, w, h = annotation["bbox"]
+                boxes[index[annotation["image_id"]]].append([x, y, x + w, y + h])
+                labels[index[annotation["image_id"]]].append(label[annotation["category_id"]])
+        self._boxes = [torch.tensor(rows, dtype=torch.float32).reshape(-1, 4) for rows in boxes]
+        self._labels = [torch.tensor(rows, dtype=torch.int64) for rows in labels]
+        self._transforms = transforms(config.augment, self._preprocessing.pad_value)
+        self._mosaic = mosaic_chance(config.augment)
+        self._seed = seed
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Target]:
+        epoch, index = key
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(hash((self._seed, epoch, index)) % 2**63)
+            image, objects = self._view(index)
+        pixels = np.ascontiguousarray(image.numpy().transpose(1, 2, 0))
+        tensor, placement = preprocess.apply(pixels, self._preprocessing)
+        boxes = placement.place(objects["boxes"].numpy()).astype(np.float32)
+        return torch.from_numpy(tensor), Target(torch.from_numpy(boxes), objects["labels"])
+
+    def _view(self, index: int) -> Sample:
+        sample = self._read(index)
+        if self._mosaic and float(torch.rand(())) < self._mosaic:
+            sample = mosaic(sample, lambda: self._read(int(torch.randint(len(self), ()))), self._preprocessing.pad_value)
+        view: Sample = self._transforms(*sample)
+        return view
+
+    def _read(self, index: int) -> Sample:
+        image = preprocess.load_image(self._folder / self._files[index])
+        height, width = image.shape[:2]
+        boxes = tv_tensors.BoundingBoxes(self._boxes[index], format="XYXY", canvas_size=(height, width))  # type: ignore[call-arg]
+        pixels = tv_tensors.Image(torch.from_numpy(image.transpose(2, 0, 1).copy()))
+        return pixels, {"boxes": boxes, "labels": self._labels[index]}
+
+
+class EpochBatches(data.Sampler[list[tuple[int, int]]]):
+    """Batches of (epoch, index): one shuffle an epoch, each global batch dealt out to the processes, the incomplete last one left out."""
+
+    def __init__(self, num_images: int, batch_size: int, seed: int, rank: int, num_processes: int) -> None:
+        self.epoch = 0
+        self._num_images = num_images
+        self._batch_size = min(batch_size, num_images)
+        self._seed = seed
+        self._rank = rank
+        self._num_processes = num_processes
+
+    def __len__(self) -> int:
+        return self._num_images // self._batch_size
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        generator = torch.Generator().manual_seed(hash((self._seed, self.epoch)) % 2**63)
+        order = torch.randperm(self._num_images, generator=generator).tolist()
+        for start in range(0, len(self) * self._batch_size, self._batch_size):
+            batch = order[start : start + self._batch_size]
+            yield [(self.epoch, index) for index in batch[self._rank :: self._num_processes]]
+
+
+def collate(samples: list[tuple[Tensor, Target]]) -> Batch:
+    """Stack the images of one batch."""
+    images, targets = zip(*samples, strict=True)
+    return Batch(torch.stack(images), targets)
+
+
+def default_workers() -> int:
+    """One loader process for each core but one, at most four: the training thread keeps a core of its own."""
+    return min(4, max(0, len(os.sched_getaffinity(0)) - 1)) if hasattr(os, "sched_getaffinity") else 0
+
+
+def loader(images: TrainingImages, batches: EpochBatches, workers: int) -> "data.DataLoader[tuple[Tensor, Target]]":
+    """Iterates over the batches of `batches.epoch`."""
+    return data.DataLoader(
+        images,
+        batch_sampler=batches,  # type: ignore[arg-type]
+        num_workers=workers,
+        collate_fn=collate,
+        pin_memory=torch.cuda.is_available(),
+        multiprocessing_context="fork" if workers and hasattr(os, "fork") else None,
+    )

@@ -1,0 +1,234 @@
+"""The training loop, the same for teacher, student and distilled student.
+
+accelerate carries device, precision, distribution, checkpoints and trackers.
+"""
+
+import csv
+import math
+import os
+import shutil
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DataLoaderConfiguration, ProjectConfiguration
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from deploy.errors import ArtifactError
+from deploy.progress import Steps
+from stages.artifacts import Checkpoint, Dataset
+from stages.checkpoint import save
+from stages.config import DetectorConfig, ExportConfig, TrainConfig
+from stages.detectors import Detector
+from stages.distribution import is_main_process, mean_over_processes
+from stages.evaluate import evaluate
+from stages.loader import Batch, EpochBatches, TrainingImages, default_workers, loader
+
+RESUME = "resume"
+
+
+class Task(nn.Module):
+    """What is trained: a detector, with whatever a subclass adds to its losses."""
+
+    def __init__(self, detector: Detector) -> None:
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, batch: Batch, extra: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss to minimize and its named terms."""
+        losses = dict(self.detector(batch.images, batch.targets).losses)
+        return torch.stack(list(losses.values())).sum(), losses
+
+    def prepare(self, batch: Batch, step: int) -> Any:
+        """What `forward` receives as `extra`; called outside the distributed module, without gradient."""
+        return None
+
+
+class Progress:
+    """Where training stands; saved beside the weights."""
+
+    def __init__(self) -> None:
+        self.epoch = 0
+        self.step = 0
+        self.rows: list[dict[str, float]] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        """For accelerate."""
+        return {"epoch": self.epoch, "step": self.step, "rows": self.rows}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """For accelerate."""
+        self.epoch, self.step, self.rows = state["epoch"], state["step"], list(state["rows"])
+
+
+def learning_rate(config: TrainConfig, num_steps: int) -> Callable[[int], float]:
+    """The factor on the learning rate at each step: linear warm-up, then the schedule down to the end."""
+
+    def factor(step: int) -> float:
+        warmup = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
+        done = step / max(1, num_steps)
+        if config.schedule == "cosine":
+            return warmup * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+        if config.schedule == "multistep":
+            return warmup * config.gamma ** sum(done >= milestone for milestone in config.milestones)
+        return warmup
+
+    return factor
+
+
+def optimizer_for(task: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """SGD or AdamW; weight decay spares biases and normalization layers."""
+    trained = [p for p in task.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum)
+    return torch.optim.AdamW(groups, lr=config.learning_rate)
+
+
+def accelerator_for(config: TrainConfig, device: str, folder: Path) -> Accelerator:
+    """Device and precision of a training; half precision needs CUDA."""
+    cpu = device == "cpu" or not torch.cuda.is_available()
+    precision = "no" if cpu or config.precision == "fp32" else config.precision
+    return Accelerator(
+        cpu=cpu,
+        mixed_precision=precision,
+        log_with="tensorboard",
+        project_config=ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder / "tensorboard")),
+        dataloader_config=DataLoaderConfiguration(),
+    )
+
+
+class Trainer:
+    """One training in a folder; started again there, it goes on after the last finished epoch."""
+
+    def __init__(self, task: Task, dataset: Dataset, config: TrainConfig, *, seed: int, device: str, folder: Path, label: str) -> None:
+        self._config = config
+        self._folder = folder
+        self._label = label
+        self._accelerator = accelerator_for(config, device, folder)
+        images = TrainingImages(dataset, config, seed)
+        processes = self._accelerator.num_processes
+        self._batches = EpochBatches(len(images), config.batch_size, seed, self._accelerator.process_index, processes)
+        workers = default_workers() if config.workers is None else config.workers
+        self._loader = loader(images, self._batches, workers)
+        task.to(self._accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        optimizer = optimizer_for(task, config)
+        schedule = learning_rate(config, config.epochs * len(self._batches))
+        self._scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
+        self._task = task
+        self._ema = AveragedModel(task.detector, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True) if config.ema else None
+        self._progress = Progress()
+        self._model, self._optimizer = self._accelerator.prepare(task, optimizer)
+        self._accelerator.register_for_checkpointing(self._scheduler, self._progress, *([self._ema] if self._ema else []))
+
+    def run(self) -> Detector:
+        """Train to the last epoch and return the detector whose weights are shipped: the average where there is one.
+
+        Raises:
+            ArtifactError: a loss that is not finite, named with its step.
+        """
+        self._resume()
+        self._accelerator.init_trackers("training")
+        with Steps(self._label, self._config.epochs * len(self._batches), self._progress.step) as steps:
+            while self._progress.epoch < self._config.epochs:
+                self._epoch(steps)
+                self._save()
+        self._accelerator.end_training()
+        if self._accelerator.is_main_process:
+            self._write_curves()
+        trained = self._ema.module if self._ema else self._task.detector
+        assert isinstance(trained, Detector)
+        return trained.eval()
+
+    def _epoch(self, steps: Steps) -> None:
+        self._batches.epoch = self._progress.epoch
+        self._model.train()
+        sums: dict[str, float] = defaultdict(float)
+        began = time.perf_counter()
+        for batch in self._loader:
+            losses = self._step(batch.to(self._accelerator.device))
+            for name, value in losses.items():
+                sums[name] += value
+            steps.advance(f"loss {losses['loss']:.3f}")
+        count = len(self._batches)
+        row = {name: value / count for name, value in sums.items()}
+        row["learning_rate"] = self._scheduler.get_last_lr()[0]
+        row["images_per_s"] = count * self._config.batch_size / (time.perf_counter() - began)
+        self._progress.epoch += 1
+        self._progress.rows.append({"epoch": self._progress.epoch, **row})
+        self._accelerator.log(row, step=self._progress.epoch)
+
+    def _step(self, batch: Batch) -> dict[str, float]:
+        extra = self._task.prepare(batch, self._progress.step)
+        with self._accelerator.autocast():
+            loss, terms = self._model(batch, extra)
+        values = self._check(loss, terms)
+        self._optimizer.zero_grad()
+        self._accelerator.backward(loss)
+        if self._config.clip is not None:
+            values["grad_norm"] = float(self._accelerator.clip_grad_norm_(self._model.parameters(), self._config.clip))
+        self._optimizer.step()
+        self._scheduler.step()
+        self._progress.step += 1
+        if self._ema:
+            self._ema.update_parameters(self._task.detector)
+        return values
+
+    def _check(self, loss: Tensor, terms: Mapping[str, Tensor]) -> dict[str, float]:
+        """The terms averaged over processes as floats."""
+        names = ["loss", *terms]
+        values = mean_over_processes(torch.stack([loss.detach().float(), *(t.detach().float() for t in terms.values())])).tolist()
+        for name, value in reversed(list(zip(names, values, strict=True))):
+            if not math.isfinite(value):
+                where = f"step {self._progress.step} (epoch {self._progress.epoch + 1})"
+                raise ArtifactError(f"{self._label}: {name} is {value} at {where}; lower train.learning_rate or the loss's weight")
+        return dict(zip(names, values, strict=True))
+
+    def _save(self) -> None:
+        """Replace the state to resume from: whole in a folder beside it first, then renamed."""
+        fresh, old = self._folder / f"{RESUME}.new", self._folder / f"{RESUME}.old"
+        if self._accelerator.is_main_process:
+            shutil.rmtree(fresh, ignore_errors=True)
+        self._accelerator.wait_for_everyone()
+        self._accelerator.save_state(str(fresh))
+        self._accelerator.wait_for_everyone()
+        if self._accelerator.is_main_process:
+            shutil.rmtree(old, ignore_errors=True)
+            if (self._folder / RESUME).exists():
+                os.rename(self._folder / RESUME, old)
+            os.rename(fresh, self._folder / RESUME)
+            shutil.rmtree(old, ignore_errors=True)
+        self._accelerator.wait_for_everyone()
+
+    def _resume(self) -> None:
+        """Go on from the last whole state, if any."""
+        for name in (RESUME, f"{RESUME}.old"):
+            if (self._folder / name).exists():
+                self._accelerator.load_state(str(self._folder / name))
+                return
+
+    def _write_curves(self) -> None:
+        names = list(dict.fromkeys(name for row in self._progress.rows for name in row))
+        with open(self._folder / "curves.csv", "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, names)
+            writer.writeheader()
+            writer.writerows(self._progress.rows)
+
+
+def finish(
+    out: Path, detector: Detector, choice: DetectorConfig, epochs: int, dataset: Dataset, split: str, export: ExportConfig
+) -> Checkpoint:
+    """Judge the trained detector on the split and write its checkpoint, in the first process alone."""
+    if is_main_process():
+        accuracy = evaluate(out, detector, dataset, split, export)
+        save(out, detector, choice, dataset.facts.contract, epochs, accuracy)
+        shutil.rmtree(out / RESUME, ignore_errors=True)
+    return Checkpoint(out)

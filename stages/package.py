@@ -1,0 +1,93 @@
+"""The bundle: everything needed to deploy one engine, and to know where it came from."""
+
+import importlib.metadata
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+
+from deploy import bundle
+from deploy.machine import platform_name
+from stages.artifacts import Bundle, BundleFacts, Checkpoint, Engine, OnnxModel, Report, Verdicts, write_facts
+from stages.card import model_card
+from stages.config import PackageConfig
+from stages.optimize import ONNX
+from stages.stage import stage
+
+CARD = "README.md"
+LABELS = "labels.txt"
+_PACKAGES = (
+    *("edgedistill", "faster-coco-eval", "numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "pillow", "tensorrt"),
+    *("tensorrt-rtx-cu12", "tensorrt-rtx-cu13", "torch", "torchvision"),
+)
+
+
+@stage(version=1)
+def package(
+    out: Path, config: PackageConfig, engine: Engine, model: OnnxModel, report: Report, verdicts: Verdicts, student: Checkpoint
+) -> Bundle:
+    """Copy engine and graph, write labels, manifest and model card; also where nothing was measured, or no engine was built."""
+    name = engine.facts.file
+    if name is not None:
+        shutil.copyfile(engine.file(name), out / name)
+    shutil.copyfile(model.file(ONNX), out / ONNX)
+    (out / LABELS).write_text("".join(f"{label}\n" for label in engine.facts.contract.classes), encoding="utf-8")
+    manifest = _manifest(config, engine, model, report, verdicts, student)
+    (out / CARD).write_text(model_card(manifest, student.facts), encoding="utf-8")
+    files = [ONNX, LABELS, CARD, *([name] if name is not None else [])]
+    bundle.write(out, manifest, files)
+    write_facts(out, BundleFacts(target=manifest.target, sha256=bundle.sha256(out / bundle.MANIFEST)))
+    return Bundle(out)
+
+
+def _manifest(
+    config: PackageConfig, engine: Engine, model: OnnxModel, report: Report, verdicts: Verdicts, student: Checkpoint
+) -> bundle.Manifest:
+    built, measured = engine.facts, report.facts
+    inputs = {"student": student, "onnx": model, "engine": engine, "report": report, "verdicts": verdicts}
+    return bundle.Manifest(
+        name=f"{student.facts.detector.name}-{built.target}",
+        target=built.target,
+        runtime=built.runtime,
+        precision=built.precision,
+        options=built.options,
+        engine=built.file,
+        onnx=ONNX,
+        files={},
+        contract=built.contract,
+        max_detections=model.facts.max_detections,
+        accuracy=measured.accuracy,
+        latency=measured.latency,
+        verdicts=tuple(bundle.Verdict.model_validate(one.model_dump()) for one in verdicts.facts.verdicts),
+        why=measured.why,
+        fingerprint=built.fingerprint,
+        machine=measured.machine,
+        proof=built.proof,
+        provenance=bundle.Provenance(
+            edgedistill=_version("edgedistill") or "unknown",
+            python=platform.python_version(),
+            platform=platform_name(),
+            packages={name: version for name in _PACKAGES if (version := _version(name))},
+            git_commit=git_commit(Path.cwd()),
+            artifacts={name: artifact.root.name for name, artifact in inputs.items()},
+        ),
+        license=config.license,
+        description=config.description,
+    )
+
+
+def git_commit(folder: Path) -> str | None:
+    """The commit checked out in a folder, "-dirty" where files differ from it; None outside a repository."""
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)  # noqa: S603 - its own words only
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip() or None
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None

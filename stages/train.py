@@ -1,0 +1,47 @@
+"""Train a detector from its images alone: the large teacher, and the student as it is without one."""
+
+from pathlib import Path
+
+from stages.artifacts import Checkpoint, Dataset
+from stages.config import ExportConfig, StudentConfig, TeacherConfig
+from stages.stage import stage
+
+
+@stage(version=1, resumable=True, distributed=True)
+def train_teacher(
+    out: Path, config: TeacherConfig, seed: int, device: str, split: str, dataset: Dataset, export: ExportConfig
+) -> Checkpoint:
+    """The teacher, trained, or loaded where config.weights names a file; judged on `split`."""
+    return _train(out, config, seed, device, split, dataset, export, "teacher")
+
+
+@stage(version=1, resumable=True, distributed=True)
+def train_baseline(
+    out: Path, config: StudentConfig, seed: int, device: str, split: str, dataset: Dataset, export: ExportConfig
+) -> Checkpoint:
+    """The student trained without the teacher: what distillation is measured against."""
+    return _train(out, config, seed, device, split, dataset, export, "baseline")
+
+
+def _train(
+    out: Path,
+    config: TeacherConfig | StudentConfig,
+    seed: int,
+    device: str,
+    split: str,
+    dataset: Dataset,
+    export: ExportConfig,
+    label: str,
+) -> Checkpoint:
+    # Imported here: a stage that is reused, or judged on a machine without torch, imports no torch.
+    from stages.checkpoint import build_detector, load_weights
+    from stages.loop import Task, Trainer, finish
+
+    detector = build_detector(config.detector, len(dataset.facts.contract.classes), seed)
+    if config.weights is not None:
+        load_weights(detector, Path(config.weights))
+    epochs = 0
+    if config.weights is None or isinstance(config, StudentConfig):
+        detector = Trainer(Task(detector), dataset, config.train, seed=seed, device=device, folder=out, label=label).run()
+        epochs = config.train.epochs
+    return finish(out, detector, config.detector, epochs, dataset, split, export)

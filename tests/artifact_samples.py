@@ -1,0 +1,133 @@
+"""Artifacts around the hand-made detector of onnx_samples, as the stages would find them in the store."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx_samples
+from PIL import Image
+
+from deploy.contract import Accuracy, Latency, Percentiles
+from stages.artifacts import (
+    Checkpoint,
+    CheckpointFacts,
+    Dataset,
+    DatasetFacts,
+    Engine,
+    OnnxFacts,
+    OnnxModel,
+    PluginChoice,
+    Report,
+    ReportFacts,
+    Split,
+    write_facts,
+)
+from stages.config import TargetConfig
+from stages.optimize import optimize
+
+CELL = onnx_samples.CELL
+
+
+def dataset(root: Path, num_images: int = 6) -> Dataset:
+    """Splits train and val of black images with colored cells; the first image of each is empty."""
+    splits = {}
+    for seed, name in enumerate(("train", "val")):
+        random = np.random.default_rng(seed)
+        folder = root / "images" / name
+        folder.mkdir(parents=True)
+        images, annotations = [], []
+        for number in range(num_images):
+            cells = {(int(random.integers(4)), int(random.integers(4))): int(random.integers(3)) for _ in range(number % 3)}
+            Image.fromarray(onnx_samples.picture(cells)).save(folder / f"{number}.png")
+            images.append({"id": number + 1, "file_name": f"{number}.png", "width": 64, "height": 64})
+            for (row, column), label in cells.items():
+                box = [column * CELL, row * CELL, CELL, CELL]
+                category = onnx_samples.CATEGORY_IDS[label]
+                identity = {"id": len(annotations) + 1, "image_id": number + 1, "category_id": category}
+                annotations.append({**identity, "bbox": box, "area": CELL * CELL, "iscrowd": 0})
+        categories = [{"id": i, "name": n} for i, n in zip(onnx_samples.CATEGORY_IDS, onnx_samples.CLASSES, strict=True)]
+        truth = {"images": images, "annotations": annotations, "categories": categories}
+        (root / f"{name}.json").write_text(json.dumps(truth))
+        splits[name] = Split(images=f"images/{name}", annotations=f"{name}.json", num_images=num_images, num_boxes=len(annotations))
+    write_facts(root, DatasetFacts(contract=onnx_samples.contract(), splits=splits, problems={}, num_problems={}))
+    return Dataset(root)
+
+
+def model(root: Path, *, converged: bool = True) -> OnnxModel:
+    """model.onnx with its facts."""
+    root.mkdir(parents=True, exist_ok=True)
+    content = onnx_samples.write(root / "model.onnx", converged=converged).read_bytes()
+    facts = OnnxFacts(
+        contract=onnx_samples.contract(),
+        opset=18,
+        max_detections=onnx_samples.MAX_DETECTIONS,
+        dynamic_batch=True,
+        sha256=hashlib.sha256(content).hexdigest(),
+        bytes=len(content),
+        head_outputs=onnx_samples.HEAD_OUTPUTS,
+    )
+    write_facts(root, facts)
+    return OnnxModel(root)
+
+
+def checkpoint(root: Path) -> Checkpoint:
+    """The facts of a trained network, without its weights."""
+    root.mkdir(parents=True, exist_ok=True)
+    facts = CheckpointFacts(
+        contract=onnx_samples.contract(),
+        detector=PluginChoice(name="cells", options={}),
+        parameters=1234,
+        macs=5_000_000,
+        epochs=1,
+        accuracy=accuracy(),
+    )
+    write_facts(root, facts)
+    return Checkpoint(root)
+
+
+def target(**options: object) -> TargetConfig:
+    """A target called `here`."""
+    return TargetConfig.model_validate({"name": "here", "runtime": "ort", **options})
+
+
+def engine(root: Path, config: TargetConfig, *, converged: bool = True) -> Engine:
+    """The engine that `optimize` builds of the sample."""
+    out = root / "engine"
+    out.mkdir(parents=True)
+    return optimize(out, config, model(root / "model", converged=converged), dataset(root / "data"))
+
+
+def accuracy(**changes: float | None) -> Accuracy:
+    """0.5 everywhere but for the changes; no small object."""
+    names = [name for name in Accuracy.model_fields if name.startswith("ma")]
+    figures: dict[str, float | None] = {**dict.fromkeys(names, 0.5), "map_small": None, **changes}
+    return Accuracy.model_validate({"split": "val", "num_images": 6, "per_class": {"red": 0.5, "green": None}, **figures})
+
+
+def latency(p99: float = 9.0) -> Latency:
+    """Percentiles 1, 2, 3 and `p99` ms everywhere."""
+    values = Percentiles(p50=1, p90=2, p95=3, p99=p99)
+    return Latency(pre=values, infer=values, post=values, end_to_end=values, num_passes=100, seconds=2)
+
+
+def report(root: Path, *, why: str | None = None) -> Report:
+    """A report, measured unless there is a reason why not."""
+    root.mkdir(parents=True, exist_ok=True)
+    write_facts(root, report_facts(why=why))
+    return Report(root)
+
+
+def report_facts(*, why: str | None = None, target: str = "here", **changes: float | None) -> ReportFacts:
+    """As `report`, without a folder."""
+    return ReportFacts(
+        target=target,
+        runtime="ort",
+        precision="fp32",
+        accuracy=None if why else accuracy(**changes),
+        latency=None if why else latency(),
+        bytes=1000,
+        sha256="0" * 64,
+        machine={"cpu": "abacus"},
+        why=why,
+    )

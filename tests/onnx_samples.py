@@ -1,0 +1,141 @@
+"""A hand-made ONNX detector whose answer is known: it finds cells of pure red, green or blue on black.
+
+It has what a real one has: convolutions with batch norm and ReLU, head outputs, and a decoding stage whose areas leave the range
+of half precision. A square of CELL px on the cell grid is found exactly, so its average precision is 1.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from deploy.contract import ModelContract, Preprocessing
+
+CELL = 16
+CLASSES = ("red", "green", "blue")
+CATEGORY_IDS = (3, 7, 90)
+HEAD_OUTPUTS = ("class_logits", "box_deltas")
+MAX_DETECTIONS = 8
+NUM_CONVOLUTIONS = 4
+
+
+def contract(size: int = 64) -> ModelContract:
+    """The sample's contract: size x size px."""
+    return ModelContract(preprocessing=Preprocessing(height=size, width=size), classes=CLASSES, category_ids=CATEGORY_IDS)
+
+
+def picture(cells: dict[tuple[int, int], int], size: int = 64) -> NDArray[np.uint8]:
+    """Black [size, size, 3] with the cells (row, column) filled in the color of a label."""
+    image = np.zeros((size, size, 3), np.uint8)
+    for (row, column), label in cells.items():
+        image[row * CELL : (row + 1) * CELL, column * CELL : (column + 1) * CELL, label] = 255
+    return image
+
+
+def detector(size: int = 64, *, dynamic_batch: bool = True, converged: bool = True) -> onnx.ModelProto:
+    """The graph: images [B, 3, size, size] to boxes, scores, labels, converged."""
+    batch = "batch" if dynamic_batch else 1
+    k = MAX_DETECTIONS
+    outputs = [
+        helper.make_tensor_value_info("boxes", TensorProto.FLOAT, [batch, k, 4]),
+        helper.make_tensor_value_info("scores", TensorProto.FLOAT, [batch, k]),
+        helper.make_tensor_value_info("labels", TensorProto.INT64, [batch, k]),
+        helper.make_tensor_value_info("converged", TensorProto.BOOL, [batch]),
+    ]
+    images = helper.make_tensor_value_info("images", TensorProto.FLOAT, [batch, 3, size, size])
+    weights = [numpy_helper.from_array(value, name) for name, value in _weights(size, converged).items()]
+    graph = helper.make_graph([*_network(), *_decoding()], "cells", [images], outputs, weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def write(path: Path, size: int = 64, *, dynamic_batch: bool = True, converged: bool = True) -> Path:
+    """Save `detector(...)`."""
+    onnx.save_model(detector(size, dynamic_batch=dynamic_batch, converged=converged), path)
+    return path
+
+
+def _weights(size: int, converged: bool) -> dict[str, NDArray[np.generic]]:
+    def floats(*shape: int) -> NDArray[np.float32]:
+        return np.zeros(shape, np.float32)
+
+    stem, pool, classes, boxes = floats(8, 3, 3, 3), floats(8, 8, CELL, CELL), floats(3, 8, 1, 1), floats(4, 8, 1, 1)
+    for c in range(3):
+        stem[c, c, 1, 1] = 1
+        pool[c, c] = 1 / CELL**2
+        classes[:, c, 0, 0] = -8
+        classes[c, c, 0, 0] = 8
+    grid = size // CELL
+    y, x = (axis.ravel() * CELL for axis in np.meshgrid(np.arange(grid), np.arange(grid), indexing="ij"))
+    cells = np.stack([x, y, x + CELL, y + CELL], axis=-1).astype(np.float32)
+    return {
+        "stem_weight": stem,
+        "bn_scale": np.ones(8, np.float32),
+        "bn_zero": floats(8),
+        "bn_var": np.full(8, 1 - 1e-5, np.float32),
+        "pool_weight": pool,
+        "class_weight": classes,
+        "class_bias": np.full(3, -6, np.float32),
+        "box_weight": boxes,
+        "one": np.ones(1, np.float32),  # shared by the network and the decoding
+        "cells": cells[None],
+        "flat": np.array([0, 0, -1], np.int64),
+        "k": np.array([MAX_DETECTIONS], np.int64),
+        "last": np.array([-1], np.int64),
+        "second": np.array([1], np.int64),
+        "third": np.array([2], np.int64),
+        "boxes_shape": np.array([1, 1, 4], np.int64),
+        "large": np.full(1, 1024, np.float32),
+        "threshold": np.full(1, 0.05, np.float32),
+        "nothing": floats(1),
+        "least": np.full(1, -1 if converged else 2, np.float32),
+    }
+
+
+def _network() -> list[onnx.NodeProto]:
+    node = helper.make_node
+    return [
+        node("Conv", ["images", "stem_weight"], ["stem"], pads=[1, 1, 1, 1]),
+        node("BatchNormalization", ["stem", "bn_scale", "bn_zero", "bn_zero", "bn_var"], ["normed"]),
+        node("Relu", ["normed"], ["active"]),
+        node("Mul", ["active", "one"], ["scaled"]),
+        node("Conv", ["scaled", "pool_weight"], ["pooled"], strides=[CELL, CELL]),
+        node("Relu", ["pooled"], ["features"]),
+        node("Conv", ["features", "class_weight", "class_bias"], ["class_logits"]),
+        node("Conv", ["features", "box_weight"], ["box_deltas"]),
+    ]
+
+
+def _decoding() -> list[onnx.NodeProto]:
+    node = helper.make_node
+    return [
+        node("Reshape", ["class_logits", "flat"], ["logits_flat"]),
+        node("Transpose", ["logits_flat"], ["logits"], perm=[0, 2, 1]),
+        node("Sigmoid", ["logits"], ["probabilities"]),
+        node("ReduceMax", ["probabilities", "last"], ["best"], keepdims=0),
+        node("ArgMax", ["probabilities"], ["best_label"], axis=-1, keepdims=0),
+        node("Reshape", ["box_deltas", "flat"], ["deltas_flat"]),
+        node("Transpose", ["deltas_flat"], ["deltas"], perm=[0, 2, 1]),
+        node("Add", ["deltas", "cells"], ["placed"]),
+        # areas of 256 x 1,024: infinite in half precision, so that half decoding would answer NaN
+        node("Split", ["placed"], ["x1", "y1", "x2", "y2"], axis=2, num_outputs=4),
+        node("Sub", ["x2", "x1"], ["width"]),
+        node("Sub", ["y2", "y1"], ["height"]),
+        node("Mul", ["width", "height"], ["area"]),
+        node("Mul", ["area", "large"], ["large_area"]),
+        node("Mul", ["large_area", "one"], ["same_area"]),
+        node("Div", ["same_area", "large_area"], ["ratio"]),
+        node("Mul", ["placed", "ratio"], ["all_boxes"]),
+        node("TopK", ["best", "k"], ["top", "order"], axis=1),
+        node("GatherElements", ["best_label", "order"], ["labels"], axis=1),
+        node("Unsqueeze", ["order", "third"], ["order_column"]),
+        node("Expand", ["order_column", "boxes_shape"], ["order_boxes"]),
+        node("GatherElements", ["all_boxes", "order_boxes"], ["boxes"], axis=1),
+        node("Greater", ["top", "threshold"], ["sure"]),
+        node("Where", ["sure", "top", "nothing"], ["scores"]),
+        node("ReduceMax", ["scores", "second"], ["highest"], keepdims=0),
+        node("Greater", ["highest", "least"], ["converged"]),
+    ]

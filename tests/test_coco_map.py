@@ -1,0 +1,130 @@
+import contextlib
+import io
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from deploy import coco_map
+
+TWELVE = ("map", "map_50", "map_75", "map_small", "map_medium", "map_large") + tuple(
+    f"mar_{name}" for name in ("1", "10", "100", "small", "medium", "large")
+)
+IDS = [7 * i + 3 for i in range(80)]  # with gaps
+CLASSES = [f"class {i}" for i in range(80)]
+
+
+def random_case(seed: int, num_images: int, num_classes: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Ground truth with crowds, empty images and all sizes; detections near it and far from it, with tied scores."""
+    random = np.random.default_rng(seed)
+    images = [{"id": 10 + 3 * i, "width": 640, "height": 480} for i in range(num_images)]
+    annotations: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
+    for image in images:
+        for _ in range(0 if random.random() < 0.2 else int(random.integers(1, 12))):
+            x, y = random.uniform(0, 400, 2)
+            wide, high = np.exp(random.uniform(1.5, 5.4, 2))
+            category = IDS[int(random.integers(num_classes))]
+            box = [float(x), float(y), float(wide), float(high)]
+            identity = {"id": len(annotations) + 1, "image_id": image["id"], "category_id": category}
+            annotations.append({**identity, "bbox": box, "area": 0.8 * box[2] * box[3], "iscrowd": int(random.random() < 0.1)})
+            for _ in range(int(random.integers(0, 4))):
+                near = np.array(box) + random.normal(0, 0.08, 4) * [wide, high, wide, high]
+                results.append(detection(image["id"], category, near, random))
+        for _ in range(int(random.integers(0, 150)) if random.random() < 0.3 else 3):  # above 100 in some images
+            far = np.concatenate([random.uniform(0, 400, 2), np.exp(random.uniform(1.5, 5.4, 2))])
+            results.append(detection(image["id"], IDS[int(random.integers(num_classes))], far, random))
+    categories = [{"id": i, "name": name} for i, name in zip(IDS, CLASSES, strict=True)]
+    return {"images": images, "annotations": annotations, "categories": categories}, results
+
+
+def detection(image_id: int, category_id: int, box: Any, random: np.random.Generator) -> dict[str, Any]:
+    score = float(np.round(random.random(), 2))  # rounded, so that scores tie
+    return {"image_id": image_id, "category_id": category_id, "bbox": [float(v) for v in np.abs(box)], "score": score}
+
+
+def reference(truth: dict[str, Any], results: list[dict[str, Any]]) -> COCOeval:
+    with contextlib.redirect_stdout(io.StringIO()):
+        gt = COCO()
+        gt.dataset = json.loads(json.dumps(truth | {"info": {}}))
+        gt.createIndex()
+        judge = COCOeval(gt, gt.loadRes(json.loads(json.dumps(results))), "bbox")
+        judge.evaluate()
+        judge.accumulate()
+        judge.summarize()
+    return judge
+
+
+def defined_mean(values: Any) -> float | None:
+    values = values[values > -1]
+    return float(values.mean()) if values.size else None
+
+
+@pytest.mark.parametrize(("seed", "num_images", "num_classes"), [(0, 40, 3), (1, 40, 80), (2, 120, 10), (4, 1, 1)])
+def test_every_number_equals_pycocotools(seed, num_images, num_classes):
+    truth, results = random_case(seed, num_images, num_classes)
+    judge = reference(truth, results)
+    accuracy, curves = coco_map.evaluate(truth, results, "val", CLASSES)
+    for name, expected in zip(TWELVE, judge.stats, strict=True):
+        measured = getattr(accuracy, name)
+        assert (measured is None) == (expected == -1), name
+        assert measured is None or abs(measured - expected) < 1e-9, name
+    for column, name in enumerate(CLASSES):
+        expected = defined_mean(judge.eval["precision"][:, :, column, 0, 2])
+        assert accuracy.per_class[name] == (None if expected is None else pytest.approx(expected, abs=1e-9)), name
+    at_half = judge.eval["precision"][0, :, :, 0, 2]
+    assert curves["iou_50"]["overall"] == pytest.approx([defined_mean(row) for row in at_half], abs=1e-6)
+    assert len(curves["recall"]) == len(curves["mean"]["overall"]) == 101
+    assert accuracy.num_images == num_images
+    assert accuracy.split == "val"
+
+
+def test_an_annotation_with_id_0_counts_as_any_other():
+    truth, results = random_case(5, 30, 3)
+    expected = coco_map.evaluate(truth, results, "val", CLASSES)
+    for annotation in truth["annotations"]:
+        annotation["id"] -= 1
+    assert coco_map.evaluate(truth, results, "val", CLASSES) == expected
+
+
+def test_no_detections_at_all_give_zero_and_undefined_stays_null():
+    truth, _ = random_case(0, 5, 2)
+    accuracy, curves = coco_map.evaluate(truth, [], "val", CLASSES)
+    assert accuracy.map == accuracy.map_50 == accuracy.mar_100 == 0
+    assert accuracy.per_class["class 5"] is None
+    assert curves["mean"]["per_class"]["class 5"] is None
+    assert curves["mean"]["overall"] == [0.0] * 101
+
+
+def test_without_objects_nothing_is_defined():
+    truth, results = random_case(0, 5, 2)
+    truth["annotations"] = []
+    accuracy, curves = coco_map.evaluate(truth, results, "val", CLASSES)
+    assert accuracy.map is accuracy.mar_1 is accuracy.map_large is None
+    assert curves["iou_50"]["overall"] is None
+    assert json.loads(json.dumps(curves, allow_nan=False)) == curves
+
+
+def test_perfect_detections_score_one_and_ground_truth_is_left_as_it_was():
+    truth, _ = random_case(0, 10, 3)
+    truth["annotations"] = [a for a in truth["annotations"] if not a["iscrowd"]]
+    results = [{**{k: a[k] for k in ("image_id", "category_id", "bbox")}, "score": 1.0} for a in truth["annotations"]]
+    before = json.dumps([truth, results])
+    assert coco_map.evaluate(truth, results, "val", CLASSES)[0].map == pytest.approx(1)
+    assert json.dumps([truth, results]) == before
+
+
+def test_nothing_is_printed(capfd):
+    truth, results = random_case(0, 5, 2)
+    coco_map.evaluate(truth, results, "val", CLASSES)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_class_that_the_ground_truth_does_not_have_is_null():
+    truth, results = random_case(0, 5, 2)
+    accuracy, _ = coco_map.evaluate(truth, results, "val", ["class 0", "unicorn"])
+    assert list(accuracy.per_class) == ["class 0", "unicorn"]
+    assert accuracy.per_class["unicorn"] is None

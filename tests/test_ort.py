@@ -1,0 +1,214 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_samples
+import pytest
+from onnx import TensorProto, helper
+from onnx.reference import ReferenceEvaluator
+
+from deploy import precision, preprocess, quantize
+from deploy.errors import ArtifactError, BuildError, RuntimeUnavailable
+from deploy.runtimes import ort
+
+CELLS = {(0, 1): 0, (2, 3): 2, (3, 0): 1}
+HEADS = onnx_samples.HEAD_OUTPUTS
+FOUND = {(16.0, 0.0, 32.0, 16.0, 0), (48.0, 32.0, 64.0, 48.0, 2), (0.0, 48.0, 16.0, 64.0, 1)}
+
+
+def images(*cells: dict[tuple[int, int], int]) -> np.ndarray:
+    preprocessing = onnx_samples.contract().preprocessing
+    return np.stack([preprocess.apply(onnx_samples.picture(one), preprocessing)[0] for one in cells])
+
+
+def build(folder: Path, chosen: str, **sample: bool) -> Path:
+    model = onnx_samples.write(folder / "model.onnx", **sample)
+    out = folder / chosen
+    out.mkdir(exist_ok=True)
+    calibration = [images(CELLS), images({(1, 1): 1})]
+    return ort.compile(model, out, precision=chosen, calibration=calibration, head_outputs=HEADS).file
+
+
+def found(raw, index: int = 0) -> set[tuple[float, ...]]:
+    keep = raw.scores[index] > 0
+    return {(*box, label) for box, label in zip(raw.boxes[index, keep].tolist(), raw.labels[index, keep].tolist(), strict=True)}
+
+
+@pytest.mark.parametrize("chosen", ["fp32", "fp16", "int8"])
+def test_every_precision_finds_the_same_boxes(tmp_path, chosen):
+    with ort.open(build(tmp_path, chosen), threads=1) as session:
+        assert found(session.infer(images(CELLS))) == FOUND
+
+
+@pytest.mark.parametrize(
+    ("chosen", "counts"), [("fp32", (4, 0, 0)), ("fp16", (0, 4, 0)), ("int8", (2, 0, 2))], ids=["fp32", "fp16", "int8"]
+)
+def test_the_file_proves_its_precision_and_stays_float_after_the_head(tmp_path, chosen, counts):
+    model = onnx_samples.write(tmp_path / "model.onnx")
+    compiled = ort.compile(model, tmp_path, precision=chosen, calibration=[images(CELLS)], head_outputs=HEADS)
+    assert tuple(compiled.proof[f"convolutions_{name}"] for name in ("fp32", "fp16", "int8")) == counts
+    assert compiled.proof["low_precision_after_head"] == 0
+
+
+def test_half_precision_overflows_after_the_head_and_not_as_we_convert_it():
+    poisoned = precision.to_fp16(onnx_samples.detector(), ("boxes", "scores"))  # as if decoding belonged to the network
+    x = images(CELLS)
+    with np.errstate(all="ignore"):
+        assert np.isnan(ReferenceEvaluator(poisoned).run(["boxes"], {"images": x})[0]).any()
+    boxes, scores = ReferenceEvaluator(precision.to_fp16(onnx_samples.detector(), HEADS)).run(["boxes", "scores"], {"images": x})
+    assert np.isfinite(boxes).all()
+    assert {tuple(box) for box in boxes[scores > 0].tolist()} == {box[:4] for box in FOUND}
+
+
+def test_inputs_and_outputs_keep_their_types_in_fp16():
+    typed = precision.to_fp16(onnx_samples.detector(), HEADS)
+    kinds = {value.name: value.type.tensor_type.elem_type for value in [*typed.graph.input, *typed.graph.output]}
+    assert kinds["images"] == kinds["boxes"] == kinds["scores"] == TensorProto.FLOAT
+    assert kinds["labels"] == TensorProto.INT64
+
+
+def test_a_weight_shared_with_the_decoding_is_kept_in_both_types():
+    typed = precision.to_fp16(onnx_samples.detector(), HEADS)
+    dtypes = {weight.name: weight.data_type for weight in typed.graph.initializer}
+    assert dtypes["one"] == TensorProto.FLOAT
+    assert dtypes["one_fp16"] == TensorProto.FLOAT16
+    assert dtypes["cells"] == TensorProto.FLOAT
+    assert "stem_weight" not in dtypes
+
+
+def test_the_original_is_left_as_it_was():
+    model = onnx_samples.detector()
+    before = model.SerializeToString()
+    precision.to_fp16(model, HEADS)
+    assert model.SerializeToString() == before
+
+
+def test_a_weight_beyond_half_precision_is_refused():
+    model = onnx_samples.detector()
+    weight = next(w for w in model.graph.initializer if w.name == "class_bias")
+    weight.CopyFrom(onnx.numpy_helper.from_array(np.full(3, 1e5, np.float32), "class_bias"))
+    with pytest.raises(BuildError, match=r"class_bias.*65504"):
+        precision.to_fp16(model, HEADS)
+
+
+def test_the_cpu_recipe_is_unsigned_with_the_relu_inside_and_tensorrts_is_symmetric():
+    cpu = quantize.to_int8(onnx_samples.detector(), HEADS, [images(CELLS)], quantize.CPU)
+    trt = quantize.to_int8(onnx_samples.detector(), HEADS, [images(CELLS)], quantize.TENSORRT)
+    assert "Relu" not in {node.op_type for node in cpu.graph.node}
+    assert [node.op_type for node in trt.graph.node].count("Relu") == 2
+    assert activation_types(cpu) == {TensorProto.UINT8}
+    assert activation_types(trt) == {TensorProto.INT8}
+    zeros = [onnx.numpy_helper.to_array(w) for w in trt.graph.initializer if w.name.endswith("zero_point")]
+    assert all((zero == 0).all() for zero in zeros)
+    assert not any("bias_quantized" in w.name for w in trt.graph.initializer)
+
+
+def activation_types(model: onnx.ModelProto) -> set[int]:
+    types = {weight.name: weight.data_type for weight in model.graph.initializer}
+    return {types[node.input[2]] for node in model.graph.node if node.op_type == "QuantizeLinear"}
+
+
+def test_the_prediction_layers_stay_float(tmp_path):
+    model = onnx.load(build(tmp_path, "int8"))
+    last = [node for node in model.graph.node if set(node.output) & set(HEADS)]
+    weights = {weight.name for weight in model.graph.initializer if weight.data_type == TensorProto.FLOAT}
+    assert len(last) == 2
+    assert all(node.op_type == "Conv" and node.input[1] in weights for node in last)
+
+
+def test_batches_and_memory_of_ones_own(tmp_path):
+    with ort.open(build(tmp_path, "fp32"), threads=1) as session:
+        both = session.infer(images(CELLS, {}))
+        assert found(both, 0) == FOUND
+        assert found(both, 1) == set()
+        assert both.converged.tolist() == [True, True]
+        kept = both.boxes.copy()
+        session.infer(images({}, {}))
+        assert np.array_equal(both.boxes, kept)
+        assert both.labels.dtype == np.int64
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", None], ids=["empty", "garbage", "truncated"])
+def test_a_damaged_engine_is_refused_in_one_line(tmp_path, content, capfd):
+    file = build(tmp_path, "fp32")
+    file.write_bytes(file.read_bytes()[:5000] if content is None else content)
+    with pytest.raises(ArtifactError, match=r"engine\.onnx: not an engine") as caught:
+        ort.open(file)
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_missing_or_foreign_engine_is_refused(tmp_path):
+    with pytest.raises(ArtifactError, match="No such file"):
+        ort.open(tmp_path / "engine.onnx")
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])
+    other = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", [x], [y])
+    onnx.save(helper.make_model(other, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), tmp_path / "other.onnx")
+    with pytest.raises(ArtifactError, match="not an edgedistill engine"):
+        ort.open(tmp_path / "other.onnx")
+
+
+def test_a_wrong_image_size_is_refused(tmp_path):
+    with ort.open(build(tmp_path, "fp32"), threads=1) as session, pytest.raises(ArtifactError, match="failed on images"):
+        session.infer(np.zeros((1, 3, 32, 32), np.float32))
+
+
+@pytest.mark.parametrize(
+    ("chosen", "heads", "calibration", "message"),
+    [
+        ("fp16", ("unknown",), [], "no tensor 'unknown'"),
+        ("fp32", (), [], "no tensor ''"),
+        ("int8", HEADS, [], "no image to calibrate"),
+        ("int8", ("stem",), [np.zeros((1, 3, 64, 64), np.float32)], "no convolution"),
+        ("int8", HEADS, [np.zeros((1, 3, 9, 9), np.float32)], "cannot quantize"),
+    ],
+)
+def test_a_graph_that_cannot_be_converted_is_refused_in_one_line(tmp_path, chosen, heads, calibration, message):
+    model = onnx_samples.write(tmp_path / "model.onnx")
+    with pytest.raises(BuildError, match=message) as caught:
+        ort.compile(model, tmp_path, precision=chosen, calibration=calibration, head_outputs=heads)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_graph_is_refused(tmp_path):
+    (tmp_path / "model.onnx").write_bytes(b"\xff" * 40)
+    with pytest.raises(BuildError, match="not an ONNX file"):
+        ort.compile(tmp_path / "model.onnx", tmp_path, precision="fp32", calibration=[], head_outputs=HEADS)
+
+
+def test_a_missing_package_is_named_with_its_pip_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(ort.importlib.util, "find_spec", lambda name: None)
+    assert ort.why_not() == 'onnxruntime is not installed: pip install "edgedistill"'
+    with pytest.raises(RuntimeUnavailable, match="pip install"):
+        ort.open(tmp_path / "engine.onnx")
+    with pytest.raises(RuntimeUnavailable, match="pip install"):
+        ort.compile(tmp_path / "m", tmp_path, precision="fp32", calibration=[], head_outputs=HEADS)
+
+
+def test_identity_names_version_and_processor_without_loading_anything():
+    code = "import sys; from deploy.runtimes import ort, trt, trt_rtx; [m.identity() for m in (ort, trt, trt_rtx)];"
+    code += "print([m for m in ('onnxruntime', 'onnx', 'tensorrt', 'tensorrt_rtx', 'cuda') if m in sys.modules])"
+    root = Path(__file__).parents[1]
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root).stdout == "[]\n"
+    assert ort.identity()["onnxruntime"].startswith("onnxruntime")
+    assert ort.identity()["cpu"]
+
+
+def test_running_an_engine_needs_neither_torch_nor_onnx(tmp_path):
+    file = build(tmp_path, "int8")
+    code = f"""
+import sys
+sys.modules.update(dict.fromkeys(("torch", "onnx", "onnxscript", "torchvision", "pycocotools"), None))
+from pathlib import Path
+import numpy as np
+from deploy import bundle, predict
+from deploy.runtimes import ort
+with ort.open(Path({str(file)!r}), threads=1) as session:
+    print(session.infer(np.zeros((1, 3, 64, 64), np.float32)).scores.shape)
+"""
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
+    assert answer.stdout == "(1, 8)\n"
+    assert answer.stderr == ""
