@@ -1,28 +1,45 @@
-"""`edgedistill check`: the environment, the configuration, the runtimes and the data, before anything is run."""
+"""`edgedistill check`: the environment, the configuration and the data, looked at before anything runs."""
 
 import argparse
 import importlib.metadata
 import platform
 import re
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
-from deploy import plugins
+from deploy import machine, plugins
+from deploy.errors import ConfigError, DataError
 from pipeline.answer import Answer
+from pipeline.config import PipelineConfig, load
+from stages.doctor import Finding, examine
 
 DISTRIBUTION = "edgedistill"
 IMPORT_NAMES = ("pipeline", "stages", "deploy")
 
 
 def check(args: argparse.Namespace) -> Answer:
-    """Look at everything; the exit code is that of the worst finding."""
+    """Everything that can be known beforehand; without a pipeline.yaml, the environment alone."""
     clashes = name_clashes()
-    found: dict[str, Any] = {"python": platform.python_version(), "packages": packages(), "clashes": clashes, "runtimes": runtimes()}
-    return Answer(found, "", 2 if clashes else 0)
+    environment = {"python": platform.python_version(), "machine": machine.identity(), "packages": packages(), "clashes": clashes}
+    found = {**environment, "runtimes": runtimes(), "config": None, "data": []}
+    lines = [*_environment_lines(environment), *_runtime_lines(found["runtimes"])]
+    code = ConfigError.exit_code if clashes else 0
+    if Path(args.config).exists() or args.config != "pipeline.yaml" or args.settings:
+        config = load(Path(args.config), args.settings)
+        findings = data_findings(config)
+        found |= {"config": str(args.config), "data": [asdict(finding) for finding in findings]}
+        lines += [f"{args.config}: valid", *_data_lines(findings)]
+        code = code or (DataError.exit_code if any(finding.level == "error" for finding in findings) else 0)
+    return Answer({**found, "exit_code": code}, "\n".join(lines), code)
 
 
 def packages() -> dict[str, str | None]:
     """The versions of what we depend on, extras included, read without importing any; null where not installed."""
-    names = [re.split(r"[^A-Za-z0-9._-]", line, maxsplit=1)[0] for line in importlib.metadata.requires(DISTRIBUTION) or []]
+    needed = importlib.metadata.requires(DISTRIBUTION) or []
+    names = [re.split(r"[^A-Za-z0-9._-]", line, maxsplit=1)[0] for line in needed if "extra == 'dev'" not in line.replace('"', "'")]
     return {name: _version(name) for name in dict.fromkeys(names)}
 
 
@@ -36,6 +53,43 @@ def name_clashes() -> dict[str, list[str]]:
 def runtimes() -> dict[str, str | None]:
     """Why engines of each runtime cannot run here; null where they can."""
     return {name: plugins.load("deploy.runtimes", name).why_not() for name in plugins.names("deploy.runtimes")}
+
+
+def data_findings(config: PipelineConfig) -> list[Finding]:
+    """What is wrong or odd with the data, read as `prepare` reads it."""
+    with tempfile.TemporaryDirectory(prefix="edgedistill-") as folder:
+        try:
+            sources = plugins.load("stages.datasets", config.data.dataset).build(Path(folder), **config.data.options)
+            return examine(sources, config.data.preprocessing, strict=config.data.strict)
+        except DataError as error:
+            return [Finding("error", "", str(error))]
+
+
+def _environment_lines(environment: Mapping[str, Any]) -> list[str]:
+    installed = [f"{name} {version}" for name, version in environment["packages"].items() if version]
+    missing = [name for name, version in environment["packages"].items() if not version]
+    described = environment["machine"]
+    lines = [
+        f"python {environment['python']} on {described['platform']}, {described['cpu']}, {described['cores']} cores, GPU: {described.get('gpu', 'none')}",
+        f"installed: {', '.join(installed)}",
+        f"not installed: {', '.join(missing) or 'none'}",
+    ]
+    for name, owners in environment["clashes"].items():
+        others = " ".join(owners)
+        lines.append(
+            f"error: {others} installs a package called {name}, which is ours too; "
+            f"run: pip uninstall {others} && pip install --force-reinstall --no-deps {DISTRIBUTION}"
+        )
+    return lines
+
+
+def _runtime_lines(runtimes: Mapping[str, str | None]) -> list[str]:
+    return [f"runtime {name}: {why or 'ready'}" for name, why in runtimes.items()]
+
+
+def _data_lines(findings: list[Finding]) -> list[str]:
+    lines = [f"{finding.level}: {finding.split + ': ' if finding.split else ''}{finding.message}" for finding in findings]
+    return lines or ["data: nothing to complain about"]
 
 
 def _version(name: str) -> str | None:

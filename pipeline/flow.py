@@ -3,8 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from stages.package import package
-
 from pipeline.config import REFERENCES, PipelineConfig
 from pipeline.store import StageRecord, Store
 from stages.artifacts import Bundle, Checkpoint, Dataset, Engine, OnnxModel, Report, Verdicts
@@ -13,6 +11,7 @@ from stages.distill import distill
 from stages.export import export
 from stages.gate import gate
 from stages.optimize import optimize
+from stages.package import package
 from stages.prepare import prepare
 from stages.train import train_baseline, train_teacher
 from stages.validate import validate

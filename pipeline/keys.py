@@ -53,6 +53,12 @@ def parts_of(stage: Callable[..., Any], *args: Any, **kwargs: Any) -> Parts:
     }
 
 
+def are_parts(value: Any) -> bool:
+    """Whether a value read from a file has the form that `parts_of` gives."""
+    groups = ("config", "plugins", "identity", "inputs")
+    return isinstance(value, dict) and "version" in value and all(isinstance(value.get(group), dict) for group in groups)
+
+
 def key_of(parts: Parts) -> str:
     """The artifact's folder name."""
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"), allow_nan=False)

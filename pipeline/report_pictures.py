@@ -5,7 +5,7 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,13 +13,8 @@ from PIL import Image
 
 from deploy import preprocess
 from deploy.errors import DataError
+from pipeline.report_boxes import View, by_image, judge, truth_view
 from stages.artifacts import Checkpoint, Dataset, read_json
-
-SCORE = 0.3
-"""Boxes less certain than this are not drawn."""
-
-IOU = 0.5
-"""A box that covers an object of its class this well has found it."""
 
 NUM_IMAGES = 6
 PHOTO_PX = 480
@@ -27,32 +22,6 @@ HEAT_PX = 256
 ATTENTION = "attention.npz"
 
 _HEAT = np.array([(14, 10, 60), (84, 20, 125), (170, 45, 115), (232, 95, 65), (251, 170, 60), (253, 245, 175)], dtype=np.float64)
-
-Kind = Literal["truth", "crowd", "found", "wrong", "missed"]
-Corners = tuple[float, float, float, float]
-
-
-@dataclass(frozen=True)
-class Box:
-    """A rectangle in px of the picture, and the words on its tag ("" for none)."""
-
-    kind: Kind
-    x: float
-    y: float
-    width: float
-    height: float
-    tag: str = ""
-
-
-@dataclass(frozen=True)
-class View:
-    """One network's boxes on a picture; `series` is teacher, baseline, student or truth."""
-
-    series: str
-    boxes: tuple[Box, ...]
-    found: int
-    wrong: int
-    missed: int
 
 
 @dataclass(frozen=True)
@@ -79,26 +48,16 @@ class Gaze:
     correlation: float | None
 
 
-@dataclass(frozen=True)
-class Object:
-    """An object of the ground truth, or a detection."""
-
-    corners: Corners
-    category: int
-    score: float = 1.0
-    crowd: bool = False
-
-
 def photos(dataset: Dataset, split: str, networks: Mapping[str, Checkpoint], ids: Sequence[int]) -> list[Photo]:
     """The split's images of these ids with the boxes of the ground truth and of each network; images that are gone are left out."""
     coco = read_json(dataset.annotations(split))
     names = {category["id"]: str(category["name"]) for category in coco["categories"]}
-    truth = _by_image(coco["annotations"], ids)
-    found = {series: _by_image(_detections(checkpoint), ids) for series, checkpoint in networks.items()}
+    truth = by_image(coco["annotations"], ids)
+    found = {series: by_image(_detections(checkpoint), ids) for series, checkpoint in networks.items()}
     shown = []
     for row, pixels in _readable(dataset, split, coco, ids):
         own = truth.get(row["id"], [])
-        views = [_truth_view(own, names), *(judge(series, own, objects.get(row["id"], []), names) for series, objects in found.items())]
+        views = [truth_view(own, names), *(judge(series, own, objects.get(row["id"], []), names) for series, objects in found.items())]
         shown.append(_photo(row, pixels, views))
     return shown
 
@@ -108,23 +67,6 @@ def choose(dataset: Dataset, split: str, student: Checkpoint) -> list[int]:
     known = [image["id"] for image in read_json(dataset.annotations(split))["images"]]
     kept = set(_attention(student)["image_ids"].tolist()) if (student.root / ATTENTION).exists() else set()
     return [i for i in known if i in kept][:NUM_IMAGES] or known[:NUM_IMAGES]
-
-
-def judge(series: str, truth: Sequence[Object], detections: Sequence[Object], names: Mapping[int, str]) -> View:
-    """Match the detections above SCORE to the objects, the most certain first, each object once."""
-    open_objects = [o for o in truth if not o.crowd]
-    boxes: list[Box] = []
-    for detection in sorted((d for d in detections if d.score >= SCORE), key=lambda d: -d.score):
-        same = [o for o in open_objects if o.category == detection.category and iou(o.corners, detection.corners) >= IOU]
-        if same:
-            open_objects.remove(max(same, key=lambda o: iou(o.corners, detection.corners)))
-        elif any(o.crowd and o.category == detection.category and _covered(detection.corners, o.corners) for o in truth):
-            continue
-        boxes.append(_box("found" if same else "wrong", detection, f"{_shorten(names[detection.category])} {detection.score:.2f}"))
-    boxes.sort(key=lambda box: box.kind)
-    missed = [_box("missed", o, "") for o in open_objects]
-    wrong = sum(box.kind == "wrong" for box in boxes)
-    return View(series, (*missed, *boxes), len(boxes) - wrong, wrong, len(missed))
 
 
 def gazes(dataset: Dataset, split: str, student: Checkpoint, ids: Sequence[int]) -> list[Gaze]:
@@ -177,13 +119,6 @@ def jpeg(image: Image.Image) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def iou(one: Corners, other: Corners) -> float:
-    """Intersection over union, 0 for empty boxes."""
-    shared = _shared(one, other)
-    union = _area(one) + _area(other) - shared
-    return shared / union if union > 0 else 0.0
-
-
 def _readable(dataset: Dataset, split: str, coco: Mapping[str, Any], ids: Sequence[int]) -> list[tuple[dict[str, Any], NDArray[np.uint8]]]:
     """The rows and pixels of the images that can still be read."""
     rows = {image["id"]: image for image in coco["images"]}
@@ -194,16 +129,6 @@ def _readable(dataset: Dataset, split: str, coco: Mapping[str, Any], ids: Sequen
         except DataError:  # a picture that is gone since does not spoil the report; its template counts those there are
             continue
     return found
-
-
-def _by_image(annotations: Sequence[Mapping[str, Any]], ids: Sequence[int]) -> dict[int, list[Object]]:
-    objects: dict[int, list[Object]] = {number: [] for number in ids}
-    for row in annotations:
-        if row["image_id"] in objects:
-            x, y, width, height = row["bbox"]
-            crowd = bool(row.get("iscrowd", 0))
-            objects[row["image_id"]].append(Object((x, y, x + width, y + height), row["category_id"], row.get("score", 1.0), crowd))
-    return objects
 
 
 def _detections(checkpoint: Checkpoint) -> list[dict[str, Any]]:
@@ -236,31 +161,3 @@ def _fitted(pixels: NDArray[np.uint8], longest: int) -> Image.Image:
     image = Image.fromarray(pixels)
     image.thumbnail((longest, longest), Image.Resampling.LANCZOS)
     return image
-
-
-def _truth_view(truth: Sequence[Object], names: Mapping[int, str]) -> View:
-    boxes = [_box("crowd" if o.crowd else "truth", o, _shorten(names[o.category])) for o in truth]
-    return View("truth", tuple(boxes), sum(box.kind == "truth" for box in boxes), 0, 0)
-
-
-def _box(kind: Kind, found: Object, tag: str) -> Box:
-    x1, y1, x2, y2 = found.corners
-    return Box(kind, round(x1, 1), round(y1, 1), round(x2 - x1, 1), round(y2 - y1, 1), tag)
-
-
-def _shorten(name: str) -> str:
-    return name if len(name) <= 14 else name[:13] + "…"
-
-
-def _shared(one: Corners, other: Corners) -> float:
-    width = min(one[2], other[2]) - max(one[0], other[0])
-    height = min(one[3], other[3]) - max(one[1], other[1])
-    return max(width, 0) * max(height, 0)
-
-
-def _area(box: Corners) -> float:
-    return max(box[2] - box[0], 0) * max(box[3] - box[1], 0)
-
-
-def _covered(box: Corners, by: Corners) -> bool:
-    return _shared(box, by) >= IOU * _area(box)

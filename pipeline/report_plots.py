@@ -32,7 +32,7 @@ class Panel:
 
     name: str
     chart: Chart
-    values: Mapping[str, float | None]
+    figures: Mapping[str, float | None]
 
 
 def pareto(engines: Sequence[Engine]) -> list[Engine]:

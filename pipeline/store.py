@@ -214,6 +214,7 @@ def _stamp(folder: Path, instance: str, seconds: float) -> None:
 
 def _remembered(path: Path) -> dict[str, keys.Parts]:
     try:
-        return dict(json.loads(path.read_bytes())["stages"])
-    except (OSError, ValueError, KeyError, TypeError):
+        stages = json.loads(path.read_bytes())["stages"]
+        return {instance: parts for instance, parts in stages.items() if keys.are_parts(parts)}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}

@@ -74,7 +74,7 @@ def examine(sources: Mapping[str, Source], preprocessing: Preprocessing, *, stri
 def _left_out(split: str, problems: Problems, level: Level) -> Iterator[Finding]:
     for kind, count in problems.count.items():
         first = problems.named[kind][0].removeprefix(f"{split}: ")
-        yield Finding(level, split, f"{kind}, {count} times; the first: {first}")
+        yield Finding(level, split, f"{kind}: {count}, the first {first}")
 
 
 def _boxes(split: str, examined: _Examined, preprocessing: Preprocessing) -> Iterator[Finding]:
@@ -85,15 +85,15 @@ def _boxes(split: str, examined: _Examined, preprocessing: Preprocessing) -> Ite
         yield Finding("error", split, "no usable box to learn from")
     empty = len(images) - len({row["image_id"] for row in rows})
     if empty:
-        yield Finding("info", split, f"{empty} of {len(images)} images have no object")
+        yield Finding("info", split, f"images without an object: {empty} of {len(images)}")
     over = sum(_reaches_out(row["bbox"], examined.files[row["image_id"]]) for row in rows)
     if over:
-        yield Finding("info", split, f"{over} of {len(rows)} boxes reach over the edge of their image")
+        yield Finding("info", split, f"boxes over the edge of their image: {over} of {len(rows)}")
     sides = [_side_px(row["bbox"], examined.files[row["image_id"]], preprocessing) for row in rows]
     tiny = sum(side < TINY_PX for side in sides)
     if sides and tiny > TINY_SHARE * len(sides):
         size = f"{preprocessing.width} x {preprocessing.height}"
-        text = f"{tiny} of {len(sides)} objects are below {TINY_PX:g} px at the network's input of {size}; enlarge data.preprocessing"
+        text = f"objects below {TINY_PX:g} px at the network's input of {size}: {tiny} of {len(sides)}; enlarge data.preprocessing"
         yield Finding("warning", split, text)
 
 
@@ -115,7 +115,7 @@ def _categories(examined: Mapping[str, _Examined]) -> Iterator[Finding]:
     gaps = [number for number in range(min(names), max(names)) if number not in names] if max(names) - min(names) < 10_000 else []
     if gaps:
         shown = ", ".join(map(str, gaps[:5])) + (", ..." if len(gaps) > 5 else "")
-        yield Finding("info", "", f"category ids have {len(gaps)} gaps ({shown}); the network's labels are contiguous all the same")
+        yield Finding("info", "", f"category ids not in use: {shown}; the network's labels are contiguous all the same")
     counts = {split: _count(one.coco["annotations"]) for split, one in examined.items()}
     for split, count in counts.items():
         absent = [name for number, name in names.items() if not count[number]]
@@ -141,7 +141,7 @@ def _same_files(split: str, examined: _Examined) -> Iterator[Finding]:
     twice = [number for number, count in Counter(file.sha256 for file in examined.files.values()).items() if count > 1]
     if twice:
         first = [names[number] for number, file in examined.files.items() if file.sha256 == twice[0]]
-        yield Finding("info", split, f"{len(twice)} images stand more than once, {first[0]} as {first[1]} for one")
+        yield Finding("info", split, f"images that stand more than once: {len(twice)}, {first[0]} as {first[1]} for one")
 
 
 def _leaks(examined: Mapping[str, _Examined]) -> Iterator[Finding]:
@@ -152,10 +152,12 @@ def _leaks(examined: Mapping[str, _Examined]) -> Iterator[Finding]:
             serious = "train" in (one, other)
             same, alike = _shared(examined[one], examined[other])
             if same:
-                text = f"{len(same)} files are also in {one}, {same[0][1]} as {same[0][0]} for one; what is measured here says too much"
+                text = (
+                    f"files that are also in {one}: {len(same)}, {same[0][1]} as {same[0][0]} for one; what is measured here says too much"
+                )
                 yield Finding("error" if serious else "warning", other, text)
             if alike:
-                text = f"{len(alike)} images look like one in {one}, {alike[0][1]} like {alike[0][0]} for one"
+                text = f"images that look like one in {one}: {len(alike)}, {alike[0][1]} like {alike[0][0]} for one"
                 yield Finding("warning" if serious else "info", other, text)
 
 

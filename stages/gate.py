@@ -49,7 +49,7 @@ def exit_code(
 
 def limit(one: GateConfig) -> str:
     """The gate's limit in words: '>= 0.3', '<= 20' or both; a number equal to the limit passes."""
-    parts = [f"{sign} {number:g}" for sign, number in ((">=", one.min), ("<=", one.max)) if number is not None]
+    parts = [f"{sign} {number:.12g}" for sign, number in ((">=", one.min), ("<=", one.max)) if number is not None]
     return " and ".join(parts)
 
 

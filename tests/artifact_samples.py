@@ -2,12 +2,15 @@
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_samples
 from PIL import Image
 
+from deploy.bundle import Bundle
 from deploy.contract import Accuracy, Latency, Percentiles
 from stages.artifacts import (
     Checkpoint,
@@ -23,10 +26,13 @@ from stages.artifacts import (
     Split,
     write_facts,
 )
-from stages.config import TargetConfig
+from stages.config import GateConfig, PackageConfig, TargetConfig
+from stages.gate import gate
 from stages.optimize import optimize
+from stages.package import package
 
 CELL = onnx_samples.CELL
+PASSING: Sequence[Mapping[str, Any]] = ({"metric": "map", "min": 0.5}, {"metric": "bytes", "max": 1e9})
 
 
 def dataset(root: Path, num_images: int = 6) -> Dataset:
@@ -36,7 +42,8 @@ def dataset(root: Path, num_images: int = 6) -> Dataset:
         random = np.random.default_rng(seed)
         folder = root / "images" / name
         folder.mkdir(parents=True)
-        images, annotations = [], []
+        images: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
         for number in range(num_images):
             cells = {(int(random.integers(4)), int(random.integers(4))): int(random.integers(3)) for _ in range(number % 3)}
             Image.fromarray(onnx_samples.picture(cells)).save(folder / f"{number}.png")
@@ -131,3 +138,17 @@ def report_facts(*, why: str | None = None, target: str = "here", **changes: flo
         machine={"cpu": "abacus"},
         why=why,
     )
+
+
+def bundle(
+    root: Path, gates: Sequence[Mapping[str, Any]] = PASSING, *, why: str | None = None, built: Engine | None = None, **config: str
+) -> Bundle:
+    """A bundle of the sample detector with the verdicts of `gates` on a made-up report."""
+    out, verdicts = root / "bundle", root / "verdicts"
+    out.mkdir(parents=True)
+    verdicts.mkdir()
+    built = built or engine(root, target())
+    measured = report(root / "report", why=why)
+    judged = gate(verdicts, tuple(GateConfig.model_validate(one) for one in gates), measured)
+    package(out, PackageConfig(**config), built, model(root / "model"), measured, judged, checkpoint(root / "student"))
+    return Bundle.load(out)

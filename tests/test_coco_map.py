@@ -9,10 +9,9 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from deploy import coco_map
+from deploy.contract import Accuracy
 
-TWELVE = ("map", "map_50", "map_75", "map_small", "map_medium", "map_large") + tuple(
-    f"mar_{name}" for name in ("1", "10", "100", "small", "medium", "large")
-)
+TWELVE = [name for name in Accuracy.model_fields if name.startswith("ma")]
 IDS = [7 * i + 3 for i in range(80)]  # with gaps
 CLASSES = [f"class {i}" for i in range(80)]
 
@@ -64,7 +63,7 @@ def defined_mean(values: Any) -> float | None:
 
 
 @pytest.mark.parametrize(("seed", "num_images", "num_classes"), [(0, 40, 3), (1, 40, 80), (2, 120, 10), (4, 1, 1)])
-def test_every_number_equals_pycocotools(seed, num_images, num_classes):
+def test_every_number_equals_pycocotools(seed: int, num_images: int, num_classes: int) -> None:
     truth, results = random_case(seed, num_images, num_classes)
     judge = reference(truth, results)
     accuracy, curves = coco_map.evaluate(truth, results, "val", CLASSES)
@@ -82,7 +81,7 @@ def test_every_number_equals_pycocotools(seed, num_images, num_classes):
     assert accuracy.split == "val"
 
 
-def test_an_annotation_with_id_0_counts_as_any_other():
+def test_an_annotation_with_id_0_counts_as_any_other() -> None:
     truth, results = random_case(5, 30, 3)
     expected = coco_map.evaluate(truth, results, "val", CLASSES)
     for annotation in truth["annotations"]:
@@ -90,7 +89,7 @@ def test_an_annotation_with_id_0_counts_as_any_other():
     assert coco_map.evaluate(truth, results, "val", CLASSES) == expected
 
 
-def test_no_detections_at_all_give_zero_and_undefined_stays_null():
+def test_no_detections_at_all_give_zero_and_undefined_stays_null() -> None:
     truth, _ = random_case(0, 5, 2)
     accuracy, curves = coco_map.evaluate(truth, [], "val", CLASSES)
     assert accuracy.map == accuracy.map_50 == accuracy.mar_100 == 0
@@ -99,7 +98,7 @@ def test_no_detections_at_all_give_zero_and_undefined_stays_null():
     assert curves["mean"]["overall"] == [0.0] * 101
 
 
-def test_without_objects_nothing_is_defined():
+def test_without_objects_nothing_is_defined() -> None:
     truth, results = random_case(0, 5, 2)
     truth["annotations"] = []
     accuracy, curves = coco_map.evaluate(truth, results, "val", CLASSES)
@@ -108,7 +107,7 @@ def test_without_objects_nothing_is_defined():
     assert json.loads(json.dumps(curves, allow_nan=False)) == curves
 
 
-def test_perfect_detections_score_one_and_ground_truth_is_left_as_it_was():
+def test_perfect_detections_score_one_and_ground_truth_is_left_as_it_was() -> None:
     truth, _ = random_case(0, 10, 3)
     truth["annotations"] = [a for a in truth["annotations"] if not a["iscrowd"]]
     results = [{**{k: a[k] for k in ("image_id", "category_id", "bbox")}, "score": 1.0} for a in truth["annotations"]]
@@ -117,13 +116,13 @@ def test_perfect_detections_score_one_and_ground_truth_is_left_as_it_was():
     assert json.dumps([truth, results]) == before
 
 
-def test_nothing_is_printed(capfd):
+def test_nothing_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
     truth, results = random_case(0, 5, 2)
     coco_map.evaluate(truth, results, "val", CLASSES)
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_class_that_the_ground_truth_does_not_have_is_null():
+def test_a_class_that_the_ground_truth_does_not_have_is_null() -> None:
     truth, results = random_case(0, 5, 2)
     accuracy, _ = coco_map.evaluate(truth, results, "val", ["class 0", "unicorn"])
     assert list(accuracy.per_class) == ["class 0", "unicorn"]

@@ -5,8 +5,9 @@ import onnx_samples
 import pytest
 
 from deploy import latency
+from deploy.contract import Latency
 from deploy.predictor import Predictor
-from deploy.runtimes import Raw, Session
+from deploy.runtimes import Batch, Raw, Session
 
 
 class Slow(Session):
@@ -16,22 +17,22 @@ class Slow(Session):
         self.seconds = seconds
         self.seen: list[float] = []
 
-    def infer(self, images):
+    def infer(self, images: Batch) -> Raw:
         self.seen.append(float(images.max()))
         time.sleep(self.seconds * (10 if len(self.seen) % 100 == 0 else 1))
         shape = (1, 1)
         return Raw(np.zeros((*shape, 4), np.float32), np.zeros(shape, np.float32), np.zeros(shape, np.int64), np.ones(1, bool))
 
-    def close(self):
+    def close(self) -> None:
         pass
 
 
-def measure(session: Session, **protocol: float) -> latency.Latency:
+def measure(session: Session, **protocol: float) -> Latency:
     images = [np.full((64, 64, 3), value, np.uint8) for value in (0, 100, 200)]
     return latency.measure(Predictor(session, onnx_samples.contract()), images, **protocol)  # type: ignore[arg-type]
 
 
-def test_warm_up_is_not_counted_and_every_image_takes_its_turn():
+def test_warm_up_is_not_counted_and_every_image_takes_its_turn() -> None:
     session = Slow(0)
     result = measure(session, warmup=4, min_passes=7, min_seconds=0)
     assert result.num_passes == 7
@@ -40,13 +41,13 @@ def test_warm_up_is_not_counted_and_every_image_takes_its_turn():
     assert session.seen[4] == session.seen[7] == session.seen[10]
 
 
-def test_the_shortest_time_counts_beside_the_fewest_passes():
+def test_the_shortest_time_counts_beside_the_fewest_passes() -> None:
     result = measure(Slow(0.001), warmup=0, min_passes=1, min_seconds=0.1)
     assert result.seconds >= 0.1
     assert 10 < result.num_passes < 100
 
 
-def test_a_slow_pass_is_kept():
+def test_a_slow_pass_is_kept() -> None:
     result = measure(Slow(0.001), warmup=0, min_passes=100, min_seconds=0)
     assert 1 <= result.infer.p50 < 8
     assert result.infer.p99 > result.infer.p95
@@ -54,11 +55,11 @@ def test_a_slow_pass_is_kept():
     assert latency.percentiles([1.0] * 98 + [1000.0] * 2).p99 == 1000
 
 
-def test_percentiles_by_hand():
+def test_percentiles_by_hand() -> None:
     found = latency.percentiles(list(range(101)))
     assert (found.p50, found.p90, found.p95, found.p99) == (50, 90, 95, 99)
 
 
-def test_no_image_is_an_error():
+def test_no_image_is_an_error() -> None:
     with pytest.raises(ValueError, match="no image"):
         latency.measure(Predictor(Slow(0), onnx_samples.contract()), [])

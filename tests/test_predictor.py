@@ -9,12 +9,12 @@ from deploy.detections import Detections, to_coco
 from deploy.errors import ArtifactError
 from deploy.predictor import Predictor, decide
 from deploy.preprocess import Placement
-from deploy.runtimes import Raw, Session
+from deploy.runtimes import Batch, Raw, Session
 
 AS_IT_IS = Placement(1.0, 1.0, 0, 0, 64, 64)
 
 
-def raw(boxes, scores, labels, converged=True) -> Raw:
+def raw(boxes: list[list[float]], scores: list[float], labels: list[int], *, converged: bool = True) -> Raw:
     return Raw(
         np.array([boxes], np.float32).reshape(1, -1, 4), np.array([scores], np.float32), np.array([labels], np.int64), np.array([converged])
     )
@@ -27,15 +27,15 @@ class Fixed(Session):
         self.answer = answer
         self.shapes: list[tuple[int, ...]] = []
 
-    def infer(self, images):
+    def infer(self, images: Batch) -> Raw:
         self.shapes.append(images.shape)
         return self.answer
 
-    def close(self):
+    def close(self) -> None:
         pass
 
 
-def test_boxes_come_back_in_pixels_of_the_original_image():
+def test_boxes_come_back_in_pixels_of_the_original_image() -> None:
     contract = ModelContract(preprocessing=Preprocessing(height=64, width=64), classes=("a",), category_ids=(5,))
     session = Fixed(raw([[0, 16, 32, 32], [32, 8, 64, 70]], [0.9, 0.8], [0, 0]))
     found = Predictor(session, contract).detect(np.zeros((64, 128, 3), np.uint8))  # halved, 16 px of padding above and below
@@ -45,7 +45,7 @@ def test_boxes_come_back_in_pixels_of_the_original_image():
     json.dumps(to_coco(found, 7, contract))
 
 
-def test_padding_is_dropped_and_no_detection_is_fine():
+def test_padding_is_dropped_and_no_detection_is_fine() -> None:
     found = decide(raw([[0, 0, 1, 1], [0, 0, 2, 2]], [0.5, 0], [0, 99]), AS_IT_IS, num_classes=1)
     assert found.scores.tolist() == [0.5]
     nothing = decide(raw([[0, 0, 1, 1]], [0], [0]), AS_IT_IS, num_classes=1)
@@ -64,19 +64,19 @@ def test_padding_is_dropped_and_no_detection_is_fine():
         (raw([[0, 0, 1, 1]], [0.5], [-1]), "label -1"),
     ],
 )
-def test_an_answer_that_cannot_be_used_is_refused_in_one_line(answer, message):
+def test_an_answer_that_cannot_be_used_is_refused_in_one_line(answer: Raw, message: str) -> None:
     with pytest.raises(ArtifactError, match=message) as caught:
         decide(answer, AS_IT_IS, num_classes=1)
     assert "\n" not in str(caught.value)
 
 
-def test_the_parts_of_a_pass_add_up_to_its_time():
+def test_the_parts_of_a_pass_add_up_to_its_time() -> None:
     predictor = Predictor(Fixed(raw([[0, 0, 1, 1]], [0.5], [0])), onnx_samples.contract())
     _, timings = predictor.timed(np.zeros((64, 64, 3), np.uint8))
     assert min(timings.pre_ms, timings.infer_ms, timings.post_ms) > 0
     assert timings.pre_ms + timings.infer_ms + timings.post_ms == pytest.approx(timings.end_to_end_ms)
 
 
-def test_above_keeps_the_certain_ones():
+def test_above_keeps_the_certain_ones() -> None:
     found = Detections(np.zeros((3, 4)), np.array([0.9, 0.5, 0.1], np.float32), np.array([0, 1, 2]))
     assert found.above(0.5).labels.tolist() == [0, 1]

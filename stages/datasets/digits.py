@@ -13,6 +13,7 @@ from PIL import Image
 from pydantic import Field
 
 from deploy.errors import ConfigError
+from deploy.progress import track
 from stages import digits_art, embedded
 from stages.datasets import Source
 
@@ -110,7 +111,7 @@ def _write(folder: Path, pool: _Pool, seeds: list[tuple[int, int, int]]) -> Sour
     folder.mkdir(parents=True, exist_ok=True)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for number, seed in enumerate(seeds, start=1):
+    for number, seed in enumerate(track(seeds, f"paint {folder.name} images"), start=1):
         image, objects = digits_art.scene(np.random.default_rng(seed), pool.style, pool.photographs, pool.glyphs, pool.labels)
         name = f"{number:06d}.jpg"
         image.save(folder / name, quality=92, subsampling=0)

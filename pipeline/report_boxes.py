@@ -1,0 +1,113 @@
+"""Boxes on a picture: which detections found an object, which are wrong, and what was missed."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+SCORE = 0.3
+"""Boxes less certain than this are not drawn."""
+
+IOU = 0.5
+"""A box that covers an object of its class this well has found it."""
+
+LONGEST_TAG = 14
+
+Kind = Literal["truth", "crowd", "found", "wrong", "missed"]
+Corners = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle in px of the picture, and the words on its tag ("" for none)."""
+
+    kind: Kind
+    x: float
+    y: float
+    width: float
+    height: float
+    tag: str = ""
+
+
+@dataclass(frozen=True)
+class View:
+    """One network's boxes on a picture; `series` is teacher, baseline, student or truth."""
+
+    series: str
+    boxes: tuple[Box, ...]
+    found: int
+    wrong: int
+    missed: int
+
+
+@dataclass(frozen=True)
+class Object:
+    """An object of the ground truth, or a detection."""
+
+    corners: Corners
+    category: int
+    score: float = 1.0
+    crowd: bool = False
+
+
+def judge(series: str, truth: Sequence[Object], detections: Sequence[Object], names: Mapping[int, str]) -> View:
+    """Match the detections above SCORE to the objects, the most certain first, each object once."""
+    open_objects = [o for o in truth if not o.crowd]
+    boxes: list[Box] = []
+    for detection in sorted((d for d in detections if d.score >= SCORE), key=lambda d: -d.score):
+        same = [o for o in open_objects if o.category == detection.category and iou(o.corners, detection.corners) >= IOU]
+        if same:
+            open_objects.remove(max(same, key=lambda o: iou(o.corners, detection.corners)))
+        elif any(o.crowd and o.category == detection.category and _covered(detection.corners, o.corners) for o in truth):
+            continue
+        boxes.append(_box("found" if same else "wrong", detection, f"{_shorten(names[detection.category])} {detection.score:.2f}"))
+    boxes.sort(key=lambda box: box.kind)
+    missed = [_box("missed", o, "") for o in open_objects]
+    wrong = sum(box.kind == "wrong" for box in boxes)
+    return View(series, (*missed, *boxes), len(boxes) - wrong, wrong, len(missed))
+
+
+def iou(one: Corners, other: Corners) -> float:
+    """Intersection over union, 0 for empty boxes."""
+    shared = _shared(one, other)
+    union = _area(one) + _area(other) - shared
+    return shared / union if union > 0 else 0.0
+
+
+def by_image(annotations: Sequence[Mapping[str, Any]], ids: Sequence[int]) -> dict[int, list[Object]]:
+    """COCO annotations or results as objects, a list for each of these images."""
+    objects: dict[int, list[Object]] = {number: [] for number in ids}
+    for row in annotations:
+        if row["image_id"] in objects:
+            x, y, width, height = row["bbox"]
+            crowd = bool(row.get("iscrowd", 0))
+            objects[row["image_id"]].append(Object((x, y, x + width, y + height), row["category_id"], row.get("score", 1.0), crowd))
+    return objects
+
+
+def truth_view(truth: Sequence[Object], names: Mapping[int, str]) -> View:
+    """The objects that there are."""
+    boxes = [_box("crowd" if o.crowd else "truth", o, _shorten(names[o.category])) for o in truth]
+    return View("truth", tuple(boxes), sum(box.kind == "truth" for box in boxes), 0, 0)
+
+
+def _box(kind: Kind, found: Object, tag: str) -> Box:
+    x1, y1, x2, y2 = found.corners
+    return Box(kind, round(x1, 1), round(y1, 1), round(x2 - x1, 1), round(y2 - y1, 1), tag)
+
+
+def _shorten(name: str) -> str:
+    return name if len(name) <= LONGEST_TAG else name[: LONGEST_TAG - 1] + "…"
+
+
+def _shared(one: Corners, other: Corners) -> float:
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    return max(width, 0) * max(height, 0)
+
+
+def _area(box: Corners) -> float:
+    return max(box[2] - box[0], 0) * max(box[3] - box[1], 0)
+
+
+def _covered(box: Corners, by: Corners) -> bool:
+    return _shared(box, by) >= IOU * _area(box)

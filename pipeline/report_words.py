@@ -1,0 +1,160 @@
+"""Figures as people read them, and the headline in words. mAP stays a fraction; differences are points, hundredths of it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+UNDEFINED = "–"
+MINUS = "−"
+NETWORKS = {"teacher": "Teacher", "baseline": "Undistilled", "student": "Distilled"}
+"""How the three networks are called, by their names in summary.json."""
+
+_WORST_FIRST = ("fail", "incomparable", "inconclusive", "unmeasured", "pass")
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A headline figure."""
+
+    title: str
+    figure: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The verdict (pass, fail or open) in words, the run in a sentence or two, and its figures."""
+
+    tone: str
+    verdict: str
+    sentences: tuple[str, ...]
+    tiles: tuple[Tile, ...]
+
+
+def fraction(value: float | None) -> str:
+    """mAP."""
+    return UNDEFINED if value is None else f"{value:.3f}"
+
+
+def points(value: float | None) -> str:
+    """A difference of mAP, signed."""
+    return UNDEFINED if value is None else f"{value * 100:+.1f}".replace("-", MINUS)
+
+
+def percent(value: float | None) -> str:
+    """A share of a whole."""
+    return UNDEFINED if value is None else f"{value * 100:.0f} %".replace("-", MINUS)
+
+
+def milliseconds(value: float | None) -> str:
+    """Three digits or so."""
+    return UNDEFINED if value is None else f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f}"
+
+
+def size(value: int | None) -> str:
+    """Bytes as kB or MB."""
+    if value is None:
+        return UNDEFINED
+    return f"{value / 1e6:.2f} MB" if value >= 1e6 else f"{value / 1e3:.0f} kB"
+
+
+def count(value: int) -> str:
+    """A large number in thousands, millions or billions."""
+    for unit, sign in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= unit:
+            return f"{value / unit:.3g} {sign}"
+    return str(value)
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds, minutes, hours."""
+    if seconds is None:
+        return UNDEFINED
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def times(ratio: float) -> str:
+    """'2.4 times'; whole numbers from ten on."""
+    return f"{ratio:.1f} times" if ratio < 10 else f"{ratio:.0f} times"
+
+
+def worst(gates: Sequence[Mapping[str, Any]], target: str) -> str | None:
+    """The verdict on a target: that of its worst gate, None without gates."""
+    found = {gate["verdict"] for gate in gates if gate["target"] == target}
+    return next((verdict for verdict in _WORST_FIRST if verdict in found), None)
+
+
+def fastest(summary: Mapping[str, Any]) -> str | None:
+    """The quickest target that no gate failed, else the quickest; None where none was measured."""
+    measured = {name: target for name, target in summary["targets"].items() if target["latency_ms"]}
+    good = [name for name in measured if worst(summary["gates"], name) != "fail"]
+    return min(good or measured, key=lambda name: float(measured[name]["latency_ms"]["end_to_end"]["p50"]), default=None)
+
+
+def headline(summary: Mapping[str, Any]) -> Headline:
+    """What a reader should know first."""
+    tone, verdict = _verdict(summary)
+    return Headline(tone, verdict, tuple(s for s in (_accuracy(summary), _speed(summary)) if s), tuple(_tiles(summary)))
+
+
+def _verdict(summary: Mapping[str, Any]) -> tuple[str, str]:
+    verdicts = [gate["verdict"] for gate in summary["gates"]]
+    failed, judged = verdicts.count("fail"), len(verdicts) - verdicts.count("unmeasured")
+    missing = [name for name, target in summary["targets"].items() if target["why"]]
+    unmeasured = f"; not measured here: {', '.join(missing)}" if missing else ""
+    code = summary["exit_code"]
+    if code == 0:
+        passed = f"All {judged} gates passed" if judged > 1 else "The gate passed" if judged else "No gate to pass"
+        return ("pass" if judged else "open"), passed + unmeasured
+    reasons = {
+        5: "A required target could not be measured",
+        10: f"{failed} of {judged} gates failed",
+        11: "A gate is inconclusive",
+        12: "A gate found nothing to compare",
+    }
+    return ("fail" if code in (5, 10) else "open"), reasons.get(code, f"Exit code {code}") + unmeasured
+
+
+def _accuracy(summary: Mapping[str, Any]) -> str:
+    teacher, student, gain, closed = summary["teacher"], summary["student"], summary["gain_map"], summary["gap_closed"]
+    if student["map"] is None or gain is None:
+        return f"Accuracy is undefined: split {student['split']} has no object to find."
+    own = f"Taught by its teacher, the student of {count(student['parameters'])} parameters reaches mAP {fraction(student['map'])}"
+    against = "the same network trained alone"
+    change = f"as much as {against}" if round(abs(gain) * 100, 1) == 0 else f"{abs(gain) * 100:.1f} points {'above' if gain > 0 else 'below'} {against}"
+    lead = f", {percent(closed)} of the way up to the teacher at {fraction(teacher['map'])}" if closed is not None and 0 < closed <= 1 else ""
+    over = f", above even the teacher at {fraction(teacher['map'])}" if closed is not None and closed > 1 else ""
+    return f"{own} on {student['num_images']} images of split {student['split']}: {change}{lead}{over}."
+
+
+def _speed(summary: Mapping[str, Any]) -> str | None:
+    name = fastest(summary)
+    if name is None:
+        return "No engine could be measured on this machine."
+    target = summary["targets"][name]
+    p50 = target["latency_ms"]["end_to_end"]["p50"]
+    reference = summary["references"].get("teacher", {}).get("latency_ms")
+    ratio = reference["end_to_end"]["p50"] / p50 if reference and p50 else 0.0
+    faster = f", {times(ratio)} as fast as the teacher" if ratio > 1 else ""
+    return f"Its engine {name} takes {milliseconds(p50)} ms an image, from pixels to boxes{faster}, at mAP {fraction(target['map'])}."
+
+
+def _tiles(summary: Mapping[str, Any]) -> list[Tile]:
+    teacher, baseline, student = (summary[name] for name in NETWORKS)
+    lead = None if teacher["map"] is None or baseline["map"] is None else teacher["map"] - baseline["map"]
+    name = fastest(summary)
+    closed = summary["gap_closed"]
+    behind = "of the teacher's lead" if closed is not None else "the teacher does not lead"
+    tiles = [
+        Tile("Gain by distillation", points(summary["gain_map"]), f"points of mAP: {fraction(baseline['map'])} to {fraction(student['map'])}"),
+        Tile("Gap closed", percent(closed), behind + (f", {points(lead).lstrip('+')} points" if lead is not None and closed is not None else "")),
+        Tile("Smaller", f"{teacher['parameters'] / max(student['parameters'], 1):.1f}×", f"{count(student['parameters'])} parameters against {count(teacher['parameters'])}"),
+    ]
+    if name is not None:
+        target = summary["targets"][name]
+        p50 = milliseconds(target["latency_ms"]["end_to_end"]["p50"])
+        return [*tiles, Tile("Fastest engine", f"{p50} ms", f"{name}, mAP {fraction(target['map'])}, {size(target['bytes'])}")]
+    return [*tiles, Tile("Fastest engine", UNDEFINED, "none could be measured here")]

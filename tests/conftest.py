@@ -1,0 +1,34 @@
+"""What most tests of the pipeline start from."""
+
+from pathlib import Path
+
+import pytest
+
+SMALL = """\
+name: small
+data: {dataset: digits}
+teacher: {detector: {name: fcos}}
+student: {detector: {name: fcos}, train: {epochs: 2}}
+distill:
+  losses:
+    - {name: attention, weight: 1.0}
+targets:
+  - {name: cpu, runtime: ort}
+gates:
+  - {metric: map, min: 0.1}
+"""
+
+
+@pytest.fixture(autouse=True)
+def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test depends on the variables of the shell that started it."""
+    for name in ("CI", "RANK", "WORLD_SIZE", "LOCAL_RANK", "EDGEDISTILL_DATA"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def small_file(tmp_path: Path) -> Path:
+    """A small configuration file."""
+    path = tmp_path / "pipeline.yaml"
+    path.write_text(SMALL, encoding="utf-8")
+    return path

@@ -1,0 +1,197 @@
+"""The training loop: resumed, distilled and undisturbed trainings compared bit for bit."""
+
+import copy
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from torch import Tensor
+
+from deploy.errors import ArtifactError, ConfigError
+from stages.artifacts import Dataset
+from stages.checkpoint import build_detector
+from stages.config import LossConfig, TrainConfig
+from stages.detectors import Detector, Outputs
+from stages.distillation import Distillation, build_losses
+from stages.loader import Batch, EpochBatches, TrainingImages
+from stages.loop import Task, Trainer, learning_rate
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return tiny.dataset(tmp_path_factory.mktemp("data") / "digits")
+
+
+def trainer(dataset: Dataset, folder: Path, config: TrainConfig, losses: list[dict[str, Any]] | None) -> tuple[Trainer, Detector]:
+    """A training of the tiny student with these losses (none: without a teacher), and the teacher."""
+    folder.mkdir(exist_ok=True)
+    student, teacher = build_detector(tiny.detector(), 10, 0), build_detector(tiny.detector(tiny.TEACHER), 10, 5)
+    if losses is None:
+        task = Task(student)
+    else:
+        built = build_losses(tiny.distillation(losses=losses), student, teacher, 0)
+        task = Distillation(student, teacher, built, 2)
+    return Trainer(task, dataset, config, seed=0, device="cpu", folder=folder, label="test"), teacher
+
+
+def assert_same(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> None:
+    assert first.keys() == second.keys()
+    for name in first:
+        assert torch.equal(first[name], second[name]), name
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with open(folder / "curves.csv", encoding="utf-8") as file:
+        return [{k: v for k, v in row.items() if k != "images_per_s"} for row in csv.DictReader(file)]
+
+
+class Stop(Exception):
+    """Stands for a kill."""
+
+
+@pytest.mark.parametrize("losses", [None, tiny.LOSSES], ids=["alone", "distilled"])
+@pytest.mark.parametrize("step", [1, 4, 8])
+def test_a_training_broken_off_at_any_step_ends_with_the_same_weights(
+    dataset: Dataset, tmp_path: Path, losses: list[dict[str, Any]] | None, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny.schedule(augment=[{"name": "color"}, {"name": "scale"}, {"name": "mosaic"}])
+    undisturbed = trainer(dataset, tmp_path / "whole", config, losses)[0].run().state_dict()
+    broken, _ = trainer(dataset, tmp_path / "broken", config, losses)
+    take = broken._step
+
+    def stop_at_step(batch: Batch) -> dict[str, float]:
+        if broken._progress.step == step:
+            raise Stop
+        return take(batch)
+
+    monkeypatch.setattr(broken, "_step", stop_at_step)
+    with pytest.raises(Stop):
+        broken.run()
+    torch.rand(17)  # the state of the global generator must not matter
+    resumed = trainer(dataset, tmp_path / "broken", config, losses)[0].run().state_dict()
+    assert_same(undisturbed, resumed)
+    assert rows(tmp_path / "whole") == rows(tmp_path / "broken")
+
+
+def test_weight_zero_is_no_distillation_bit_for_bit(dataset: Dataset, tmp_path: Path) -> None:
+    config = tiny.schedule()
+    alone = trainer(dataset, tmp_path / "alone", config, None)[0].run().state_dict()
+    losses = [{**loss, "weight": 0.0} for loss in tiny.LOSSES]
+    assert_same(alone, trainer(dataset, tmp_path / "zero", config, losses)[0].run().state_dict())
+    distilled = trainer(dataset, tmp_path / "distilled", config, tiny.LOSSES)[0].run().state_dict()
+    assert any(not torch.equal(alone[name], distilled[name]) for name in alone)
+
+
+def test_the_teacher_is_bit_identical_after_training_and_saved_nowhere(dataset: Dataset, tmp_path: Path) -> None:
+    training, teacher = trainer(dataset, tmp_path / "run", tiny.schedule(), tiny.LOSSES)
+    before = copy.deepcopy(teacher.state_dict())
+    student = training.run()
+    assert_same(before, teacher.state_dict())
+    assert not any("teacher" in name for name in training._task.state_dict())
+    assert student.state_dict().keys() == build_detector(tiny.detector(), 10).state_dict().keys()
+
+
+def test_the_terms_of_each_loss_are_logged_by_name(dataset: Dataset, tmp_path: Path) -> None:
+    trainer(dataset, tmp_path / "run", tiny.schedule(epochs=1), tiny.LOSSES)[0].run()
+    names = set(rows(tmp_path / "run")[0])
+    assert {"epoch", "loss", "attention/feature", "attention/transfer", "non_local/relation", "learning_rate", "grad_norm"} <= names
+
+
+class Poisoned(Task):
+    """A task with a term that is infinite from the fourth step on."""
+
+    steps = 0
+
+    def forward(self, batch: Batch, extra: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        loss, terms = super().forward(batch, extra)
+        self.steps += 1
+        bad = torch.tensor(float("inf") if self.steps > 3 else 0.0)
+        return loss + bad, {**terms, "poison": bad}
+
+
+def test_a_term_that_is_not_finite_stops_the_training_and_is_named(dataset: Dataset, tmp_path: Path) -> None:
+    task = Poisoned(build_detector(tiny.detector(), 10))
+    training = Trainer(task, dataset, tiny.schedule(), seed=0, device="cpu", folder=tmp_path, label="student")
+    with pytest.raises(ArtifactError, match=r"student: poison is inf at step 3 \(epoch 2\)"):
+        training.run()
+
+
+def test_learning_rate_warms_up_and_follows_the_schedule() -> None:
+    cosine = learning_rate(tiny.schedule(warmup_steps=10, schedule="cosine"), 100)
+    assert cosine(0) == pytest.approx(0.1)
+    assert cosine(50) == pytest.approx(0.5)
+    assert cosine(100) == pytest.approx(0.0)
+    steps = learning_rate(tiny.schedule(warmup_steps=0, schedule="multistep", milestones=(0.5, 0.9), gamma=0.1), 100)
+    assert [steps(i) for i in (0, 49, 50, 89, 90)] == pytest.approx([1, 1, 0.1, 0.1, 0.01])
+
+
+def test_batches_of_two_processes_together_are_those_of_one() -> None:
+    def batches(rank: int, processes: int) -> list[list[tuple[int, int]]]:
+        sampler = EpochBatches(11, 4, seed=3, rank=rank, num_processes=processes)
+        sampler.epoch = 2
+        return list(sampler)
+
+    for whole, first, second in zip(batches(0, 1), batches(0, 2), batches(1, 2), strict=True):
+        assert sorted(whole) == sorted(first + second)
+        assert len(first) == len(second) == 2
+    assert len(batches(0, 1)) == 2
+    assert {epoch for batch in batches(0, 1) for epoch, _ in batch} == {2}
+
+
+def test_a_view_depends_on_seed_epoch_and_index_alone(dataset: Dataset) -> None:
+    config = tiny.schedule(augment=[{"name": "color"}, {"name": "mosaic", "p": 1.0}])
+    images, again = TrainingImages(dataset, config, 0), TrainingImages(dataset, config, 0)
+    torch.manual_seed(99)
+    first = images[(1, 3)]
+    torch.manual_seed(1)
+    again[(0, 2)]
+    assert torch.equal(first[0], again[(1, 3)][0])
+    assert torch.equal(first[1].boxes, again[(1, 3)][1].boxes)
+    assert not torch.equal(first[0], images[(2, 3)][0])
+    assert not torch.equal(first[0], TrainingImages(dataset, config, 1)[(1, 3)][0])
+
+
+@pytest.mark.parametrize("name", ["flip", "scale", "crop", "color", "mosaic"])
+def test_every_augmentation_keeps_boxes_inside_the_input(dataset: Dataset, name: str) -> None:
+    images = TrainingImages(dataset, tiny.schedule(augment=[{"name": name}]), 0)
+    for index in range(len(images)):
+        image, target = images[(0, index)]
+        assert image.shape == (3, 64, 64)
+        assert target.boxes.shape == (len(target.labels), 4)
+        assert bool((target.boxes >= 0).all() and (target.boxes <= 64).all())
+        assert bool((target.boxes[:, 2:] > target.boxes[:, :2]).all())
+
+
+def test_flip_mirrors_image_and_boxes(dataset: Dataset) -> None:
+    plain, flipped = (TrainingImages(dataset, tiny.schedule(augment=a), 0)[(0, 0)] for a in ([], [{"name": "flip", "p": 1.0}]))
+    assert torch.equal(flipped[0], plain[0].flip(-1))
+    assert torch.equal(flipped[1].boxes[:, [0, 2]], 64 - plain[1].boxes[:, [2, 0]])
+
+
+class TestTeacherOutputs:
+    """What the student's losses receive of the teacher."""
+
+    def test_are_those_of_eval_mode_on_the_same_view(self, dataset: Dataset) -> None:
+        student, teacher = build_detector(tiny.detector(), 10), build_detector(tiny.detector({**tiny.TEACHER, "norm": "batch"}), 10)
+        losses = {"attention": (build_losses(tiny.distillation(), student, teacher, 0)["attention"][0], 1.0)}
+        task = Distillation(student, teacher, losses, 4).train()
+        images = torch.randn(2, 3, 64, 64)
+        outputs, ramp = task.prepare(Batch(images, ()), 0)
+        assert isinstance(outputs, Outputs)
+        assert ramp == pytest.approx(0.25)
+        with torch.no_grad():
+            expected = teacher.eval()(images)
+        for level, same in zip(outputs.pyramid, expected.pyramid, strict=True):
+            torch.testing.assert_close(level, same)
+            assert not level.requires_grad
+
+
+def test_a_loss_given_twice_is_refused() -> None:
+    student = build_detector(tiny.detector(), 10)
+    twice = tiny.distillation(losses=[LossConfig.model_validate({"name": "attention"})] * 2)
+    with pytest.raises(ConfigError, match="attention stands twice"):
+        build_losses(twice, student, student, 0)

@@ -1,0 +1,46 @@
+"""A tiny data set, teacher, student and schedule, for tests that train."""
+
+from pathlib import Path
+from typing import Any
+
+from stages.artifacts import Dataset
+from stages.config import DataConfig, DetectorConfig, DistillConfig, TrainConfig
+from stages.prepare import prepare
+
+STUDENT: dict[str, Any] = {
+    "name": "fcos",
+    "backbone": "resnet10",
+    "width": 8,
+    "norm": "group",
+    "fpn_channels": 32,
+    "strides": (8, 16),
+    "head_convs": 1,
+    "range_scale": 0.5,
+}
+TEACHER: dict[str, Any] = {**STUDENT, "width": 16}
+LOSSES: list[dict[str, Any]] = [{"name": "attention", "weight": 0.5}, {"name": "non_local", "weight": 0.5}]
+
+
+def dataset(out: Path, *, train_images: int = 12) -> Dataset:
+    """A few generated digit images of 64 px."""
+    options = {"image_size": 64, "train_images": train_images, "val_images": 4, "test_images": 4, "shifted_images": 4}
+    sizes = {"min_size": 20, "max_size": 32, "max_digits": 2}
+    config = DataConfig.model_validate({"dataset": "digits", **options, **sizes, "preprocessing": {"height": 64, "width": 64}})
+    out.mkdir(parents=True, exist_ok=True)
+    return prepare(out, config)
+
+
+def detector(options: dict[str, Any] = STUDENT) -> DetectorConfig:
+    """The student's configuration, or another's."""
+    return DetectorConfig.model_validate(options)
+
+
+def schedule(**options: Any) -> TrainConfig:
+    """Three short epochs."""
+    defaults: dict[str, Any] = {"epochs": 3, "batch_size": 4, "warmup_steps": 2, "learning_rate": 1e-3, "ema": 0.9, "workers": 0}
+    return TrainConfig.model_validate({**defaults, **options})
+
+
+def distillation(**options: Any) -> DistillConfig:
+    """Both losses."""
+    return DistillConfig.model_validate({"losses": LOSSES, **options})
