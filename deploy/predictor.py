@@ -58,7 +58,7 @@ def decide(raw: Raw, placement: preprocess.Placement, *, num_classes: int, index
         ArtifactError: NMS did not converge, a number is not finite, or a label is out of range.
     """
     if not raw.converged[index]:
-        raise ArtifactError("the engine's NMS did not converge on an image; export again with fewer export.candidates")
+        raise ArtifactError("the engine's NMS did not converge; export again with fewer export.candidates")
     keep = np.flatnonzero(raw.scores[index] != 0)  # NaN is kept, to be refused
     boxes, scores, labels = raw.boxes[index, keep], raw.scores[index, keep], raw.labels[index, keep]
     if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):

@@ -22,7 +22,7 @@ class Steps:
         self.label = label
         self.total = total
         self.start = start
-        self.done = start
+        self.done = self._shown = start
         self.note = ""
         self._silent = int(os.environ.get("RANK", "0")) > 0
         self._bar = (
@@ -46,11 +46,11 @@ class Steps:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._bar is not None:
             self._bar.close()
-        elif self._printed != self._started and kind is None:
+        elif kind is None and self._shown not in (self.start, self.done):
             self._line()
 
     def _line(self) -> None:
-        self._printed = time.monotonic()
+        self._printed, self._shown = time.monotonic(), self.done
         if self._silent:
             return
         seconds = self._printed - self._started

@@ -38,8 +38,8 @@ _ABSORBED = ("Relu", "Clip")
 def to_int8(model: ModelProto, head_outputs: tuple[str, ...], calibration: Calibration, recipe: Recipe) -> ModelProto:
     """The model with its network's convolutions and matrix products in int8, ranges read from the calibration images.
 
-    The prediction layers, whose results are the head outputs, stay float: an 8-bit grid over logits and distances costs boxes and
-    they cost little time. So nothing after the head outputs is rounded.
+    The prediction layers, whose results are the head outputs, stay float, so that decoding begins with numbers that were not
+    rounded to 8 bits; they are a small part of the time and of the bytes.
 
     Raises:
         BuildError: there is nothing to quantize, no calibration image, or ONNX Runtime refuses the graph.

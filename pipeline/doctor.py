@@ -23,24 +23,32 @@ IMPORT_NAMES = ("pipeline", "stages", "deploy")
 def check(args: argparse.Namespace) -> Answer:
     """Everything that can be known beforehand; without a pipeline.yaml, the environment alone."""
     clashes = name_clashes()
-    environment = {"python": platform.python_version(), "machine": machine.identity(), "packages": packages(), "clashes": clashes}
-    found = {**environment, "runtimes": runtimes(), "config": None, "data": []}
-    lines = [*_environment_lines(environment), *_runtime_lines(found["runtimes"])]
+    found: dict[str, Any] = {
+        "python": platform.python_version(),
+        "machine": machine.identity(),
+        "packages": packages(),
+        "clashes": clashes,
+        "runtimes": runtimes(),
+        "config": None,
+        "data": [],
+    }
+    lines = _environment_lines(found)
     code = ConfigError.exit_code if clashes else 0
     if Path(args.config).exists() or args.config != "pipeline.yaml" or args.settings:
         config = load(Path(args.config), args.settings)
         findings = data_findings(config)
-        found |= {"config": str(args.config), "data": [asdict(finding) for finding in findings]}
+        found["config"], found["data"] = str(args.config), [asdict(finding) for finding in findings]
         lines += [f"{args.config}: valid", *_data_lines(findings)]
         code = code or (DataError.exit_code if any(finding.level == "error" for finding in findings) else 0)
     return Answer({**found, "exit_code": code}, "\n".join(lines), code)
 
 
 def packages() -> dict[str, str | None]:
-    """The versions of what we depend on, extras included, read without importing any; null where not installed."""
+    """The versions of what we depend on, extras included, read without importing any; null where missing."""
     needed = importlib.metadata.requires(DISTRIBUTION) or []
     names = [re.split(r"[^A-Za-z0-9._-]", line, maxsplit=1)[0] for line in needed if "extra == 'dev'" not in line.replace('"', "'")]
-    return {name: _version(name) for name in dict.fromkeys(names)}
+    found = {name: _version(name) for name in dict.fromkeys(names)}
+    return {name: version for name, version in found.items() if version or not found.get(f"{name}-gpu")}
 
 
 def name_clashes() -> dict[str, list[str]]:
@@ -65,26 +73,22 @@ def data_findings(config: PipelineConfig) -> list[Finding]:
             return [Finding("error", "", str(error))]
 
 
-def _environment_lines(environment: Mapping[str, Any]) -> list[str]:
-    installed = [f"{name} {version}" for name, version in environment["packages"].items() if version]
-    missing = [name for name, version in environment["packages"].items() if not version]
-    described = environment["machine"]
-    lines = [
-        f"python {environment['python']} on {described['platform']}, {described['cpu']}, {described['cores']} cores, GPU: {described.get('gpu', 'none')}",
+def _environment_lines(found: Mapping[str, Any]) -> list[str]:
+    here = found["machine"]
+    installed = [f"{name} {version}" for name, version in found["packages"].items() if version]
+    missing = [name for name, version in found["packages"].items() if not version]
+    return [
+        f"python {found['python']} on {here['platform']}, {here['cpu']}, {here['cores']} cores, GPU: {here.get('gpu', 'none')}",
         f"installed: {', '.join(installed)}",
         f"not installed: {', '.join(missing) or 'none'}",
+        *(f"runtime {name}: {why or 'ready'}" for name, why in found["runtimes"].items()),
+        *(_clash_line(name, " ".join(owners)) for name, owners in found["clashes"].items()),
     ]
-    for name, owners in environment["clashes"].items():
-        others = " ".join(owners)
-        lines.append(
-            f"error: {others} installs a package called {name}, which is ours too; "
-            f"run: pip uninstall {others} && pip install --force-reinstall --no-deps {DISTRIBUTION}"
-        )
-    return lines
 
 
-def _runtime_lines(runtimes: Mapping[str, str | None]) -> list[str]:
-    return [f"runtime {name}: {why or 'ready'}" for name, why in runtimes.items()]
+def _clash_line(name: str, others: str) -> str:
+    mend = f"pip uninstall {others} && pip install --force-reinstall --no-deps {DISTRIBUTION}"
+    return f"error: {others} installs a package called {name}, which is ours too; run: {mend}"
 
 
 def _data_lines(findings: list[Finding]) -> list[str]:

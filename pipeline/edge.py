@@ -1,6 +1,7 @@
 """The commands on a bundle: gate, predict, serve; they need the base installation only."""
 
 import argparse
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,12 +36,9 @@ def predict(args: argparse.Namespace) -> Answer:
 
     out = Path(args.out)
     found = draw(Bundle.load(Path(args.bundle)), [Path(image) for image in args.images], out, min_score=args.score)
-    scores: dict[int, list[float]] = {image["id"]: [] for image in found["images"]}
-    for annotation in found["annotations"]:
-        scores[annotation["image_id"]].append(annotation["score"])
+    counts = Counter(annotation["image_id"] for annotation in found["annotations"] if annotation["score"] >= args.score)
     lines = [
-        f"{out / image['drawn']}: {sum(score >= args.score for score in scores[image['id']])} of {image['width']} x {image['height']} px"
-        for image in found["images"]
+        f"{out / image['drawn']}: {counts[image['id']]} objects in {image['width']} x {image['height']} px" for image in found["images"]
     ]
     return Answer({"out": str(out), **found}, "\n".join(lines))
 

@@ -17,7 +17,6 @@ from pipeline.files import replace_text
 from pipeline.flow import RunResult, TargetResult
 from pipeline.report_plots import Engine, Panel
 from pipeline.report_words import NETWORKS
-from pipeline.table import number
 from pipeline.summary import difference, summarize
 from stages.artifacts import Checkpoint, Report, read_json
 
@@ -52,9 +51,8 @@ def write_report(run: RunResult, file: Path) -> None:
     """
     folder = Path(__file__).parent
     environment = Environment(loader=FileSystemLoader(folder), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    for name in ("fraction", "points", "percent", "milliseconds", "size", "count", "duration"):
+    for name in ("fraction", "points", "percent", "milliseconds", "size", "count", "duration", "measured"):
         environment.filters[name] = getattr(report_words, name)
-    environment.filters["measured"] = number
     replace_text(file, environment.get_template("report.html.j2").render(content(run)))
 
 
@@ -74,6 +72,10 @@ def content(run: RunResult) -> dict[str, Any]:
         "classes": shown_classes(classes),
         "num_classes": len(classes),
         **_pictures(run),
+        "spent": {
+            "now": sum(stage.seconds or 0 for stage in run.stages if not stage.reused),
+            "all": sum(stage.seconds or 0 for stage in run.stages),
+        },
         "longest": max((stage.seconds or 0 for stage in run.stages), default=0) or 1,
         "facts": _facts(run),
     }
@@ -130,7 +132,7 @@ def _measured(run: RunResult, summary: Mapping[str, Any]) -> dict[str, Any]:
     }
     rows = _latency_rows(summary)
     return {
-        "tradeoff": [chart for chart in (report_plots.tradeoff(shown, 760, 400), report_plots.tradeoff(shown, 380, 380)) if chart],
+        "tradeoff": [chart for chart in (report_plots.tradeoff(shown, 900, 430), report_plots.tradeoff(shown, 380, 380)) if chart],
         "latency": rows,
         "slowest": max((sum(row["parts"].values()) for row in rows), default=1) or 1,
         "precision_recall": report_plots.precision_recall(named, 460, 380),

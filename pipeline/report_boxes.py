@@ -1,7 +1,7 @@
 """Boxes on a picture: which detections found an object, which are wrong, and what was missed."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 SCORE = 0.3
@@ -11,9 +11,22 @@ IOU = 0.5
 """A box that covers an object of its class this well has found it."""
 
 LONGEST_TAG = 14
+TAG_HEIGHT = 0.062
+"""Of the picture's width."""
 
 Kind = Literal["truth", "crowd", "found", "wrong", "missed"]
 Corners = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Tag:
+    """Words on a picture, px."""
+
+    text: str
+    x: float
+    y: float
+    width: float
+    height: float
 
 
 @dataclass(frozen=True)
@@ -25,7 +38,8 @@ class Box:
     y: float
     width: float
     height: float
-    tag: str = ""
+    words: str = ""
+    tag: Tag | None = None
 
 
 @dataclass(frozen=True)
@@ -90,9 +104,36 @@ def truth_view(truth: Sequence[Object], names: Mapping[int, str]) -> View:
     return View("truth", tuple(boxes), sum(box.kind == "truth" for box in boxes), 0, 0)
 
 
-def _box(kind: Kind, found: Object, tag: str) -> Box:
+def tagged(view: View, width: int, height: int) -> View:
+    """The same boxes with their tags, on a picture of width x height px: beside the box, clear of each other where there is room."""
+    taken: list[Corners] = []
+    boxes = []
+    for box in view.boxes:
+        tag = _tag(box, width, height, taken) if box.words else None
+        if tag is not None:
+            taken.append(_corners(tag))
+        boxes.append(replace(box, tag=tag))
+    return replace(view, boxes=tuple(boxes))
+
+
+def _tag(box: Box, width: int, height: int, taken: Sequence[Corners]) -> Tag:
+    """The first of five places that is free, else the first that lies within the picture."""
+    high = round(width * TAG_HEIGHT, 1)
+    wide = round(high * (0.48 * len(box.words) + 0.4), 1)
+    right, bottom = box.x + box.width, box.y + box.height
+    places = [(box.x, box.y - high), (right - wide, box.y - high), (box.x, bottom), (right - wide, bottom), (box.x, box.y)]
+    tags = [Tag(box.words, round(min(max(x, 0), width - wide), 1), round(y, 1), wide, high) for x, y in places]
+    within = [tag for tag in tags if 0 <= tag.y <= height - high] or [replace(tags[-1], y=round(min(max(box.y, 0), height - high), 1))]
+    return next((tag for tag in within if not any(_shared(_corners(tag), other) for other in taken)), within[0])
+
+
+def _corners(tag: Tag) -> Corners:
+    return tag.x, tag.y, tag.x + tag.width, tag.y + tag.height
+
+
+def _box(kind: Kind, found: Object, words: str) -> Box:
     x1, y1, x2, y2 = found.corners
-    return Box(kind, round(x1, 1), round(y1, 1), round(x2 - x1, 1), round(y2 - y1, 1), tag)
+    return Box(kind, round(x1, 1), round(y1, 1), round(x2 - x1, 1), round(y2 - y1, 1), words)
 
 
 def _shorten(name: str) -> str:

@@ -120,12 +120,15 @@ def tick_text(value: float) -> str:
     return f"{value / 1000:g}k" if abs(value) >= 10_000 else f"{round(value, 10):g}"
 
 
-def place_labels(marks: Sequence[Mark], words: Sequence[tuple[str, str]], frame: Rectangle) -> tuple[Label, ...]:
-    """Words (text, detail) for each mark, near it, inside the frame and clear of each other and of all marks.
+def place_labels(
+    marks: Sequence[Mark], words: Sequence[tuple[str, str]], frame: Rectangle, obstacles: Sequence[Rectangle] = ()
+) -> tuple[Label, ...]:
+    """Words (text, detail) for each mark, near it, inside the frame and clear of each other, of all marks and of the obstacles.
 
     A mark for whose words there is no room anywhere gets none.
     """
     taken = [(mark.x - MARK_RADIUS, mark.y - MARK_RADIUS, mark.x + MARK_RADIUS, mark.y + MARK_RADIUS) for mark in marks]
+    taken += obstacles
     labels = []
     for mark, (text, detail) in sorted(zip(marks, words, strict=True), key=lambda pair: (pair[0].x, pair[0].y)):
         size = max(7.6 * len(text), 6.6 * len(detail)), 2.0 * LINE_HEIGHT
@@ -166,7 +169,7 @@ def _round_steps(low: float, high: float, count: int, *, smallest: float) -> lis
 
 def _round_ratios(low: float, high: float, count: int) -> list[float]:
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    for factors in ((1, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,)):
+    for factors in ((1, 2, 3, 5), (1, 2, 5), (1, 3), (1,)):
         values = [factor * 10.0**decade for decade in decades for factor in factors]
         found = [value for value in values if low <= value <= high]
         if len(found) <= count:

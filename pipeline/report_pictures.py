@@ -13,7 +13,7 @@ from PIL import Image
 
 from deploy import preprocess
 from deploy.errors import DataError
-from pipeline.report_boxes import View, by_image, judge, truth_view
+from pipeline.report_boxes import View, by_image, judge, tagged, truth_view
 from stages.artifacts import Checkpoint, Dataset, read_json
 
 NUM_IMAGES = 6
@@ -154,7 +154,7 @@ def _over_image(attention: NDArray[Any], pixels: NDArray[np.uint8], dataset: Dat
 
 def _photo(row: Mapping[str, Any], pixels: NDArray[np.uint8], views: Sequence[View]) -> Photo:
     height, width = pixels.shape[:2]
-    return Photo(str(row["file_name"]), width, height, jpeg(_fitted(pixels, PHOTO_PX)), tuple(views))
+    return Photo(str(row["file_name"]), width, height, jpeg(_fitted(pixels, PHOTO_PX)), tuple(tagged(view, width, height) for view in views))
 
 
 def _fitted(pixels: NDArray[np.uint8], longest: int) -> Image.Image:

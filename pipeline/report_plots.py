@@ -4,10 +4,11 @@ import csv
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from pipeline.report_charts import Chart, Line, Mark, Rectangle, Scale, extent, path_of, place_labels
+from pipeline.report_charts import Chart, Line, Mark, Point, Rectangle, Scale, extent, path_of, place_labels
 
 LOG_RATIO = 4
 """Latencies that lie further apart than this are drawn on a logarithmic axis."""
@@ -48,15 +49,16 @@ def tradeoff(engines: Sequence[Engine], width: int, height: int) -> Chart | None
     """mAP against latency with the Pareto front; None where nothing was measured."""
     if not engines:
         return None
-    frame: Rectangle = (52, 16, width - 14, height - 46)
+    frame: Rectangle = (52, 10, width - 14, height - 46)
     latencies = [engine.latency for engine in engines]
     log = max(latencies) > LOG_RATIO * min(latencies)
     low, high = (math.exp(v) for v in extent(map(math.log, latencies), margin=0.14)) if log else extent(latencies, margin=0.22)
     x = Scale(low if log else max(low, 0), high, frame[0], frame[2], log)
-    bottom, top = extent((engine.map for engine in engines), margin=0.22)
+    bottom, top = extent((engine.map for engine in engines), margin=0.15)
     y = Scale(max(bottom, 0) if top > 0 else bottom, top, frame[3], frame[1])
     marks = [Mark(e.series, x(e.latency), y(e.map), f"{e.name}: mAP {e.map:.3f}, {e.latency:.3g} ms") for e in engines]
     words = [(engine.name, f"{engine.map:.3f}, {engine.latency:.3g} ms") for engine in engines]
+    corners = _staircase(pareto(engines), x, y, frame)
     names = ", ".join(engine.name for engine in pareto(engines))
     return Chart(
         title=f"mAP against end-to-end latency of {len(engines)} engines. On the Pareto front: {names}.",
@@ -67,18 +69,23 @@ def tradeoff(engines: Sequence[Engine], width: int, height: int) -> Chart | None
         y_ticks=y.ticks(5),
         x_title=f"latency end to end, median, ms{' (logarithmic)' if log else ''}",
         y_title="mAP",
-        lines=(Line("front", _staircase(pareto(engines), x, y, frame), "Pareto front"),),
+        lines=(Line("front", path_of(corners), "Pareto front"),),
         marks=tuple(marks),
-        labels=place_labels(marks, words, frame),
+        labels=place_labels(marks, words, frame, [_strip(one, other) for one, other in pairwise(corners)]),
     )
 
 
-def _staircase(front: Sequence[Engine], x: Scale, y: Scale, frame: Rectangle) -> str:
+def _staircase(front: Sequence[Engine], x: Scale, y: Scale, frame: Rectangle) -> list[Point]:
     """Up at each engine of the front, then level: what can be had at each latency."""
-    corners: list[tuple[float, float]] = [(x(front[0].latency), frame[3])]
+    corners: list[Point] = [(x(front[0].latency), frame[3])]
     for engine in front:
         corners += [(x(engine.latency), corners[-1][1]), (x(engine.latency), y(engine.map))]
-    return path_of([*corners, (frame[2], corners[-1][1])])
+    return [*corners, (frame[2], corners[-1][1])]
+
+
+def _strip(one: Point, other: Point) -> Rectangle:
+    """A narrow box around a level or upright line."""
+    return min(one[0], other[0]) - 2, min(one[1], other[1]) - 2, max(one[0], other[0]) + 2, max(one[1], other[1]) + 2
 
 
 def read_curves(file: Path) -> dict[str, list[tuple[float, float]]]:
@@ -114,7 +121,7 @@ def training(curves: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]) 
 
 
 def _training_panel(name: str, series: Mapping[str, Sequence[tuple[float, float]]]) -> Panel:
-    width, height = 280, 168
+    width, height = 250, 156
     frame: Rectangle = (40, 10, width - 8, height - 24)
     low, high = extent(value for points in series.values() for _, value in points)
     first, last = min(p[0][0] for p in series.values()), max(p[-1][0] for p in series.values())
@@ -136,9 +143,15 @@ def precision_recall(curves: Mapping[str, tuple[str, str, Mapping[str, Any]]], w
         return None
     frame: Rectangle = (48, 12, width - 14, height - 44)
     x, y = Scale(0, 1, frame[0], frame[2]), Scale(0, 1, frame[3], frame[1])
-    drawn = tuple(Line(s, path_of([(x(r), y(p)) for r, p in zip(recall, found, strict=True)]), name, style) for name, s, style, recall, found in lines)
+    drawn = tuple(Line(s, path_of(_descent(recall, found, x, y)), name, style) for name, s, style, recall, found in lines)
     title = f"Precision at IoU 0.5 against recall of {', '.join(line[0] for line in lines)}"
     return Chart(title, width, height, frame, x.ticks(5), y.ticks(5), "recall", "precision at IoU 0.5", drawn)
+
+
+def _descent(recall: Sequence[float], precision: Sequence[float], x: Scale, y: Scale) -> list[Point]:
+    """The curve in px, down to its first 0: beyond the highest recall there is nothing to draw."""
+    end = next((step + 1 for step, value in enumerate(precision) if value == 0), len(precision))
+    return [(x(r), y(p)) for r, p in zip(recall[:end], precision[:end], strict=True)]
 
 
 def class_curves(curves: Mapping[str, Mapping[str, Any]], classes: Sequence[str]) -> list[Panel]:
@@ -151,7 +164,7 @@ def _class_panel(name: str, series: Mapping[str, tuple[Sequence[float], Sequence
     frame: Rectangle = (16, 6, width - 4, height - 14)
     x, y = Scale(0, 1, frame[0], frame[2]), Scale(0, 1, frame[3], frame[1])
     drawn = tuple(
-        Line(key, path_of([(x(r), y(p)) for r, p in zip(recall, found, strict=True)]), key)
+        Line(key, path_of(_descent(recall, found, x, y)), key)
         for key, (recall, found) in series.items()
         if found is not None
     )

@@ -66,6 +66,13 @@ def count(value: int) -> str:
     return str(value)
 
 
+def measured(value: float | None, metric: str) -> str:
+    """What a gate judged, with the digits that tell it from a limit nearby."""
+    if value is None:
+        return UNDEFINED
+    return f"{value:,.0f}" if metric == "bytes" else f"{value:.3f}" if metric.endswith("_ms") else f"{value:.4f}"
+
+
 def duration(seconds: float | None) -> str:
     """Seconds, minutes, hours."""
     if seconds is None:
@@ -103,19 +110,17 @@ def headline(summary: Mapping[str, Any]) -> Headline:
 def _verdict(summary: Mapping[str, Any]) -> tuple[str, str]:
     verdicts = [gate["verdict"] for gate in summary["gates"]]
     failed, judged = verdicts.count("fail"), len(verdicts) - verdicts.count("unmeasured")
-    missing = [name for name, target in summary["targets"].items() if target["why"]]
-    unmeasured = f"; not measured here: {', '.join(missing)}" if missing else ""
     code = summary["exit_code"]
     if code == 0:
         passed = f"All {judged} gates passed" if judged > 1 else "The gate passed" if judged else "No gate to pass"
-        return ("pass" if judged else "open"), passed + unmeasured
+        return ("pass" if judged else "open"), passed
     reasons = {
         5: "A required target could not be measured",
         10: f"{failed} of {judged} gates failed",
         11: "A gate is inconclusive",
         12: "A gate found nothing to compare",
     }
-    return ("fail" if code in (5, 10) else "open"), reasons.get(code, f"Exit code {code}") + unmeasured
+    return ("fail" if code in (5, 10) else "open"), reasons.get(code, f"Exit code {code}")
 
 
 def _accuracy(summary: Mapping[str, Any]) -> str:

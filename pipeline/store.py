@@ -152,6 +152,7 @@ class Store:
         """Run the stage; None where another process made the artifact meanwhile."""
         scratch = path.with_name(f".{path.name}.partial")
         if self.rank > 0:
+            # the first process has made or wiped the scratch folder before it joins the stage's process group, which others wait for
             if keys.info(stage).distributed:
                 stage(scratch, *args, **kwargs)
             while finished(path) is None:
@@ -197,10 +198,13 @@ class Store:
 
 
 def finished(path: Path) -> dict[str, Any] | None:
-    """The stamp of an artifact that is whole; None where it is not there or any of its files is missing or cut short."""
+    """The stamp of an artifact that is whole; None where it is not there or any of its files is missing or cut short.
+
+    A file may have grown: TensorBoard's writer flushes when the process ends.
+    """
     try:
         stamp: dict[str, Any] = json.loads((path / STAMP).read_bytes())
-        whole = FACTS in stamp["files"] and all((path / name).stat().st_size == size for name, size in stamp["files"].items())
+        whole = FACTS in stamp["files"] and all((path / name).stat().st_size >= size for name, size in stamp["files"].items())
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return stamp if whole else None

@@ -136,6 +136,10 @@ class TrainConfig(Frozen):
     augment: tuple[Augmentation, ...] = ()
     workers: int | None = Field(default=None, ge=0, description="loader processes; null lets the machine decide")
 
+    def num_steps(self, num_images: int) -> int:
+        """Steps of the whole training; an epoch's incomplete last batch is left out."""
+        return self.epochs * (num_images // min(self.batch_size, num_images))
+
 
 class TeacherConfig(Frozen):
     """The large detector; with `weights` (a safetensors file or a checkpoint folder) it is loaded instead of trained."""
@@ -158,6 +162,7 @@ class DistillConfig(Frozen):
 
     losses: tuple[LossConfig, ...] = Field(min_length=1)
     warmup_steps: int = Field(default=0, ge=0, description="steps over which the losses' weight rises from 0")
+    fade: Literal["none", "linear", "cosine"] = Field(default="cosine", description="how the losses' weight falls to 0 by the last step")
 
 
 class ExportConfig(Frozen):

@@ -27,7 +27,7 @@ def distill(
     """
     # Imported here: a stage that is reused, or judged on a machine without torch, imports no torch.
     from stages.checkpoint import build_detector, load_detector, load_weights
-    from stages.distillation import Distillation, build_losses, write_attention
+    from stages.distillation import Distillation, build_losses, loss_factor, write_attention
     from stages.loop import Trainer, finish
 
     large = load_detector(teacher)
@@ -35,7 +35,8 @@ def distill(
     if student.weights is not None:
         load_weights(detector, Path(student.weights))
     losses = build_losses(config, detector, large, seed)
-    task = Distillation(detector, large, losses, config.warmup_steps)
+    num_steps = student.train.num_steps(dataset.facts.splits["train"].num_images)
+    task = Distillation(detector, large, losses, loss_factor(config, num_steps))
     trained = Trainer(task, dataset, student.train, seed=seed, device=device, folder=out, label="distill").run()
     write_attention(out, large, trained, dataset, split)
     return finish(out, trained, student.detector, student.train.epochs, dataset, split, export)

@@ -1,6 +1,7 @@
 """A student that learns from its targets and from a frozen teacher at once."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -38,14 +39,32 @@ def build_losses(config: DistillConfig, student: Detector, teacher: Detector, se
     return losses
 
 
+def loss_factor(config: DistillConfig, num_steps: int) -> Callable[[int], float]:
+    """The factor on the losses' weights at each of a training's steps: linear warm-up, then the fade."""
+
+    def factor(step: int) -> float:
+        warmup = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
+        left = max(0.0, 1 - step / max(1, num_steps))
+        match config.fade:
+            case "linear":
+                return warmup * left
+            case "cosine":
+                return warmup * 0.5 * (1 - math.cos(math.pi * left))
+        return warmup
+
+    return factor
+
+
 class Distillation(Task):
     """The student with its adapters; the teacher stands outside, so that no optimizer or checkpoint holds it."""
 
-    def __init__(self, detector: Detector, teacher: Detector, losses: Mapping[str, tuple[Loss, float]], warmup_steps: int) -> None:
+    def __init__(
+        self, detector: Detector, teacher: Detector, losses: Mapping[str, tuple[Loss, float]], factor: Callable[[int], float]
+    ) -> None:
         super().__init__(detector)
         self.losses = nn.ModuleDict({name: loss for name, (loss, _) in losses.items()})
         self._weights = {name: weight for name, (_, weight) in losses.items()}
-        self._warmup_steps = warmup_steps
+        self._factor = factor
         self._teacher = (teacher.eval().requires_grad_(False),)
 
     def prepare(self, batch: Batch, step: int) -> tuple[Outputs, float]:
@@ -53,18 +72,18 @@ class Distillation(Task):
         teacher = self._teacher[0].to(batch.images.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         with torch.no_grad(), torch.autocast("cuda", dtype=torch.bfloat16, enabled=batch.images.is_cuda):
             outputs: Outputs = teacher(batch.images)
-        return outputs, min(1.0, (step + 1) / self._warmup_steps) if self._warmup_steps else 1.0
+        return outputs, self._factor(step)
 
     def forward(self, batch: Batch, extra: tuple[Outputs, float]) -> tuple[Tensor, dict[str, Tensor]]:
         """The task losses as the baseline sums them, plus each weighted term; terms are reported unweighted."""
-        teacher, ramp = extra
+        teacher, factor = extra
         student: Outputs = self.detector(batch.images, batch.targets)
         terms = dict(student.losses)
         total = torch.stack(list(terms.values())).sum()
         for name, loss in self.losses.items():
             for term, value in loss(student, teacher, batch.targets).items():
                 terms[f"{name}/{term}"] = value
-                total = total + value * (self._weights[name] * ramp)
+                total = total + value * (self._weights[name] * factor)
         return total, terms
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import DataLoaderConfiguration, ProjectConfiguration
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -95,6 +96,8 @@ def optimizer_for(task: nn.Module, config: TrainConfig) -> torch.optim.Optimizer
 
 def accelerator_for(config: TrainConfig, device: str, folder: Path) -> Accelerator:
     """Device and precision of a training; half precision needs CUDA."""
+    # accelerate keeps the first training's precision for the whole process unless told to forget it; the process group stays.
+    AcceleratorState._reset_state(reset_partial_state=False)  # type: ignore[no-untyped-call]  # noqa: SLF001
     cpu = device == "cpu" or not torch.cuda.is_available()
     precision = "no" if cpu or config.precision == "fp32" else config.precision
     return Accelerator(
@@ -121,7 +124,8 @@ class Trainer:
         self._loader = loader(images, self._batches, workers)
         task.to(self._accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         optimizer = optimizer_for(task, config)
-        schedule = learning_rate(config, config.epochs * len(self._batches))
+        self._num_steps = config.num_steps(len(images))
+        schedule = learning_rate(config, self._num_steps)
         self._scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
         self._task = task
         self._ema = AveragedModel(task.detector, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True) if config.ema else None
@@ -137,11 +141,12 @@ class Trainer:
         """
         self._resume()
         self._accelerator.init_trackers("training")
-        with Steps(self._label, self._config.epochs * len(self._batches), self._progress.step) as steps:
+        with Steps(self._label, self._num_steps, self._progress.step) as steps:
             while self._progress.epoch < self._config.epochs:
                 self._epoch(steps)
                 self._save()
-        self._accelerator.end_training()
+        for tracker in self._accelerator.trackers:
+            tracker.finish()
         if self._accelerator.is_main_process:
             self._write_curves()
         trained = self._ema.module if self._ema else self._task.detector

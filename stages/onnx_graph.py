@@ -1,6 +1,7 @@
 """From a torch graph to ONNX, with the tensors named after which everything stays in fp32."""
 
 import hashlib
+import logging
 import warnings
 from pathlib import Path
 
@@ -55,7 +56,8 @@ def write(out: Path, config: ExportConfig, checkpoint: Checkpoint) -> OnnxModel:
 
 
 def _export(graph: nn.Module, images: Tensor, file: Path, config: ExportConfig, head_outputs: tuple[str, ...]) -> None:
-    """torch's exporter, its warnings about its own internals left out."""
+    """torch's exporter, its remarks about its own internals left out."""
+    logging.getLogger("onnxscript").setLevel(logging.ERROR)
     shapes = ({0: torch.export.Dim("batch", min=1, max=1024)},) if config.dynamic_batch else None
     try:
         with warnings.catch_warnings():
@@ -73,4 +75,5 @@ def _export(graph: nn.Module, images: Tensor, file: Path, config: ExportConfig, 
                 verbose=False,
             )
     except torch.onnx.errors.OnnxExporterError as error:
-        raise BuildError(f"export: torch's ONNX exporter refused the graph: {str(error).strip().splitlines()[0]}") from error
+        reason = str(error).partition("## Exception summary")[2] or str(error)
+        raise BuildError(f"export: torch's ONNX exporter refused the graph: {' '.join(reason.split())[:300]}") from error

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from deploy import coco_map, latency, machine, plugins, preprocess
 from deploy.contract import Accuracy, Latency
 from deploy.detections import to_coco
-from deploy.errors import DataError
+from deploy.errors import ArtifactError, DataError
 from deploy.predictor import Predictor
 from deploy.progress import track
 from stages.artifacts import Dataset, Engine, EngineFacts, Report, ReportFacts, read_json, write_facts
@@ -63,7 +63,11 @@ def _accuracy(out: Path, predictor: Predictor, truth: dict[str, Any], images: li
     """Detect in every image of the split, keep the detections and the curves beside the report."""
     results: list[dict[str, Any]] = []
     for image, path in track(list(zip(truth["images"], images, strict=True)), label, len(images)):
-        results += to_coco(predictor.detect(preprocess.load_image(path)), image["id"], predictor.contract)
+        try:
+            found = predictor.detect(preprocess.load_image(path))
+        except ArtifactError as error:
+            raise ArtifactError(f"{label}, {path.name}: {error}") from error
+        results += to_coco(found, image["id"], predictor.contract)
     accuracy, curves = coco_map.evaluate(truth, results, split, predictor.contract.classes)
     (out / "detections.json").write_text(json.dumps(results), encoding="utf-8")
     (out / "curves.json").write_text(json.dumps(curves, allow_nan=False), encoding="utf-8")

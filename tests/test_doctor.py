@@ -173,3 +173,11 @@ def test_nothing_left_is_an_error(data: Data) -> None:
     found = data.findings()
     assert ("error", "val", "no usable image") in [(one.level, one.split, one.message) for one in found]
     assert [one.level for one in found] == sorted((one.level for one in found), key=["error", "warning", "info"].index)
+
+
+@pytest.mark.parametrize(("count", "expected"), [(20, 0), (19, 1)])
+def test_one_tiny_object_in_twenty_is_let_pass(data: Data, count: int, expected: int) -> None:
+    first = data.rows["train"]["annotations"][0]
+    data.rows["train"]["annotations"] += [first | {"id": 100 + i} for i in range(count - 6)]
+    data.rows["train"]["annotations"][0]["bbox"] = [5, 5, 2, 2]
+    assert len(data.findings()) == expected

@@ -1,4 +1,7 @@
+import contextlib
+import io
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,18 @@ ALL = [
 ]
 
 
+@pytest.fixture(scope="module")
+def finished_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder `runs` after a whole run."""
+    folder = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()):
+        patch.chdir(folder)
+        flow_samples.replace_training(patch)
+        Path("pipeline.yaml").write_text(flow_samples.CONFIG)
+        assert cli.main(["run"]) == 0
+    return folder / "runs"
+
+
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """`edgedistill <command> --json` in a folder with a pipeline.yaml: exit code and answer."""
@@ -33,6 +48,13 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
         return code, json.loads(capsys.readouterr().out)
 
     return command
+
+
+@pytest.fixture
+def again(run: Run, finished_runs: Path, tmp_path: Path) -> Run:
+    """The same after a whole run."""
+    shutil.copytree(finished_runs, tmp_path / "runs")
+    return run
 
 
 def ran(answer: Any) -> list[str]:
@@ -49,9 +71,8 @@ def test_every_stage_runs_once_and_then_never_again(run: Run) -> None:
     assert [stage["seconds"] for stage in first["stages"]] == [stage["seconds"] for stage in second["stages"]]
 
 
-def test_a_gate_is_judged_again_and_nothing_is_measured(run: Run) -> None:
-    run("run")
-    code, answer = run("run", "--set", "gates.0.max=0.5")
+def test_a_gate_is_judged_again_and_nothing_is_measured(again: Run) -> None:
+    code, answer = again("run", "--set", "gates.0.max=0.5")
     assert code == 10
     assert ran(answer) == ["gate:cpu", "gate:gpu", "package:cpu", "package:gpu"]
     assert [(gate["target"], gate["verdict"]) for gate in answer["gates"]] == [("cpu", "fail"), ("gpu", "unmeasured")]
@@ -60,14 +81,13 @@ def test_a_gate_is_judged_again_and_nothing_is_measured(run: Run) -> None:
     assert [verdict["verdict"] for verdict in manifest["verdicts"]] == ["fail"]
 
 
-def test_a_distillation_weight_leaves_teacher_and_baseline_alone(run: Run) -> None:
-    run("run")
-    _, plan = run("run", "--dry-run", "--set", "distill.losses.0.weight=3")
+def test_a_distillation_weight_leaves_teacher_and_baseline_alone(again: Run) -> None:
+    _, plan = again("run", "--dry-run", "--set", "distill.losses.0.weight=3")
     stale = {stage["instance"]: stage["reason"] for stage in plan["stages"] if not stage["reused"]}
     assert next(iter(stale.items())) == ("distill", "distill.losses.0.weight 1.0 -> 3.0")
     assert stale["export"] == "input student changed"
     assert not [name for name in stale if "teacher" in name or "baseline" in name]
-    _, answer = run("run", "--set", "distill.losses.0.weight=3")
+    _, answer = again("run", "--set", "distill.losses.0.weight=3")
     assert ran(answer) == list(stale)
 
 
@@ -82,11 +102,10 @@ def test_until_the_last_stage_is_a_whole_run(run: Run) -> None:
     assert Path("runs/small/summary.json").exists()
 
 
-def test_force_runs_what_follows_too(run: Run) -> None:
-    run("run")
-    _, answer = run("run", "--force", "train_baseline")
+def test_force_runs_what_follows_too(again: Run) -> None:
+    _, answer = again("run", "--force", "train_baseline")
     assert ran(answer) == [name for name in ALL if "baseline" in name]
-    _, answer = run("run", "--force", "validate:cpu")
+    _, answer = again("run", "--force", "validate:cpu")
     assert ran(answer) == ["validate:cpu", "gate:cpu", "package:cpu"]
 
 
@@ -97,14 +116,12 @@ def test_an_unknown_stage_is_refused(run: Run, option: str) -> None:
 
 
 class TestSummary:
-    def test_it_holds_what_is_promised(self, run: Run) -> None:
-        _, summary = run("run")
+    def test_it_holds_what_is_promised(self, again: Run) -> None:
+        _, summary = again("run")
         for network, value in flow_samples.MAPS.items():
             figures = summary[network]
-            assert figures == {
-                **{"map": value, "map_50": 0.5, "map_75": 0.5, "parameters": 1234, "macs": 5_000_000},
-                **{"split": "val", "num_images": 6},
-            }
+            accuracy = {"map": value, "map_50": 0.5, "map_75": 0.5, "split": "val", "num_images": 6}
+            assert figures == {**accuracy, "parameters": 1234, "macs": 5_000_000}
         assert summary["gain_map"] == pytest.approx(0.1)
         assert summary["gap_closed"] == pytest.approx(0.5)
         cpu = summary["targets"]["cpu"]
@@ -117,8 +134,8 @@ class TestSummary:
         assert set(summary["gates"][0]) >= {"name", "target", "verdict", "measured", "limit"}
         assert set(summary["stages"][0]) >= {"name", "seconds", "reused"}
 
-    def test_a_target_that_cannot_run_here_says_why(self, run: Run) -> None:
-        code, summary = run("run")
+    def test_a_target_that_cannot_run_here_says_why(self, again: Run) -> None:
+        code, summary = again("run")
         gpu = summary["targets"]["gpu"]
         assert code == 0
         assert (gpu["map"], gpu["latency_ms"], gpu["why"]) == (None, None, "tensorrt is not installed")
@@ -134,8 +151,8 @@ class TestSummary:
             (["gates=[{metric: map, max: 0.5}, {metric: map, min: 0, target: gpu}]", "targets.1.required=true"], 10),
         ],
     )
-    def test_the_exit_code_comes_last(self, run: Run, settings: list[str], code: int) -> None:
-        assert run("run", *(part for setting in settings for part in ("--set", setting)))[0] == code
+    def test_the_exit_code_comes_last(self, again: Run, settings: list[str], code: int) -> None:
+        assert again("run", *(part for setting in settings for part in ("--set", setting)))[0] == code
         assert json.loads(Path("runs/small/summary.json").read_text())["exit_code"] == code
         assert Path("runs/small/report.html").exists()
         assert Path("runs/small/bundle/gpu/manifest.json").exists()
@@ -152,29 +169,32 @@ class TestSummary:
 
 
 class TestOutputs:
-    def test_bundles_are_those_of_the_last_run(self, run: Run) -> None:
-        run("run")
+    def test_bundles_are_those_of_the_last_run(self, again: Run) -> None:
         assert sorted(path.name for path in Path("runs/small/bundle").iterdir()) == ["cpu", "gpu"]
-        run("run", "--set", "targets=[{name: other, runtime: ort}]")
+        again("run", "--set", "targets=[{name: other, runtime: ort}]")
         assert [path.name for path in Path("runs/small/bundle").iterdir()] == ["other"]
         assert not list(Path("runs/small").glob(".*"))
 
-    def test_a_bundle_holds_what_its_manifest_names(self, run: Run) -> None:
-        run("run")
+    def test_a_bundle_holds_what_its_manifest_names(self, again: Run) -> None:
         manifest = json.loads(Path("runs/small/bundle/cpu/manifest.json").read_text())
         assert {path.name for path in Path("runs/small/bundle/cpu").iterdir()} == {*manifest["files"], "manifest.json"}
 
-    def test_the_report_is_drawn_when_something_changed(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_report_is_drawn_when_something_changed(self, again: Run, monkeypatch: pytest.MonkeyPatch) -> None:
         drawn: list[Path] = []
-        monkeypatch.setattr("pipeline.report.write_report", lambda _, file: (drawn.append(file), file.write_text("<html>")))
-        for count, settings in ((1, []), (1, []), (2, ["--set", "gates.0.min=0.2"]), (2, ["--set", "gates.0.min=0.2"])):
-            run("run", *settings)
+
+        def draw(_: object, file: Path) -> None:
+            drawn.append(file)
+            file.write_text("<html>")
+
+        monkeypatch.setattr("pipeline.report.write_report", draw)
+        for count, settings in ((0, []), (1, ["--set", "gates.0.min=0.2"]), (1, ["--set", "gates.0.min=0.2"])):
+            again("run", *settings)
             assert len(drawn) == count
-        assert run("report", "--set", "gates.0.min=0.2") == (0, {"report": "runs/small/report.html"})
-        assert len(drawn) == 3
+        assert again("report", "--set", "gates.0.min=0.2") == (0, {"report": "runs/small/report.html"})
+        assert len(drawn) == 2
         Path("runs/small/report.html").unlink()
-        run("run", "--set", "gates.0.min=0.2")
-        assert len(drawn) == 4
+        again("run", "--set", "gates.0.min=0.2")
+        assert len(drawn) == 3
 
 
 class TestGate:
@@ -183,16 +203,14 @@ class TestGate:
         assert code == 12
         assert answer["error"].startswith("nothing measured for this configuration (prepare: never ran); run: edgedistill run")
 
-    def test_a_stale_configuration_has_no_measurement(self, run: Run) -> None:
-        run("run")
-        code, answer = run("gate", "--set", "distill.losses.0.weight=2")
+    def test_a_stale_configuration_has_no_measurement(self, again: Run) -> None:
+        code, answer = again("gate", "--set", "distill.losses.0.weight=2")
         assert (code, "distill: distill.losses.0.weight 1.0 -> 2.0" in answer["error"]) == (12, True)
 
     @pytest.mark.parametrize(("limit", "code"), [("1.0", 0), ("0.5", 10)])
-    def test_measurements_are_judged_without_a_run(self, run: Run, limit: str, code: int) -> None:
-        run("run")
+    def test_measurements_are_judged_without_a_run(self, again: Run, limit: str, code: int) -> None:
         before = Path("runs/small/summary.json").read_text()
-        found, answer = run("gate", "--set", f"gates.0.max={limit}")
+        found, answer = again("gate", "--set", f"gates.0.max={limit}")
         assert (found, answer["gates"][0]["target"]) == (code, "cpu")
         assert Path("runs/small/summary.json").read_text() == before
 
@@ -200,11 +218,10 @@ class TestGate:
         run("run", "--set", "gates=[]")
         assert run("gate", "--set", "gates=[]")[0] == 12
 
-    def test_a_bundle_carries_its_verdicts(self, run: Run) -> None:
-        run("run")
-        assert [run("gate", f"runs/small/bundle/{target}")[0] for target in ("cpu", "gpu")] == [0, 12]
-        run("run", "--set", "gates.0.max=0.5")
-        assert run("gate", "runs/small/bundle/cpu")[0] == 10
+    def test_a_bundle_carries_its_verdicts(self, again: Run) -> None:
+        assert [again("gate", f"runs/small/bundle/{target}")[0] for target in ("cpu", "gpu")] == [0, 12]
+        again("run", "--set", "gates.0.max=0.5")
+        assert again("gate", "runs/small/bundle/cpu")[0] == 10
 
 
 class TestTorchrun:
@@ -219,8 +236,7 @@ class TestTorchrun:
         assert not Path("runs/small/summary.json").exists()
 
 
-def test_a_new_version_of_a_stage_runs_again(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    run("run")
+def test_a_new_version_of_a_stage_runs_again(again: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(flow_samples.export.__dict__, "stage_info", StageInfo(version=2))
-    _, plan = run("run", "--dry-run")
+    _, plan = again("run", "--dry-run")
     assert [stage["reason"] for stage in plan["stages"]][4] == "stage code version 1 -> 2"

@@ -16,7 +16,7 @@ from stages.artifacts import Dataset
 from stages.checkpoint import build_detector
 from stages.config import LossConfig, TrainConfig
 from stages.detectors import Detector, Outputs
-from stages.distillation import Distillation, build_losses
+from stages.distillation import Distillation, build_losses, loss_factor
 from stages.loader import Batch, EpochBatches, TrainingImages
 from stages.loop import Task, Trainer, learning_rate
 
@@ -34,7 +34,7 @@ def trainer(dataset: Dataset, folder: Path, config: TrainConfig, losses: list[di
         task = Task(student)
     else:
         built = build_losses(tiny.distillation(losses=losses), student, teacher, 0)
-        task = Distillation(student, teacher, built, 2)
+        task = Distillation(student, teacher, built, loss_factor(tiny.distillation(warmup_steps=2), 9))
     return Trainer(task, dataset, config, seed=0, device="cpu", folder=folder, label="test"), teacher
 
 
@@ -129,6 +129,14 @@ def test_learning_rate_warms_up_and_follows_the_schedule() -> None:
     assert [steps(i) for i in (0, 49, 50, 89, 90)] == pytest.approx([1, 1, 0.1, 0.1, 0.01])
 
 
+@pytest.mark.parametrize(("fade", "expected"), [("none", [1, 1, 1]), ("linear", [1, 0.5, 0]), ("cosine", [1, 0.5, 0])])
+def test_the_weight_of_the_losses_rises_and_fades(fade: str, expected: list[float]) -> None:
+    factor = loss_factor(tiny.distillation(fade=fade), 100)
+    assert [factor(step) for step in (0, 50, 100)] == pytest.approx(expected)
+    assert loss_factor(tiny.distillation(fade=fade, warmup_steps=10), 10**9)(4) == pytest.approx(0.5)
+    assert loss_factor(tiny.distillation(fade="cosine"), 100)(25) == pytest.approx(0.5 * (1 + 2**-0.5))
+
+
 def test_batches_of_two_processes_together_are_those_of_one() -> None:
     def batches(rank: int, processes: int) -> list[list[tuple[int, int]]]:
         sampler = EpochBatches(11, 4, seed=3, rank=rank, num_processes=processes)
@@ -178,11 +186,11 @@ class TestTeacherOutputs:
     def test_are_those_of_eval_mode_on_the_same_view(self, dataset: Dataset) -> None:
         student, teacher = build_detector(tiny.detector(), 10), build_detector(tiny.detector({**tiny.TEACHER, "norm": "batch"}), 10)
         losses = {"attention": (build_losses(tiny.distillation(), student, teacher, 0)["attention"][0], 1.0)}
-        task = Distillation(student, teacher, losses, 4).train()
+        task = Distillation(student, teacher, losses, lambda step: 0.25 * (step + 1)).train()
         images = torch.randn(2, 3, 64, 64)
-        outputs, ramp = task.prepare(Batch(images, ()), 0)
+        outputs, factor = task.prepare(Batch(images, ()), 0)
         assert isinstance(outputs, Outputs)
-        assert ramp == pytest.approx(0.25)
+        assert factor == pytest.approx(0.25)
         with torch.no_grad():
             expected = teacher.eval()(images)
         for level, same in zip(outputs.pyramid, expected.pyramid, strict=True):

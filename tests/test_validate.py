@@ -58,7 +58,7 @@ def test_an_engine_that_could_not_be_built_keeps_its_reason(tmp_path: Path, monk
 
 def test_an_nms_that_did_not_converge_is_an_error(tmp_path: Path) -> None:
     engine = samples.engine(tmp_path, samples.target(), converged=False)
-    with pytest.raises(ArtifactError, match="did not converge"):
+    with pytest.raises(ArtifactError, match=r"validate here, 0\.png: .* did not converge"):
         run(tmp_path, engine)
 
 

@@ -8,6 +8,7 @@ import contextlib
 import importlib.metadata
 import importlib.util
 import io
+import os
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ def open(file: Path, *, threads: int | None = None) -> Session:
     """Open an engine, on the GPU where ONNX Runtime can use one.
 
     Args:
-        threads: of the CPU; None for one a physical core.
+        threads: of the CPU; None for one a physical core, or one a core where this process may not use all.
 
     Raises:
         RuntimeUnavailable: ONNX Runtime is not installed.
@@ -67,7 +68,7 @@ def open(file: Path, *, threads: int | None = None) -> Session:
     onnxruntime.set_default_logger_severity(_FATAL_ONLY)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _FATAL_ONLY
-    options.intra_op_num_threads = threads or 0
+    options.intra_op_num_threads = threads or _default_threads()
     try:
         session = onnxruntime.InferenceSession(file.read_bytes(), options, providers=_providers(onnxruntime))
     except OSError as error:
@@ -113,6 +114,12 @@ class OrtSession(Session):
     def close(self) -> None:
         """Free the session."""
         self._session = None
+
+
+def _default_threads() -> int:
+    """0, ONNX Runtime's own choice, counts cores that a container or taskset has taken from this process; more threads than cores spin."""
+    usable = machine.num_cores()
+    return usable if usable < (os.cpu_count() or 1) else 0
 
 
 def _providers(onnxruntime: Any) -> list[str]:

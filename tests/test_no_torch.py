@@ -1,0 +1,154 @@
+"""What an edge box does: the wheel in a virtual environment of its own, with the base and `serve`, without torch."""
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+import venv
+from collections.abc import Iterator
+from importlib.metadata import Distribution, distribution
+from pathlib import Path
+
+import artifact_samples
+import flow_samples
+import onnx_samples
+import pytest
+from packaging.requirements import Requirement
+from PIL import Image
+
+from deploy.bundle import Bundle
+
+ROOT = Path(__file__).parent.parent
+
+
+def needed(requirements: list[str], extra: str) -> dict[str, Distribution]:
+    """The distributions that requirements ask for on this machine, and those that these ask for."""
+    found: dict[str, Distribution] = {}
+    queue = [(Requirement(line), extra) for line in requirements]
+    while queue:
+        requirement, wanted = queue.pop()
+        if requirement.marker and not requirement.marker.evaluate({"extra": wanted}):
+            continue
+        one = distribution(requirement.name)
+        name = one.metadata["Name"].lower()
+        if name not in found or requirement.extras:
+            found[name] = one
+            queue += [(Requirement(line), inner) for line in one.requires or [] for inner in ("", *requirement.extras)]
+    return found
+
+
+def borrow(one: Distribution, site: Path) -> None:
+    """Link what a distribution installed here into another environment."""
+    for top in {file.parts[0] for file in one.files or [] if ".." not in file.parts}:
+        link = site / top
+        if top != "__pycache__" and not link.exists():
+            link.symlink_to(Path(str(one.locate_file(top))).resolve())
+
+
+@pytest.fixture(scope="module", params=["linked", pytest.param("installed", marks=pytest.mark.slow)])
+def program(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`edgedistill` from the wheel; its dependencies linked from here, or installed by pip, which downloads them."""
+    folder = tmp_path_factory.mktemp(str(request.param))
+    build = [sys.executable, "-P", "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    wheel = next(folder.glob("*.whl"))
+    venv.create(folder / "venv", with_pip=False)
+    python = folder / "venv" / "bin" / "python"
+    if not python.exists():
+        pytest.skip("virtual environments are laid out otherwise on this system")
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet"]
+    if request.param == "installed":
+        subprocess.run([*pip, f"{wheel}[serve]"], check=True)
+    else:
+        subprocess.run([*pip, "--no-deps", "--no-index", str(wheel)], check=True)
+        site = next((folder / "venv" / "lib").glob("python*/site-packages"))
+        declared = next(iter(Distribution.discover(name="edgedistill", path=[str(site)]))).requires
+        for one in needed(declared or [], "serve").values():
+            borrow(one, site)
+    return python.with_name("edgedistill")
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return artifact_samples.bundle(tmp_path_factory.mktemp("bundle"))
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    path = tmp_path / "picture.png"
+    Image.fromarray(onnx_samples.picture({(0, 1): 0, (2, 3): 2})).save(path)
+    return path
+
+
+def run(program: Path, *arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([str(program), *map(str, arguments)], cwd=cwd, capture_output=True, text=True, check=False)
+
+
+def test_there_is_no_torch(program: Path, tmp_path: Path) -> None:
+    for name in ("torch", "torchvision", "onnx", "accelerate", "safetensors"):
+        done = run(program.with_name("python"), "-c", f"import {name}", cwd=tmp_path)
+        assert f"No module named '{name}'" in done.stderr
+
+
+def test_help_config_and_check(program: Path, tmp_path: Path) -> None:
+    assert run(program, "--help", cwd=tmp_path).returncode == 0
+    (tmp_path / "pipeline.yaml").write_text(flow_samples.CONFIG)
+    done = run(program, "config", cwd=tmp_path)
+    assert (done.returncode, done.stdout.startswith("name: small")) == (0, True)
+    (tmp_path / "empty").mkdir()
+    done = run(program, "check", "--json", cwd=tmp_path / "empty")
+    assert (done.returncode, json.loads(done.stdout)["packages"]["torch"]) == (0, None)
+
+
+def test_gate(program: Path, bundle: Bundle, tmp_path: Path) -> None:
+    done = run(program, "gate", bundle.root, cwd=tmp_path)
+    assert (done.returncode, "pass" in done.stdout, done.stderr) == (0, True, "")
+
+
+def test_predict(program: Path, bundle: Bundle, picture: Path, tmp_path: Path) -> None:
+    done = run(program, "predict", bundle.root, picture, "--out", "out", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads(done.stdout)["annotations"]) == 2
+    assert (tmp_path / "out" / "picture.png").exists()
+
+
+@pytest.fixture
+def address(program: Path, bundle: Bundle, tmp_path: Path) -> Iterator[str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [str(program), "serve", str(bundle.root), "--port", str(port)]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            for _ in range(300):
+                time.sleep(0.1)
+                with socket.socket() as probe:
+                    if process.poll() is not None or probe.connect_ex(("127.0.0.1", port)) == 0:
+                        break
+            assert process.poll() is None, process.stderr.read() if process.stderr else ""
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=30)
+    assert not re.search("Traceback", errors)
+
+
+def test_serve(address: str, picture: Path) -> None:
+    request = urllib.request.Request(f"{address}/v1/detect", data=picture.read_bytes(), method="POST")
+    with urllib.request.urlopen(request, timeout=30) as response:
+        answer = json.load(response)
+    assert "bbox" in json.dumps(answer)
+
+
+def test_training_says_what_to_install(program: Path, tmp_path: Path) -> None:
+    artifact_samples.dataset(tmp_path / "cells")
+    pairs = [f"{split}_images: cells/images/{split}, {split}_annotations: cells/{split}.json" for split in ("train", "val")]
+    data = f"data={{dataset: coco, {', '.join(pairs)}}}"
+    (tmp_path / "pipeline.yaml").write_text(flow_samples.CONFIG)
+    done = run(program, "run", "--set", data, cwd=tmp_path)
+    line = "edgedistill: this needs torch, which is not installed; run: pip install 'edgedistill[train]'\n"
+    assert (done.returncode, done.stderr) == (2, line)
