@@ -44,7 +44,7 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict
 	$(BIN)/lint-imports --no-logo
-	rm -rf build/wheel && $(BIN)/python -P -m build --wheel --outdir build/wheel . > /dev/null
+	rm -rf build/wheel && $(BIN)/python -P -m hatchling build -t wheel -d build/wheel
 	$(BIN)/check-wheel-contents build/wheel
 
 format: install

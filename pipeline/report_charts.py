@@ -8,9 +8,11 @@ GAP = 10
 """px between a mark and its words."""
 
 LINE_HEIGHT = 15
+ASCENT = 11
 MARK_RADIUS = 6
-_DIRECTIONS = ((1, 0), (-1, 0), (0, -1), (0, 1), (1, -1), (-1, -1), (1, 1), (-1, 1))
-_DISTANCES = (1.0, 2.2, 3.6, 5.2, 7.0, 9.0)
+_BESIDE = ((1, 0), (-1, 0), (0, -1), (0, 1), (1, -1), (-1, -1), (1, 1), (-1, 1))
+_DISTANCES = range(24, 300, 12)
+_TURNS = 16
 
 Point = tuple[float, float]
 Rectangle = tuple[float, float, float, float]
@@ -129,33 +131,60 @@ def place_labels(
     """
     taken = [(mark.x - MARK_RADIUS, mark.y - MARK_RADIUS, mark.x + MARK_RADIUS, mark.y + MARK_RADIUS) for mark in marks]
     taken += obstacles
-    labels = []
+    labels: list[Label] = []
+    leaders: list[Rectangle] = []
     for mark, (text, detail) in sorted(zip(marks, words, strict=True), key=lambda pair: (pair[0].x, pair[0].y)):
-        size = max(7.6 * len(text), 6.6 * len(detail)), 2.0 * LINE_HEIGHT
-        for box, near in _candidates(mark, size):
-            if _inside(box, frame) and not any(_overlap(box, other) for other in taken):
-                taken.append(box)
-                leader = None if near else f"M{mark.x:g},{mark.y:g}L{_clamp(mark.x, box[0], box[2]):g},{_clamp(mark.y, box[1], box[3]):g}"
-                labels.append(Label(mark.series, round(box[0], 1), round(box[1] + 11, 1), text, detail, leader))
-                break
+        places = [
+            (box, _leader(mark, box) if distant else ())
+            for box, distant in _candidates(mark, _extent_of(text, detail))
+            if _inside(box, frame) and not any(_overlap(box, other) for other in taken)
+        ]
+        uncrossed = (place for place in places if not _crossed(*place, labels, leaders))
+        box, leader = next(uncrossed, places[0] if places else (None, ()))
+        if box is not None:
+            taken.append(box)
+            leaders += leader
+            path = f"M{mark.x:g},{mark.y:g}L{leader[-1][0]:g},{leader[-1][1]:g}" if leader else None
+            labels.append(Label(mark.series, round(box[0], 1), round(box[1] + ASCENT, 1), text, detail, path))
     return tuple(labels)
+
+
+def _crossed(box: Rectangle, leader: Sequence[Rectangle], labels: Sequence[Label], leaders: Sequence[Rectangle]) -> bool:
+    """Whether a line runs through words: another's through these, or this one's through others."""
+    return any(_overlap(box, step) for step in leaders) or any(_overlap(step, label_box(label)) for step in leader for label in labels)
+
+
+def _leader(mark: Mark, box: Rectangle) -> tuple[Rectangle, ...]:
+    """Points along the line from a mark to the nearest edge of its words, as boxes of 1 px, the last on the edge."""
+    x, y = round(_clamp(mark.x, box[0], box[2]), 1), round(_clamp(mark.y, box[1], box[3]), 1)
+    steps = [(mark.x + (x - mark.x) * n / 12, mark.y + (y - mark.y) * n / 12) for n in range(3, 13)]
+    return tuple((px, py, px + 1, py + 1) for px, py in steps)
 
 
 def label_box(label: Label) -> Rectangle:
     """Where the words stand, px."""
-    top = label.y - 11
-    return label.x, top, label.x + max(7.6 * len(label.text), 6.6 * len(label.detail)), top + 2 * LINE_HEIGHT
+    width, height = _extent_of(label.text, label.detail)
+    return label.x, label.y - ASCENT, label.x + width, label.y - ASCENT + height
+
+
+def _extent_of(text: str, detail: str) -> tuple[float, float]:
+    """Width and height of two lines of words in the widest of the usual fonts."""
+    return max(7.9 * len(text), 6.9 * len(detail)), 2.0 * LINE_HEIGHT
 
 
 def _candidates(mark: Mark, size: tuple[float, float]) -> Iterable[tuple[Rectangle, bool]]:
-    """Places for a box of that size, the best first, and whether each touches the mark."""
+    """Places for a box of that size, the best first, and whether each is so far off that it needs a line to the mark."""
     width, height = size
+    for right, down in _BESIDE:
+        left = mark.x + (GAP if right > 0 else -GAP - width if right < 0 else -width / 2)
+        top = mark.y + (GAP if down > 0 else -GAP - height if down < 0 else -height / 2)
+        yield (left, top, left + width, top + height), False
     for distance in _DISTANCES:
-        gap = GAP * distance
-        for right, down in _DIRECTIONS:
-            left = mark.x + (gap if right > 0 else -gap - width if right < 0 else -width / 2)
-            top = mark.y + (gap if down > 0 else -gap - height if down < 0 else -height / 2)
-            yield (left, top, left + width, top + height), distance == _DISTANCES[0]
+        for turn in range(_TURNS):
+            angle = 2 * math.pi * turn / _TURNS
+            left = mark.x + math.cos(angle) * (distance + width / 2) - width / 2
+            top = mark.y - math.sin(angle) * (distance + height / 2) - height / 2
+            yield (left, top, left + width, top + height), True
 
 
 def _round_steps(low: float, high: float, count: int, *, smallest: float) -> list[float]:

@@ -74,11 +74,11 @@ def gazes(dataset: Dataset, split: str, student: Checkpoint, ids: Sequence[int])
     if not (student.root / ATTENTION).exists():
         return []
     arrays = _attention(student)
-    rows = {int(i): number for number, i in enumerate(arrays["image_ids"])}
+    rows = {number: position for position, number in enumerate(arrays["image_ids"].tolist())}
     coco = read_json(dataset.annotations(split))
     shown = []
     for row, pixels in _readable(dataset, split, coco, [i for i in ids if i in rows]):
-        teacher, student_map = (_over_image(arrays[name][rows[row["id"]]], pixels, dataset) for name in ("teacher", "student"))
+        teacher, student_map = (over_image(arrays[name][rows[row["id"]]], pixels, dataset) for name in ("teacher", "student"))
         small = _fitted(pixels, HEAT_PX)
         shown.append(
             Gaze(
@@ -142,7 +142,7 @@ def _attention(student: Checkpoint) -> dict[str, NDArray[Any]]:
         return dict(arrays)
 
 
-def _over_image(attention: NDArray[Any], pixels: NDArray[np.uint8], dataset: Dataset) -> NDArray[np.float64]:
+def over_image(attention: NDArray[Any], pixels: NDArray[np.uint8], dataset: Dataset) -> NDArray[np.float64]:
     """An attention map [h, w] over the network's input, cut to where the image lies in it."""
     preprocessing = dataset.facts.contract.preprocessing
     placement = preprocess.fit(pixels, preprocessing)[1]
@@ -154,7 +154,9 @@ def _over_image(attention: NDArray[Any], pixels: NDArray[np.uint8], dataset: Dat
 
 def _photo(row: Mapping[str, Any], pixels: NDArray[np.uint8], views: Sequence[View]) -> Photo:
     height, width = pixels.shape[:2]
-    return Photo(str(row["file_name"]), width, height, jpeg(_fitted(pixels, PHOTO_PX)), tuple(tagged(view, width, height) for view in views))
+    return Photo(
+        str(row["file_name"]), width, height, jpeg(_fitted(pixels, PHOTO_PX)), tuple(tagged(view, width, height) for view in views)
+    )
 
 
 def _fitted(pixels: NDArray[np.uint8], longest: int) -> Image.Image:

@@ -123,15 +123,18 @@ def training(curves: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]) 
 def _training_panel(name: str, series: Mapping[str, Sequence[tuple[float, float]]]) -> Panel:
     width, height = 250, 156
     frame: Rectangle = (40, 10, width - 8, height - 24)
-    low, high = extent(value for points in series.values() for _, value in points)
+    values = [value for points in series.values() for _, value in points]
+    low, high = extent(values)
     first, last = min(p[0][0] for p in series.values()), max(p[-1][0] for p in series.values())
     x = Scale(*extent((first, last)), frame[0], frame[2])
-    y = Scale(0 if 0 <= low < high / 3 else low, high, frame[3], frame[1])
+    y = Scale(0 if min(values) >= 0 and low < high / 3 else low, high, frame[3], frame[1])
     placed = {key: [(x(epoch), y(value)) for epoch, value in points] for key, points in series.items()}
     lines = [Line(key, path_of(points), key) for key, points in placed.items() if len(points) > 1]
     ends = [Mark(key, *points[-1], f"{key}: {series[key][-1][1]:.4g}") for key, points in placed.items()]
     said = ", ".join(f"{key} ends at {points[-1][1]:.3g}" for key, points in series.items())
-    chart = Chart(f"{name} by epoch: {said}", width, height, frame, x.ticks(6, whole=True), y.ticks(4), lines=tuple(lines), marks=tuple(ends))
+    chart = Chart(
+        f"{name} by epoch: {said}", width, height, frame, x.ticks(6, whole=True), y.ticks(4), lines=tuple(lines), marks=tuple(ends)
+    )
     return Panel(name, chart, {key: points[-1][1] for key, points in series.items()})
 
 
@@ -163,14 +166,14 @@ def _class_panel(name: str, series: Mapping[str, tuple[Sequence[float], Sequence
     width, height = 150, 112
     frame: Rectangle = (16, 6, width - 4, height - 14)
     x, y = Scale(0, 1, frame[0], frame[2]), Scale(0, 1, frame[3], frame[1])
-    drawn = tuple(
-        Line(key, path_of(_descent(recall, found, x, y)), key)
-        for key, (recall, found) in series.items()
-        if found is not None
-    )
+    drawn = tuple(Line(key, path_of(_descent(recall, found, x, y)), key) for key, (recall, found) in series.items() if found is not None)
     values = {key: average(found) for key, (_, found) in series.items()}
     said = ", ".join(f"{key} {'undefined' if value is None else f'{value:.3f}'}" for key, value in values.items())
-    return Panel(name, Chart(f"Precision against recall for {name}. AP at IoU 0.5: {said}", width, height, frame, x.ticks(1), y.ticks(1), lines=drawn), values)
+    return Panel(
+        name,
+        Chart(f"Precision against recall for {name}. AP at IoU 0.5: {said}", width, height, frame, x.ticks(1), y.ticks(1), lines=drawn),
+        values,
+    )
 
 
 def average(curve: Sequence[float] | None) -> float | None:

@@ -127,12 +127,16 @@ def _accuracy(summary: Mapping[str, Any]) -> str:
     teacher, student, gain, closed = summary["teacher"], summary["student"], summary["gain_map"], summary["gap_closed"]
     if student["map"] is None or gain is None:
         return f"Accuracy is undefined: split {student['split']} has no object to find."
+    if round(abs(gain) * 100, 1) == 0:
+        change = "as much as the same network trained alone"
+    else:
+        change = f"{abs(gain) * 100:.1f} points {'above' if gain > 0 else 'below'} the same network trained alone"
     own = f"Taught by its teacher, the student of {count(student['parameters'])} parameters reaches mAP {fraction(student['map'])}"
-    against = "the same network trained alone"
-    change = f"as much as {against}" if round(abs(gain) * 100, 1) == 0 else f"{abs(gain) * 100:.1f} points {'above' if gain > 0 else 'below'} {against}"
-    lead = f", {percent(closed)} of the way up to the teacher at {fraction(teacher['map'])}" if closed is not None and 0 < closed <= 1 else ""
-    over = f", above even the teacher at {fraction(teacher['map'])}" if closed is not None and closed > 1 else ""
-    return f"{own} on {student['num_images']} images of split {student['split']}: {change}{lead}{over}."
+    way = ""
+    if closed is not None and closed > 0:
+        way = f", {percent(closed)} of the way up to" if closed <= 1 else ", above even"
+        way += f" the teacher at {fraction(teacher['map'])}"
+    return f"{own} on {student['num_images']} images of split {student['split']}: {change}{way}."
 
 
 def _speed(summary: Mapping[str, Any]) -> str | None:
@@ -152,11 +156,14 @@ def _tiles(summary: Mapping[str, Any]) -> list[Tile]:
     lead = None if teacher["map"] is None or baseline["map"] is None else teacher["map"] - baseline["map"]
     name = fastest(summary)
     closed = summary["gap_closed"]
-    behind = "of the teacher's lead" if closed is not None else "the teacher does not lead"
+    gap = "the teacher does not lead" if closed is None else f"of the teacher's lead, {points(lead).lstrip('+')} points"
+    ratio = teacher["parameters"] / max(student["parameters"], 1)
+    parameters = f"{count(student['parameters'])} parameters against {count(teacher['parameters'])}"
+    change = f"points of mAP: {fraction(baseline['map'])} to {fraction(student['map'])}"
     tiles = [
-        Tile("Gain by distillation", points(summary["gain_map"]), f"points of mAP: {fraction(baseline['map'])} to {fraction(student['map'])}"),
-        Tile("Gap closed", percent(closed), behind + (f", {points(lead).lstrip('+')} points" if lead is not None and closed is not None else "")),
-        Tile("Smaller", f"{teacher['parameters'] / max(student['parameters'], 1):.1f}×", f"{count(student['parameters'])} parameters against {count(teacher['parameters'])}"),
+        Tile("Gain by distillation", points(summary["gain_map"]), change),
+        Tile("Gap closed", percent(closed), gap),
+        Tile("Smaller", f"{ratio:.1f}×", parameters),
     ]
     if name is not None:
         target = summary["targets"][name]

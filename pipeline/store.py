@@ -19,7 +19,7 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar, get_type_hints
 
 from filelock import FileLock, Timeout
 
-from deploy.errors import ConfigError, EdgedistillError
+from deploy.errors import ArtifactError, ConfigError, EdgedistillError
 from pipeline import keys
 from pipeline.answer import silent
 from pipeline.files import replace_folder, replace_json
@@ -47,7 +47,8 @@ class StageRecord:
     """One stage instance of a run.
 
     name: the stage; instance: the same, with ":<label>" where it runs several times ("optimize:cpu-int8").
-    key: its folder in the store. seconds: how long it took when it ran, null in a dry run where it never did.
+    key: its folder in the store. seconds: how long it took when it ran (since the last kill, where it was resumed), null in a dry
+    run where it never did.
     reason: why it had to run; null where `reused`.
     """
 
@@ -158,15 +159,16 @@ class Store:
             while finished(path) is None:
                 time.sleep(POLL_SECONDS)
             return reason
-        scratch.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(scratch.parent)
         with self._locked(path, instance):
             again = path.name in self._forced
             if not again and finished(path) is not None:
                 return None
             if again or not keys.info(stage).resumable:
                 shutil.rmtree(scratch, ignore_errors=True)
+            resumed = ", goes on where it was stopped" if scratch.exists() else ""
             scratch.mkdir(exist_ok=True)
-            self.say(f"{instance:<28} running: {reason}")
+            self.say(f"{instance:<28} running: {reason}{resumed}")
             started = time.perf_counter()
             stage(scratch, *args, **kwargs)
             seconds = time.perf_counter() - started
@@ -208,6 +210,13 @@ def finished(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return stamp if whole else None
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be made ({error.strerror}); give another folder with --runs") from error
 
 
 def _stamp(folder: Path, instance: str, seconds: float) -> None:

@@ -12,20 +12,22 @@ def render(summary: Mapping[str, Any]) -> str:
 
 
 def grid(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns as wide as they need to be: the first to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    first, *others = widths
-    text = [
-        "  ".join([line[0].ljust(first), *(cell.rjust(width) for cell, width in zip(line[1:], others, strict=True))]).rstrip()
-        for line in (header, *rows)
-    ]
-    return "\n".join([text[0], "-" * (sum(widths) + 2 * len(others)), *text[1:]])
+    """Columns as wide as they need to be, numbers to the right."""
+    columns = [_column(column) for column in zip(header, *rows, strict=True)]
+    first, *others = ["  ".join(cells) for cells in zip(*columns, strict=True)]
+    return "\n".join([first.rstrip(), "-" * len(first), *(line.rstrip() for line in others)])
+
+
+def _column(cells: Sequence[str]) -> list[str]:
+    width = max(map(len, cells))
+    numbers = all(cell[:1].isdigit() or cell == UNDEFINED for cell in cells[1:])
+    return [cell.rjust(width) if numbers else cell.ljust(width) for cell in cells]
 
 
 def verdict_table(gates: Sequence[Mapping[str, Any]]) -> str:
     """The gates with what they measured and allow; the reasons of those that judged nothing below."""
     rows = [[gate["name"], gate["target"], gate["metric"], number(gate["measured"]), gate["limit"], gate["verdict"]] for gate in gates]
-    notes = [f"! {gate['name']} on {gate['target']}: {gate['why']}" for gate in gates if gate["why"]]
+    notes = [f"! {gate['target']}, gate {gate['name']}: {gate['why']}" for gate in gates if gate["why"]]
     return "\n".join([grid(["gate", "target", "metric", "measured", "limit", "verdict"], rows), *notes])
 
 

@@ -54,7 +54,8 @@ def dataset(root: Path, classes: Sequence[str] = ("cat", "dog", "owl"), num_imag
     """One split val: colored rectangles on grey; the last image has none, the second has a crowd."""
     random = np.random.default_rng(0)
     (root / "images").mkdir(parents=True)
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for number in range(1, num_images + 1):
         pixels = np.full((size[1], size[0], 3), 90, np.uint8)
         for _ in range(0 if number == num_images else 3):
@@ -62,7 +63,7 @@ def dataset(root: Path, classes: Sequence[str] = ("cat", "dog", "owl"), num_imag
             width, height = (int(v) for v in random.integers(14, 30, 2))
             category = int(random.integers(len(classes)))
             pixels[y : y + height, x : x + width] = (60 + 40 * category % 190, 200 - 30 * category % 190, 120)
-            box = {"bbox": [x, y, width, height], "area": width * height, "iscrowd": int(number == 2 and not annotations[-1:] == [])}
+            box = {"bbox": [x, y, width, height], "area": width * height, "iscrowd": int(number == 2)}
             annotations.append({"id": len(annotations) + 1, "image_id": number, "category_id": category * 2 + 1, **box})
         Image.fromarray(pixels).save(root / "images" / f"{number}.png")
         images.append({"id": number, "file_name": f"{number}.png", "width": size[0], "height": size[1]})
@@ -71,11 +72,20 @@ def dataset(root: Path, classes: Sequence[str] = ("cat", "dog", "owl"), num_imag
     (root / "val.json").write_text(json.dumps(truth))
     contract = ModelContract(preprocessing=Preprocessing(height=64, width=96), classes=tuple(classes), category_ids=ids)
     splits = {"val": Split(images="images", annotations="val.json", num_images=num_images, num_boxes=len(annotations))}
-    write_facts(root, DatasetFacts(contract=contract, splits=splits, problems={"degenerate box": ("3.png",)}, num_problems={"degenerate box": 1}))
+    write_facts(
+        root, DatasetFacts(contract=contract, splits=splits, problems={"degenerate box": ("3.png",)}, num_problems={"degenerate box": 1})
+    )
     return Dataset(root)
 
 
-def run(root: Path, data: Dataset, *, epochs: int = 8, targets: Sequence[Mapping[str, Any]] = TARGETS, gates: Sequence[Mapping[str, Any]] = GATES) -> RunResult:
+def run(
+    root: Path,
+    data: Dataset,
+    *,
+    epochs: int = 8,
+    targets: Sequence[Mapping[str, Any]] = TARGETS,
+    gates: Sequence[Mapping[str, Any]] = GATES,
+) -> RunResult:
     """A run over a data set; the third target of TARGETS is not measured."""
     config = PipelineConfig.model_validate(
         {
@@ -125,12 +135,14 @@ def checkpoint(
     contract = data.facts.contract
     accuracy = coco_map.evaluate(truth, results, "val", contract.classes)[0]
     detector = PluginChoice(name="fcos", options={})
-    facts = CheckpointFacts(contract=contract, detector=detector, parameters=parameters, macs=parameters * 90, epochs=epochs, accuracy=accuracy)
+    facts = CheckpointFacts(
+        contract=contract, detector=detector, parameters=parameters, macs=parameters * 90, epochs=epochs, accuracy=accuracy
+    )
     write_facts(root, facts)
     (root / "detections.json").write_text(json.dumps(results))
     names = (*TERMS, "attention/feature", "attention/mask", "grad_norm") if distilled else (*TERMS, "grad_norm")
     random = np.random.default_rng(parameters + distilled)
-    with open(root / "curves.csv", "w", newline="", encoding="utf-8") as file:
+    with (root / "curves.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(("epoch", *names, "learning_rate", "images_per_s"))
         for epoch in range(1, epochs + 1):
@@ -149,10 +161,14 @@ def write_attention(root: Path, data: Dataset, truth: Mapping[str, Any], num_ima
     for image in images:
         boxes = [row["bbox"] for row in truth["annotations"] if row["image_id"] == image["id"]]
         for name, spread in (("teacher", 0.35), ("student", 0.5)):
-            bumps = [np.exp(-(((columns - x - w / 2) / (w * spread)) ** 2 + ((rows - y - h / 2) / (h * spread)) ** 2)) for x, y, w, h in boxes]
+            bumps = [
+                np.exp(-(((columns - x - w / 2) / (w * spread)) ** 2 + ((rows - y - h / 2) / (h * spread)) ** 2)) for x, y, w, h in boxes
+            ]
             maps[name].append(sum(bumps, np.zeros(rows.shape)) + random.random(rows.shape) * spread * 0.5)
     arrays = {name: np.array(values, np.float32) for name, values in maps.items()}
-    np.savez_compressed(root / "attention.npz", image_ids=np.array([image["id"] for image in images]), teacher=arrays["teacher"], student=arrays["student"])
+    np.savez_compressed(
+        root / "attention.npz", image_ids=np.array([image["id"] for image in images]), teacher=arrays["teacher"], student=arrays["student"]
+    )
 
 
 def target_result(

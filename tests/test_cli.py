@@ -118,10 +118,11 @@ class TestWriting:
         flow_samples.replace_training(monkeypatch)
         monkeypatch.chdir(tmp_path)
         Path("pipeline.yaml").write_text(flow_samples.CONFIG)
-        Path("runs").touch()
-        code, _, err = outcome(capsys, "run")
-        assert (code, err.count("\n")) == (4, 1)
-        assert "cannot be written" in err
+        Path("file").touch()
+        for folder in ("file", "file/runs", "/proc/runs" if Path("/proc").exists() else "file"):
+            code, _, err = outcome(capsys, "run", "--runs", folder)
+            assert (code, err.count("\n")) == (4, 1)
+            assert "cannot be made" in err
 
     @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
     def test_a_full_disk(self) -> None:

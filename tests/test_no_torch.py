@@ -94,6 +94,12 @@ def test_there_is_no_torch(program: Path, tmp_path: Path) -> None:
         assert f"No module named '{name}'" in done.stderr
 
 
+def test_a_folder_of_the_user_s_own_called_pipeline_is_not_imported(program: Path, tmp_path: Path) -> None:
+    (tmp_path / "pipeline").mkdir()
+    (tmp_path / "pipeline" / "__init__.py").write_text("raise SystemExit('the wrong one')")
+    assert run(program, "--help", cwd=tmp_path).returncode == 0
+
+
 def test_help_config_and_check(program: Path, tmp_path: Path) -> None:
     assert run(program, "--help", cwd=tmp_path).returncode == 0
     (tmp_path / "pipeline.yaml").write_text(flow_samples.CONFIG)

@@ -61,7 +61,7 @@ def test_one_console_script_of_the_distribution_s_name() -> None:
 
 @pytest.mark.parametrize("path", PROSE, ids=lambda path: path.name)
 def test_no_document_starts_a_package_as_a_module(path: Path) -> None:
-    assert not re.search(r"python[\d.]* -m (pipeline|stages|deploy)\b", path.read_text(encoding="utf-8"))
+    assert not re.search(r"-m (pipeline|stages|deploy)\b", path.read_text(encoding="utf-8"))
 
 
 def test_nothing_is_pickled() -> None:

@@ -223,8 +223,10 @@ class TestDamage:
         # the same arguments, so that the scratch is the same; what made it fall is gone
         whole = tmp_path / ".store" / keys.key_of(keys.parts_of(climb, 3, None))
         scratch.rename(whole.with_name(f".{whole.name}.partial"))
-        store.run(climb, 3, None)
+        lines: list[str] = []
+        Store(tmp_path, "a", say=lines.append).run(climb, 3, None)
         assert calls == ["step 0", "step 1", "step 2"]
+        assert lines[0].endswith("running: never ran, goes on where it was stopped")
 
     def test_another_stage_starts_from_nothing(self, tmp_path: Path) -> None:
         path = tmp_path / ".store" / keys.key_of(keys.parts_of(grow, 0))

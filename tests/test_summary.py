@@ -36,4 +36,4 @@ def test_numbers(value: float | None, text: str) -> None:
 
 def test_what_could_not_be_judged_is_said_below_the_table() -> None:
     gate = {"name": "fast", "target": "gpu", "metric": "bytes", "measured": None, "limit": "<= 3", "verdict": "unmeasured", "why": "no GPU"}
-    assert verdict_table([gate]).splitlines()[-1] == "! fast on gpu: no GPU"
+    assert verdict_table([gate]).splitlines()[-1] == "! gpu, gate fast: no GPU"
