@@ -130,8 +130,10 @@ def _facts(run: RunResult) -> dict[str, Any]:
 
 
 def _fingerprint(target: TargetResult) -> dict[str, str]:
+    """Which engine was measured, hashes cut short; empty where there is none."""
     facts = target.engine.facts
-    return {"sha256": facts.sha256[:16], **{key: value for key, value in facts.fingerprint.items() if value}} if facts.sha256 else {}
+    every = {"sha256": facts.sha256, **facts.fingerprint} if facts.sha256 else {}
+    return {key: value[:16] if key.endswith("sha256") else value for key, value in every.items() if value}
 
 
 def _version(distribution: str) -> str | None:

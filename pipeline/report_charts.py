@@ -116,9 +116,9 @@ def path_of(points: Sequence[Point]) -> str:
 
 def tick_text(value: float) -> str:
     """A tick's value in few characters."""
-    if value and abs(value) < 1e-3:
-        mantissa, exponent = f"{value:.0e}".split("e")
-        return f"{mantissa}e{int(exponent)}"
+    if 1e-12 < abs(value) < 1e-2:
+        mantissa, exponent = f"{value:.1e}".split("e")
+        return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
     return f"{value / 1000:g}k" if abs(value) >= 10_000 else f"{round(value, 10):g}"
 
 

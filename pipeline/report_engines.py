@@ -54,6 +54,7 @@ def measured(run: RunResult, summary: Mapping[str, Any]) -> dict[str, Any]:
         "precision_recall_lines": [(c.name, c.series, c.style) for c in curves],
         "class_curves": class_curves(curves, best, run.dataset.facts.contract.classes) if best else [],
         "best": best.name if best else None,
+        "most_curves": MOST_CURVES,
     }
 
 

@@ -111,9 +111,14 @@ def collate(samples: list[tuple[Tensor, Target]]) -> Batch:
     return Batch(torch.stack(images), targets)
 
 
+def num_cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def default_workers() -> int:
     """One loader process for each core but one, at most four: the training thread keeps a core of its own."""
-    return min(4, max(0, len(os.sched_getaffinity(0)) - 1)) if hasattr(os, "sched_getaffinity") else 0
+    return min(4, num_cores() - 1) if hasattr(os, "fork") else 0
 
 
 def loader(images: TrainingImages, batches: EpochBatches, workers: int) -> "data.DataLoader[tuple[Tensor, Target]]":

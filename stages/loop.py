@@ -28,7 +28,7 @@ from stages.config import DetectorConfig, ExportConfig, TrainConfig
 from stages.detectors import Detector
 from stages.distribution import is_main_process, mean_over_processes
 from stages.evaluate import evaluate
-from stages.loader import Batch, EpochBatches, TrainingImages, default_workers, loader
+from stages.loader import Batch, EpochBatches, TrainingImages, default_workers, loader, num_cores
 
 RESUME = "resume"
 
@@ -94,6 +94,11 @@ def optimizer_for(task: nn.Module, config: TrainConfig) -> torch.optim.Optimizer
     return torch.optim.AdamW(groups, lr=config.learning_rate)
 
 
+def leave_cores(workers: int) -> None:
+    """Compute with at most the cores that the loader leaves: more threads than free cores wait for one another."""
+    torch.set_num_threads(max(1, min(torch.get_num_threads(), num_cores() - workers)))
+
+
 def accelerator_for(config: TrainConfig, device: str, folder: Path) -> Accelerator:
     """Device and precision of a training; half precision needs CUDA."""
     # accelerate keeps the first training's precision for the whole process unless told to forget it; the process group stays.
@@ -121,6 +126,7 @@ class Trainer:
         processes = self._accelerator.num_processes
         self._batches = EpochBatches(len(images), config.batch_size, seed, self._accelerator.process_index, processes)
         workers = default_workers() if config.workers is None else config.workers
+        leave_cores(workers)
         self._loader = loader(images, self._batches, workers)
         task.to(self._accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         optimizer = optimizer_for(task, config)

@@ -159,13 +159,12 @@ class TestMissingParts:
     def test_undefined_accuracy_and_no_detections(self, sample: RunResult, tmp_path: Path) -> None:
         undefined = dict.fromkeys(("map", "map_50", "map_75"))
         nothing = {"per_class": dict.fromkeys(sample.dataset.facts.contract.classes)}
-        networks = {
-            name: with_accuracy(getattr(sample, name), tmp_path / name, **undefined, **nothing)
-            for name in ("teacher", "baseline", "student")
-        }
-        for network in networks.values():
-            (network.root / "detections.json").write_text("[]")
-        text = Page(written(replace(sample, **networks), tmp_path)).text
+        teacher, baseline, student = (
+            with_accuracy(network, tmp_path / f"{number}", **undefined, **nothing)
+            for number, network in enumerate((sample.teacher, sample.baseline, sample.student))
+        )
+        (student.root / "detections.json").write_text("[]")
+        text = Page(written(replace(sample, teacher=teacher, baseline=baseline, student=student), tmp_path)).text
         assert "Accuracy is undefined" in text
         assert "No network was trained" in text
         assert "No attention map was kept" in text
@@ -183,14 +182,17 @@ class TestMissingParts:
         (run.dataset.images("val") / "3.png").write_bytes(b"no image")
         assert "2 of 6 images could not be read any more." in Page(written(run, tmp_path)).text
 
-    def test_many_classes_show_those_that_changed_most(self, tmp_path: Path) -> None:
-        data = run_samples.dataset(tmp_path / "data", [f"thing {i}" for i in range(100)], num_images=120)
-        run = run_samples.run(tmp_path / "run", data)
-        shown = report.most_changed(report.class_rows(run))
-        gains = [row.gain for row in shown if row.gain is not None]
-        assert len(shown) == len(gains) == report.MOST_CLASSES
-        assert gains == sorted(gains, reverse=True)
-        assert "Of 100 classes, the 80" in Page(written(run, tmp_path)).text
+    def test_of_many_classes_those_that_changed_most(self, sample: RunResult, tmp_path: Path) -> None:
+        rows = [report.ClassRow(f"{i}", 0.9, 0.5, 0.5 + i / 500, i / 500) for i in range(-50, 50)]
+        shown = report.most_changed([*rows, report.ClassRow("absent", None, None, None, None)])
+        half = report.MOST_CLASSES // 2
+        assert [row.name for row in shown] == [str(i) for i in (*range(49, 49 - half, -1), *range(half - 51, -51, -1))]
+        assert report.most_changed(rows[: 2 * half]) == rows[: 2 * half]
+
+    def test_more_classes_than_curves(self, tmp_path: Path) -> None:
+        data = run_samples.dataset(tmp_path / "data", [f"thing {i}" for i in range(25)], num_images=12)
+        text = Page(written(run_samples.run(tmp_path / "run", data), tmp_path)).text
+        assert "The 12 weakest classes" in text
 
 
 class TestHeadline:
@@ -265,6 +267,7 @@ class TestCharts:
         [
             (0, 1, False, ["0", "0.2", "0.4", "0.6", "0.8", "1"]),
             (0.0, 0.0007, False, ["0", "2e-4", "4e-4", "6e-4"]),
+            (0.0, 0.0015, False, ["0", "5e-4", "1e-3", "1.5e-3"]),
             (3, 50, True, ["3", "5", "10", "20", "30", "50"]),
             (4.0, 4.4, True, ["4", "4.1", "4.2", "4.3", "4.4"]),
             (0, 52000, False, ["0", "20k", "40k"]),
@@ -279,9 +282,10 @@ class TestCharts:
         assert report_charts.extent([3, 3]) == (2.7, 3.3)
 
 
-class TestBoxes:
-    NAMES = {1: "cat", 2: "dog"}
+NAMES = {1: "cat", 2: "dog"}
 
+
+class TestBoxes:
     def test_each_object_is_found_once_by_the_surest_box_of_its_class(self) -> None:
         truth = [Object((0, 0, 10, 10), 1), Object((20, 0, 30, 10), 2)]
         found = [
@@ -290,13 +294,13 @@ class TestBoxes:
             Object((20, 0, 30, 10), 1, 0.8),
             Object((20, 0, 30, 10), 2, report_boxes.SCORE - 0.01),
         ]
-        view = report_boxes.judge("student", truth, found, self.NAMES)
+        view = report_boxes.judge("student", truth, found, NAMES)
         assert (view.found, view.wrong, view.missed) == (1, 2, 1)
         assert [box.words for box in view.boxes if box.kind == "found"] == ["cat 0.90"]
 
     def test_boxes_in_a_crowd_are_neither_found_nor_wrong(self) -> None:
         crowd = Object((0, 0, 100, 100), 1, crowd=True)
-        view = report_boxes.judge("student", [crowd], [Object((10, 10, 20, 20), 1, 0.9), Object((10, 10, 20, 20), 2, 0.9)], self.NAMES)
+        view = report_boxes.judge("student", [crowd], [Object((10, 10, 20, 20), 1, 0.9), Object((10, 10, 20, 20), 2, 0.9)], NAMES)
         assert (view.found, view.wrong, view.missed) == (0, 1, 0)
 
     def test_iou(self) -> None:
@@ -304,7 +308,7 @@ class TestBoxes:
         assert report_boxes.iou((0, 0, 0, 0), (0, 0, 0, 0)) == 0
 
     def test_tags_stay_on_the_picture(self) -> None:
-        view = report_boxes.judge("student", [], [Object((90, 95, 100, 100), 1, 0.9), Object((0, 0, 5, 5), 2, 0.8)], self.NAMES)
+        view = report_boxes.judge("student", [], [Object((90, 95, 100, 100), 1, 0.9), Object((0, 0, 5, 5), 2, 0.8)], NAMES)
         tags = [box.tag for box in report_boxes.tagged(view, 100, 100).boxes]
         assert all(tag and tag.x >= 0 and tag.y >= 0 and tag.x + tag.width <= 100 and tag.y + tag.height <= 100 for tag in tags)
 
