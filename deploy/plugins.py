@@ -28,7 +28,8 @@ _SCOPE = {
 def folder(package: str) -> Path:
     """Where the package's plugin files lie."""
     spec = importlib.util.find_spec(package)
-    assert spec is not None and spec.submodule_search_locations, package
+    assert spec is not None, package
+    assert spec.submodule_search_locations, package
     return Path(next(iter(spec.submodule_search_locations)))
 
 
@@ -86,7 +87,7 @@ def schema(package: str, name: str, function: str = "build", hidden: tuple[str, 
 
 def _evaluate(path: Path, node: ast.expr) -> Any:
     try:
-        return eval(compile(ast.Expression(node), str(path), "eval"), dict(_SCOPE))
+        return eval(compile(ast.Expression(node), str(path), "eval"), dict(_SCOPE))  # noqa: S307 - the project's own source
     except NameError as error:
         allowed = ", ".join(sorted(_SCOPE))
         raise ValueError(f"{path}:{node.lineno}: an option's type and default may use only {allowed} ({error})") from error
@@ -113,7 +114,7 @@ def fill(
     if isinstance(value, BaseModel):
         value = value.model_dump()
     if not isinstance(value, Mapping) or not isinstance(value.get(key), str):
-        raise ValueError(f"give a mapping with '{key}', one of {', '.join(names(package))}; got {value!r}")
+        raise ValueError(f"give a mapping with '{key}', one of {', '.join(names(package))}; got {value!r}")  # noqa: TRY004 - pydantic
     options = {k: v for k, v in value.items() if k != key and k not in own}
     model = schema(package, value[key], function, hidden)
     known = [*model.model_fields, *own]

@@ -7,7 +7,8 @@ from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
-from deploy.contract import Accuracy, Frozen, Latency, Percentiles
+from deploy import metrics
+from deploy.contract import Frozen
 from deploy.plugins import suggest
 from pipeline.diagnose import Misfit, explain, refuse_coerced
 from pipeline.document import read_document
@@ -27,18 +28,6 @@ from stages.config import (
 
 REFERENCES = ("teacher", "baseline")
 """What is measured beside the targets; no target may bear these names, nor the student's."""
-
-METRICS = (
-    *(name for name in Accuracy.model_fields if name.startswith(("map", "mar"))),
-    "bytes",
-    *(
-        f"latency_{part}_{percentile}_ms"
-        for part, field in Latency.model_fields.items()
-        if field.annotation is Percentiles
-        for percentile in Percentiles.model_fields
-    ),
-)
-"""What a gate can limit."""
 
 
 class PluginSection(NamedTuple):
@@ -109,9 +98,10 @@ class PipelineConfig(Frozen):
     def _gates_can_be_judged(self) -> "PipelineConfig":
         targets = [target.name for target in self.targets]
         for index, gate in enumerate(self.gates):
-            if gate.metric not in METRICS:
-                known = f"{', '.join(METRICS[:12])}, bytes, latency_<pre|infer|post|end_to_end>_<p50|p90|p95|p99>_ms"
-                raise Misfit(("gates", index, "metric"), f"no '{gate.metric}'{suggest(gate.metric, METRICS)}; choose from {known}")
+            try:
+                metrics.check(gate.metric)
+            except ValueError as error:
+                raise Misfit(("gates", index, "metric"), str(error)) from error
             if gate.target is not None and gate.target not in targets:
                 problem = f"no target '{gate.target}'{suggest(gate.target, targets)}; choose from {', '.join(targets)}"
                 raise Misfit(("gates", index, "target"), problem)

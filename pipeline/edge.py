@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from deploy.bundle import Bundle
+from deploy.bundle import Bundle, Verdict
 from pipeline.answer import Answer
 from pipeline.config import ServeConfig, load
 from pipeline.table import verdict_table
-from stages.artifacts import Verdict
 from stages.gate import EXIT_FAIL, EXIT_INCOMPARABLE, exit_code
 
 

@@ -54,11 +54,12 @@ def compress(config: PipelineConfig, store: Store) -> RunResult:
 
     The teacher and the baseline become engines too, so that latency is compared like for like; they are not judged or packaged.
     """
-    seed, device, split, graph = config.seed, config.device, config.validation.split, config.export
+    seed, device, split = config.seed, config.device, config.validation.split
+    graph, decisions = config.export, config.export.decisions
     dataset = store.run(prepare, config.data)
-    teacher = store.run(train_teacher, config.teacher, seed, device, split, dataset, graph)
-    baseline = store.run(train_baseline, config.student, seed, device, split, dataset, graph)
-    student = store.run(distill, config.distill, config.student, seed, device, split, dataset, teacher, graph)
+    teacher = store.run(train_teacher, config.teacher, seed, device, split, dataset, decisions)
+    baseline = store.run(train_baseline, config.student, seed, device, split, dataset, decisions)
+    student = store.run(distill, config.distill, config.student, seed, device, split, dataset, teacher, decisions)
 
     model = store.run(export, graph, student)
     compared = {name: store.at(name).run(export, graph, network) for name, network in zip(REFERENCES, (teacher, baseline), strict=True)}

@@ -3,9 +3,10 @@
 from dataclasses import asdict
 from typing import Any
 
+from deploy.bundle import Verdict
 from pipeline.flow import RunResult
 from pipeline.store import StageRecord
-from stages.artifacts import Checkpoint, Report, Verdict
+from stages.artifacts import Checkpoint, Report
 from stages.gate import exit_code
 
 

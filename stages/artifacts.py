@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import ValidationError
 
+from deploy.bundle import Verdict
 from deploy.contract import Accuracy, Frozen, Latency, ModelContract
 from deploy.errors import ArtifactError
 
@@ -114,18 +115,6 @@ class ReportFacts(Frozen):
     sha256: str | None
     machine: dict[str, str]
     why: str | None
-
-
-class Verdict(Frozen):
-    """One gate on one target."""
-
-    name: str
-    target: str
-    metric: str
-    verdict: Literal["pass", "fail", "inconclusive", "unmeasured", "incomparable"]
-    measured: float | None
-    limit: str
-    why: str | None = None
 
 
 class VerdictFacts(Frozen):

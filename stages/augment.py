@@ -23,7 +23,7 @@ def _steps(item: Augmentation, pad_value: int) -> list[v2.Transform]:
         case Flip():
             return [v2.RandomHorizontalFlip(item.p)]
         case Scale():
-            return [v2.RandomAffine(degrees=0, translate=(0.1, 0.1), scale=(item.min, item.max), fill=pad_value)]
+            return [v2.RandomAffine(degrees=[0, 0], translate=(0.1, 0.1), scale=(item.min, item.max), fill=pad_value)]
         case Crop():
             return [v2.RandomApply([v2.RandomIoUCrop(min_scale=item.min_scale)], p=item.p)]
         case Color():
@@ -52,5 +52,5 @@ def mosaic(first: Sample, other: Callable[[], Sample], pad_value: int) -> Sample
         factor = torch.tensor([size[1] / quarter.shape[-1], size[0] / quarter.shape[-2]] * 2)
         boxes.append(objects["boxes"].as_subclass(torch.Tensor) * factor + torch.tensor([left, top, left, top]))
         labels.append(objects["labels"])
-    joined = tv_tensors.BoundingBoxes(torch.cat(boxes), format="XYXY", canvas_size=(height, width))  # type: ignore[call-arg]
+    joined = tv_tensors.BoundingBoxes(torch.cat(boxes), format="XYXY", canvas_size=(height, width))
     return tv_tensors.Image(canvas), {**target, "boxes": joined, "labels": torch.cat(labels)}

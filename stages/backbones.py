@@ -1,6 +1,6 @@
 """Backbones with a feature pyramid: torchvision's ResNets, and the same blocks in fewer layers and channels."""
 
-from functools import partial
+from collections.abc import Callable
 from typing import Literal
 
 from torch import Tensor, nn
@@ -21,11 +21,10 @@ DEPTHS: dict[str, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int
 }
 
 
-def norm_layer(kind: Norm) -> "partial[nn.Module]":
+def norm_layer(kind: Norm) -> Callable[[int], nn.Module]:
     """The constructor of a normalization layer, called with the number of channels, a multiple of 8."""
-    if kind == "group":
-        return partial(group_norm)
-    return partial(FrozenBatchNorm2d) if kind == "frozen" else partial(nn.BatchNorm2d)
+    layers: dict[Norm, Callable[[int], nn.Module]] = {"batch": nn.BatchNorm2d, "group": group_norm, "frozen": FrozenBatchNorm2d}
+    return layers[kind]
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
@@ -96,4 +95,3 @@ class PyramidBackbone(nn.Module):
         """The pyramid, keyed by level, finest first."""
         features: dict[str, Tensor] = self.fpn(self.body(images))
         return features
-

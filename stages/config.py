@@ -27,7 +27,6 @@ class Plugin(Frozen):
         return dict(self.model_extra or {})
 
 
-
 class DetectorConfig(Plugin):
     """A file of stages/detectors with its options."""
 
@@ -175,6 +174,11 @@ class ExportConfig(Frozen):
     score_threshold: Fraction = 0.05
     iou_threshold: Fraction = 0.6
 
+    @property
+    def decisions(self) -> "ExportConfig":
+        """The same detections with the file's own options left at their defaults: all that judging a network in torch depends on."""
+        return self.model_copy(update={"opset": 18, "dynamic_batch": True})
+
 
 class TargetConfig(Plugin):
     """An engine to build: `runtime` is a file of deploy/runtimes, whose compile options stand flat beside it."""
@@ -233,5 +237,3 @@ class PackageConfig(Frozen):
 
     license: str | None = None
     description: str = ""
-
-

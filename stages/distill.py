@@ -5,9 +5,15 @@ from pathlib import Path
 from stages.artifacts import Checkpoint, Dataset
 from stages.config import DistillConfig, ExportConfig, StudentConfig
 from stages.stage import stage
+from stages.train import weights_digest
 
 
-@stage(version=1, resumable=True, distributed=True)
+def identity(config: DistillConfig, student: StudentConfig, *others: object) -> dict[str, str]:
+    """The content of the weights that the student starts from."""
+    return weights_digest(student.weights)
+
+
+@stage(version=1, identity=identity, resumable=True, distributed=True)
 def distill(
     out: Path,
     config: DistillConfig,

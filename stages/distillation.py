@@ -96,8 +96,8 @@ def write_attention(out: Path, teacher: Detector, student: Detector, dataset: Da
     rows = read_json(dataset.annotations(split))["images"][:num_images]
     images = [preprocess.apply(preprocess.load_image(dataset.images(split) / row["file_name"]), contract.preprocessing)[0] for row in rows]
     batch = torch.from_numpy(np.stack(images))
-    maps = {name: _attention(network.cpu().eval(), batch).numpy() for name, network in (("teacher", teacher), ("student", student))}
-    np.savez_compressed(out / "attention.npz", image_ids=np.array([row["id"] for row in rows]), **maps)
+    large, small = (_attention(network.cpu().eval(), batch).numpy() for network in (teacher, student))
+    np.savez_compressed(out / "attention.npz", image_ids=np.array([row["id"] for row in rows]), teacher=large, student=small)
 
 
 @torch.no_grad()

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Literal
 
 from deploy import metrics
-from stages.artifacts import Report, ReportFacts, Verdict, VerdictFacts, Verdicts, write_facts
+from deploy.bundle import Verdict
+from stages.artifacts import Report, ReportFacts, VerdictFacts, Verdicts, write_facts
 from stages.config import GateConfig
 from stages.stage import stage
 

@@ -78,7 +78,7 @@ class TrainingImages(data.Dataset[tuple[Tensor, Target]]):
     def _read(self, index: int) -> Sample:
         image = preprocess.load_image(self._folder / self._files[index])
         height, width = image.shape[:2]
-        boxes = tv_tensors.BoundingBoxes(self._boxes[index], format="XYXY", canvas_size=(height, width))  # type: ignore[call-arg]
+        boxes = tv_tensors.BoundingBoxes(self._boxes[index], format="XYXY", canvas_size=(height, width))
         pixels = tv_tensors.Image(torch.from_numpy(image.transpose(2, 0, 1).copy()))
         return pixels, {"boxes": boxes, "labels": self._labels[index]}
 
@@ -125,7 +125,7 @@ def loader(images: TrainingImages, batches: EpochBatches, workers: int) -> "data
     """Iterates over the batches of `batches.epoch`."""
     return data.DataLoader(
         images,
-        batch_sampler=batches,  # type: ignore[arg-type]
+        batch_sampler=batches,
         num_workers=workers,
         collate_fn=collate,
         pin_memory=torch.cuda.is_available(),

@@ -5,7 +5,6 @@ accelerate carries device, precision, distribution, checkpoints and trackers.
 
 import csv
 import math
-import os
 import shutil
 import time
 from collections import defaultdict
@@ -102,7 +101,7 @@ def leave_cores(workers: int) -> None:
 def accelerator_for(config: TrainConfig, device: str, folder: Path) -> Accelerator:
     """Device and precision of a training; half precision needs CUDA."""
     # accelerate keeps the first training's precision for the whole process unless told to forget it; the process group stays.
-    AcceleratorState._reset_state(reset_partial_state=False)  # type: ignore[no-untyped-call]  # noqa: SLF001
+    AcceleratorState._reset_state(reset_partial_state=False)  # noqa: SLF001
     cpu = device == "cpu" or not torch.cuda.is_available()
     precision = "no" if cpu or config.precision == "fp32" else config.precision
     return Accelerator(
@@ -171,7 +170,7 @@ class Trainer:
             steps.advance(f"loss {losses['loss']:.3f}")
         count = len(self._batches)
         row = {name: value / count for name, value in sums.items()}
-        row["learning_rate"] = self._scheduler.get_last_lr()[0]
+        row["learning_rate"] = float(self._scheduler.get_last_lr()[0])
         row["images_per_s"] = count * self._config.batch_size / (time.perf_counter() - began)
         self._progress.epoch += 1
         self._progress.rows.append({"epoch": self._progress.epoch, **row})
@@ -214,8 +213,8 @@ class Trainer:
         if self._accelerator.is_main_process:
             shutil.rmtree(old, ignore_errors=True)
             if (self._folder / RESUME).exists():
-                os.rename(self._folder / RESUME, old)
-            os.rename(fresh, self._folder / RESUME)
+                (self._folder / RESUME).rename(old)
+            fresh.rename(self._folder / RESUME)
             shutil.rmtree(old, ignore_errors=True)
         self._accelerator.wait_for_everyone()
 
@@ -228,7 +227,7 @@ class Trainer:
 
     def _write_curves(self) -> None:
         names = list(dict.fromkeys(name for row in self._progress.rows for name in row))
-        with open(self._folder / "curves.csv", "w", newline="", encoding="utf-8") as file:
+        with (self._folder / "curves.csv").open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, names)
             writer.writeheader()
             writer.writerows(self._progress.rows)

@@ -52,7 +52,9 @@ def dense_nms(boxes: Tensor, labels: Tensor, iou_threshold: float, repeats: int 
     return keep[:, 0], ((keep - before).abs().amax(dim=(1, 2)) < 0.5)
 
 
-def select(boxes: Tensor, scores: Tensor, labels: Tensor, iou_threshold: float, max_detections: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def select(
+    boxes: Tensor, scores: Tensor, labels: Tensor, iou_threshold: float, max_detections: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Suppress and keep the best, padded with score 0.
 
     Args:

@@ -1,13 +1,40 @@
 """Train a detector from its images alone: the large teacher, and the student as it is without one."""
 
+import hashlib
 from pathlib import Path
 
+from deploy.errors import ArtifactError
 from stages.artifacts import Checkpoint, Dataset
 from stages.config import ExportConfig, StudentConfig, TeacherConfig
 from stages.stage import stage
 
 
-@stage(version=1, resumable=True, distributed=True)
+def weights_digest(weights: str | None) -> dict[str, str]:
+    """The sha256 of a safetensors file, or of the one in a checkpoint folder.
+
+    Raises:
+        ArtifactError: there is no such file.
+    """
+    if weights is None:
+        return {}
+    file = weights_file(Path(weights))
+    try:
+        return {"weights": hashlib.sha256(file.read_bytes()).hexdigest()}
+    except OSError as error:
+        raise ArtifactError(f"{file}: {error.strerror}; `weights` names a safetensors file or a checkpoint folder") from error
+
+
+def weights_file(path: Path) -> Path:
+    """The file itself, or a checkpoint folder's."""
+    return path / "weights.safetensors" if path.is_dir() else path
+
+
+def identity(config: TeacherConfig | StudentConfig, *others: object) -> dict[str, str]:
+    """The content of the weights that training starts from or is replaced by."""
+    return weights_digest(config.weights)
+
+
+@stage(version=1, identity=identity, resumable=True, distributed=True)
 def train_teacher(
     out: Path, config: TeacherConfig, seed: int, device: str, split: str, dataset: Dataset, export: ExportConfig
 ) -> Checkpoint:
@@ -15,7 +42,7 @@ def train_teacher(
     return _train(out, config, seed, device, split, dataset, export, "teacher")
 
 
-@stage(version=1, resumable=True, distributed=True)
+@stage(version=1, identity=identity, resumable=True, distributed=True)
 def train_baseline(
     out: Path, config: StudentConfig, seed: int, device: str, split: str, dataset: Dataset, export: ExportConfig
 ) -> Checkpoint:

@@ -1,6 +1,7 @@
 """What holds of every detector, in a tiny form, and FCOS against torchvision's own."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -102,8 +103,9 @@ def test_fcos_decides_as_torchvision_does() -> None:
     detector = confident(tiny("fcos"))
     assert isinstance(detector, FcosDetector)
     own = copy.deepcopy(detector.model)
-    own.transform.min_size, own.transform.max_size = (96,), 128
-    own.transform.image_mean, own.transform.image_std = [0.0] * 3, [1.0] * 3
+    transform: Any = own.transform
+    transform.min_size, transform.max_size = (96,), 128
+    transform.image_mean, transform.image_std = [0.0] * 3, [1.0] * 3
     own.topk_candidates, own.score_thresh, own.nms_thresh, own.detections_per_img = 50, 0.3, 0.6, 30
     graph = detector.graph(GraphOptions(max_detections=30, candidates=50, score_threshold=0.3, iou_threshold=0.6)).eval()
     with torch.no_grad():

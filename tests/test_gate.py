@@ -5,7 +5,7 @@ import artifact_samples as samples
 import pytest
 
 from deploy import metrics
-from stages.artifacts import Verdict
+from deploy.bundle import Verdict
 from stages.config import GateConfig
 from stages.gate import exit_code, gate, judge, limit
 

@@ -14,6 +14,7 @@ from stages.detectors import Outputs
 from stages.losses import Loss, Pyramid
 from stages.losses.non_local import NonLocalBlock
 
+Array = Any  # NumPy's own annotations lose the type in most of its functions
 OWN, OTHER = Pyramid((8, 16), (8, 8)), Pyramid((4, 8, 16), (12, 16, 12))
 
 
@@ -82,19 +83,19 @@ class TestEveryLoss:
             plugins.load("stages.losses", name).build(OWN, Pyramid((32,), (8,)))
 
 
-def array(tensor: Tensor) -> np.ndarray:
+def array(tensor: Tensor) -> Array:
     return tensor.detach().numpy().astype(np.float64)
 
 
-def conv1x1(x: np.ndarray, module: Any) -> np.ndarray:
+def conv1x1(x: Array, module: Any) -> Array:
     return np.einsum("oc,bchw->bohw", array(module.weight)[:, :, 0, 0], x) + array(module.bias)[None, :, None, None]
 
 
-def unit_power(x: np.ndarray) -> np.ndarray:
+def unit_power(x: Array) -> Array:
     return x / np.sqrt((x**2).mean(axis=(1, 2, 3), keepdims=True))
 
 
-def softmax(x: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+def softmax(x: Array, axes: tuple[int, ...]) -> Array:
     e = np.exp(x - x.max(axis=axes, keepdims=True))
     return e / e.sum(axis=axes, keepdims=True)
 
@@ -118,13 +119,13 @@ def test_attention_equals_its_formula() -> None:
     assert terms["transfer"] == pytest.approx(3 * np.mean(transfer), rel=1e-5)
 
 
-def block(x: np.ndarray, module: NonLocalBlock) -> np.ndarray:
+def block(x: Array, module: NonLocalBlock) -> Array:
     """The non-local block with its relation matrix."""
     b, _, h, w = x.shape
     theta, phi, g = (conv1x1(x, m) for m in (module.theta, module.phi, module.g))
     p = min(module.pool, h, w)
 
-    def pooled(y: np.ndarray) -> np.ndarray:
+    def pooled(y: Array) -> Array:
         y = y[:, :, : h // p * p, : w // p * p]
         return y.reshape(b, y.shape[1], h // p, p, w // p, p).max(axis=(3, 5)).reshape(b, y.shape[1], -1)
 

@@ -27,7 +27,7 @@ def run(runs: Path, *launcher: str) -> str:
 
 def curves(runs: Path, stage: str) -> list[dict[str, float]]:
     (folder,) = runs.glob(f".store/{stage}-*")
-    with open(folder / "curves.csv", encoding="utf-8") as file:
+    with (folder / "curves.csv").open(encoding="utf-8") as file:
         return [{name: float(value) for name, value in row.items() if name != "images_per_s"} for row in csv.DictReader(file)]
 
 
@@ -42,7 +42,9 @@ def test_two_processes_give_the_losses_of_one_step_for_step(tmp_path: Path) -> N
         for step, (expected, got) in enumerate(zip(one, two, strict=True)):
             for name, value in expected.items():
                 assert got[name] == pytest.approx(value, rel=TOLERANCE, abs=1e-6), f"{stage} step {step} {name}"
-    artifacts = [sorted(path.name for path in (tmp_path / side / ".store").iterdir() if not path.name.startswith(".")) for side in ("one", "two")]
+    artifacts = [
+        sorted(path.name for path in (tmp_path / side / ".store").iterdir() if not path.name.startswith(".")) for side in ("one", "two")
+    ]
     assert artifacts[0] == artifacts[1]
     leftovers = [path for path in (tmp_path / "two" / ".store").iterdir() if path.name.endswith(".partial")]
     assert not leftovers

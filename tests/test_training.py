@@ -45,7 +45,7 @@ def assert_same(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> No
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
-    with open(folder / "curves.csv", encoding="utf-8") as file:
+    with (folder / "curves.csv").open(encoding="utf-8") as file:
         return [{k: v for k, v in row.items() if k != "images_per_s"} for row in csv.DictReader(file)]
 
 

@@ -4,7 +4,7 @@ A file defines
 
 - `compile(onnx: Path, out: Path, *, precision, calibration, head_outputs, <options>) -> Compiled`, writing one file into `out`.
   Its other keyword-only parameters are the target's options in YAML.
-- `open(file: Path) -> Session`
+- `open(file: Path, *, threads: int | None = None) -> Session`; null threads leave the number to the runtime
 - `identity() -> dict[str, str]`: versions and device, quick, without loading the runtime; part of what an engine's hash covers.
 - `why_not() -> str | None`: why engines cannot run here, with the pip line where a package is missing; None where they can.
 

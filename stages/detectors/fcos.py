@@ -38,7 +38,9 @@ class FcosDetector(Detector):
         super().__init__()
         self.model = model
         self.strides = strides
-        self.channels = (model.backbone.out_channels,) * len(strides)
+        width = model.backbone.out_channels
+        assert isinstance(width, int)
+        self.channels = (width,) * len(strides)
 
     def features(self, images: Tensor) -> list[Tensor]:
         """The pyramid, finest first."""

@@ -47,7 +47,8 @@ class NonLocalBlock(nn.Module):
         g = functional.max_pool2d(self.g(features).float(), pool).flatten(2)
         context = g @ phi.transpose(1, 2) / phi.shape[2]
         drawn = (context @ theta).reshape(features.shape[0], -1, *features.shape[-2:])
-        return features + self.out(drawn)
+        related: Tensor = features + self.out(drawn)
+        return related
 
 
 class NonLocal(Loss):
