@@ -95,6 +95,15 @@ class PipelineConfig(Frozen):
         return validation
 
     @model_validator(mode="after")
+    def _levels_match(self) -> "PipelineConfig":
+        """Known from the options where detectors have this one, and so before a teacher is trained; else it is the losses that refuse."""
+        own, other = (detector.options.get("strides") for detector in (self.student.detector, self.teacher.detector))
+        if own and other and not set(own) & set(other):
+            problem = f"none of {list(own)} is among the teacher's {list(other)}; give the two detectors at least one stride in common"
+            raise Misfit(("student", "detector", "strides"), problem)
+        return self
+
+    @model_validator(mode="after")
     def _gates_can_be_judged(self) -> "PipelineConfig":
         targets = [target.name for target in self.targets]
         for index, gate in enumerate(self.gates):

@@ -12,7 +12,8 @@ from pydantic import ValidationError
 
 from deploy.bundle import Verdict
 from deploy.contract import Accuracy, Frozen, Latency, ModelContract
-from deploy.errors import ArtifactError
+from deploy.errors import ArtifactError, DataError
+from deploy.plugins import suggest
 
 FACTS = "artifact.json"
 F = TypeVar("F", bound=Frozen)
@@ -154,13 +155,24 @@ class Dataset(Artifact):
         """Classes, preprocessing, splits."""
         return read_facts(self.root, DatasetFacts)
 
+    def split(self, name: str) -> Split:
+        """A split by its name.
+
+        Raises:
+            DataError: the data has none of this name.
+        """
+        splits = self.facts.splits
+        if name not in splits:
+            raise DataError(f"validation.split '{name}'{suggest(name, splits)}: the data has {', '.join(sorted(splits))}")
+        return splits[name]
+
     def images(self, split: str) -> Path:
         """The folder that the split's `file_name`s are relative to."""
-        return self.root / self.facts.splits[split].images
+        return self.root / self.split(split).images
 
     def annotations(self, split: str) -> Path:
         """The split's cleaned COCO file."""
-        return self.root / self.facts.splits[split].annotations
+        return self.root / self.split(split).annotations
 
 
 @dataclass(frozen=True)

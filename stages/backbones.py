@@ -4,11 +4,14 @@ from collections.abc import Callable
 from typing import Literal
 
 from torch import Tensor, nn
-from torchvision.models import resnet
+from torchvision.models import get_model_weights, resnet
 from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.ops import FeaturePyramidNetwork, FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+
+from deploy.errors import ArtifactError
+from deploy.plugins import suggest
 
 Norm = Literal["batch", "group", "frozen"]
 
@@ -70,8 +73,8 @@ class PyramidBackbone(nn.Module):
             raise ValueError(f"no backbone '{name}'; choose from {', '.join(DEPTHS)}")
         if tuple(sorted(set(strides))) != strides or not set(strides) <= {4, 8, 16, 32, 64}:
             raise ValueError(f"strides {strides}: give an ascending choice of 4, 8, 16, 32, 64")
-        if not set(strides) & {4, 8, 16, 32}:
-            raise ValueError(f"strides {strides}: at least one of 4, 8, 16, 32 is needed")
+        if not strides or (64 in strides and 32 not in strides):
+            raise ValueError(f"strides {strides}: at least one of 4, 8, 16, 32 is needed, and 32 for 64, which is made from it")
         self.out_channels = channels
         self.strides = strides
         body = self._body(name, width, norm, weights)
@@ -89,7 +92,15 @@ class PyramidBackbone(nn.Module):
             return ResNetStages(name, width, norm)
         if width != 64 or name == "resnet10":
             raise ValueError(f"backbone_weights {weights} need a torchvision ResNet of width 64, not {name} of width {width}")
-        return resnet.__dict__[name](weights=weights, norm_layer=norm_layer(norm))  # type: ignore[no-any-return]
+        known = [one.name for one in get_model_weights(name)]
+        if weights not in known:
+            raise ValueError(f"no backbone_weights '{weights}' of {name}{suggest(weights, known)}; choose from {', '.join(known)}")
+        try:
+            return resnet.__dict__[name](weights=weights, norm_layer=norm_layer(norm))  # type: ignore[no-any-return]
+        except OSError as error:
+            raise ArtifactError(
+                f"backbone_weights {weights} of {name} cannot be fetched ({error}); connect, or set them to null"
+            ) from error
 
     def forward(self, images: Tensor) -> "dict[str, Tensor]":
         """The pyramid, keyed by level, finest first."""

@@ -3,9 +3,10 @@
 Nothing here imports torch, so that a file is checked in milliseconds and on a machine without torch.
 """
 
+from collections import Counter
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from deploy import plugins
 from deploy.contract import Frozen, Preprocessing
@@ -123,7 +124,10 @@ class TrainConfig(Frozen):
     batch_size: int = Field(default=16, ge=1)
     optimizer: Literal["sgd", "adamw"] = "adamw"
     learning_rate: Positive = 1e-3
-    momentum: Fraction = 0.9
+    momentum: Fraction = Field(default=0.9, description="of SGD")
+    betas: tuple[Fraction, Fraction] = Field(
+        default=(0.9, 0.98), description="of AdamW; a second one near 1 never forgets the first steps of a short training"
+    )
     weight_decay: float = Field(default=0.05, ge=0)
     warmup_steps: int = Field(default=100, ge=0)
     schedule: Literal["cosine", "multistep", "constant"] = "cosine"
@@ -160,8 +164,18 @@ class DistillConfig(Frozen):
     """The losses that carry the teacher's knowledge."""
 
     losses: tuple[LossConfig, ...] = Field(min_length=1)
-    warmup_steps: int = Field(default=0, ge=0, description="steps over which the losses' weight rises from 0")
-    fade: Literal["none", "linear", "cosine"] = Field(default="cosine", description="how the losses' weight falls to 0 by the last step")
+    warmup_steps: int = Field(
+        default=150, ge=0, description="steps over which the losses' weight rises from 0, while the adapters are still random"
+    )
+    fade: Literal["none", "linear", "cosine"] = Field(default="none", description="how the losses' weight falls to 0 by the last step")
+
+    @field_validator("losses")
+    @classmethod
+    def _distinct(cls, losses: tuple[LossConfig, ...]) -> tuple[LossConfig, ...]:
+        for name, count in Counter(loss.name for loss in losses).items():
+            if count > 1:
+                raise ValueError(f"{name} stands {count} times; give each loss once")
+        return losses
 
 
 class ExportConfig(Frozen):

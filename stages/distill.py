@@ -29,6 +29,7 @@ def distill(
 
     Raises:
         ConfigError: no level of the student has the stride of a level of the teacher.
+        DataError: the data has no such split.
         ArtifactError: a loss that is not finite.
     """
     # Imported here: a stage that is reused, or judged on a machine without torch, imports no torch.
@@ -36,6 +37,7 @@ def distill(
     from stages.distillation import Distillation, build_losses, loss_factor, write_attention
     from stages.loop import Trainer, finish
 
+    dataset.split(split)  # a split that is not there is refused before the training, not after
     large = load_detector(teacher)
     detector = build_detector(student.detector, len(dataset.facts.contract.classes), seed)
     if student.weights is not None:

@@ -23,15 +23,13 @@ def build_losses(config: DistillConfig, student: Detector, teacher: Detector, se
     """The configured losses with their weights; their adapters' fresh weights depend on the seed and draw nothing else.
 
     Raises:
-        ConfigError: options that do not go together, or a loss named twice.
+        ConfigError: options that do not go together.
     """
     own, other = Pyramid(student.strides, student.channels), Pyramid(teacher.strides, teacher.channels)
     losses: dict[str, tuple[Loss, float]] = {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed + 1)
         for choice in config.losses:
-            if choice.name in losses:
-                raise ConfigError(f"distill.losses: {choice.name} stands twice; give each loss once")
             try:
                 losses[choice.name] = (plugins.load("stages.losses", choice.name).build(own, other, **choice.options), choice.weight)
             except ValueError as error:

@@ -9,13 +9,17 @@ from stages.detectors import Outputs
 from stages.losses import Pyramid
 
 
-def common_strides(student: Pyramid, teacher: Pyramid) -> tuple[int, ...]:
-    """The strides that both pyramids have, finest first.
+def common_strides(student: Pyramid, teacher: Pyramid, chosen: tuple[int, ...] | None = None) -> tuple[int, ...]:
+    """The strides that both pyramids have, finest first, or those of them that are chosen.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is none, or a chosen one is not among them.
     """
     common = tuple(stride for stride in student.strides if stride in teacher.strides)
+    if common and chosen is not None:
+        if not chosen or not set(chosen) <= set(common):
+            raise ConfigError(f"distill: strides {chosen} are not all levels of both detectors; choose from {common}")
+        return tuple(stride for stride in common if stride in chosen)
     if not common:
         raise ConfigError(
             f"distill: the student's levels have strides {student.strides}, the teacher's {teacher.strides}; "

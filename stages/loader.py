@@ -12,6 +12,7 @@ from torch.utils import data
 from torchvision import tv_tensors
 
 from deploy import preprocess
+from deploy.errors import ConfigError
 from stages.artifacts import Dataset
 from stages.augment import Sample, mosaic, mosaic_chance, transforms
 from stages.config import TrainConfig
@@ -84,12 +85,19 @@ class TrainingImages(data.Dataset[tuple[Tensor, Target]]):
 
 
 class EpochBatches(data.Sampler[list[tuple[int, int]]]):
-    """Batches of (epoch, index): one shuffle an epoch, each global batch dealt out to the processes, the incomplete last one left out."""
+    """Batches of (epoch, index): one shuffle an epoch, each global batch dealt out to the processes, the incomplete last one left out.
+
+    Raises:
+        ConfigError: a batch that is no multiple of the number of processes.
+    """
 
     def __init__(self, num_images: int, batch_size: int, seed: int, rank: int, num_processes: int) -> None:
         self.epoch = 0
         self._num_images = num_images
         self._batch_size = min(batch_size, num_images)
+        if self._batch_size % num_processes:
+            given = f"a global batch of {self._batch_size} images (train.batch_size {batch_size}, {num_images} training images)"
+            raise ConfigError(f"{given} cannot be dealt out evenly to {num_processes} processes; give a multiple of {num_processes}")
         self._seed = seed
         self._rank = rank
         self._num_processes = num_processes

@@ -5,6 +5,7 @@ accelerate carries device, precision, distribution, checkpoints and trackers.
 
 import csv
 import math
+import pickle
 import shutil
 import time
 from collections import defaultdict
@@ -16,10 +17,11 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DataLoaderConfiguration, ProjectConfiguration
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from deploy.errors import ArtifactError
+from deploy.errors import ArtifactError, ConfigError
 from deploy.progress import Steps
 from stages.artifacts import Checkpoint, Dataset
 from stages.checkpoint import save
@@ -30,6 +32,8 @@ from stages.evaluate import evaluate
 from stages.loader import Batch, EpochBatches, TrainingImages, default_workers, loader, num_cores
 
 RESUME = "resume"
+_DAMAGED = (OSError, EOFError, RuntimeError, ValueError, LookupError, pickle.UnpicklingError, SafetensorError)
+"""What reading a state raises that a full disk or a power failure has cut short."""
 
 
 class Task(nn.Module):
@@ -90,7 +94,7 @@ def optimizer_for(task: nn.Module, config: TrainConfig) -> torch.optim.Optimizer
     ]
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum)
-    return torch.optim.AdamW(groups, lr=config.learning_rate)
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)
 
 
 def leave_cores(workers: int) -> None:
@@ -99,7 +103,13 @@ def leave_cores(workers: int) -> None:
 
 
 def accelerator_for(config: TrainConfig, device: str, folder: Path) -> Accelerator:
-    """Device and precision of a training; half precision needs CUDA."""
+    """Device and precision of a training; half precision needs CUDA.
+
+    Raises:
+        ConfigError: CUDA is asked for and not here.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device: cuda, but torch finds no CUDA GPU here; set device to auto or cpu, or install torch for CUDA")
     # accelerate keeps the first training's precision for the whole process unless told to forget it; the process group stays.
     AcceleratorState._reset_state(reset_partial_state=False)  # noqa: SLF001
     cpu = device == "cpu" or not torch.cuda.is_available()
@@ -211,8 +221,9 @@ class Trainer:
         self._accelerator.save_state(str(fresh))
         self._accelerator.wait_for_everyone()
         if self._accelerator.is_main_process:
-            shutil.rmtree(old, ignore_errors=True)
+            # a whole state stands under one of the two names at every moment, also where this goes on from the old one
             if (self._folder / RESUME).exists():
+                shutil.rmtree(old, ignore_errors=True)
                 (self._folder / RESUME).rename(old)
             fresh.rename(self._folder / RESUME)
             shutil.rmtree(old, ignore_errors=True)
@@ -220,10 +231,14 @@ class Trainer:
 
     def _resume(self) -> None:
         """Go on from the last whole state, if any."""
-        for name in (RESUME, f"{RESUME}.old"):
-            if (self._folder / name).exists():
-                self._accelerator.load_state(str(self._folder / name))
-                return
+        state = next((self._folder / name for name in (RESUME, f"{RESUME}.old") if (self._folder / name).exists()), None)
+        if state is None:
+            return
+        try:
+            self._accelerator.load_state(str(state))
+        except _DAMAGED as error:
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise ArtifactError(f"{state}: cannot be resumed from ({reason}); delete {self._folder} and run again") from error
 
     def _write_curves(self) -> None:
         names = list(dict.fromkeys(name for row in self._progress.rows for name in row))
@@ -240,5 +255,15 @@ def finish(
     if is_main_process():
         accuracy = evaluate(out, detector, dataset, split, export)
         save(out, detector, choice, dataset.facts.contract, epochs, accuracy)
-        shutil.rmtree(out / RESUME, ignore_errors=True)
+        _discard_state(out)
     return Checkpoint(out)
+
+
+def _discard_state(folder: Path) -> None:
+    """Delete what training would resume from, under another name first: half of it must never be resumed from."""
+    used = folder / f"{RESUME}.used"
+    for leftover in (folder / f"{RESUME}.old", folder / f"{RESUME}.new", used):
+        shutil.rmtree(leftover, ignore_errors=True)
+    if (folder / RESUME).exists():
+        (folder / RESUME).rename(used)
+    shutil.rmtree(used, ignore_errors=True)

@@ -64,6 +64,7 @@ def _train(
     from stages.checkpoint import build_detector, load_weights
     from stages.loop import Task, Trainer, finish
 
+    dataset.split(split)  # a split that is not there is refused before the training, not after
     detector = build_detector(config.detector, len(dataset.facts.contract.classes), seed)
     if config.weights is not None:
         load_weights(detector, Path(config.weights))

@@ -50,9 +50,6 @@ def validate(out: Path, config: ValidationConfig, engine: Engine, dataset: Datas
 
 
 def _split(dataset: Dataset, name: str) -> tuple[dict[str, Any], list[Path]]:
-    splits = dataset.facts.splits
-    if name not in splits:
-        raise DataError(f"validation.split '{name}'{plugins.suggest(name, splits)}: the data has {', '.join(sorted(splits))}")
     truth = read_json(dataset.annotations(name))
     if not truth["images"]:
         raise DataError(f"the split '{name}' has no image to validate on")

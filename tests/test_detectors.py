@@ -124,8 +124,10 @@ def test_fcos_decides_as_torchvision_does() -> None:
     ("options", "message"),
     [
         ({"strides": (16, 8)}, "ascending"),
-        ({"strides": (8, 12)}, "ascending choice of 4, 8, 16, 32, 64"),
+        ({"strides": (8, 8)}, "ascending choice of 4, 8, 16, 32, 64"),
         ({"strides": (64,)}, "at least one of"),
+        ({"strides": (8, 64)}, "32 for 64, which is made from it"),
+        ({"backbone": "resnet18", "backbone_weights": "IMAGENET1K_V2", "width": 64}, "choose from IMAGENET1K_V1"),
         ({"backbone_weights": "IMAGENET1K_V1", "width": 16}, "width 64"),
     ],
 )

@@ -6,6 +6,8 @@ import importlib
 import inspect
 import re
 import shutil
+import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,7 @@ from deploy.contract import Preprocessing
 from deploy.errors import BuildError, DataError
 from deploy.runtimes import ort
 from pipeline import cli, config, flow
-from stages import config as sections
+from stages import config as typed
 from stages import embedded
 from stages.config import DataConfig
 from stages.prepare import prepare
@@ -35,7 +37,7 @@ PACKAGES = ("pipeline", "stages", "deploy")
 README, ARCHITECTURE, CONFIG = (ROOT / name for name in ("README.md", "docs/ARCHITECTURE.md", "docs/CONFIG.md"))
 PAGES = [README, ARCHITECTURE, CONFIG, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-FILE_BLOCK = re.compile(r"^`([\w/.]+\.py)`:\n\n```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FILE_BLOCK = re.compile(r"`([\w/.]+\.py)`:\n\n```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def text(page: Path) -> str:
@@ -46,11 +48,17 @@ def blocks(page: Path, language: str) -> list[str]:
     return [body for kind, body in BLOCK.findall(text(page)) if kind == language]
 
 
-def section(page: Path, title: str) -> str:
-    """What stands below a heading, up to the next of its level or above."""
-    found = re.search(rf"^(#+) {re.escape(title)}$(.*?)(?=^#{{1,2}} |\Z)", text(page), re.MULTILINE | re.DOTALL)
-    assert found, f"{page.name} has no heading {title}"
-    return found[2]
+def sections(page: Path) -> dict[str, str]:
+    """What stands between each heading and the next; a heading inside a block of code is none."""
+    found: dict[str, list[str]] = {}
+    title, fenced = "", False
+    for line in text(page).splitlines(keepends=True):
+        fenced ^= line.startswith("```")
+        if not fenced and re.match(r"#+ ", line):
+            title = line.lstrip("#").strip()
+            assert title not in found, f"{page.name} has two headings {title}"
+        found.setdefault(title, []).append(line)
+    return {heading: "".join(lines) for heading, lines in found.items()}
 
 
 def rows(body: str) -> list[list[str]]:
@@ -74,8 +82,7 @@ class TestEveryPage:
             there = (page.parent / name).resolve() if name else page
             assert there.exists(), target
             if anchor:
-                titles = re.findall(r"^#+ (.+)$", text(there), re.MULTILINE)
-                assert anchor in [re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles], target
+                assert anchor in [re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in sections(there)], target
 
     @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
     def test_it_names_no_place_on_somebodys_machine(self, page: Path) -> None:
@@ -92,7 +99,8 @@ class TestEveryPage:
 
     @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
     def test_every_command_shown_is_one(self, page: Path) -> None:
-        shown = re.findall(r"(?:^|bin/|no-python |`)edgedistill (\w+)((?: [^\n`#]+)?)", text(page), re.MULTILINE)
+        code = blocks(page, "sh") + re.findall(r"`([^`\n]+)`", text(page))
+        shown = [call for part in code for call in re.findall(r"(?:^|bin/|no-python )edgedistill (\w+)((?: [^\n#]+)?)", part, re.MULTILINE)]
         for command, arguments in shown:
             assert command in subcommands(), command
             known = {option for action in subcommands()[command]._actions for option in action.option_strings}
@@ -101,7 +109,7 @@ class TestEveryPage:
 
 class TestReadme:
     def test_every_command_and_each_of_its_options(self) -> None:
-        given = {cells[0].strip("`"): set(re.findall(r"`(--[a-z-]+)", cells[1])) for cells in rows(section(README, "Commands"))}
+        given = {cells[0].strip("`"): set(re.findall(r"`(--[a-z-]+)", cells[1])) for cells in rows(sections(README)["Commands"])}
         options = {
             name: {option for action in command._actions for option in action.option_strings if option.startswith("--")}
             for name, command in subcommands().items()
@@ -113,19 +121,18 @@ class TestReadme:
         assert re.findall(r"^edgedistill (\w+)", examples, re.MULTILINE) == list(subcommands())
 
     def test_every_exit_code_and_what_it_means(self) -> None:
-        said = {int(code): meaning for code, meaning in rows(section(README, "Exit codes"))}
+        said = {int(code): meaning for code, meaning in rows(sections(README)["Exit codes"])}
         helped = {int(code): meaning for code, meaning in re.findall(r"^  (\d+) +(.+)$", cli.EXIT_CODES, re.MULTILINE)}
         assert said == helped
-        raised = {kind.exit_code for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)}
+        raised = {kind.exit_code for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.EdgedistillError)}
         assert raised <= said.keys()
 
     def test_the_stages(self) -> None:
-        assert f"`{' '.join(flow.STAGES)}`" in README.read_text(encoding="utf-8")
+        assert f"`{' '.join(flow.STAGES)}`" in " ".join(text(README).split())
 
     def test_every_extra(self) -> None:
-        project = (ROOT / "pyproject.toml").read_text(encoding="utf-8").partition("[project.optional-dependencies]")[2].partition("\n[")[0]
-        extras = re.findall(r"^([a-z-]+) = \[", project, re.MULTILINE)
-        assert {cells[0].strip("`") for cells in rows(section(README, "Install"))} == {"(none)", *extras}
+        extras = tomllib.loads(text(ROOT / "pyproject.toml"))["project"]["optional-dependencies"]
+        assert {cells[0].strip("`") for cells in rows(sections(README)["Install"])} == {"(none)", *extras}
 
     def test_the_photographers_who_ask_for_it_are_named(self) -> None:
         named = re.search(r"china, flower \((\w+) and (\w+) on Flickr\): CC BY 2.0", embedded.__doc__ or "")
@@ -150,18 +157,18 @@ TABLES: dict[str, type[BaseModel]] = {
     "Top level": config.PipelineConfig,
     "data": DataConfig,
     "data.preprocessing": Preprocessing,
-    "teacher": sections.TeacherConfig,
-    "student": sections.StudentConfig,
-    "train": sections.TrainConfig,
-    **{f"augment: {kind.__name__.lower()}": kind for kind in (sections.Flip, sections.Scale, sections.Crop, sections.Color, sections.Mosaic)},
-    "distill": sections.DistillConfig,
-    "distill.losses": sections.LossConfig,
-    "export": sections.ExportConfig,
-    "targets": sections.TargetConfig,
-    "validation": sections.ValidationConfig,
-    "validation.latency": sections.LatencyConfig,
-    "gates": sections.GateConfig,
-    "package": sections.PackageConfig,
+    "teacher": typed.TeacherConfig,
+    "student": typed.StudentConfig,
+    "train": typed.TrainConfig,
+    **{f"augment: {kind.__name__.lower()}": kind for kind in (typed.Flip, typed.Scale, typed.Crop, typed.Color, typed.Mosaic)},
+    "distill": typed.DistillConfig,
+    "distill.losses": typed.LossConfig,
+    "export": typed.ExportConfig,
+    "targets": typed.TargetConfig,
+    "validation": typed.ValidationConfig,
+    "validation.latency": typed.LatencyConfig,
+    "gates": typed.GateConfig,
+    "package": typed.PackageConfig,
     "serve": config.ServeConfig,
     **{
         f"{word}: {name}": plugins.schema(place.package, name, place.function, place.hidden)
@@ -202,26 +209,22 @@ def default_of(schema: dict[str, Any]) -> str:
 
 def expected_rows(model: type[BaseModel]) -> list[str]:
     """Key, type and default of every field, as CONFIG.md shows them."""
-    schema = model.model_json_schema()
-    required = schema.get("required", [])
-    properties = {name: {k: v for k, v in one.items() if k != "default" or name not in required} for name, one in schema["properties"].items()}
+    properties = model.model_json_schema()["properties"]
     return [f"`{name}` | {kind_of(one)} | {default_of(one)}" for name, one in properties.items()]
 
 
 class TestConfigPage:
     @pytest.mark.parametrize(("title", "model"), TABLES.items(), ids=TABLES)
     def test_its_tables_say_what_the_code_says(self, title: str, model: type[BaseModel]) -> None:
-        body = re.split(r"^#+ ", section(CONFIG, title), maxsplit=1, flags=re.MULTILINE)[0]
-        found = rows(body)
+        found = rows(sections(CONFIG)[title])
         assert [" | ".join(cells[:3]) for cells in found] == expected_rows(model)
         assert all(len(cells) == 4 and len(cells[3]) > 3 for cells in found)
 
     def test_every_table_is_of_something(self) -> None:
-        titles = re.findall(r"^#+ (.+)$", text(CONFIG), re.MULTILINE)
-        assert {title for title in titles if ": " in title} <= TABLES.keys()
+        assert {title for title in sections(CONFIG) if ": " in title} <= TABLES.keys()
 
     def test_every_metric(self) -> None:
-        body = section(CONFIG, "gates")
+        body = sections(CONFIG)["gates"]
         assert all(f"`{name}`" in body for name in metrics.NAMES if not name.startswith("latency_"))
         parts, percentiles = re.findall(r"latency_<([a-z_|]+)>_<([p\d|]+)>_ms", body)[0]
         spelled = {f"latency_{part}_{percentile}_ms" for part in parts.split("|") for percentile in percentiles.split("|")}
@@ -230,7 +233,7 @@ class TestConfigPage:
 
 class TestArchitecture:
     def test_its_map_has_every_module_and_no_other(self) -> None:
-        body = section(ARCHITECTURE, "The map")
+        body = sections(ARCHITECTURE)["The map"]
         named = [line.split()[0] for block in BLOCK.findall(body) for line in block[1].splitlines() if line.strip()]
         there = {path.relative_to(ROOT).as_posix() for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
         there |= {path.relative_to(ROOT).as_posix() for path in (ROOT / "pipeline").glob("report*.*")}
@@ -240,19 +243,19 @@ class TestArchitecture:
         assert not [name for name in named if not (ROOT / name).exists()]
 
     def test_every_line_of_the_map_says_something(self) -> None:
-        body = section(ARCHITECTURE, "The map")
+        body = sections(ARCHITECTURE)["The map"]
         lines = [line for block in BLOCK.findall(body) for line in block[1].splitlines() if line.strip()]
         assert not [line for line in lines if len(line.split(maxsplit=1)) < 2 or len(line) > 140]
 
     def test_every_file_named_elsewhere_exists(self) -> None:
-        outside = text(ARCHITECTURE).replace(section(ARCHITECTURE, "The map"), "")
+        outside = text(ARCHITECTURE).replace(sections(ARCHITECTURE)["The map"], "")
         examples = {name for name, _ in FILE_BLOCK.findall(outside)}
         named = set(re.findall(r"`((?:pipeline|stages|deploy|tests|docs|examples)/[\w/.]+\.\w+)`", outside))
         assert named
         assert not [name for name in named - examples if not (ROOT / name).exists()]
 
     def test_every_stage_and_its_artifact(self) -> None:
-        said = {cells[0].strip("`"): cells[2].strip("`") for cells in rows(section(ARCHITECTURE, "How data flows"))}
+        said = {cells[0].strip("`"): cells[2].strip("`") for cells in rows(sections(ARCHITECTURE)["How data flows"])}
         real = {name: inspect.get_annotations(getattr(flow, name), eval_str=True)["return"].__name__ for name in flow.STAGES}
         assert said == real
 
@@ -262,13 +265,13 @@ class TestArchitecture:
         assert all(" ".join(line.split()) in source for line in quoted.splitlines() if line)
 
     def test_the_contracts_are_quoted_as_they_are(self) -> None:
-        quoted = [(name, ast.parse(body)) for name, body in FILE_BLOCK.findall(section(ARCHITECTURE, "The contracts"))]
+        quoted = [(name, ast.parse(body)) for name, body in FILE_BLOCK.findall(sections(ARCHITECTURE)["The contracts"])]
         assert [name for name, _ in quoted] == [
             *("stages/stage.py", "stages/detectors/__init__.py", "stages/losses/__init__.py"),
             *("stages/datasets/__init__.py", "deploy/runtimes/__init__.py"),
         ]
         for name, tree in quoted:
-            real = ast.parse((ROOT / name).read_text(encoding="utf-8"))
+            real = ast.parse(text(ROOT / name))
             package = name.removesuffix("/__init__.py").replace("/", ".")
             for node in tree.body:
                 if isinstance(node, ast.ClassDef):
@@ -291,15 +294,12 @@ def outline(node: ast.ClassDef | ast.FunctionDef) -> list[str]:
 
 def kept_by_plugin(said: ast.FunctionDef, real: inspect.Signature) -> None:
     """A plugin takes what its contract says; its further keyword-only parameters are options."""
-    keyword_only = [one.arg for one in said.args.kwonlyargs]
-    positional = [one.arg for one in said.args.args]
-    assert [name for name, one in real.parameters.items() if one.kind is not one.KEYWORD_ONLY and one.kind is not one.VAR_KEYWORD] == positional
-    assert set(keyword_only) <= {name for name, one in real.parameters.items() if one.kind is one.KEYWORD_ONLY}
+    by_kind = {kind: [name for name, one in real.parameters.items() if one.kind is kind] for kind in inspect._ParameterKind}
+    assert by_kind[inspect.Parameter.POSITIONAL_OR_KEYWORD] == [one.arg for one in said.args.args]
+    assert {one.arg for one in said.args.kwonlyargs} <= set(by_kind[inspect.Parameter.KEYWORD_ONLY])
 
 
-EXAMPLES = {
-    name: body for name, body in FILE_BLOCK.findall(ARCHITECTURE.read_text(encoding="utf-8")) if not name.endswith(("__init__.py", "stage.py"))
-}
+EXAMPLES = {name: body for name, body in FILE_BLOCK.findall(text(ARCHITECTURE)) if not name.endswith(("__init__.py", "stage.py"))}
 
 
 @pytest.fixture
@@ -320,7 +320,7 @@ def examples(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     yield
     plugins.schema.cache_clear()
     for module in modules:
-        importlib.sys.modules.pop(module, None)  # type: ignore[attr-defined]
+        sys.modules.pop(module, None)
 
 
 def methods(kind: type) -> list[Callable[..., None]]:

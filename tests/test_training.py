@@ -2,6 +2,7 @@
 
 import copy
 import csv
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from deploy.errors import ArtifactError, ConfigError
@@ -18,7 +20,7 @@ from stages.config import LossConfig, TrainConfig
 from stages.detectors import Detector, Outputs
 from stages.distillation import Distillation, build_losses, loss_factor
 from stages.loader import Batch, EpochBatches, TrainingImages
-from stages.loop import Task, Trainer, learning_rate
+from stages.loop import RESUME, Task, Trainer, _discard_state, learning_rate
 
 
 @pytest.fixture(scope="module")
@@ -150,6 +152,54 @@ def test_batches_of_two_processes_together_are_those_of_one() -> None:
     assert {epoch for batch in batches(0, 1) for epoch, _ in batch} == {2}
 
 
+def test_a_batch_that_cannot_be_dealt_out_evenly_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"3 images \(train.batch_size 4, 3 training images\) cannot be dealt out evenly to 2 processes"):
+        EpochBatches(3, 4, seed=0, rank=0, num_processes=2)
+
+
+def test_cuda_that_is_not_here_is_refused(dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match="device: cuda, but torch finds no CUDA GPU here"):
+        Trainer(Task(build_detector(tiny.detector(), 10)), dataset, tiny.schedule(), seed=0, device="cuda", folder=tmp_path, label="test")
+
+
+class TestState:
+    """What a kill may leave of the state to resume from."""
+
+    @pytest.fixture
+    def broken(self, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """A folder of a training stopped in its third epoch."""
+        training, _ = trainer(dataset, tmp_path, tiny.schedule(), None)
+        epoch = training._epoch
+        monkeypatch.setattr(training, "_epoch", lambda steps: epoch(steps) if training._progress.epoch < 2 else self.stop())
+        with pytest.raises(Stop):
+            training.run()
+        return tmp_path
+
+    def stop(self) -> None:
+        raise Stop
+
+    def test_between_two_names_the_old_one_is_resumed_from(self, dataset: Dataset, broken: Path) -> None:
+        (broken / RESUME).rename(broken / f"{RESUME}.old")
+        training, _ = trainer(dataset, broken, tiny.schedule(), None)
+        training._resume()
+        assert training._progress.epoch == 2
+        training._save()
+        assert [path.name for path in broken.iterdir() if path.name.startswith(RESUME)] == [RESUME]
+
+    def test_half_a_state_is_refused_with_what_to_do(self, dataset: Dataset, broken: Path) -> None:
+        for file in (broken / RESUME).iterdir():
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+        training, _ = trainer(dataset, broken, tiny.schedule(), None)
+        with pytest.raises(ArtifactError, match=rf"resume: cannot be resumed from \(.*\); delete {broken} and run again"):
+            training._resume()
+
+    def test_nothing_is_left_of_it_in_the_end(self, broken: Path) -> None:
+        shutil.copytree(broken / RESUME, broken / f"{RESUME}.old")
+        _discard_state(broken)
+        assert not [path for path in broken.iterdir() if path.name.startswith(RESUME)]
+
+
 def test_a_view_depends_on_seed_epoch_and_index_alone(dataset: Dataset) -> None:
     config = tiny.schedule(augment=[{"name": "color"}, {"name": "mosaic", "p": 1.0}])
     images, again = TrainingImages(dataset, config, 0), TrainingImages(dataset, config, 0)
@@ -199,7 +249,5 @@ class TestTeacherOutputs:
 
 
 def test_a_loss_given_twice_is_refused() -> None:
-    student = build_detector(tiny.detector(), 10)
-    twice = tiny.distillation(losses=[LossConfig.model_validate({"name": "attention"})] * 2)
-    with pytest.raises(ConfigError, match="attention stands twice"):
-        build_losses(twice, student, student, 0)
+    with pytest.raises(ValidationError, match="attention stands 2 times"):
+        tiny.distillation(losses=[LossConfig.model_validate({"name": "attention"})] * 2)

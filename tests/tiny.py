@@ -42,5 +42,5 @@ def schedule(**options: Any) -> TrainConfig:
 
 
 def distillation(**options: Any) -> DistillConfig:
-    """Both losses."""
-    return DistillConfig.model_validate({"losses": LOSSES, **options})
+    """Both losses, at their full weight from the first step."""
+    return DistillConfig.model_validate({"losses": LOSSES, "warmup_steps": 0, **options})

@@ -118,7 +118,7 @@ def build(
     backbone_weights: str | None = None,
     norm: Literal["batch", "group", "frozen"] = "batch",
     fpn_channels: Annotated[int, Field(ge=32, le=1024, multiple_of=32)] = 256,
-    strides: tuple[int, ...] = (8, 16, 32, 64),
+    strides: Annotated[tuple[Literal[4, 8, 16, 32, 64], ...], Field(min_length=1)] = (8, 16, 32, 64),
     head_convs: Annotated[int, Field(ge=1, le=8)] = 4,
     range_scale: Annotated[float, Field(gt=0, le=4)] = 1.0,
 ) -> Detector:

@@ -30,9 +30,17 @@ def masked_error(adapted: Tensor, teacher: Tensor, spatial: Tensor, channel: Ten
 class Attention(Loss):
     """See `build`."""
 
-    def __init__(self, student: Pyramid, teacher: Pyramid, temperature: float, feature_weight: float, transfer_weight: float) -> None:
+    def __init__(
+        self,
+        student: Pyramid,
+        teacher: Pyramid,
+        temperature: float,
+        feature_weight: float,
+        transfer_weight: float,
+        chosen: tuple[int, ...] | None,
+    ) -> None:
         super().__init__()
-        self.strides = common_strides(student, teacher)
+        self.strides = common_strides(student, teacher, chosen)
         self.temperature = temperature
         self.feature_weight = feature_weight
         self.transfer_weight = transfer_weight
@@ -63,6 +71,7 @@ def build(
     temperature: Annotated[float, Field(gt=0)] = 0.5,
     feature_weight: Annotated[float, Field(ge=0)] = 1.0,
     transfer_weight: Annotated[float, Field(ge=0)] = 1.0,
+    strides: tuple[int, ...] | None = None,
 ) -> Loss:
     """The attention-masked feature loss and the attention transfer loss.
 
@@ -70,5 +79,6 @@ def build(
         temperature: of both masks; below 1 sharpens them.
         feature_weight: of the masked squared error between adapted student and teacher features.
         transfer_weight: of the squared error between their attention maps.
+        strides: the levels to learn from; null for all that both pyramids have.
     """
-    return Attention(student, teacher, temperature, feature_weight, transfer_weight)
+    return Attention(student, teacher, temperature, feature_weight, transfer_weight, strides)

@@ -54,9 +54,9 @@ class NonLocalBlock(nn.Module):
 class NonLocal(Loss):
     """See `build`."""
 
-    def __init__(self, student: Pyramid, teacher: Pyramid, reduction: int, pools: Sequence[int]) -> None:
+    def __init__(self, student: Pyramid, teacher: Pyramid, reduction: int, pools: Sequence[int], chosen: tuple[int, ...] | None) -> None:
         super().__init__()
-        self.strides = common_strides(student, teacher)
+        self.strides = common_strides(student, teacher, chosen)
         own, other = channels(student, self.strides), channels(teacher, self.strides)
         sizes = [pools[min(index, len(pools) - 1)] for index in range(len(self.strides))]
         self.own = nn.ModuleList(NonLocalBlock(c, max(1, c // reduction), p) for c, p in zip(own, sizes, strict=True))
@@ -79,11 +79,13 @@ def build(
     *,
     reduction: Annotated[int, Field(ge=1)] = 2,
     pools: tuple[int, ...] = (4, 2, 2, 1),
+    strides: tuple[int, ...] | None = None,
 ) -> Loss:
     """Relation modules on both sides, matched after a 1x1 adapter.
 
     Args:
         reduction: the projections have channels / reduction channels.
         pools: max-pooling of phi and g at each level, finest first; the last serves all further levels.
+        strides: the levels to learn from; null for all that both pyramids have.
     """
-    return NonLocal(student, teacher, reduction, pools)
+    return NonLocal(student, teacher, reduction, pools, strides)
