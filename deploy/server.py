@@ -1,5 +1,6 @@
 """A bundle over HTTP: POST /v1/detect takes an image, /v2/ answers the Open Inference Protocol's questions about health and model."""
 
+import socket
 import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ from starlette.types import Message
 from deploy import preprocess
 from deploy.bundle import Bundle
 from deploy.detections import to_coco
-from deploy.errors import DataError
+from deploy.errors import ConfigError, DataError
 from deploy.predictor import Predictor, Timings
 from deploy.runtimes import Session
 
@@ -43,12 +44,21 @@ def serve(folder: Path, *, host: str = "127.0.0.1", port: int = 8000, allow_unga
     Raises:
         ArtifactError: the bundle is damaged, or its gates have not passed and that is not allowed.
         RuntimeUnavailable: its engine cannot run here.
+        ConfigError: the address cannot be listened on.
     """
     bundle = Bundle.load(folder)
     if not allow_ungated:
         bundle.refuse_ungated()
-    with bundle.open() as session:
-        uvicorn.run(app(bundle, session), host=host, port=port, log_level="info")
+    with _listen(host, port) as listener, bundle.open() as session:
+        uvicorn.Server(uvicorn.Config(app(bundle, session), host=host, port=port, log_level="info")).run(sockets=[listener])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """An open port; uvicorn, asked to open one that is taken, would end the program with an exit code of its own."""
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        raise ConfigError(f"cannot listen on {host}:{port} ({error.strerror}); give another --host or --port") from error
 
 
 class _Service:

@@ -10,7 +10,7 @@ NOT_WRITABLE = 4
 
 _EXTRAS = {
     "train": (
-        *("accelerate", "jinja2", "matplotlib", "mlxtend", "onnx", "onnxscript", "pycocotools"),
+        *("accelerate", "jinja2", "mlxtend", "onnx", "onnxscript", "pycocotools"),
         *("safetensors", "skimage", "sklearn", "tensorboard", "torch", "torchvision"),
     ),
     "serve": ("multipart", "python_multipart", "starlette", "uvicorn"),
@@ -31,18 +31,17 @@ def refusal(error: BaseException) -> tuple[int, str] | None:
             place = cause.filename2 or cause.filename  # of a copy, the second is what was written
             problem = f"{f'{place}:' if place else 'results'} cannot be written ({cause.strerror})"
             return NOT_WRITABLE, f"{problem}; make room or access, or give another folder (--runs, --out)"
+        if _FULL in str(cause):
+            return NOT_WRITABLE, f"{_FULL}; free some, or give another folder (--runs, --out)"
         if isinstance(cause, ModuleNotFoundError) and (extra := _extra(cause)):
             return 2, f"this needs {cause.name}, which is not installed; run: pip install 'edgedistill[{extra}]'"
-    # torch.save runs into a full disk and then raises something else
-    if any(getattr(one, "errno", None) == errno.ENOSPC or _FULL in str(one) for one in _chain(error, contexts=True)):
-        return NOT_WRITABLE, f"{_FULL}; free some, or give another folder (--runs, --out)"
     return None
 
 
-def _chain(error: BaseException | None, *, contexts: bool = False) -> Iterator[BaseException]:
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
-        error = error.__cause__ or (error.__context__ if contexts else None)
+        error = error.__cause__
 
 
 def _extra(error: ModuleNotFoundError) -> str | None:

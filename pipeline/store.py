@@ -1,6 +1,6 @@
 """Where the stages' results lie: one folder each, named after the hash of all that it depends on.
 
-runs/.store/<stage>-<hash>/            a finished artifact with stage.json: seconds, file sizes, what the hash is of
+runs/.store/<stage>-<hash>/            a finished artifact with stage.json: seconds, file sizes
 runs/.store/.<stage>-<hash>.partial/   scratch, renamed when whole; a resumable stage goes on from what a kill left there
 runs/.store/.<stage>-<hash>.lock       held by the process that makes it
 runs/<name>/lock.json                  what the last run of each stage depended on, to say why it is stale

@@ -68,7 +68,7 @@ class Distillation(Task):
     def prepare(self, batch: Batch, step: int) -> tuple[Outputs, float]:
         """The teacher's outputs on the student's own view, and the factor on the losses' weights."""
         teacher = self._teacher[0].to(batch.images.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        with torch.no_grad(), torch.autocast("cuda", dtype=torch.bfloat16, enabled=batch.images.is_cuda):
+        with torch.no_grad():
             outputs: Outputs = teacher(batch.images)
         return outputs, self._factor(step)
 

@@ -12,7 +12,7 @@ def export(out: Path, config: ExportConfig, student: Checkpoint) -> OnnxModel:
     """The checkpoint's graph, decoding and NMS inside, of a fixed image size.
 
     Raises:
-        BuildError: a graph that cannot be exported, or whose answer differs from torch's.
+        BuildError: a graph that cannot be exported.
     """
     # Imported here: a stage that is reused, or judged on a machine without torch, imports no torch.
     from stages.onnx_graph import write

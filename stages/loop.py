@@ -5,12 +5,12 @@ accelerate carries device, precision, distribution, checkpoints and trackers.
 
 import csv
 import math
-import pickle
 import shutil
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -32,7 +32,7 @@ from stages.evaluate import evaluate
 from stages.loader import Batch, EpochBatches, TrainingImages, default_workers, loader, num_cores
 
 RESUME = "resume"
-_DAMAGED = (OSError, EOFError, RuntimeError, ValueError, LookupError, pickle.UnpicklingError, SafetensorError)
+_DAMAGED = (OSError, EOFError, RuntimeError, ValueError, LookupError, UnpicklingError, SafetensorError)
 """What reading a state raises that a full disk or a power failure has cut short."""
 
 
@@ -187,8 +187,8 @@ class Trainer:
         self._accelerator.log(row, step=self._progress.epoch)
 
     def _step(self, batch: Batch) -> dict[str, float]:
-        extra = self._task.prepare(batch, self._progress.step)
         with self._accelerator.autocast():
+            extra = self._task.prepare(batch, self._progress.step)
             loss, terms = self._model(batch, extra)
         values = self._check(loss, terms)
         self._optimizer.zero_grad()
@@ -218,7 +218,10 @@ class Trainer:
         if self._accelerator.is_main_process:
             shutil.rmtree(fresh, ignore_errors=True)
         self._accelerator.wait_for_everyone()
-        self._accelerator.save_state(str(fresh))
+        try:
+            self._accelerator.save_state(str(fresh))
+        except RuntimeError as error:  # what torch.save raises on a full disk, without saying so
+            raise ArtifactError(f"{fresh}: cannot be written (is the disk full?); make room, or give another folder (--runs)") from error
         self._accelerator.wait_for_everyone()
         if self._accelerator.is_main_process:
             # a whole state stands under one of the two names at every moment, also where this goes on from the old one

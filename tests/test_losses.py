@@ -78,18 +78,20 @@ class TestEveryLoss:
         for term, value in loss(student, teacher, ()).items():
             torch.testing.assert_close(loss(student, larger, ())[term], value, rtol=1e-4, atol=1e-6)
 
-    def test_learns_from_the_chosen_levels_alone(self, name: str) -> None:
-        student = outputs(OWN, seed=1)
-        loss = fresh(name, strides=(16,))
-        torch.stack(list(loss(student, outputs(OTHER, seed=2), ()).values())).sum().backward()
-        assert student.pyramid[0].grad is None
-        assert student.pyramid[1].grad is not None
-        with pytest.raises(ConfigError, match=r"strides \(4,\) are not all levels of both detectors; choose from \(8, 16\)"):
-            fresh(name, strides=(4,))
-
     def test_refuses_pyramids_without_a_common_stride(self, name: str) -> None:
         with pytest.raises(ConfigError, match=r"strides \(8, 16\).*\(32,\)"):
             plugins.load("stages.losses", name).build(OWN, Pyramid((32,), (8,)))
+
+
+@pytest.mark.parametrize("name", ["attention", "non_local"])
+def test_learns_from_the_chosen_levels_alone(name: str) -> None:
+    student = outputs(OWN, seed=1)
+    loss = fresh(name, strides=(16,))
+    torch.stack(list(loss(student, outputs(OTHER, seed=2), ()).values())).sum().backward()
+    assert student.pyramid[0].grad is None
+    assert student.pyramid[1].grad is not None
+    with pytest.raises(ConfigError, match=r"strides \(4,\) are not all levels of both detectors; choose from \(8, 16\)"):
+        fresh(name, strides=(4,))
 
 
 def array(tensor: Tensor) -> Array:
