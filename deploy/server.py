@@ -1,5 +1,6 @@
 """A bundle over HTTP: POST /v1/detect takes an image, /v2/ answers the Open Inference Protocol's questions about health and model."""
 
+import logging
 import socket
 import threading
 from collections.abc import Awaitable, Callable
@@ -50,7 +51,11 @@ def serve(folder: Path, *, host: str = "127.0.0.1", port: int = 8000, allow_unga
     if not allow_ungated:
         bundle.refuse_ungated()
     with _listen(host, port) as listener, bundle.open() as session:
-        uvicorn.Server(uvicorn.Config(app(bundle, session), host=host, port=port, log_level="info")).run(sockets=[listener])
+        config = uvicorn.Config(app(bundle, session), log_level="info")
+        # uvicorn does not name an address that it did not open itself
+        shown = f"[{host}]" if ":" in host else host
+        logging.getLogger("uvicorn.error").info("Listening on http://%s:%d (Ctrl-C ends it)", shown, listener.getsockname()[1])
+        uvicorn.Server(config).run(sockets=[listener])
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -58,7 +63,8 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
-        raise ConfigError(f"cannot listen on {host}:{port} ({error.strerror}); give another --host or --port") from error
+        reason = str(error.strerror).partition(" (while")[0]
+        raise ConfigError(f"cannot listen on {host}, port {port} ({reason}); give another --host or --port") from error
 
 
 class _Service:

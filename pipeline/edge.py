@@ -6,7 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from deploy.bundle import Bundle, Verdict
+from deploy.errors import ConfigError
 from pipeline.answer import Answer
 from pipeline.config import ServeConfig, load
 from pipeline.table import verdict_table
@@ -15,6 +18,8 @@ from stages.gate import EXIT_FAIL, EXIT_INCOMPARABLE, exit_code
 
 def gate(args: argparse.Namespace) -> Answer:
     """The verdicts that a bundle carries. A gate that judged nothing counts here, for this is the bundle that was asked about."""
+    if args.settings:
+        raise ConfigError(f"--set {args.settings[0]}: {args.config} is a bundle, whose gates were judged when it was packaged; name a file")
     manifest = Bundle.load(Path(args.config)).manifest
     given = [verdict.model_dump() for verdict in manifest.verdicts]
     code = exit_code([Verdict.model_validate(verdict) for verdict in given], ())
@@ -33,6 +38,8 @@ def predict(args: argparse.Namespace) -> Answer:
     """Draw what a bundle finds in images."""
     from deploy.predict import predict as draw  # `gate` needs no runtime
 
+    if not 0 <= args.score <= 1:
+        raise ConfigError(f"--score {args.score}: allowed: 0 to 1")
     out = Path(args.out)
     found = draw(Bundle.load(Path(args.bundle)), [Path(image) for image in args.images], out, min_score=args.score)
     counts = Counter(annotation["image_id"] for annotation in found["annotations"] if annotation["score"] >= args.score)
@@ -48,6 +55,10 @@ def serve(args: argparse.Namespace) -> Answer:
 
     config = load(Path(args.config)).serve if args.config else ServeConfig()
     chosen = {key: value for key, value in (("host", args.host), ("port", args.port)) if value is not None}
-    config = ServeConfig.model_validate({**config.model_dump(), **chosen})
+    try:
+        config = ServeConfig.model_validate({**config.model_dump(), **chosen})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ConfigError(f"--{first['loc'][0]} {first['input']}: {first['msg']}; see edgedistill serve --help") from error
     server.serve(Path(args.bundle), host=config.host, port=config.port, allow_ungated=args.allow_ungated)
     return Answer({}, "")

@@ -33,8 +33,8 @@ def build_detector(choice: DetectorConfig, num_classes: int, seed: int = 0) -> D
     return detector
 
 
-def load_weights(detector: Detector, path: Path) -> None:
-    """Fill the detector from a safetensors file, or from a checkpoint folder's.
+def load_weights(detector: Detector, path: Path, advice: str = "give one of the detector that is configured") -> None:
+    """Fill the detector from a safetensors file, or from a checkpoint folder's; `advice` ends the line of an error.
 
     Raises:
         ArtifactError: no such file, damaged, or of another detector.
@@ -43,15 +43,15 @@ def load_weights(detector: Detector, path: Path) -> None:
     try:
         state = load_file(str(file))
     except (OSError, SafetensorError) as error:
-        raise ArtifactError(f"{file}: no readable safetensors file ({str(error).splitlines()[0]}); give one of this detector") from error
+        raise ArtifactError(f"{file}: no readable safetensors file ({str(error).splitlines()[0]}); {advice}") from error
     own = detector.state_dict()
     for name in sorted(own.keys() ^ state.keys()):
         side = "lacks" if name in own else "has an unknown"
-        raise ArtifactError(f"{file}: {side} tensor {name}; the weights are of another detector than teacher/student.detector describes")
+        raise ArtifactError(f"{file}: {side} tensor {name}, so it is of another detector; {advice}")
     for name, tensor in own.items():
         if tensor.shape != state[name].shape:
             shapes = f"{tuple(state[name].shape)} instead of {tuple(tensor.shape)}"
-            raise ArtifactError(f"{file}: tensor {name} is {shapes}; the weights are of a detector with other options or classes")
+            raise ArtifactError(f"{file}: tensor {name} is {shapes}, so it is of a detector with other options or classes; {advice}")
     detector.load_state_dict(state)
 
 
@@ -60,7 +60,7 @@ def load_detector(checkpoint: Checkpoint) -> Detector:
     facts = checkpoint.facts
     choice = DetectorConfig.model_validate({"name": facts.detector.name, **facts.detector.options})
     detector = build_detector(choice, len(facts.contract.classes))
-    load_weights(detector, checkpoint.file(WEIGHTS))
+    load_weights(detector, checkpoint.file(WEIGHTS), f"delete {checkpoint.root} and run again")
     return detector.eval()
 
 

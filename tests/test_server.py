@@ -1,4 +1,5 @@
 import io
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import onnx_samples
 import pytest
 from PIL import Image
 
-from deploy.errors import ArtifactError
+from deploy.errors import ArtifactError, ConfigError
 
 starlette_testclient = pytest.importorskip("starlette.testclient")
 server = pytest.importorskip("deploy.server")
@@ -98,12 +99,25 @@ def test_other_methods_and_paths_are_refused(client: Any) -> None:
 
 
 def test_an_ungated_bundle_is_served_only_when_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    served = []
-    monkeypatch.setattr(server.uvicorn, "run", lambda _, **options: served.append(options))
+    served: list[tuple[str, int]] = []
+
+    def run(self: Any, sockets: list[socket.socket]) -> None:
+        served.append(sockets[0].getsockname())
+
+    monkeypatch.setattr(server.uvicorn.Server, "run", run)
     made = samples.bundle(tmp_path, ({"metric": "map", "min": 0.9},))
     with pytest.raises(ArtifactError, match="--allow-ungated"):
         server.serve(made.root)
     assert served == []
-    server.serve(made.root, port=1234, allow_ungated=True)
-    assert served[0]["port"] == 1234
-    assert served[0]["host"] == "127.0.0.1"
+    server.serve(made.root, port=0, allow_ungated=True)
+    assert served[0][0] == "127.0.0.1"
+
+
+def test_an_address_that_cannot_be_listened_on_is_refused(tmp_path: Path) -> None:
+    made = samples.bundle(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=rf"cannot listen on 127.0.0.1, port {port} \(Address already in use\); give another --host"):
+            server.serve(made.root, port=port)
+    with pytest.raises(ConfigError, match=r"cannot listen on no\.host\.invalid, port 0 \("):
+        server.serve(made.root, host="no.host.invalid", port=0)
