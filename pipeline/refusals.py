@@ -16,7 +16,7 @@ _EXTRAS = {
     "serve": ("multipart", "python_multipart", "starlette", "uvicorn"),
     "transformers": ("transformers",),
 }
-_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
 _FULL = "No space left on device"
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import artifact_samples
 import flow_samples
 import numpy as np
+import onnx_samples
 import pytest
 from PIL import Image
 
@@ -160,13 +161,9 @@ class TestCheckpoint:
     def test_weights_of_another_detector_are_refused(self, distill: Run, changes: dict[str, int], words: str) -> None:
         other = build_detector(DetectorConfig.model_validate({**DETECTOR, **changes}), 3)
         Path("other").mkdir()
-        save(Path("other"), other, DetectorConfig.model_validate(DETECTOR), artifact_samples.onnx_samples.contract(), 0, accuracy())
+        save(Path("other"), other, DetectorConfig.model_validate(DETECTOR), onnx_samples.contract(), 0, artifact_samples.accuracy())
         code, _, line = distill("--set", "student.weights=other")
         assert (code, words in line) == (4, True), line
-
-
-def accuracy() -> artifact_samples.Accuracy:
-    return artifact_samples.accuracy()
 
 
 class TestFullDisk:
