@@ -21,15 +21,16 @@ def emit(answer: Answer, *, as_json: bool) -> None:
     """Print an answer to stdout, one JSON object or text; nothing in the processes after the first."""
     if int(os.environ.get("RANK", "0")) > 0:
         return
-    text = json.dumps(answer.data, allow_nan=False, ensure_ascii=False) if as_json else answer.text
+    text = json.dumps(answer.data, allow_nan=False) if as_json else answer.text
     if text:
         say(text, sys.stdout)
 
 
 def say(line: str, stream: TextIO) -> None:
-    """Print a line at once. A reader that has gone (`| head`) does not end the work."""
+    """Print a line at once. A reader that has gone (`| head`) does not end the work, nor does a terminal without our characters."""
+    encoding = stream.encoding or "utf-8"
     try:
-        stream.write(f"{line}\n")
+        stream.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
         stream.flush()
     except BrokenPipeError:
         nowhere = os.open(os.devnull, os.O_WRONLY)

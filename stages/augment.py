@@ -10,6 +10,7 @@ from torchvision.transforms import v2
 from stages.config import Augmentation, Color, Crop, Flip, Mosaic, Scale
 
 Sample = tuple[tv_tensors.Image, dict[str, Any]]
+MIN_CANVAS_PX = 8
 
 
 def transforms(augment: Sequence[Augmentation], pad_value: int) -> v2.Transform:
@@ -25,12 +26,20 @@ def _steps(item: Augmentation, pad_value: int) -> list[v2.Transform]:
         case Scale():
             return [v2.RandomAffine(degrees=[0, 0], translate=(0.1, 0.1), scale=(item.min, item.max), fill=pad_value)]
         case Crop():
-            return [v2.RandomApply([v2.RandomIoUCrop(min_scale=item.min_scale)], p=item.p)]
+            return [v2.RandomApply([_IoUCrop(min_scale=item.min_scale)], p=item.p)]
         case Color():
             return [v2.ColorJitter(item.brightness, item.contrast, item.saturation, item.hue)]
         case Mosaic():
             return []
     assert_never(item)
+
+
+class _IoUCrop(v2.RandomIoUCrop):
+    """torchvision's, which would divide by zero on an image whose smallest window is less than a pixel: that stays whole."""
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        height, width = v2.query_size(flat_inputs)
+        return super().make_params(flat_inputs) if min(height, width) * self.min_scale >= 1 else {}
 
 
 def mosaic_chance(augment: Sequence[Augmentation]) -> float:
@@ -39,9 +48,11 @@ def mosaic_chance(augment: Sequence[Augmentation]) -> float:
 
 
 def mosaic(first: Sample, other: Callable[[], Sample], pad_value: int) -> Sample:
-    """Four images, the first included, each scaled into one quarter of a canvas of the first one's size."""
+    """Four images, the first included, each scaled into one quarter of a canvas of the first one's size, if it has room for them."""
     image, target = first
     height, width = image.shape[-2:]
+    if min(height, width) < MIN_CANVAS_PX:
+        return first
     canvas = torch.full_like(image, pad_value)
     boxes, labels = [], []
     for index, (quarter, objects) in enumerate([first, other(), other(), other()]):

@@ -8,7 +8,7 @@ import math
 import shutil
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from deploy.errors import ArtifactError, ConfigError
+from deploy.errors import ArtifactError, ConfigError, DataError
 from deploy.progress import Steps
 from stages.artifacts import Checkpoint, Dataset
 from stages.checkpoint import save
@@ -173,7 +173,7 @@ class Trainer:
         self._model.train()
         sums: dict[str, float] = defaultdict(float)
         began = time.perf_counter()
-        for batch in self._loader:
+        for batch in self._loaded():
             losses = self._step(batch.to(self._accelerator.device))
             for name, value in losses.items():
                 sums[name] += value
@@ -185,6 +185,13 @@ class Trainer:
         self._progress.epoch += 1
         self._progress.rows.append({"epoch": self._progress.epoch, **row})
         self._accelerator.log(row, step=self._progress.epoch)
+
+    def _loaded(self) -> Iterator[Batch]:
+        """The epoch's batches; the error of a loader process without the traceback that torch puts before its message."""
+        try:
+            yield from self._loader
+        except DataError as error:
+            raise DataError(str(error).rpartition(f"{DataError.__name__}: ")[2].strip()) from error
 
     def _step(self, batch: Batch) -> dict[str, float]:
         with self._accelerator.autocast():

@@ -1,8 +1,12 @@
 """What most tests of the pipeline start from."""
 
+import signal
 from pathlib import Path
 
 import pytest
+
+# A shell that starts the tests in the background has them ignore SIGINT, and so would the programs whose Ctrl-C they test.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SMALL = """\
 name: small

@@ -171,8 +171,16 @@ class TestProcess:
             assert process.stderr.read() == b""
         assert process.returncode == 0
 
+    def test_a_terminal_that_lacks_a_character_shows_its_number(self, small_file: Path) -> None:
+        command = [*PROGRAM, "config", str(small_file), "--set", "package.description=grün"]
+        environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr, "description: gr\\xfcn" in done.stdout) == (0, "", True)
+        done = subprocess.run([*command, "--json"], env=environment, capture_output=True, text=True, check=False)
+        assert json.loads(done.stdout)["package"]["description"] == "grün"
+
     def test_ctrl_c_is_one_line(self, small_file: Path) -> None:
-        wait = "import time; from pipeline import commands; print('in', flush=True); commands.run = lambda args: time.sleep(60)"
+        wait = "import time; from pipeline import commands; commands.run = lambda args: (print('in', flush=True), time.sleep(60))"
         script = f"import sys\nfrom pipeline.cli import main\n{wait}\nsys.exit(main(['run', {str(small_file)!r}]))"
         command = [sys.executable, "-P", "-c", script]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:

@@ -166,6 +166,24 @@ class TestCheckpoint:
         assert (code, words in line) == (4, True), line
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_goes_while_training_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], workers: int) -> None:
+    options = (
+        "data.train_images=4",
+        "data.val_images=1",
+        "data.test_images=1",
+        "data.shifted_images=1",
+        f"teacher.train.workers={workers}",
+    )
+    command = ["run", str(SMALL), "--runs", str(tmp_path), *(word for option in options for word in ("--set", option)), "--until"]
+    assert outcome(capsys, *command, "prepare")[0] == 0
+    (image,) = tmp_path.glob(".store/prepare-*/images/train/000003.jpg")
+    # as large as it was, or the store would make it again
+    spoil(image)
+    code, _, line = outcome(capsys, *command, "train_teacher")
+    assert (code, line.startswith(f"{image}: not an image that can be read")) == (3, True), line
+
+
 class TestFullDisk:
     @pytest.fixture
     def disk(self, tmp_path: Path) -> Iterator[Callable[[int], Path]]:

@@ -4,6 +4,7 @@ import copy
 import csv
 import shutil
 from collections.abc import Mapping
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ import tiny
 import torch
 from pydantic import ValidationError
 from torch import Tensor
+from torchvision import tv_tensors
 
 from deploy.errors import ArtifactError, ConfigError
 from stages.artifacts import Dataset
+from stages.augment import Sample, mosaic, transforms
 from stages.checkpoint import build_detector
 from stages.config import LossConfig, TrainConfig
 from stages.detectors import Detector, Outputs
@@ -222,6 +225,21 @@ def test_every_augmentation_keeps_boxes_inside_the_input(dataset: Dataset, name:
         assert target.boxes.shape == (len(target.labels), 4)
         assert bool((target.boxes >= 0).all() and (target.boxes <= 64).all())
         assert bool((target.boxes[:, 2:] > target.boxes[:, :2]).all())
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 300), (9, 5)], ids=str)
+@pytest.mark.parametrize("boxes", [[], [[0.0, 0.0, 1.0, 1.0]]], ids=["empty", "one box"])
+def test_every_augmentation_takes_images_of_any_size(size: tuple[int, int], boxes: list[list[float]]) -> None:
+    augment = tiny.schedule(augment=[{"name": name} for name in ("flip", "scale", "crop", "color", "mosaic")]).augment
+    steps = transforms(augment, 114)
+    for seed in range(30):
+        torch.manual_seed(seed)
+        targets = tv_tensors.BoundingBoxes(torch.tensor(boxes).reshape(-1, 4), format="XYXY", canvas_size=size)
+        image = tv_tensors.Image(torch.randint(0, 255, (3, *size), dtype=torch.uint8))
+        sample: Sample = (image, {"boxes": targets, "labels": torch.zeros(len(boxes), dtype=torch.int64)})
+        view, objects = steps(*mosaic(sample, repeat(sample).__next__, 114))
+        assert min(view.shape) >= 1
+        assert len(objects["boxes"]) == len(objects["labels"])
 
 
 def test_flip_mirrors_image_and_boxes(dataset: Dataset) -> None:
