@@ -117,8 +117,8 @@ class TestReasons:
     def test_a_loss_more(self, tmp_path: Path) -> None:
         flow(Store(tmp_path, "a"))
         store = Store(tmp_path, "a", Mode(dry=True))
-        flow(store, DistillConfig(losses=(LOSS, LOSS)))
-        assert reasons(store)[1] == "distill.losses.1.name (none) -> attention"
+        flow(store, DistillConfig(losses=(LOSS, LossConfig.model_validate({"name": "non_local"}))))
+        assert reasons(store)[1] == "distill.losses.1.name (none) -> non_local"
 
     def test_the_stage_code(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         flow(Store(tmp_path, "a"))
