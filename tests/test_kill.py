@@ -17,6 +17,7 @@ SMALL = Path(__file__).parents[1] / "examples" / "small.yaml"
 PROGRAM = Path(sys.executable).with_name("edgedistill")
 OPTIONS = (
     *("data.train_images=16", "data.val_images=8", "data.test_images=1", "data.shifted_images=1"),
+    *("teacher.detector.strides=[8]", "student.detector.strides=[8]"),  # small graphs, for export takes most of the time
     *("teacher.train.epochs=4", "student.train.epochs=6", "student.train.workers=1", "device=cpu"),
     *("validation.latency.warmup=0", "validation.latency.min_passes=4", "validation.latency.min_seconds=0"),
 )
