@@ -3,7 +3,8 @@
 Tian et al., "FCOS: A Simple and Strong Anchor-free Object Detector", TPAMI 2022, https://arxiv.org/abs/2006.09214.
 Departures beside torchvision's own (GIoU loss, centre sampling of radius 1.5 strides, centerness in the regression branch):
 the strides of the pyramid and the size of the objects each level takes (`range_scale`) are options; the heads' groups have 8 channels,
-which at 256 channels are torchvision's 32 groups.
+which at 256 channels are torchvision's 32 groups; the regression's bias starts positive: its ReLU, started at 0 as torchvision's is,
+left whole sides of the boxes dead in short trainings from scratch.
 """
 
 from collections.abc import Sequence
@@ -20,6 +21,9 @@ from stages.backbones import PyramidBackbone, group_norm
 from stages.detectors import Detector, GraphOptions, Outputs, Target
 from stages.distribution import rescale
 from stages.nms import select
+
+_FIRST_REACH = 2.0
+"""What an untrained head predicts from a position to each side of its box, in squares of the level; levels take boxes up to 8."""
 
 
 class _Head(FCOSHead):
@@ -138,6 +142,7 @@ def build(
     head = _Head(fpn_channels, 1, num_classes, head_convs)
     head.classification_head = FCOSClassificationHead(fpn_channels, 1, num_classes, head_convs, norm_layer=group_norm)
     head.regression_head = FCOSRegressionHead(fpn_channels, 1, head_convs, norm_layer=group_norm)
+    nn.init.constant_(head.regression_head.bbox_reg.bias, _FIRST_REACH)
     sizes = tuple((max(1, round(stride * range_scale)),) for stride in strides)
     model = FCOS(
         pyramid,
