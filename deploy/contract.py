@@ -4,6 +4,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+MaskFrame = Literal["box", "image"]
+"""What a mask [h, w] covers: its box, or the whole network input."""
+
 
 class Frozen(BaseModel):
     """Base of all typed values read from YAML or JSON: immutable, unknown keys refused."""
@@ -17,8 +20,8 @@ class Preprocessing(Frozen):
     The network receives float32 [B, 3, height, width]: (value / 255 - mean) / std, channels in `color` order.
     """
 
-    height: int = Field(default=320, ge=32, le=4096, multiple_of=32)
-    width: int = Field(default=320, ge=32, le=4096, multiple_of=32)
+    height: int = Field(default=320, ge=32, le=4096, multiple_of=4)
+    width: int = Field(default=320, ge=32, le=4096, multiple_of=4)
     resize: Literal["letterbox", "stretch"] = "letterbox"
     pad_value: int = Field(default=114, ge=0, le=255)
     color: Literal["rgb", "bgr"] = "rgb"
@@ -31,11 +34,23 @@ class ModelContract(Frozen):
     """Everything needed to feed a detector and to read its answer.
 
     The network's labels are contiguous, 0 to len(classes) - 1; `category_ids[label]` is the data set's own id.
+    `mask_frame` is null for detectors without masks.
     """
 
     preprocessing: Preprocessing
     classes: tuple[str, ...]
     category_ids: tuple[int, ...]
+    mask_frame: MaskFrame | None = None
+
+
+class Heads(Frozen):
+    """The tensors of an ONNX graph between which the network lies; what is outside, box decoding above all, stays fp32.
+
+    `outputs` are raw head outputs. `inputs` are where the network begins again after the images, such as pooled regions.
+    """
+
+    outputs: tuple[str, ...]
+    inputs: tuple[str, ...] = ()
 
 
 class Accuracy(Frozen):

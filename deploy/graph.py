@@ -1,16 +1,17 @@
 """Which part of an ONNX graph is the network, and which decides detections.
 
-The network is what the head outputs are computed from. All else, box decoding, scores and NMS above all, stays fp32, whatever
+The network is what the head outputs are computed from, back to the images or to the heads' inputs. All else, box decoding,
+scores and NMS above all, stays fp32, whatever
 the engine's precision: half precision ends at 65,504, the area of a 256 x 256 box, and steps by 0.5 px above 512.
 """
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import onnx
 import onnx.inliner
 from onnx import ModelProto, NodeProto, TensorProto
 
+from deploy.contract import Heads
 from deploy.errors import BuildError
 
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -39,27 +40,26 @@ def name_nodes(model: ModelProto) -> None:
         taken.add(node.name)
 
 
-def network(model: ModelProto, head_outputs: Iterable[str]) -> set[str]:
-    """The names of the nodes that the head outputs are computed from and that need none of them.
+def network(model: ModelProto, heads: Heads) -> set[str]:
+    """The names of the nodes that the head outputs are computed from and that need none of them, but through the heads' inputs.
 
     Raises:
-        BuildError: a head output is no tensor of the graph.
+        BuildError: a head output or input is no tensor of the graph.
     """
     name_nodes(model)
-    heads = set(head_outputs)
     produced = {name for node in model.graph.node for name in node.output}
-    missing = sorted(heads - produced)
-    if missing or not heads:
-        raise BuildError(f"the graph has no tensor '{missing[0] if missing else ''}', said to be a head output; export again")
+    missing = sorted({*heads.outputs, *heads.inputs} - produced)
+    if missing or not heads.outputs:
+        raise BuildError(f"the graph has no tensor '{missing[0] if missing else ''}', said to be a head output or input; export again")
     return _before(model, heads) - _after(model, heads)
 
 
-def last_weighted(model: ModelProto, head_outputs: Iterable[str]) -> set[str]:
+def last_weighted(model: ModelProto, heads: Heads) -> set[str]:
     """The names of the convolutions and matrix products nearest to the head outputs, that is the prediction layers."""
     producer = {name: node for node in model.graph.node for name in node.output}
     found: set[str] = set()
-    waiting = list(head_outputs)
-    seen: set[str] = set()
+    waiting = list(heads.outputs)
+    seen = set(heads.inputs)
     while waiting:
         tensor = waiting.pop()
         if tensor in seen or tensor not in producer:
@@ -103,21 +103,21 @@ def inputs(node: NodeProto) -> list[str]:
     return names
 
 
-def _before(model: ModelProto, tensors: set[str]) -> set[str]:
-    needed = set(tensors)
+def _before(model: ModelProto, heads: Heads) -> set[str]:
+    needed = set(heads.outputs)
     found = set()
     for node in reversed(model.graph.node):  # sorted topologically, as ONNX requires
         if needed.intersection(node.output):
             found.add(node.name)
-            needed.update(inputs(node))
+            needed.update(set(inputs(node)).difference(heads.inputs))
     return found
 
 
-def _after(model: ModelProto, tensors: set[str]) -> set[str]:
-    reached = set(tensors)
+def _after(model: ModelProto, heads: Heads) -> set[str]:
+    reached = set(heads.outputs)
     found = set()
     for node in model.graph.node:
         if reached.intersection(inputs(node)):
             found.add(node.name)
-            reached.update(node.output)
+            reached.update(set(node.output).difference(heads.inputs))
     return found

@@ -11,6 +11,7 @@ import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from deploy import graph
+from deploy.contract import Heads
 from deploy.errors import BuildError
 
 HALF_MAX = float(np.finfo(np.float16).max)
@@ -22,7 +23,7 @@ _FLOAT_ONLY = ("Range",)
 _TYPED = {"Cast": "to", "EyeLike": "dtype", "RandomNormalLike": "dtype", "RandomUniformLike": "dtype"}
 
 
-def to_fp16(model: ModelProto, head_outputs: tuple[str, ...]) -> ModelProto:
+def to_fp16(model: ModelProto, heads: Heads) -> ModelProto:
     """The model with its network in half precision and everything else, inputs and outputs included, in fp32.
 
     Raises:
@@ -31,7 +32,7 @@ def to_fp16(model: ModelProto, head_outputs: tuple[str, ...]) -> ModelProto:
     half = onnx.ModelProto()
     half.CopyFrom(model)
     float_only = {node.name for node in half.graph.node if node.op_type in _FLOAT_ONLY}
-    nodes = graph.network(half, head_outputs) - float_only
+    nodes = graph.network(half, heads) - float_only
     floats = graph.float_tensors(half)
     del half.graph.value_info[:]  # its types are no longer true
     weights = _Weights(half)
@@ -69,7 +70,7 @@ def check(model: ModelProto) -> None:
         raise BuildError(f"the converted graph is invalid: {graph.first_line(error)}") from error
 
 
-def proof(model: ModelProto, head_outputs: tuple[str, ...]) -> dict[str, Any]:
+def proof(model: ModelProto, heads: Heads) -> dict[str, Any]:
     """Convolutions by the type they compute in, and how many tensors after the head outputs are not fp32.
 
     A convolution counts as int8 where both its input and its weights come out of DequantizeLinear.
@@ -86,12 +87,12 @@ def proof(model: ModelProto, head_outputs: tuple[str, ...]) -> dict[str, Any]:
             counts["convolutions_fp16"] += 1
         else:
             counts["convolutions_fp32"] += 1
-    return {**counts, "low_precision_after_head": _num_low_after(model, head_outputs)}
+    return {**counts, "low_precision_after_head": _num_low_after(model, heads)}
 
 
-def _num_low_after(model: ModelProto, head_outputs: tuple[str, ...]) -> int:
+def _num_low_after(model: ModelProto, heads: Heads) -> int:
     """Tensors of a type below fp32 that are made outside the network, the casts at its own inputs apart."""
-    nodes = graph.network(model, head_outputs)
+    nodes = graph.network(model, heads)
     inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True)
     low = (TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.INT8, TensorProto.UINT8)
     values = [*inferred.graph.value_info, *inferred.graph.output]

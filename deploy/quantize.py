@@ -14,6 +14,7 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, Q
 from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
 from deploy import graph
+from deploy.contract import Heads
 from deploy.errors import BuildError
 from deploy.runtimes import Calibration
 
@@ -35,7 +36,7 @@ TENSORRT = Recipe(signed_activations=True, quantize_bias=False, quantize_outputs
 _ABSORBED = ("Relu", "Clip")
 
 
-def to_int8(model: ModelProto, head_outputs: tuple[str, ...], calibration: Calibration, recipe: Recipe) -> ModelProto:
+def to_int8(model: ModelProto, heads: Heads, calibration: Calibration, recipe: Recipe) -> ModelProto:
     """The model with its network's convolutions and matrix products in int8, ranges read from the calibration images.
 
     The prediction layers, whose results are the head outputs, stay float, so that decoding begins with numbers that were not
@@ -45,8 +46,8 @@ def to_int8(model: ModelProto, head_outputs: tuple[str, ...], calibration: Calib
         BuildError: there is nothing to quantize, no calibration image, or ONNX Runtime refuses the graph.
     """
     with TemporaryDirectory() as scratch:
-        folded = _fold(model, head_outputs, Path(scratch))
-        chosen = _quantizable(folded, head_outputs)
+        folded = _fold(model, heads, Path(scratch))
+        chosen = _quantizable(folded, heads)
         if not any(node.op_type in graph.WEIGHTED for node in folded.graph.node if node.name in chosen):
             raise BuildError("no convolution or matrix product before the prediction layers to quantize; choose fp32 or fp16")
         reader = _Reader(calibration)
@@ -82,12 +83,12 @@ def _quantize(model: ModelProto, file: Path, reader: "_Reader", nodes: list[str]
     )
 
 
-def _fold(model: ModelProto, head_outputs: tuple[str, ...], scratch: Path) -> ModelProto:
-    """Batch norms into convolutions and constants into one, in standard operators; the head outputs keep their names."""
+def _fold(model: ModelProto, heads: Heads, scratch: Path) -> ModelProto:
+    """Batch norms into convolutions and constants into one, in standard operators; the heads' tensors keep their names."""
     kept = onnx.ModelProto()
     kept.CopyFrom(model)
     outputs = {value.name for value in model.graph.output}
-    kept.graph.output.extend(onnx.ValueInfoProto(name=name) for name in head_outputs if name not in outputs)
+    kept.graph.output.extend(onnx.ValueInfoProto(name=name) for name in (*heads.outputs, *heads.inputs) if name not in outputs)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
@@ -103,8 +104,8 @@ def _fold(model: ModelProto, head_outputs: tuple[str, ...], scratch: Path) -> Mo
     return folded
 
 
-def _quantizable(model: ModelProto, head_outputs: tuple[str, ...]) -> list[str]:
-    nodes = graph.network(model, head_outputs) - graph.last_weighted(model, head_outputs)
+def _quantizable(model: ModelProto, heads: Heads) -> list[str]:
+    nodes = graph.network(model, heads) - graph.last_weighted(model, heads)
     return [node.name for node in model.graph.node if node.name in nodes and node.op_type in (*graph.WEIGHTED, *_ABSORBED)]
 
 

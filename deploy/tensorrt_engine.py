@@ -12,6 +12,7 @@ from onnx import ModelProto
 
 from deploy import graph
 from deploy import precision as conversion
+from deploy.contract import Heads
 from deploy.errors import BuildError
 from deploy.runtimes import Calibration, Compiled, Precision
 from deploy.tensorrt_log import make_logger, plain
@@ -27,7 +28,7 @@ def build(
     *,
     precision: Precision,
     calibration: Calibration,
-    head_outputs: tuple[str, ...],
+    heads: Heads,
     max_batch: int,
     workspace_mib: int | None,
     tf32: bool,
@@ -45,7 +46,7 @@ def build(
     Raises:
         BuildError: the graph cannot be converted, parsed or built; the message names the operator.
     """
-    model = _typed(graph.read(onnx), precision, calibration, head_outputs)
+    model = _typed(graph.read(onnx), precision, calibration, heads)
     logger = make_logger(trt)
     builder = trt.Builder(logger)
     if builder is None:
@@ -64,10 +65,10 @@ def build(
         raise BuildError(f"{trt.__name__} cannot build the graph: {_with_operators(logger.reason(), model)}")
     file = out / "engine.plan"
     file.write_bytes(plan)
-    return Compiled(file, proof(trt, network, head_outputs))
+    return Compiled(file, proof(trt, network, heads))
 
 
-def proof(trt: Any, network: Any, head_outputs: tuple[str, ...]) -> dict[str, Any]:
+def proof(trt: Any, network: Any, heads: Heads) -> dict[str, Any]:
     """Convolutions of the parsed network by type, and how many layers after the head outputs give a type below fp32.
 
     A convolution counts as int8 where its input comes out of a dequantize layer. `low_precision_after_head` is null where
@@ -80,16 +81,16 @@ def proof(trt: Any, network: Any, head_outputs: tuple[str, ...]) -> dict[str, An
         if layer.type in (trt.LayerType.CONVOLUTION, trt.LayerType.DECONVOLUTION):
             quantized = producer.get(layer.get_input(0).name) == trt.LayerType.DEQUANTIZE
             counts["int8" if quantized else _TYPES.get(layer.get_output(0).dtype.name, layer.get_output(0).dtype.name)] += 1
-    found = set(producer).issuperset(head_outputs)
+    found = set(producer).issuperset({*heads.outputs, *heads.inputs})
     return {
         **{f"convolutions_{name}": counts[name] for name in {**dict.fromkeys(_TYPES.values()), **counts}},
-        "low_precision_after_head": _num_low_after(layers, head_outputs) if found else None,
+        "low_precision_after_head": _num_low_after(layers, heads) if found else None,
     }
 
 
-def _num_low_after(layers: list[Any], head_outputs: tuple[str, ...]) -> int:
+def _num_low_after(layers: list[Any], heads: Heads) -> int:
     """The layers, in no order, that depend on a head output and give a tensor below fp32."""
-    reached = set(head_outputs)
+    reached = set(heads.outputs)
     after: set[int] = set()
     grown = True
     while grown:
@@ -98,19 +99,19 @@ def _num_low_after(layers: list[Any], head_outputs: tuple[str, ...]) -> int:
             inputs = {layer.get_input(i).name for i in range(layer.num_inputs) if layer.get_input(i) is not None}
             if number not in after and reached & inputs:
                 after.add(number)
-                reached.update(layer.get_output(i).name for i in range(layer.num_outputs))
+                reached.update({layer.get_output(i).name for i in range(layer.num_outputs)}.difference(heads.inputs))
                 grown = True
     return sum(any(layers[n].get_output(i).dtype.name in _LOW for i in range(layers[n].num_outputs)) for n in after)
 
 
-def _typed(model: ModelProto, precision: Precision, calibration: Calibration, head_outputs: tuple[str, ...]) -> ModelProto:
+def _typed(model: ModelProto, precision: Precision, calibration: Calibration, heads: Heads) -> ModelProto:
     graph.name_nodes(model)
     if precision == "fp16":
-        return conversion.to_fp16(model, head_outputs)
+        return conversion.to_fp16(model, heads)
     if precision == "int8":
         from deploy import quantize  # needs ONNX Runtime's quantization, which is slow to import
 
-        return quantize.to_int8(model, head_outputs, calibration, quantize.TENSORRT)
+        return quantize.to_int8(model, heads, calibration, quantize.TENSORRT)
     return model
 
 

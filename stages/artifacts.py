@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import ValidationError
 
 from deploy.bundle import Verdict
-from deploy.contract import Accuracy, Frozen, Latency, ModelContract
+from deploy.contract import Accuracy, Frozen, Heads, Latency, ModelContract
 from deploy.errors import ArtifactError, DataError
 from deploy.plugins import suggest
 
@@ -75,7 +75,7 @@ class CheckpointFacts(Frozen):
 
 
 class OnnxFacts(Frozen):
-    """`head_outputs` names the tensors where the network ends and box decoding begins: all after them stays fp32."""
+    """An exported graph; `heads` names the tensors between which its network lies."""
 
     contract: ModelContract
     opset: int
@@ -83,7 +83,7 @@ class OnnxFacts(Frozen):
     dynamic_batch: bool
     sha256: str
     bytes: int
-    head_outputs: tuple[str, ...]
+    heads: Heads
 
 
 class EngineFacts(Frozen):

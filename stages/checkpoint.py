@@ -33,6 +33,18 @@ def build_detector(choice: DetectorConfig, num_classes: int, seed: int = 0) -> D
     return detector
 
 
+def check_size(detector: Detector, choice: DetectorConfig, contract: ModelContract) -> None:
+    """Refuse an image size that the detector's grid does not divide.
+
+    Raises:
+        ConfigError: naming the multiple that is needed.
+    """
+    for key, value in (("height", contract.preprocessing.height), ("width", contract.preprocessing.width)):
+        if value % detector.size_multiple:
+            needed = f"{choice.name} as configured needs a multiple of {detector.size_multiple}"
+            raise ConfigError(f"data.preprocessing.{key}: got {value}, but {needed}")
+
+
 def load_weights(detector: Detector, path: Path, advice: str = "give one of the detector that is configured") -> None:
     """Fill the detector from a safetensors file, or from a checkpoint folder's; `advice` ends the line of an error.
 
@@ -78,7 +90,7 @@ def save(out: Path, detector: Detector, choice: DetectorConfig, contract: ModelC
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in detector.state_dict().items()}
     save_file(state, str(out / WEIGHTS))
     facts = CheckpointFacts(
-        contract=contract,
+        contract=contract.model_copy(update={"mask_frame": detector.mask_frame}),
         detector=PluginChoice(name=choice.name, options=choice.options),
         parameters=sum(p.numel() for p in detector.parameters()),
         macs=count_macs(detector, contract),

@@ -179,7 +179,7 @@ class DistillConfig(Frozen):
 
 
 class ExportConfig(Frozen):
-    """The fixed-shape graph. `candidates` a level are kept before NMS, `max_detections` an image after it."""
+    """The fixed-shape graph. `candidates` of each level or class are kept before NMS, `max_detections` an image after it."""
 
     opset: int = Field(default=18, ge=18, le=23)
     dynamic_batch: bool = True
@@ -187,6 +187,7 @@ class ExportConfig(Frozen):
     candidates: int = Field(default=200, ge=1, le=5000)
     score_threshold: Fraction = 0.05
     iou_threshold: Fraction = 0.6
+    proposals: int = Field(default=300, ge=1, le=2000, description="regions that a two-stage detector looks at")
 
     @property
     def decisions(self) -> "ExportConfig":
@@ -207,7 +208,7 @@ class TargetConfig(Plugin):
     @classmethod
     def _check(cls, value: Any) -> Any:
         own = ("name", "precision", "required", "calibration_images")
-        hidden = ("precision", "calibration", "head_outputs")
+        hidden = ("precision", "calibration", "heads")
         return plugins.fill("deploy.runtimes", value, own=own, key="runtime", function="compile", hidden=hidden)
 
 

@@ -33,13 +33,14 @@ def distill(
         ArtifactError: a loss that is not finite.
     """
     # Imported here: a stage that is reused, or judged on a machine without torch, imports no torch.
-    from stages.checkpoint import build_detector, load_detector, load_weights
+    from stages.checkpoint import build_detector, check_size, load_detector, load_weights
     from stages.distillation import Distillation, build_losses, loss_factor, write_attention
     from stages.loop import Trainer, finish
 
     dataset.split(split)  # a split that is not there is refused before the training, not after
     large = load_detector(teacher)
     detector = build_detector(student.detector, len(dataset.facts.contract.classes), seed)
+    check_size(detector, student.detector, dataset.facts.contract)
     if student.weights is not None:
         load_weights(detector, Path(student.weights))
     losses = build_losses(config, detector, large, seed)

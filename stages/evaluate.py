@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from deploy import coco_map, detections, preprocess
 from deploy.contract import Accuracy
@@ -14,21 +13,24 @@ from deploy.progress import track
 from deploy.runtimes import Batch, Raw, Session
 from stages.artifacts import Dataset, read_json
 from stages.config import ExportConfig
-from stages.detectors import Detector, GraphOptions
+from stages.detectors import Detector, Graph, GraphOptions
 
 
 class TorchSession(Session):
     """A detector's deployed graph, run by torch."""
 
-    def __init__(self, graph: nn.Module) -> None:
+    def __init__(self, graph: Graph) -> None:
         self._graph = graph.eval()
         self._device = next(graph.parameters()).device
 
     def infer(self, images: Batch) -> Raw:
         """See Session.infer."""
         with torch.no_grad():
-            boxes, scores, labels, converged, *_ = self._graph(torch.from_numpy(images).to(self._device))
-        return Raw(boxes.cpu().numpy(), scores.cpu().numpy(), labels.cpu().numpy(), converged.cpu().numpy())
+            answer = self._graph(torch.from_numpy(images).to(self._device))
+        masks = None if answer.masks is None else answer.masks.cpu().numpy()
+        return Raw(
+            answer.boxes.cpu().numpy(), answer.scores.cpu().numpy(), answer.labels.cpu().numpy(), answer.converged.cpu().numpy(), masks
+        )
 
     def close(self) -> None:
         """Nothing to free."""
@@ -36,7 +38,7 @@ class TorchSession(Session):
 
 def graph_options(export: ExportConfig) -> GraphOptions:
     """The part of the export section that decides detections."""
-    return GraphOptions(export.max_detections, export.candidates, export.score_threshold, export.iou_threshold)
+    return GraphOptions(export.max_detections, export.candidates, export.score_threshold, export.iou_threshold, export.proposals)
 
 
 def evaluate(out: Path, detector: Detector, dataset: Dataset, split: str, export: ExportConfig) -> Accuracy:

@@ -1,4 +1,4 @@
-"""From a torch graph to ONNX, with the tensors named after which everything stays in fp32."""
+"""From a torch graph to ONNX, with the tensors named between which the network lies."""
 
 import hashlib
 import logging
@@ -9,14 +9,28 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from deploy.contract import Heads
 from deploy.errors import BuildError
 from stages.artifacts import Checkpoint, OnnxFacts, OnnxModel, write_facts
 from stages.checkpoint import load_detector
 from stages.config import ExportConfig
+from stages.detectors import Graph
 from stages.evaluate import graph_options
 
 MODEL = "model.onnx"
-ANSWER = ("boxes", "scores", "labels", "converged")
+
+
+class _Flat(nn.Module):
+    """The graph's answer as a plain tuple of tensors."""
+
+    def __init__(self, graph: Graph) -> None:
+        super().__init__()
+        self.graph = graph
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        answer = self.graph(images)
+        masks = () if answer.masks is None else (answer.masks,)
+        return (answer.boxes, answer.scores, answer.labels, answer.converged, *masks, *answer.head, *answer.pooled)
 
 
 def write(out: Path, config: ExportConfig, checkpoint: Checkpoint) -> OnnxModel:
@@ -28,17 +42,7 @@ def write(out: Path, config: ExportConfig, checkpoint: Checkpoint) -> OnnxModel:
     facts = checkpoint.facts
     size = facts.contract.preprocessing
     graph = load_detector(checkpoint).graph(graph_options(config)).eval()
-    images = torch.zeros(2 if config.dynamic_batch else 1, 3, size.height, size.width)
-    with torch.no_grad():
-        num_raw = len(graph(images)) - len(ANSWER)
-    head_outputs = tuple(f"head_{index}" for index in range(num_raw))
-    _export(graph, images, out / MODEL, config, head_outputs)
-    model = onnx.load(str(out / MODEL))
-    kept = [output for output in model.graph.output if output.name not in head_outputs]
-    del model.graph.output[:]
-    model.graph.output.extend(kept)
-    onnx.checker.check_model(model, full_check=True)
-    onnx.save(model, str(out / MODEL))
+    heads = export(graph, (size.height, size.width), out / MODEL, opset=config.opset, dynamic_batch=config.dynamic_batch)
     content = (out / MODEL).read_bytes()
     write_facts(
         out,
@@ -49,16 +53,40 @@ def write(out: Path, config: ExportConfig, checkpoint: Checkpoint) -> OnnxModel:
             dynamic_batch=config.dynamic_batch,
             sha256=hashlib.sha256(content).hexdigest(),
             bytes=len(content),
-            head_outputs=head_outputs,
+            heads=heads,
         ),
     )
     return OnnxModel(out)
 
 
-def _export(graph: nn.Module, images: Tensor, file: Path, config: ExportConfig, head_outputs: tuple[str, ...]) -> None:
+def export(graph: Graph, size: tuple[int, int], file: Path, *, opset: int = 18, dynamic_batch: bool = True) -> Heads:
+    """Write the graph for images of size (height, width) px; the result names the tensors between which its network lies.
+
+    Raises:
+        BuildError: the exporter refuses the graph.
+    """
+    images = torch.zeros(2 if dynamic_batch else 1, 3, *size)
+    with torch.no_grad():
+        answer = graph(images)
+    heads = Heads(
+        outputs=tuple(f"head_{index}" for index in range(len(answer.head))),
+        inputs=tuple(f"pooled_{index}" for index in range(len(answer.pooled))),
+    )
+    kept = ["boxes", "scores", "labels", "converged", *([] if answer.masks is None else ["masks"])]
+    _export(_Flat(graph).eval(), images, file, [*kept, *heads.outputs, *heads.inputs], opset, dynamic_batch)
+    model = onnx.load(str(file))
+    outputs = [output for output in model.graph.output if output.name in kept]
+    del model.graph.output[:]
+    model.graph.output.extend(outputs)
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, str(file))
+    return heads
+
+
+def _export(graph: nn.Module, images: Tensor, file: Path, names: list[str], opset: int, dynamic_batch: bool) -> None:
     """torch's exporter, its remarks about its own internals left out."""
     logging.getLogger("onnxscript").setLevel(logging.ERROR)
-    shapes = ({0: torch.export.Dim("batch", min=1, max=1024)},) if config.dynamic_batch else None
+    shapes = ({0: torch.export.Dim("batch", min=1, max=1024)},) if dynamic_batch else None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -67,9 +95,9 @@ def _export(graph: nn.Module, images: Tensor, file: Path, config: ExportConfig, 
                 (images,),
                 str(file),
                 dynamo=True,
-                opset_version=config.opset,
+                opset_version=opset,
                 input_names=["images"],
-                output_names=[*ANSWER, *head_outputs],
+                output_names=names,
                 dynamic_shapes=shapes,
                 external_data=False,
                 verbose=False,

@@ -40,7 +40,7 @@ def optimize(out: Path, config: TargetConfig, model: OnnxModel, dataset: Dataset
             out,
             precision=config.precision,
             calibration=CalibrationImages(dataset, facts.contract.preprocessing, config.calibration_images),
-            head_outputs=facts.head_outputs,
+            heads=facts.heads,
             **config.options,
         )
     except RuntimeUnavailable as error:

@@ -61,11 +61,12 @@ def _train(
     label: str,
 ) -> Checkpoint:
     # Imported here: a stage that is reused, or judged on a machine without torch, imports no torch.
-    from stages.checkpoint import build_detector, load_weights
+    from stages.checkpoint import build_detector, check_size, load_weights
     from stages.loop import Task, Trainer, finish
 
     dataset.split(split)  # a split that is not there is refused before the training, not after
     detector = build_detector(config.detector, len(dataset.facts.contract.classes), seed)
+    check_size(detector, config.detector, dataset.facts.contract)
     if config.weights is not None:
         load_weights(detector, Path(config.weights))
     epochs = 0

@@ -72,7 +72,7 @@ def model(root: Path, *, converged: bool = True) -> OnnxModel:
         dynamic_batch=True,
         sha256=hashlib.sha256(content).hexdigest(),
         bytes=len(content),
-        head_outputs=onnx_samples.HEAD_OUTPUTS,
+        heads=onnx_samples.HEADS,
     )
     write_facts(root, facts)
     return OnnxModel(root)

@@ -11,12 +11,12 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from deploy.contract import ModelContract, Preprocessing
+from deploy.contract import Heads, ModelContract, Preprocessing
 
 CELL = 16
 CLASSES = ("red", "green", "blue")
 CATEGORY_IDS = (3, 7, 90)
-HEAD_OUTPUTS = ("class_logits", "box_deltas")
+HEADS = Heads(outputs=("class_logits", "box_deltas"))
 MAX_DETECTIONS = 8
 NUM_CONVOLUTIONS = 4
 

@@ -60,7 +60,7 @@ def test_defaults_are_filled_in_and_the_value_is_frozen(small_file: Path) -> Non
         ("distill.losses.0.temperature=warm", "distill.losses.0: attention: temperature: "),
         ("data=3", "data: give a mapping with 'dataset'"),
         ("data.dataset=digit", "data: no 'digit' in stages.datasets (did you mean digits?)"),
-        ("data.preprocessing.height=100", "data.preprocessing.height: got 100, allowed: a multiple of 32"),
+        ("data.preprocessing.height=101", "data.preprocessing.height: got 101, allowed: a multiple of 4"),
         ("data.strict=1", "data.strict: got 1, allowed: true or false"),
         ("seed=.nan", "seed: got NaN, allowed: a finite number"),
         ("seed=-1", "seed: got -1, allowed: greater than or equal to 0"),

@@ -13,10 +13,7 @@ from stages.checkpoint import build_detector
 from stages.config import DetectorConfig
 from stages.detectors import Detector, GraphOptions, Target
 from stages.detectors.fcos import FcosDetector
-
-TINY: dict[str, dict[str, object]] = {
-    "fcos": {"backbone": "resnet10", "width": 8, "fpn_channels": 32, "strides": (8, 16, 32), "head_convs": 1, "range_scale": 0.5}
-}
+from tests.detector_samples import TINY
 
 
 def tiny(name: str, seed: int = 0) -> Detector:
@@ -84,19 +81,20 @@ class TestEveryDetector:
         detector = confident(tiny(name))
         graph = detector.graph(GraphOptions(max_detections=20, candidates=50)).eval()
         with torch.no_grad():
-            boxes, scores, labels, converged, *raw = graph(images())
+            answer = graph(images())
             alone = graph(images()[1:])
+        boxes, scores, labels = answer.boxes, answer.scores, answer.labels
         assert boxes.shape == (2, 20, 4)
         assert scores.shape == labels.shape == (2, 20)
-        assert converged.tolist() == [True, True]
-        assert raw
+        assert answer.converged.tolist() == [True, True]
+        assert answer.head
         assert (scores[:, :-1] >= scores[:, 1:]).all()
         assert (scores[:, 0] > 0).all()
         assert ((labels >= 0) & (labels < 5)).all()
         assert boxes.min() >= 0
         assert boxes[..., 0::2].max() <= 128
         assert boxes[..., 1::2].max() <= 96
-        torch.testing.assert_close(alone[1][0], scores[1], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(alone.scores[0], scores[1], rtol=1e-4, atol=1e-5)
 
 
 def test_fcos_decides_as_torchvision_does() -> None:
@@ -110,7 +108,7 @@ def test_fcos_decides_as_torchvision_does() -> None:
     graph = detector.graph(GraphOptions(max_detections=30, candidates=50, score_threshold=0.3, iou_threshold=0.6)).eval()
     with torch.no_grad():
         expected = own(list(images()))
-        boxes, scores, labels, *_ = graph(images())
+        boxes, scores, labels = graph(images())[:3]
     for index, answer in enumerate(expected):
         count = len(answer["scores"])
         assert count >= 10

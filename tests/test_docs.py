@@ -353,7 +353,7 @@ class TestExamples:
     def test_the_runtime(self, tmp_path: Path) -> None:
         model = onnx_samples.write(tmp_path / "model.onnx")
         image = preprocess.apply(onnx_samples.picture({(0, 1): 0, (2, 3): 2}), onnx_samples.contract().preprocessing)[0][None]
-        arguments: dict[str, Any] = {"calibration": [image], "head_outputs": onnx_samples.HEAD_OUTPUTS}
+        arguments: dict[str, Any] = {"calibration": [image], "heads": onnx_samples.HEADS}
         runtime = plugins.load("deploy.runtimes", "reference")
         compiled = runtime.compile(model, tmp_path, precision="fp32", **arguments)
         with runtime.open(compiled.file) as session, ort.open(model, threads=1) as expected:

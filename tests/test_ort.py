@@ -14,11 +14,12 @@ from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
 from deploy import precision, preprocess, quantize
+from deploy.contract import Heads
 from deploy.errors import ArtifactError, BuildError, RuntimeUnavailable
 from deploy.runtimes import Precision, Raw, ort
 
 CELLS = {(0, 1): 0, (2, 3): 2, (3, 0): 1}
-HEADS = onnx_samples.HEAD_OUTPUTS
+HEADS = onnx_samples.HEADS
 FOUND = {(16.0, 0.0, 32.0, 16.0, 0), (48.0, 32.0, 64.0, 48.0, 2), (0.0, 48.0, 16.0, 64.0, 1)}
 
 
@@ -32,7 +33,7 @@ def build(folder: Path, chosen: Precision, **sample: bool) -> Path:
     out = folder / chosen
     out.mkdir(exist_ok=True)
     calibration = [images(CELLS), images({(1, 1): 1})]
-    return ort.compile(model, out, precision=chosen, calibration=calibration, head_outputs=HEADS).file
+    return ort.compile(model, out, precision=chosen, calibration=calibration, heads=HEADS).file
 
 
 def found(raw: Raw, index: int = 0) -> set[tuple[float, ...]]:
@@ -51,7 +52,7 @@ def test_every_precision_finds_the_same_boxes(tmp_path: Path, chosen: Precision)
 )
 def test_the_file_proves_its_precision_and_stays_float_after_the_head(tmp_path: Path, chosen: Precision, counts: tuple[int, ...]) -> None:
     model = onnx_samples.write(tmp_path / "model.onnx")
-    compiled = ort.compile(model, tmp_path, precision=chosen, calibration=[images(CELLS)], head_outputs=HEADS)
+    compiled = ort.compile(model, tmp_path, precision=chosen, calibration=[images(CELLS)], heads=HEADS)
     assert tuple(compiled.proof[f"convolutions_{name}"] for name in ("fp32", "fp16", "int8")) == counts
     assert compiled.proof["low_precision_after_head"] == 0
 
@@ -62,7 +63,7 @@ def in_true_half(model: onnx.ModelProto, names: Sequence[str], x: NDArray[np.flo
 
 
 def test_half_precision_overflows_after_the_head_and_not_as_we_convert_it() -> None:
-    poisoned = precision.to_fp16(onnx_samples.detector(), ("boxes", "scores"))  # as if decoding belonged to the network
+    poisoned = precision.to_fp16(onnx_samples.detector(), Heads(outputs=("boxes", "scores")))  # as if decoding belonged to the network
     x = images(CELLS)
     with np.errstate(all="ignore"):
         assert np.isnan(in_true_half(poisoned, ["boxes"], x)[0]).any()
@@ -121,7 +122,7 @@ def activation_types(model: onnx.ModelProto) -> set[int]:
 
 def test_the_prediction_layers_stay_float(tmp_path: Path) -> None:
     model = onnx.load(build(tmp_path, "int8"))
-    last = [node for node in model.graph.node if set(node.output) & set(HEADS)]
+    last = [node for node in model.graph.node if set(node.output) & set(HEADS.outputs)]
     weights = {weight.name for weight in model.graph.initializer if weight.data_type == TensorProto.FLOAT}
     assert len(last) == 2
     assert all(node.op_type == "Conv" and node.input[1] in weights for node in last)
@@ -168,26 +169,26 @@ def test_a_wrong_image_size_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("chosen", "heads", "calibration", "message"),
     [
-        ("fp16", ("unknown",), [], "no tensor 'unknown'"),
-        ("fp32", (), [], "no tensor ''"),
+        ("fp16", Heads(outputs=("unknown",)), [], "no tensor 'unknown'"),
+        ("fp32", Heads(outputs=()), [], "no tensor ''"),
         ("int8", HEADS, [], "no image to calibrate"),
-        ("int8", ("stem",), [np.zeros((1, 3, 64, 64), np.float32)], "no convolution"),
+        ("int8", Heads(outputs=("stem",)), [np.zeros((1, 3, 64, 64), np.float32)], "no convolution"),
         ("int8", HEADS, [np.zeros((1, 3, 9, 9), np.float32)], "cannot quantize"),
     ],
 )
 def test_a_graph_that_cannot_be_converted_is_refused_in_one_line(
-    tmp_path: Path, chosen: Precision, heads: tuple[str, ...], calibration: list[Any], message: str
+    tmp_path: Path, chosen: Precision, heads: Heads, calibration: list[Any], message: str
 ) -> None:
     model = onnx_samples.write(tmp_path / "model.onnx")
     with pytest.raises(BuildError, match=message) as caught:
-        ort.compile(model, tmp_path, precision=chosen, calibration=calibration, head_outputs=heads)
+        ort.compile(model, tmp_path, precision=chosen, calibration=calibration, heads=heads)
     assert "\n" not in str(caught.value)
 
 
 def test_a_damaged_graph_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"\xff" * 40)
     with pytest.raises(BuildError, match="not an ONNX file"):
-        ort.compile(tmp_path / "model.onnx", tmp_path, precision="fp32", calibration=[], head_outputs=HEADS)
+        ort.compile(tmp_path / "model.onnx", tmp_path, precision="fp32", calibration=[], heads=HEADS)
 
 
 def test_a_missing_package_is_named_with_its_pip_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,7 +197,7 @@ def test_a_missing_package_is_named_with_its_pip_line(tmp_path: Path, monkeypatc
     with pytest.raises(RuntimeUnavailable, match="pip install"):
         ort.open(tmp_path / "engine.onnx")
     with pytest.raises(RuntimeUnavailable, match="pip install"):
-        ort.compile(tmp_path / "m", tmp_path, precision="fp32", calibration=[], head_outputs=HEADS)
+        ort.compile(tmp_path / "m", tmp_path, precision="fp32", calibration=[], heads=HEADS)
 
 
 def test_identity_names_version_and_processor_without_loading_anything() -> None:

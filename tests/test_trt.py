@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from deploy import machine, precision, preprocess
+from deploy.contract import Heads
 from deploy.cuda import Device
 from deploy.errors import ArtifactError, BuildError, RuntimeUnavailable
 from deploy.runtimes import Precision, ort, trt, trt_rtx
 from deploy.tensorrt_log import make_logger, plain
 from deploy.tensorrt_session import TensorRTSession
 
-HEADS = onnx_samples.HEAD_OUTPUTS
+HEADS = onnx_samples.HEADS
 
 
 def images(*cells: dict[tuple[int, int], int]) -> NDArray[np.float32]:
@@ -31,7 +32,7 @@ def compile_rtx(folder: Path, chosen: Precision = "fp16", **options: Any) -> Any
     model = onnx_samples.write(folder / "model.onnx", dynamic_batch=options.pop("dynamic_batch", True))
     options = {"compute_capability": "8.9", **options}
     calibration = [images({(0, 0): 0}), images({(1, 1): 1, (2, 2): 2})]
-    return trt_rtx.compile(model, folder, precision=chosen, calibration=calibration, head_outputs=HEADS, **options)
+    return trt_rtx.compile(model, folder, precision=chosen, calibration=calibration, heads=HEADS, **options)
 
 
 class TestBuildWithoutAGpu:
@@ -53,7 +54,7 @@ class TestBuildWithoutAGpu:
         assert compile_rtx(tmp_path, dynamic_batch=False, workspace_mib=256, tf32=True).file.exists()
 
     def test_half_precision_after_the_head_would_be_counted(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        whole = ("boxes", "scores")  # as if decoding belonged to the network
+        whole = Heads(outputs=("boxes", "scores"))  # as if decoding belonged to the network
         convert = precision.to_fp16
         monkeypatch.setattr(precision, "to_fp16", lambda model, _: convert(model, whole))
         assert compile_rtx(tmp_path).proof["low_precision_after_head"] > 5
@@ -70,7 +71,9 @@ class TestBuildWithoutAGpu:
         opsets = [helper.make_opsetid("", 18), *([helper.make_opsetid(domain, 1)] if domain else [])]
         onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=9), tmp_path / "m.onnx")
         with pytest.raises(BuildError, match=message) as caught:
-            trt_rtx.compile(tmp_path / "m.onnx", tmp_path, precision="fp32", calibration=[], head_outputs=("o",), compute_capability="8.9")
+            trt_rtx.compile(
+                tmp_path / "m.onnx", tmp_path, precision="fp32", calibration=[], heads=Heads(outputs=("o",)), compute_capability="8.9"
+            )
         assert "\n" not in str(caught.value)
 
     def test_an_unknown_gpu_is_refused_with_those_known(self, tmp_path: Path) -> None:
@@ -100,7 +103,7 @@ class TestUnavailable:
         monkeypatch.setattr("deploy.tensorrt_session.importlib.util.find_spec", lambda _: None)
         assert f'pip install "edgedistill[{extra}]"' in runtime.why_not()
         with pytest.raises(RuntimeUnavailable, match="not installed"):
-            runtime.compile(tmp_path / "m", tmp_path, precision="fp16", calibration=[], head_outputs=HEADS)
+            runtime.compile(tmp_path / "m", tmp_path, precision="fp16", calibration=[], heads=HEADS)
         with pytest.raises(RuntimeUnavailable, match="not installed"):
             runtime.open(tmp_path / "engine.plan")
 
@@ -198,7 +201,7 @@ def test_an_engine_built_and_run_on_the_gpu_agrees_with_onnx_runtime(tmp_path: P
         pytest.skip(missing)
     model = onnx_samples.write(tmp_path / "model.onnx")
     x = images({(0, 1): 0, (2, 3): 2}, {(3, 3): 1})
-    compiled = runtime.compile(model, tmp_path, precision=chosen, calibration=[x[:1], x[1:]], head_outputs=HEADS)
+    compiled = runtime.compile(model, tmp_path, precision=chosen, calibration=[x[:1], x[1:]], heads=HEADS)
     with runtime.open(compiled.file) as session, ort.open(model, threads=1) as expected:
         for batch in (x[:1], x):
             ours, theirs = session.infer(batch), expected.infer(batch)

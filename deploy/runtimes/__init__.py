@@ -2,7 +2,7 @@
 
 A file defines
 
-- `compile(onnx: Path, out: Path, *, precision, calibration, head_outputs, <options>) -> Compiled`, writing one file into `out`.
+- `compile(onnx: Path, out: Path, *, precision, calibration, heads, <options>) -> Compiled`, writing one file into `out`.
   Its other keyword-only parameters are the target's options in YAML.
 - `open(file: Path, *, threads: int | None = None) -> Session`; null threads leave the number to the runtime
 - `identity() -> dict[str, str]`: versions and device, quick, without loading the runtime; part of what an engine's hash covers.
@@ -44,12 +44,14 @@ class Raw:
     """A graph's answer, owned by the caller; padded with score 0.
 
     boxes [B, K, 4] float32 in px of the network input; scores [B, K] float32; labels [B, K] int64; converged [B] bool.
+    masks [B, K, h, w] float32 probabilities in the contract's mask frame, None for detectors without.
     """
 
     boxes: NDArray[np.float32]
     scores: NDArray[np.float32]
     labels: NDArray[np.int64]
     converged: NDArray[np.bool_]
+    masks: NDArray[np.float32] | None = None
 
 
 class Session(ABC):

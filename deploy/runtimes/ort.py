@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from deploy import machine
+from deploy.contract import Heads
 from deploy.errors import ArtifactError, RuntimeUnavailable
 from deploy.runtimes import Batch, Calibration, Compiled, Precision, Raw, Session
 
@@ -23,7 +24,7 @@ _OUTPUTS = ("boxes", "scores", "labels", "converged")
 _FATAL_ONLY = 4
 
 
-def compile(onnx: Path, out: Path, *, precision: Precision, calibration: Calibration, head_outputs: tuple[str, ...]) -> Compiled:
+def compile(onnx: Path, out: Path, *, precision: Precision, calibration: Calibration, heads: Heads) -> Compiled:
     """Write out/engine.onnx.
 
     Raises:
@@ -39,14 +40,14 @@ def compile(onnx: Path, out: Path, *, precision: Precision, calibration: Calibra
 
     model = graph.read(onnx)
     if precision == "fp16":
-        model = conversion.to_fp16(model, head_outputs)
+        model = conversion.to_fp16(model, heads)
     elif precision == "int8":
         from deploy import quantize  # needs ONNX Runtime's quantization, which is slow to import
 
-        model = quantize.to_int8(model, head_outputs, calibration, quantize.CPU)
+        model = quantize.to_int8(model, heads, calibration, quantize.CPU)
     file = out / "engine.onnx"
     file.write_bytes(onnx.read_bytes() if precision == "fp32" else model.SerializeToString())
-    return Compiled(file, conversion.proof(graph.read(file), head_outputs))
+    return Compiled(file, conversion.proof(graph.read(file), heads))
 
 
 def open(file: Path, *, threads: int | None = None) -> Session:

@@ -6,6 +6,7 @@ from typing import Annotated
 from pydantic import Field
 
 from deploy import machine, tensorrt_session
+from deploy.contract import Heads
 from deploy.errors import RuntimeUnavailable
 from deploy.runtimes import Calibration, Compiled, Precision, Session
 
@@ -16,7 +17,7 @@ def compile(
     *,
     precision: Precision,
     calibration: Calibration,
-    head_outputs: tuple[str, ...],
+    heads: Heads,
     max_batch: Annotated[int, Field(ge=1)] = 8,
     workspace_mib: Annotated[int, Field(ge=1)] | None = None,
     tf32: bool = False,
@@ -41,7 +42,7 @@ def compile(
         out,
         precision=precision,
         calibration=calibration,
-        head_outputs=head_outputs,
+        heads=heads,
         max_batch=max_batch,
         workspace_mib=workspace_mib,
         tf32=tf32,

@@ -6,24 +6,33 @@ A file defines `build(num_classes: int, *, <options>) -> Detector`. Its keyword-
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from torch import Tensor, nn
+
+from deploy.contract import MaskFrame
 
 
 @dataclass(frozen=True)
 class Target:
-    """The objects of one image: boxes [N, 4] float32 (x1, y1, x2, y2) in px of the network input, labels [N] int64 from 0."""
+    """The objects of one image.
+
+    boxes: [N, 4] float32 (x1, y1, x2, y2) in px of the network input; labels: [N] int64 from 0.
+    masks: [N, H, W] bool over the network input, for detectors with masks, else None.
+    """
 
     boxes: Tensor
     labels: Tensor
+    masks: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Outputs:
     """What training and distillation see of a detector.
 
-    pyramid: one feature map [B, C, H, W] a level, `strides` px of the input apart, finest first.
-    head: raw head outputs by name, one tensor [B, ...] a level.
+    pyramid: one feature map [B, C, H, W] a level, finest first.
+    strides: how many px of the input lie between a level's positions, rounded up to a power of two where a level's size is.
+    head: raw head outputs by name, one tensor [B, ...] a level for dense heads, a single one for heads on queries or regions.
     losses: the named task losses, scalars averaged so that processes can be averaged; empty without targets.
     proposals: boxes [N, 4] an image for two-stage detectors, else None.
     """
@@ -37,29 +46,63 @@ class Outputs:
 
 @dataclass(frozen=True)
 class GraphOptions:
-    """How the deployed graph decides: `candidates` a level kept before NMS, `max_detections` an image after it."""
+    """How the deployed graph decides.
+
+    candidates: kept before NMS, by score: of each level for one-stage heads, of each class for SSD and for second stages.
+    proposals: regions that a two-stage detector looks at.
+    max_detections: an image, after NMS.
+    """
 
     max_detections: int = 100
     candidates: int = 300
     score_threshold: float = 0.05
     iou_threshold: float = 0.6
+    proposals: int = 300
+
+
+class Answer(NamedTuple):
+    """What a deployed graph returns, at shapes that depend on the batch alone.
+
+    boxes: [B, K, 4] (x1, y1, x2, y2) in px of the network input; scores: [B, K], descending, 0 where padded; labels: [B, K] int64.
+    converged: [B] bool, whether every NMS had settled; the answer is good for nothing where it is False.
+    head: the raw head outputs, after which all stays fp32; at least one.
+    masks: [B, K, h, w] probabilities, in the detector's mask frame; None for detectors without masks.
+    pooled: where the network begins again after fp32 work inside the graph, such as the features of regions.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+    converged: Tensor
+    head: tuple[Tensor, ...]
+    masks: Tensor | None = None
+    pooled: tuple[Tensor, ...] = ()
+
+
+class Graph(nn.Module, ABC):
+    """A detector's deployed form."""
+
+    @abstractmethod
+    def forward(self, images: Tensor) -> Answer:
+        """Detect in images [B, 3, H, W]."""
 
 
 class Detector(nn.Module, ABC):
-    """A network with `strides` and `channels` of its pyramid, one entry a level, finest first."""
+    """A network with `strides` and `channels` of its pyramid, one entry a level, finest first.
+
+    size_multiple: the image's height and width must be multiples of this.
+    mask_frame: what a mask covers, "box" or "image"; None for detectors without masks.
+    """
 
     strides: tuple[int, ...]
     channels: tuple[int, ...]
+    size_multiple: int = 32
+    mask_frame: MaskFrame | None = None
 
     @abstractmethod
     def forward(self, images: Tensor, targets: Sequence[Target] | None = None) -> Outputs:
         """Run on images [B, 3, H, W]; with targets, the task losses are in the result."""
 
     @abstractmethod
-    def graph(self, options: GraphOptions) -> nn.Module:
-        """The fixed-shape graph that is deployed, sharing this detector's weights.
-
-        It maps images [B, 3, H, W] to boxes [B, K, 4] (px of the network input), scores [B, K] (descending, 0 where padded),
-        labels [B, K] int64, converged [B] bool, then the raw head outputs, in the order of `head_outputs`, after which all
-        stays fp32.
-        """
+    def graph(self, options: GraphOptions) -> Graph:
+        """The fixed-shape graph that is deployed, sharing this detector's weights; in eval mode it is exported."""

@@ -18,7 +18,7 @@ from torchvision.models.detection.fcos import FCOS, FCOSClassificationHead, FCOS
 from torchvision.models.detection.image_list import ImageList
 
 from stages.backbones import PyramidBackbone, group_norm
-from stages.detectors import Detector, GraphOptions, Outputs, Target
+from stages.detectors import Answer, Detector, Graph, GraphOptions, Outputs, Target
 from stages.distribution import rescale
 from stages.nms import select
 
@@ -70,12 +70,12 @@ class FcosDetector(Detector):
         levels = {name: tensor.split(sizes, dim=1) for name, tensor in head.items()}
         return Outputs(tuple(features), self.strides, levels, losses)
 
-    def graph(self, options: GraphOptions) -> nn.Module:
+    def graph(self, options: GraphOptions) -> Graph:
         """See Detector.graph."""
         return FcosGraph(self, options)
 
 
-class FcosGraph(nn.Module):
+class FcosGraph(Graph):
     """The deployed form of an FcosDetector: the same decisions as torchvision's FCOS in eval mode, at a fixed shape."""
 
     def __init__(self, detector: FcosDetector, options: GraphOptions) -> None:
@@ -83,8 +83,8 @@ class FcosGraph(nn.Module):
         self.detector = detector
         self.options = options
 
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """See Detector.graph."""
+    def forward(self, images: Tensor) -> Answer:
+        """See Graph.forward."""
         features = self.detector.features(images)
         head = self.detector.model.head(features)
         sizes = [level.shape[-2] * level.shape[-1] for level in features]
@@ -97,7 +97,7 @@ class FcosGraph(nn.Module):
         limit = torch.tensor([width, height, width, height], dtype=boxes.dtype, device=boxes.device)
         boxes = torch.minimum(boxes.clamp(min=0), limit)
         answer = select(boxes, scores, labels, self.options.iou_threshold, self.options.max_detections)
-        return (*answer, *raw)
+        return Answer(*answer, head=tuple(raw))
 
     def _candidates(self, logits: Tensor, deltas: Tensor, centerness: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The level's best scores [B, N], their boxes [B, N, 4] and labels [B, N]."""
@@ -142,7 +142,9 @@ def build(
     head = _Head(fpn_channels, 1, num_classes, head_convs)
     head.classification_head = FCOSClassificationHead(fpn_channels, 1, num_classes, head_convs, norm_layer=group_norm)
     head.regression_head = FCOSRegressionHead(fpn_channels, 1, head_convs, norm_layer=group_norm)
-    nn.init.constant_(head.regression_head.bbox_reg.bias, _FIRST_REACH)
+    first_reach = head.regression_head.bbox_reg.bias
+    assert first_reach is not None
+    nn.init.constant_(first_reach, _FIRST_REACH)
     sizes = tuple((max(1, round(stride * range_scale)),) for stride in strides)
     model = FCOS(
         pyramid,

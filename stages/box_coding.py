@@ -1,0 +1,39 @@
+"""Boxes from the deltas that anchor-based heads predict, as torchvision's BoxCoder defines them, for whole batches.
+
+Girshick et al., "Rich feature hierarchies for accurate object detection and semantic segmentation", CVPR 2014,
+https://arxiv.org/abs/1311.2524, appendix C. Departure: a limit on how far a box grows, torchvision's.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+MAX_GROWTH = math.log(1000.0 / 16)
+
+
+def decode(deltas: Tensor, boxes: Tensor, weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)) -> Tensor:
+    """Move and stretch boxes.
+
+    Args:
+        deltas: [..., 4] as dx, dy, dw, dh, times `weights`.
+        boxes: [..., 4] as x1, y1, x2, y2, of a shape that broadcasts with the deltas'.
+
+    Returns:
+        [..., 4] as x1, y1, x2, y2, not clipped.
+    """
+    # One coordinate at a time and in torchvision's order of operations, so that float32 results are its own.
+    x1, y1, x2, y2 = boxes.unbind(dim=-1)
+    width, height = x2 - x1, y2 - y1
+    center_x, center_y = x1 + 0.5 * width, y1 + 0.5 * height
+    dx, dy, dw, dh = (delta / weight for delta, weight in zip(deltas.unbind(dim=-1), weights, strict=True))
+    dw, dh = dw.clamp(max=MAX_GROWTH), dh.clamp(max=MAX_GROWTH)
+    middle_x, middle_y = dx * width + center_x, dy * height + center_y
+    half_width, half_height = 0.5 * (torch.exp(dw) * width), 0.5 * (torch.exp(dh) * height)
+    return torch.stack((middle_x - half_width, middle_y - half_height, middle_x + half_width, middle_y + half_height), dim=-1)
+
+
+def clip(boxes: Tensor, height: int, width: int) -> Tensor:
+    """Boxes [..., 4] cut to an image of height x width px."""
+    limit = torch.tensor([width, height, width, height], dtype=boxes.dtype, device=boxes.device)
+    return torch.minimum(boxes.clamp(min=0), limit)
