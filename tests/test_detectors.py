@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from detector_samples import TINY
 from torch import Tensor
 
 from deploy import plugins
@@ -13,7 +14,6 @@ from stages.checkpoint import build_detector
 from stages.config import DetectorConfig
 from stages.detectors import Detector, GraphOptions, Target
 from stages.detectors.fcos import FcosDetector
-from tests.detector_samples import TINY
 
 
 def tiny(name: str, seed: int = 0) -> Detector:
