@@ -4,13 +4,14 @@ faster-coco-eval computes them: C++, equal to pycocotools, and needs only NumPy.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 from numpy.typing import NDArray
 
-from deploy.contract import Accuracy
+from deploy import masks as coding
+from deploy.contract import Accuracy, CocoNumbers
 
 Floats = NDArray[np.float64]
 RECALLS = 101
@@ -19,7 +20,7 @@ _LIMITS = {1: 0, 10: 1, 100: 2}
 
 
 def evaluate(
-    coco_gt: Mapping[str, Any], results: Sequence[Mapping[str, Any]], split: str, classes: Sequence[str]
+    coco_gt: Mapping[str, Any], results: Sequence[Mapping[str, Any]], split: str, classes: Sequence[str], *, masks: bool = False
 ) -> tuple[Accuracy, dict[str, Any]]:
     """Judge COCO results against a COCO ground truth.
 
@@ -28,16 +29,19 @@ def evaluate(
         results: image_id, category_id, bbox, score of every image's detections.
         split: named in the result.
         classes: the names, as in the ground truth's categories, that `per_class` and the curves list.
+        masks: whether the results carry `segmentation`, to be judged too where the ground truth has any.
 
     Returns:
         The accuracy, and the curves: `recall` (0 to 1 in 101 steps), then under `iou_50` (IoU 0.5) and `mean` (over IoU 0.5 to
         0.95) the precision at each recall, `overall` and `per_class`; null where there is no such object.
     """
-    precision, recall, ids = _tables(coco_gt, results)
+    precision, recall, ids = _tables(coco_gt, results, "bbox")
     column = {str(category["name"]): ids.index(category["id"]) for category in coco_gt["categories"] if category["id"] in ids}
     every_class = {name: precision[:, :, [column[name]]] if name in column else precision[:, :, []] for name in classes}
     per_class = {name: _mean(table[..., _AREAS["all"], _LIMITS[100]]) for name, table in every_class.items()}
-    accuracy = Accuracy(split=split, num_images=len(coco_gt["images"]), **_twelve(precision, recall), per_class=per_class)
+    numbers = _twelve(precision, recall)
+    of_masks = _judge_masks(coco_gt, results) if masks else None
+    accuracy = Accuracy(split=split, num_images=len(coco_gt["images"]), **numbers, per_class=per_class, segmentation=of_masks)
     return accuracy, {
         "recall": np.linspace(0, 1, RECALLS).tolist(),
         "iou_50": _curves(precision[:1], {name: table[:1] for name, table in every_class.items()}),
@@ -45,11 +49,21 @@ def evaluate(
     }
 
 
-def _tables(coco_gt: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> tuple[Floats, Floats, list[int]]:
+def _judge_masks(coco_gt: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> CocoNumbers | None:
+    """The same numbers by the overlap of masks; None where the ground truth has no mask at all."""
+    if not any(annotation.get("segmentation") for annotation in coco_gt["annotations"]):
+        return None
+    precision, recall, _ = _tables(coco_gt, results, "segm")
+    return CocoNumbers(**_twelve(precision, recall))
+
+
+def _tables(
+    coco_gt: Mapping[str, Any], results: Sequence[Mapping[str, Any]], kind: Literal["bbox", "segm"]
+) -> tuple[Floats, Floats, list[int]]:
     """Precision [IoU, recall, class, area, limit] and recall [IoU, class, area, limit], -1 where undefined; the classes' ids."""
     truth = COCO(_sound(coco_gt), print_function=_quiet)
-    found = COCO(_as_data_set(coco_gt, results), print_function=_quiet)
-    judge = COCOeval_faster(truth, found, "bbox", print_function=_quiet)
+    found = COCO(_as_data_set(coco_gt, results, kind), print_function=_quiet)
+    judge = COCOeval_faster(truth, found, kind, print_function=_quiet)
     judge.evaluate()
     judge.accumulate()
     return np.asarray(judge.eval["precision"]), np.asarray(judge.eval["recall"]), [int(i) for i in judge.params.catIds]
@@ -63,6 +77,7 @@ def _sound(coco_gt: Mapping[str, Any]) -> dict[str, Any]:
             "image_id": annotation["image_id"],
             "category_id": annotation["category_id"],
             "bbox": annotation["bbox"],
+            "segmentation": annotation.get("segmentation") or coding.rectangle(annotation["bbox"]),
             "area": annotation.get("area", annotation["bbox"][2] * annotation["bbox"][3]),
             "iscrowd": int(annotation.get("iscrowd", 0)),
         }
@@ -71,13 +86,14 @@ def _sound(coco_gt: Mapping[str, Any]) -> dict[str, Any]:
     return {"images": [dict(i) for i in coco_gt["images"]], "annotations": annotations, "categories": list(coco_gt["categories"])}
 
 
-def _as_data_set(coco_gt: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The results as COCO's loadRes makes them; that itself refuses an empty list."""
+def _as_data_set(coco_gt: Mapping[str, Any], results: Sequence[Mapping[str, Any]], kind: Literal["bbox", "segm"]) -> dict[str, Any]:
+    """The results as COCO's loadRes makes them; that itself refuses an empty list. A mask's size is its own, not its box's."""
     images = {image["id"] for image in coco_gt["images"]}
     annotations = []
     for number, result in enumerate(results, start=1):
         assert result["image_id"] in images, f"a detection in the unknown image {result['image_id']}"
-        annotations.append({**result, "id": number, "area": result["bbox"][2] * result["bbox"][3], "iscrowd": 0})
+        area = result["bbox"][2] * result["bbox"][3] if kind == "bbox" else coding.area(result["segmentation"])
+        annotations.append({**result, "id": number, "area": area, "iscrowd": 0})
     return {"images": [dict(i) for i in coco_gt["images"]], "annotations": annotations, "categories": list(coco_gt["categories"])}
 
 

@@ -22,7 +22,7 @@ class Preprocessing(Frozen):
 
     height: int = Field(default=320, ge=32, le=4096, multiple_of=4)
     width: int = Field(default=320, ge=32, le=4096, multiple_of=4)
-    resize: Literal["letterbox", "stretch"] = "letterbox"
+    resize: Literal["letterbox", "stretch", "shortest_edge"] = "letterbox"
     pad_value: int = Field(default=114, ge=0, le=255)
     color: Literal["rgb", "bgr"] = "rgb"
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
@@ -53,11 +53,9 @@ class Heads(Frozen):
     inputs: tuple[str, ...] = ()
 
 
-class Accuracy(Frozen):
+class CocoNumbers(Frozen):
     """COCO's twelve numbers as fractions, 0 to 1; null where undefined (no such object), never NaN."""
 
-    split: str
-    num_images: int
     map: float | None
     map_50: float | None
     map_75: float | None
@@ -70,7 +68,15 @@ class Accuracy(Frozen):
     mar_small: float | None
     mar_medium: float | None
     mar_large: float | None
+
+
+class Accuracy(CocoNumbers):
+    """Of boxes, on one split; `segmentation` is the same of masks, null where the detector or the split has none."""
+
+    split: str
+    num_images: int
     per_class: dict[str, float | None]
+    segmentation: CocoNumbers | None = None
 
 
 class Percentiles(Frozen):

@@ -1,4 +1,4 @@
-"""Boxes and names drawn on an image."""
+"""Masks, boxes and names drawn on an image."""
 
 import colorsys
 from collections.abc import Sequence
@@ -7,20 +7,23 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from deploy import masks
 from deploy.detections import Detections
 
 Color = tuple[int, int, int]
 LEGIBLE_PX = 480
+OPACITY = 0.45
 _GOLDEN_RATIO = 0.618034
 
 
 def draw(image: NDArray[np.uint8], detections: Detections, classes: Sequence[str]) -> Image.Image:
-    """The image [H, W, 3] RGB with a box, a name and a score for each detection.
+    """The image [H, W, 3] RGB with a translucent mask, if there are any, a box, a name and a score for each detection.
 
     An image whose longer side is below LEGIBLE_PX is enlarged by a whole number, so that names can be read.
     """
     factor = max(1, -(-LEGIBLE_PX // max(image.shape[:2])))
-    picture = Image.fromarray(image).resize((image.shape[1] * factor, image.shape[0] * factor), Image.Resampling.NEAREST)
+    painted = Image.fromarray(_paint(image, detections))
+    picture = painted.resize((painted.width * factor, painted.height * factor), Image.Resampling.NEAREST)
     pen = ImageDraw.Draw(picture)
     width = max(2, round(max(picture.size) / 320))
     font = ImageFont.load_default(max(12, round(max(picture.size) / 45)))
@@ -39,6 +42,17 @@ def color(label: int) -> Color:
     value = (1.0, 0.75, 0.9)[label // 8 % 3]
     red, green, blue = colorsys.hsv_to_rgb(hue, 0.9, value)
     return round(red * 255), round(green * 255), round(blue * 255)
+
+
+def _paint(image: NDArray[np.uint8], detections: Detections) -> NDArray[np.uint8]:
+    """The image under its masks, the most certain on top."""
+    painted = image.copy()
+    for index in reversed(range(len(detections.masks or ()))):
+        assert detections.masks is not None
+        inside = masks.decode(detections.masks[index], (image.shape[0], image.shape[1]))
+        ink = np.array(color(int(detections.labels[index])))
+        painted[inside] = (painted[inside] * (1 - OPACITY) + ink * OPACITY).round()
+    return painted
 
 
 def _write(

@@ -1,4 +1,4 @@
-"""From an image to boxes in its own pixels: what is measured, predicted with and served is this one path."""
+"""From an image to boxes and masks in its own pixels: what is measured, predicted with and served is this one path."""
 
 from dataclasses import dataclass
 from time import perf_counter_ns
@@ -6,7 +6,7 @@ from time import perf_counter_ns
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy import preprocess
+from deploy import masks, preprocess
 from deploy.contract import ModelContract
 from deploy.detections import Detections
 from deploy.errors import ArtifactError
@@ -45,24 +45,35 @@ class Predictor:
         prepared = perf_counter_ns()
         raw = self.session.infer(network_input[None])
         answered = perf_counter_ns()
-        detections = decide(raw, placement, num_classes=len(self.contract.classes))
+        detections = decide(raw, placement, self.contract)
         end = perf_counter_ns()
         parts = (prepared - start, answered - prepared, end - answered, end - start)
         return detections, Timings(*(nanoseconds / 1e6 for nanoseconds in parts))
 
 
-def decide(raw: Raw, placement: preprocess.Placement, *, num_classes: int, index: int = 0) -> Detections:
+def decide(raw: Raw, placement: preprocess.Placement, contract: ModelContract, *, index: int = 0) -> Detections:
     """The detections of one image of a batch, padding dropped, in px of the original.
 
     Raises:
-        ArtifactError: NMS did not converge, a number is not finite, or a label is out of range.
+        ArtifactError: NMS did not converge, a number is not finite, a label is out of range, or masks that should be there are not.
     """
     if not raw.converged[index]:
         raise ArtifactError("the engine's NMS did not converge; export again with fewer export.candidates")
     keep = np.flatnonzero(raw.scores[index] != 0)  # NaN is kept, to be refused
     boxes, scores, labels = raw.boxes[index, keep], raw.scores[index, keep], raw.labels[index, keep]
-    if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
+    _check_finite(boxes, scores)
+    if len(labels) and not 0 <= labels.min() <= labels.max() < len(contract.classes):
+        raise ArtifactError(f"the engine answered label {labels.max()}, but its contract has {len(contract.classes)} classes")
+    if contract.mask_frame is None:
+        return Detections(placement.undo(boxes), scores, labels)
+    if raw.masks is None:
+        raise ArtifactError(f"the engine answered no masks, but its contract has them (mask_frame {contract.mask_frame}); export again")
+    probabilities = raw.masks[index, keep]
+    _check_finite(probabilities)
+    found = masks.to_rle(probabilities, boxes, contract.mask_frame, placement, contract.preprocessing)
+    return Detections(placement.undo(boxes), scores, labels, found)
+
+
+def _check_finite(*values: NDArray[np.float32]) -> None:
+    if not all(np.isfinite(value).all() for value in values):
         raise ArtifactError("the engine answered with numbers that are not finite; build it with a higher precision")
-    if len(labels) and not 0 <= labels.min() <= labels.max() < num_classes:
-        raise ArtifactError(f"the engine answered label {labels.max()}, but its contract has {num_classes} classes")
-    return Detections(placement.undo(boxes), scores, labels)

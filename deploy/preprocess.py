@@ -5,6 +5,7 @@ import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,8 @@ from deploy.errors import DataError
 
 MAX_PIXELS = 89_478_485  # Pillow's own bound: above it a small file can fill the memory
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000")  # none that runs another program to be read
+
+Scalar = TypeVar("Scalar", bound=np.generic)
 
 _ORIENTATION = 0x0112
 _TRANSPARENT = ("RGBA", "RGBa", "LA", "La", "PA")
@@ -43,11 +46,16 @@ class Placement:
         scale, shift = self._terms()
         return np.asarray(boxes, dtype=np.float64).reshape(-1, 4) * scale + shift
 
-    def undo(self, boxes: NDArray[np.floating]) -> NDArray[np.float64]:
+    def undo(self, boxes: NDArray[np.floating], *, clip: bool = True) -> NDArray[np.float64]:
         """Boxes [N, 4] (x1, y1, x2, y2) in px of the network's input, to px of the image, clipped to it."""
         scale, shift = self._terms()
         found = (np.asarray(boxes, dtype=np.float64).reshape(-1, 4) - shift) / scale
-        return np.clip(found, 0, (self.width, self.height, self.width, self.height))
+        return np.clip(found, 0, (self.width, self.height, self.width, self.height)) if clip else found
+
+    @property
+    def fitted(self) -> tuple[int, int]:
+        """Width and height of the scaled image, in px of the network's input."""
+        return round(self.width * self.scale_x), round(self.height * self.scale_y)
 
     def _terms(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         scale = np.array([self.scale_x, self.scale_y] * 2, dtype=np.float64)
@@ -79,7 +87,7 @@ def load_oriented(source: Path | bytes) -> tuple[NDArray[np.uint8], int]:
                 raise DataError(f"{name}: {image.width} x {image.height} px is above {MAX_PIXELS:,}; cut it into tiles")
             image.load()
             orientation = _orientation(image)
-            return _upright(_to_rgb(image, name), orientation), orientation
+            return upright(_to_rgb(image, name), orientation), orientation
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(f"{name}: more than {MAX_PIXELS:,} px; cut it into tiles") from error
     except UnidentifiedImageError as error:
@@ -90,11 +98,7 @@ def load_oriented(source: Path | bytes) -> tuple[NDArray[np.uint8], int]:
 
 
 def apply(image: NDArray[np.uint8], preprocessing: Preprocessing) -> tuple[NDArray[np.float32], Placement]:
-    """The network's input [3, H, W] for one image [h, w, 3] RGB, and where the image lies in it.
-
-    A letterboxed image keeps its aspect (each side rounded to whole px, at least 1) and is centered; where the padding is
-    odd, the smaller half is on the left and on top.
-    """
+    """The network's input [3, H, W] for one image [h, w, 3] RGB, and where the image lies in it."""
     fitted, placement = fit(image, preprocessing)
     if preprocessing.color == "bgr":
         fitted = fitted[..., ::-1]
@@ -107,20 +111,47 @@ def apply(image: NDArray[np.uint8], preprocessing: Preprocessing) -> tuple[NDArr
 
 def fit(image: NDArray[np.uint8], preprocessing: Preprocessing) -> tuple[NDArray[np.uint8], Placement]:
     """The image [h, w, 3] resized and padded to the network's size [H, W, 3], still 0 to 255 and RGB."""
-    height, width = image.shape[:2]
+    placement = place(image.shape[1], image.shape[0], preprocessing)
+    size = placement.fitted
+    resized = image if size == (placement.width, placement.height) else _resize(image, size, preprocessing)
+    if size == (preprocessing.width, preprocessing.height):
+        return resized, placement
+    canvas = np.full((preprocessing.height, preprocessing.width, 3), preprocessing.pad_value, dtype=np.uint8)
+    canvas[placement.top : placement.top + size[1], placement.left : placement.left + size[0]] = resized
+    return canvas, placement
+
+
+def fit_masks(masks: NDArray[np.bool_], placement: Placement, preprocessing: Preprocessing) -> NDArray[np.bool_]:
+    """Masks [N, h, w] of an image, to [N, H, W] over the network's input: the nearest px, False in the padding."""
+    across, down = placement.fitted
+    fitted = np.zeros((len(masks), preprocessing.height, preprocessing.width), np.bool_)
+    fitted[:, placement.top : placement.top + down, placement.left : placement.left + across] = resize_masks(masks, (down, across))
+    return fitted
+
+
+def resize_masks(masks: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
+    """Masks [N, h, w] at another size (height, width), each px the nearest one."""
+    rows, columns = (((np.arange(new) + 0.5) * old / new).astype(np.int64) for new, old in zip(size, masks.shape[1:], strict=True))
+    return masks if size == masks.shape[1:] else masks.take(columns, axis=2).take(rows, axis=1)
+
+
+def place(width: int, height: int, preprocessing: Preprocessing) -> Placement:
+    """Where an image of width x height px comes to lie.
+
+    `letterbox` and `shortest_edge` keep the aspect, each side rounded to whole px, at least 1. A letterboxed image is centered;
+    where the padding is odd, the smaller half is on the left and on top. `shortest_edge` is at the top left.
+    """
     if preprocessing.resize == "stretch":
         size = preprocessing.width, preprocessing.height
     else:
         scale = min(preprocessing.width / width, preprocessing.height / height)
+        if preprocessing.resize == "shortest_edge":
+            scale = min(scale, min(preprocessing.width, preprocessing.height) / min(width, height))
         size = max(round(width * scale), 1), max(round(height * scale), 1)
     left, top = (preprocessing.width - size[0]) // 2, (preprocessing.height - size[1]) // 2
-    placement = Placement(size[0] / width, size[1] / height, left, top, width, height)
-    resized = image if size == (width, height) else _resize(image, size, preprocessing)
-    if size == (preprocessing.width, preprocessing.height):
-        return resized, placement
-    canvas = np.full((preprocessing.height, preprocessing.width, 3), preprocessing.pad_value, dtype=np.uint8)
-    canvas[top : top + size[1], left : left + size[0]] = resized
-    return canvas, placement
+    if preprocessing.resize == "shortest_edge":
+        left = top = 0
+    return Placement(size[0] / width, size[1] / height, left, top, width, height)
 
 
 def _resize(image: NDArray[np.uint8], size: tuple[int, int], preprocessing: Preprocessing) -> NDArray[np.uint8]:
@@ -155,10 +186,10 @@ def _orientation(image: Image.Image) -> int:
     return value if value in range(1, 9) else 1
 
 
-def _upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
-    """Undo a camera's rotation or mirroring."""
+def upright(pixels: NDArray[Scalar], orientation: int) -> NDArray[Scalar]:
+    """Undo a camera's rotation or mirroring, an EXIF orientation, of an image or a mask [H, W, ...]."""
     if orientation in (5, 6, 7, 8):
-        pixels = pixels.transpose(1, 0, 2)
+        pixels = pixels.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):
         pixels = pixels[::-1]
     if orientation in (2, 3, 6, 7):

@@ -72,5 +72,11 @@ def track(items: Iterable[T], label: str, total: int | None = None) -> Iterator[
             steps.advance()
 
 
+def note(text: str) -> None:
+    """A line that a user should see, beside any bar."""
+    if int(os.environ.get("RANK", "0")) == 0:
+        tqdm.write(text, file=sys.stderr)
+
+
 def _on_terminal() -> bool:
     return sys.stderr.isatty() and os.environ.get("CI", "").lower() not in ("1", "true", "yes")

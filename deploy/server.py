@@ -92,7 +92,7 @@ class _Service:
         contract = self.bundle.manifest.contract
         names = dict(zip(contract.category_ids, contract.classes, strict=True))
         detections = [
-            {"category_id": one["category_id"], "category": names[one["category_id"]], "bbox": one["bbox"], "score": one["score"]}
+            {"category": names[one["category_id"]], **{key: value for key, value in one.items() if key != "image_id"}}
             for one in to_coco(found, 0, contract)
         ]
         height, width = image.shape[:2]
@@ -123,6 +123,7 @@ class _Service:
             ("scores", "FP32", [-1, most]),
             ("labels", "INT64", [-1, most]),
             ("converged", "BOOL", [-1]),
+            *([("masks", "FP32", [-1, most, -1, -1])] if manifest.contract.mask_frame else []),
         ]
         return JSONResponse(
             {

@@ -97,6 +97,7 @@ class TensorRTSession(Session):
         names = {engine.get_tensor_name(i) for i in range(engine.num_io_tensors)}
         if not names.issuperset({"images", *_OUTPUTS}):
             raise ArtifactError(f"{file}: not an edgedistill engine; it needs the input images and the outputs {', '.join(_OUTPUTS)}")
+        self._outputs = {**_OUTPUTS, "masks": np.float32} if "masks" in names else _OUTPUTS
         return engine
 
     def _execution_context(self, file: Path) -> Any:
@@ -113,12 +114,12 @@ class TensorRTSession(Session):
         address = self._device.buffer("images", images.nbytes)
         self._context.set_tensor_address("images", address)
         self._device.upload(images, address)
-        outputs = {name: self._bind(name) for name in _OUTPUTS}
+        outputs = {name: self._bind(name) for name in self._outputs}
         if not self._context.execute_async_v3(self._device.stream):
             raise ArtifactError(f"the engine failed on the GPU ({self._logger.reason()})")
         values = {name: self._device.download(*place) for name, place in outputs.items()}
         self._device.synchronize()
-        return Raw(**{name: values[name].astype(dtype, copy=False) for name, dtype in _OUTPUTS.items()})
+        return Raw(**{name: values[name].astype(dtype, copy=False) for name, dtype in self._outputs.items()})
 
     def _bind(self, name: str) -> tuple[int, tuple[int, ...], np.dtype[Any]]:
         """Give an output a buffer for the shape it will have; its address, shape and type."""

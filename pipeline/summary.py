@@ -3,6 +3,7 @@
 from dataclasses import asdict
 from typing import Any
 
+from deploy import metrics
 from deploy.bundle import Verdict
 from pipeline.flow import RunResult
 from pipeline.store import StageRecord
@@ -37,7 +38,12 @@ def network_figures(checkpoint: Checkpoint) -> dict[str, Any]:
     """A trained network's accuracy, in torch, and its size."""
     facts = checkpoint.facts
     accuracy = facts.accuracy.model_dump(include={"map", "map_50", "map_75", "split", "num_images"})
-    return {**accuracy, "parameters": facts.parameters, "macs": facts.macs}
+    return {
+        **accuracy,
+        "mask_map": metrics.value("mask_map", facts.accuracy, None, None),
+        "parameters": facts.parameters,
+        "macs": facts.macs,
+    }
 
 
 def target_figures(report: Report) -> dict[str, Any]:
@@ -49,6 +55,7 @@ def target_figures(report: Report) -> dict[str, Any]:
         "runtime": facts.runtime,
         "precision": facts.precision,
         **{key: accuracy.get(key) for key in ("map", "map_50", "map_75", "split", "num_images")},
+        "mask_map": metrics.value("mask_map", facts.accuracy, None, None),
         "latency_ms": latency,
         "bytes": facts.bytes,
         "sha256": facts.sha256,

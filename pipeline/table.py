@@ -1,6 +1,6 @@
 """summary.json as text for a terminal."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 UNDEFINED = "-"
@@ -38,13 +38,18 @@ def number(value: float | None, digits: int = 4) -> str:
     return str(int(value)) if float(value).is_integer() and abs(value) >= 1000 else f"{value:.{digits}f}"
 
 
+def _shown(figures: Iterable[Mapping[str, Any]], *names: str) -> list[str]:
+    """The names of the accuracies, that of masks where any has one."""
+    return [*names, "mask_map"] if any(one.get("mask_map") is not None for one in figures) else list(names)
+
+
 def _networks(summary: Mapping[str, Any]) -> list[str]:
-    rows = []
+    rows, shown = [], _shown((summary[key] for key in ("teacher", "baseline", "student")), "map", "map_50", "map_75")
     for key, title in (("teacher", "teacher"), ("baseline", "student undistilled"), ("student", "student distilled")):
         figures = summary[key]
         size = [_millions(figures["parameters"]), _millions(figures["macs"])]
-        rows.append([title, *(number(figures[name]) for name in ("map", "map_50", "map_75")), *size])
-    table = grid(["network", "map", "map_50", "map_75", "parameters", "MACs"], rows)
+        rows.append([title, *(number(figures[name]) for name in shown), *size])
+    table = grid(["network", *shown, "parameters", "MACs"], rows)
     closed = summary["gap_closed"]
     gap = f", {closed:.0%} of the gap to the teacher" if closed is not None else ""
     gain = summary["gain_map"]
@@ -53,15 +58,15 @@ def _networks(summary: Mapping[str, Any]) -> list[str]:
 
 
 def _targets(targets: Mapping[str, Any]) -> str:
-    rows, notes = [], []
+    rows, notes, shown = [], [], _shown(targets.values(), "map", "map_50")
     for name, figures in targets.items():
         total = (figures["latency_ms"] or {}).get("end_to_end", {})
         speed = [number(total.get(percentile), 2) for percentile in ("p50", "p99")]
         size = UNDEFINED if figures["bytes"] is None else f"{figures['bytes'] / 1e6:.2f} MB"
-        rows.append([name, figures["runtime"], figures["precision"], number(figures["map"]), number(figures["map_50"]), *speed, size])
+        rows.append([name, figures["runtime"], figures["precision"], *(number(figures[metric]) for metric in shown), *speed, size])
         if figures["why"]:
             notes.append(f"! {name} was not measured: {figures['why']}")
-    header = ["target", "runtime", "precision", "map", "map_50", "p50 ms", "p99 ms", "size"]
+    header = ["target", "runtime", "precision", *shown, "p50 ms", "p99 ms", "size"]
     return "\n".join([grid(header, rows), *notes])
 
 

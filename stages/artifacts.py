@@ -187,7 +187,7 @@ class Checkpoint(Artifact):
 
 @dataclass(frozen=True)
 class OnnxModel(Artifact):
-    """model.onnx: images [B, 3, H, W] to boxes [B, K, 4], scores [B, K], labels [B, K], converged [B]."""
+    """model.onnx: images [B, 3, H, W] to boxes [B, K, 4], scores [B, K], labels [B, K], converged [B], masks [B, K, h, w] if any."""
 
     @property
     def facts(self) -> OnnxFacts:

@@ -3,18 +3,21 @@
 from collections.abc import Callable, Sequence
 from typing import Any, assert_never
 
+import numpy as np
 import torch
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from deploy.preprocess import resize_masks
 from stages.config import Augmentation, Color, Crop, Flip, Mosaic, Scale
+from stages.detectors import Target
 
 Sample = tuple[tv_tensors.Image, dict[str, Any]]
 MIN_CANVAS_PX = 8
 
 
 def transforms(augment: Sequence[Augmentation], pad_value: int) -> v2.Transform:
-    """The augmentations of one image and its boxes, in order; mosaic, which needs four images, is left to `mosaic`."""
+    """The augmentations of one image, its boxes and masks, in order; mosaic, which needs four images, is left to `mosaic`."""
     steps = [step for item in augment for step in _steps(item, pad_value)]
     return v2.Compose([*steps, v2.ClampBoundingBoxes(), v2.SanitizeBoundingBoxes(min_size=1.0)])
 
@@ -24,7 +27,8 @@ def _steps(item: Augmentation, pad_value: int) -> list[v2.Transform]:
         case Flip():
             return [v2.RandomHorizontalFlip(item.p)]
         case Scale():
-            return [v2.RandomAffine(degrees=[0, 0], translate=(0.1, 0.1), scale=(item.min, item.max), fill=pad_value)]
+            fill: dict[type | str, Any] = {tv_tensors.Image: pad_value, "others": None}  # nothing, around masks
+            return [v2.RandomAffine(degrees=[0, 0], translate=(0.1, 0.1), scale=(item.min, item.max), fill=fill)]
         case Crop():
             return [v2.RandomApply([_IoUCrop(min_scale=item.min_scale)], p=item.p)]
         case Color():
@@ -54,7 +58,7 @@ def mosaic(first: Sample, other: Callable[[], Sample], pad_value: int) -> Sample
     if min(height, width) < MIN_CANVAS_PX:
         return first
     canvas = torch.full_like(image, pad_value)
-    boxes, labels = [], []
+    boxes, labels, masks = [], [], []
     for index, (quarter, objects) in enumerate([first, other(), other(), other()]):
         top, left = (index // 2) * (height // 2), (index % 2) * (width // 2)
         scale = min((height // 2) / quarter.shape[-2], (width // 2) / quarter.shape[-1])
@@ -63,5 +67,32 @@ def mosaic(first: Sample, other: Callable[[], Sample], pad_value: int) -> Sample
         factor = torch.tensor([size[1] / quarter.shape[-1], size[0] / quarter.shape[-2]] * 2)
         boxes.append(objects["boxes"].as_subclass(torch.Tensor) * factor + torch.tensor([left, top, left, top]))
         labels.append(objects["labels"])
+        if "masks" in objects:
+            masks.append(canvas.new_zeros((len(objects["masks"]), height, width), dtype=torch.bool))
+            masks[-1][:, top : top + size[0], left : left + size[1]] = torch.from_numpy(
+                resize_masks(objects["masks"].numpy(), (size[0], size[1]))
+            )
     joined = tv_tensors.BoundingBoxes(torch.cat(boxes), format="XYXY", canvas_size=(height, width))
-    return tv_tensors.Image(canvas), {**target, "boxes": joined, "labels": torch.cat(labels)}
+    found = {**target, "boxes": joined, "labels": torch.cat(labels)}
+    return tv_tensors.Image(canvas), found | ({"masks": tv_tensors.Mask(torch.cat(masks))} if masks else {})
+
+
+def tighten(target: Target) -> Target:
+    """Objects with masks, less those of whose mask nothing is left.
+
+    A box that is more than a px off its mask's, most often because the object was cut, becomes the mask's.
+    """
+    assert target.masks is not None
+    around = mask_boxes(target.masks)
+    off = (around - target.boxes).abs().amax(dim=1, keepdim=True) > 1
+    boxes, kept = torch.where(off, around, target.boxes), around[:, 2] > around[:, 0]
+    return Target(boxes[kept], target.labels[kept], target.masks[kept])
+
+
+def mask_boxes(masks: torch.Tensor) -> torch.Tensor:
+    """The boxes [N, 4] (x1, y1, x2, y2) in px around masks [N, H, W] bool; of no width and height around empty ones."""
+    pixels = masks.numpy()  # whose `any` is seven times as fast
+    across, down = (np.asarray(pixels.any(axis=axis)) for axis in (1, 2))
+    starts = [line.argmax(axis=1) for line in (across, down)]
+    ends = [np.where(line.any(axis=1), line.shape[1] - line[:, ::-1].argmax(axis=1), 0) for line in (across, down)]
+    return torch.from_numpy(np.stack([*starts, *ends], axis=1).astype(np.float32))

@@ -1,33 +1,91 @@
-"""Backbones with a feature pyramid: torchvision's ResNets, and the same blocks in fewer layers and channels."""
+"""Backbones: torchvision's image classifiers without their classifiers, ResNets of fewer channels, and timm's."""
 
-from collections.abc import Callable
-from typing import Literal
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, cast
 
+import torch
 from torch import Tensor, nn
-from torchvision.models import get_model_weights, resnet
+from torchvision.models import WeightsEnum, get_model, get_model_weights, resnet
 from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.resnet import BasicBlock, Bottleneck
-from torchvision.ops import FeaturePyramidNetwork, FrozenBatchNorm2d
-from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+from torchvision.ops import FrozenBatchNorm2d
 
 from deploy.errors import ArtifactError
 from deploy.plugins import suggest
+from stages.pretrained import SUFFIXES, load_backbone, wanted
 
 Norm = Literal["batch", "group", "frozen"]
 
-DEPTHS: dict[str, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int, int]]] = {
-    "resnet10": (BasicBlock, (1, 1, 1, 1)),
-    "resnet18": (BasicBlock, (2, 2, 2, 2)),
-    "resnet34": (BasicBlock, (3, 4, 6, 3)),
-    "resnet50": (Bottleneck, (3, 4, 6, 3)),
-    "resnet101": (Bottleneck, (3, 4, 23, 3)),
+WIDTH = 64
+"""Channels after the stem of torchvision's ResNets."""
+
+_PROBE_PX = 64
+
+# block, blocks a stage, groups, channels a group
+RESNETS: dict[str, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int, int], int, int]] = {
+    "resnet10": (BasicBlock, (1, 1, 1, 1), 1, 64),
+    "resnet18": (BasicBlock, (2, 2, 2, 2), 1, 64),
+    "resnet34": (BasicBlock, (3, 4, 6, 3), 1, 64),
+    "resnet50": (Bottleneck, (3, 4, 6, 3), 1, 64),
+    "resnet101": (Bottleneck, (3, 4, 23, 3), 1, 64),
+    "resnet152": (Bottleneck, (3, 8, 36, 3), 1, 64),
+    "resnext50_32x4d": (Bottleneck, (3, 4, 6, 3), 32, 4),
+    "resnext101_32x8d": (Bottleneck, (3, 4, 23, 3), 32, 8),
+    "resnext101_64x4d": (Bottleneck, (3, 4, 23, 3), 64, 4),
+    "wide_resnet50_2": (Bottleneck, (3, 4, 6, 3), 1, 128),
 }
+CLASSIFIERS = (
+    *("mobilenet_v3_small", "mobilenet_v3_large"),
+    *(f"regnet_{kind}_{size}" for kind in "xy" for size in ("400mf", "800mf", "1_6gf", "3_2gf", "8gf")),
+    *(f"efficientnet_{size}" for size in ("b0", "b1", "b2", "b3", "b4", "v2_s")),
+    *(f"convnext_{size}" for size in ("tiny", "small", "base")),
+)
+NAMES = (*RESNETS, *CLASSIFIERS)
 
 
-def norm_layer(kind: Norm) -> Callable[[int], nn.Module]:
-    """The constructor of a normalization layer, called with the number of channels, a multiple of 8."""
-    layers: dict[Norm, Callable[[int], nn.Module]] = {"batch": nn.BatchNorm2d, "group": group_norm, "frozen": FrozenBatchNorm2d}
-    return layers[kind]
+class ResNetStages(nn.Module):
+    """torchvision's ResNet without its classifier, `width` channels after the stem instead of 64."""
+
+    def __init__(self, name: str, width: int) -> None:
+        super().__init__()
+        block, depths, groups, channels = RESNETS[name]
+        self._block: Callable[..., nn.Module] = block
+        self._expansion = block.expansion
+        # torchvision's basic block refuses these two, and needs neither
+        self._shape = {} if block is BasicBlock else {"groups": groups, "base_width": channels}
+        self._channels = width
+        self.conv1 = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+        for index, depth in enumerate(depths):
+            setattr(self, f"layer{index + 1}", self._stage(width * 2**index, depth, 1 if index == 0 else 2))
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def _stage(self, planes: int, depth: int, stride: int) -> nn.Sequential:
+        shortcut = None
+        out = planes * self._expansion
+        if stride != 1 or self._channels != out:
+            shortcut = nn.Sequential(resnet.conv1x1(self._channels, out, stride), nn.BatchNorm2d(out))
+        blocks = [self._block(self._channels, planes, stride, shortcut, **self._shape)]
+        self._channels = out
+        blocks += [self._block(out, planes, **self._shape) for _ in range(1, depth)]
+        return nn.Sequential(*blocks)
+
+
+class _TimmLevels(nn.Module):
+    """timm's feature extractor, its maps keyed by their strides."""
+
+    def __init__(self, net: nn.Module, strides: Sequence[int]) -> None:
+        super().__init__()
+        self.net = net
+        self.strides = tuple(strides)
+
+    def forward(self, images: Tensor) -> "dict[str, Tensor]":
+        return {str(stride): level for stride, level in zip(self.strides, self.net(images), strict=True)}
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
@@ -35,74 +93,175 @@ def group_norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(channels // 8, channels)
 
 
-class ResNetStages(nn.Module):
-    """torchvision's ResNet without its classifier, `width` channels after the stem instead of 64."""
+def check_name(name: str) -> None:
+    """Refuse a name that is no backbone's.
 
-    def __init__(self, name: str, width: int, norm: Norm) -> None:
-        super().__init__()
-        block, depths = DEPTHS[name]
-        self._norm = norm_layer(norm)
-        self._channels = width
-        self.conv1 = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
-        self.bn1 = self._norm(width)
-        self.relu = nn.ReLU(inplace=True)
-        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
-        for index, depth in enumerate(depths):
-            setattr(self, f"layer{index + 1}", self._stage(block, width * 2**index, depth, 1 if index == 0 else 2))
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-
-    def _stage(self, block: type[BasicBlock] | type[Bottleneck], planes: int, depth: int, stride: int) -> nn.Sequential:
-        shortcut = None
-        if stride != 1 or self._channels != planes * block.expansion:
-            out = planes * block.expansion
-            shortcut = nn.Sequential(resnet.conv1x1(self._channels, out, stride), self._norm(out))
-        blocks: list[nn.Module] = [block(self._channels, planes, stride, shortcut, norm_layer=self._norm)]
-        self._channels = planes * block.expansion
-        blocks += [block(self._channels, planes, norm_layer=self._norm) for _ in range(1, depth)]
-        return nn.Sequential(*blocks)
+    Raises:
+        ValueError: naming those there are.
+    """
+    if name not in NAMES and not name.startswith("timm:"):
+        raise ValueError(f"no backbone '{name}'{suggest(name, NAMES)}; choose from {', '.join(NAMES)}, or timm:<name>")
 
 
-class PyramidBackbone(nn.Module):
-    """A backbone and its feature pyramid: images [B, 3, H, W] to one map [B, out_channels, H / s, W / s] for each stride s."""
+def body(
+    name: str, width: int, norm: Norm | None, weights: str | None, strides: Sequence[int]
+) -> tuple[nn.Module, dict[int, int], tuple[int, ...]]:
+    """A backbone up to the coarsest of those of `strides` that it has.
 
-    def __init__(self, name: str, width: int, norm: Norm, channels: int, strides: tuple[int, ...], weights: str | None) -> None:
-        super().__init__()
-        if name not in DEPTHS:
-            raise ValueError(f"no backbone '{name}'; choose from {', '.join(DEPTHS)}")
-        if tuple(sorted(set(strides))) != strides or not set(strides) <= {4, 8, 16, 32, 64}:
-            raise ValueError(f"strides {strides}: give an ascending choice of 4, 8, 16, 32, 64")
-        if not strides or (64 in strides and 32 not in strides):
-            raise ValueError(f"strides {strides}: at least one of 4, 8, 16, 32 is needed, and 32 for 64, which is made from it")
-        self.out_channels = channels
-        self.strides = strides
-        body = self._body(name, width, norm, weights)
-        last = max(index for index, stride in enumerate((4, 8, 16, 32)) if stride in strides)
-        levels = {f"layer{i + 1}": str(stride) for i, stride in enumerate((4, 8, 16, 32)) if stride in strides}
-        expansion = DEPTHS[name][0].expansion
-        inputs = [width * expansion * 2**i for i in range(last + 1) if (4, 8, 16, 32)[i] in strides]
-        self.body = IntermediateLayerGetter(body, levels)
-        extra = LastLevelMaxPool() if 64 in strides else None
-        self.fpn = FeaturePyramidNetwork(inputs, channels, extra_blocks=extra)
+    Args:
+        name: one of NAMES, or "timm:" and a model of timm's.
+        width: channels after the stem, for plain ResNets; 64 for all others.
+        norm: what takes the place of batch normalization; None leaves the backbone its own.
+        weights: torchvision's name for ImageNet weights, or a file; for timm "pretrained", or a file.
 
-    @staticmethod
-    def _body(name: str, width: int, norm: Norm, weights: str | None) -> nn.Module:
-        if weights is None:
-            return ResNetStages(name, width, norm)
-        if width != 64 or name == "resnet10":
-            raise ValueError(f"backbone_weights {weights} need a torchvision ResNet of width 64, not {name} of width {width}")
-        known = [one.name for one in get_model_weights(name)]
-        if weights not in known:
-            raise ValueError(f"no backbone_weights '{weights}' of {name}{suggest(weights, known)}; choose from {', '.join(known)}")
-        try:
-            return resnet.__dict__[name](weights=weights, norm_layer=norm_layer(norm))  # type: ignore[no-any-return]
-        except OSError as error:
-            raise ArtifactError(
-                f"backbone_weights {weights} of {name} cannot be fetched ({error}); connect, or set them to null"
-            ) from error
+    Returns:
+        A module from images [B, 3, H, W] to {str(stride): [B, C, H / stride, W / stride]}; C by stride; all strides that it could give.
 
-    def forward(self, images: Tensor) -> "dict[str, Tensor]":
-        """The pyramid, keyed by level, finest first."""
-        features: dict[str, Tensor] = self.fpn(self.body(images))
-        return features
+    Raises:
+        ValueError: options that do not go together.
+        ArtifactError: weights that cannot be had or are of another backbone.
+    """
+    check_name(name)
+    if width != WIDTH and not (name in RESNETS and name.startswith("resnet")):
+        raise ValueError(f"width {width}: {name} comes in width {WIDTH} alone; the plain ResNets come in others")
+    if name.startswith("timm:"):
+        return _timm(name.removeprefix("timm:"), norm, weights, strides)
+    layers = build_layers(name, width, norm, weights)
+    levels = _levels(layers)
+    chosen = {stride: levels[stride] for stride in strides if stride in levels}
+    names = {child: str(stride) for stride, (child, _) in chosen.items()}
+    module = IntermediateLayerGetter(layers, names) if names else layers
+    return module, {stride: channels for stride, (_, channels) in chosen.items()}, tuple(levels)
+
+
+def build_layers(name: str, width: int = WIDTH, norm: Norm | None = None, weights: str | None = None) -> nn.Module:
+    """A backbone of NAMES as a module whose children run one after the other, named as in torchvision's detectors.
+
+    Raises:
+        ValueError: options that do not go together.
+        ArtifactError: weights that cannot be had or are of another backbone.
+    """
+    check_name(name)
+    model = ResNetStages(name, width) if name in RESNETS else get_model(name, weights=None)
+    if norm is not None:
+        _replace_norm(model, name, norm)
+    if weights is not None:
+        _load(model, name, width, norm, weights)
+    if name in RESNETS:
+        return model
+    if name.startswith("regnet"):
+        stages = cast("nn.Sequential", model.trunk_output)
+        return nn.Sequential(OrderedDict(stem=cast("nn.Module", model.stem), **dict(stages.named_children())))
+    features = cast("nn.Sequential", model.features)
+    # EfficientNet's last convolution serves its classifier alone; MobileNetV3's is part of torchvision's detectors.
+    return features[:-1] if name.startswith("efficientnet") else features
+
+
+def _replace_norm(model: nn.Module, name: str, norm: Norm) -> None:
+    found = False
+    for parent in list(model.modules()):
+        for child_name, child in list(parent.named_children()):
+            if isinstance(child, nn.BatchNorm2d):
+                found = True
+                setattr(parent, child_name, _as(norm, child))
+    if not found:
+        raise ValueError(f"norm {norm}: {name} has no batch normalization that it could replace; set norm to null")
+
+
+def _as(norm: Norm, layer: nn.BatchNorm2d) -> nn.Module:
+    if norm == "group":
+        return group_norm(layer.num_features)
+    return FrozenBatchNorm2d(layer.num_features, layer.eps) if norm == "frozen" else layer
+
+
+def _load(model: nn.Module, name: str, width: int, norm: Norm | None, weights: str) -> None:
+    named = not weights.endswith(SUFFIXES)
+    if named and (width != WIDTH or name == "resnet10"):
+        raise ValueError(f"backbone_weights {weights} need a backbone of torchvision's, of width 64, not {name} of width {width}")
+    if named and norm == "group":
+        raise ValueError(f"backbone_weights {weights} are of batch normalization, not of norm group; set norm to batch, frozen or null")
+    choices = _NoWeights if name == "resnet10" else get_model_weights(name)
+    load_backbone(model, weights, choices, ("fc.", "classifier."))
+
+
+class _NoWeights(WeightsEnum):
+    """Of a backbone that only we have."""
+
+
+def _levels(layers: nn.Module) -> dict[int, tuple[str, int]]:
+    """By stride the last child whose output has it, and its channels."""
+    levels: dict[int, tuple[str, int]] = {}
+    layers.eval()
+    with torch.no_grad():
+        features = torch.zeros(1, 3, _PROBE_PX, _PROBE_PX)
+        for name, child in layers.named_children():
+            features = child(features)
+            levels[_PROBE_PX // features.shape[-1]] = name, features.shape[1]
+    layers.train()
+    return levels
+
+
+def _timm(name: str, norm: Norm | None, weights: str | None, strides: Sequence[int]) -> tuple[nn.Module, dict[int, int], tuple[int, ...]]:
+    try:
+        import timm
+    except ImportError as error:
+        raise ValueError(f'backbone timm:{name}: timm is not installed: pip install "edgedistill[timm]"') from error
+    known = timm.list_models()
+    if name.partition(".")[0] not in known:
+        raise ValueError(f"no backbone 'timm:{name}'{suggest(name, known)}; see timm.list_models()")
+    if norm is not None:
+        raise ValueError(f"norm {norm}: timm's backbones keep their own normalization; set norm to null")
+    reductions = cast("Any", timm.create_model(name, features_only=True)).feature_info.reduction()
+    has = {stride: index for index, stride in enumerate(reductions)}
+    chosen = {stride: has[stride] for stride in strides if stride in has}
+    if not chosen:
+        return nn.Identity(), {}, tuple(has)
+    net = _create_timm(name, weights if wanted() else None, list(chosen.values()))
+    channels = dict(zip(chosen, net.feature_info.channels(), strict=True))
+    _check_timm(net, name, channels)
+    return _TimmLevels(net, list(chosen)), channels, tuple(has)
+
+
+def _create_timm(name: str, weights: str | None, indices: list[int]) -> Any:
+    """timm's feature extractor with these of its levels.
+
+    Raises:
+        ValueError: no such weights.
+        ArtifactError: the weights cannot be had.
+    """
+    import timm
+
+    options: dict[str, Any] = {}
+    if weights == "pretrained":
+        options = {"pretrained": True}
+    elif weights is not None:
+        if not weights.endswith(SUFFIXES):
+            raise ValueError(f"no backbone_weights '{weights}' of timm:{name}; give pretrained, or a file ({', '.join(SUFFIXES)})")
+        whole = timm.create_model(name)
+        # loaded into the classifier first: timm's extractors take what fits and leave the rest as it is, without a word
+        load_backbone(whole, weights, _NoWeights, tuple(f"{layer}." for layer in _classifiers(whole)))
+        options = {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": whole.state_dict()}}
+    try:
+        net = timm.create_model(name, features_only=True, out_indices=indices, **options)
+    except (OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ArtifactError(f"backbone_weights {weights} of timm:{name} cannot be had ({reason}); connect, or set them to null") from error
+    return net
+
+
+def _check_timm(net: nn.Module, name: str, channels: dict[int, int]) -> None:
+    """Refuse a network that takes no images of any size, or gives something else than maps."""
+    net.eval()
+    try:
+        with torch.no_grad():
+            shapes = [tuple(level.shape) for level in net(torch.zeros(1, 3, _PROBE_PX, _PROBE_PX))]
+    except (AssertionError, RuntimeError) as error:
+        raise ValueError(f"backbone timm:{name} does not take images of {_PROBE_PX} px ({' '.join(str(error).split())[:120]})") from error
+    net.train()
+    if shapes != [(1, count, _PROBE_PX // stride, _PROBE_PX // stride) for stride, count in channels.items()]:
+        raise ValueError(f"backbone timm:{name} gives no maps [B, C, H / stride, W / stride]; choose a convolutional network")
+
+
+def _classifiers(model: Any) -> tuple[str, ...]:
+    given = model.pretrained_cfg.get("classifier") or ()
+    return (given,) if isinstance(given, str) else tuple(given)

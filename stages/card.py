@@ -47,6 +47,7 @@ def _summary(manifest: Manifest, student: CheckpointFacts) -> str:
 
 
 def _usage(manifest: Manifest) -> str:
+    masks = ", `masks`" if manifest.contract.mask_frame else ""
     return f"""## Use
 
 From this folder:
@@ -57,7 +58,7 @@ From this folder:
     curl --data-binary @photo.jpg http://127.0.0.1:8000/v1/detect
 
 Boxes come back in pixels of the given image. `{manifest.onnx}` is the graph that the engine was built from: input `images`
-(float32, [batch, 3, height, width]), outputs `boxes`, `scores` (0 where there is none), `labels`, `converged`."""
+(float32, [batch, 3, height, width]), outputs `boxes`, `scores` (0 where there is none), `labels`, `converged`{masks}."""
 
 
 def _measured(manifest: Manifest) -> str:
@@ -68,6 +69,8 @@ def _measured(manifest: Manifest) -> str:
 
 def _accuracy(accuracy: Accuracy) -> str:
     rows = [(title, _number(getattr(accuracy, name))) for name, title in _NUMBERS.items()]
+    if accuracy.segmentation is not None:
+        rows.append(("mAP of masks", _number(accuracy.segmentation.map)))
     rows += [(f"mAP, {name}", _number(value)) for name, value in accuracy.per_class.items()]
     return f"The engine itself on {accuracy.num_images} images of the split {accuracy.split}:\n\n" + _table(("", "0 to 1"), rows)
 

@@ -13,6 +13,7 @@ from deploy.errors import ArtifactError, ConfigError
 from stages.artifacts import Checkpoint, CheckpointFacts, PluginChoice, write_facts
 from stages.config import DetectorConfig
 from stages.detectors import Detector
+from stages.pretrained import left_out
 
 WEIGHTS = "weights.safetensors"
 
@@ -34,14 +35,17 @@ def build_detector(choice: DetectorConfig, num_classes: int, seed: int = 0) -> D
 
 
 def check_size(detector: Detector, choice: DetectorConfig, contract: ModelContract) -> None:
-    """Refuse an image size that the detector's grid does not divide.
+    """Refuse an image size that the detector's grid does not divide, or that is too small for it.
 
     Raises:
-        ConfigError: naming the multiple that is needed.
+        ConfigError: naming the multiple or the size that is needed.
     """
     for key, value in (("height", contract.preprocessing.height), ("width", contract.preprocessing.width)):
         if value % detector.size_multiple:
             needed = f"{choice.name} as configured needs a multiple of {detector.size_multiple}"
+            raise ConfigError(f"data.preprocessing.{key}: got {value}, but {needed}")
+        if value < detector.min_side_px:
+            needed = f"{choice.name} as configured needs at least {detector.min_side_px}"
             raise ConfigError(f"data.preprocessing.{key}: got {value}, but {needed}")
 
 
@@ -71,7 +75,8 @@ def load_detector(checkpoint: Checkpoint) -> Detector:
     """The checkpoint's detector in eval mode, on the CPU."""
     facts = checkpoint.facts
     choice = DetectorConfig.model_validate({"name": facts.detector.name, **facts.detector.options})
-    detector = build_detector(choice, len(facts.contract.classes))
+    with left_out():
+        detector = build_detector(choice, len(facts.contract.classes))
     load_weights(detector, checkpoint.file(WEIGHTS), f"delete {checkpoint.root} and run again")
     return detector.eval()
 

@@ -1,9 +1,10 @@
 """Leaves out of COCO annotations what cannot be learnt or measured, and says what that was.
 
 Left out: images that are missing or cannot be decoded, with their objects; boxes without an area, with a coordinate that is not
-finite, or wholly outside their image. Kept as COCO means them: crowds, images without objects, boxes that reach over the edge
-(they say how large the object is; training clips its own views). Width and height are the upright image's, whatever the file
-said; where the annotations were made on an image before its EXIF rotation, their boxes and polygons are turned with it.
+finite, or wholly outside their image; masks that cannot be read, whose objects stay. Kept as COCO means them: crowds, images
+without objects, boxes that reach over the edge (they say how large the object is; training clips its own views). Width and
+height are the upright image's, whatever the file said; where the annotations were made on an image before its EXIF rotation,
+their boxes and masks are turned with it.
 """
 
 import json
@@ -12,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
+from deploy import masks, preprocess
 from stages.datasets import Source
 from stages.image_files import ImageFile, Unusable
 
@@ -104,18 +106,36 @@ def _annotation(split: str, row: Mapping[str, Any], image: _Image, problems: Pro
     area = row.get("area", 0)
     kept = {"id": row["id"], "image_id": row["image_id"], "category_id": row["category_id"], "bbox": [x, y, w, h]}
     kept |= {"area": float(area) if _number(area) and area > 0 else w * h, "iscrowd": int(row.get("iscrowd") in (1, True))}
-    segmentation = _segmentation(row.get("segmentation"), image.turn)
+    segmentation = _segmentation(row.get("segmentation"), image)
+    if row.get("segmentation") and not segmentation:
+        problems.add("unusable mask", f"{split}: annotation {row['id']} of {image.name}, segmentation {str(row['segmentation'])[:80]}")
     return kept | ({"segmentation": segmentation} if segmentation else {})
 
 
-def _segmentation(found: Any, turn: Point | None) -> Any:
-    """Polygons (turned where their image was) or a run-length code; None where there is none, or none that can be kept."""
-    if isinstance(found, list):
-        polygons = [poly for poly in found if isinstance(poly, list) and len(poly) >= 6 and len(poly) % 2 == 0 and all(map(_number, poly))]
-        if turn is None:
-            return polygons
-        return [[value for x, y in zip(poly[::2], poly[1::2], strict=True) for value in turn(x, y)] for poly in polygons]
-    return found if isinstance(found, Mapping) and turn is None and {"size", "counts"} <= set(found) else None
+def _segmentation(found: Any, image: _Image) -> Any:
+    """Polygons or a run-length code, turned where their image was; None where there is none, or none that can be kept."""
+    if isinstance(found, Mapping):
+        return _code(found, image)
+    polygons = found if isinstance(found, list) else []
+    polygons = [poly for poly in polygons if isinstance(poly, list) and len(poly) >= 6 and len(poly) % 2 == 0 and all(map(_number, poly))]
+    turn = image.turn
+    if turn is None:
+        return polygons
+    return [[value for x, y in zip(poly[::2], poly[1::2], strict=True) for value in turn(x, y)] for poly in polygons]
+
+
+def _code(found: Mapping[str, Any], image: _Image) -> Any:
+    """A run-length code of the image's size with a px at least; None where it is another."""
+    size = image.file.height, image.file.width
+    try:
+        mask = masks.decode(found, size if image.turn is None else size[::-1])
+    except (ValueError, TypeError, KeyError, RuntimeError, OverflowError):  # whatever a code from elsewhere may hold
+        return None
+    if not mask.any():
+        return None
+    if image.turn is None:
+        return {"size": list(size), "counts": found["counts"]}
+    return masks.encode(preprocess.upright(mask, image.file.orientation), size)
 
 
 def _turn(file: ImageFile) -> Point:

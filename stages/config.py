@@ -120,7 +120,7 @@ Augmentation = Annotated[Flip | Scale | Crop | Color | Mosaic, Field(discriminat
 class TrainConfig(Frozen):
     """One training. `batch_size` is global: processes share it. `clip` is the gradient's largest norm, null for none."""
 
-    epochs: int = Field(default=12, ge=1)
+    epochs: int = Field(default=12, ge=0, description="0 leaves the detector as it was built or loaded")
     batch_size: int = Field(default=16, ge=1)
     optimizer: Literal["sgd", "adamw"] = "adamw"
     learning_rate: Positive = 1e-3
@@ -231,7 +231,8 @@ class ValidationConfig(Frozen):
 class GateConfig(Frozen):
     """A limit on a measured number, for one target or for every target measured here.
 
-    Metrics: map, map_50, ... (deploy.contract.Accuracy), bytes, and latency_<pre|infer|post|end_to_end>_<p50|p90|p95|p99>_ms.
+    Metrics: map, map_50, ... (deploy.contract.CocoNumbers), mask_map, mask_map_50, mask_map_75, bytes, and
+    latency_<pre|infer|post|end_to_end>_<p50|p90|p95|p99>_ms.
     """
 
     metric: str

@@ -5,12 +5,12 @@ from pathlib import Path
 from stages.artifacts import Checkpoint, Dataset
 from stages.config import DistillConfig, ExportConfig, StudentConfig
 from stages.stage import stage
-from stages.train import weights_digest
+from stages.train import option_digests, weights_digest
 
 
 def identity(config: DistillConfig, student: StudentConfig, *others: object) -> dict[str, str]:
     """The content of the weights that the student starts from."""
-    return weights_digest(student.weights)
+    return weights_digest(student.weights) | option_digests(student.detector)
 
 
 @stage(version=1, identity=identity, resumable=True, distributed=True)

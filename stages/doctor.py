@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from deploy import preprocess
 from deploy.contract import Preprocessing
 from deploy.errors import DataError
 from stages import annotations, cleaning, image_files
@@ -104,10 +105,8 @@ def _reaches_out(box: Sequence[float], file: ImageFile) -> bool:
 
 def _side_px(box: Sequence[float], file: ImageFile, preprocessing: Preprocessing) -> float:
     """The root of a box's area in px of the network's input."""
-    across, down = preprocessing.width / file.width, preprocessing.height / file.height
-    if preprocessing.resize == "letterbox":
-        across = down = min(across, down)
-    return math.sqrt(box[2] * across * box[3] * down)
+    placement = preprocess.place(file.width, file.height, preprocessing)
+    return math.sqrt(box[2] * placement.scale_x * box[3] * placement.scale_y)
 
 
 def _categories(examined: Mapping[str, _Examined]) -> Iterator[Finding]:

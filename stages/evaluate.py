@@ -43,7 +43,7 @@ def graph_options(export: ExportConfig) -> GraphOptions:
 
 def evaluate(out: Path, detector: Detector, dataset: Dataset, split: str, export: ExportConfig) -> Accuracy:
     """COCO's numbers on a split; the detections go to out/detections.json."""
-    contract = dataset.facts.contract
+    contract = dataset.facts.contract.model_copy(update={"mask_frame": detector.mask_frame})
     coco = read_json(dataset.annotations(split))
     predictor = Predictor(TorchSession(detector.graph(graph_options(export))), contract)
     results: list[dict[str, Any]] = []
@@ -51,4 +51,4 @@ def evaluate(out: Path, detector: Detector, dataset: Dataset, split: str, export
         found = predictor.detect(preprocess.load_image(dataset.images(split) / image["file_name"]))
         results += detections.to_coco(found, image["id"], contract)
     (out / "detections.json").write_text(json.dumps(results), encoding="utf-8")
-    return coco_map.evaluate(coco, results, split, contract.classes)[0]
+    return coco_map.evaluate(coco, results, split, contract.classes, masks=contract.mask_frame is not None)[0]

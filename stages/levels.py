@@ -1,40 +1,73 @@
-"""Which levels of a student's pyramid learn from which of its teacher's: those of equal stride."""
+"""Which levels of a student's pyramid learn from which of its teacher's: those of equal stride, never those of equal index."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor
+from torch.nn import functional
 
 from deploy.errors import ConfigError
 from stages.detectors import Outputs
 from stages.losses import Pyramid
 
+Missing = Literal["skip", "interpolate"]
 
-def common_strides(student: Pyramid, teacher: Pyramid, chosen: tuple[int, ...] | None = None) -> tuple[int, ...]:
-    """The strides that both pyramids have, finest first, or those of them that are chosen.
+
+@dataclass(frozen=True)
+class LevelPair:
+    """Indices of a student's level and of the teacher's level that it learns from."""
+
+    own: int
+    other: int
+
+
+def match(student: Pyramid, teacher: Pyramid, chosen: tuple[int, ...] | None = None, missing: Missing = "skip") -> tuple[LevelPair, ...]:
+    """One pair for each of the student's levels that learns, finest first; of levels with equal stride the first counts.
+
+    Args:
+        chosen: strides of the student's levels that learn; None for all that can.
+        missing: what becomes of a level whose stride the teacher lacks: it is left out, or learns from the nearest one, resized.
 
     Raises:
-        ConfigError: there is none, or a chosen one is not among them.
+        ConfigError: no level can learn, or a chosen one is not among those that can.
     """
-    common = tuple(stride for stride in student.strides if stride in teacher.strides)
-    if common and chosen is not None:
-        if not chosen or not set(chosen) <= set(common):
-            raise ConfigError(f"distill: strides {chosen} are not all levels of both detectors; choose from {common}")
-        return tuple(stride for stride in common if stride in chosen)
-    if not common:
+    strides = tuple(dict.fromkeys(student.strides))
+    able = strides if missing == "interpolate" else tuple(stride for stride in strides if stride in teacher.strides)
+    if not able:
         raise ConfigError(
             f"distill: the student's levels have strides {student.strides}, the teacher's {teacher.strides}; "
-            "give the two detectors at least one stride in common"
+            "give the two detectors at least one stride in common, or the loss missing: interpolate"
         )
-    return common
+    if chosen is not None and (not chosen or not set(chosen) <= set(able)):
+        levels = "levels of the student" if missing == "interpolate" else "levels of both detectors"
+        raise ConfigError(f"distill: strides {chosen} are not all {levels}; choose from {able}")
+    learning = [stride for stride in able if chosen is None or stride in chosen]
+    return tuple(LevelPair(student.strides.index(stride), _nearest(teacher.strides, stride)) for stride in learning)
 
 
-def channels(pyramid: Pyramid, strides: tuple[int, ...]) -> list[int]:
-    """The pyramid's channels at these strides."""
-    return [pyramid.channels[pyramid.strides.index(stride)] for stride in strides]
+def channels(student: Pyramid, teacher: Pyramid, levels: Sequence[LevelPair]) -> list[tuple[int, int]]:
+    """Both sides' channels at each pair of levels."""
+    return [(student.channels[pair.own], teacher.channels[pair.other]) for pair in levels]
 
 
-def pairs(student: Outputs, teacher: Outputs, strides: tuple[int, ...]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Student and teacher features [B, C, H, W] in float32 at each stride; the teacher's detached."""
-    for stride in strides:
-        own = student.pyramid[student.strides.index(stride)]
-        yield own.float(), teacher.pyramid[teacher.strides.index(stride)].detach().float()
+def pairs(student: Outputs, teacher: Outputs, levels: Sequence[LevelPair]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Student and teacher features [B, C, H, W] in float32 at each pair; the teacher's detached, and of the student's height and width."""
+    for pair in levels:
+        own = student.pyramid[pair.own].float()
+        yield own, _resized(teacher.pyramid[pair.other].detach().float(), own.shape[-2], own.shape[-1])
+
+
+def _nearest(strides: tuple[int, ...], wanted: int) -> int:
+    """The index of the first stride at the smallest ratio; of two equally near ones the finer."""
+    return min(range(len(strides)), key=lambda index: (abs(math.log2(strides[index] / wanted)), strides[index], index))
+
+
+def _resized(features: Tensor, height: int, width: int) -> Tensor:
+    """Averaged over areas where it shrinks, bilinear where it grows."""
+    if tuple(features.shape[-2:]) == (height, width):
+        return features
+    if height <= features.shape[-2] and width <= features.shape[-1]:
+        return functional.adaptive_avg_pool2d(features, (height, width))
+    return functional.interpolate(features, size=(height, width), mode="bilinear", align_corners=False)

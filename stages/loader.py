@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,10 +12,11 @@ from torch import Tensor
 from torch.utils import data
 from torchvision import tv_tensors
 
+from deploy import masks as coding
 from deploy import preprocess
 from deploy.errors import ConfigError
 from stages.artifacts import Dataset
-from stages.augment import Sample, mosaic, mosaic_chance, transforms
+from stages.augment import Sample, mosaic, mosaic_chance, tighten, transforms
 from stages.config import TrainConfig
 from stages.detectors import Target
 
@@ -28,14 +30,19 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """The batch on another device."""
-        targets = tuple(Target(t.boxes.to(device), t.labels.to(device)) for t in self.targets)
+        targets = tuple(
+            Target(t.boxes.to(device), t.labels.to(device), None if t.masks is None else t.masks.to(device)) for t in self.targets
+        )
         return Batch(self.images.to(device, memory_format=torch.channels_last), targets)
 
 
 class TrainingImages(data.Dataset[tuple[Tensor, Target]]):
-    """The train split; item (epoch, index) is a view that depends on the seed, the epoch and the index alone."""
+    """The train split; item (epoch, index) is a view that depends on the seed, the epoch and the index alone.
 
-    def __init__(self, dataset: Dataset, config: TrainConfig, seed: int) -> None:
+    With `masks` its target has them, the box where an object is annotated without one.
+    """
+
+    def __init__(self, dataset: Dataset, config: TrainConfig, seed: int, *, masks: bool = False) -> None:
         facts = dataset.facts
         self._preprocessing = facts.contract.preprocessing
         self._folder = dataset.images("train")
@@ -45,11 +52,15 @@ class TrainingImages(data.Dataset[tuple[Tensor, Target]]):
         label = {category: i for i, category in enumerate(facts.contract.category_ids)}
         boxes: list[list[list[float]]] = [[] for _ in self._files]
         labels: list[list[int]] = [[] for _ in self._files]
+        self._masks: list[list[Any]] | None = [[] for _ in self._files] if masks else None
         for annotation in coco["annotations"]:
             if not annotation.get("iscrowd", 0):
                 x, y, w, h = annotation["bbox"]
-                boxes[index[annotation["image_id"]]].append([x, y, x + w, y + h])
-                labels[index[annotation["image_id"]]].append(label[annotation["category_id"]])
+                image = index[annotation["image_id"]]
+                boxes[image].append([x, y, x + w, y + h])
+                labels[image].append(label[annotation["category_id"]])
+                if self._masks is not None:
+                    self._masks[image].append(annotation.get("segmentation") or coding.rectangle(annotation["bbox"]))
         self._boxes = [torch.tensor(rows, dtype=torch.float32).reshape(-1, 4) for rows in boxes]
         self._labels = [torch.tensor(rows, dtype=torch.int64) for rows in labels]
         self._transforms = transforms(config.augment, self._preprocessing.pad_value)
@@ -66,8 +77,11 @@ class TrainingImages(data.Dataset[tuple[Tensor, Target]]):
             image, objects = self._view(index)
         pixels = np.ascontiguousarray(image.numpy().transpose(1, 2, 0))
         tensor, placement = preprocess.apply(pixels, self._preprocessing)
-        boxes = placement.place(objects["boxes"].numpy()).astype(np.float32)
-        return torch.from_numpy(tensor), Target(torch.from_numpy(boxes), objects["labels"])
+        boxes = torch.from_numpy(placement.place(objects["boxes"].numpy()).astype(np.float32))
+        if self._masks is None:
+            return torch.from_numpy(tensor), Target(boxes, objects["labels"])
+        masks = torch.from_numpy(preprocess.fit_masks(objects["masks"].numpy(), placement, self._preprocessing))
+        return torch.from_numpy(tensor), tighten(Target(boxes, objects["labels"], masks))
 
     def _view(self, index: int) -> Sample:
         sample = self._read(index)
@@ -81,7 +95,13 @@ class TrainingImages(data.Dataset[tuple[Tensor, Target]]):
         height, width = image.shape[:2]
         boxes = tv_tensors.BoundingBoxes(self._boxes[index], format="XYXY", canvas_size=(height, width))
         pixels = tv_tensors.Image(torch.from_numpy(image.transpose(2, 0, 1).copy()))
-        return pixels, {"boxes": boxes, "labels": self._labels[index]}
+        objects = {"boxes": boxes, "labels": self._labels[index]}
+        if self._masks is not None:
+            masks = np.zeros((len(boxes), height, width), np.bool_)
+            for mask, segmentation in zip(masks, self._masks[index], strict=True):
+                mask[:] = coding.decode(segmentation, (height, width))
+            objects["masks"] = tv_tensors.Mask(torch.from_numpy(masks))
+        return pixels, objects
 
 
 class EpochBatches(data.Sampler[list[tuple[int, int]]]):

@@ -131,7 +131,7 @@ class Trainer:
         self._folder = folder
         self._label = label
         self._accelerator = accelerator_for(config, device, folder)
-        images = TrainingImages(dataset, config, seed)
+        images = TrainingImages(dataset, config, seed, masks=task.detector.mask_frame is not None)
         processes = self._accelerator.num_processes
         self._batches = EpochBatches(len(images), config.batch_size, seed, self._accelerator.process_index, processes)
         workers = default_workers() if config.workers is None else config.workers
@@ -162,7 +162,7 @@ class Trainer:
                 self._save()
         for tracker in self._accelerator.trackers:
             tracker.finish()
-        if self._accelerator.is_main_process:
+        if self._accelerator.is_main_process and self._progress.rows:
             self._write_curves()
         trained = self._ema.module if self._ema else self._task.detector
         assert isinstance(trained, Detector)

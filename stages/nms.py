@@ -1,61 +1,114 @@
 """Exact greedy non-maximum suppression in dense operators, for graphs without data-dependent shapes.
 
 Method: Zheng et al., "Enhancing Geometric Factors in Model Learning and Inference for Object Detection and Instance
-Segmentation" (Cluster-NMS), IEEE Transactions on Cybernetics 2022, https://arxiv.org/abs/2005.03572. Departures: a mask of
-equal classes instead of shifting the boxes of each class apart, which loses float32 precision; a fixed number of repeats,
-with a flag that says whether the result had settled, in which case it equals plain greedy suppression.
+Segmentation" (Cluster-NMS), IEEE Transactions on Cybernetics 2022, https://arxiv.org/abs/2005.03572. Departures: classes are
+kept apart by a mask or in blocks of their own instead of shifting their boxes apart, which loses float32 precision; boxes are
+settled BLOCK at a time, best first, so that neither all pairs are in memory at once nor a chain of boxes, each suppressing the
+next, has to settle in one go; a fixed number of repeats for each block, with a flag that says whether the result had settled,
+in which case it equals plain greedy suppression.
+
+Equal scores keep the order in which they came, in torch and in ONNX, whose TopK promises it.
 """
+
+import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-REPEATS = 16
+REPEATS = 24
+BLOCK = 512
+PAIRS = 4_000_000
+"""Most pairs of boxes an image in memory at once."""
 
 
-def pairwise_iou(boxes: Tensor) -> Tensor:
+def best(scores: Tensor, num_best: int) -> tuple[Tensor, Tensor]:
+    """The highest scores along the last axis, descending, and their indices; among equal scores the lower index comes first."""
+    if torch.compiler.is_exporting():  # ONNX's TopK keeps the order of equal scores; torch's does not
+        return torch.topk(scores, num_best, dim=-1)
+    values, order = torch.sort(scores, dim=-1, descending=True, stable=True)
+    return values[..., :num_best], order[..., :num_best]
+
+
+def pairwise_iou(boxes: Tensor, others: Tensor | None = None) -> Tensor:
     """Intersection over union of all pairs.
 
     Args:
-        boxes: [B, N, 4] as x1, y1, x2, y2.
+        boxes: [..., N, 4] as x1, y1, x2, y2.
+        others: [..., M, 4]; None compares the boxes with each other.
 
     Returns:
-        [B, N, N]; NaN between boxes of no area.
+        [..., N, M]; 0 between boxes of no area.
     """
     # One coordinate at a time: runtimes broadcast along a long last axis many times faster than along one of 2.
-    x1, y1, x2, y2 = boxes.unbind(dim=-1)
-    area = (x2 - x1) * (y2 - y1)
-    width = torch.minimum(x2[:, :, None], x2[:, None, :]) - torch.maximum(x1[:, :, None], x1[:, None, :])
-    height = torch.minimum(y2[:, :, None], y2[:, None, :]) - torch.maximum(y1[:, :, None], y1[:, None, :])
+    x1, y1, x2, y2 = (corner[..., :, None] for corner in boxes.unbind(dim=-1))
+    left, top, right, bottom = (corner[..., None, :] for corner in (boxes if others is None else others).unbind(dim=-1))
+    width = torch.minimum(x2, right) - torch.maximum(x1, left)
+    height = torch.minimum(y2, bottom) - torch.maximum(y1, top)
     overlap = width.clamp(min=0) * height.clamp(min=0)
-    return overlap / (area[:, :, None] + area[:, None, :] - overlap)
+    return overlap / (_area(x1, y1, x2, y2) + _area(left, top, right, bottom) - overlap)
 
 
-def dense_nms(boxes: Tensor, labels: Tensor, iou_threshold: float, repeats: int = REPEATS) -> tuple[Tensor, Tensor]:
-    """Which boxes greedy suppression within each class keeps.
+def _area(x1: Tensor, y1: Tensor, x2: Tensor, y2: Tensor) -> Tensor:
+    """Boxes' areas in square px, 1 for those of no area: their overlaps are 0, and 0 / 0 is not the same everywhere."""
+    area = (x2 - x1) * (y2 - y1)
+    return torch.where(area == 0, torch.ones_like(area), area)
+
+
+def dense_nms(
+    boxes: Tensor, labels: Tensor | None, iou_threshold: float, repeats: int = REPEATS, block: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Which boxes greedy suppression keeps.
 
     Args:
-        boxes: [B, N, 4], by descending score.
-        labels: [B, N]; only boxes of one label suppress one another.
+        boxes: [..., N, 4], by descending score; what lies along the leading axes does not touch each other.
+        labels: [..., N]; only boxes of one label suppress one another; None: all do.
         iou_threshold: a box goes when its IoU with a kept, better one is above this.
+        repeats: how long a chain of boxes, each suppressing the next, settles within a block.
+        block: so many boxes are settled together, before they suppress those after them; None: as BLOCK and PAIRS allow.
 
     Returns:
-        keep [B, N] as 0 and 1 in the boxes' type, and converged [B] bool.
+        keep [..., N] as 0 and 1 in the boxes' type, and converged [...] bool.
     """
-    earlier = torch.ones(boxes.shape[1], boxes.shape[1], dtype=torch.bool, device=boxes.device).triu(1)
-    over = (pairwise_iou(boxes) > iou_threshold) & (labels[:, :, None] == labels[:, None, :]) & earlier
-    suppresses = over.to(boxes.dtype)
-    keep = torch.ones_like(boxes[:, :1, 0]).expand(-1, boxes.shape[1])[:, None, :]
-    before = keep
+    num_boxes = boxes.shape[-2]
+    size = _block(num_boxes, math.prod(boxes.shape[1:-2])) if block is None else min(block, num_boxes)
+    later = torch.ones(size, size, dtype=boxes.dtype, device=boxes.device).triu(1)
+    open_ = torch.ones_like(boxes[..., None, :, 0])
+    kept: list[Tensor] = []
+    settled: list[Tensor] = []
+    for start in range(0, num_boxes, size):
+        size = min(size, num_boxes - start)
+        over = pairwise_iou(boxes[..., start : start + size, :], boxes[..., start:, :]) > iou_threshold
+        if labels is not None:
+            over = over & (labels[..., start : start + size, None] == labels[..., None, start:])
+        suppresses = over.to(boxes.dtype)
+        keep, stable = _settle(open_[..., :size], suppresses[..., :size] * later[:size, :size], repeats)
+        kept.append(keep[..., 0, :])
+        settled.append(stable)
+        if start + size < num_boxes:
+            open_ = torch.relu(open_[..., size:] - keep @ suppresses[..., size:])
+    return torch.cat(kept, dim=-1), torch.stack(settled, dim=-1).all(dim=-1)
+
+
+def _block(num_boxes: int, num_lists: int) -> int:
+    """The size of even blocks, for so many boxes in each of so many lists an image."""
+    most = max(1, min(BLOCK, PAIRS // (num_boxes * num_lists)))
+    return math.ceil(num_boxes / math.ceil(num_boxes / most))
+
+
+def _settle(open_: Tensor, suppresses: Tensor, repeats: int) -> tuple[Tensor, Tensor]:
+    """Which of the open boxes [..., 1, N] stay when each kept one suppresses [..., N, N] later ones, and whether that is final."""
+    keep = before = open_
     for _ in range(repeats):
         before = keep
-        keep = (keep @ suppresses < 0.5).to(boxes.dtype)
-    return keep[:, 0], ((keep - before).abs().amax(dim=(1, 2)) < 0.5)
+        keep = torch.relu(open_ - keep @ suppresses)  # whole numbers: 1 for an open box that none of those kept suppresses
+    return keep, (keep - before).abs().amax(dim=(-2, -1)) < 0.5
 
 
 def select(
     boxes: Tensor, scores: Tensor, labels: Tensor, iou_threshold: float, max_detections: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Suppress and keep the best, padded with score 0.
+    """Suppress within each label and keep the best, padded with score 0; all boxes in one list.
 
     Args:
         boxes: [B, N, 4]; scores: [B, N], 0 where there is none; labels: [B, N].
@@ -63,11 +116,66 @@ def select(
     Returns:
         boxes [B, K, 4], scores [B, K] descending, labels [B, K], converged [B]; K is at most N.
     """
-    scores, order = torch.topk(scores, scores.shape[1], dim=1)
-    boxes = torch.gather(boxes, 1, order[..., None].expand(-1, -1, 4))
+    scores, order = best(scores, scores.shape[1])
+    boxes = _present(torch.gather(boxes, 1, order[..., None].expand(-1, -1, 4)), scores)
     labels = torch.gather(labels, 1, order)
     keep, converged = dense_nms(boxes, labels, iou_threshold)
-    scores, order = torch.topk(scores * keep, min(max_detections, scores.shape[1]), dim=1)
+    return *_answer(boxes, scores * keep, labels, max_detections), converged
+
+
+def select_per_class(
+    boxes: Tensor, scores: Tensor, iou_threshold: float, max_detections: int, candidates: int | None = None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Suppress within each class and keep the best of all, padded with score 0; each class in a block of its own.
+
+    Args:
+        boxes: [B, C, N, 4], or [B, N, 4] where the classes share them.
+        scores: [B, C, N], 0 where there is none.
+        candidates: so many of each class are looked at, the best; None: all.
+
+    Returns:
+        boxes [B, K, 4], scores [B, K] descending (equal ones by class), labels [B, K] int64, converged [B]; K is at most
+        C times the candidates.
+    """
+    batch, num_classes, num_boxes = scores.shape
+    size = num_boxes if candidates is None else min(candidates, num_boxes)
+    scores, order = best(scores, size)
+    if boxes.dim() == 3:
+        boxes = torch.gather(boxes, 1, order.flatten(1)[..., None].expand(-1, -1, 4)).unflatten(1, (num_classes, size))
+    else:
+        boxes = torch.gather(boxes, 2, order[..., None].expand(-1, -1, -1, 4))
+    boxes = _present(boxes, scores)
+    keep, converged = dense_nms(boxes, None, iou_threshold)
+    labels = torch.arange(num_classes, device=scores.device)[:, None].expand(-1, size).flatten()
+    kept = _answer(boxes.flatten(1, 2), (scores * keep).flatten(1), labels.expand(batch, -1), max_detections)
+    return *kept, converged.all(dim=1)
+
+
+def select_groups(
+    boxes: Sequence[Tensor], scores: Sequence[Tensor], iou_threshold: float, max_detections: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Suppress within each group, such as a level of a pyramid, and keep the best of all; groups may differ in size.
+
+    Args:
+        boxes: one [B, N, 4] a group; scores: one [B, N] a group, 0 where there is none.
+
+    Returns:
+        boxes [B, K, 4], scores [B, K] descending (equal ones by group), groups [B, K] int64, converged [B]; K is at most
+        the sum of the groups' sizes.
+    """
+    parts = [select_per_class(b, s[:, None], iou_threshold, s.shape[1]) for b, s in zip(boxes, scores, strict=True)]
+    groups = torch.cat([torch.full_like(part[2], index) for index, part in enumerate(parts)], dim=1)
+    found, kept = (torch.cat([part[index] for part in parts], dim=1) for index in (0, 1))
+    return *_answer(found, kept, groups, max_detections), torch.stack([part[3] for part in parts]).all(dim=0)
+
+
+def _present(boxes: Tensor, scores: Tensor) -> Tensor:
+    """The boxes, those without a score shrunk to nothing: they neither suppress nor hold up what settles."""
+    return torch.where(scores[..., None] > 0, boxes, torch.zeros_like(boxes))
+
+
+def _answer(boxes: Tensor, scores: Tensor, labels: Tensor, max_detections: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The best boxes [B, K, 4], their scores and labels, of boxes [B, N, 4]; zeros where the score is 0."""
+    scores, order = best(scores, min(max_detections, scores.shape[1]))
     boxes = torch.gather(boxes, 1, order[..., None].expand(-1, -1, 4))
-    boxes = torch.where(scores[..., None] > 0, boxes, torch.zeros_like(boxes))
-    return boxes, scores, torch.gather(labels, 1, order), converged
+    return _present(boxes, scores), scores, torch.gather(labels, 1, order)

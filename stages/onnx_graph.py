@@ -25,10 +25,10 @@ class _Flat(nn.Module):
 
     def __init__(self, graph: Graph) -> None:
         super().__init__()
-        self.graph = graph
+        self.deployed = graph  # torch.export keeps an attribute named graph for itself
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        answer = self.graph(images)
+        answer = self.deployed(images)
         masks = () if answer.masks is None else (answer.masks,)
         return (answer.boxes, answer.scores, answer.labels, answer.converged, *masks, *answer.head, *answer.pooled)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from deploy.errors import ArtifactError
 from stages.artifacts import Checkpoint, Dataset
-from stages.config import ExportConfig, StudentConfig, TeacherConfig
+from stages.config import DetectorConfig, ExportConfig, StudentConfig, TeacherConfig
 from stages.stage import stage
 
 
@@ -29,9 +29,27 @@ def weights_file(path: Path) -> Path:
     return path / "weights.safetensors" if path.is_dir() else path
 
 
+def option_digests(detector: DetectorConfig) -> dict[str, str]:
+    """The sha256 of each local file or folder that the detector's options `weights` and `backbone_weights` name."""
+    named = {name: detector.options.get(name) for name in ("weights", "backbone_weights")}
+    paths = {name: Path(value) for name, value in named.items() if isinstance(value, str)}
+    return {f"detector.{name}": _digest(path) for name, path in paths.items() if path.exists()}
+
+
+def _digest(path: Path) -> str:
+    """Of a file's content, or of the names and contents of a folder's files."""
+    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    total = hashlib.sha256()
+    for file in files:
+        total.update(f"{file.relative_to(path).as_posix()}\n".encode())
+        with file.open("rb") as content:
+            total.update(hashlib.file_digest(content, "sha256").digest())
+    return total.hexdigest()
+
+
 def identity(config: TeacherConfig | StudentConfig, *others: object) -> dict[str, str]:
     """The content of the weights that training starts from or is replaced by."""
-    return weights_digest(config.weights)
+    return weights_digest(config.weights) | option_digests(config.detector)
 
 
 @stage(version=1, identity=identity, resumable=True, distributed=True)

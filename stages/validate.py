@@ -65,7 +65,8 @@ def _accuracy(out: Path, predictor: Predictor, truth: dict[str, Any], images: li
         except ArtifactError as error:
             raise ArtifactError(f"{label}, {path.name}: {error}") from error
         results += to_coco(found, image["id"], predictor.contract)
-    accuracy, curves = coco_map.evaluate(truth, results, split, predictor.contract.classes)
+    has_masks = predictor.contract.mask_frame is not None
+    accuracy, curves = coco_map.evaluate(truth, results, split, predictor.contract.classes, masks=has_masks)
     (out / "detections.json").write_text(json.dumps(results), encoding="utf-8")
     (out / "curves.json").write_text(json.dumps(curves, allow_nan=False), encoding="utf-8")
     return accuracy

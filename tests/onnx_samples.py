@@ -11,7 +11,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from deploy.contract import Heads, ModelContract, Preprocessing
+from deploy.contract import Heads, MaskFrame, ModelContract, Preprocessing
 
 CELL = 16
 CLASSES = ("red", "green", "blue")
@@ -19,11 +19,16 @@ CATEGORY_IDS = (3, 7, 90)
 HEADS = Heads(outputs=("class_logits", "box_deltas"))
 MAX_DETECTIONS = 8
 NUM_CONVOLUTIONS = 4
+BOX_MASK = 8
+"""Samples on a side of a mask that covers its box; its left half is the object."""
+MASK_STRIDE = 4
+"""Px between the samples of a mask that covers the image; the whole box is the object."""
 
 
-def contract(size: int = 64) -> ModelContract:
+def contract(size: int = 64, mask_frame: MaskFrame | None = None) -> ModelContract:
     """The sample's contract: size x size px."""
-    return ModelContract(preprocessing=Preprocessing(height=size, width=size), classes=CLASSES, category_ids=CATEGORY_IDS)
+    preprocessing = Preprocessing(height=size, width=size)
+    return ModelContract(preprocessing=preprocessing, classes=CLASSES, category_ids=CATEGORY_IDS, mask_frame=mask_frame)
 
 
 def picture(cells: dict[tuple[int, int], int], size: int = 64) -> NDArray[np.uint8]:
@@ -34,8 +39,8 @@ def picture(cells: dict[tuple[int, int], int], size: int = 64) -> NDArray[np.uin
     return image
 
 
-def detector(size: int = 64, *, dynamic_batch: bool = True, converged: bool = True) -> onnx.ModelProto:
-    """The graph: images [B, 3, size, size] to boxes, scores, labels, converged."""
+def detector(size: int = 64, *, dynamic_batch: bool = True, converged: bool = True, mask_frame: MaskFrame | None = None) -> onnx.ModelProto:
+    """The graph: images [B, 3, size, size] to boxes, scores, labels, converged, and masks where it shall have them."""
     batch = "batch" if dynamic_batch else 1
     k = MAX_DETECTIONS
     outputs = [
@@ -45,16 +50,22 @@ def detector(size: int = 64, *, dynamic_batch: bool = True, converged: bool = Tr
         helper.make_tensor_value_info("converged", TensorProto.BOOL, [batch]),
     ]
     images = helper.make_tensor_value_info("images", TensorProto.FLOAT, [batch, 3, size, size])
-    weights = [numpy_helper.from_array(value, name) for name, value in _weights(size, converged).items()]
-    graph = helper.make_graph([*_network(), *_decoding()], "cells", [images], outputs, weights)
+    values, nodes = _weights(size, converged), [*_network(), *_decoding()]
+    if mask_frame is not None:
+        side = BOX_MASK if mask_frame == "box" else size // MASK_STRIDE
+        outputs.append(helper.make_tensor_value_info("masks", TensorProto.FLOAT, [batch, k, side, side]))
+        values |= _mask_weights(side)
+        nodes += _masks_of_boxes() if mask_frame == "box" else _masks_of_the_image()
+    weights = [numpy_helper.from_array(value, name) for name, value in values.items()]
+    graph = helper.make_graph(nodes, "cells", [images], outputs, weights)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     onnx.checker.check_model(model, full_check=True)
     return model
 
 
-def write(path: Path, size: int = 64, *, dynamic_batch: bool = True, converged: bool = True) -> Path:
+def write(path: Path, size: int = 64, *, dynamic_batch: bool = True, converged: bool = True, mask_frame: MaskFrame | None = None) -> Path:
     """Save `detector(...)`."""
-    onnx.save_model(detector(size, dynamic_batch=dynamic_batch, converged=converged), path)
+    onnx.save_model(detector(size, dynamic_batch=dynamic_batch, converged=converged, mask_frame=mask_frame), path)
     return path
 
 
@@ -138,4 +149,39 @@ def _decoding() -> list[onnx.NodeProto]:
         node("Where", ["sure", "top", "nothing"], ["scores"]),
         node("ReduceMax", ["scores", "second"], ["highest"], keepdims=0),
         node("Greater", ["highest", "least"], ["converged"]),
+    ]
+
+
+def _mask_weights(side: int) -> dict[str, NDArray[np.generic]]:
+    centers = ((np.arange(side) + 0.5) * MASK_STRIDE).astype(np.float32)
+    left = np.zeros((1, 1, side, side), np.float32)
+    left[..., : side // 2] = 1
+    return {
+        "left_half": left,
+        "across": centers.reshape(1, 1, 1, -1),
+        "down": centers.reshape(1, 1, -1, 1),
+        "last_two": np.array([2, 3], np.int64),
+        "fourth": np.array([3], np.int64),
+    }
+
+
+def _masks_of_boxes() -> list[onnx.NodeProto]:
+    node = helper.make_node
+    return [node("Unsqueeze", ["scores", "last_two"], ["sure_of"]), node("Mul", ["sure_of", "left_half"], ["masks"])]
+
+
+def _masks_of_the_image() -> list[onnx.NodeProto]:
+    node = helper.make_node
+    sides = [f"box_{side}" for side in ("left", "top", "right", "bottom")]
+    return [
+        node("Split", ["boxes"], sides, axis=2, num_outputs=4),
+        *(node("Unsqueeze", [side, "fourth"], [f"{side}_px"]) for side in sides),
+        node("Less", ["box_left_px", "across"], ["after_left"]),
+        node("Less", ["box_top_px", "down"], ["after_top"]),
+        node("Greater", ["box_right_px", "across"], ["before_right"]),
+        node("Greater", ["box_bottom_px", "down"], ["before_bottom"]),
+        node("And", ["after_left", "before_right"], ["within_columns"]),
+        node("And", ["after_top", "before_bottom"], ["within_rows"]),
+        node("And", ["within_columns", "within_rows"], ["within"]),
+        node("Cast", ["within"], ["masks"], to=TensorProto.FLOAT),
     ]

@@ -66,7 +66,7 @@ class TensorRT:
     class ILogger:
         Severity: ClassVar = SimpleNamespace(ERROR=1, INTERNAL_ERROR=0)
 
-    def __init__(self, max_batch: int = 2, *, works: bool = True) -> None:
+    def __init__(self, max_batch: int = 2, *, works: bool = True, masks: bool = False) -> None:
         self.max_batch = max_batch
         self.works = works
         self.types: dict[str, Any] = {
@@ -76,6 +76,8 @@ class TensorRT:
             "labels": np.int64,
             "converged": np.bool_,
         }
+        if masks:
+            self.types["masks"] = np.float32
 
     def Runtime(self, logger: Any) -> Any:  # noqa: N802
         return SimpleNamespace(deserialize_cuda_engine=lambda plan: self._engine(plan, logger))
@@ -114,8 +116,9 @@ class Context:
         return True
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        k = onnx_samples.MAX_DETECTIONS
-        return {"boxes": (self.batch, k, 4), "converged": (self.batch,)}.get(name, (self.batch, k))
+        k, side = onnx_samples.MAX_DETECTIONS, onnx_samples.BOX_MASK
+        shapes = {"boxes": (self.batch, k, 4), "converged": (self.batch,), "masks": (self.batch, k, side, side)}
+        return shapes.get(name, (self.batch, k))
 
     def execute_async_v3(self, stream: int) -> bool:
         assert stream == STREAM

@@ -5,10 +5,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from deploy import coco_map
+from deploy import coco_map, masks, metrics
 from deploy.contract import Accuracy
 
 TWELVE = [name for name in Accuracy.model_fields if name.startswith("ma")]
@@ -45,12 +46,12 @@ def detection(image_id: int, category_id: int, box: Any, random: np.random.Gener
     return {"image_id": image_id, "category_id": category_id, "bbox": [float(v) for v in np.abs(box)], "score": score}
 
 
-def reference(truth: dict[str, Any], results: list[dict[str, Any]]) -> COCOeval:
+def reference(truth: dict[str, Any], results: list[dict[str, Any]], kind: str = "bbox") -> COCOeval:
     with contextlib.redirect_stdout(io.StringIO()):
         gt = COCO()
         gt.dataset = json.loads(json.dumps(truth | {"info": {}}))
         gt.createIndex()
-        judge = COCOeval(gt, gt.loadRes(json.loads(json.dumps(results))), "bbox")
+        judge = COCOeval(gt, gt.loadRes(json.loads(json.dumps(results))), kind)
         judge.evaluate()
         judge.accumulate()
         judge.summarize()
@@ -127,3 +128,108 @@ def test_a_class_that_the_ground_truth_does_not_have_is_null() -> None:
     accuracy, _ = coco_map.evaluate(truth, results, "val", ["class 0", "unicorn"])
     assert list(accuracy.per_class) == ["class 0", "unicorn"]
     assert accuracy.per_class["unicorn"] is None
+
+
+def random_masks(seed: int, num_images: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Discs as polygons, codes and counts, some without a mask; detections are discs near them or far, of another size than their boxes."""
+    random = np.random.default_rng(seed)
+    y, x = np.mgrid[:96, :128]
+
+    def disc(box: NDArray[np.float64]) -> NDArray[np.bool_]:
+        middle, radius = box[:2] + box[2:] / 2, np.maximum(box[2:] / 2, 1)
+        inside: NDArray[np.bool_] = ((x - middle[0]) / radius[0]) ** 2 + ((y - middle[1]) / radius[1]) ** 2 <= 1
+        return inside
+
+    truth: dict[str, Any] = {"images": [{"id": 3 * i, "width": 128, "height": 96} for i in range(num_images)], "annotations": []}
+    truth["categories"] = [{"id": i, "name": name} for i, name in zip(IDS[:3], CLASSES, strict=False)]
+    results: list[dict[str, Any]] = []
+    for image in truth["images"]:
+        for number in range(int(random.integers(0, 8))):
+            box = np.concatenate([random.uniform(0, 60, 2), np.exp(random.uniform(1, 4.5, 2))])
+            category = IDS[int(random.integers(3))]
+            inside = disc(box)
+            crowd = number == 5
+            code: Any = masks.encode(inside, (96, 128))
+            if number % 3 == 1:
+                code = {"size": [96, 128], "counts": [int(box[0]) * 96, 96 * 5, 96 * (123 - int(box[0]))]}
+            if number % 3 == 2 and not crowd:
+                code = [[float(v) for v in (box[0], box[1], box[0] + box[2], box[1], box[0], box[1] + box[3])]]
+            row = {"id": len(truth["annotations"]) + 1, "image_id": image["id"], "category_id": category, "bbox": box.tolist()}
+            truth["annotations"].append({**row, "area": float(inside.sum()) + 0.5, "iscrowd": int(crowd), "segmentation": code})
+            for spread in (0.05, 0.3):
+                near = np.abs(box + random.normal(0, spread, 4) * np.tile(box[2:], 2))
+                found = detection(image["id"], category, near, random)
+                results.append({**found, "segmentation": masks.encode(disc(near), (96, 128))})
+    return truth, results
+
+
+def without_boxes(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """pycocotools takes a detection's size from its box where it has one."""
+    return [{key: value for key, value in result.items() if key != "bbox"} for result in results]
+
+
+@pytest.mark.parametrize(("seed", "num_images"), [(0, 30), (1, 60), (2, 2)])
+def test_every_number_of_masks_equals_pycocotools(seed: int, num_images: int) -> None:
+    truth, results = random_masks(seed, num_images)
+    judge = reference(truth, without_boxes(results), "segm")
+    before = json.dumps([truth, results])
+    accuracy, _ = coco_map.evaluate(truth, results, "val", CLASSES[:3], masks=True)
+    assert accuracy.segmentation is not None
+    for name, expected in zip(TWELVE, judge.stats, strict=True):
+        measured = getattr(accuracy.segmentation, name)
+        assert (measured is None) == (expected == -1), name
+        assert measured is None or abs(measured - expected) < 1e-9, name
+    boxes = reference(truth, [{k: v for k, v in result.items() if k != "segmentation"} for result in results])
+    assert accuracy.map == pytest.approx(boxes.stats[0], abs=1e-9)
+    assert json.dumps([truth, results]) == before
+
+
+def test_masks_are_judged_only_where_asked_for_and_known() -> None:
+    truth, results = random_masks(0, 5)
+    assert coco_map.evaluate(truth, results, "val", CLASSES[:3])[0].segmentation is None
+    nothing = coco_map.evaluate(truth, [], "val", CLASSES[:3], masks=True)[0].segmentation
+    assert nothing is not None
+    assert nothing.map == 0
+    for annotation in truth["annotations"]:
+        del annotation["segmentation"]
+    assert coco_map.evaluate(truth, results, "val", CLASSES[:3], masks=True)[0].segmentation is None
+
+
+def test_an_object_without_a_mask_has_its_box_for_one() -> None:
+    truth, _ = random_masks(0, 1)
+    row = {"id": 1, "image_id": 0, "category_id": IDS[0], "iscrowd": 0}
+    corner = {"size": [96, 128], "counts": [0, 10, 96 * 128 - 10]}
+    truth["annotations"] = [
+        {**row, "bbox": [10, 20, 30, 40], "area": 1200},
+        {**row, "id": 2, "bbox": [0, 0, 1, 10], "segmentation": corner},
+    ]
+    results = [
+        {
+            "image_id": 0,
+            "category_id": IDS[0],
+            "bbox": [0, 0, 1, 1],
+            "score": 0.9,
+            "segmentation": masks.encode(np.ones((40, 30), bool), (96, 128), 10, 20),
+        },
+        {
+            "image_id": 0,
+            "category_id": IDS[0],
+            "bbox": [0, 0, 1, 10],
+            "score": 0.9,
+            "segmentation": masks.encode(np.ones((10, 1), bool), (96, 128)),
+        },
+    ]
+    found = coco_map.evaluate(truth, results, "val", CLASSES[:1], masks=True)[0].segmentation
+    assert found is not None
+    assert found.map == pytest.approx(1)
+
+
+def test_gates_find_the_numbers_of_masks() -> None:
+    truth, results = random_masks(0, 10)
+    accuracy, _ = coco_map.evaluate(truth, results, "val", CLASSES[:3], masks=True)
+    assert accuracy.segmentation is not None
+    assert metrics.value("mask_map", accuracy, None, None) == accuracy.segmentation.map
+    assert metrics.value("mask_map_75", accuracy, None, None) == accuracy.segmentation.map_75
+    assert metrics.value("mask_map_50", accuracy.model_copy(update={"segmentation": None}), None, None) is None
+    assert metrics.value("mask_map_50", None, None, None) is None
+    assert Accuracy.model_validate_json(accuracy.model_dump_json()) == accuracy

@@ -41,7 +41,7 @@ def test_defaults_are_filled_in_and_the_value_is_frozen(small_file: Path) -> Non
     [
         ("sed=1", "sed: no such key (did you mean seed?); choose from name, seed, device, "),
         ("student.tran.epochs=3", "student.tran: no such key (did you mean train?); choose from detector, train, weights"),
-        ("student.train.epochs=0", "student.train.epochs: got 0, allowed: greater than or equal to 1"),
+        ("student.train.epochs=-1", "student.train.epochs: got -1, allowed: greater than or equal to 0"),
         ("student.train.epochs='3'", 'student.train.epochs: got "3", allowed: a number'),
         ("student.train.epochs=true", "student.train.epochs: got true, allowed: a number"),
         ("student.train.epochs=null", "student.train.epochs: got null, allowed: a valid integer"),

@@ -121,7 +121,7 @@ class TestSummary:
         for network, value in flow_samples.MAPS.items():
             figures = summary[network]
             accuracy = {"map": value, "map_50": 0.5, "map_75": 0.5, "split": "val", "num_images": 6}
-            assert figures == {**accuracy, "parameters": 1234, "macs": 5_000_000}
+            assert figures == {**accuracy, "mask_map": None, "parameters": 1234, "macs": 5_000_000}
         assert summary["gain_map"] == pytest.approx(0.1)
         assert summary["gap_closed"] == pytest.approx(0.5)
         cpu = summary["targets"]["cpu"]

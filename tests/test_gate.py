@@ -104,8 +104,9 @@ def test_the_exit_code(kinds: list[str], gates: Any, required: list[str], unmeas
 
 def test_every_metric_has_a_value_where_all_was_measured() -> None:
     report = samples.report_facts(map_small=0.1)
-    values = [metrics.value(name, report.accuracy, report.latency, report.bytes) for name in metrics.NAMES]
-    assert len(values) == 12 + 1 + 16
+    accuracy = samples.accuracy(map_small=0.1).model_copy(update={"segmentation": report.accuracy})
+    values = [metrics.value(name, accuracy, report.latency, report.bytes) for name in metrics.NAMES]
+    assert len(values) == 12 + 3 + 1 + 16
     assert None not in values
     assert [metrics.value(name, None, None, None) for name in metrics.NAMES] == [None] * len(values)
 

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
 from deploy import precision, preprocess, quantize
-from deploy.contract import Heads
+from deploy.contract import Heads, MaskFrame
 from deploy.errors import ArtifactError, BuildError, RuntimeUnavailable
 from deploy.runtimes import Precision, Raw, ort
 
@@ -28,7 +28,7 @@ def images(*cells: dict[tuple[int, int], int]) -> NDArray[np.float32]:
     return np.stack([preprocess.apply(onnx_samples.picture(one), preprocessing)[0] for one in cells])
 
 
-def build(folder: Path, chosen: Precision, **sample: bool) -> Path:
+def build(folder: Path, chosen: Precision, **sample: Any) -> Path:
     model = onnx_samples.write(folder / "model.onnx", **sample)
     out = folder / chosen
     out.mkdir(exist_ok=True)
@@ -138,6 +138,23 @@ def test_batches_and_memory_of_ones_own(tmp_path: Path) -> None:
         session.infer(images({}, {}))
         assert np.array_equal(both.boxes, kept)
         assert both.labels.dtype == np.int64
+
+
+@pytest.mark.parametrize("chosen", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("mask_frame", ["box", "image"])
+def test_masks_are_answered_where_the_graph_has_them(tmp_path: Path, chosen: Precision, mask_frame: MaskFrame) -> None:
+    model = onnx_samples.write(tmp_path / "model.onnx", mask_frame=mask_frame)
+    file = ort.compile(model, tmp_path, precision=chosen, calibration=[images(CELLS)], heads=HEADS).file
+    with ort.open(file, threads=1) as session:
+        raw = session.infer(images(CELLS, {}))
+    side = onnx_samples.BOX_MASK if mask_frame == "box" else 16
+    assert raw.masks is not None
+    assert raw.masks.shape == (2, onnx_samples.MAX_DETECTIONS, side, side)
+    assert raw.masks.dtype == np.float32
+    shares = (raw.masks[0, :3] > 0.5).mean(axis=(1, 2))
+    assert shares.tolist() == [0.5 if mask_frame == "box" else 1 / 16] * 3
+    with ort.open(build(tmp_path, "fp32"), threads=1) as session:
+        assert session.infer(images(CELLS)).masks is None
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage", None], ids=["empty", "garbage", "truncated"])

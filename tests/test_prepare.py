@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from deploy import masks
 from deploy.errors import DataError
 from deploy.preprocess import load_image
 from stages import prepare as prepare_module
@@ -126,6 +127,49 @@ class TestWhatIsWritten:
         assert load_image(dataset.images("train") / "deep/x.png").shape == (10, 20, 3)
 
 
+class TestMasks:
+    CODES = (
+        {"size": [10, 20], "counts": [13, 4, 6, 4, 173]},
+        {"size": [10, 20], "counts": masks.encode(np.ones((4, 3), bool), (10, 20), 1, 2)["counts"]},
+    )
+
+    @pytest.mark.parametrize("code", [*CODES, [[1, 2, 4, 2, 4, 6], [1, 3, 2, 3, 2, 4]]], ids=["counts", "text", "polygons"])
+    def test_every_form_is_kept_as_it_is(self, folder: Folder, code: Any) -> None:
+        folder.box(segmentation=code)
+        assert folder.kept()[-1]["segmentation"] == code
+        assert folder.facts().num_problems == {}
+
+    @pytest.mark.parametrize(
+        "code",
+        [
+            {"size": [20, 10], "counts": [13, 4, 6, 4, 173]},
+            {"size": [10, 20], "counts": [0, 100]},
+            {"size": [10, 20], "counts": [200]},
+            {"size": [10, 20], "counts": "not a code"},
+            {"size": [10, 20], "counts": ["a"]},
+            {"size": [10, 20], "counts": None},
+            {"size": 200, "counts": [200]},
+            {"counts": [200]},
+            [[1, 2, 3, 4]],
+            [[1, 2, 4, 2, NAN, 6]],
+            "mask.png",
+        ],
+        ids=str,
+    )
+    def test_what_cannot_be_read_is_left_out_and_its_object_stays(self, folder: Folder, code: Any) -> None:
+        folder.box(segmentation=code)
+        assert "segmentation" not in folder.kept()[-1]
+        facts = folder.facts()
+        assert facts.num_problems == {"unusable mask": 1}
+        assert facts.problems["unusable mask"][0].startswith("train: annotation 102 of train1.png, segmentation ")
+        assert facts.splits["train"].num_boxes == 3
+
+    @pytest.mark.parametrize("code", [None, [], ..., {}], ids=str)
+    def test_an_object_without_one_is_no_problem(self, folder: Folder, code: Any) -> None:
+        folder.box(segmentation=code)
+        assert folder.facts().num_problems == {}
+
+
 class TestWhatIsLeftOut:
     @pytest.mark.parametrize(
         ("box", "kind"),
@@ -220,6 +264,7 @@ class TestExifRotation:
     def test_annotations_of_the_stored_image_are_turned(self, folder: Folder, orientation: int) -> None:
         self.image(folder, orientation)
         folder.train["annotations"][0] |= {"bbox": [2, 1, 5, 3], "segmentation": [[2, 1, 7, 1, 7, 4, 2, 4]]}
+        folder.box(bbox=[2, 1, 5, 3], segmentation=masks.encode(np.ones((3, 5), bool), (10, 20), 2, 1))
         dataset = folder.prepare()
         assert dataset.facts.num_problems == {"size disagrees": 1}
         coco = json.loads(dataset.annotations("train").read_text())
@@ -230,6 +275,8 @@ class TestExifRotation:
         assert row["bbox"] == expected
         polygon = np.array(row["segmentation"][0]).reshape(-1, 2)
         assert [*polygon.min(axis=0), *(polygon.max(axis=0) - polygon.min(axis=0))] == expected
+        code = coco["annotations"][-1]["segmentation"]
+        assert np.array_equal(masks.decode(code, (20, 10)), load_image(dataset.images("train") / "train1.png")[..., 0] > 128)
 
     @pytest.mark.parametrize("orientation", [5, 6, 7, 8])
     def test_annotations_of_the_upright_image_are_left_alone(self, folder: Folder, orientation: int) -> None:

@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from deploy.contract import Preprocessing
 from deploy.errors import DataError
-from deploy.preprocess import MAX_PIXELS, apply, fit, load_image
+from deploy.preprocess import MAX_PIXELS, apply, fit, fit_masks, load_image, place
 
 PLAIN = Preprocessing(height=64, width=64, mean=(0, 0, 0), std=(1, 1, 1))
 
@@ -171,6 +173,55 @@ class TestFitting:
         assert (fitted == 5).all()
         assert (placement.scale_x, placement.scale_y) == (1.6, 6.4)
 
+    @pytest.mark.parametrize(
+        ("size", "network", "expected"),
+        [
+            ((20, 10), (64, 96), (96, 48)),  # the longer edge limits
+            ((12, 10), (64, 96), (77, 64)),  # the shorter edge is 64, the longer 76.8
+            ((10, 12), (96, 64), (64, 77)),
+            ((10, 12), (64, 96), (53, 64)),  # a portrait in a landscape input: its height limits
+            ((200, 100), (64, 64), (64, 32)),
+            ((64, 64), (64, 64), (64, 64)),
+        ],
+    )
+    def test_shortest_edge_fits_at_the_top_left(self, size: tuple[int, int], network: tuple[int, int], expected: tuple[int, int]) -> None:
+        preprocessing = Preprocessing(height=network[0], width=network[1], resize="shortest_edge", pad_value=7)
+        fitted, placement = fit(np.full((size[1], size[0], 3), 200, dtype=np.uint8), preprocessing)
+        width, height = expected
+        assert (placement.left, placement.top) == (0, 0)
+        assert placement.fitted == expected
+        assert (fitted[:height, :width] == 200).all()
+        assert (fitted[height:] == 7).all()
+        assert (fitted[:, width:] == 7).all()
+
+    def test_shortest_edge_scales_as_torchvisions_detectors_do(self) -> None:
+        transform = GeneralizedRCNNTransform(64, 96, [0, 0, 0], [1, 1, 1])
+        preprocessing = Preprocessing(height=64, width=96, resize="shortest_edge")
+        for width, height in ((100, 90), (97, 60), (640, 480), (333, 250), (90, 33), (48, 40)):
+            theirs = transform([torch.zeros(3, height, width)])[0].image_sizes[0]
+            ours = place(width, height, preprocessing).fitted
+            assert max(abs(ours[0] - theirs[1]), abs(ours[1] - theirs[0])) <= 1  # it rounds down, this to the nearest
+
+    def test_shortest_edge_moves_boxes_by_scale_alone(self) -> None:
+        placement = place(640, 480, Preprocessing(height=240, width=480, resize="shortest_edge"))
+        assert placement.place(np.array([[10.0, 20, 640, 480]])).tolist() == [[5, 10, 320, 240]]
+        assert placement.undo(np.array([[5.0, 10, 480, 240]])).tolist() == [[10, 20, 640, 480]]
+        assert placement.undo(np.array([[-5.0, 10, 480, 240]]), clip=False).tolist() == [[-10, 20, 960, 480]]
+
+    def test_masks_go_where_the_image_goes(self) -> None:
+        image = np.zeros((40, 50, 3), dtype=np.uint8)
+        image[10:30, 5:25] = 255
+        for resize in ("letterbox", "stretch", "shortest_edge"):
+            preprocessing = Preprocessing.model_validate(
+                {"height": 64, "width": 96, "resize": resize, "pad_value": 0, "interpolation": "nearest"}
+            )
+            fitted, placement = fit(image, preprocessing)
+            masks = fit_masks(np.stack([image[..., 0] > 0, image[..., 0] == 0]), placement, preprocessing)
+            assert masks.shape == (2, 64, 96)
+            assert np.array_equal(masks[0], fitted[..., 0] > 0)
+            assert masks.sum() == placement.fitted[0] * placement.fitted[1]
+        assert fit_masks(np.zeros((0, 40, 50), np.bool_), placement, preprocessing).shape == (0, 64, 96)
+
     def test_one_pixel(self) -> None:
         fitted, placement = fit(np.full((1, 1, 3), 77, dtype=np.uint8), PLAIN)
         assert (fitted == 77).all()
@@ -205,7 +256,7 @@ class TestFitting:
 
 
 class TestPlacement:
-    @pytest.mark.parametrize("resize", ["letterbox", "stretch"])
+    @pytest.mark.parametrize("resize", ["letterbox", "stretch", "shortest_edge"])
     @pytest.mark.parametrize(("width", "height"), [(640, 480), (333, 777), (20_000, 3), (1, 1), (64, 64), (31, 8000)])
     def test_there_and_back(self, resize: str, width: int, height: int) -> None:
         preprocessing = Preprocessing.model_validate({"height": 96, "width": 160, "resize": resize})

@@ -1,6 +1,7 @@
 import io
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,9 @@ import onnx_samples
 import pytest
 from PIL import Image
 
+from deploy import masks
 from deploy.errors import ArtifactError, ConfigError
+from deploy.runtimes import ort
 
 starlette_testclient = pytest.importorskip("starlette.testclient")
 server = pytest.importorskip("deploy.server")
@@ -38,6 +41,7 @@ def test_an_image_gives_boxes_in_its_own_pixels(client: Any) -> None:
     found = {(one["category_id"], one["category"], *one["bbox"]) for one in body["detections"]}
     assert found == {(3, "red", 16, 0, 16, 16), (90, "blue", 48, 32, 16, 16)}
     assert all(0.9 < one["score"] <= 1 for one in body["detections"])
+    assert set(body["detections"][0]) == {"category_id", "category", "bbox", "score"}
     assert set(body["timings_ms"]) == {"pre", "infer", "post", "end_to_end"}
 
 
@@ -46,6 +50,24 @@ def test_a_form_with_a_file_gives_the_same(client: Any) -> None:
     answer = client.post("/v1/detect", files={"image": ("a.png", encoded(), "image/png")}, data={"note": "x"})
     assert answer.status_code == 200
     assert answer.json()["detections"] == client.post("/v1/detect", content=encoded()).json()["detections"]
+
+
+@pytest.mark.parametrize("frame", ["box", "image"])
+def test_masks_are_answered_where_the_detector_has_them(tmp_path: Path, frame: Any) -> None:
+    made = samples.bundle(tmp_path)
+    contract = onnx_samples.contract(mask_frame=frame)
+    made = replace(made, manifest=made.manifest.model_copy(update={"contract": contract}))
+    file = onnx_samples.write(tmp_path / "masks.onnx", mask_frame=frame)
+    with ort.open(file, threads=1) as session, starlette_testclient.TestClient(server.app(made, session)) as client:
+        detections = client.post("/v1/detect", content=encoded()).json()["detections"]
+        outputs = client.get("/v2/models/cells-here").json()["outputs"]
+    assert outputs[-1] == {"name": "masks", "datatype": "FP32", "shape": [-1, onnx_samples.MAX_DETECTIONS, -1, -1]}
+    assert len(detections) == 2
+    for one in detections:
+        x, y, width, height = (int(value) for value in one["bbox"])
+        inside = masks.decode(one["segmentation"], (64, 64))
+        assert inside[y + 2 : y + height - 2, x + 2 : x + width // 2 - 2].all()
+        assert inside.sum() == pytest.approx(width * height / (2 if frame == "box" else 1), rel=0.2)
 
 
 def test_an_image_without_objects_gives_an_empty_list(client: Any) -> None:

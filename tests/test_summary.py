@@ -1,7 +1,7 @@
 import pytest
 
 from pipeline.summary import difference, gap_closed
-from pipeline.table import grid, number, verdict_table
+from pipeline.table import _shown, grid, number, verdict_table
 
 
 @pytest.mark.parametrize(
@@ -37,3 +37,8 @@ def test_numbers(value: float | None, text: str) -> None:
 def test_what_could_not_be_judged_is_said_below_the_table() -> None:
     gate = {"name": "fast", "target": "gpu", "metric": "bytes", "measured": None, "limit": "<= 3", "verdict": "unmeasured", "why": "no GPU"}
     assert verdict_table([gate]).splitlines()[-1] == "! gpu, gate fast: no GPU"
+
+
+def test_masks_have_a_column_where_any_network_has_them() -> None:
+    assert _shown([{"map": 0.5}, {"map": 0.4, "mask_map": None}], "map") == ["map"]
+    assert _shown([{"map": 0.5}, {"map": 0.4, "mask_map": 0.3}], "map") == ["map", "mask_map"]

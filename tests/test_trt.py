@@ -29,7 +29,8 @@ def images(*cells: dict[tuple[int, int], int]) -> NDArray[np.float32]:
 
 def compile_rtx(folder: Path, chosen: Precision = "fp16", **options: Any) -> Any:
     pytest.importorskip("tensorrt_rtx")
-    model = onnx_samples.write(folder / "model.onnx", dynamic_batch=options.pop("dynamic_batch", True))
+    masks = options.pop("mask_frame", None)
+    model = onnx_samples.write(folder / "model.onnx", dynamic_batch=options.pop("dynamic_batch", True), mask_frame=masks)
     options = {"compute_capability": "8.9", **options}
     calibration = [images({(0, 0): 0}), images({(1, 1): 1, (2, 2): 2})]
     return trt_rtx.compile(model, folder, precision=chosen, calibration=calibration, heads=HEADS, **options)
@@ -45,6 +46,10 @@ class TestBuildWithoutAGpu:
         assert compiled.proof["low_precision_after_head"] == 0
         assert compiled.file.name == "engine.plan"
         assert compiled.file.stat().st_size > 10_000
+
+    @pytest.mark.parametrize("mask_frame", ["box", "image"])
+    def test_masks(self, tmp_path: Path, mask_frame: str) -> None:
+        assert compile_rtx(tmp_path, mask_frame=mask_frame).proof["low_precision_after_head"] == 0
 
     @pytest.mark.parametrize("capability", ["8.6", 12.0])
     def test_other_gpus(self, tmp_path: Path, capability: float | str) -> None:
@@ -133,7 +138,8 @@ def test_where_an_error_was_raised_is_left_out_of_messages() -> None:
 class TestSessionAgainstAStandIn:
     def session(self, folder: Path, cuda: tensorrt_stand_in.Cuda | None = None, **options: Any) -> TensorRTSession:
         module = tensorrt_stand_in.TensorRT(**options)
-        return TensorRTSession(module, cuda or tensorrt_stand_in.Cuda(), make_logger(module), onnx_samples.write(folder / "engine.plan"))
+        file = onnx_samples.write(folder / "engine.plan", mask_frame="box" if options.get("masks") else None)
+        return TensorRTSession(module, cuda or tensorrt_stand_in.Cuda(), make_logger(module), file)
 
     def test_it_answers_as_onnx_runtime_does_for_batches_that_grow_and_shrink(self, tmp_path: Path) -> None:
         x = images({(0, 1): 0, (2, 3): 2}, {(3, 3): 1})
@@ -143,6 +149,18 @@ class TestSessionAgainstAStandIn:
                 for name in ("boxes", "scores", "labels", "converged"):
                     assert np.array_equal(getattr(ours, name), getattr(theirs, name)), name
                     assert getattr(ours, name).dtype == getattr(theirs, name).dtype
+
+    def test_masks_are_answered_where_the_engine_has_them(self, tmp_path: Path) -> None:
+        x = images({(0, 1): 0, (2, 3): 2}, {(3, 3): 1})
+        with self.session(tmp_path, masks=True) as session, ort.open(tmp_path / "engine.plan", threads=1) as expected:
+            for batch in (x[:1], x):
+                ours, theirs = session.infer(batch).masks, expected.infer(batch).masks
+                assert ours is not None
+                assert theirs is not None
+                assert ours.dtype == np.float32
+                assert np.array_equal(ours, theirs)
+        with self.session(tmp_path) as session:
+            assert session.infer(x).masks is None
 
     def test_answers_belong_to_the_caller(self, tmp_path: Path) -> None:
         with self.session(tmp_path) as session:

@@ -3,11 +3,13 @@ import shutil
 from pathlib import Path
 
 import artifact_samples as samples
+import onnx_samples
 import pytest
 
-from deploy import machine
+from deploy import machine, masks
+from deploy.contract import MaskFrame
 from deploy.errors import ArtifactError, DataError
-from stages.artifacts import Dataset, Engine, Report, read_json
+from stages.artifacts import Dataset, Engine, Report, read_json, write_facts
 from stages.config import ValidationConfig
 from stages.validate import identity, validate
 
@@ -37,6 +39,25 @@ def test_a_detector_that_finds_everything_scores_one(tmp_path: Path, precision: 
     boxes = {(one["image_id"], one["category_id"], *map(float, one["bbox"])) for one in truth}
     assert {(one["image_id"], one["category_id"], *map(round, one["bbox"])) for one in found} == boxes
     assert len(read_json(report.root / "curves.json")["mean"]["overall"]) == 101
+
+
+@pytest.mark.parametrize(("frame", "share", "metric"), [("image", 1.0, "map_75"), ("box", 0.5, "map_50")])
+def test_masks_are_measured_where_the_contract_has_them(tmp_path: Path, frame: MaskFrame, share: float, metric: str) -> None:
+    engine = samples.engine(tmp_path, samples.target())
+    onnx_samples.write(engine.file(str(engine.facts.file)), mask_frame=frame)
+    write_facts(engine.root, engine.facts.model_copy(update={"contract": onnx_samples.contract(mask_frame=frame)}))
+    truth = read_json(tmp_path / "data" / "val.json")
+    for row in truth["annotations"]:
+        x, y, width, height = row["bbox"]
+        row["segmentation"] = masks.rectangle([x, y, width * share, height])
+    (tmp_path / "data" / "val.json").write_text(json.dumps(truth))
+    report = run(tmp_path, engine)
+    accuracy = report.facts.accuracy
+    assert accuracy is not None
+    assert accuracy.map == pytest.approx(1)
+    assert accuracy.segmentation is not None
+    assert getattr(accuracy.segmentation, metric) == pytest.approx(1)
+    assert all(set(one["segmentation"]) == {"size", "counts"} for one in read_json(report.root / "detections.json"))
 
 
 def test_an_engine_that_cannot_run_here_gives_a_report_that_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,11 +21,11 @@ TEACHER: dict[str, Any] = {**STUDENT, "width": 16}
 LOSSES: list[dict[str, Any]] = [{"name": "attention", "weight": 0.5}, {"name": "non_local", "weight": 0.5}]
 
 
-def dataset(out: Path, *, train_images: int = 12) -> Dataset:
-    """A few generated digit images of 64 px."""
-    options = {"image_size": 64, "train_images": train_images, "val_images": 4, "test_images": 4, "shifted_images": 4}
+def dataset(out: Path, *, train_images: int = 12, size: int = 64) -> Dataset:
+    """A few generated digit images of `size` px."""
+    options = {"image_size": size, "train_images": train_images, "val_images": 4, "test_images": 4, "shifted_images": 4}
     sizes = {"min_size": 20, "max_size": 32, "max_digits": 2}
-    config = DataConfig.model_validate({"dataset": "digits", **options, **sizes, "preprocessing": {"height": 64, "width": 64}})
+    config = DataConfig.model_validate({"dataset": "digits", **options, **sizes, "preprocessing": {"height": size, "width": size}})
     out.mkdir(parents=True, exist_ok=True)
     return prepare(out, config)
 

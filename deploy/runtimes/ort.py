@@ -98,6 +98,8 @@ class OrtSession(Session):
 
     def __init__(self, session: Any) -> None:
         self._session = session
+        masks = any(output.name == "masks" for output in session.get_outputs())
+        self._outputs = (*_OUTPUTS, "masks") if masks else _OUTPUTS
 
     @property
     def provider(self) -> str:
@@ -107,10 +109,10 @@ class OrtSession(Session):
     def infer(self, images: Batch) -> Raw:
         """Run on images [B, 3, H, W] float32."""
         try:
-            boxes, scores, labels, converged = self._session.run(_OUTPUTS, {"images": np.ascontiguousarray(images, np.float32)})
+            values = self._session.run(self._outputs, {"images": np.ascontiguousarray(images, np.float32)})
         except Exception as error:
             raise ArtifactError(f"the engine failed on images {images.shape}: {_first_line(error)}") from error
-        return Raw(boxes, scores, labels, converged)
+        return Raw(*values)
 
     def close(self) -> None:
         """Free the session."""

@@ -91,12 +91,14 @@ class Detector(nn.Module, ABC):
     """A network with `strides` and `channels` of its pyramid, one entry a level, finest first.
 
     size_multiple: the image's height and width must be multiples of this.
+    min_side_px: the image's height and width must be at least this.
     mask_frame: what a mask covers, "box" or "image"; None for detectors without masks.
     """
 
     strides: tuple[int, ...]
     channels: tuple[int, ...]
     size_multiple: int = 32
+    min_side_px: int = 1
     mask_frame: MaskFrame | None = None
 
     @abstractmethod

@@ -10,7 +10,7 @@ for the transfer term over positions, is of its own features; the transfer term 
 """
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from stages.attention_maps import channel_attention, channel_mask, spatial_attention, spatial_mask, standardized
 from stages.detectors import Outputs, Target
-from stages.levels import channels, common_strides, pairs
+from stages.levels import LevelPair, channels, match, pairs
 from stages.losses import Loss, Pyramid
 
 
@@ -32,24 +32,22 @@ class Attention(Loss):
 
     def __init__(
         self,
-        student: Pyramid,
-        teacher: Pyramid,
+        widths: Sequence[tuple[int, int]],
+        levels: tuple[LevelPair, ...],
         temperature: float,
         feature_weight: float,
         transfer_weight: float,
-        chosen: tuple[int, ...] | None,
     ) -> None:
         super().__init__()
-        self.strides = common_strides(student, teacher, chosen)
+        self.levels = levels
         self.temperature = temperature
         self.feature_weight = feature_weight
         self.transfer_weight = transfer_weight
-        widths = zip(channels(student, self.strides), channels(teacher, self.strides), strict=True)
         self.adapters = nn.ModuleList(nn.Conv2d(own, other, 1) for own, other in widths)
 
     def forward(self, student: Outputs, teacher: Outputs, targets: Sequence[Target]) -> dict[str, Tensor]:
         """Terms "feature" and "transfer", each the mean over levels."""
-        levels = zip(self.adapters, pairs(student, teacher, self.strides), strict=True)
+        levels = zip(self.adapters, pairs(student, teacher, self.levels), strict=True)
         terms = [self._level(adapter, own, other) for adapter, (own, other) in levels]
         feature, transfer = (torch.stack(values).mean() for values in zip(*terms, strict=True))
         return {"feature": feature * self.feature_weight, "transfer": transfer * self.transfer_weight}
@@ -72,6 +70,7 @@ def build(
     feature_weight: Annotated[float, Field(ge=0)] = 1.0,
     transfer_weight: Annotated[float, Field(ge=0)] = 1.0,
     strides: tuple[int, ...] | None = None,
+    missing: Literal["skip", "interpolate"] = "skip",
 ) -> Loss:
     """The attention-masked feature loss and the attention transfer loss.
 
@@ -79,6 +78,8 @@ def build(
         temperature: of both masks; below 1 sharpens them.
         feature_weight: of the masked squared error between adapted student and teacher features.
         transfer_weight: of the squared error between their attention maps.
-        strides: the levels to learn from; null for all that both pyramids have.
+        strides: the student's levels that learn; null for all that can.
+        missing: what becomes of a level whose stride the teacher lacks: it is left out, or learns from the nearest one, resized.
     """
-    return Attention(student, teacher, temperature, feature_weight, transfer_weight, strides)
+    levels = match(student, teacher, strides, missing)
+    return Attention(channels(student, teacher, levels), levels, temperature, feature_weight, transfer_weight)

@@ -10,7 +10,7 @@ softmax, the relation is applied as theta (phi^T g / N), equal to (theta phi^T /
 """
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from stages.attention_maps import standardized
 from stages.detectors import Outputs, Target
-from stages.levels import channels, common_strides, pairs
+from stages.levels import LevelPair, channels, match, pairs
 from stages.losses import Loss, Pyramid
 
 
@@ -54,18 +54,17 @@ class NonLocalBlock(nn.Module):
 class NonLocal(Loss):
     """See `build`."""
 
-    def __init__(self, student: Pyramid, teacher: Pyramid, reduction: int, pools: Sequence[int], chosen: tuple[int, ...] | None) -> None:
+    def __init__(self, widths: Sequence[tuple[int, int]], levels: tuple[LevelPair, ...], reduction: int, pools: Sequence[int]) -> None:
         super().__init__()
-        self.strides = common_strides(student, teacher, chosen)
-        own, other = channels(student, self.strides), channels(teacher, self.strides)
-        sizes = [pools[min(index, len(pools) - 1)] for index in range(len(self.strides))]
-        self.own = nn.ModuleList(NonLocalBlock(c, max(1, c // reduction), p) for c, p in zip(own, sizes, strict=True))
-        self.other = nn.ModuleList(NonLocalBlock(c, max(1, c // reduction), p) for c, p in zip(other, sizes, strict=True))
-        self.adapters = nn.ModuleList(nn.Conv2d(a, b, 1) for a, b in zip(own, other, strict=True))
+        self.levels = levels
+        sizes = [pools[min(index, len(pools) - 1)] for index in range(len(levels))]
+        self.own = nn.ModuleList(NonLocalBlock(c, max(1, c // reduction), p) for (c, _), p in zip(widths, sizes, strict=True))
+        self.other = nn.ModuleList(NonLocalBlock(c, max(1, c // reduction), p) for (_, c), p in zip(widths, sizes, strict=True))
+        self.adapters = nn.ModuleList(nn.Conv2d(own, other, 1) for own, other in widths)
 
     def forward(self, student: Outputs, teacher: Outputs, targets: Sequence[Target]) -> dict[str, Tensor]:
         """The term "relation", the mean over levels."""
-        modules = zip(self.own, self.other, self.adapters, pairs(student, teacher, self.strides), strict=True)
+        modules = zip(self.own, self.other, self.adapters, pairs(student, teacher, self.levels), strict=True)
         terms = [
             (adapter(relate(standardized(own))).float() - relate_teacher(standardized(other)).float()).square().mean()
             for relate, relate_teacher, adapter, (own, other) in modules
@@ -80,12 +79,15 @@ def build(
     reduction: Annotated[int, Field(ge=1)] = 2,
     pools: tuple[int, ...] = (4, 2, 2, 1),
     strides: tuple[int, ...] | None = None,
+    missing: Literal["skip", "interpolate"] = "skip",
 ) -> Loss:
     """Relation modules on both sides, matched after a 1x1 adapter.
 
     Args:
         reduction: the projections have channels / reduction channels.
         pools: max-pooling of phi and g at each level, finest first; the last serves all further levels.
-        strides: the levels to learn from; null for all that both pyramids have.
+        strides: the student's levels that learn; null for all that can.
+        missing: what becomes of a level whose stride the teacher lacks: it is left out, or learns from the nearest one, resized.
     """
-    return NonLocal(student, teacher, reduction, pools, strides)
+    levels = match(student, teacher, strides, missing)
+    return NonLocal(channels(student, teacher, levels), levels, reduction, pools)

@@ -1,0 +1,160 @@
+"""Milliseconds an image, over all of torchvision's detectors at one size, from the network's input to boxes.
+
+Our fixed-shape graph in ONNX Runtime against torchvision's own eager model and its legacy ONNX export, with the same weights.
+
+"ours" keeps the default number of candidates and proposals, "ours_full" torchvision's own. Repeats are interleaved; medians are
+compared. Usage: python benchmarks/detectors.py [--repeats N] [--threads N] [--size PX] [--only NAME ...]
+"""
+
+import argparse
+import copy
+import json
+import logging
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torchvision.models import detection
+
+from deploy import plugins
+from stages.checkpoint import build_detector
+from stages.config import DetectorConfig, ExportConfig
+from stages.detectors import Detector, GraphOptions
+from stages.evaluate import graph_options
+from stages.onnx_graph import export
+
+NUM_CLASSES = 80
+Side = Callable[[NDArray[np.float32]], object]
+CASES: dict[str, tuple[dict[str, Any], Callable[..., nn.Module], GraphOptions]] = {
+    "fcos": ({"name": "fcos"}, detection.fcos_resnet50_fpn, GraphOptions(100, 1000, 0.2, 0.6)),
+    "retinanet v1": ({"name": "retinanet", "version": 1}, detection.retinanet_resnet50_fpn, GraphOptions(300, 1000, 0.05, 0.5)),
+    "retinanet v2": ({"name": "retinanet", "version": 2}, detection.retinanet_resnet50_fpn_v2, GraphOptions(300, 1000, 0.05, 0.5)),
+    "ssd": ({"name": "ssd"}, detection.ssd300_vgg16, GraphOptions(200, 400, 0.01, 0.45)),
+    "ssdlite": ({"name": "ssdlite"}, detection.ssdlite320_mobilenet_v3_large, GraphOptions(300, 300, 0.001, 0.55)),
+    "faster_rcnn v1": ({"name": "faster_rcnn", "version": 1}, detection.fasterrcnn_resnet50_fpn, GraphOptions(100, 1000, 0.05, 0.5, 1000)),
+    "faster_rcnn v2": (
+        {"name": "faster_rcnn", "version": 2},
+        detection.fasterrcnn_resnet50_fpn_v2,
+        GraphOptions(100, 1000, 0.05, 0.5, 1000),
+    ),
+    "faster_rcnn mobilenet_v3": (
+        {"name": "faster_rcnn", "backbone": "mobilenet_v3_large"},
+        detection.fasterrcnn_mobilenet_v3_large_fpn,
+        GraphOptions(100, 1000, 0.05, 0.5, 1000),
+    ),
+    "mask_rcnn v1": ({"name": "mask_rcnn", "version": 1}, detection.maskrcnn_resnet50_fpn, GraphOptions(100, 1000, 0.05, 0.5, 1000)),
+    "mask_rcnn v2": ({"name": "mask_rcnn", "version": 2}, detection.maskrcnn_resnet50_fpn_v2, GraphOptions(100, 1000, 0.05, 0.5, 1000)),
+}
+
+
+def background(make: Callable[..., nn.Module]) -> int:
+    """1 where torchvision's model counts its labels from 1, the background being 0."""
+    return 1 if make.__name__.startswith(("ssd", "fasterrcnn", "maskrcnn")) else 0
+
+
+def torchvisions(detector: Detector, make: Callable[..., nn.Module], size: int, num_classes: int = NUM_CLASSES) -> nn.Module:
+    """torchvision's own model with the detector's weights, taking the network's input as it is."""
+    model = make(weights=None, weights_backbone=None, num_classes=num_classes + background(make)).eval()
+    state = copy.deepcopy({name.removeprefix("model."): tensor for name, tensor in detector.state_dict().items()})
+    model.load_state_dict(state)
+    transform: Any = model.transform
+    transform.min_size, transform.max_size, transform.fixed_size = (size,), size, (size, size)
+    transform.image_mean, transform.image_std = [0.0] * 3, [1.0] * 3
+    return model
+
+
+def engine(detector: Detector, options: GraphOptions, size: int, file: Path, threads: int) -> Side:
+    """Our graph as an engine."""
+    export(detector.graph(options).eval(), (size, size), file)
+    session = plugins.load("deploy.runtimes", "ort").open(file, threads=threads)
+    return session.infer
+
+
+def eager(model: Any) -> Side:
+    """torchvision's forward."""
+
+    def run(images: NDArray[np.float32]) -> object:
+        with torch.no_grad():
+            return model([torch.from_numpy(images[0])])
+
+    return run
+
+
+def legacy(model: nn.Module, size: int, file: Path, threads: int) -> Side:
+    """torchvision's model by torch's legacy exporter, as its documentation does it."""
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        image: list[Tensor] = [torch.rand(3, size, size)]
+        torch.onnx.export(model, (image,), str(file), dynamo=False, opset_version=17, input_names=["image"])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = threads, 4
+    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda images: session.run(None, {name: images[0]})
+
+
+def medians(sides: dict[str, Side], images: NDArray[np.float32], repeats: int) -> dict[str, float]:
+    """Milliseconds of each side, interleaved, after three passes to warm up."""
+    taken: dict[str, list[float]] = {name: [] for name in sides}
+    for repeat in range(repeats + 3):
+        for name, side in sides.items():
+            start = time.perf_counter()
+            side(images)
+            if repeat >= 3:
+                taken[name].append((time.perf_counter() - start) * 1000)
+    return {name: statistics.median(values) for name, values in taken.items()}
+
+
+def measure(name: str, size: int, threads: int, repeats: int) -> dict[str, float]:
+    """One detector's row."""
+    choice, make, own_settings = CASES[name]
+    detector = build_detector(DetectorConfig.model_validate(choice), NUM_CLASSES).eval()
+    model = torchvisions(detector, make, size)
+    images = np.random.default_rng(0).normal(size=(1, 3, size, size)).astype(np.float32)
+    with tempfile.TemporaryDirectory() as folder:
+        sides = {
+            "ours": engine(detector, graph_options(ExportConfig()), size, Path(folder) / "ours.onnx", threads),
+            "ours_full": engine(detector, own_settings, size, Path(folder) / "full.onnx", threads),
+            "eager": eager(model),
+            "legacy": legacy(model, size, Path(folder) / "legacy.onnx", threads),
+        }
+        return medians(sides, images, repeats)
+
+
+def main() -> None:
+    """Print the table and one line of JSON; its ratios are above 1 where ours is faster."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--size", type=int, default=320)
+    parser.add_argument("--only", nargs="*", choices=CASES, default=list(CASES))
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    print(f"{args.repeats} interleaved repeats, {args.threads} thread(s), {args.size} px, onnxruntime {onnxruntime.__version__}")
+    columns = ("ours", "ours_full", "eager", "legacy")
+    print(f"{'detector':<26}" + "".join(f"{column + ' ms':>14}" for column in columns) + f"{'vs eager':>10}{'vs legacy':>10}")
+    rows = {}
+    for name in args.only:
+        row = measure(name, args.size, args.threads, args.repeats)
+        rows[name] = {"vs_eager": row["eager"] / row["ours"], "vs_legacy": row["legacy"] / row["ours"]}
+        rows[name]["full_vs_eager"] = row["eager"] / row["ours_full"]
+        values = "".join(f"{row[column]:>14.1f}" for column in columns)
+        print(f"{name:<26}{values}{rows[name]['vs_eager']:>10.2f}{rows[name]['vs_legacy']:>10.2f}", flush=True)
+    middle = {key: round(statistics.median(row[key] for row in rows.values()), 3) for key in ("vs_eager", "vs_legacy", "full_vs_eager")}
+    slowest = round(min(row["vs_eager"] for row in rows.values()), 3)
+    each = {name: {key: round(value, 3) for key, value in row.items()} for name, row in rows.items()}
+    print(json.dumps({**middle, "min_vs_eager": slowest, "detectors": each}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""D-FINE through transformers.
+
+Peng et al., "D-FINE: Redefine Regression Task of DETRs as Fine-grained Distribution Refinement", ICLR 2025,
+https://arxiv.org/abs/2410.13842. Departures: see stages/query_denoising.py.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from stages import hgnet, hub
+from stages.detectors import Detector
+from stages.query_denoising import CLASS_LAYERS, DenoisingDetector, start_afresh
+
+
+def build(
+    num_classes: int,
+    *,
+    weights: str | None = None,
+    backbone: Literal["hgnetv2_b0", "hgnetv2_b2", "hgnetv2_b4", "hgnetv2_b5"] | None = None,
+    backbone_scale: Annotated[float, Field(gt=0, le=1)] | None = None,
+    width: Literal[32, 64, 128, 256] | None = None,
+    depth: Annotated[float, Field(ge=0.3, le=2)] | None = None,
+    layers: Annotated[int, Field(ge=1, le=12)] | None = None,
+    queries: Annotated[int, Field(ge=1, le=1000)] | None = None,
+) -> Detector:
+    """A D-FINE detector.
+
+    Args:
+        num_classes: labels are 0 to num_classes - 1.
+        weights: a hub id such as ustc-community/dfine-small-coco, or a folder written by save_pretrained; null for fresh ones.
+        backbone: null for the weights' own, hgnetv2_b4 for fresh ones.
+        backbone_scale: the backbone's channels, times this; null for the weights' own, 1 for fresh ones.
+        width: channels of the pyramid and of the queries; null for the weights' own, 256 for fresh ones.
+        depth: the pyramid's blocks, times this; null for the weights' own, 1 for fresh ones.
+        layers: of the decoder; null for the weights' own, 6 for fresh ones.
+        queries: boxes that are predicted; null for the weights' own, 300 for fresh ones.
+
+    Raises:
+        ValueError: options that do not go together, or transformers is not installed.
+    """
+    library = hub.library()
+    model_class = library.DFineForObjectDetection
+    if weights is not None:
+        sizes = {"backbone": backbone, "backbone_scale": backbone_scale, "width": width}
+        hub.refuse_sizes(weights, {**sizes, "depth": depth, "layers": layers, "queries": queries})
+        return DenoisingDetector(hub.load(model_class, weights, num_classes, CLASS_LAYERS))
+    backbone_config = hgnet.configuration(library, backbone or "hgnetv2_b4", backbone_scale or 1.0, 3)
+    hidden = width or 256
+    config = library.DFineConfig(
+        num_labels=num_classes,
+        backbone_config=backbone_config,
+        freeze_backbone_batch_norms=False,
+        tie_word_embeddings=False,
+        encoder_in_channels=backbone_config.stage_out_channels[1:],
+        encoder_hidden_dim=hidden,
+        encoder_ffn_dim=4 * hidden,
+        d_model=hidden,
+        decoder_in_channels=[hidden] * 3,
+        decoder_ffn_dim=4 * hidden,
+        decoder_n_points=[3, 6, 3],
+        decoder_layers=layers or 6,
+        depth_mult=depth or 1.0,
+        num_queries=queries or 300,
+    )
+    model = model_class(config)
+    start_afresh(model)
+    return DenoisingDetector(model)

@@ -1,0 +1,83 @@
+"""DEIMv2 through transformers.
+
+Huang et al., "Real-Time Object Detection Meets DINOv3", https://arxiv.org/abs/2509.20787. Departures: see stages/query_denoising.py;
+over several processes the boxes' terms, divided by the matches of all layers, are averaged by the number of objects.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from stages import hgnet, hub
+from stages.detectors import Detector
+from stages.query_denoising import CLASS_LAYERS, DenoisingDetector, start_afresh
+
+_TRANSFORMERS: dict[str, tuple[int, int]] = {"dinov3_tiny": (192, 3), "dinov3_small": (384, 6)}
+"""Width and attention heads."""
+
+
+def build(
+    num_classes: int,
+    *,
+    weights: str | None = None,
+    backbone: Literal["hgnetv2_b0", "hgnetv2_b2", "dinov3_tiny", "dinov3_small"] | None = None,
+    backbone_scale: Annotated[float, Field(gt=0, le=1)] | None = None,
+    width: Literal[32, 64, 128, 256] | None = None,
+    depth: Annotated[float, Field(ge=0.3, le=2)] | None = None,
+    layers: Annotated[int, Field(ge=1, le=12)] | None = None,
+    queries: Annotated[int, Field(ge=1, le=1000)] | None = None,
+) -> Detector:
+    """A DEIMv2 detector.
+
+    Args:
+        num_classes: labels are 0 to num_classes - 1.
+        weights: a hub id such as Intellindust/DEIMv2_HGNetv2_N_COCO, or a folder written by save_pretrained; null for fresh ones.
+        backbone: null for the weights' own, dinov3_small for fresh ones.
+        backbone_scale: the channels of an HGNetV2, times this; null for the weights' own, 1 for fresh ones.
+        width: channels of the pyramid and of the queries; null for the weights' own, 256 for fresh ones.
+        depth: the pyramid's blocks, times this; null for the weights' own, 1 for fresh ones.
+        layers: of the decoder; null for the weights' own, 4 for fresh ones.
+        queries: boxes that are predicted; null for the weights' own, 300 for fresh ones.
+
+    Raises:
+        ValueError: options that do not go together, or transformers is not installed.
+    """
+    library = hub.library()
+    model_class = library.Deimv2ForObjectDetection
+    if weights is not None:
+        sizes = {"backbone": backbone, "backbone_scale": backbone_scale, "width": width}
+        hub.refuse_sizes(weights, {**sizes, "depth": depth, "layers": layers, "queries": queries})
+        return DenoisingDetector(hub.load(model_class, weights, num_classes, CLASS_LAYERS))
+    backbone_config, channels = _backbone(library, backbone or "dinov3_small", backbone_scale)
+    hidden = width or 256
+    config = library.Deimv2Config(
+        num_labels=num_classes,
+        backbone_config=backbone_config,
+        freeze_backbone_batch_norms=False,
+        tie_word_embeddings=False,
+        encoder_in_channels=channels,
+        encoder_hidden_dim=hidden,
+        encoder_ffn_dim=2 * hidden,
+        d_model=hidden,
+        decoder_in_channels=[hidden] * 3,
+        decoder_ffn_dim=2 * hidden,
+        decoder_n_points=[3, 6, 3],
+        decoder_layers=layers or 4,
+        depth_mult=depth or 1.0,
+        num_queries=queries or 300,
+    )
+    model = model_class(config)
+    start_afresh(model)
+    return DenoisingDetector(model)
+
+
+def _backbone(library: Any, name: str, scale: float | None) -> tuple[Any, list[int]]:
+    """The backbone's configuration and its levels' channels."""
+    if name in hgnet.SIZES:
+        config = hgnet.configuration(library, name, scale or 1.0, 3)
+        return config, config.stage_out_channels[1:]
+    if scale is not None:
+        raise ValueError(f"backbone_scale is for HGNetV2, not for {name}; leave it out")
+    width, heads = _TRANSFORMERS[name]
+    sizes = {"hidden_size": width, "intermediate_size": 4 * width, "num_attention_heads": heads}
+    return library.DINOv3ViTConfig(**sizes, out_indices=[4, 8, 12], apply_layernorm=True), [width] * 3

@@ -1,0 +1,66 @@
+"""Mask R-CNN on torchvision's modules.
+
+He et al., "Mask R-CNN", ICCV 2017, https://arxiv.org/abs/1703.06870; version 2 with the heads of Li et al., "Benchmarking Detection
+Transfer Learning with Vision Transformers", https://arxiv.org/abs/2111.11429. Departures as for faster_rcnn; the mask head's width
+is an option.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+from torchvision.models import WeightsEnum
+from torchvision.models.detection import mask_rcnn as torchvisions
+
+from stages.detectors import Detector
+from stages.two_stage import TwoStageDetector
+from stages.two_stage_model import Layout, load, mask, pyramid_of
+
+_WEIGHTS: dict[tuple[str, int], type[WeightsEnum]] = {
+    ("resnet50", 1): torchvisions.MaskRCNN_ResNet50_FPN_Weights,
+    ("resnet50", 2): torchvisions.MaskRCNN_ResNet50_FPN_V2_Weights,
+}
+
+
+def build(
+    num_classes: int,
+    *,
+    version: Literal[1, 2] = 1,
+    backbone: str = "resnet50",
+    width: Annotated[int, Field(ge=8, le=256, multiple_of=8)] = 64,
+    backbone_weights: str | None = None,
+    norm: Literal["batch", "group", "frozen"] | None = None,
+    fpn_channels: Annotated[int, Field(ge=16, le=1024, multiple_of=8)] = 256,
+    strides: Annotated[tuple[Literal[4, 8, 16, 32, 64], ...], Field(min_length=1)] | None = None,
+    box_head_channels: Annotated[int, Field(ge=16, le=4096)] = 1024,
+    mask_head_channels: Annotated[int, Field(ge=8, le=1024)] = 256,
+    anchor_scale: Annotated[float, Field(gt=0, le=32)] = 8.0,
+    rpn_candidates: Annotated[int, Field(ge=1, le=3000)] = 1000,
+    rpn_score_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+    weights: str | None = None,
+) -> Detector:
+    """A Mask R-CNN detector; its masks are 28 x 28 in the frame of their boxes.
+
+    Args:
+        num_classes: labels are 0 to num_classes - 1.
+        version: 2 is torchvision's maskrcnn_resnet50_fpn_v2, with deeper heads and batch normalization in them.
+        backbone: see stages/backbones.py.
+        width: channels after the stem; 64 is torchvision's ResNet.
+        backbone_weights: a torchvision weights name such as IMAGENET1K_V1, or a file.
+        norm: of the backbone; None leaves it its own, frozen where version 1 starts from `weights`.
+        strides: None for 4 to 64; for mobilenet_v3_large torchvision's two levels of stride 32 and one of 64.
+        box_head_channels: of the second stage's hidden layers.
+        mask_head_channels: of the mask head's layers.
+        anchor_scale: an anchor's side in strides of its level.
+        rpn_candidates: how many regions of each level are looked at before suppression, in the deployed graph.
+        rpn_score_threshold: a region less sure than this is no proposal.
+        weights: COCO_V1, or a file with torchvision's state dict.
+
+    Raises:
+        ValueError: options that do not go together.
+        ArtifactError: weights that cannot be had or are of another network.
+    """
+    shape = num_classes, version, backbone, width, backbone_weights, norm, fpn_channels, strides
+    layout = Layout(*shape, box_head_channels, anchor_scale, rpn_score_threshold, weights)
+    model = mask(layout, mask_head_channels)
+    load(model, layout, _WEIGHTS)
+    return TwoStageDetector(model, pyramid_of(layout), rpn_candidates)

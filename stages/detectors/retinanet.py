@@ -1,0 +1,117 @@
+"""RetinaNet on torchvision's modules, in both of its versions.
+
+Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017, https://arxiv.org/abs/1708.02002. Version 2 is torchvision's: group
+normalization in the heads, a GIoU loss, levels above 32 from the backbone's own map. Departures: the sizes and ratios of anchors, the
+pyramid's strides and the heads' depth are options; the heads' groups have 8 channels, which at 256 channels are torchvision's 32 groups.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+from torch import Tensor, nn
+from torchvision.models.detection._utils import overwrite_eps
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.retinanet import (
+    RetinaNet,
+    RetinaNet_ResNet50_FPN_V2_Weights,
+    RetinaNet_ResNet50_FPN_Weights,
+    RetinaNetClassificationHead,
+    RetinaNetHead,
+    RetinaNetRegressionHead,
+)
+from torchvision.ops import Conv2dNormActivation
+
+from stages import box_coding
+from stages.backbones import group_norm
+from stages.dense import CLASS_LAYERS, DenseDetector
+from stages.detectors import Detector
+from stages.pretrained import load_torchvision
+from stages.pyramid import PyramidBackbone
+
+
+class RetinaNetDetector(DenseDetector):
+    """See `build`."""
+
+    model: RetinaNet
+
+    def losses(self, rows: list[dict[str, Tensor]], head: dict[str, Tensor], anchors: list[Tensor], sizes: list[int]) -> dict[str, Tensor]:
+        """See DenseDetector.losses; each image's are divided by its own positives, so that processes average as one would."""
+        losses: dict[str, Tensor] = self.model.compute_loss(rows, head, anchors)
+        return losses
+
+    def decode(self, deltas: Tensor, anchors: Tensor) -> Tensor:
+        """See DenseDetector.decode."""
+        return box_coding.decode(deltas, anchors)
+
+
+def build(
+    num_classes: int,
+    *,
+    version: Literal[1, 2] = 2,
+    backbone: str = "resnet50",
+    width: Annotated[int, Field(ge=8, le=256, multiple_of=8)] = 64,
+    backbone_weights: str | None = None,
+    norm: Literal["batch", "group", "frozen"] | None = None,
+    fpn_channels: Annotated[int, Field(ge=32, le=1024, multiple_of=32)] = 256,
+    strides: Annotated[tuple[Literal[4, 8, 16, 32, 64, 128], ...], Field(min_length=1)] = (8, 16, 32, 64, 128),
+    extra: Literal["pool", "p6p7", "p6p7_c5"] | None = None,
+    head_convs: Annotated[int, Field(ge=1, le=8)] = 4,
+    anchor_scale: Annotated[float, Field(ge=1, le=16)] = 4.0,
+    anchor_sizes: Annotated[int, Field(ge=1, le=5)] = 3,
+    anchor_ratios: Annotated[tuple[Annotated[float, Field(ge=0.05, le=20)], ...], Field(min_length=1)] = (0.5, 1.0, 2.0),
+    weights: str | None = None,
+) -> Detector:
+    """A RetinaNet detector.
+
+    Args:
+        num_classes: labels are 0 to num_classes - 1.
+        version: 1 has no normalization in the heads and an L1 loss.
+        backbone: a name of stages.backbones.NAMES, or "timm:" and a model of timm's.
+        width: channels after the stem; 64 is torchvision's ResNet.
+        backbone_weights: a torchvision weights name such as IMAGENET1K_V1, or a file.
+        norm: of the backbone; null for its own, or with `weights` of version 1 frozen, as torchvision trained those.
+        extra: what makes the levels above stride 32, see detector fcos; null for p6p7 in version 1 and p6p7_c5 in version 2.
+        anchor_scale: the side of a level's smallest square anchor in strides.
+        anchor_sizes: of a level's anchors, between that side and its double.
+        anchor_ratios: heights of anchors by their widths.
+        weights: COCO_V1, which is of the defaults, or a file of the whole model; see stages.pretrained.load_torchvision.
+
+    Raises:
+        ValueError: options that do not go together.
+        ArtifactError: weights that cannot be had or are of another detector.
+    """
+    if weights is not None and backbone_weights is not None:
+        raise ValueError(f"weights {weights} hold the backbone's too; set backbone_weights to null")
+    levels = extra or ("p6p7" if version == 1 else "p6p7_c5")
+    normalization = "frozen" if norm is None and weights is not None and version == 1 else norm
+    pyramid = PyramidBackbone(backbone, width, normalization, fpn_channels, strides, backbone_weights, levels)
+    anchors = _anchors(strides, anchor_scale, anchor_sizes, anchor_ratios)
+    head = _head(fpn_channels, anchors.num_anchors_per_location()[0], num_classes, version, head_convs)
+    model = RetinaNet(pyramid, num_classes, anchor_generator=anchors, head=head)
+    if weights is not None:
+        choices = RetinaNet_ResNet50_FPN_Weights if version == 1 else RetinaNet_ResNet50_FPN_V2_Weights
+        load_torchvision(model, weights, choices, CLASS_LAYERS)
+        if version == 1:
+            overwrite_eps(model, 0.0)  # torchvision's were trained with frozen normalization that added nothing
+    return RetinaNetDetector(model, strides)
+
+
+def _anchors(strides: tuple[int, ...], scale: float, num_sizes: int, ratios: tuple[float, ...]) -> AnchorGenerator:
+    """torchvision's generator, its sizes in whole px as torchvision's are."""
+    sizes = tuple(tuple(int(stride * scale * 2 ** (i / num_sizes)) for i in range(num_sizes)) for stride in strides)
+    return AnchorGenerator(sizes, (ratios,) * len(strides))
+
+
+def _head(channels: int, num_anchors: int, num_classes: int, version: int, num_convs: int) -> RetinaNetHead:
+    norm = None if version == 1 else group_norm
+    head = RetinaNetHead(channels, num_anchors, num_classes, norm_layer=norm)
+    for branch in (head.classification_head, head.regression_head):
+        assert isinstance(branch, RetinaNetClassificationHead | RetinaNetRegressionHead)
+        branch.conv = nn.Sequential(*(Conv2dNormActivation(channels, channels, norm_layer=norm) for _ in range(num_convs)))
+        for layer in branch.conv.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.normal_(layer.weight, std=0.01)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
+    head.regression_head._loss_type = "l1" if version == 1 else "giou"  # noqa: SLF001 - as torchvision's builder does
+    return head

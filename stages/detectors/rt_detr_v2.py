@@ -1,0 +1,76 @@
+"""RT-DETRv2 through transformers.
+
+Lv et al., "RT-DETRv2: Improved Baseline with Bag-of-Freebies for Real-Time Detection Transformer", https://arxiv.org/abs/2407.17140.
+Departures: see stages/query_denoising.py.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from stages import hub
+from stages.detectors import Detector
+from stages.query_denoising import CLASS_LAYERS, DenoisingDetector, start_afresh
+
+_DEPTHS: dict[str, tuple[str, tuple[int, int, int, int]]] = {
+    "resnet10": ("basic", (1, 1, 1, 1)),
+    "resnet18": ("basic", (2, 2, 2, 2)),
+    "resnet34": ("basic", (3, 4, 6, 3)),
+    "resnet50": ("bottleneck", (3, 4, 6, 3)),
+    "resnet101": ("bottleneck", (3, 4, 23, 3)),
+}
+
+
+def build(
+    num_classes: int,
+    *,
+    weights: str | None = None,
+    backbone: Literal["resnet10", "resnet18", "resnet34", "resnet50", "resnet101"] | None = None,
+    backbone_width: Annotated[int, Field(ge=8, le=256, multiple_of=8)] | None = None,
+    width: Literal[32, 64, 128, 256] | None = None,
+    layers: Annotated[int, Field(ge=1, le=12)] | None = None,
+    queries: Annotated[int, Field(ge=1, le=1000)] | None = None,
+) -> Detector:
+    """An RT-DETRv2 detector.
+
+    Args:
+        num_classes: labels are 0 to num_classes - 1.
+        weights: a hub id such as PekingU/rtdetr_v2_r18vd, or a folder written by save_pretrained; null for fresh ones.
+        backbone: null for the weights' own, resnet50 for fresh ones.
+        backbone_width: channels after the stem; null for the weights' own, 64 for fresh ones.
+        width: channels of the pyramid and of the queries; null for the weights' own, 256 for fresh ones.
+        layers: of the decoder; null for the weights' own, 6 for fresh ones.
+        queries: boxes that are predicted; null for the weights' own, 300 for fresh ones.
+
+    Raises:
+        ValueError: options that do not go together, or transformers is not installed.
+    """
+    library = hub.library()
+    model_class = library.RTDetrV2ForObjectDetection
+    if weights is not None:
+        hub.refuse_sizes(
+            weights, {"backbone": backbone, "backbone_width": backbone_width, "width": width, "layers": layers, "queries": queries}
+        )
+        return DenoisingDetector(hub.load(model_class, weights, num_classes, CLASS_LAYERS))
+    kind, depths = _DEPTHS[backbone or "resnet50"]
+    base, hidden = backbone_width or 64, width or 256
+    channels = [base * 2**stage * (4 if kind == "bottleneck" else 1) for stage in range(4)]
+    config = library.RTDetrV2Config(
+        num_labels=num_classes,
+        backbone_config=library.RTDetrResNetConfig(
+            embedding_size=base, hidden_sizes=channels, depths=list(depths), layer_type=kind, out_indices=[2, 3, 4]
+        ),
+        freeze_backbone_batch_norms=False,
+        tie_word_embeddings=False,
+        encoder_in_channels=channels[1:],
+        encoder_hidden_dim=hidden,
+        encoder_ffn_dim=4 * hidden,
+        d_model=hidden,
+        decoder_in_channels=[hidden] * 3,
+        decoder_ffn_dim=4 * hidden,
+        decoder_layers=layers or 6,
+        num_queries=queries or 300,
+    )
+    model = model_class(config)
+    start_afresh(model)
+    return DenoisingDetector(model)

@@ -1,0 +1,157 @@
+"""Weights that others trained: torchvision's by name, or a local file; class layers of another number of classes stay fresh."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torchvision.models import WeightsEnum
+
+from deploy.errors import ArtifactError
+from deploy.plugins import suggest
+from deploy.progress import note
+
+SUFFIXES = (".pth", ".pt", ".safetensors")
+_DAMAGED = (OSError, EOFError, RuntimeError, ValueError, LookupError, UnpicklingError, SafetensorError)
+"""What reading a file raises that is cut short or holds something else."""
+
+_wanted: ContextVar[bool] = ContextVar("wanted", default=True)
+
+
+@contextmanager
+def left_out() -> Iterator[None]:
+    """Inside, detectors are built without pretrained weights: a checkpoint's own replace them anyway, and they may be gone."""
+    token = _wanted.set(False)
+    try:
+        yield
+    finally:
+        _wanted.reset(token)
+
+
+def wanted() -> bool:
+    """Whether a detector that is being built should load its pretrained weights; False inside `left_out`."""
+    return _wanted.get()
+
+
+def load_torchvision(model: nn.Module, weights: str, choices: type[WeightsEnum], class_layers: Sequence[str]) -> tuple[str, ...]:
+    """Fill a model; every tensor must be there in the model's shape, but class layers of another number of classes.
+
+    Those keep their values, and a line on stderr names them. Does nothing inside `left_out`.
+
+    Args:
+        weights: a name of `choices`, such as COCO_V1, or a state dict in a file (.pth, .pt, .safetensors).
+        class_layers: how the names of the tensors begin whose first dimension grows with the number of classes.
+
+    Returns:
+        The names of the tensors that kept their values.
+
+    Raises:
+        ValueError: no such name.
+        ArtifactError: a file that is missing, damaged or of another architecture, or weights that cannot be fetched.
+    """
+    if not wanted():
+        return ()
+    state = _read("weights", weights, choices)
+    own = model.state_dict()
+    fresh = tuple(name for name in state if name.startswith(tuple(class_layers)) and _other_count(state[name], own.get(name)))
+    for name in fresh:
+        del state[name]
+    _fill(model, state, f"weights {weights}", fresh)
+    if fresh:
+        note(f"weights {weights}: of another number of classes, so these start anew: {', '.join(fresh)}")
+    return fresh
+
+
+def load_backbone(model: nn.Module, weights: str, choices: type[WeightsEnum], classifier: Sequence[str]) -> None:
+    """Fill a backbone from an image classifier's weights.
+
+    Args:
+        weights: a name of `choices`, such as IMAGENET1K_V1, or a state dict in a file (.pth, .pt, .safetensors).
+        classifier: how the names of the tensors begin that are left out.
+
+    Raises:
+        ValueError: no such name.
+        ArtifactError: as load_torchvision.
+    """
+    if not wanted():
+        return
+    state = _read("backbone_weights", weights, choices)
+    for name in [name for name in state if name.startswith(tuple(classifier))]:
+        del state[name]
+    kept = tuple(name for name in model.state_dict() if name.startswith(tuple(classifier)))
+    _fill(model, state, f"backbone_weights {weights}", kept)
+
+
+def _read(option: str, weights: str, choices: type[WeightsEnum]) -> dict[str, Tensor]:
+    """The state dict under a name or in a file, with the versions that torch keeps beside the tensors."""
+    known = [one.name for one in choices]
+    if weights in known:
+        state = _fetch(option, choices[weights])
+    elif Path(weights).suffix in SUFFIXES:
+        state = _load(option, Path(weights))
+    else:
+        choose = f"choose from {', '.join(known)}, or " if known else ""
+        raise ValueError(f"no {option} '{weights}'{suggest(weights, known)}; {choose}give a file ({', '.join(SUFFIXES)})")
+    if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+        raise ArtifactError(
+            f"{option} {weights}: holds no state dict (names and tensors); give one that torch.save(model.state_dict(), ...) wrote"
+        )
+    return state
+
+
+def _fetch(option: str, choice: WeightsEnum) -> Any:
+    try:
+        return choice.get_state_dict(progress=sys.stderr.isatty(), check_hash=True, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise ArtifactError(f"{option} {choice.name} cannot be fetched from {choice.url} ({error}); connect, or set it to null") from error
+    except _DAMAGED as error:
+        place = Path(torch.hub.get_dir()) / "checkpoints" / choice.url.rsplit("/", 1)[-1]
+        raise ArtifactError(f"{option} {choice.name}: {place} is damaged ({_line(error)}); delete it and run again") from error
+
+
+def _load(option: str, file: Path) -> Any:
+    if not file.is_file():
+        raise ArtifactError(f"{option} {file}: no such file")
+    try:
+        return load_file(str(file)) if file.suffix == ".safetensors" else torch.load(file, map_location="cpu", weights_only=True)
+    except _DAMAGED as error:
+        raise ArtifactError(f"{option} {file}: no readable state dict ({_line(error)}); give another file") from error
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:120] or type(error).__name__
+
+
+def _other_count(given: Tensor, own: Tensor | None) -> bool:
+    return own is not None and given.shape != own.shape and given.shape[1:] == own.shape[1:]
+
+
+def _fill(model: nn.Module, state: dict[str, Tensor], what: str, kept: Sequence[str]) -> None:
+    """Load all but `kept`.
+
+    Raises:
+        ArtifactError: a tensor is missing, unknown or of another shape.
+    """
+    other = "so they are of another architecture; give those of the one that is configured"
+    try:
+        # torchvision's modules translate older names of their tensors here, so names are compared afterwards.
+        result = model.load_state_dict(state, strict=False)
+    except RuntimeError as error:
+        raise ArtifactError(f"{what}: {_mismatch(error)}, {other}") from error
+    missing = [name for name in result.missing_keys if name not in kept]
+    if missing or result.unexpected_keys:
+        name, side = (missing[0], "lack") if missing else (result.unexpected_keys[0], "have an unknown")
+        raise ArtifactError(f"{what} {side} tensor {name}, {other}")
+
+
+def _mismatch(error: RuntimeError) -> str:
+    """The first of torch's lines about shapes."""
+    first = next((line for line in str(error).splitlines() if "size mismatch" in line), str(error))
+    return " ".join(first.split()).rstrip(".")

@@ -1,0 +1,99 @@
+"""RoIAlign over the levels of a pyramid as plain gathers, for graphs without data-dependent shapes and without plugin operators.
+
+He et al., "Mask R-CNN", ICCV 2017, https://arxiv.org/abs/1703.06870; the level of a region by equation 1 of Lin et al., "Feature
+Pyramid Networks for Object Detection", CVPR 2017, https://arxiv.org/abs/1612.03144. The semantics are those of torchvision's
+MultiScaleRoIAlign (`aligned` false, two samples a side of each cell): regions are at least one position wide and high, samples
+more than one position outside a level count as 0. Departure: a region between two levels' strides takes the finer.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+SAMPLES = 2
+_CANONICAL_SIZE_PX = 224.0
+_CANONICAL_STRIDE = 16
+_SLACK = 2.0**-1e-6
+"""torchvision adds this little to a region's level, so that sizes at the limit belong to the coarser one."""
+
+
+def region_levels(boxes: Tensor, strides: Sequence[int]) -> Tensor:
+    """From which level a region's features are taken.
+
+    Args:
+        boxes: [..., 4] in px.
+        strides: one a level, ascending.
+
+    Returns:
+        [...] int64, an index into the strides.
+    """
+    x1, y1, x2, y2 = boxes.unbind(dim=-1)
+    area = (x2 - x1) * (y2 - y1)
+    level = torch.zeros_like(area, dtype=torch.int64)
+    for stride in strides[1:]:
+        size = _CANONICAL_SIZE_PX * stride / _CANONICAL_STRIDE * _SLACK
+        level = level + (area >= size * size).to(torch.int64)
+    return level
+
+
+def roi_align(levels: Sequence[Tensor], strides: Sequence[int], boxes: Tensor, output_size: int) -> Tensor:
+    """The features of regions.
+
+    Args:
+        levels: one [B, C, H, W] a level, finest first.
+        strides: px of the image between a level's positions, one a level, ascending.
+        boxes: [B, N, 4] as x1, y1, x2, y2 in px of the image.
+
+    Returns:
+        [B * N, C, output_size, output_size].
+    """
+    batch, channels = levels[0].shape[:2]
+    level = region_levels(boxes, strides)
+    heights, widths = ([one.shape[axis] for one in levels] for axis in (-2, -1))
+    first = [sum(h * w for h, w in zip(heights[:i], widths[:i], strict=True)) for i in range(len(levels))]
+    num_rows = sum(h * w for h, w in zip(heights, widths, strict=True))
+    rows = torch.cat([one.flatten(2) for one in levels], dim=2).transpose(1, 2).reshape(-1, channels)
+    x1, y1, x2, y2 = (boxes * _of(level, [1 / stride for stride in strides], boxes)[..., None]).unbind(dim=-1)
+    columns = _neighbours(x1, x2, _of(level, [float(width) for width in widths], boxes), output_size)
+    lines = _neighbours(y1, y2, _of(level, [float(height) for height in heights], boxes), output_size)
+    start = _of(level, first, level) + (torch.arange(batch, device=boxes.device) * num_rows)[:, None]
+    width = _of(level, widths, level)
+    # One of the four neighbours at a time: all of them together would be the largest tensor of the whole detector.
+    total: Tensor | None = None
+    for line, line_weight in lines:
+        row_start = (start[..., None] + line * width[..., None])[..., :, None]
+        for column, column_weight in columns:
+            index = (row_start + column[..., None, :]).flatten()
+            weight = (line_weight[..., :, None] * column_weight[..., None, :]).reshape(-1, 1)
+            part = torch.index_select(rows, 0, index) * weight
+            total = part if total is None else total + part
+    assert total is not None
+    cells = total.reshape(-1, output_size, SAMPLES, output_size, SAMPLES, channels)
+    return (cells.sum(dim=(2, 4)) / SAMPLES**2).permute(0, 3, 1, 2)
+
+
+def _of(level: Tensor, values: Sequence[float], like: Tensor) -> Tensor:
+    """Each region's entry in a table with one value a level."""
+    return torch.tensor(values, dtype=like.dtype, device=like.device)[level]
+
+
+def _neighbours(start: Tensor, end: Tensor, size: Tensor, output_size: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Along one axis, the positions before and after each sample [B, N, output_size * SAMPLES] int64, and their weights.
+
+    Args:
+        start, end: [B, N] in positions of the region's level.
+        size: [B, N], how many positions the level has.
+    """
+    cell = (end - start).clamp(min=1.0)[..., None] / output_size
+    sample = torch.arange(output_size * SAMPLES, device=start.device)
+    index = torch.div(sample, SAMPLES, rounding_mode="floor")
+    within = (sample - index * SAMPLES).to(start.dtype) + 0.5
+    position = start[..., None] + index.to(start.dtype) * cell + within * cell / SAMPLES
+    size = size[..., None]
+    inside = ((position >= -1.0) & (position <= size)).to(start.dtype)
+    position = torch.minimum(position.clamp(min=0.0), size - 1)
+    before = torch.floor(position)
+    after = torch.minimum(before + 1, size - 1)
+    share = position - before
+    return (before.to(torch.int64), (1 - share) * inside), (after.to(torch.int64), share * inside)

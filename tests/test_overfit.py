@@ -1,0 +1,33 @@
+"""Every detector, tiny, learns eight images by heart."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+from detector_samples import TINY
+
+from deploy import plugins
+from stages.checkpoint import build_detector
+from stages.config import DetectorConfig, ExportConfig
+from stages.evaluate import evaluate
+from stages.loop import Task, Trainer
+
+SIZE = 128
+EPOCHS: dict[str, int] = {}
+"""How often each detector sees the eight images, where 150 times are not enough."""
+TRAIN: dict[str, Any] = {"batch_size": 8, "learning_rate": 2e-3, "warmup_steps": 10, "ema": None}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", plugins.names("stages.detectors"))
+def test_eight_images_are_learned_by_heart(name: str, tmp_path: Path) -> None:
+    dataset = tiny.dataset(tmp_path / "digits", train_images=8, size=SIZE)
+    detector = build_detector(DetectorConfig.model_validate({"name": name, **TINY.get(name, {})}), 10, 0)
+    config = tiny.schedule(**{**TRAIN, "epochs": EPOCHS.get(name, 150)})
+    folder = tmp_path / "training"
+    folder.mkdir()
+    trained = Trainer(Task(detector), dataset, config, seed=0, device="cpu", folder=folder, label=name).run()
+    accuracy = evaluate(folder, trained, dataset, "train", ExportConfig())
+    assert accuracy.map_50 is not None
+    assert accuracy.map_50 >= 0.9
