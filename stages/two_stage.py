@@ -1,6 +1,7 @@
 """Faster R-CNN and Mask R-CNN on torchvision's modules, in the form that training and distillation use."""
 
 from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -22,12 +23,12 @@ class TwoStageDetector(Detector):
 
     def __init__(self, model: FasterRCNN, pyramid: Pyramid, rpn_candidates: int) -> None:
         super().__init__()
-        self.model = model
+        self.model = cast("Any", model)  # its parts are attributes that torch types as tensors or modules
         self.pyramid = pyramid
         self.rpn_candidates = rpn_candidates
         self.strides = pyramid.strides
-        self.channels = (int(model.backbone.out_channels),) * len(pyramid.strides)
-        self.mask_frame = "box" if model.roi_heads.has_mask() else None
+        self.channels = (int(self.model.backbone.out_channels),) * len(pyramid.strides)
+        self.mask_frame = "box" if self.model.roi_heads.has_mask() else None
 
     def forward(self, images: Tensor, targets: Sequence[Target] | None = None) -> Outputs:
         """Raw head outputs are "rpn_logits" [B, A, H, W] and "rpn_deltas" [B, A * 4, H, W] a level; proposals are best first.

@@ -1,5 +1,7 @@
 """The deployed form of Faster R-CNN and Mask R-CNN: torchvision's decisions at a fixed shape."""
 
+from typing import Any, cast
+
 import torch
 from torch import Tensor
 from torchvision.models.detection.faster_rcnn import FasterRCNN
@@ -24,10 +26,10 @@ class TwoStageGraph(Graph):
 
     def __init__(self, model: FasterRCNN, pyramid: Pyramid, options: GraphOptions, rpn_candidates: int) -> None:
         super().__init__()
-        self.model = model
+        self.model = cast("Any", model)  # its parts are attributes that torch types as tensors or modules
         self.pyramid = pyramid
         self.options = options
-        rpn = model.rpn
+        rpn = self.model.rpn
         self.proposing = ProposalOptions(rpn_candidates, options.proposals, rpn.nms_thresh, rpn.score_thresh, rpn.min_size)
 
     def forward(self, images: Tensor) -> Answer:

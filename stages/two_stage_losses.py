@@ -1,6 +1,7 @@
 """The task losses of Faster R-CNN and Mask R-CNN, from torchvision's parts, whatever mode the network is in."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,7 +41,7 @@ def proposal_losses(model: FasterRCNN, logits: Tensor, deltas: Tensor, anchors: 
     Args:
         logits: [B * N, 1]; deltas: [B * N, 4]; anchors: [N, 4] an image.
     """
-    rpn = model.rpn
+    rpn: Any = model.rpn
     labels, boxes = rpn.assign_targets_to_anchors(anchors, given)
     objectness, box = rpn.compute_loss(logits, deltas, labels, rpn.box_coder.encode(boxes, anchors))
     num_sampled = sum(_num_sampled(label, rpn.fg_bg_sampler) for label in labels)
@@ -56,7 +57,7 @@ def region_losses(
         features: the levels that regions are pooled from, by the pooling's names for them.
         proposals: [N, 4] an image.
     """
-    heads = model.roi_heads
+    heads: Any = model.roi_heads
     boxes, matches, labels, deltas = heads.select_training_samples(list(proposals), given)
     sizes = [size] * len(boxes)
     outputs = heads.box_predictor(heads.box_head(heads.box_roi_pool(features, boxes, sizes)))
@@ -76,8 +77,8 @@ def region_losses(
     return losses | rescale({"loss_mask": mask}, len(logits), logits.device)
 
 
-def _num_sampled(labels: Tensor, sampler: object) -> int:
+def _num_sampled(labels: Tensor, sampler: Any) -> int:
     """How many of an image's anchors torchvision's sampler takes, and its losses are averaged over."""
-    size, share = (getattr(sampler, name) for name in ("batch_size_per_image", "positive_fraction"))
-    num_positive = min(int((labels >= 1).sum()), int(size * share))
+    size: int = sampler.batch_size_per_image
+    num_positive = min(int((labels >= 1).sum()), int(size * sampler.positive_fraction))
     return num_positive + min(int((labels == 0).sum()), size - num_positive)

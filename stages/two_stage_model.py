@@ -82,7 +82,8 @@ class Layout:
 def anchors_of(model: faster_rcnn.FasterRCNN, images: Tensor, features: Sequence[Tensor]) -> list[Tensor]:
     """For each image all anchors [N, 4] in px, level after level."""
     sizes = [(images.shape[-2], images.shape[-1])] * images.shape[0]
-    anchors: list[Tensor] = model.rpn.anchor_generator(ImageList(images, sizes), list(features))
+    generator: Any = model.rpn.anchor_generator
+    anchors: list[Tensor] = generator(ImageList(images, sizes), list(features))
     return anchors
 
 

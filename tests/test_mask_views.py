@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import detector_samples
 import numpy as np
 import pytest
 import tiny
@@ -13,11 +14,16 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from deploy import masks, preprocess
+from deploy.predictor import Predictor
+from deploy.runtimes import ort
 from stages.artifacts import Dataset
 from stages.augment import mask_boxes, tighten
-from stages.config import DataConfig
-from stages.detectors import Target
+from stages.config import DataConfig, ExportConfig
+from stages.detectors import Detector, Target
+from stages.evaluate import TorchSession, evaluate, graph_options
 from stages.loader import Batch, TrainingImages, collate
+from stages.loop import Task, Trainer
+from stages.onnx_graph import export
 from stages.prepare import prepare
 
 NUCLEI = Path(os.environ.get("EDGEDISTILL_DATA", Path(__file__).parents[2] / "shared" / "data")) / "nuclei"
@@ -211,3 +217,39 @@ def test_the_view_is_what_the_network_is_given(tmp_path: Path) -> None:
     expected = np.stack([masks.decode(row["segmentation"], (image["height"], image["width"])) for row in rows])
     (_, target), *_ = views(dataset, [])
     assert np.array_equal(the_masks(target).numpy(), preprocess.fit_masks(expected, placement, preprocessing))
+
+
+def trained(folder: Path, dataset: Dataset, epochs: int) -> Detector:
+    (folder / "training").mkdir()
+    config = tiny.schedule(epochs=epochs, batch_size=4, warmup_steps=5, augment=AUGMENTS["flip"], learning_rate=2e-3, ema=None)
+    task = Task(detector_samples.tiny("mask_rcnn", num_classes=1))
+    return Trainer(task, dataset, config, seed=0, device="cpu", folder=folder / "training", label="discs").run()
+
+
+def test_a_detector_with_masks_is_trained_with_them_and_judged_by_them(tmp_path: Path) -> None:
+    dataset = discs(tmp_path)
+    accuracy = evaluate(tmp_path, trained(tmp_path, dataset, 1), dataset, "val", ExportConfig())
+    assert accuracy.segmentation is not None
+    assert accuracy.segmentation.map is not None
+
+
+@pytest.mark.slow
+def test_masks_are_learnt_and_the_same_from_an_engine(tmp_path: Path) -> None:
+    dataset = discs(tmp_path, num_images=16)
+    detector = trained(tmp_path, dataset, 25)
+    accuracy = evaluate(tmp_path, detector, dataset, "val", ExportConfig())
+    assert accuracy.segmentation is not None
+    assert accuracy.segmentation.map_50 is not None
+    assert accuracy.segmentation.map_50 > 0.8
+    graph = detector.graph(graph_options(ExportConfig())).eval()
+    export(graph, (96, 128), tmp_path / "model.onnx")
+    contract = dataset.facts.contract.model_copy(update={"mask_frame": detector.mask_frame})
+    image = preprocess.load_image(dataset.images("val") / "1.png")
+    with ort.open(tmp_path / "model.onnx", threads=1) as session:
+        ours, theirs = (Predictor(one, contract).detect(image) for one in (session, TorchSession(graph)))
+    assert ours.masks is not None
+    assert theirs.masks is not None
+    assert len(ours.masks) == len(theirs.masks) > 0
+    size = image.shape[0], image.shape[1]
+    for mine, other in zip(ours.masks, theirs.masks, strict=True):
+        assert int((masks.decode(mine, size) != masks.decode(other, size)).sum()) <= 5

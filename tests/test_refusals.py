@@ -77,7 +77,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, s
 SETTINGS = [
     ("studnt.train.epochs=1", 2, "did you mean student"),
     ("seed=[1]", 2, "seed"),
-    ("student.train.epochs=0", 2, "epochs"),
+    ("student.train.epochs=-1", 2, "epochs"),
     ("student.train.epochs='2'", 2, "epochs"),
     ("student.train.learning_rate=.nan", 2, "learning_rate"),
     ("student.train.optimizer=adam", 2, "adamw"),

@@ -45,11 +45,11 @@ def build(
     Args:
         num_classes: labels are 0 to num_classes - 1.
         version: 2 is torchvision's fasterrcnn_resnet50_fpn_v2, with deeper heads and batch normalization in them.
-        backbone: see stages/backbones.py.
+        backbone: a name of stages.backbones.NAMES, or "timm:" and a model of timm's.
         width: channels after the stem; 64 is torchvision's ResNet.
         backbone_weights: a torchvision weights name such as IMAGENET1K_V1, or a file.
-        norm: of the backbone; None leaves it its own, frozen where version 1 starts from `weights`.
-        strides: None for 4 to 64; for mobilenet_v3_large torchvision's two levels of stride 32 and one of 64.
+        norm: of the backbone; null leaves it its own, frozen where version 1 starts from `weights`.
+        strides: null for 4 to 64; for mobilenet_v3_large torchvision's two levels of stride 32 and one of 64.
         box_head_channels: of the second stage's hidden layers.
         anchor_scale: an anchor's side in strides of its level.
         rpn_candidates: how many regions of each level are looked at before suppression, in the deployed graph.
@@ -60,6 +60,8 @@ def build(
         ValueError: options that do not go together.
         ArtifactError: weights that cannot be had or are of another network.
     """
+    if weights is not None and backbone_weights is not None:
+        raise ValueError(f"weights {weights} hold the backbone's too; set backbone_weights to null")
     shape = num_classes, version, backbone, width, backbone_weights, norm, fpn_channels, strides
     layout = Layout(*shape, box_head_channels, anchor_scale, rpn_score_threshold, weights)
     model = faster(layout)
