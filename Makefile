@@ -30,8 +30,9 @@ $(STAMP): pyproject.toml
 run: install
 	$(BIN)/edgedistill run $(CONFIG)
 
+# One thread a worker: more threads than free cores wait for one another.
 test: install
-	$(BIN)/python -P -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -P -m pytest -q -n auto --maxprocesses 8 --dist loadfile
 
 test-slow: install
 	$(BIN)/python -P -m pytest -q -m slow

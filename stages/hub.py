@@ -2,8 +2,10 @@
 
 import importlib
 import importlib.util
+import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from safetensors import SafetensorError
@@ -56,9 +58,10 @@ def load(model_class: Any, weights: str, num_classes: int, class_layers: Sequenc
     if not pretrained.wanted():
         return model_class(config)
     try:
-        model, report = model_class.from_pretrained(
-            weights, config=config, ignore_mismatched_sizes=True, output_loading_info=True, use_safetensors=True
-        )
+        with _quiet():
+            model, report = model_class.from_pretrained(
+                weights, config=config, ignore_mismatched_sizes=True, output_loading_info=True, use_safetensors=True
+            )
     except _DAMAGED as error:
         raise ArtifactError(
             f"weights {weights}: cannot be read ({_line(error)}); connect, or give a folder that save_pretrained wrote"
@@ -78,6 +81,18 @@ def untie(model: nn.Module) -> None:
             if id(parameter) in seen:
                 setattr(module, name, nn.Parameter(parameter.detach().clone(), requires_grad=parameter.requires_grad))
             seen.add(id(parameter))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' own report of what did not fit, which a line of ours says."""
+    logger = logging.getLogger("transformers")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _configuration(model_class: Any, weights: str) -> Any:

@@ -91,12 +91,12 @@ class SetPredictionGraph(Graph):
         scores = torch.where(scores > self.options.score_threshold, scores, torch.zeros_like(scores))
         boxes = torch.where(scores[..., None] > 0, boxes, torch.zeros_like(boxes))
         settled = torch.ones_like(scores[:, 0], dtype=torch.bool)
-        masks, head = None, (prediction.logits, prediction.boxes)
-        if prediction.masks is not None:
-            place = query[..., None, None].expand(-1, -1, *prediction.masks.shape[-2:])
-            masks = torch.sigmoid(torch.gather(prediction.masks.float(), 1, place))
-            return Answer(boxes, scores, chosen - query * num_classes, settled, (*head, prediction.masks), masks)
-        return Answer(boxes, scores, chosen - query * num_classes, settled, head)
+        labels, head = chosen - query * num_classes, (prediction.logits, prediction.boxes)
+        if prediction.masks is None:
+            return Answer(boxes, scores, labels, settled, head)
+        place = query[..., None, None].expand(-1, -1, *prediction.masks.shape[-2:])
+        masks = torch.sigmoid(torch.gather(prediction.masks.float(), 1, place))
+        return Answer(boxes, scores, labels, settled, (*head, prediction.masks), masks)
 
 
 def corners(boxes: Tensor, height: int, width: int) -> Tensor:

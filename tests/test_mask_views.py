@@ -236,11 +236,11 @@ def test_a_detector_with_masks_is_trained_with_them_and_judged_by_them(tmp_path:
 @pytest.mark.slow
 def test_masks_are_learnt_and_the_same_from_an_engine(tmp_path: Path) -> None:
     dataset = discs(tmp_path, num_images=16)
-    detector = trained(tmp_path, dataset, 25)
+    detector = trained(tmp_path, dataset, 18)
     accuracy = evaluate(tmp_path, detector, dataset, "val", ExportConfig())
     assert accuracy.segmentation is not None
     assert accuracy.segmentation.map_50 is not None
-    assert accuracy.segmentation.map_50 > 0.8
+    assert accuracy.segmentation.map_50 > 0.7
     graph = detector.graph(graph_options(ExportConfig())).eval()
     export(graph, (96, 128), tmp_path / "model.onnx")
     contract = dataset.facts.contract.model_copy(update={"mask_frame": detector.mask_frame})
