@@ -2,25 +2,24 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import torch
-from torch import Tensor, nn
-from torchvision.models import WeightsEnum, get_model, get_model_weights, resnet
+from torch import nn
+from torchvision.models import get_model, get_model_weights, resnet
 from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.ops import FrozenBatchNorm2d
 
-from deploy.errors import ArtifactError
 from deploy.plugins import suggest
-from stages.pretrained import SUFFIXES, load_backbone, wanted
+from stages import timm_backbones
+from stages.pretrained import SUFFIXES, NoWeights, load_backbone
+from stages.timm_backbones import PROBE_PX
 
 Norm = Literal["batch", "group", "frozen"]
 
 WIDTH = 64
 """Channels after the stem of torchvision's ResNets."""
-
-_PROBE_PX = 64
 
 # block, blocks a stage, groups, channels a group
 RESNETS: dict[str, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int, int], int, int]] = {
@@ -76,18 +75,6 @@ class ResNetStages(nn.Module):
         return nn.Sequential(*blocks)
 
 
-class _TimmLevels(nn.Module):
-    """timm's feature extractor, its maps keyed by their strides."""
-
-    def __init__(self, net: nn.Module, strides: Sequence[int]) -> None:
-        super().__init__()
-        self.net = net
-        self.strides = tuple(strides)
-
-    def forward(self, images: Tensor) -> "dict[str, Tensor]":
-        return {str(stride): level for stride, level in zip(self.strides, self.net(images), strict=True)}
-
-
 def group_norm(channels: int) -> nn.GroupNorm:
     """Group normalization in groups of 8 channels."""
     return nn.GroupNorm(channels // 8, channels)
@@ -125,7 +112,7 @@ def body(
     if width != WIDTH and not (name in RESNETS and name.startswith("resnet")):
         raise ValueError(f"width {width}: {name} comes in width {WIDTH} alone; the plain ResNets come in others")
     if name.startswith("timm:"):
-        return _timm(name.removeprefix("timm:"), norm, weights, strides)
+        return timm_backbones.body(name.removeprefix("timm:"), norm, weights, strides)
     layers = build_layers(name, width, norm, weights)
     levels = _levels(layers)
     chosen = {stride: levels[stride] for stride in strides if stride in levels}
@@ -180,12 +167,8 @@ def _load(model: nn.Module, name: str, width: int, norm: Norm | None, weights: s
         raise ValueError(f"backbone_weights {weights} need a backbone of torchvision's, of width 64, not {name} of width {width}")
     if named and norm == "group":
         raise ValueError(f"backbone_weights {weights} are of batch normalization, not of norm group; set norm to batch, frozen or null")
-    choices = _NoWeights if name == "resnet10" else get_model_weights(name)
+    choices = NoWeights if name == "resnet10" else get_model_weights(name)
     load_backbone(model, weights, choices, ("fc.", "classifier."))
-
-
-class _NoWeights(WeightsEnum):
-    """Of a backbone that only we have."""
 
 
 def _levels(layers: nn.Module) -> dict[int, tuple[str, int]]:
@@ -193,75 +176,9 @@ def _levels(layers: nn.Module) -> dict[int, tuple[str, int]]:
     levels: dict[int, tuple[str, int]] = {}
     layers.eval()
     with torch.no_grad():
-        features = torch.zeros(1, 3, _PROBE_PX, _PROBE_PX)
+        features = torch.zeros(1, 3, PROBE_PX, PROBE_PX)
         for name, child in layers.named_children():
             features = child(features)
-            levels[_PROBE_PX // features.shape[-1]] = name, features.shape[1]
+            levels[PROBE_PX // features.shape[-1]] = name, features.shape[1]
     layers.train()
     return levels
-
-
-def _timm(name: str, norm: Norm | None, weights: str | None, strides: Sequence[int]) -> tuple[nn.Module, dict[int, int], tuple[int, ...]]:
-    try:
-        import timm
-    except ImportError as error:
-        raise ValueError(f'backbone timm:{name}: timm is not installed: pip install "edgedistill[timm]"') from error
-    known = timm.list_models()
-    if name.partition(".")[0] not in known:
-        raise ValueError(f"no backbone 'timm:{name}'{suggest(name, known)}; see timm.list_models()")
-    if norm is not None:
-        raise ValueError(f"norm {norm}: timm's backbones keep their own normalization; set norm to null")
-    reductions = cast("Any", timm.create_model(name, features_only=True)).feature_info.reduction()
-    has = {stride: index for index, stride in enumerate(reductions)}
-    chosen = {stride: has[stride] for stride in strides if stride in has}
-    if not chosen:
-        return nn.Identity(), {}, tuple(has)
-    net = _create_timm(name, weights if wanted() else None, list(chosen.values()))
-    channels = dict(zip(chosen, net.feature_info.channels(), strict=True))
-    _check_timm(net, name, channels)
-    return _TimmLevels(net, list(chosen)), channels, tuple(has)
-
-
-def _create_timm(name: str, weights: str | None, indices: list[int]) -> Any:
-    """timm's feature extractor with these of its levels.
-
-    Raises:
-        ValueError: no such weights.
-        ArtifactError: the weights cannot be had.
-    """
-    import timm
-
-    options: dict[str, Any] = {}
-    if weights == "pretrained":
-        options = {"pretrained": True}
-    elif weights is not None:
-        if not weights.endswith(SUFFIXES):
-            raise ValueError(f"no backbone_weights '{weights}' of timm:{name}; give pretrained, or a file ({', '.join(SUFFIXES)})")
-        whole = timm.create_model(name)
-        # loaded into the classifier first: timm's extractors take what fits and leave the rest as it is, without a word
-        load_backbone(whole, weights, _NoWeights, tuple(f"{layer}." for layer in _classifiers(whole)))
-        options = {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": whole.state_dict()}}
-    try:
-        net = timm.create_model(name, features_only=True, out_indices=indices, **options)
-    except (OSError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ArtifactError(f"backbone_weights {weights} of timm:{name} cannot be had ({reason}); connect, or set them to null") from error
-    return net
-
-
-def _check_timm(net: nn.Module, name: str, channels: dict[int, int]) -> None:
-    """Refuse a network that takes no images of any size, or gives something else than maps."""
-    net.eval()
-    try:
-        with torch.no_grad():
-            shapes = [tuple(level.shape) for level in net(torch.zeros(1, 3, _PROBE_PX, _PROBE_PX))]
-    except (AssertionError, RuntimeError) as error:
-        raise ValueError(f"backbone timm:{name} does not take images of {_PROBE_PX} px ({' '.join(str(error).split())[:120]})") from error
-    net.train()
-    if shapes != [(1, count, _PROBE_PX // stride, _PROBE_PX // stride) for stride, count in channels.items()]:
-        raise ValueError(f"backbone timm:{name} gives no maps [B, C, H / stride, W / stride]; choose a convolutional network")
-
-
-def _classifiers(model: Any) -> tuple[str, ...]:
-    given = model.pretrained_cfg.get("classifier") or ()
-    return (given,) if isinstance(given, str) else tuple(given)

@@ -22,6 +22,11 @@ SUFFIXES = (".pth", ".pt", ".safetensors")
 _DAMAGED = (OSError, EOFError, RuntimeError, ValueError, LookupError, UnpicklingError, SafetensorError)
 """What reading a file raises that is cut short or holds something else."""
 
+
+class NoWeights(WeightsEnum):
+    """Of a network that only files are there of."""
+
+
 _wanted: ContextVar[bool] = ContextVar("wanted", default=True)
 
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from stages.box_coding import clip, decode
 from stages.nms import best, dense_nms
@@ -81,14 +82,15 @@ def _best(logits: Tensor, deltas: Tensor, anchors: Tensor, num_best: int) -> tup
 def _suppress(boxes: Tensor, counts: Sequence[int], iou_threshold: float) -> tuple[Tensor, Tensor]:
     """Which of the levels' boxes [B, N, 4] stay, `counts` a level, as 0 and 1 [B, N], and whether that is final [B].
 
-    Levels of as many boxes go through together: the graph is much smaller so.
+    Full levels go through together, and so do the smaller ones, filled up with empty boxes: the graph is much smaller so.
     """
-    keeps, settled, start = [], [], 0
-    for count, levels in groupby(counts):
-        num_levels = len(list(levels))
-        end = start + count * num_levels
-        keep, converged = dense_nms(boxes[:, start:end].reshape(-1, num_levels, count, 4), None, iou_threshold)
-        keeps.append(keep.flatten(1))
+    levels = boxes.split(list(counts), dim=1)
+    keeps, settled = [], []
+    for _, numbers in groupby(range(len(counts)), key=lambda number: counts[number] == counts[0]):
+        group = [levels[number] for number in numbers]
+        size = max(level.shape[1] for level in group)
+        filled = torch.stack([functional.pad(level, (0, 0, 0, size - level.shape[1])) for level in group], dim=1)
+        keep, converged = dense_nms(filled, None, iou_threshold)
+        keeps += [keep[:, index, : level.shape[1]] for index, level in enumerate(group)]
         settled.append(converged)
-        start = end
     return torch.cat(keeps, dim=1), torch.cat(settled, dim=1).all(dim=1)

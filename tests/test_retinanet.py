@@ -138,7 +138,7 @@ def test_names_of_torchvisions_older_files_are_read(tmp_path: Path) -> None:
 
 def test_normalization_is_as_torchvision_trained_its_weights() -> None:
     with left_out():
-        first, second = retinanet(version=1, weights="COCO_V1"), retinanet(version=2, weights="COCO_V1")
+        first, second = whole(1, weights="COCO_V1"), whole(2, weights="COCO_V1")
     assert {module.eps for module in first.modules() if isinstance(module, FrozenBatchNorm2d)} == {0.0}
     assert not any(isinstance(module, nn.BatchNorm2d) for module in first.modules())
     assert not any(isinstance(module, FrozenBatchNorm2d) for module in second.modules())

@@ -73,7 +73,7 @@ def build(
         backbone: a name of stages.backbones.NAMES, or "timm:" and a model of timm's.
         width: channels after the stem; 64 is torchvision's ResNet.
         backbone_weights: a torchvision weights name such as IMAGENET1K_V1, or a file.
-        norm: of the backbone; null for its own, or with `weights` frozen, as torchvision trained those.
+        norm: of the backbone; null for its own, and for resnet50 with `weights` frozen, as torchvision trained those.
         extra: what makes the levels above stride 32: max pooling (64 alone), or convolutions from the pyramid's coarsest level
             or from the backbone's.
         range_scale: a level of stride s takes objects reaching 4 to 8 times s * range_scale px from their centre.
@@ -85,7 +85,7 @@ def build(
     """
     if weights is not None and backbone_weights is not None:
         raise ValueError(f"weights {weights} hold the backbone's too; set backbone_weights to null")
-    normalization = "frozen" if norm is None and weights is not None else norm
+    normalization = "frozen" if norm is None and weights is not None and backbone == "resnet50" else norm
     pyramid = PyramidBackbone(backbone, width, normalization, fpn_channels, strides, backbone_weights, extra)
     head = _Head(fpn_channels, 1, num_classes, head_convs)
     head.classification_head = FCOSClassificationHead(fpn_channels, 1, num_classes, head_convs, norm_layer=group_norm)

@@ -69,7 +69,7 @@ def build(
         backbone: a name of stages.backbones.NAMES, or "timm:" and a model of timm's.
         width: channels after the stem; 64 is torchvision's ResNet.
         backbone_weights: a torchvision weights name such as IMAGENET1K_V1, or a file.
-        norm: of the backbone; null for its own, or with `weights` of version 1 frozen, as torchvision trained those.
+        norm: of the backbone; null for its own, and for resnet50 with `weights` of version 1 frozen, as torchvision trained those.
         extra: what makes the levels above stride 32, see detector fcos; null for p6p7 in version 1 and p6p7_c5 in version 2.
         anchor_scale: the side of a level's smallest square anchor in strides.
         anchor_sizes: of a level's anchors, between that side and its double.
@@ -83,7 +83,8 @@ def build(
     if weights is not None and backbone_weights is not None:
         raise ValueError(f"weights {weights} hold the backbone's too; set backbone_weights to null")
     levels = extra or ("p6p7" if version == 1 else "p6p7_c5")
-    normalization = "frozen" if norm is None and weights is not None and version == 1 else norm
+    torchvisions = weights is not None and version == 1 and backbone == "resnet50"
+    normalization = "frozen" if norm is None and torchvisions else norm
     pyramid = PyramidBackbone(backbone, width, normalization, fpn_channels, strides, backbone_weights, levels)
     anchors = _anchors(strides, anchor_scale, anchor_sizes, anchor_ratios)
     head = _head(fpn_channels, anchors.num_anchors_per_location()[0], num_classes, version, head_convs)
