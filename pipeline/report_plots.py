@@ -16,6 +16,9 @@ LOG_RATIO = 4
 DIAGNOSTICS = ("grad_norm", "learning_rate", "images_per_s")
 """Columns of curves.csv that are no losses."""
 
+DERIVED = ("weighted/", "share/")
+"""How columns begin that say what a term amounts to, beside the term itself."""
+
 
 @dataclass(frozen=True)
 class Engine:
@@ -114,10 +117,11 @@ def _number(cell: str | None) -> float | None:
 
 def training(curves: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]) -> tuple[list[Panel], list[Panel]]:
     """A panel a loss term, the sum first, and a panel a diagnostic, from the columns of each series."""
-    names = list(dict.fromkeys(name for columns in curves.values() for name in columns))
-    terms = [name for name in names if name not in DIAGNOSTICS]
+    names = sorted(dict.fromkeys(name for columns in curves.values() for name in columns), key=lambda name: name != "loss")
+    diagnostics = [*DIAGNOSTICS, *(name for name in names if name.startswith(DERIVED))]
+    terms = [name for name in names if name not in diagnostics]
     panels = {name: _training_panel(name, {s: columns[name] for s, columns in curves.items() if name in columns}) for name in names}
-    return [panels[name] for name in terms], [panels[name] for name in DIAGNOSTICS if name in panels]
+    return [panels[name] for name in terms], [panels[name] for name in diagnostics if name in panels]
 
 
 def _training_panel(name: str, series: Mapping[str, Sequence[tuple[float, float]]]) -> Panel:

@@ -22,12 +22,17 @@ def channel_attention(features: Tensor) -> Tensor:
     return features.abs().mean(dim=(2, 3), keepdim=True)
 
 
-def spatial_mask(attention: Tensor, temperature: float) -> Tensor:
-    """Softmax of a spatial attention [B, 1, H, W] / temperature over positions, as weights averaging 1."""
+def mask(attention: Tensor, temperature: float) -> Tensor:
+    """Softmax of a spatial [B, 1, H, W] or channel attention [B, C, 1, 1] / temperature over all of an image, averaging 1."""
     flat = attention.flatten(1)
     return ((flat / temperature).softmax(dim=1) * flat.shape[1]).reshape(attention.shape)
 
 
-def channel_mask(attention: Tensor, temperature: float) -> Tensor:
-    """Softmax of a channel attention [B, C, 1, 1] / temperature over channels, as weights averaging 1."""
-    return (attention / temperature).softmax(dim=1) * attention.shape[1]
+def summed_mask(own: Tensor, other: Tensor, temperature: float) -> Tensor:
+    """The mask of two networks' summed attention, as the paper's text has it."""
+    return mask(own + other, temperature)
+
+
+def averaged_mask(own: Tensor, other: Tensor, temperature: float) -> Tensor:
+    """The mean of two networks' masks, as the authors' code has it."""
+    return (mask(own, temperature) + mask(other, temperature)) / 2

@@ -169,6 +169,10 @@ class DistillConfig(Frozen):
     )
     fade: Literal["none", "linear", "cosine"] = Field(default="none", description="how the losses' weight falls to 0 by the last step")
 
+    shares_every: int = Field(
+        default=100, ge=0, description="steps between samples of each term's share of the gradient at the student's features; 0 for none"
+    )
+
     @field_validator("losses")
     @classmethod
     def _distinct(cls, losses: tuple[LossConfig, ...]) -> tuple[LossConfig, ...]:

@@ -45,7 +45,7 @@ def distill(
         load_weights(detector, Path(student.weights))
     losses = build_losses(config, detector, large, seed)
     num_steps = student.train.num_steps(dataset.facts.splits["train"].num_images)
-    task = Distillation(detector, large, losses, loss_factor(config, num_steps))
+    task = Distillation(detector, large, losses, loss_factor(config, num_steps), config.shares_every)
     trained = Trainer(task, dataset, student.train, seed=seed, device=device, folder=out, label="distill").run()
     write_attention(out, large, trained, dataset, split)
     return finish(out, trained, student.detector, student.train.epochs, dataset, split, export)

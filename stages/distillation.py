@@ -1,7 +1,8 @@
 """A student that learns from its targets and from a frozen teacher at once."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from stages.losses import Loss, Pyramid
 
 
 def build_losses(config: DistillConfig, student: Detector, teacher: Detector, seed: int) -> dict[str, tuple[Loss, float]]:
-    """The configured losses with their weights; their adapters' fresh weights depend on the seed and draw nothing else.
+    """The configured losses whose weight is not 0, with it; their adapters' fresh weights depend on the seed and draw nothing else.
 
     Raises:
         ConfigError: options that do not go together.
@@ -30,6 +31,8 @@ def build_losses(config: DistillConfig, student: Detector, teacher: Detector, se
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed + 1)
         for choice in config.losses:
+            if choice.weight == 0:
+                continue
             try:
                 losses[choice.name] = (plugins.load("stages.losses", choice.name).build(own, other, **choice.options), choice.weight)
             except ValueError as error:
@@ -53,36 +56,73 @@ def loss_factor(config: DistillConfig, num_steps: int) -> Callable[[int], float]
     return factor
 
 
+@dataclass(frozen=True)
+class Lesson:
+    """What the teacher gives one step: its outputs, the factor on the losses' weights, whether gradient shares are sampled."""
+
+    teacher: Outputs
+    factor: float
+    sampled: bool
+
+
 class Distillation(Task):
     """The student with its adapters; the teacher stands outside, so that no optimizer or checkpoint holds it."""
 
     def __init__(
-        self, detector: Detector, teacher: Detector, losses: Mapping[str, tuple[Loss, float]], factor: Callable[[int], float]
+        self,
+        detector: Detector,
+        teacher: Detector,
+        losses: Mapping[str, tuple[Loss, float]],
+        factor: Callable[[int], float],
+        every: int = 0,
     ) -> None:
         super().__init__(detector)
         self.losses = nn.ModuleDict({name: loss for name, (loss, _) in losses.items()})
         self._weights = {name: weight for name, (_, weight) in losses.items()}
         self._factor = factor
+        self._every = every
         self._teacher = (teacher.eval().requires_grad_(False),)
 
-    def prepare(self, batch: Batch, step: int) -> tuple[Outputs, float]:
-        """The teacher's outputs on the student's own view, and the factor on the losses' weights."""
+    def prepare(self, batch: Batch, step: int) -> Lesson | None:
+        """The teacher's lesson on the student's own view; None where no loss would listen."""
+        if not self.losses:
+            return None
         teacher = self._teacher[0].to(batch.images.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         with torch.no_grad():
             outputs: Outputs = teacher(batch.images)
-        return outputs, self._factor(step)
+        return Lesson(outputs, self._factor(step), bool(self._every) and step % self._every == 0)
 
-    def forward(self, batch: Batch, extra: tuple[Outputs, float]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The task losses as the baseline sums them, plus each weighted term; terms are reported unweighted."""
-        teacher, factor = extra
+    def forward(self, batch: Batch, extra: Lesson | None) -> tuple[Tensor, dict[str, Tensor]]:
+        """The task losses as the baseline sums them, plus each weighted term.
+
+        The named terms are unweighted; beside each stands weighted/<term>, and, where sampled, share/<term>: of the sum of the
+        norms of all terms' gradients at the student's pyramid, that of the term at all its levels.
+        """
+        if extra is None:
+            return super().forward(batch, extra)
         student: Outputs = self.detector(batch.images, batch.targets)
         terms = dict(student.losses)
-        total = torch.stack(list(terms.values())).sum()
+        parts = {"task": torch.stack(list(terms.values())).sum()}
         for name, loss in self.losses.items():
-            for term, value in loss(student, teacher, batch.targets).items():
-                terms[f"{name}/{term}"] = value
-                total = total + value * (self._weights[name] * factor)
-        return total, terms
+            assert isinstance(loss, Loss)
+            for term, value in loss(student, extra.teacher, batch.targets).items():
+                weighted = value * (self._weights[name] * loss.weight(term) * extra.factor)
+                terms |= {f"{name}/{term}": value, f"weighted/{name}/{term}": weighted}
+                part = f"{name}/{term.partition('/')[0]}"
+                parts[part] = parts[part] + weighted if part in parts else weighted
+        if extra.sampled:
+            terms |= {f"share/{part}": share for part, share in gradient_shares(parts, student.pyramid).items()}
+        return torch.stack(list(parts.values())).sum(), terms
+
+
+def gradient_shares(parts: Mapping[str, Tensor], pyramid: Sequence[Tensor]) -> dict[str, Tensor]:
+    """The norm of each part's gradient at the pyramid, over all levels, divided by the sum of these norms."""
+    norms = {}
+    for name, part in parts.items():
+        grads: Sequence[Tensor | None] = torch.autograd.grad(part, list(pyramid), retain_graph=True, allow_unused=True)
+        norms[name] = torch.stack([grad.detach().float().norm() for grad in grads if grad is not None]).norm()
+    total = torch.stack(list(norms.values())).sum().clamp(min=1e-30)
+    return {name: norm / total for name, norm in norms.items()}
 
 
 def write_attention(out: Path, teacher: Detector, student: Detector, dataset: Dataset, split: str, num_images: int = 6) -> None:

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 from torch import distributed as dist
+from torch.distributed.nn.functional import all_reduce
 
 
 def num_processes() -> int:
@@ -21,6 +22,14 @@ def mean_over_processes(value: Tensor) -> Tensor:
         return value
     total = value.detach().clone()
     dist.all_reduce(total)
+    return total / num_processes()
+
+
+def mean_with_gradient(value: Tensor) -> Tensor:
+    """The mean of a tensor over processes; every process's loss reaches every process's value."""
+    if num_processes() == 1:
+        return value
+    total: Tensor = all_reduce(value)
     return total / num_processes()
 
 

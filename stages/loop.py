@@ -6,6 +6,7 @@ accelerate carries device, precision, distribution, checkpoints and trackers.
 import csv
 import math
 import shutil
+import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
@@ -171,17 +172,16 @@ class Trainer:
     def _epoch(self, steps: Steps) -> None:
         self._batches.epoch = self._progress.epoch
         self._model.train()
-        sums: dict[str, float] = defaultdict(float)
+        sums: dict[str, list[float]] = defaultdict(list)
         began = time.perf_counter()
         for batch in self._loaded():
             losses = self._step(batch.to(self._accelerator.device))
             for name, value in losses.items():
-                sums[name] += value
+                sums[name].append(value)
             steps.advance(f"loss {losses['loss']:.3f}")
-        count = len(self._batches)
-        row = {name: value / count for name, value in sums.items()}
+        row = {name: statistics.fmean(values) for name, values in sums.items()}
         row["learning_rate"] = float(self._scheduler.get_last_lr()[0])
-        row["images_per_s"] = count * self._config.batch_size / (time.perf_counter() - began)
+        row["images_per_s"] = len(self._batches) * self._config.batch_size / (time.perf_counter() - began)
         self._progress.epoch += 1
         self._progress.rows.append({"epoch": self._progress.epoch, **row})
         self._accelerator.log(row, step=self._progress.epoch)
@@ -211,9 +211,9 @@ class Trainer:
 
     def _check(self, loss: Tensor, terms: Mapping[str, Tensor]) -> dict[str, float]:
         """The terms averaged over processes as floats."""
-        names = ["loss", *terms]
-        values = mean_over_processes(torch.stack([loss.detach().float(), *(t.detach().float() for t in terms.values())])).tolist()
-        for name, value in reversed(list(zip(names, values, strict=True))):
+        names = [*terms, "loss"]
+        values = mean_over_processes(torch.stack([*(t.detach().float() for t in terms.values()), loss.detach().float()])).tolist()
+        for name, value in zip(names, values, strict=True):
             if not math.isfinite(value):
                 where = f"step {self._progress.step} (epoch {self._progress.epoch + 1})"
                 raise ArtifactError(f"{self._label}: {name} is {value} at {where}; lower train.learning_rate or the loss's weight")

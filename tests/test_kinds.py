@@ -61,7 +61,7 @@ def test_a_student_learns_from_a_teacher_of_another_kind(dataset: Dataset, large
         seen.append({"total": total.item(), **{name: value.item() for name, value in terms.items()}})
     assert all(math.isfinite(value) for row in seen for value in row.values())
     for name in ("total", "attention/feature", "non_local/relation"):
-        first, last = (sum(row[name] for row in part) / 4 for part in (seen[:4], seen[-4:]))
+        first, last = (sum(value for row in part for term, value in row.items() if term.startswith(name)) for part in (seen[:4], seen[-4:]))
         assert last < first, name
 
 
@@ -86,7 +86,7 @@ def test_a_detector_is_one_new_file(dataset: Dataset, tmp_path: Path, monkeypatc
     batch = batches(dataset, masks=False)[0]
     total, terms = task(batch, task.prepare(batch, 0))
     total.backward()
-    assert "attention/feature" in terms
+    assert any(term.startswith("attention/feature/") for term in terms)
     assert all(parameter.grad is not None for parameter in student.parameters())
     export(student.graph(GraphOptions(max_detections=5)).eval(), (SIZE, SIZE), tmp_path / "model.onnx")
 

@@ -28,7 +28,7 @@ def run(runs: Path, *launcher: str) -> str:
 def curves(runs: Path, stage: str) -> list[dict[str, float]]:
     (folder,) = runs.glob(f".store/{stage}-*")
     with (folder / "curves.csv").open(encoding="utf-8") as file:
-        return [{name: float(value) for name, value in row.items() if name != "images_per_s"} for row in csv.DictReader(file)]
+        return [{name: float(value) for name, value in row.items() if name != "images_per_s" and value} for row in csv.DictReader(file)]
 
 
 def test_two_processes_give_the_losses_of_one_step_for_step(tmp_path: Path) -> None:

@@ -20,8 +20,8 @@ from stages.artifacts import Dataset
 from stages.augment import Sample, mosaic, transforms
 from stages.checkpoint import build_detector
 from stages.config import LossConfig, TrainConfig
-from stages.detectors import Detector, Outputs
-from stages.distillation import Distillation, build_losses, loss_factor
+from stages.detectors import Detector
+from stages.distillation import Distillation, build_losses, gradient_shares, loss_factor
 from stages.loader import Batch, EpochBatches, TrainingImages
 from stages.loop import RESUME, Task, Trainer, _discard_state, learning_rate
 
@@ -39,7 +39,7 @@ def trainer(dataset: Dataset, folder: Path, config: TrainConfig, losses: list[di
         task = Task(student)
     else:
         built = build_losses(tiny.distillation(losses=losses), student, teacher, 0)
-        task = Distillation(student, teacher, built, loss_factor(tiny.distillation(warmup_steps=2), 9))
+        task = Distillation(student, teacher, built, loss_factor(tiny.distillation(warmup_steps=2), 9), every=100)
     return Trainer(task, dataset, config, seed=0, device="cpu", folder=folder, label="test"), teacher
 
 
@@ -100,10 +100,36 @@ def test_the_teacher_is_bit_identical_after_training_and_saved_nowhere(dataset: 
     assert student.state_dict().keys() == build_detector(tiny.detector(), 10).state_dict().keys()
 
 
-def test_the_terms_of_each_loss_are_logged_by_name(dataset: Dataset, tmp_path: Path) -> None:
+def test_every_term_is_logged_plain_weighted_and_by_its_share_of_the_gradient(dataset: Dataset, tmp_path: Path) -> None:
     trainer(dataset, tmp_path / "run", tiny.schedule(epochs=1), tiny.LOSSES)[0].run()
-    names = set(rows(tmp_path / "run")[0])
-    assert {"epoch", "loss", "attention/feature", "attention/transfer", "non_local/relation", "learning_rate", "grad_norm"} <= names
+    row = {name: float(value) for name, value in rows(tmp_path / "run")[0].items()}
+    terms = [f"attention/{term}/{stride}" for term in ("feature", "spatial", "channel") for stride in (8, 16)]
+    terms += [f"non_local/relation/{stride}" for stride in (8, 16)]
+    assert {"epoch", "loss", "learning_rate", "grad_norm", *terms} <= row.keys()
+    for name in terms:  # of two levels at weight 0.5 each, in the mean of steps at the factors 0.5 and 1
+        assert 0.5 / 2 * 0.5 * row[name] < row[f"weighted/{name}"] < 0.5 / 2 * row[name], name
+    shares = {name: value for name, value in row.items() if name.startswith("share/")}
+    losses = ("attention/feature", "attention/spatial", "attention/channel", "non_local/relation")
+    assert set(shares) == {"share/task", *(f"share/{term}" for term in losses)}
+    assert sum(shares.values()) == pytest.approx(1)
+    assert all(share > 0 for share in shares.values())
+
+
+def test_gradient_shares_are_those_of_the_norms() -> None:
+    features = (torch.ones(2, 2, requires_grad=True), torch.ones(3, requires_grad=True))
+    parts = {"one": features[0].sum() * 2, "other": features[1].sum() * 4 + features[0][0, 0] * 2}
+    shares = gradient_shares(parts, features)  # norms: sqrt(4 * 2^2) = 4 and sqrt(3 * 4^2 + 2^2) = sqrt(52)
+    assert shares["one"].item() == pytest.approx(4 / (4 + 52**0.5))
+    assert shares["other"].item() == pytest.approx(52**0.5 / (4 + 52**0.5))
+
+
+def test_sampling_the_shares_changes_no_weight(dataset: Dataset, tmp_path: Path) -> None:
+    (tmp_path / "often").mkdir()
+    student, teacher = build_detector(tiny.detector(), 10, 0), build_detector(tiny.detector(tiny.TEACHER), 10, 5)
+    config = tiny.distillation(warmup_steps=2)
+    task = Distillation(student, teacher, build_losses(config, student, teacher, 0), loss_factor(config, 9), every=1)
+    often = Trainer(task, dataset, tiny.schedule(), seed=0, device="cpu", folder=tmp_path / "often", label="test").run()
+    assert_same(trainer(dataset, tmp_path / "once", tiny.schedule(), tiny.LOSSES)[0].run().state_dict(), often.state_dict())
 
 
 class Poisoned(Task):
@@ -256,12 +282,12 @@ class TestTeacherOutputs:
         losses = {"attention": (build_losses(tiny.distillation(), student, teacher, 0)["attention"][0], 1.0)}
         task = Distillation(student, teacher, losses, lambda step: 0.25 * (step + 1)).train()
         images = torch.randn(2, 3, 64, 64)
-        outputs, factor = task.prepare(Batch(images, ()), 0)
-        assert isinstance(outputs, Outputs)
-        assert factor == pytest.approx(0.25)
+        lesson = task.prepare(Batch(images, ()), 0)
+        assert lesson is not None
+        assert lesson.factor == pytest.approx(0.25)
         with torch.no_grad():
             expected = teacher.eval()(images)
-        for level, same in zip(outputs.pyramid, expected.pyramid, strict=True):
+        for level, same in zip(lesson.teacher.pyramid, expected.pyramid, strict=True):
             torch.testing.assert_close(level, same)
             assert not level.requires_grad
 

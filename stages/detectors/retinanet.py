@@ -111,7 +111,10 @@ def _head(channels: int, num_anchors: int, num_classes: int, version: int, num_c
         branch.conv = nn.Sequential(*(Conv2dNormActivation(channels, channels, norm_layer=norm) for _ in range(num_convs)))
         for layer in branch.conv.modules():
             if isinstance(layer, nn.Conv2d):
-                nn.init.normal_(layer.weight, std=0.01)
+                if version == 1:
+                    nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+                else:
+                    nn.init.normal_(layer.weight, std=0.01)
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
     head.regression_head._loss_type = "l1" if version == 1 else "giou"  # noqa: SLF001 - as torchvision's builder does

@@ -4,7 +4,7 @@ A file defines `build(student: Pyramid, teacher: Pyramid, *, <options>) -> Loss`
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -21,8 +21,17 @@ class Pyramid:
 
 
 class Loss(nn.Module, ABC):
-    """Named terms from both networks' outputs; its parameters (adapters) are trained beside the student, never shipped."""
+    """Named terms from both networks' outputs; its parameters (adapters) are trained beside the student, never shipped.
+
+    weights: the factor on each term, by its name or the part of it before "/"; 1 for a term that is not among them.
+    """
+
+    weights: Mapping[str, float] = {}
 
     @abstractmethod
     def forward(self, student: Outputs, teacher: Outputs, targets: Sequence[Target]) -> dict[str, Tensor]:
-        """Scalar terms by name, to be summed. The teacher's tensors carry no gradient."""
+        """Scalar terms without their weights; one of a single level is called <term>/<stride>. The teacher's tensors carry no gradient."""
+
+    def weight(self, term: str) -> float:
+        """The factor on a term of `forward`."""
+        return self.weights.get(term, self.weights.get(term.partition("/")[0], 1.0))

@@ -3,83 +3,105 @@
 Zhang & Ma, "Structured Knowledge Distillation for Accurate and Efficient Object Detection", IEEE TPAMI 2023,
 https://doi.org/10.1109/TPAMI.2023.3300470; first in ICLR 2021, https://openreview.net/forum?id=uKhGRvM8QNH.
 
-Departures: features are divided by their root mean square per image and level, and squared errors are averaged where the
-paper takes the Euclidean norm of the whole batch, so that one weight serves every batch size, resolution and channel count.
-The attention of both networks is added before the softmax, as in the paper's text. The student's attention, for the mask and
-for the transfer term over positions, is of its own features; the transfer term over channels compares the adapted ones.
+Departures of the preset `normalised`, see stages/presets.py: features are divided by their root mean square per image and
+level, and squared errors are averaged. The student's attention over positions, for the mask and for the transfer, is of its own
+features, that over channels of the adapted ones. In the other presets it is of the student's own features everywhere, as in
+the authors' code, but for the channels of a student that has not as many as its teacher: there, of the adapted ones.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.linalg import vector_norm
 
-from stages.attention_maps import channel_attention, channel_mask, spatial_attention, spatial_mask, standardized
+from stages.attention_maps import averaged_mask, channel_attention, spatial_attention, standardized, summed_mask
 from stages.detectors import Outputs, Target
 from stages.levels import LevelPair, channels, match, pairs
 from stages.losses import Loss, Pyramid
-
-
-def masked_error(adapted: Tensor, teacher: Tensor, spatial: Tensor, channel: Tensor) -> Tensor:
-    """The mean of (teacher - adapted)^2 [B, C, H, W] weighted by masks [B, 1, H, W] and [B, C, 1, 1], which carry no gradient."""
-    return ((teacher - adapted).square() * spatial.detach() * channel.detach()).mean()
+from stages.presets import PRESETS, Preset
 
 
 class Attention(Loss):
     """See `build`."""
 
-    def __init__(
-        self,
-        widths: Sequence[tuple[int, int]],
-        levels: tuple[LevelPair, ...],
-        temperature: float,
-        feature_weight: float,
-        transfer_weight: float,
-    ) -> None:
+    def __init__(self, widths: Sequence[tuple[int, int]], levels: tuple[LevelPair, ...], strides: tuple[int, ...], preset: Preset) -> None:
         super().__init__()
         self.levels = levels
-        self.temperature = temperature
-        self.feature_weight = feature_weight
-        self.transfer_weight = transfer_weight
+        self.strides = strides
+        self.preset = preset
+        share = len(levels) if preset.error == "mean_square" else 1
+        transfer = preset.transfer / share
+        self.weights = {"feature": preset.feature / share, "spatial": transfer, "channel": transfer}
         self.adapters = nn.ModuleList(nn.Conv2d(own, other, 1) for own, other in widths)
+        for adapter, (own, other) in zip(self.adapters, widths, strict=True):
+            used = preset.compared == "magnitude" and (preset.error == "mean_square" or own != other)
+            adapter.requires_grad_(preset.feature > 0 or (preset.transfer > 0 and used))
+        adapted = preset.compared == "adapted_mean" and preset.transfer > 0
+        self.spatial_adapters = nn.ModuleList(nn.Conv2d(1, 1, 3, padding=1) for _ in widths if adapted)
+        self.channel_adapters = nn.ModuleList(nn.Linear(own, other) for own, other in widths if adapted)
 
     def forward(self, student: Outputs, teacher: Outputs, targets: Sequence[Target]) -> dict[str, Tensor]:
-        """Terms "feature" and "transfer", each the mean over levels."""
-        levels = zip(self.adapters, pairs(student, teacher, self.levels), strict=True)
-        terms = [self._level(adapter, own, other) for adapter, (own, other) in levels]
-        feature, transfer = (torch.stack(values).mean() for values in zip(*terms, strict=True))
-        return {"feature": feature * self.feature_weight, "transfer": transfer * self.transfer_weight}
+        """Terms "feature", "spatial" and "channel" of each level."""
+        terms: dict[str, Tensor] = {}
+        for index, (own, other) in enumerate(pairs(student, teacher, self.levels)):
+            level = {f"{name}/{self.strides[index]}": value for name, value in self._level(index, own, other).items()}
+            terms.update({name: value for name, value in level.items() if self.weight(name) > 0})
+        return terms
 
-    def _level(self, adapter: nn.Module, own: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
-        adapted, teacher, raw = adapter(own).float(), standardized(other), standardized(own)
-        spatial = spatial_mask(spatial_attention(raw) + spatial_attention(teacher), self.temperature)
-        channel = channel_mask(channel_attention(adapted) + channel_attention(teacher), self.temperature)
-        feature = masked_error(adapted, teacher, spatial, channel)
-        over_positions = (spatial_attention(raw) - spatial_attention(teacher)).square().mean()
-        over_channels = (channel_attention(adapted) - channel_attention(teacher)).square().mean()
-        return feature, over_positions + over_channels
+    def _level(self, index: int, own: Tensor, other: Tensor) -> dict[str, Tensor]:
+        adapted = self.adapters[index](own).float()
+        if self.preset.error == "mean_square":
+            own, other = standardized(own), standardized(other)
+            compared = adapted
+        else:
+            compared = own if own.shape == other.shape else adapted
+        spatial, channel = (spatial_attention(own), spatial_attention(other)), (channel_attention(compared), channel_attention(other))
+        error = mean_square if self.preset.error == "mean_square" else vector_norm
+        combined = summed_mask if self.preset.masks == "summed" else averaged_mask
+        difference = (other - adapted) * combined(*spatial, self.preset.temperature).detach().sqrt()
+        if self.preset.channel_mask:
+            difference = difference * combined(*channel, self.preset.temperature).detach().sqrt()
+        if self.spatial_adapters:
+            spatial = self.spatial_adapters[index](own.mean(dim=1, keepdim=True)), other.mean(dim=1, keepdim=True)
+            channel = self.channel_adapters[index](own.mean(dim=(2, 3))), other.mean(dim=(2, 3))
+        return {"feature": error(difference), "spatial": error(spatial[0] - spatial[1]), "channel": error(channel[0] - channel[1])}
+
+
+def mean_square(difference: Tensor) -> Tensor:
+    """The mean of squares."""
+    return difference.square().mean()
 
 
 def build(
     student: Pyramid,
     teacher: Pyramid,
     *,
-    temperature: Annotated[float, Field(gt=0)] = 0.5,
-    feature_weight: Annotated[float, Field(ge=0)] = 1.0,
-    transfer_weight: Annotated[float, Field(ge=0)] = 1.0,
+    preset: Literal["normalised", "code_one_stage", "code_two_stage", "mmrazor", "paper_one_stage", "paper_two_stage"] = "normalised",
+    temperature: Annotated[float, Field(gt=0)] | None = None,
+    feature_weight: Annotated[float, Field(ge=0)] | None = None,
+    transfer_weight: Annotated[float, Field(ge=0)] | None = None,
     strides: tuple[int, ...] | None = None,
     missing: Literal["skip", "interpolate"] = "skip",
 ) -> Loss:
     """The attention-masked feature loss and the attention transfer loss.
 
     Args:
+        preset: the form, and what the options below are where they are null; see stages.presets.
         temperature: of both masks; below 1 sharpens them.
-        feature_weight: of the masked squared error between adapted student and teacher features.
-        transfer_weight: of the squared error between their attention maps.
+        feature_weight: of the masked error between adapted student and teacher features.
+        transfer_weight: of the error between their attention over positions, and of that over channels.
         strides: the student's levels that learn; null for all that can.
         missing: what becomes of a level whose stride the teacher lacks: it is left out, or learns from the nearest one, resized.
     """
-    levels = match(student, teacher, strides, missing)
-    return Attention(channels(student, teacher, levels), levels, temperature, feature_weight, transfer_weight)
+    form = PRESETS[preset]
+    form = replace(
+        form,
+        temperature=form.temperature if temperature is None else temperature,
+        feature=form.feature if feature_weight is None else feature_weight,
+        transfer=form.transfer if transfer_weight is None else transfer_weight,
+    )
+    levels = match(student, teacher, strides, missing)[: form.num_levels]
+    return Attention(channels(student, teacher, levels), levels, tuple(student.strides[level.own] for level in levels), form)

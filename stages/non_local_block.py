@@ -1,0 +1,87 @@
+"""The relation module: each position plus what it draws from all others by the likeness of their projections.
+
+Wang et al., "Non-local Neural Networks", CVPR 2018, as Zhang & Ma use it (see stages/losses/non_local.py).
+
+Departures: the relation of dot products has no softmax, so (theta phi^T / N) g is computed as theta (phi^T g / N): the same
+numbers up to rounding at a cost and a memory linear in the positions. The three projections are one convolution, so that the
+features are read once and their gradient is written once.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from stages.distribution import mean_with_gradient, num_processes
+
+Relation = Literal["dot_product", "embedded_gaussian"]
+
+
+class NonLocalBlock(nn.Module):
+    """[B, C, H, W] to the same shape; the identity at first.
+
+    Args:
+        inner: channels of the projections.
+        pool: phi and g are max-pooled by so much, or by the whole of a side that is shorter.
+        relation: dot products, or the softmax of them over the pooled positions.
+        batch_norm: whether what is drawn passes one whose scale starts at 0; else the last projection starts at 0.
+    """
+
+    def __init__(self, channels: int, inner: int, pool: int, relation: Relation = "dot_product", *, batch_norm: bool = False) -> None:
+        super().__init__()
+        self.theta = nn.Conv2d(channels, inner, 1)
+        self.phi = nn.Conv2d(channels, inner, 1)
+        self.g = nn.Conv2d(channels, inner, 1)
+        self.out = nn.Conv2d(inner, channels, 1)
+        self.pool = pool
+        self.relation = relation
+        self.norm = _BatchNorm(channels) if batch_norm else None
+        if not batch_norm:
+            nn.init.zeros_(self.out.weight)
+            nn.init.zeros_(self.out.bias)  # type: ignore[arg-type]
+
+    def forward(self, features: Tensor) -> Tensor:
+        """See the class."""
+        theta, pooled = self._projected(features)
+        phi, g = pooled.flatten(2).chunk(2, dim=1)
+        if self.relation == "dot_product":
+            drawn = relate(theta.flatten(2), phi, g)
+        else:
+            query, key, value = (x.flatten(2).transpose(1, 2)[:, None] for x in (theta, phi, g))
+            drawn = functional.scaled_dot_product_attention(query, key, value, scale=1.0)[:, 0].transpose(1, 2)
+        out: Tensor = self.out(drawn.unflatten(2, features.shape[-2:]))
+        return features + (out if self.norm is None else self.norm(out))
+
+    def _projected(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Theta [B, inner, H, W], and phi above g, pooled [B, 2 * inner, h, w]."""
+        parts = (self.theta, self.phi, self.g)
+        weight, bias = torch.cat([part.weight for part in parts]), torch.cat([part.bias for part in parts])  # type: ignore[misc]
+        projected = functional.conv2d(features, weight, bias).float()
+        inner = self.theta.out_channels
+        height, width = features.shape[-2:]
+        return projected[:, :inner], functional.max_pool2d(projected[:, inner:], (min(self.pool, height), min(self.pool, width)))
+
+
+def relate(theta: Tensor, phi: Tensor, g: Tensor) -> Tensor:
+    """What each of n positions draws from N: theta [B, C, n], phi and g [B, C, N], result [B, C, n]."""
+    with torch.autocast(theta.device.type, enabled=False):  # products summed over all positions overflow half precision
+        return (g @ phi.transpose(1, 2) / phi.shape[2]) @ theta
+
+
+class _BatchNorm(nn.Module):
+    """Normalization by the statistics of the batch over all processes, its scale starting at 0; only trained, it keeps no running ones."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[B, C, H, W] to the same shape."""
+        if num_processes() == 1:
+            return functional.batch_norm(features, None, None, self.weight, self.bias, training=True)
+        mean = mean_with_gradient(features.mean(dim=(0, 2, 3), keepdim=True))
+        variance = mean_with_gradient((features - mean).square().mean(dim=(0, 2, 3), keepdim=True))
+        scale = self.weight[:, None, None] * (variance + 1e-5).rsqrt()
+        return (features - mean) * scale + self.bias[:, None, None]
