@@ -14,12 +14,22 @@ def standardized(features: Tensor) -> Tensor:
 
 def spatial_attention(features: Tensor) -> Tensor:
     """The mean absolute value over channels, [B, 1, H, W]."""
-    return features.abs().mean(dim=1, keepdim=True)
+    return channel_mean(features.abs())
 
 
 def channel_attention(features: Tensor) -> Tensor:
     """The mean absolute value over positions, [B, C, 1, 1]."""
-    return features.abs().mean(dim=(2, 3), keepdim=True)
+    return position_mean(features.abs())
+
+
+def channel_mean(features: Tensor) -> Tensor:
+    """The mean over channels, [B, 1, H, W]; divided after the sum, so that the gradient is not written out at full size first."""
+    return features.sum(dim=1, keepdim=True) / features.shape[1]
+
+
+def position_mean(features: Tensor) -> Tensor:
+    """The mean over positions, [B, C, 1, 1], likewise."""
+    return features.sum(dim=(2, 3), keepdim=True) / features[0, 0].numel()
 
 
 def mask(attention: Tensor, temperature: float) -> Tensor:

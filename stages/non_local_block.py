@@ -13,9 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from stages.distribution import mean_with_gradient, num_processes
+from stages.distribution import mean_with_gradient
 
 Relation = Literal["dot_product", "embedded_gaussian"]
+
+
+EPSILON = 1e-5
+"""Added to a variance."""
 
 
 class NonLocalBlock(nn.Module):
@@ -43,6 +47,12 @@ class NonLocalBlock(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """See the class."""
+        drawn = self.drawn(features)
+        weight, bias = self.projection(drawn)
+        return features + functional.conv2d(drawn, weight[:, :, None, None], bias)
+
+    def drawn(self, features: Tensor) -> Tensor:
+        """What each position draws from all others, [B, inner, H, W], before the last projection."""
         theta, pooled = self._projected(features)
         phi, g = pooled.flatten(2).chunk(2, dim=1)
         if self.relation == "dot_product":
@@ -50,8 +60,13 @@ class NonLocalBlock(nn.Module):
         else:
             query, key, value = (x.flatten(2).transpose(1, 2)[:, None] for x in (theta, phi, g))
             drawn = functional.scaled_dot_product_attention(query, key, value, scale=1.0)[:, 0].transpose(1, 2)
-        out: Tensor = self.out(drawn.unflatten(2, features.shape[-2:]))
-        return features + (out if self.norm is None else self.norm(out))
+        return drawn.unflatten(2, features.shape[-2:])
+
+    def projection(self, drawn: Tensor) -> tuple[Tensor, Tensor]:
+        """Weight [C, inner] and bias [C] of the last projection, the batch norm behind it folded in."""
+        weight, bias = self.out.weight.flatten(1), self.out.bias
+        assert bias is not None
+        return (weight, bias) if self.norm is None else self.norm(drawn, weight, bias)
 
     def _projected(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Theta [B, inner, H, W], and phi above g, pooled [B, 2 * inner, h, w]."""
@@ -59,8 +74,9 @@ class NonLocalBlock(nn.Module):
         weight, bias = torch.cat([part.weight for part in parts]), torch.cat([part.bias for part in parts])  # type: ignore[misc]
         projected = functional.conv2d(features, weight, bias).float()
         inner = self.theta.out_channels
+        theta, others = projected.split((inner, 2 * inner), dim=1)
         height, width = features.shape[-2:]
-        return projected[:, :inner], functional.max_pool2d(projected[:, inner:], (min(self.pool, height), min(self.pool, width)))
+        return theta, functional.max_pool2d(others, (min(self.pool, height), min(self.pool, width)))
 
 
 def relate(theta: Tensor, phi: Tensor, g: Tensor) -> Tensor:
@@ -70,18 +86,22 @@ def relate(theta: Tensor, phi: Tensor, g: Tensor) -> Tensor:
 
 
 class _BatchNorm(nn.Module):
-    """Normalization by the statistics of the batch over all processes, its scale starting at 0; only trained, it keeps no running ones."""
+    """Normalization by the statistics of the batch over all processes, its scale starting at 0; only trained, it keeps no running ones.
+
+    It never sees the projection that it normalizes: mean and variance of w y + b are w mean(y) + b and w cov(y) w^T.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
 
-    def forward(self, features: Tensor) -> Tensor:
-        """[B, C, H, W] to the same shape."""
-        if num_processes() == 1:
-            return functional.batch_norm(features, None, None, self.weight, self.bias, training=True)
-        mean = mean_with_gradient(features.mean(dim=(0, 2, 3), keepdim=True))
-        variance = mean_with_gradient((features - mean).square().mean(dim=(0, 2, 3), keepdim=True))
-        scale = self.weight[:, None, None] * (variance + 1e-5).rsqrt()
-        return (features - mean) * scale + self.bias[:, None, None]
+    def forward(self, drawn: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """The projection [C, inner], [C] of `drawn` [B, inner, H, W] that also normalizes."""
+        with torch.autocast(drawn.device.type, enabled=False):
+            rows = drawn.float().transpose(0, 1).flatten(1)
+            mean = mean_with_gradient(rows.mean(dim=1))
+            centered = rows - mean[:, None]
+            covariance = mean_with_gradient(centered @ centered.t() / rows.shape[1])
+            scale = self.weight * ((weight @ covariance * weight).sum(dim=1) + EPSILON).rsqrt()
+            return weight * scale[:, None], self.bias + scale * (bias - (weight @ mean + bias))

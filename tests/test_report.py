@@ -102,6 +102,14 @@ class TestPage:
         assert {value[1:] for value in page.attributes("href") if value.startswith("#")} <= set(ids)
         assert "empty" not in page.attributes("class")
 
+    def test_masks_have_a_column_where_any_network_has_them(self, sample: RunResult, tmp_path: Path) -> None:
+        assert "Mask mAP" not in Page(written(sample, tmp_path)).text
+        found = sample.student.facts.accuracy.model_copy(update={"map": 0.4321})
+        student = with_accuracy(sample.student, tmp_path / "student", segmentation=found)
+        text = Page(written(replace(sample, student=student), tmp_path)).text
+        assert text.count("Mask mAP") == 2
+        assert "0.432" in text
+
     def test_every_picture_and_chart_is_described(self, sample: RunResult, tmp_path: Path) -> None:
         page = Page(written(sample, tmp_path))
         assert all(attributes.get("alt") for tag, attributes in page.tags if tag == "img")

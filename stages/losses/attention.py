@@ -9,16 +9,25 @@ features, that over channels of the adapted ones. In the other presets it is of 
 the authors' code, but for the channels of a student that has not as many as its teacher: there, of the adapted ones.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Annotated, Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.linalg import vector_norm
 
-from stages.attention_maps import averaged_mask, channel_attention, spatial_attention, standardized, summed_mask
+from stages.attention_maps import (
+    averaged_mask,
+    channel_attention,
+    channel_mean,
+    position_mean,
+    spatial_attention,
+    standardized,
+    summed_mask,
+)
 from stages.detectors import Outputs, Target
+from stages.feature_errors import mean_square, norm
 from stages.levels import LevelPair, channels, match, pairs
 from stages.losses import Loss, Pyramid
 from stages.presets import PRESETS, Preset
@@ -53,26 +62,28 @@ class Attention(Loss):
 
     def _level(self, index: int, own: Tensor, other: Tensor) -> dict[str, Tensor]:
         adapted = self.adapters[index](own).float()
-        if self.preset.error == "mean_square":
+        normalised = self.preset.error == "mean_square"
+        if normalised:
             own, other = standardized(own), standardized(other)
-            compared = adapted
-        else:
-            compared = own if own.shape == other.shape else adapted
-        spatial, channel = (spatial_attention(own), spatial_attention(other)), (channel_attention(compared), channel_attention(other))
-        error = mean_square if self.preset.error == "mean_square" else vector_norm
-        combined = summed_mask if self.preset.masks == "summed" else averaged_mask
-        difference = (other - adapted) * combined(*spatial, self.preset.temperature).detach().sqrt()
+        compared = own if not normalised and own.shape == other.shape else adapted
+        error = mean_square if normalised else norm
+        difference = adapted - other
         if self.preset.channel_mask:
-            difference = difference * combined(*channel, self.preset.temperature).detach().sqrt()
+            difference = difference * self._mask(channel_attention, compared, other).sqrt()
         if self.spatial_adapters:
-            spatial = self.spatial_adapters[index](own.mean(dim=1, keepdim=True)), other.mean(dim=1, keepdim=True)
-            channel = self.channel_adapters[index](own.mean(dim=(2, 3))), other.mean(dim=(2, 3))
-        return {"feature": error(difference), "spatial": error(spatial[0] - spatial[1]), "channel": error(channel[0] - channel[1])}
+            spatial = self.spatial_adapters[index](channel_mean(own)) - channel_mean(other)
+            channel = self.channel_adapters[index](position_mean(own).flatten(1)) - position_mean(other).flatten(1)
+        else:
+            spatial = spatial_attention(own) - spatial_attention(other)
+            channel = channel_attention(compared) - channel_attention(other)
+        feature = error(difference, self._mask(spatial_attention, own, other))
+        return {"feature": feature, "spatial": error(spatial), "channel": error(channel)}
 
-
-def mean_square(difference: Tensor) -> Tensor:
-    """The mean of squares."""
-    return difference.square().mean()
+    @torch.no_grad()
+    def _mask(self, attention: Callable[[Tensor], Tensor], own: Tensor, other: Tensor) -> Tensor:
+        """Of both networks' attention; it carries no gradient, else attention would flee from errors."""
+        combined = summed_mask if self.preset.masks == "summed" else averaged_mask
+        return combined(attention(own), attention(other), self.preset.temperature)
 
 
 def build(

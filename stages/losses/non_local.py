@@ -13,12 +13,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.linalg import vector_norm
+from torch.nn import functional
 
 from stages.attention_maps import standardized
 from stages.detectors import Outputs, Target
+from stages.feature_errors import mean_square, norm
 from stages.levels import LevelPair, channels, match, pairs
 from stages.losses import Loss, Pyramid
 from stages.non_local_block import NonLocalBlock, Relation
@@ -59,8 +61,27 @@ class NonLocal(Loss):
         normalised = self.preset.error == "mean_square"
         if normalised:
             own, other = standardized(own), standardized(other)
-        difference: Tensor = self.adapters[index](self.own[index](own)).float() - self.other[index](other).float()
-        return difference.square().mean() if normalised else vector_norm(difference)
+        difference = self._related(index, own, other) - other
+        return mean_square(difference) if normalised else norm(difference)
+
+    def _related(self, index: int, own: Tensor, other: Tensor) -> Tensor:
+        """The adapted student's features with what both sides draw, the teacher's part with a minus sign.
+
+        adapter(own + W y) - W' y' is adapter(own) + (adapter W) y - W' y': what both draw takes one product, and neither side's
+        sum of features and what they draw is ever written to memory.
+        """
+        adapter, block, other_block = self.adapters[index], self.own[index], self.other[index]
+        assert isinstance(adapter, nn.Conv2d)
+        assert isinstance(block, NonLocalBlock)
+        assert isinstance(other_block, NonLocalBlock)
+        assert adapter.bias is not None
+        drawn, other_drawn = block.drawn(own), other_block.drawn(other)
+        (weight, bias), (other_weight, other_bias) = block.projection(drawn), other_block.projection(other_drawn)
+        adapt = adapter.weight.flatten(1)
+        merged = torch.cat((adapt @ weight, -other_weight), dim=1)
+        shift = adapter.bias + adapt @ bias - other_bias
+        both = torch.cat((drawn, other_drawn), dim=1)
+        return functional.conv2d(own, adapter.weight).float() + functional.conv2d(both, merged[:, :, None, None], shift).float()
 
 
 def build(

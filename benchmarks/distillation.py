@@ -1,0 +1,239 @@
+"""Seconds and memory of one step's distillation losses: ours against the plain form with the relation matrix.
+
+Shapes of an 800 x 1216 px image: five levels of 256 channels at strides 4 to 64, batch 1, preset code_two_stage, the same weights
+on both sides, forward and backward; first both are shown to give the same terms. Then one whole training step of
+pipeline.yaml's pair with distillation against the student's plain step and the teacher's forward on their own.
+Repeats are interleaved; medians are compared. Peaks of memory are each of a process of its own (Linux).
+Usage: python benchmarks/distillation.py [--repeats N] [--steps N] [--threads N]
+"""
+
+import argparse
+import json
+import math
+import multiprocessing
+import re
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn.functional import batch_norm, max_pool2d
+
+from deploy import plugins
+from pipeline.config import load
+from stages.checkpoint import build_detector
+from stages.detectors import Detector, Outputs, Target
+from stages.distillation import Distillation, build_losses, loss_factor
+from stages.loader import Batch
+from stages.loop import Task, optimizer_for
+from stages.losses import Pyramid
+from stages.losses.attention import Attention
+from stages.losses.non_local import NonLocal
+from stages.non_local_block import NonLocalBlock, relate
+
+ROOT = Path(__file__).parents[1]
+HEIGHT, WIDTH, CHANNELS = 800, 1216, 256
+PYRAMID = Pyramid((4, 8, 16, 32, 64), (CHANNELS,) * 5)
+PRESET = "code_two_stage"
+
+
+def built() -> tuple[Attention, NonLocal]:
+    """Both losses, their zero-initialized scales made random, so that every product counts."""
+    torch.manual_seed(0)
+    attention, non_local = (plugins.load("stages.losses", name).build(PYRAMID, PYRAMID, preset=PRESET) for name in ("attention", "non_local"))
+    assert isinstance(attention, Attention)
+    assert isinstance(non_local, NonLocal)
+    for name, parameter in non_local.named_parameters():
+        if "norm" in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    return attention, non_local
+
+
+def features() -> tuple[Outputs, Outputs]:
+    """A student's and a teacher's pyramid; the student's takes gradient."""
+    generator = torch.Generator().manual_seed(1)
+    sizes = [(math.ceil(HEIGHT / stride), math.ceil(WIDTH / stride)) for stride in PYRAMID.strides]
+    student, teacher = ([torch.randn(1, CHANNELS, *size, generator=generator) for size in sizes] for _ in range(2))
+    return Outputs(tuple(level.requires_grad_() for level in student), PYRAMID.strides, {}), Outputs(tuple(teacher), PYRAMID.strides, {})
+
+
+def plain_block(block: NonLocalBlock, level: Tensor) -> Tensor:
+    """The relation module as the formula reads, with its matrix of all positions by all pooled positions."""
+    theta = block.theta(level).flatten(2)
+    phi, g = (max_pool2d(part(level), min(block.pool, *level.shape[-2:])).flatten(2) for part in (block.phi, block.g))
+    assert block.norm is not None
+    drawn = block.out(plain_relation(theta, phi, g).unflatten(2, level.shape[-2:]))
+    return level + batch_norm(drawn, None, None, block.norm.weight, block.norm.bias, training=True)
+
+
+def plain_relation(theta: Tensor, phi: Tensor, g: Tensor) -> Tensor:
+    """[B, C, n] from theta [B, C, n] and phi and g [B, C, N] by the matrix [B, n, N]."""
+    relation = theta.transpose(1, 2) @ phi / phi.shape[2]
+    return (relation @ g.transpose(1, 2)).transpose(1, 2)
+
+
+def distance(one: Tensor, other: Tensor) -> Tensor:
+    """Euclidean."""
+    return ((one - other) ** 2).sum().sqrt()
+
+
+def plain(attention: Attention, non_local: NonLocal, student: Outputs, teacher: Outputs) -> Tensor:
+    """The sum of all weighted terms, term by term as the formulas read, with the losses' own weights."""
+    temperature, total = attention.preset.temperature, torch.zeros(())
+    for index, (own, other) in enumerate(zip(student.pyramid, teacher.pyramid, strict=True)):
+
+        def mask(level: Tensor) -> Tensor:
+            flat = level.abs().mean(dim=1).flatten(1)
+            return ((flat / temperature).softmax(dim=1) * flat.shape[1]).reshape(level.shape[0], 1, *level.shape[2:])
+
+        weights = ((mask(own) + mask(other)) / 2).detach()
+        feature = ((other - attention.adapters[index](own)) ** 2 * weights).sum().sqrt()
+        spatial = distance(other.mean(dim=1, keepdim=True), attention.spatial_adapters[index](own.mean(dim=1, keepdim=True)))
+        channel = distance(other.mean(dim=(2, 3)), attention.channel_adapters[index](own.mean(dim=(2, 3))))
+        ours, theirs = non_local.own[index], non_local.other[index]
+        assert isinstance(ours, NonLocalBlock)
+        assert isinstance(theirs, NonLocalBlock)
+        relation = distance(non_local.adapters[index](plain_block(ours, own)), plain_block(theirs, other))
+        total = total + attention.weight("feature") * feature + attention.weight("spatial") * (spatial + channel)
+        total = total + non_local.weight("relation") * relation
+    return total
+
+
+def ours(attention: Attention, non_local: NonLocal, student: Outputs, teacher: Outputs) -> Tensor:
+    """The same sum as training takes it."""
+    terms = [value * loss.weight(name) for loss in (attention, non_local) for name, value in loss(student, teacher, ()).items()]
+    return torch.stack(terms).sum()
+
+
+FORMS = {"ours": ours, "plain": plain}
+
+
+def medians(sides: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """Seconds of each side, interleaved, after one call to warm up."""
+    taken: dict[str, list[float]] = {name: [] for name in sides}
+    for repeat in range(repeats + 1):
+        for name, side in sides.items():
+            start = time.perf_counter()
+            side()
+            if repeat:
+                taken[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in taken.items()}
+
+
+def relation_times(repeats: int) -> dict[str, float]:
+    """Of the relation product alone at the finest level, forward and backward."""
+    attention, non_local = built()
+    block = non_local.own[0]
+    assert isinstance(block, NonLocalBlock)
+    positions, pooled = 200 * 304, 25 * 38
+    tensors = [torch.randn(1, block.theta.out_channels, n).requires_grad_() for n in (positions, pooled, pooled)]
+
+    def side(product: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Callable[[], object]:
+        return lambda: torch.autograd.grad(product(*tensors).sum(), tensors)
+
+    torch.testing.assert_close(relate(*tensors), plain_relation(*tensors), rtol=1e-3, atol=1e-4)
+    return medians({"ours": side(relate), "plain": side(plain_relation)}, repeats)
+
+
+def term_times(repeats: int) -> dict[str, float]:
+    """Of all terms with their adapters, forward and backward."""
+    losses, (student, teacher) = built(), features()
+    values = {name: form(*losses, student, teacher).item() for name, form in FORMS.items()}
+    assert math.isclose(values["ours"], values["plain"], rel_tol=1e-4), values
+
+    def side(form: Callable[..., Tensor]) -> Callable[[], object]:
+        return lambda: form(*losses, student, teacher).backward()
+
+    return medians({name: side(form) for name, form in FORMS.items()}, repeats)
+
+
+def peak(name: str, threads: int) -> float:
+    """MiB that one forward and backward of a form takes beyond its inputs and parameters."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_peak, (name, threads))
+
+
+def _peak(name: str, threads: int) -> float:
+    torch.set_num_threads(threads)
+    losses, (student, teacher) = built(), features()
+    for tensor in (*student.pyramid, *(p for loss in losses for p in loss.parameters())):
+        tensor.grad = torch.zeros_like(tensor)
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak so far is forgotten
+    before = _resident("VmHWM")
+    FORMS[name](*losses, student, teacher).backward()
+    return _resident("VmHWM") - before
+
+
+def _resident(field: str) -> float:
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    found = re.search(rf"{field}:\s+(\d+) kB", status)
+    assert found is not None
+    return int(found[1]) / 1024
+
+
+def step_times(steps: int) -> dict[str, float]:
+    """Of pipeline.yaml's pair: a distillation step, the student's plain step, the teacher's forward."""
+    config = load(ROOT / "pipeline.yaml")
+    train, size = config.student.train, config.data.preprocessing
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(train.batch_size, 3, size.height, size.width, generator=generator).contiguous(memory_format=torch.channels_last)
+    target = Target(torch.tensor([[10.0, 10.0, 40.0, 40.0], [50.0, 30.0, 80.0, 60.0]]), torch.tensor([1, 2]))
+    batch = Batch(images, (target,) * train.batch_size)
+
+    def network(choice: object) -> Detector:
+        made = build_detector(choice, 10)  # type: ignore[arg-type]
+        return made.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload,no-any-return]
+
+    teacher, student, alone = network(config.teacher.detector), network(config.student.detector), network(config.student.detector)
+    losses = build_losses(config.distill, student, teacher, 0)
+    distilled = Distillation(student, teacher, losses, loss_factor(config.distill, 1000), config.distill.shares_every)
+
+    def step(task: Task) -> Callable[[], object]:
+        optimizer, number = optimizer_for(task, train), iter(range(1_000_000))
+
+        def run() -> None:
+            loss, _ = task(batch, task.prepare(batch, next(number)))
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(task.parameters(), 10.0)
+            optimizer.step()
+
+        return run
+
+    def forward() -> None:
+        with torch.no_grad():
+            teacher.eval()(images)
+
+    return medians({"distilled": step(distilled), "alone": step(Task(alone).train()), "teacher": forward}, steps)
+
+
+def main() -> None:
+    """Print each comparison and one line of JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    print(f"{args.repeats} interleaved repeats, {args.threads} thread(s), torch {torch.__version__}")
+    relation, terms = relation_times(args.repeats), term_times(args.repeats)
+    print(f"relation product, stride 4   plain {relation['plain'] * 1e3:8.1f} ms   ours {relation['ours'] * 1e3:8.1f} ms")
+    print(f"all terms                    plain {terms['plain'] * 1e3:8.1f} ms   ours {terms['ours'] * 1e3:8.1f} ms")
+    memory = {name: peak(name, args.threads) for name in FORMS}
+    print(f"peak beyond inputs           plain {memory['plain']:8.0f} MiB  ours {memory['ours']:8.0f} MiB")
+    step = step_times(args.steps)
+    parts = step["alone"] + step["teacher"]
+    print(f"training step, pipeline.yaml  student and teacher apart {parts * 1e3:.1f} ms   distillation {step['distilled'] * 1e3:.1f} ms")
+    figures = {
+        "relation_speedup": relation["plain"] / relation["ours"],
+        "speedup": terms["plain"] / terms["ours"],
+        "memory_ratio": memory["ours"] / memory["plain"],
+        "step_ratio": step["distilled"] / parts,
+    }
+    print(json.dumps({name: round(value, 3) for name, value in figures.items()}))
+
+
+if __name__ == "__main__":
+    main()
