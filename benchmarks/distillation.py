@@ -42,7 +42,9 @@ PRESET = "code_two_stage"
 def built() -> tuple[Attention, NonLocal]:
     """Both losses, their zero-initialized scales made random, so that every product counts."""
     torch.manual_seed(0)
-    attention, non_local = (plugins.load("stages.losses", name).build(PYRAMID, PYRAMID, preset=PRESET) for name in ("attention", "non_local"))
+    attention, non_local = (
+        plugins.load("stages.losses", name).build(PYRAMID, PYRAMID, preset=PRESET) for name in ("attention", "non_local")
+    )
     assert isinstance(attention, Attention)
     assert isinstance(non_local, NonLocal)
     for name, parameter in non_local.named_parameters():
@@ -124,8 +126,7 @@ def medians(sides: Mapping[str, Callable[[], object]], repeats: int) -> dict[str
 
 def relation_times(repeats: int) -> dict[str, float]:
     """Of the relation product alone at the finest level, forward and backward."""
-    attention, non_local = built()
-    block = non_local.own[0]
+    block = built()[1].own[0]
     assert isinstance(block, NonLocalBlock)
     positions, pooled = 200 * 304, 25 * 38
     tensors = [torch.randn(1, block.theta.out_channels, n).requires_grad_() for n in (positions, pooled, pooled)]

@@ -84,7 +84,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", nargs=0, action=_Version, help="print the version and exit")
     commands = top.add_subparsers(metavar="COMMAND", required=True)
-    for add in (_add_run, _add_check, _add_gate, _add_report, _add_predict, _add_serve, _add_config):
+    for add in (_add_run, _add_ablate, _add_check, _add_gate, _add_report, _add_predict, _add_serve, _add_config):
         command = add(commands)
         command.add_argument("--json", action="store_true", help="print one JSON object; logs go to stderr")
     return top
@@ -98,6 +98,12 @@ def _add_run(commands: _Commands) -> argparse.ArgumentParser:
     command.add_argument("--until", metavar="STAGE", help="end after this stage")
     command.add_argument("--force", metavar="STAGE", help="run this stage and all that depends on it again")
     command.add_argument("--dry-run", action="store_true", help="print what would run, and why; run nothing")
+    return command
+
+
+def _add_ablate(commands: _Commands) -> argparse.ArgumentParser:
+    command = _configured(commands, "ablate", "train without, with each and with all losses, and say what each gains", _ablate)
+    command.add_argument("--seeds", metavar="N", type=int, default=3, help="trainings of each kind (default 3), from the file's seed on")
     return command
 
 
@@ -159,6 +165,12 @@ def _run(args: argparse.Namespace) -> Answer:
     from pipeline import commands
 
     return commands.run(args)
+
+
+def _ablate(args: argparse.Namespace) -> Answer:
+    from pipeline import ablation
+
+    return ablation.ablate(args)
 
 
 def _check(args: argparse.Namespace) -> Answer:

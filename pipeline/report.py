@@ -57,7 +57,9 @@ def content(run: RunResult) -> dict[str, Any]:
     return {
         "summary": summary,
         "networks": report_words.NETWORKS,
-        "masks": any(figures["mask_map"] is not None for figures in (*(summary[name] for name in _networks(run)), *summary["targets"].values())),
+        "masks": any(
+            figures["mask_map"] is not None for figures in (*(summary[name] for name in _networks(run)), *summary["targets"].values())
+        ),
         "headline": report_words.headline(summary),
         "verdicts": {name: report_words.worst(summary["gates"], name) for name in summary["targets"]},
         "split": run.config.validation.split,

@@ -83,7 +83,7 @@ class Label:
 
 @dataclass(frozen=True)
 class Chart:
-    """A plot of width x height px whose axes leave `frame` (left, top, right, bottom)."""
+    """A plot of width x height px whose axes leave `frame` (left, top, right, bottom); marks have `mark_radius` px."""
 
     title: str
     width: int
@@ -96,6 +96,7 @@ class Chart:
     lines: tuple[Line, ...] = ()
     marks: tuple[Mark, ...] = ()
     labels: tuple[Label, ...] = ()
+    mark_radius: float = 3.5
 
 
 def extent(values: Iterable[float], *, margin: float = 0.0) -> tuple[float, float]:

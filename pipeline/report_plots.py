@@ -75,6 +75,7 @@ def tradeoff(engines: Sequence[Engine], width: int, height: int) -> Chart | None
         lines=(Line("front", path_of(corners), "Pareto front"),),
         marks=tuple(marks),
         labels=place_labels(marks, words, frame, [_strip(one, other) for one, other in pairwise(corners)]),
+        mark_radius=7,
     )
 
 

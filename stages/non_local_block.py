@@ -66,7 +66,7 @@ class NonLocalBlock(nn.Module):
         """Weight [C, inner] and bias [C] of the last projection, the batch norm behind it folded in."""
         weight, bias = self.out.weight.flatten(1), self.out.bias
         assert bias is not None
-        return (weight, bias) if self.norm is None else self.norm(drawn, weight, bias)
+        return (weight, bias) if self.norm is None else self.norm.fold(drawn, weight, bias)
 
     def _projected(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Theta [B, inner, H, W], and phi above g, pooled [B, 2 * inner, h, w]."""
@@ -96,7 +96,7 @@ class _BatchNorm(nn.Module):
         self.weight = nn.Parameter(torch.zeros(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
 
-    def forward(self, drawn: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    def fold(self, drawn: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         """The projection [C, inner], [C] of `drawn` [B, inner, H, W] that also normalizes."""
         with torch.autocast(drawn.device.type, enabled=False):
             rows = drawn.float().transpose(0, 1).flatten(1)

@@ -236,7 +236,7 @@ class TestArchitecture:
         body = sections(ARCHITECTURE)["The map"]
         named = [line.split()[0] for block in BLOCK.findall(body) for line in block[1].splitlines() if line.strip()]
         there = {path.relative_to(ROOT).as_posix() for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
-        there |= {path.relative_to(ROOT).as_posix() for path in (ROOT / "pipeline").glob("report*.*")}
+        there |= {path.relative_to(ROOT).as_posix() for path in (ROOT / "pipeline").glob("*.[jc]*")}
         there -= {f"{package}/__init__.py" for package in PACKAGES}
         assert len(named) == len(set(named))
         assert {name for name in named if name.startswith(tuple(f"{package}/" for package in PACKAGES))} == there

@@ -1,0 +1,147 @@
+"""The student without its teacher, with each loss alone and with all of them, over several seeds: what each gains.
+
+Trainings are the stages of `edgedistill run`, so that the store keeps each and reuses what a run has trained.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from deploy.errors import ConfigError, DataError
+from pipeline.answer import Answer, say, silent
+from pipeline.config import PipelineConfig, load
+from pipeline.files import replace_json
+from pipeline.store import Store
+from pipeline.summary import difference, gap_closed
+from pipeline.table import UNDEFINED, grid, number
+from stages.artifacts import Checkpoint
+from stages.config import LossConfig
+from stages.distill import distill
+from stages.gains import Gain, paired_gain
+from stages.prepare import prepare
+from stages.train import train_baseline, train_teacher
+
+UNDISTILLED = "undistilled"
+TOGETHER = "all losses"
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """mAP of the teacher, and of each variant at each seed; `gains` are of every variant but the undistilled one."""
+
+    name: str
+    split: str
+    num_images: int
+    seeds: tuple[int, ...]
+    teacher: float
+    maps: Mapping[str, tuple[float, ...]]
+    gains: Mapping[str, Gain]
+
+    def closed(self, variant: str) -> float | None:
+        """How much of the teacher's lead over the undistilled student the variant makes good, of means; None unless the teacher leads."""
+        means = {name: sum(values) / len(values) for name, values in self.maps.items()}
+        return gap_closed(self.teacher, means[UNDISTILLED], means[variant])
+
+
+def ablate(args: argparse.Namespace) -> Answer:
+    """Train every variant at every seed, seed by seed; write ablation.json and ablation.html beside the run's report."""
+    config = load(Path(args.config), args.settings)
+    if args.seeds < 1:
+        raise ConfigError(f"--seeds is {args.seeds}; give 1 or more, 3 or more for an interval worth reading")
+    store = Store(Path(args.runs), config.name, say=partial(say, stream=sys.stderr if args.json else sys.stdout))
+    if store.rank > 0:
+        store.say = silent
+    measured = measure(config, store, tuple(range(config.seed, config.seed + args.seeds)))
+    if store.rank > 0:
+        return Answer({}, "")
+    from pipeline.ablation_page import write_page
+
+    folder = store.root / config.name
+    write_page(measured, folder / "ablation.html")
+    figures = asdict(measured) | {"gap_closed": {name: measured.closed(name) for name in measured.gains}}
+    replace_json(folder / "ablation.json", {"format": 1, **figures})
+    return Answer(figures, "\n".join(["", render(measured), "", str(folder / "ablation.json"), str(folder / "ablation.html")]))
+
+
+def variants(config: PipelineConfig) -> dict[str, tuple[LossConfig, ...]]:
+    """The losses of each variant by its name: none, each alone, and all where there are several."""
+    losses = [loss for loss in config.distill.losses if loss.weight > 0]
+    alone: dict[str, tuple[LossConfig, ...]] = {loss.name: (loss,) for loss in losses}
+    return {UNDISTILLED: (), **alone, **({TOGETHER: tuple(losses)} if len(losses) > 1 else {})}
+
+
+def measure(config: PipelineConfig, store: Store, seeds: Sequence[int]) -> Ablation:
+    """Train what the store lacks; one teacher, that of the configuration's own seed, teaches at every seed.
+
+    Raises:
+        DataError: mAP is undefined on the split.
+    """
+    split, device, decisions = config.validation.split, config.device, config.export.decisions
+    dataset = store.run(prepare, config.data)
+    teacher = store.run(train_teacher, config.teacher, config.seed, device, split, dataset, decisions)
+    maps: dict[str, list[float]] = {name: [] for name in variants(config)}
+    for seed in seeds:
+        for name, student in _students(config, store, seed, dataset, teacher):
+            maps[name].append(_map(student))
+    undistilled = maps[UNDISTILLED]
+    return Ablation(
+        name=config.name,
+        split=split,
+        num_images=teacher.facts.accuracy.num_images,
+        seeds=tuple(seeds),
+        teacher=_map(teacher),
+        maps={name: tuple(values) for name, values in maps.items()},
+        gains={name: paired_gain(values, undistilled) for name, values in maps.items() if name != UNDISTILLED},
+    )
+
+
+def _students(config: PipelineConfig, store: Store, seed: int, dataset: Any, teacher: Checkpoint) -> Iterator[tuple[str, Checkpoint]]:
+    """Each variant's name and student, the same initialization and images in the same order for all."""
+    split, device, decisions = config.validation.split, config.device, config.export.decisions
+    for name, losses in variants(config).items():
+        view = store.at(f"{name}, seed {seed}")
+        if losses:
+            chosen = config.distill.model_copy(update={"losses": losses})
+            yield name, view.run(distill, chosen, config.student, seed, device, split, dataset, teacher, decisions)
+        else:
+            yield name, view.run(train_baseline, config.student, seed, device, split, dataset, decisions)
+
+
+def _map(checkpoint: Checkpoint) -> float:
+    accuracy = checkpoint.facts.accuracy
+    if accuracy.map is None:
+        raise DataError(f"mAP is undefined on split {accuracy.split}: it has no objects; give another with --set validation.split=...")
+    return accuracy.map
+
+
+def render(measured: Ablation) -> str:
+    """The table for a terminal: mean mAP, the gain in points with its interval, the share of the teacher's lead made good."""
+    rows = [["teacher", number(measured.teacher), UNDEFINED, UNDEFINED, UNDEFINED]]
+    for name, values in measured.maps.items():
+        gain = measured.gains.get(name)
+        closed = None if gain is None else measured.closed(name)
+        rows.append(
+            [
+                name,
+                number(sum(values) / len(values)),
+                UNDEFINED if gain is None else f"{gain.mean * 100:+.2f}",
+                UNDEFINED if gain is None else interval(gain),
+                UNDEFINED if closed is None else f"{closed:.0%}",
+            ]
+        )
+    table = grid(["student", "mean map", "gain, points", "95 % interval", "lead closed"], rows)
+    lead = difference(measured.teacher, sum(measured.maps[UNDISTILLED]) / len(measured.seeds))
+    behind = (
+        "" if lead is None or lead > 0 else "\n! the teacher is not better than the undistilled student: there is nothing to learn from it"
+    )
+    trained = f"{len(measured.seeds)} seed{'s' if len(measured.seeds) > 1 else ''}"
+    return f"{table}\n{trained}, {measured.num_images} images of split {measured.split}{behind}"
+
+
+def interval(gain: Gain) -> str:
+    """In points; "-" for a single seed."""
+    return UNDEFINED if gain.low is None or gain.high is None else f"{gain.low * 100:+.2f} to {gain.high * 100:+.2f}"
