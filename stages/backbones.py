@@ -35,7 +35,7 @@ RESNETS: dict[str, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, in
     "wide_resnet50_2": (Bottleneck, (3, 4, 6, 3), 1, 128),
 }
 CLASSIFIERS = (
-    *("mobilenet_v3_small", "mobilenet_v3_large"),
+    *("mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large"),
     *(f"regnet_{kind}_{size}" for kind in "xy" for size in ("400mf", "800mf", "1_6gf", "3_2gf", "8gf")),
     *(f"efficientnet_{size}" for size in ("b0", "b1", "b2", "b3", "b4", "v2_s")),
     *(f"convnext_{size}" for size in ("tiny", "small", "base")),
@@ -140,8 +140,8 @@ def build_layers(name: str, width: int = WIDTH, norm: Norm | None = None, weight
         stages = cast("nn.Sequential", model.trunk_output)
         return nn.Sequential(OrderedDict(stem=cast("nn.Module", model.stem), **dict(stages.named_children())))
     features = cast("nn.Sequential", model.features)
-    # EfficientNet's last convolution serves its classifier alone; MobileNetV3's is part of torchvision's detectors.
-    return features[:-1] if name.startswith("efficientnet") else features
+    # the last convolution of these serves the classifier alone; MobileNetV3's is part of torchvision's detectors
+    return features[:-1] if name.startswith(("efficientnet", "mobilenet_v2")) else features
 
 
 def _replace_norm(model: nn.Module, name: str, norm: Norm) -> None:

@@ -60,7 +60,8 @@ class NonLocalBlock(nn.Module):
         else:
             query, key, value = (x.flatten(2).transpose(1, 2)[:, None] for x in (theta, phi, g))
             drawn = functional.scaled_dot_product_attention(query, key, value, scale=1.0)[:, 0].transpose(1, 2)
-        return drawn.unflatten(2, features.shape[-2:])
+        spread: Tensor = drawn.unflatten(2, features.shape[-2:])
+        return spread
 
     def projection(self, drawn: Tensor) -> tuple[Tensor, Tensor]:
         """Weight [C, inner] and bias [C] of the last projection, the batch norm behind it folded in."""
