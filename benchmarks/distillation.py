@@ -32,6 +32,7 @@ from stages.losses import Pyramid
 from stages.losses.attention import Attention
 from stages.losses.non_local import NonLocal
 from stages.non_local_block import NonLocalBlock, relate
+from stages.teacher import Teacher
 
 ROOT = Path(__file__).parents[1]
 HEIGHT, WIDTH, CHANNELS = 800, 1216, 256
@@ -189,7 +190,7 @@ def step_times(steps: int) -> dict[str, float]:
 
     teacher, student, alone = network(config.teacher.detector), network(config.student.detector), network(config.student.detector)
     losses = build_losses(config.distill, student, teacher, 0)
-    distilled = Distillation(student, teacher, losses, loss_factor(config.distill, 1000), config.distill.shares_every)
+    distilled = Distillation(student, Teacher(teacher), losses, loss_factor(config.distill, 1000), config.distill.shares_every)
 
     def step(task: Task) -> Callable[[], object]:
         optimizer, number = optimizer_for(task, train), iter(range(1_000_000))

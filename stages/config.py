@@ -122,6 +122,11 @@ class TrainConfig(Frozen):
 
     epochs: int = Field(default=12, ge=0, description="0 leaves the detector as it was built or loaded")
     batch_size: int = Field(default=16, ge=1)
+    accumulate: int = Field(
+        default=1,
+        ge=1,
+        description="parts that a batch is run in, for less memory; each divides by its own objects",
+    )
     optimizer: Literal["sgd", "adamw"] = "adamw"
     learning_rate: Positive = 1e-3
     momentum: Fraction = Field(default=0.9, description="of SGD")
@@ -169,6 +174,12 @@ class DistillConfig(Frozen):
     )
     fade: Literal["none", "linear", "cosine"] = Field(default="none", description="how the losses' weight falls to 0 by the last step")
 
+    teacher_precision: Literal["same", "fp32", "bf16", "fp16"] = Field(
+        default="same", description="of the teacher's products; same is that of student.train.precision"
+    )
+    compile_teacher: bool = Field(
+        default=False, description="make the teacher's forward with torch.compile: a minute once, faster steps on a GPU"
+    )
     shares_every: int = Field(
         default=100, ge=0, description="steps between samples of each term's share of the gradient at the student's features; 0 for none"
     )

@@ -36,6 +36,7 @@ def distill(
     from stages.checkpoint import build_detector, check_size, load_detector, load_weights
     from stages.distillation import Distillation, build_losses, loss_factor, write_attention
     from stages.loop import Trainer, finish
+    from stages.teacher import Teacher
 
     dataset.split(split)  # a split that is not there is refused before the training, not after
     large = load_detector(teacher)
@@ -45,7 +46,8 @@ def distill(
         load_weights(detector, Path(student.weights))
     losses = build_losses(config, detector, large, seed)
     num_steps = student.train.num_steps(dataset.facts.splits["train"].num_images)
-    task = Distillation(detector, large, losses, loss_factor(config, num_steps), config.shares_every)
+    guide = Teacher(large, config.teacher_precision, compiled=config.compile_teacher)
+    task = Distillation(detector, guide, losses, loss_factor(config, num_steps), config.shares_every)
     trained = Trainer(task, dataset, student.train, seed=seed, device=device, folder=out, label="distill").run()
     write_attention(out, large, trained, dataset, split)
     return finish(out, trained, student.detector, student.train.epochs, dataset, split, export)

@@ -18,6 +18,7 @@ from stages.detectors import Detector, Outputs
 from stages.loader import Batch
 from stages.loop import Task
 from stages.losses import Loss, Pyramid
+from stages.teacher import Teacher
 
 
 def build_losses(config: DistillConfig, student: Detector, teacher: Detector, seed: int) -> dict[str, tuple[Loss, float]]:
@@ -71,7 +72,7 @@ class Distillation(Task):
     def __init__(
         self,
         detector: Detector,
-        teacher: Detector,
+        teacher: Teacher,
         losses: Mapping[str, tuple[Loss, float]],
         factor: Callable[[int], float],
         every: int = 0,
@@ -81,16 +82,13 @@ class Distillation(Task):
         self._weights = {name: weight for name, (_, weight) in losses.items()}
         self._factor = factor
         self._every = every
-        self._teacher = (teacher.eval().requires_grad_(False),)
+        self._teacher = teacher
 
     def prepare(self, batch: Batch, step: int) -> Lesson | None:
         """The teacher's lesson on the student's own view; None where no loss would listen."""
         if not self.losses:
             return None
-        teacher = self._teacher[0].to(batch.images.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        with torch.no_grad():
-            outputs: Outputs = teacher(batch.images)
-        return Lesson(outputs, self._factor(step), bool(self._every) and step % self._every == 0)
+        return Lesson(self._teacher(batch.images), self._factor(step), bool(self._every) and step % self._every == 0)
 
     def forward(self, batch: Batch, extra: Lesson | None) -> tuple[Tensor, dict[str, Tensor]]:
         """The task losses as the baseline sums them, plus each weighted term.

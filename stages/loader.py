@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,12 @@ class Batch:
             Target(t.boxes.to(device), t.labels.to(device), None if t.masks is None else t.masks.to(device)) for t in self.targets
         )
         return Batch(self.images.to(device, memory_format=torch.channels_last), targets)
+
+    def split(self, parts: int) -> "list[Batch]":
+        """So many parts, or as many as there are images, about equal in size."""
+        images = self.images.chunk(parts)
+        ends = [0, *accumulate(len(part) for part in images)]
+        return [Batch(part, self.targets[start:end]) for part, (start, end) in zip(images, pairwise(ends), strict=True)]
 
 
 class TrainingImages(data.Dataset[tuple[Tensor, Target]]):

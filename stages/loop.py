@@ -10,6 +10,7 @@ import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -194,12 +195,13 @@ class Trainer:
             raise DataError(str(error).rpartition(f"{DataError.__name__}: ")[2].strip()) from error
 
     def _step(self, batch: Batch) -> dict[str, float]:
-        with self._accelerator.autocast():
-            extra = self._task.prepare(batch, self._progress.step)
-            loss, terms = self._model(batch, extra)
-        values = self._check(loss, terms)
         self._optimizer.zero_grad()
-        self._accelerator.backward(loss)
+        parts = batch.split(self._config.accumulate)
+        values: dict[str, float] = defaultdict(float)
+        for part in parts:
+            share = len(part.targets) / len(batch.targets)
+            for name, value in self._part(part, share, last=part is parts[-1]).items():
+                values[name] += value * share
         if self._config.clip is not None:
             values["grad_norm"] = float(self._accelerator.clip_grad_norm_(self._model.parameters(), self._config.clip))
         self._optimizer.step()
@@ -207,6 +209,16 @@ class Trainer:
         self._progress.step += 1
         if self._ema:
             self._ema.update_parameters(self._task.detector)
+        return values
+
+    def _part(self, batch: Batch, share: float, *, last: bool) -> dict[str, float]:
+        """Forward and backward of a part of a batch; processes exchange gradients after the last one alone."""
+        with nullcontext() if last else self._accelerator.no_sync(self._model):
+            with self._accelerator.autocast():
+                extra = self._task.prepare(batch, self._progress.step)
+                loss, terms = self._model(batch, extra)
+            values = self._check(loss, terms)
+            self._accelerator.backward(loss * share)
         return values
 
     def _check(self, loss: Tensor, terms: Mapping[str, Tensor]) -> dict[str, float]:

@@ -12,6 +12,7 @@ from stages.artifacts import Dataset
 from stages.checkpoint import build_detector
 from stages.distillation import Distillation, build_losses, loss_factor
 from stages.loop import Trainer
+from stages.teacher import Teacher
 
 _HEAD = '''
 """{purpose}"""
@@ -111,7 +112,7 @@ def dropped_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_loss_is_one_new_file(name: str, dataset: Dataset, tmp_path: Path) -> None:
     student, teacher = build_detector(tiny.detector(), 10, 0), build_detector(tiny.detector(tiny.TEACHER), 10, 5)
     config = tiny.distillation(losses=[{"name": name, "weight": 2.0}])
-    task = Distillation(student, teacher, build_losses(config, student, teacher, 0), loss_factor(config, 9), every=1)
+    task = Distillation(student, Teacher(teacher), build_losses(config, student, teacher, 0), loss_factor(config, 9), every=1)
     (tmp_path / "run").mkdir()
     Trainer(task, dataset, tiny.schedule(epochs=1), seed=0, device="cpu", folder=tmp_path / "run", label="test").run()
     header = (tmp_path / "run" / "curves.csv").read_text(encoding="utf-8").partition("\n")[0].split(",")

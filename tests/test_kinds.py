@@ -17,6 +17,7 @@ from stages.config import DetectorConfig
 from stages.detectors import Detector
 from stages.distillation import Distillation, build_losses, loss_factor
 from stages.loader import Batch, EpochBatches, TrainingImages, loader
+from stages.teacher import Teacher
 
 PAIRS = [
     ("rt_detr_v2", "ssdlite"),
@@ -49,7 +50,7 @@ def batches(dataset: Dataset, *, masks: bool) -> list[Batch]:
 def test_a_student_learns_from_a_teacher_of_another_kind(dataset: Dataset, large: str, small: str) -> None:
     teacher, student = build(large, 5), build(small, 0)
     config = tiny.distillation(losses=[{**loss, "missing": "interpolate"} for loss in tiny.LOSSES])
-    task = Distillation(student, teacher, build_losses(config, student, teacher, 0), loss_factor(config, STEPS)).train()
+    task = Distillation(student, Teacher(teacher), build_losses(config, student, teacher, 0), loss_factor(config, STEPS)).train()
     optimizer = torch.optim.AdamW(task.parameters(), lr=3e-4)
     seen: list[dict[str, float]] = []
     batch = batches(dataset, masks=student.mask_frame is not None)[0]
@@ -82,7 +83,7 @@ def test_a_detector_is_one_new_file(dataset: Dataset, tmp_path: Path, monkeypatc
     student = build_detector(DetectorConfig.model_validate(choice), 10, 0)
     teacher = build("fcos", 5)
     config = tiny.distillation()
-    task = Distillation(student, teacher, build_losses(config, student, teacher, 0), loss_factor(config, STEPS)).train()
+    task = Distillation(student, Teacher(teacher), build_losses(config, student, teacher, 0), loss_factor(config, STEPS)).train()
     batch = batches(dataset, masks=False)[0]
     total, terms = task(batch, task.prepare(batch, 0))
     total.backward()

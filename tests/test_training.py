@@ -20,10 +20,11 @@ from stages.artifacts import Dataset
 from stages.augment import Sample, mosaic, transforms
 from stages.checkpoint import build_detector
 from stages.config import LossConfig, TrainConfig
-from stages.detectors import Detector
+from stages.detectors import Detector, Target
 from stages.distillation import Distillation, build_losses, gradient_shares, loss_factor
 from stages.loader import Batch, EpochBatches, TrainingImages
 from stages.loop import RESUME, Task, Trainer, _discard_state, learning_rate
+from stages.teacher import Teacher
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,7 @@ def trainer(dataset: Dataset, folder: Path, config: TrainConfig, losses: list[di
         task = Task(student)
     else:
         built = build_losses(tiny.distillation(losses=losses), student, teacher, 0)
-        task = Distillation(student, teacher, built, loss_factor(tiny.distillation(warmup_steps=2), 9), every=100)
+        task = Distillation(student, Teacher(teacher), built, loss_factor(tiny.distillation(warmup_steps=2), 9), every=100)
     return Trainer(task, dataset, config, seed=0, device="cpu", folder=folder, label="test"), teacher
 
 
@@ -127,9 +128,59 @@ def test_sampling_the_shares_changes_no_weight(dataset: Dataset, tmp_path: Path)
     (tmp_path / "often").mkdir()
     student, teacher = build_detector(tiny.detector(), 10, 0), build_detector(tiny.detector(tiny.TEACHER), 10, 5)
     config = tiny.distillation(warmup_steps=2)
-    task = Distillation(student, teacher, build_losses(config, student, teacher, 0), loss_factor(config, 9), every=1)
+    task = Distillation(student, Teacher(teacher), build_losses(config, student, teacher, 0), loss_factor(config, 9), every=1)
     often = Trainer(task, dataset, tiny.schedule(), seed=0, device="cpu", folder=tmp_path / "often", label="test").run()
     assert_same(trainer(dataset, tmp_path / "once", tiny.schedule(), tiny.LOSSES)[0].run().state_dict(), often.state_dict())
+
+
+class Averaging(Task):
+    """A loss that is the mean over images, whatever the part."""
+
+    def forward(self, batch: Batch, extra: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        levels = self.detector(batch.images).pyramid
+        loss = torch.stack([level.square().mean() for level in levels]).sum()
+        return loss, {"power": loss}
+
+
+@pytest.mark.parametrize("parts", [2, 3, 9])
+def test_a_batch_run_in_parts_trains_as_the_whole_does(dataset: Dataset, tmp_path: Path, parts: int) -> None:
+    states, curves = [], []
+    for count in (1, parts):
+        folder = tmp_path / f"{count}"
+        folder.mkdir()
+        task = Averaging(build_detector(tiny.detector(), 10))
+        config = tiny.schedule(accumulate=count, optimizer="sgd")
+        states.append(Trainer(task, dataset, config, seed=0, device="cpu", folder=folder, label="test").run().state_dict())
+        curves.append(rows(folder))
+    for name, tensor in states[0].items():
+        torch.testing.assert_close(states[1][name], tensor, rtol=1e-4, atol=1e-6)
+    for one, other in zip(*curves, strict=True):
+        assert float(other["power"]) == pytest.approx(float(one["power"]), rel=1e-4)
+
+
+def test_a_batch_is_split_with_its_targets() -> None:
+    targets = tuple(Target(torch.full((1, 4), float(i)), torch.tensor([i])) for i in range(5))
+    parts = Batch(torch.arange(5.0).reshape(5, 1, 1, 1), targets).split(2)
+    assert [part.images.flatten().tolist() for part in parts] == [[0, 1, 2], [3, 4]]
+    assert [[int(t.labels) for t in part.targets] for part in parts] == [[0, 1, 2], [3, 4]]
+
+
+def test_the_first_term_that_is_not_finite_is_named_with_its_level(dataset: Dataset, tmp_path: Path) -> None:
+    training, _ = trainer(dataset, tmp_path / "run", tiny.schedule(), tiny.LOSSES)
+    task = training._task
+    assert isinstance(task, Distillation)
+    plain = task.prepare
+
+    def broken(batch: Batch, step: int) -> Any:
+        lesson = plain(batch, step)
+        assert lesson is not None
+        if step == 2:
+            lesson.teacher.pyramid[1][0, 0, 0, 0] = float("nan")
+        return lesson
+
+    task.prepare = broken  # type: ignore[method-assign]
+    with pytest.raises(ArtifactError, match=r"test: attention/feature/16 is nan at step 2 \(epoch 1\)"):
+        training.run()
 
 
 class Poisoned(Task):
@@ -280,7 +331,7 @@ class TestTeacherOutputs:
     def test_are_those_of_eval_mode_on_the_same_view(self, dataset: Dataset) -> None:
         student, teacher = build_detector(tiny.detector(), 10), build_detector(tiny.detector({**tiny.TEACHER, "norm": "batch"}), 10)
         losses = {"attention": (build_losses(tiny.distillation(), student, teacher, 0)["attention"][0], 1.0)}
-        task = Distillation(student, teacher, losses, lambda step: 0.25 * (step + 1)).train()
+        task = Distillation(student, Teacher(teacher), losses, lambda step: 0.25 * (step + 1)).train()
         images = torch.randn(2, 3, 64, 64)
         lesson = task.prepare(Batch(images, ()), 0)
         assert lesson is not None

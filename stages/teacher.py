@@ -1,0 +1,39 @@
+"""The frozen detector that a student learns from, run as cheaply as is asked."""
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from stages.detectors import Detector, Outputs
+
+Precision = Literal["same", "fp32", "bf16", "fp16"]
+_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Teacher:
+    """Runs a detector in eval mode without gradient; its weights stay as they are.
+
+    Args:
+        precision: of its products, "same" for that of the student's training.
+        compiled: whether torch.compile makes its forward, which takes a minute or so once and pays on a GPU.
+    """
+
+    def __init__(self, detector: Detector, precision: Precision = "same", *, compiled: bool = False) -> None:
+        self.detector = detector.eval().requires_grad_(False)
+        self._precision = precision
+        self._forward = torch.compile(self.detector, dynamic=False) if compiled else self.detector
+
+    def __call__(self, images: Tensor) -> Outputs:
+        """The outputs for images [B, 3, H, W], on the images' device; the pyramid is cast to float32, once for all losses."""
+        self.detector.to(images.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        with torch.no_grad(), self._autocast(images.device.type):  # not inference_mode: relation modules save these for their backward
+            outputs: Outputs = self._forward(images)
+        return replace(outputs, pyramid=tuple(level.float() for level in outputs.pyramid))
+
+    def _autocast(self, device: str) -> AbstractContextManager[object]:
+        if self._precision == "same":
+            return nullcontext()
+        return torch.autocast(device, _TYPES.get(self._precision, torch.bfloat16), enabled=self._precision in _TYPES)
