@@ -16,7 +16,7 @@ from stages.loop import Task, Trainer
 SIZE = 128
 TRAIN: dict[str, Any] = {"epochs": 150, "batch_size": 8, "learning_rate": 2e-3, "warmup_steps": 10, "ema": None}
 _PATIENT: dict[str, Any] = {"epochs": 600, "learning_rate": 5e-4, "warmup_steps": 50}
-OTHERS: dict[str, dict[str, Any]] = {"lw_detr": _PATIENT, "rf_detr": _PATIENT}
+OTHERS: dict[str, dict[str, Any]] = {"lw_detr": _PATIENT, "rf_detr": {**_PATIENT, "epochs": 1200}}
 """What differs for detectors that learn more slowly."""
 
 

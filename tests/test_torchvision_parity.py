@@ -14,8 +14,8 @@ import pytest
 import tiny
 import torch
 from torch import Tensor
-from torchvision.models.detection.roi_heads import paste_masks_in_image
-from torchvision.ops import batched_nms, box_iou, nms
+from torchvision.models.detection.rpn import concat_box_prediction_layers
+from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image, nms
 
 from deploy import preprocess
 from deploy.runtimes import ort
@@ -51,7 +51,7 @@ BENCHMARK = _benchmark()
 
 @dataclass
 class Found:
-    """Detections of one image, boxes in px of the network input; masks [N, H, W] pasted into it."""
+    """Detections of one image, boxes in px of the network input; masks [N, h, w] in their own frame."""
 
     boxes: Tensor
     scores: Tensor
@@ -92,7 +92,7 @@ def fitted(name: str, dataset: Dataset, folder: Path) -> Detector:
     config = tiny.schedule(epochs=1, batch_size=2, learning_rate=3e-4, warmup_steps=20, ema=None, augment=[{"name": "flip"}])
     folder.mkdir()
     trained = Trainer(Task(detector), dataset, config, seed=0, device="cpu", folder=folder, label=name).run()
-    return trained.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload,no-any-return] # as torchvision's lies
+    return trained.to(memory_format=torch.contiguous_format)  # as torchvision's lies
 
 
 def inputs(dataset: Dataset) -> Iterator[Tensor]:
@@ -107,10 +107,9 @@ def torchvisions(model: Any, image: Tensor, background: int) -> Found:
     return Found(answer["boxes"], answer["scores"], answer["labels"] - background, answer["masks"][:, 0] if "masks" in answer else None)
 
 
-def ours(boxes: Tensor, scores: Tensor, labels: Tensor, masks: Tensor | None, size: tuple[int, int]) -> Found:
+def ours(boxes: Tensor, scores: Tensor, labels: Tensor, masks: Tensor | None) -> Found:
     keep = scores > 0
-    pasted = None if masks is None else paste_masks_in_image(masks[keep][:, None], boxes[keep], size)[:, 0]
-    return Found(boxes[keep], scores[keep], labels[keep], pasted)
+    return Found(boxes[keep], scores[keep], labels[keep], None if masks is None else masks[keep])
 
 
 def unmatched(expected: Found, found: Found) -> list[int]:
@@ -129,15 +128,63 @@ def unmatched(expected: Found, found: Found) -> list[int]:
     return missing
 
 
-def is_tie(expected: Found, row: int, found: Found, options: GraphOptions) -> bool:
-    """Whether a detection hangs by less than TIE on the score threshold, the last place, or an overlap at the IoU threshold."""
-    score = float(expected.scores[row])
-    last = float(found.scores.min()) if len(found.scores) == options.max_detections else options.score_threshold
-    if abs(score - options.score_threshold) <= TIE or abs(score - last) <= TIE:
-        return True
-    same = found.labels == expected.labels[row]
-    overlaps = box_iou(expected.boxes[row : row + 1], found.boxes[same])
-    return bool(((overlaps - options.iou_threshold).abs() <= TIE).any())
+class Ties:
+    """Which of an image's detections hang by less than TIE on a score, a last place, or an overlap, in either stage."""
+
+    def __init__(self, model: Any, image: Tensor, options: GraphOptions) -> None:
+        self.options = options
+        self.tied = tied_regions(model, image) if hasattr(model, "rpn") else torch.zeros(0, 4)
+
+    def unexplained(self, one: Found, other: Found) -> list[int]:
+        """The rows of `one` that `other` lacks for no reason."""
+        missing, extra = unmatched(one, other), unmatched(other, one)
+        rows = [row for row in missing if not self.explains(one, row, other)]
+        if all(self.explains(other, row, one) for row in extra):  # each took a place, so that the last ones fell out
+            rows = [row for row in rows if row < self.options.max_detections - len(extra)]
+        return rows
+
+    def explains(self, one: Found, row: int, other: Found) -> bool:
+        score, threshold = float(one.scores[row]), self.options.iou_threshold
+        last = float(other.scores.min()) if len(other.scores) == self.options.max_detections else self.options.score_threshold
+        if abs(score - self.options.score_threshold) <= TIE or abs(score - last) <= TIE:
+            return True
+        box = one.boxes[row : row + 1]
+        if bool((box_iou(box, self.tied) > threshold - TIE).any()):  # it comes of such a region, or gave way to one that does
+            return True
+        rivals = one.boxes[one.labels == one.labels[row]]
+        overlaps = torch.cat((box_iou(box, other.boxes[other.labels == one.labels[row]]), box_iou(box, rivals)), dim=1)
+        return bool(((overlaps - threshold).abs() <= TIE).any())
+
+
+def tied_regions(model: Any, image: Tensor) -> Tensor:
+    """What the second stage makes [M, 4] of those regions of the first whose suppression or rank hangs by less than TIE."""
+    with torch.no_grad():
+        images, _ = model.transform([image])
+        features = model.backbone(images.tensors)
+        maps = list(features.values())
+        objectness, deltas = model.rpn.head(maps)
+        anchors = model.rpn.anchor_generator(images, maps)
+        counts = [level[0].numel() for level in objectness]
+        logits, deltas = concat_box_prediction_layers(objectness, deltas)
+        boxes = clip_boxes_to_image(model.rpn.box_coder.decode(deltas, anchors).view(-1, 4), images.image_sizes[0])
+        tied = []
+        for level_boxes, level_logits in zip(boxes.split(counts), logits.flatten().split(counts), strict=True):
+            scores, order = level_logits.sigmoid().sort(descending=True)
+            kept, last = order[: model.rpn.pre_nms_top_n()], scores[: model.rpn.pre_nms_top_n()][-1]
+            candidates, values = level_boxes[kept], level_logits[kept].sigmoid()
+            overlaps = box_iou(candidates, candidates)
+            hangs = ((overlaps - model.rpn.nms_thresh).abs() <= TIE) | (
+                (overlaps > model.rpn.nms_thresh) & ((values[:, None] - values).abs() <= TIE) & ~torch.eye(len(kept), dtype=torch.bool)
+            )
+            mine = hangs.any(dim=1) | ((values - last).abs() <= TIE if len(order) > len(kept) else False)
+            mine |= (overlaps[:, mine] > model.rpn.nms_thresh).any(dim=1)  # and those that give way to them
+            tied.append(candidates[mine])
+        regions = torch.cat(tied)
+        pooled = model.roi_heads.box_roi_pool(features, [regions], images.image_sizes)
+        _, regression = model.roi_heads.box_predictor(model.roi_heads.box_head(pooled))
+        decoded = model.roi_heads.box_coder.decode(regression, [regions])[:, 1:].reshape(-1, 4)
+        clipped: Tensor = clip_boxes_to_image(decoded, images.image_sizes[0])
+        return clipped
 
 
 @pytest.mark.slow
@@ -147,6 +194,7 @@ def test_torchvisions_detections_are_found_again(name: str, dataset: Dataset, tm
     size = dataset.facts.contract.preprocessing.height
     detector = fitted(name, dataset, tmp_path / "training").eval()
     model = BENCHMARK.torchvisions(detector, make, size, len(dataset.facts.contract.classes))
+    model.transform.postprocess = lambda result, *_: result  # masks as they are, before they are pasted
     background = BENCHMARK.background(make)
     graph = detector.graph(options).eval()
     export(graph, (size, size), tmp_path / "model.onnx")
@@ -162,18 +210,18 @@ def test_torchvisions_detections_are_found_again(name: str, dataset: Dataset, tm
                 answer = graph(image[None])
             raw = session.infer(image[None].numpy())
             boxes, scores, labels = (torch.from_numpy(part[0]) for part in (raw.boxes, raw.scores, raw.labels))
-            own_masks = None if answer.masks is None else answer.masks[0]
             sides = {
-                "torch": ours(answer.boxes[0], answer.scores[0], answer.labels[0], own_masks, (size, size)),
-                "onnx": ours(boxes, scores, labels, None if raw.masks is None else torch.from_numpy(raw.masks[0]), (size, size)),
+                "torch": ours(answer.boxes[0], answer.scores[0], answer.labels[0], None if answer.masks is None else answer.masks[0]),
+                "onnx": ours(boxes, scores, labels, None if raw.masks is None else torch.from_numpy(raw.masks[0])),
             }
             assert answer.converged.all()
             for side, found in sides.items():
-                for row in unmatched(expected, found):
-                    exceptions[side] += 1
-                    assert is_tie(expected, row, found, options), (side, num_images, row, expected.scores[row], expected.boxes[row])
+                if missing := unmatched(expected, found):
+                    exceptions[side] += len(missing)
+                    rows = Ties(model, image, options).unexplained(expected, found)
+                    assert not rows, (side, num_images, [(float(expected.scores[row]), expected.boxes[row].tolist()) for row in rows])
     assert num_images == NUM_IMAGES
-    assert max(exceptions.values()) <= 0.001 * num_expected
+    assert max(exceptions.values()) <= 0.001 * num_expected, (exceptions, num_expected)
 
 
 def test_torchvisions_class_offset_changes_results_and_is_not_copied() -> None:

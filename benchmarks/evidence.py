@@ -1,0 +1,288 @@
+"""Does distillation help? Teachers and students trained until they no longer improve, over several seeds, judged on test images.
+
+    python benchmarks/evidence.py                              what has been measured: tables and one line of JSON
+    python benchmarks/evidence.py run [--study NAME ...] [--role NAME ...] [--seed N ...] [--units N]
+    python benchmarks/evidence.py page                         writes docs/evidence.md and its plots
+
+A study is a pipeline file in benchmarks/evidence/. A unit of work is one training; its row goes to <study>.jsonl beside the file
+and is never measured twice. A unit that is stopped goes on where it was. Settings are chosen on split val; split test is read
+when a unit is done and never looked at before. One process at a time; pin it to a free core: OMP_NUM_THREADS=1 taskset -c 1 ...
+"""
+
+import argparse
+import hashlib
+import json
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from jinja2 import Environment, FileSystemLoader
+
+from pipeline.ablation import UNDISTILLED, Ablation, render, variants
+from pipeline.ablation_page import gain_chart
+from pipeline.config import PipelineConfig, load
+from pipeline.store import Store
+from stages.artifacts import Checkpoint, Dataset
+from stages.config import DataConfig
+from stages.gains import paired_gain
+
+ROOT = Path(__file__).parents[1]
+STUDIES = ROOT / "benchmarks" / "evidence"
+RUNS = ROOT / "runs" / "evidence"
+SPLITS = ("val", "test")
+TEACHER, TWICE = "teacher", "undistilled, twice the steps"
+NUM_SEEDS = 5
+
+
+@dataclass(frozen=True)
+class Study:
+    """A teacher and a student with their data; `folds` of the images where one split is too small to see a point on."""
+
+    name: str
+    config: PipelineConfig
+    folds: int
+
+    @property
+    def rows_file(self) -> Path:
+        """Where its rows are kept."""
+        return STUDIES / f"{self.name}.jsonl"
+
+    def teacher_seed(self, seed: int) -> int:
+        """Every fold has a teacher of its own, which has never seen the fold's test images; else one teaches at every seed."""
+        return seed if self.folds else 0
+
+    def roles(self) -> list[str]:
+        """What is trained at each seed, the teacher first."""
+        return [TEACHER, UNDISTILLED, *(name for name in variants(self.config) if name != UNDISTILLED), TWICE]
+
+    def units(self) -> Iterator[tuple[str, int]]:
+        """Role and seed of every training, seed by seed."""
+        for seed in range(self.folds or NUM_SEEDS):
+            yield from ((role, seed) for role in self.roles() if role != TEACHER or self.teacher_seed(seed) == seed)
+
+
+def studies() -> list[Study]:
+    """Those of the folder."""
+    return [Study(file.stem, load(file), 5 if file.stem.endswith("folds") else 0) for file in sorted(STUDIES.glob("*.yaml"))]
+
+
+def digest(study: Study, role: str, seed: int) -> str:
+    """Of all that a unit's figures depend on in the configuration; the code's commit stands beside it in the row."""
+    config = study.config
+    parts: list[Any] = [config.data.model_dump(mode="json"), config.teacher.model_dump(mode="json"), seed, role]
+    if role != TEACHER:
+        parts.append(config.student.model_dump(mode="json"))
+        parts.append([loss.model_dump(mode="json") for loss in variants(config).get(role, ())])
+        parts.append(config.distill.model_dump(mode="json", exclude={"losses"}) if variants(config).get(role) else None)
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def rows(study: Study) -> list[dict[str, Any]]:
+    """What has been measured of the study as it is configured now."""
+    if not study.rows_file.exists():
+        return []
+    every = [json.loads(line) for line in study.rows_file.read_text(encoding="utf-8").splitlines()]
+    return [row for row in every if row["digest"] == digest(study, row["role"], row["seed"])]
+
+
+def run(study: Study, role: str, seed: int) -> dict[str, Any]:
+    """Train one unit, judge it on both splits, keep its row and its weights."""
+    from stages.checkpoint import build_detector, load_detector, load_weights
+    from stages.distillation import Distillation, build_losses, loss_factor
+    from stages.evaluate import evaluate
+    from stages.loop import Task, Trainer, finish
+    from stages.teacher import Teacher
+
+    config, dataset = study.config, data(study, seed)
+    num_classes = len(dataset.facts.contract.classes)
+    choice = config.teacher.detector if role == TEACHER else config.student.detector
+    train = config.teacher.train if role == TEACHER else config.student.train
+    if role == TWICE:
+        train = train.model_copy(update={"epochs": 2 * train.epochs})
+    folder = RUNS / study.name / digest(study, role, seed)
+    started = time.time()
+    folder.mkdir(parents=True, exist_ok=True)
+    detector = build_detector(choice, num_classes, seed)
+    given = config.student.weights if role != TEACHER else None
+    if given is not None:
+        load_weights(detector, Path(given))
+    task = Task(detector)
+    losses = variants(config).get(role, ())
+    if losses:
+        teacher = load_detector(Checkpoint(RUNS / study.name / digest(study, TEACHER, study.teacher_seed(seed))))
+        distillation = config.distill.model_copy(update={"losses": losses})
+        built = build_losses(distillation, detector, teacher, seed)
+        factor = loss_factor(distillation, train.num_steps(dataset.facts.splits["train"].num_images))
+        task = Distillation(detector, Teacher(teacher, distillation.teacher_precision), built, factor)
+    trained = Trainer(task, dataset, train, seed=seed, device=config.device, folder=folder, label=f"{study.name}: {role} {seed}").run()
+    figures: dict[str, Any] = {}
+    for split in SPLITS:
+        scratch = folder / split
+        scratch.mkdir(exist_ok=True)
+        accuracy = evaluate(scratch, trained, dataset, split, config.export.decisions)
+        figures[split] = {"map": accuracy.map, "map_50": accuracy.map_50, "num_images": accuracy.num_images}
+    finish(folder, trained, choice, train.epochs, dataset, "val", config.export.decisions)
+    return {
+        "study": study.name,
+        "role": role,
+        "seed": seed,
+        **figures,
+        "epochs": train.epochs,
+        "parameters": sum(p.numel() for p in trained.parameters()),
+        "minutes": round((time.time() - started) / 60, 1),
+        "commit": commit(),
+        "digest": digest(study, role, seed),
+    }
+
+
+def commit() -> str:
+    """Of the code, with a star where files differ from it."""
+    command = ["git", "describe", "--always", "--dirty=*"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603 - no input from outside
+    return done.stdout.strip()
+
+
+def data(study: Study, seed: int) -> Dataset:
+    """The study's images; in folds, the one of this seed is split test."""
+    from stages.prepare import prepare
+
+    store = Store(RUNS, study.name)
+    if not study.folds:
+        return store.run(prepare, study.config.data)
+    whole = store.run(prepare, study.config.data)
+    root = fold(whole, RUNS / "folds" / f"{study.name}-{seed}", seed, study.folds)
+    options = {"dataset": "coco", "root": str(root), "preprocessing": study.config.data.preprocessing}
+    return store.run(prepare, DataConfig.model_validate(options))
+
+
+def fold(whole: Dataset, root: Path, number: int, count: int) -> Path:
+    """COCO's layout: every `count`-th of the training and test images is test, the others are train, val stays as it is."""
+    shutil.rmtree(root, ignore_errors=True)
+    for kind in ("train", "val", "test"):
+        (root / "images" / kind).mkdir(parents=True)
+    (root / "annotations").mkdir()
+    split = {kind: json.loads(whole.annotations(kind).read_text(encoding="utf-8")) for kind in ("train", "val", "test")}
+    pool = [("train", image) for image in split["train"]["images"]] + [("test", image) for image in split["test"]["images"]]
+    pool.sort(key=lambda item: hashlib.sha256(item[1]["file_name"].encode()).hexdigest())
+    parts = {"train": [x for i, x in enumerate(pool) if i % count != number], "test": pool[number::count]}
+    parts["val"] = [("val", image) for image in split["val"]["images"]]
+    for kind, images in parts.items():
+        made: dict[str, Any] = {"images": [], "annotations": [], "categories": split["train"]["categories"]}
+        for origin, image in images:
+            new = {**image, "id": len(made["images"]) + 1, "file_name": f"{origin}-{Path(image['file_name']).name}"}
+            (root / "images" / kind / new["file_name"]).symlink_to(whole.images(origin) / image["file_name"])
+            made["images"].append(new)
+            for one in split[origin]["annotations"]:
+                if one["image_id"] == image["id"]:
+                    made["annotations"].append({**one, "id": len(made["annotations"]) + 1, "image_id": new["id"]})
+        (root / "annotations" / f"instances_{kind}.json").write_text(json.dumps(made), encoding="utf-8")
+    return root
+
+
+def finding(study: Study) -> Ablation | None:
+    """What the rows say on split test, of the seeds at which every role has been trained; None where there is none yet."""
+    maps: dict[str, dict[int, float]] = {role: {} for role in study.roles()}
+    num_images: dict[int, int] = {}
+    for row in rows(study):
+        maps[row["role"]][row["seed"]] = row["test"]["map"]
+        num_images[row["seed"]] = row["test"]["num_images"]
+    every = range(study.folds or NUM_SEEDS)
+    whole = tuple(s for s in every if study.teacher_seed(s) in maps[TEACHER] and all(s in maps[role] for role in study.roles()[1:]))
+    if not whole:
+        return None
+    teachers = [maps[TEACHER][study.teacher_seed(seed)] for seed in whole]
+    values = {role: tuple(maps[role][seed] for seed in whole) for role in study.roles()[1:]}
+    gains = {role: paired_gain(own, values[UNDISTILLED]) for role, own in values.items() if role != UNDISTILLED}
+    count = sum(num_images[seed] for seed in whole) if study.folds else num_images[whole[0]]
+    return Ablation(study.name, "test", count, whole, sum(teachers) / len(teachers), values, gains)
+
+
+def figures(found: Ablation) -> dict[str, Any]:
+    """For programs, in points."""
+    gained = {}
+    for role, gain in found.gains.items():
+        low = None if gain.low is None else round(gain.low * 100, 2)
+        gained[role] = {"points": round(gain.mean * 100, 2), "low": low, "closed": closed(found, role)}
+    return {"seeds": len(found.seeds), **gained}
+
+
+def closed(found: Ablation, role: str) -> float | None:
+    """The share of the teacher's lead made good, in two digits."""
+    share = found.closed(role)
+    return None if share is None else round(share, 2)
+
+
+def write_pages(found: Mapping[str, Ablation]) -> None:
+    """docs/evidence.md: tables and plots of what has been measured."""
+    environment = Environment(loader=FileSystemLoader(ROOT / "pipeline"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string('{% from "chart.html.j2" import chart %}{{ chart(c) }}')
+    parts = [HEAD]
+    for name, one in found.items():
+        picture = ROOT / "docs" / f"evidence-{name}.svg"
+        drawn = template.render(c=gain_chart(one)).strip().replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
+        opened = drawn.index(">") + 1
+        picture.write_text(f"{drawn[:opened]}<style>{STYLE}</style>{drawn[opened:]}\n", encoding="utf-8")
+        first = (STUDIES / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
+        says = " ".join(line.removeprefix("# ") for line in first if line.startswith("# ") and "yaml-language-server" not in line)
+        parts += [f"## {name}", says, f"![Gains by seed]({picture.name})", f"```text\n{render(one)}\n```"]
+    (ROOT / "docs" / "evidence.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def work(args: argparse.Namespace) -> None:
+    """Train the units that are missing, at most `--units` of them."""
+    RUNS.mkdir(parents=True, exist_ok=True)
+    done = 0
+    for study in studies():
+        for role, seed in study.units():
+            wanted = (not args.study or study.name in args.study) and (not args.role or role in args.role)
+            measured = any((row["role"], row["seed"]) == (role, seed) for row in rows(study))
+            if not wanted or measured or (args.seed and seed not in args.seed) or done == args.units:
+                continue
+            row = run(study, role, seed)
+            with study.rows_file.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+            print(json.dumps(row), flush=True)
+            done += 1
+
+
+def main() -> None:
+    """See above."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("action", nargs="?", choices=("show", "run", "page"), default="show")
+    parser.add_argument("--study", nargs="*", default=[])
+    parser.add_argument("--role", nargs="*", default=[])
+    parser.add_argument("--seed", nargs="*", type=int, default=[])
+    parser.add_argument("--units", type=int, default=-1, help="end after so many trainings")
+    args = parser.parse_args()
+    if args.action == "run":
+        RUNS.mkdir(parents=True, exist_ok=True)
+        with FileLock(RUNS / "lock").acquire(timeout=0):
+            work(args)
+        return
+    found = {study.name: one for study in studies() if (one := finding(study)) is not None}
+    if args.action == "page":
+        write_pages(found)
+    print("\n\n".join(f"{name}\n{render(one)}" for name, one in found.items()))
+    print(json.dumps({name: figures(one) for name, one in found.items()}))
+
+
+HEAD = """# Evidence
+
+Does distillation help? Each study trains a teacher, and the same student alone, with each loss alone and with both, at several
+seeds: same initialization, images and order at each seed. Beside them stands the student alone, trained for twice the steps.
+Settings were chosen on split val; the figures are of split test. `benchmarks/evidence.py` measures, resumes, and writes this page
+from the rows in `benchmarks/evidence/`."""
+
+STYLE = (
+    "text{font:13px sans-serif;fill:#555}.grid line{stroke:#ddd}.axis{stroke:#555}.line{fill:none;stroke-width:2;stroke:#c4510a}"
+    ".line.zero{stroke:#555}.mark{fill:#c4510a;stroke:#fff;stroke-width:2}.mark.seed{fill:#555}"
+)
+
+
+if __name__ == "__main__":
+    main()
