@@ -4,6 +4,7 @@ Trainings are the stages of `edgedistill run`, so that the store keeps each and 
 """
 
 import argparse
+import importlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -52,6 +53,7 @@ def ablate(args: argparse.Namespace) -> Answer:
     config = load(Path(args.config), args.settings)
     if args.seeds < 1:
         raise ConfigError(f"--seeds is {args.seeds}; give 1 or more, 3 or more for an interval worth reading")
+    importlib.import_module("scipy.stats")  # the intervals need it: rather missed now than after all trainings
     store = Store(Path(args.runs), config.name, say=partial(say, stream=sys.stderr if args.json else sys.stdout))
     if store.rank > 0:
         store.say = silent
@@ -68,10 +70,16 @@ def ablate(args: argparse.Namespace) -> Answer:
 
 
 def variants(config: PipelineConfig) -> dict[str, tuple[LossConfig, ...]]:
-    """The losses of each variant by its name: none, each alone, and all where there are several."""
+    """The losses of each variant by its name: none, each alone, and all where there are several, as the file has them.
+
+    Raises:
+        ConfigError: none has a weight.
+    """
     losses = [loss for loss in config.distill.losses if loss.weight > 0]
+    if not losses:
+        raise ConfigError("distill.losses: all have weight 0, so there is nothing to compare; give one a weight above 0")
     alone: dict[str, tuple[LossConfig, ...]] = {loss.name: (loss,) for loss in losses}
-    return {UNDISTILLED: (), **alone, **({TOGETHER: tuple(losses)} if len(losses) > 1 else {})}
+    return {UNDISTILLED: (), **alone, **({TOGETHER: config.distill.losses} if len(losses) > 1 else {})}
 
 
 def measure(config: PipelineConfig, store: Store, seeds: Sequence[int]) -> Ablation:

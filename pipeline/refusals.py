@@ -11,9 +11,10 @@ NOT_WRITABLE = 4
 _EXTRAS = {
     "train": (
         *("accelerate", "jinja2", "mlxtend", "onnx", "onnxscript", "pycocotools"),
-        *("safetensors", "skimage", "sklearn", "tensorboard", "torch", "torchvision"),
+        *("safetensors", "scipy", "skimage", "sklearn", "tensorboard", "torch", "torchvision"),
     ),
     "serve": ("multipart", "python_multipart", "starlette", "uvicorn"),
+    "timm": ("timm",),
     "transformers": ("transformers",),
 }
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)

@@ -47,9 +47,9 @@ class DenseDetector(Detector):
         return list(self.model.backbone(images).values())
 
     def anchors(self, images: Tensor, features: Sequence[Tensor]) -> list[Tensor]:
-        """For each image [N of all levels, 4]."""
+        """For each image [N of all levels, 4], in float32: torchvision's generator takes the features' type, and half rounds by px."""
         sizes = [(images.shape[-2], images.shape[-1])] * images.shape[0]
-        anchors: list[Tensor] = self.model.anchor_generator(ImageList(images, sizes), list(features))
+        anchors: list[Tensor] = self.model.anchor_generator(ImageList(images, sizes), [level.float() for level in features])
         return anchors
 
     def sizes(self, features: Sequence[Tensor]) -> list[int]:

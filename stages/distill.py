@@ -35,6 +35,7 @@ def distill(
     # Imported here: a stage that is reused, or judged on a machine without torch, imports no torch.
     from stages.checkpoint import build_detector, check_size, load_detector, load_weights
     from stages.distillation import Distillation, build_losses, loss_factor, write_attention
+    from stages.distribution import is_main_process
     from stages.loop import Trainer, finish
     from stages.teacher import Teacher
 
@@ -49,5 +50,6 @@ def distill(
     guide = Teacher(large, config.teacher_precision, compiled=config.compile_teacher)
     task = Distillation(detector, guide, losses, loss_factor(config, num_steps), config.shares_every)
     trained = Trainer(task, dataset, student.train, seed=seed, device=device, folder=out, label="distill").run()
-    write_attention(out, large, trained, dataset, split)
+    if is_main_process():
+        write_attention(out, large, trained, dataset, split)
     return finish(out, trained, student.detector, student.train.epochs, dataset, split, export)

@@ -117,8 +117,11 @@ def gradient_shares(parts: Mapping[str, Tensor], pyramid: Sequence[Tensor]) -> d
     """The norm of each part's gradient at the pyramid, over all levels, divided by the sum of these norms."""
     norms = {}
     for name, part in parts.items():
-        grads: Sequence[Tensor | None] = torch.autograd.grad(part, list(pyramid), retain_graph=True, allow_unused=True)
-        norms[name] = torch.stack([grad.detach().float().norm() for grad in grads if grad is not None]).norm()
+        grads: Sequence[Tensor | None] = ()
+        if part.requires_grad:
+            grads = torch.autograd.grad(part, list(pyramid), retain_graph=True, allow_unused=True)
+        reached = [grad.detach().float().norm() for grad in grads if grad is not None]
+        norms[name] = torch.stack([part.new_zeros(()), *reached]).norm()
     total = torch.stack(list(norms.values())).sum().clamp(min=1e-30)
     return {name: norm / total for name, norm in norms.items()}
 
@@ -132,12 +135,13 @@ def write_attention(out: Path, teacher: Detector, student: Detector, dataset: Da
     rows = read_json(dataset.annotations(split))["images"][:num_images]
     images = [preprocess.apply(preprocess.load_image(dataset.images(split) / row["file_name"]), contract.preprocessing)[0] for row in rows]
     batch = torch.from_numpy(np.stack(images))
-    large, small = (_attention(network.cpu().eval(), batch).numpy() for network in (teacher, student))
+    large, small = (_attention(network.eval(), batch).cpu().numpy() for network in (teacher, student))
     np.savez_compressed(out / "attention.npz", image_ids=np.array([row["id"] for row in rows]), teacher=large, student=small)
 
 
 @torch.no_grad()
 def _attention(network: Detector, images: Tensor) -> Tensor:
-    levels = [spatial_attention(standardized(level)) for level in network(images).pyramid]
+    device = next(network.parameters()).device
+    levels = [spatial_attention(standardized(level)) for level in network(images.to(device)).pyramid]
     size = levels[0].shape[-2:]
     return torch.stack([nn.functional.interpolate(level, size=size, mode="bilinear") for level in levels]).mean(dim=0)[:, 0]

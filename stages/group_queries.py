@@ -17,7 +17,7 @@ from torch import Tensor
 from deploy.errors import DataError
 from stages import hub
 from stages.nms import best
-from stages.set_prediction import Label, Prediction, SetPredictionDetector, full_precision, grid_boxes, not_finite
+from stages.set_prediction import Label, Prediction, SetPredictionDetector, full_precision, grid_boxes, mended, not_finite
 
 CLASS_LAYERS = (r"(model\.)*class_embed\.", r"(model\.)*enc_out_class_embed\.")
 """How the tensors are named that grow with the number of classes."""
@@ -116,8 +116,7 @@ class GroupQueryDetector(SetPredictionDetector):
         labels: list[Label],
         size: Any,
     ) -> dict[str, Tensor]:
-        if not_finite(logits, boxes):
-            return {"loss_bbox": boxes.sum() * torch.nan}
+        diverged = not_finite(logits, boxes, found.proposed_boxes)
         per_group = found.proposed.split(self.config.num_queries, dim=1)
         heads = self.detection.model.enc_out_class_embed
         proposed = torch.cat([head(part) for head, part in zip(heads, per_group, strict=False)], dim=1)
@@ -132,9 +131,12 @@ class GroupQueryDetector(SetPredictionDetector):
         config = self.config if self.training else self.alone
         with torch.autocast(boxes.device.type, enabled=False):
             arguments = full_precision([logits[-1], labels, boxes.device, *last, config, *layers, *classes])
+            arguments = mended(arguments) if diverged else arguments
             _, terms, _ = self.model.loss_function(*arguments)
         weights = self._weights()
         losses = {name: value.sum() * weights[kind] for name, value in terms.items() if (kind := _kind(name)) in weights}
+        if diverged:  # the other processes wait for this one's sums and terms all the same
+            losses["loss_bbox"] = losses["loss_bbox"] + torch.nan
         if masks is not None:
             # without objects the masks' terms are empty; several processes wait for every parameter's gradient all the same
             losses["loss_mask_ce"] = losses["loss_mask_ce"] + 0 * sum(mask.sum() for mask in masks)

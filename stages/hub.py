@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from torch import nn
 
@@ -45,7 +46,8 @@ def refuse_sizes(weights: str, sizes: Mapping[str, object]) -> None:
 def load(model_class: Any, weights: str, num_classes: int, class_layers: Sequence[str]) -> Any:
     """A model with the weights of a hub id or a folder; class layers of another number of classes start anew, each named on stderr.
 
-    Inside `pretrained.left_out` only the configuration is read and the weights are fresh.
+    Parameters are float32 whatever the file has. Inside `pretrained.left_out` only the configuration is read, from the same place,
+    and the weights are fresh.
 
     Args:
         class_layers: patterns that the names of the tensors begin with that grow with the number of classes.
@@ -60,7 +62,7 @@ def load(model_class: Any, weights: str, num_classes: int, class_layers: Sequenc
     try:
         with _quiet():
             model, report = model_class.from_pretrained(
-                weights, config=config, ignore_mismatched_sizes=True, output_loading_info=True, use_safetensors=True
+                weights, config=config, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True, use_safetensors=True
             )
     except _DAMAGED as error:
         raise ArtifactError(

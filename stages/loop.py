@@ -216,10 +216,20 @@ class Trainer:
         with nullcontext() if last else self._accelerator.no_sync(self._model):
             with self._accelerator.autocast():
                 extra = self._task.prepare(batch, self._progress.step)
-                loss, terms = self._model(batch, extra)
+                loss, terms = self._forward(batch, extra)
             values = self._check(loss, terms)
             self._accelerator.backward(loss * share)
         return values
+
+    def _forward(self, batch: Batch, extra: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        try:
+            loss, terms = self._model(batch, extra)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            needed = "raise train.batch_size, lower train.accumulate, or choose another norm"
+            raise ConfigError(f"{self._label}: batch normalization needs two images or more a process and part; {needed}") from error
+        return loss, terms
 
     def _check(self, loss: Tensor, terms: Mapping[str, Tensor]) -> dict[str, float]:
         """The terms averaged over processes as floats."""

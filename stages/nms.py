@@ -11,7 +11,6 @@ Equal scores keep the order in which they came, in torch and in ONNX, whose TopK
 """
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -152,24 +151,6 @@ def select_per_class(
     labels = torch.arange(num_classes, device=scores.device)[:, None].expand(-1, size).flatten()
     kept = _answer(boxes.flatten(1, 2), (scores * keep).flatten(1), labels.expand(batch, -1), max_detections)
     return *kept, converged.all(dim=1)
-
-
-def select_groups(
-    boxes: Sequence[Tensor], scores: Sequence[Tensor], iou_threshold: float, max_detections: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Suppress within each group, such as a level of a pyramid, and keep the best of all; groups may differ in size.
-
-    Args:
-        boxes: one [B, N, 4] a group; scores: one [B, N] a group, 0 where there is none.
-
-    Returns:
-        boxes [B, K, 4], scores [B, K] descending (equal ones by group), groups [B, K] int64, converged [B]; K is at most
-        the sum of the groups' sizes.
-    """
-    parts = [select_per_class(b, s[:, None], iou_threshold, s.shape[1]) for b, s in zip(boxes, scores, strict=True)]
-    groups = torch.cat([torch.full_like(part[2], index) for index, part in enumerate(parts)], dim=1)
-    found, kept = (torch.cat([part[index] for part in parts], dim=1) for index in (0, 1))
-    return *_answer(found, kept, groups, max_detections), torch.stack([part[3] for part in parts]).all(dim=0)
 
 
 def _present(boxes: Tensor, scores: Tensor) -> Tensor:

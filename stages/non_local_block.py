@@ -23,7 +23,7 @@ EPSILON = 1e-5
 
 
 class NonLocalBlock(nn.Module):
-    """[B, C, H, W] to the same shape; the identity at first.
+    """What is added to features [B, C, H, W]: `projection` times `drawn`; nothing at first.
 
     Args:
         inner: channels of the projections.
@@ -44,12 +44,6 @@ class NonLocalBlock(nn.Module):
         if not batch_norm:
             nn.init.zeros_(self.out.weight)
             nn.init.zeros_(self.out.bias)  # type: ignore[arg-type]
-
-    def forward(self, features: Tensor) -> Tensor:
-        """See the class."""
-        drawn = self.drawn(features)
-        weight, bias = self.projection(drawn)
-        return features + functional.conv2d(drawn, weight[:, :, None, None], bias)
 
     def drawn(self, features: Tensor) -> Tensor:
         """What each position draws from all others, [B, inner, H, W], before the last projection."""
@@ -99,10 +93,9 @@ class _BatchNorm(nn.Module):
 
     def fold(self, drawn: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         """The projection [C, inner], [C] of `drawn` [B, inner, H, W] that also normalizes."""
-        with torch.autocast(drawn.device.type, enabled=False):
-            rows = drawn.float().transpose(0, 1).flatten(1)
-            mean = mean_with_gradient(rows.mean(dim=1))
-            centered = rows - mean[:, None]
-            covariance = mean_with_gradient(centered @ centered.t() / rows.shape[1])
-            scale = self.weight * ((weight @ covariance * weight).sum(dim=1) + EPSILON).rsqrt()
-            return weight * scale[:, None], self.bias + scale * (bias - (weight @ mean + bias))
+        rows = drawn.float().transpose(0, 1).flatten(1)
+        mean = mean_with_gradient(rows.mean(dim=1))
+        centered = rows - mean[:, None]
+        covariance = mean_with_gradient(centered @ centered.t() / rows.shape[1])
+        scale = self.weight * ((weight @ covariance * weight).sum(dim=1) + EPSILON).rsqrt()
+        return weight * scale[:, None], self.bias + scale * (bias - (weight @ mean + bias))

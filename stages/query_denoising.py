@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from stages import hub
 from stages.distribution import rescale
 from stages.nms import best
-from stages.set_prediction import Label, Prediction, SetPredictionDetector, full_precision, grid_boxes, not_finite
+from stages.set_prediction import Label, Prediction, SetPredictionDetector, full_precision, grid_boxes, mended, not_finite
 
 CLASS_LAYERS = (r"(model\.decoder\.)?class_embed\.", r"model\.enc_score_head\.", r"model\.denoising_class_embed\.")
 """How the tensors are named that grow with the number of classes."""
@@ -133,10 +133,11 @@ class DenoisingDetector(SetPredictionDetector):
 
     def _losses(self, decoded: Any, proposed: _Proposed, noise: _Noise | None, labels: list[Label]) -> dict[str, Tensor]:
         logits, boxes = decoded.intermediate_logits, decoded.intermediate_reference_points
-        if not_finite(logits, boxes, proposed.boxes):
-            return {"loss_bbox": boxes.sum() * torch.nan}
+        diverged = not_finite(logits, boxes, proposed.boxes)
         with torch.autocast(boxes.device.type, enabled=False):
-            logits, boxes = logits.float(), boxes.float()
+            corners, references = decoded.intermediate_predicted_corners, decoded.initial_reference_points
+            given = full_precision([logits, boxes, proposed.logits, torch.sigmoid(proposed.boxes.float()), corners, references])
+            logits, boxes, proposed_logits, proposed_boxes, corners, references = mended(given) if diverged else given
             _, terms, _ = self.criterion(
                 logits[:, -1],
                 labels,
@@ -145,12 +146,14 @@ class DenoisingDetector(SetPredictionDetector):
                 self.config,
                 logits,
                 boxes,
-                enc_topk_logits=proposed.logits.float(),
-                enc_topk_bboxes=torch.sigmoid(proposed.boxes.float()),
+                enc_topk_logits=proposed_logits,
+                enc_topk_bboxes=proposed_boxes,
                 denoising_meta_values=None if noise is None else noise.meta,
-                predicted_corners=full_precision(decoded.intermediate_predicted_corners),
-                initial_reference_points=full_precision(decoded.initial_reference_points),
+                predicted_corners=corners,
+                initial_reference_points=references,
             )
+        if diverged:  # the other processes wait for this one's sums and terms all the same
+            terms["loss_bbox"] = terms["loss_bbox"] + torch.nan
         if self.training and self.config.num_denoising and noise is None:
             # several processes wait for every parameter's gradient, also where a batch has nothing to denoise
             terms["loss_bbox"] = terms["loss_bbox"] + 0 * self.network.denoising_class_embed.weight.sum()

@@ -149,3 +149,14 @@ def full_precision(value: Any) -> Any:
 def not_finite(*tensors: Tensor) -> bool:
     """Whether a network has diverged, on which the matching of queries and objects would raise an error of its own."""
     return not all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
+
+
+def mended(value: Any) -> Any:
+    """One half in place of whatever is not finite, also inside dictionaries, lists and tuples."""
+    if isinstance(value, Tensor):
+        return torch.where(torch.isfinite(value), value, torch.full_like(value, 0.5)) if value.is_floating_point() else value
+    if isinstance(value, dict):
+        return {key: mended(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(mended(inner) for inner in value)
+    return value

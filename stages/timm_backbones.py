@@ -42,7 +42,10 @@ def body(name: str, norm: str | None, weights: str | None, strides: Sequence[int
         raise ValueError(f"no backbone 'timm:{name}'{suggest(name, known)}; see timm.list_models()")
     if norm is not None:
         raise ValueError(f"norm {norm}: timm's backbones keep their own normalization; set norm to null")
-    reductions = cast("Any", timm.create_model(name, features_only=True)).feature_info.reduction()
+    try:
+        reductions = cast("Any", timm.create_model(name, features_only=True)).feature_info.reduction()
+    except RuntimeError as error:  # of a tag that it does not know
+        raise ValueError(f"no backbone 'timm:{name}' ({str(error).splitlines()[0]}); see timm.list_pretrained()") from error
     has = {stride: index for index, stride in enumerate(reductions)}
     chosen = {stride: has[stride] for stride in strides if stride in has}
     if not chosen:

@@ -57,6 +57,15 @@ class TwoStageDetector(Detector):
         head = {"rpn_logits": tuple(logits), "rpn_deltas": tuple(deltas)}
         return Outputs(tuple(features), self.strides, head, losses, tuple(proposals))
 
+    def walk(self, images: Tensor) -> None:
+        """See Detector.walk: the second stage too, on as many regions as a graph looks at."""
+        self(images)
+        options, heads = GraphOptions(), self.model.roi_heads
+        regions = images.new_zeros(options.proposals, self.channels[0], 7, 7)
+        heads.box_predictor(heads.box_head(regions))
+        if self.mask_frame is not None:
+            heads.mask_predictor(heads.mask_head(images.new_zeros(options.max_detections, self.channels[0], 14, 14)))
+
     def graph(self, options: GraphOptions) -> Graph:
         """See Detector.graph."""
         return TwoStageGraph(self.model, self.pyramid, options, self.rpn_candidates)

@@ -16,7 +16,7 @@ from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign
 
 from stages.backbones import WIDTH, Norm, build_layers
-from stages.pretrained import SUFFIXES, load_torchvision
+from stages.pretrained import SUFFIXES, NoWeights, load_torchvision
 from stages.pyramid import PyramidBackbone
 
 MOBILE = "mobilenet_v3_large"
@@ -34,10 +34,6 @@ _NORM_EPS = 1e-5
 _RATIOS = (0.5, 1.0, 2.0)
 _COARSEST_POOLED = 32
 _ALL_SIZES = tuple(8 * stride for stride in _STRIDES)
-
-
-class NoWeights(WeightsEnum):
-    """Of a detector that torchvision has no weights of."""
 
 
 @dataclass(frozen=True)
@@ -80,10 +76,10 @@ class Layout:
 
 
 def anchors_of(model: faster_rcnn.FasterRCNN, images: Tensor, features: Sequence[Tensor]) -> list[Tensor]:
-    """For each image all anchors [N, 4] in px, level after level."""
+    """For each image all anchors [N, 4] in px, in float32: torchvision's generator takes the features' type, and half rounds by px."""
     sizes = [(images.shape[-2], images.shape[-1])] * images.shape[0]
     generator: Any = model.rpn.anchor_generator
-    anchors: list[Tensor] = generator(ImageList(images, sizes), list(features))
+    anchors: list[Tensor] = generator(ImageList(images, sizes), [level.float() for level in features])
     return anchors
 
 

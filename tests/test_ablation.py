@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from deploy.errors import ConfigError
 from pipeline import cli
 from pipeline.ablation import Ablation, render, variants
 from pipeline.ablation_page import gain_chart, write_page
@@ -83,6 +84,8 @@ def test_variants_are_none_each_and_all_of_the_losses_that_weigh() -> None:
     assert list(variants(config)) == ["undistilled", *names, "all losses"]
     one = load(SMALL, [f"distill.losses.0.weight={0}"])
     assert list(variants(one)) == ["undistilled", names[1]]
+    with pytest.raises(ConfigError, match="all have weight 0"):
+        variants(load(SMALL, ["distill.losses.0.weight=0", "distill.losses.1.weight=0"]))
 
 
 def test_trains_every_variant_once_and_reuses_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

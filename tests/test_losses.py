@@ -329,9 +329,14 @@ def test_the_linear_relation_equals_the_matrix() -> None:
 
 
 @pytest.mark.parametrize("batch_norm", [False, True])
-def test_the_relation_module_is_the_identity_at_first(batch_norm: bool) -> None:
-    features = torch.randn(2, 8, 5, 7)
-    assert torch.equal(NonLocalBlock(8, 4, 4, batch_norm=batch_norm)(features), features)
+def test_the_relation_modules_add_nothing_at_first(batch_norm: bool) -> None:
+    """So that the term begins as the plain difference between adapted student and teacher."""
+    preset: PresetName = "code_two_stage" if batch_norm else "normalised"
+    loss: Any = plugins.load("stages.losses", "non_local").build(SAME, SAME, preset=preset)
+    student, teacher = outputs(SAME, seed=1), outputs(SAME, seed=2)
+    for index, (own, other) in enumerate(zip(student.pyramid, teacher.pyramid, strict=True)):
+        expected = loss.adapters[index](own) - other
+        torch.testing.assert_close(loss._related(index, own, other) - other, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_masks_average_one_and_follow_the_temperature() -> None:
@@ -386,6 +391,7 @@ def test_half_precision_features_of_any_size_give_finite_terms(name: str, preset
         Outputs(tuple((level * 2000).half() for level in made.pyramid), made.strides, {})
         for made in (outputs(OWN, seed=1), outputs(OTHER, seed=2))
     )
-    with torch.autocast("cpu", torch.bfloat16):
-        terms = loss(student, teacher, ())
-    assert all(torch.isfinite(value) and value.dtype == torch.float32 for value in terms.values())
+    for half in (torch.bfloat16, torch.float16):
+        with torch.autocast("cpu", half):
+            terms = loss(student, teacher, ())
+        assert all(torch.isfinite(value) and value.dtype == torch.float32 for value in terms.values()), half

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torchvision.ops import box_iou, nms
 
-from stages.nms import REPEATS, dense_nms, pairwise_iou, select, select_groups, select_per_class
+from stages.nms import REPEATS, dense_nms, pairwise_iou, select, select_per_class
 
 Answer = tuple[Tensor, Tensor, Tensor, Tensor]
 Indices = NDArray[np.int64]
@@ -112,7 +112,7 @@ def check_flat(one: Sample, expected: Indices) -> None:
 
 
 def check_blocks(one: Sample, expected: Indices) -> None:
-    """A list for each class, a list that they share, and groups."""
+    """A list for each class, and a list that they share."""
     num_classes, num_boxes, total = int(one.labels.max()) + 1, int(torch.bincount(one.labels).max()), len(one.boxes)
     alone = torch.where(one.labels == torch.arange(num_classes)[:, None], one.scores, torch.zeros(num_classes, 1))
     check(select_per_class(one.boxes[None], alone[None], one.threshold, total, num_boxes), one, expected)
@@ -121,8 +121,6 @@ def check_blocks(one: Sample, expected: Indices) -> None:
         own = one.labels == label
         boxes[0, label, : own.sum()], scores[0, label, : own.sum()] = one.boxes[own], one.scores[own]
     check(select_per_class(boxes, scores, one.threshold, total), one, expected)
-    if num_classes <= 10:
-        check(select_groups(list(boxes.unbind(1)), list(scores.unbind(1)), one.threshold, total), one, expected)
 
 
 def check(answer: Answer, one: Sample, expected: Indices) -> None:

@@ -105,6 +105,10 @@ class Detector(nn.Module, ABC):
     def forward(self, images: Tensor, targets: Sequence[Target] | None = None) -> Outputs:
         """Run on images [B, 3, H, W]; with targets, the task losses are in the result."""
 
+    def walk(self, images: Tensor) -> None:
+        """Run every layer as often as the deployed graph does with default options, so that its products can be counted."""
+        self(images)
+
     @abstractmethod
     def graph(self, options: GraphOptions) -> Graph:
         """The fixed-shape graph that is deployed, sharing this detector's weights; in eval mode it is exported."""

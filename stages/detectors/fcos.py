@@ -76,7 +76,8 @@ def build(
         norm: of the backbone; null for its own, and for resnet50 with `weights` frozen, as torchvision trained those.
         extra: what makes the levels above stride 32: max pooling (64 alone), or convolutions from the pyramid's coarsest level
             or from the backbone's.
-        range_scale: a level of stride s takes objects reaching 4 to 8 times s * range_scale px from their centre.
+        range_scale: a level of stride s takes objects reaching 4 to 8 times s * range_scale px from their centre; that is an even
+            number of px at the finest level.
         weights: COCO_V1, which is of the defaults, or a file of the whole model; see stages.pretrained.load_torchvision.
 
     Raises:
@@ -85,6 +86,10 @@ def build(
     """
     if weights is not None and backbone_weights is not None:
         raise ValueError(f"weights {weights} hold the backbone's too; set backbone_weights to null")
+    if (strides[0] * range_scale) % 2:
+        raise ValueError(
+            f"range_scale {range_scale}: strides[0] * range_scale, here {strides[0] * range_scale:g} px, must be an even number"
+        )
     normalization = "frozen" if norm is None and weights is not None and backbone == "resnet50" else norm
     pyramid = PyramidBackbone(backbone, width, normalization, fpn_channels, strides, backbone_weights, extra)
     head = _Head(fpn_channels, 1, num_classes, head_convs)
@@ -93,7 +98,7 @@ def build(
     first_reach = head.regression_head.bbox_reg.bias
     assert first_reach is not None
     nn.init.constant_(first_reach, _FIRST_REACH)
-    sizes = tuple((max(1, round(stride * range_scale)),) for stride in strides)
+    sizes = tuple((round(stride * range_scale),) for stride in strides)
     model = FCOS(
         pyramid,
         num_classes,

@@ -25,7 +25,7 @@ from stages import box_coding
 from stages.backbones import group_norm
 from stages.dense import CLASS_LAYERS, DenseDetector
 from stages.detectors import Detector
-from stages.pretrained import load_torchvision
+from stages.pretrained import SUFFIXES, load_torchvision
 from stages.pyramid import PyramidBackbone
 
 
@@ -92,7 +92,7 @@ def build(
     if weights is not None:
         choices = RetinaNet_ResNet50_FPN_Weights if version == 1 else RetinaNet_ResNet50_FPN_V2_Weights
         load_torchvision(model, weights, choices, CLASS_LAYERS)
-        if version == 1:
+        if torchvisions and not weights.endswith(SUFFIXES):
             overwrite_eps(model, 0.0)  # torchvision's were trained with frozen normalization that added nothing
     return RetinaNetDetector(model, strides)
 

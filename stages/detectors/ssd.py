@@ -46,8 +46,8 @@ class VggLevels(nn.Module):
         self.scale_weight = nn.Parameter(torch.full((8 * width,), 20.0))
         self.features = nn.Sequential(*layers[: pools[3]])
         extra: list[nn.Module] = [nn.Sequential(*layers[pools[3] : -1], _dilated(8 * width, 16 * width))]
-        extra += [_halving(16 * width, 4 * width, 8 * width), _halving(8 * width, 2 * width, 4 * width)]
-        extra += [_shrinking(4 * width, 2 * width, 4 * width) for _ in range(2)]
+        extra += [_level(16 * width, 4 * width, 8 * width, halves=True), _level(8 * width, 2 * width, 4 * width, halves=True)]
+        extra += [_level(4 * width, 2 * width, 4 * width, halves=False) for _ in range(2)]
         self.extra = nn.ModuleList(extra[: num_levels - 1])
         self.out_channels = [8 * width, 16 * width, 8 * width, 4 * width, 4 * width, 4 * width][:num_levels]
 
@@ -94,13 +94,9 @@ def _dilated(channels_in: int, channels_out: int) -> nn.Sequential:
     )
 
 
-def _halving(channels_in: int, channels: int, channels_out: int) -> nn.Sequential:
-    last = _conv(channels, channels_out, 3, padding=1, stride=2)
-    return nn.Sequential(_conv(channels_in, channels, 1), nn.ReLU(inplace=True), last, nn.ReLU(inplace=True))
-
-
-def _shrinking(channels_in: int, channels: int, channels_out: int) -> nn.Sequential:
-    last = _conv(channels, channels_out, 3)
+def _level(channels_in: int, channels: int, channels_out: int, *, halves: bool) -> nn.Sequential:
+    """The next map: of half the size, or without the border."""
+    last = _conv(channels, channels_out, 3, padding=1, stride=2) if halves else _conv(channels, channels_out, 3)
     return nn.Sequential(_conv(channels_in, channels, 1), nn.ReLU(inplace=True), last, nn.ReLU(inplace=True))
 
 

@@ -55,7 +55,8 @@ def build(
     Args:
         num_classes: labels are 0 to num_classes - 1.
         width_mult: channels, as a fraction of MobileNetV3's.
-        norm: batch needs batches of at least 2 images, as the last level may be a single position.
+        norm: batch needs batches of at least 2 images, as the last level may be a single position. Beside backbone_weights, frozen is
+            of the backbone alone; what starts anew has batch.
         reduced_tail: half the channels in the backbone's last blocks; null: unless there are backbone_weights, which have all.
         weights: of the whole detector: a torchvision name (COCO_V1) or a file of its state dict.
         backbone_weights: a torchvision name such as IMAGENET1K_V1, or a file of its state dict.
@@ -68,11 +69,12 @@ def build(
     if reduced_tail and backbone_weights in [one.name for one in _BACKBONES[backbone][1]]:
         raise ValueError(f"backbone_weights {backbone_weights} have the whole tail; set reduced_tail to null")
     tail = backbone_weights is None if reduced_tail is None else reduced_tail
-    levels = _levels(backbone, width_mult, norm, tail, backbone_weights)
+    fresh = _NORMS["batch" if norm == "frozen" and weights is None else norm]
+    levels = _levels(backbone, width_mult, norm, fresh, tail, backbone_weights)
     extra = [block[-1].out_channels for block in levels.extra]  # type: ignore[index]
     channels = [levels.features[0][-1].out_channels, levels.features[1][-1].out_channels, *extra]  # type: ignore[index]
     boxes = DefaultBoxGenerator([[2, 3]] * len(channels), min_ratio=0.2, max_ratio=0.95)
-    head = SSDLiteHead(channels, boxes.num_anchors_per_location(), num_classes + 1, _NORMS[norm])
+    head = SSDLiteHead(channels, boxes.num_anchors_per_location(), num_classes + 1, fresh)
     model = SSD(levels, boxes, (320, 320), num_classes + 1, head=head)
     if weights is not None:
         load_torchvision(model, weights, SSDLite320_MobileNet_V3_Large_Weights, CLASS_LAYERS)
@@ -90,7 +92,9 @@ def _check(backbone: str, width_mult: float, norm: str, weights: str | None, bac
             raise ValueError(f"{option} {given} need width_mult 1 and norm batch or frozen, not {width_mult} and {norm}")
 
 
-def _levels(name: str, width_mult: float, norm: str, reduced_tail: bool, weights: str | None) -> SSDLiteFeatureExtractorMobileNet:
+def _levels(
+    name: str, width_mult: float, norm: str, fresh: Callable[[int], nn.Module], reduced_tail: bool, weights: str | None
+) -> SSDLiteFeatureExtractorMobileNet:
     """The backbone with the layers after it: images to six maps."""
     build_backbone, choices = _BACKBONES[name]
     backbone = build_backbone(norm_layer=_NORMS[norm], reduced_tail=reduced_tail, width_mult=width_mult)
@@ -101,4 +105,4 @@ def _levels(name: str, width_mult: float, norm: str, reduced_tail: bool, weights
     else:
         load_backbone(backbone, weights, choices, ("classifier.",))
     strided = [index for index, block in enumerate(backbone.features) if getattr(block, "_is_cn", False)]
-    return SSDLiteFeatureExtractorMobileNet(backbone.features, strided[-1], _NORMS[norm], width_mult)
+    return SSDLiteFeatureExtractorMobileNet(backbone.features, strided[-1], fresh, width_mult)

@@ -76,12 +76,13 @@ class NonLocal(Loss):
         assert isinstance(other_block, NonLocalBlock)
         assert adapter.bias is not None
         drawn, other_drawn = block.drawn(own), other_block.drawn(other)
-        (weight, bias), (other_weight, other_bias) = block.projection(drawn), other_block.projection(other_drawn)
-        adapt = adapter.weight.flatten(1)
-        merged = torch.cat((adapt @ weight, -other_weight), dim=1)
-        shift = adapter.bias + adapt @ bias - other_bias
-        both = torch.cat((drawn, other_drawn), dim=1)
-        return functional.conv2d(own, adapter.weight).float() + functional.conv2d(both, merged[:, :, None, None], shift).float()
+        with torch.autocast(own.device.type, enabled=False):  # what is drawn overflows half precision
+            (weight, bias), (other_weight, other_bias) = block.projection(drawn), other_block.projection(other_drawn)
+            adapt = adapter.weight.flatten(1)
+            merged = torch.cat((adapt @ weight, -other_weight), dim=1)
+            shift = adapter.bias + adapt @ bias - other_bias
+            added = functional.conv2d(torch.cat((drawn, other_drawn), dim=1), merged[:, :, None, None], shift)
+        return functional.conv2d(own, adapter.weight).float() + added
 
 
 def build(
