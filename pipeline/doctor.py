@@ -2,6 +2,7 @@
 
 import argparse
 import importlib.metadata
+import importlib.util
 import platform
 import re
 import tempfile
@@ -11,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from deploy import machine, plugins
-from deploy.errors import ConfigError, DataError
+from deploy.contract import ModelContract
+from deploy.errors import ArtifactError, ConfigError, DataError, EdgedistillError
 from pipeline.answer import Answer
 from pipeline.config import PipelineConfig, load
 from stages.doctor import Finding, examine
@@ -30,15 +32,22 @@ def check(args: argparse.Namespace) -> Answer:
         "clashes": clashes,
         "runtimes": runtimes(),
         "config": None,
+        "networks": None,
         "data": [],
     }
     lines = _environment_lines(found)
     code = ConfigError.exit_code if clashes else 0
     if Path(args.config).exists() or args.config != "pipeline.yaml" or args.settings:
         config = load(Path(args.config), args.settings)
+        lines.append(f"{args.config}: valid")
+        problem = network_problem(config)
+        if problem is not None:
+            lines.append(f"error: {problem}")
+            code = code or problem.exit_code
         findings = data_findings(config)
-        found["config"], found["data"] = str(args.config), [asdict(finding) for finding in findings]
-        lines += [f"{args.config}: valid", *_data_lines(findings)]
+        found["config"], found["networks"] = str(args.config), None if problem is None else str(problem)
+        found["data"] = [asdict(finding) for finding in findings]
+        lines += _data_lines(findings)
         code = code or (DataError.exit_code if any(finding.level == "error" for finding in findings) else 0)
     return Answer({**found, "exit_code": code}, "\n".join(lines), code)
 
@@ -61,6 +70,27 @@ def name_clashes() -> dict[str, list[str]]:
 def runtimes() -> dict[str, str | None]:
     """Why engines of each runtime cannot run here; null where they can."""
     return {name: plugins.load("deploy.runtimes", name).why_not() for name in plugins.names("deploy.runtimes")}
+
+
+def network_problem(config: PipelineConfig) -> EdgedistillError | None:
+    """Why teacher, student or losses cannot be built as configured; None where they can, or where torch is not installed."""
+    if importlib.util.find_spec("torch") is None:
+        return None
+    from stages.checkpoint import build_detector, check_size
+    from stages.distillation import build_losses
+    from stages.pretrained import left_out
+
+    anything = ModelContract(preprocessing=config.data.preprocessing, classes=("one", "other"), category_ids=(1, 2))
+    choices = config.teacher.detector, config.student.detector
+    try:
+        with left_out():
+            teacher, student = (build_detector(choice, len(anything.classes)) for choice in choices)
+        for detector, choice in zip((teacher, student), choices, strict=True):
+            check_size(detector, choice, anything)
+        build_losses(config.distill, student, teacher, config.seed)
+    except (ConfigError, ArtifactError) as error:
+        return error
+    return None
 
 
 def data_findings(config: PipelineConfig) -> list[Finding]:

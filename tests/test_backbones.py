@@ -233,6 +233,10 @@ class TestTimm:
         with pytest.raises(ValueError, match="at least one of 16 is needed, which timm:test_vit has"):
             pyramid("timm:test_vit", strides=(8,))
 
+    def test_an_unknown_tag_is_refused(self) -> None:
+        with pytest.raises(ValueError, match=r"no backbone 'timm:resnet18.nonexistent' .*see timm.list_pretrained"):
+            pyramid("timm:resnet18.nonexistent", strides=(16,))
+
     def test_a_network_of_one_image_size_is_refused(self) -> None:
         with pytest.raises(ValueError, match="timm:vit_tiny_patch16_224 does not take images of 64 px"):
             pyramid("timm:vit_tiny_patch16_224", strides=(16,))

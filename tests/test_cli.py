@@ -305,6 +305,22 @@ class TestCheck:
         code, out, _ = outcome(capsys, "check", str(cells), "--set", "data.root=/nowhere")
         assert (code, "error: " in out) == (3, True)
 
+    @pytest.mark.parametrize(
+        ("setting", "problem"),
+        [
+            ("student.detector.backbone=resnet81", "detector fcos: no backbone 'resnet81' (did you mean resnet18?)"),
+            ("data.preprocessing.height=100", "data.preprocessing.height: got 100, but fcos as configured needs a multiple of 32"),
+            ("teacher.detector={name: retinanet, strides: [64, 128]}", "strides"),
+        ],
+    )
+    def test_networks_that_cannot_be_built_are_an_error(
+        self, capsys: pytest.CaptureFixture[str], cells: Path, setting: str, problem: str
+    ) -> None:
+        """Found here, not after the teacher has been trained."""
+        code, out, err = outcome(capsys, "check", str(cells), "--set", setting)
+        assert code == 2
+        assert problem in out + err
+
 
 def test_lines_from_processes_after_the_first_are_not_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("RANK", "1")

@@ -3,6 +3,8 @@
 import detector_samples
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision.models.detection.anchor_utils import AnchorGenerator
 
 from deploy import plugins
 from stages.detectors import GraphOptions
@@ -20,7 +22,6 @@ class TestEveryDetector:
                 assert abs(side - whole / stride) < 1
         assert not outputs.losses
         assert outputs.head
-        assert all(tensor.shape[0] in (2, level.shape[0]) for levels in outputs.head.values() for tensor in levels for level in levels)
 
     def test_every_trained_parameter_gets_gradient(self, name: str) -> None:
         detector = detector_samples.tiny(name).train()
@@ -32,6 +33,30 @@ class TestEveryDetector:
         without = [n for n, p in detector.named_parameters() if p.requires_grad and p.grad is None]
         assert [n for n in without if not any(part in n for part in excused)] == []
         assert all(any(part in n for n in without) for part in excused)  # the list says nothing that is not so
+
+    def test_half_precision_leaves_the_anchors_alone(self, name: str) -> None:
+        """torchvision's anchors take the type of the features, and bfloat16 rounds them by several px far from the corner."""
+        detector = detector_samples.tiny(name).train()
+        generators = [module for module in detector.modules() if isinstance(module, AnchorGenerator)]
+        with torch.autocast("cpu", torch.bfloat16):
+            losses = detector(detector_samples.images(name), detector_samples.targets(detector, name)).losses
+        assert all(torch.isfinite(loss) for loss in losses.values())
+        assert all(cell.dtype == torch.float32 for generator in generators for cell in generator.cell_anchors)
+
+    def test_its_products_are_counted_without_suppression(self, name: str) -> None:
+        """All convolutions and linear layers of the deployed graph, as often as they run, and nothing that grows with candidates."""
+        detector = detector_samples.tiny(name).eval().requires_grad_(False)
+        kinds = (torch.ops.aten.convolution, torch.ops.aten.addmm)
+
+        def layers(counter: FlopCounterMode) -> float:
+            return sum(counter.get_flop_counts()["Global"].get(kind, 0) for kind in kinds)
+
+        images = detector_samples.images(name)[:1]
+        with FlopCounterMode(display=False) as walked, torch.no_grad():
+            detector.walk(images)
+        with FlopCounterMode(display=False) as deployed, torch.no_grad():
+            detector.graph(GraphOptions()).eval()(images)
+        assert layers(walked) == pytest.approx(layers(deployed), rel=0.02)
 
     def test_learns_from_a_batch_without_objects(self, name: str) -> None:
         detector = detector_samples.tiny(name).train()

@@ -129,6 +129,7 @@ class TestCandidates:
         ({"backbone": "resnet81"}, r"detector fcos: no backbone 'resnet81' \(did you mean resnet18\?\)"),
         ({"backbone": "resnet18", "backbone_weights": "IMAGENET1K_V2", "width": 64}, "choose from IMAGENET1K_V1"),
         ({"backbone_weights": "IMAGENET1K_V1", "width": 16}, "width 64"),
+        ({"range_scale": 0.3}, r"range_scale 0.3: .* here 2.4 px, must be an even number"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(options: dict[str, Any], message: str) -> None:

@@ -144,6 +144,12 @@ def test_normalization_is_as_torchvision_trained_its_weights() -> None:
     assert not any(isinstance(module, FrozenBatchNorm2d) for module in second.modules())
 
 
+def test_weights_of_ones_own_keep_their_epsilon(tmp_path: Path) -> None:
+    torch.save(retinanet(norm="frozen").model.state_dict(), tmp_path / "own.pth")
+    loaded = retinanet(norm="frozen", weights=str(tmp_path / "own.pth"))
+    assert {module.eps for module in loaded.modules() if isinstance(module, FrozenBatchNorm2d)} == {1e-5}
+
+
 def test_anchors_are_multiples_of_the_strides() -> None:
     detector = retinanet(anchor_scale=3.0, anchor_sizes=2, anchor_ratios=(1.0,))
     assert detector.model.anchor_generator.sizes == ((24, 33), (48, 67), (96, 135))

@@ -154,10 +154,15 @@ class TestTraining:
         assert frozen == ({"network.decoder.up", "network.decoder.reg_scale"} if name in ("d_fine", "deimv2") else set())
 
     def test_a_network_that_diverged_gives_losses_that_say_so(self, name: str) -> None:
+        """By the same terms as ever: other processes wait for each of them."""
         detector = build(name).train()
-        next(p for n, p in detector.named_parameters() if "class_embed" in n).data.fill_(torch.nan)
-        losses = detector(images(), masked_targets()).losses
-        assert not torch.isfinite(torch.stack(list(losses.values()))).all()
+        healthy = detector(images(), masked_targets()).losses
+        for part in ("class_embed", ""):  # at the end of the network, and at its beginning
+            broken = build(name).train()
+            next(p for n, p in broken.named_parameters() if part in n and p.requires_grad).data.fill_(torch.nan)
+            losses = broken(images(), masked_targets()).losses
+            assert not torch.isfinite(torch.stack(list(losses.values()))).all(), part
+            assert losses.keys() == healthy.keys(), part
 
     def test_no_two_tensors_share_memory_as_safetensors_files_need_it(self, name: str) -> None:
         places = [tensor.data_ptr() for tensor in build(name).state_dict().values() if tensor.numel()]
@@ -235,6 +240,18 @@ class TestGivenWeights:
         loaded = build(name, 7, weights=str(saved(name, tmp_path)))
         torch.testing.assert_close(answers(loaded), answers(lively(build(name))), rtol=1e-5, atol=1e-5)
         assert "start anew" not in capfd.readouterr().err
+
+    def test_half_precision_files_become_float32(self, tmp_path: Path) -> None:
+        folder = saved("rt_detr_v2", tmp_path)
+        state = {
+            key: value.half() if value.is_floating_point() else value for key, value in load_file(folder / "model.safetensors").items()
+        }
+        save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, "dtype": "float16", "torch_dtype": "float16"}))
+        loaded = build("rt_detr_v2", weights=str(folder))
+        assert {parameter.dtype for parameter in loaded.parameters()} == {torch.float32}
+        assert torch.isfinite(answers(loaded)).all()
 
     @pytest.mark.parametrize("name", NAMES)
     def test_class_layers_alone_start_anew_for_other_classes(self, name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torchvision.models import mobilenetv3, vgg
 from torchvision.models.detection import ssd300_vgg16, ssdlite320_mobilenet_v3_large
 from torchvision.models.detection.image_list import ImageList
+from torchvision.ops import FrozenBatchNorm2d
 
 from deploy.contract import ModelContract, Preprocessing
 from deploy.errors import ConfigError
@@ -185,6 +186,16 @@ def test_an_image_classifiers_weights_fill_the_backbone(name: str, options: dict
             torch.testing.assert_close(backbone.features(x), features)
         else:
             torch.testing.assert_close(backbone.features(x), classifier.features(x))
+
+
+def test_beside_a_frozen_backbone_what_starts_anew_is_not_frozen(tmp_path: Path) -> None:
+    """Frozen normalization of fresh layers would let their maps vanish."""
+    torch.save(mobilenetv3.mobilenet_v3_small().state_dict(), tmp_path / "w.pth")
+    options: dict[str, Any] = {"backbone": "mobilenet_v3_small", "norm": "frozen", "backbone_weights": str(tmp_path / "w.pth")}
+    backbone: Any = built("ssdlite", **options).model.backbone
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in backbone.features.modules())
+    assert any(isinstance(module, torch.nn.BatchNorm2d) for module in backbone.extra.modules())
+    assert not any(isinstance(module, FrozenBatchNorm2d) for module in backbone.extra.modules())
 
 
 @pytest.mark.parametrize(("levels", "smallest"), [(4, 32), (5, 140), (6, 268)])

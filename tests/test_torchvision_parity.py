@@ -151,8 +151,11 @@ class Ties:
         box = one.boxes[row : row + 1]
         if bool((box_iou(box, self.tied) > threshold - TIE).any()):  # it comes of such a region, or gave way to one that does
             return True
-        rivals = one.boxes[one.labels == one.labels[row]]
-        overlaps = torch.cat((box_iou(box, other.boxes[other.labels == one.labels[row]]), box_iou(box, rivals)), dim=1)
+        same = other.labels == one.labels[row]
+        overlaps = box_iou(box, other.boxes[same])[0]
+        if bool(((overlaps > threshold - TIE) & ((other.scores[same] - score).abs() <= TIE)).any()):  # which of two goes first
+            return True
+        overlaps = torch.cat((overlaps, box_iou(box, one.boxes[one.labels == one.labels[row]])[0]))
         return bool(((overlaps - threshold).abs() <= TIE).any())
 
 

@@ -124,6 +124,20 @@ def test_gradient_shares_are_those_of_the_norms() -> None:
     assert shares["other"].item() == pytest.approx(52**0.5 / (4 + 52**0.5))
 
 
+def test_a_term_that_does_not_reach_the_pyramid_has_no_share() -> None:
+    features = (torch.ones(2, requires_grad=True),)
+    parts = {"task": features[0].sum(), "constant": torch.tensor(3.0), "adapters": torch.ones((), requires_grad=True) * 2}
+    assert {name: share.item() for name, share in gradient_shares(parts, features).items()} == {"task": 1, "constant": 0, "adapters": 0}
+
+
+def test_batch_normalization_of_a_single_image_is_refused(dataset: Dataset, tmp_path: Path) -> None:
+    choice = tiny.detector({"name": "ssdlite", "width_mult": 0.25, "norm": "batch"})
+    config = tiny.schedule(batch_size=1)
+    training = Trainer(Task(build_detector(choice, 10)), dataset, config, seed=0, device="cpu", folder=tmp_path, label="student")
+    with pytest.raises(ConfigError, match="student: batch normalization needs two images or more a process and part; raise"):
+        training.run()
+
+
 def test_sampling_the_shares_changes_no_weight(dataset: Dataset, tmp_path: Path) -> None:
     (tmp_path / "often").mkdir()
     student, teacher = build_detector(tiny.detector(), 10, 0), build_detector(tiny.detector(tiny.TEACHER), 10, 5)
