@@ -9,7 +9,7 @@ import shutil
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from pickle import UnpicklingError
@@ -32,6 +32,7 @@ from stages.detectors import Detector
 from stages.distribution import is_main_process, mean_over_processes
 from stages.evaluate import evaluate
 from stages.loader import Batch, EpochBatches, TrainingImages, default_workers, loader, num_cores
+from stages.schedule import learning_rate
 
 RESUME = "resume"
 _DAMAGED = (OSError, EOFError, RuntimeError, ValueError, LookupError, UnpicklingError, SafetensorError)
@@ -70,21 +71,6 @@ class Progress:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """For accelerate."""
         self.epoch, self.step, self.rows = state["epoch"], state["step"], list(state["rows"])
-
-
-def learning_rate(config: TrainConfig, num_steps: int) -> Callable[[int], float]:
-    """The factor on the learning rate at each step: linear warm-up, then the schedule down to the end."""
-
-    def factor(step: int) -> float:
-        warmup = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
-        done = step / max(1, num_steps)
-        if config.schedule == "cosine":
-            return warmup * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
-        if config.schedule == "multistep":
-            return warmup * config.gamma ** sum(done >= milestone for milestone in config.milestones)
-        return warmup
-
-    return factor
 
 
 def optimizer_for(task: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:

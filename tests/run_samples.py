@@ -140,7 +140,8 @@ def checkpoint(
     )
     write_facts(root, facts)
     (root / "detections.json").write_text(json.dumps(results))
-    names = (*TERMS, "attention/feature", "attention/mask", "grad_norm") if distilled else (*TERMS, "grad_norm")
+    derived = ("attention/feature/8", "weighted/attention/feature/8", "share/task", "share/attention/feature")
+    names = (*TERMS, *derived, "grad_norm") if distilled else (*TERMS, "grad_norm")
     random = np.random.default_rng(parameters + distilled)
     with (root / "curves.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)

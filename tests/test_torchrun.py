@@ -14,6 +14,8 @@ OPTIONS = ["data.train_images=8", "teacher.train.epochs=5", "student.train.epoch
 BIN = Path(sys.executable).parent
 TOLERANCE = 2e-4
 """Relative; float32 sums in another order, over five steps of AdamW."""
+SHARES = 0.05
+"""Relative, of shares of the gradient: each process takes the norms over its own images."""
 
 
 def run(runs: Path, *launcher: str) -> str:
@@ -41,7 +43,8 @@ def test_two_processes_give_the_losses_of_one_step_for_step(tmp_path: Path) -> N
         assert len(one) == len(two) == 5
         for step, (expected, got) in enumerate(zip(one, two, strict=True)):
             for name, value in expected.items():
-                assert got[name] == pytest.approx(value, rel=TOLERANCE, abs=1e-6), f"{stage} step {step} {name}"
+                close = SHARES if name.startswith("share/") else TOLERANCE
+                assert got[name] == pytest.approx(value, rel=close, abs=1e-6), f"{stage} step {step} {name}"
     artifacts = [
         sorted(path.name for path in (tmp_path / side / ".store").iterdir() if not path.name.startswith(".")) for side in ("one", "two")
     ]

@@ -138,10 +138,29 @@ class Ties:
     def unexplained(self, one: Found, other: Found) -> list[int]:
         """The rows of `one` that `other` lacks for no reason."""
         missing, extra = unmatched(one, other), unmatched(other, one)
-        rows = [row for row in missing if not self.explains(one, row, other)]
-        if all(self.explains(other, row, one) for row in extra):  # each took a place, so that the last ones fell out
-            rows = [row for row in rows if row < self.options.max_detections - len(extra)]
-        return rows
+        known = {(0, row) for row in missing if self.explains(one, row, other)} | {
+            (1, row) for row in extra if self.explains(other, row, one)
+        }
+        sides, rows = (one, other), {0: missing, 1: extra}
+        while True:  # a box that comes or goes by a tie takes along those that it suppresses
+            follow = {
+                (side, row)
+                for side in (0, 1)
+                for row in rows[side]
+                for cause_side, cause in known
+                if cause_side != side and (side, row) not in known and self._suppress(sides[side], row, sides[cause_side], cause)
+            }
+            if not follow:
+                break
+            known |= follow
+        left = [row for row in missing if (0, row) not in known]
+        if all((1, row) in known for row in extra):  # each took a place, so that the last ones fell out
+            left = [row for row in left if row < self.options.max_detections - len(extra)]
+        return left
+
+    def _suppress(self, one: Found, row: int, other: Found, cause: int) -> bool:
+        overlap = float(box_iou(one.boxes[row : row + 1], other.boxes[cause : cause + 1]))
+        return bool(one.labels[row] == other.labels[cause]) and overlap > self.options.iou_threshold - TIE
 
     def explains(self, one: Found, row: int, other: Found) -> bool:
         score, threshold = float(one.scores[row]), self.options.iou_threshold

@@ -23,7 +23,8 @@ from stages.config import LossConfig, TrainConfig
 from stages.detectors import Detector, Target
 from stages.distillation import Distillation, build_losses, gradient_shares, loss_factor
 from stages.loader import Batch, EpochBatches, TrainingImages
-from stages.loop import RESUME, Task, Trainer, _discard_state, learning_rate
+from stages.loop import RESUME, Task, Trainer, _discard_state
+from stages.schedule import learning_rate
 from stages.teacher import Teacher
 
 
