@@ -5,7 +5,7 @@ those of the transformers library. Departure: the best of all queries' classes a
 """
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -137,13 +137,7 @@ def grid_boxes(shapes: list[tuple[int, int]], device: torch.device) -> tuple[Ten
 
 def full_precision(value: Any) -> Any:
     """Half tensors as float32, also inside dictionaries, lists and tuples; for losses, which overflow in half precision."""
-    if isinstance(value, Tensor):
-        return value.float() if value.is_floating_point() else value
-    if isinstance(value, dict):
-        return {key: full_precision(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(full_precision(inner) for inner in value)
-    return value
+    return _mapped(value, Tensor.float)
 
 
 def not_finite(*tensors: Tensor) -> bool:
@@ -152,11 +146,16 @@ def not_finite(*tensors: Tensor) -> bool:
 
 
 def mended(value: Any) -> Any:
-    """One half in place of whatever is not finite, also inside dictionaries, lists and tuples."""
+    """One half in place of whatever is not finite, likewise."""
+    return _mapped(value, lambda tensor: torch.where(torch.isfinite(tensor), tensor, torch.full_like(tensor, 0.5)))
+
+
+def _mapped(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """The same value with a function applied to every tensor of floats in it."""
     if isinstance(value, Tensor):
-        return torch.where(torch.isfinite(value), value, torch.full_like(value, 0.5)) if value.is_floating_point() else value
+        return function(value) if value.is_floating_point() else value
     if isinstance(value, dict):
-        return {key: mended(inner) for key, inner in value.items()}
+        return {key: _mapped(inner, function) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(mended(inner) for inner in value)
+        return type(value)(_mapped(inner, function) for inner in value)
     return value
