@@ -1,8 +1,8 @@
 """Seconds and memory of one step's distillation losses: ours against the plain form with the relation matrix.
 
-Shapes of an 800 x 1216 px image: five levels of 256 channels at strides 4 to 64, batch 1, preset code_two_stage, the same weights
-on both sides, forward and backward; first both are shown to give the same terms. Then one whole training step of
-pipeline.yaml's pair with distillation against the student's plain step and the teacher's forward on their own.
+Shapes of an 800 x 1216 px image: five levels of 256 channels at strides 4 to 64, batch 1, channels last in memory, preset
+code_two_stage, the same weights on both sides, forward and backward; first both are shown to give the same terms. Then one whole
+training step of pipeline.yaml's pair with distillation against the student's plain step and the teacher's forward on their own.
 Repeats are interleaved; medians are compared. Peaks of memory are each of a process of its own (Linux).
 Usage: python benchmarks/distillation.py [--repeats N] [--steps N] [--threads N]
 """
@@ -31,7 +31,7 @@ from stages.loop import Task, optimizer_for
 from stages.losses import Pyramid
 from stages.losses.attention import Attention
 from stages.losses.non_local import NonLocal
-from stages.non_local_block import NonLocalBlock, relate
+from stages.non_local_block import NonLocalBlock, relation_matrix
 from stages.teacher import Teacher
 
 ROOT = Path(__file__).parents[1]
@@ -55,10 +55,14 @@ def built() -> tuple[Attention, NonLocal]:
 
 
 def features() -> tuple[Outputs, Outputs]:
-    """A student's and a teacher's pyramid; the student's takes gradient."""
+    """A student's and a teacher's pyramid, channels last in memory as in training; the student's takes gradient."""
     generator = torch.Generator().manual_seed(1)
     sizes = [(math.ceil(HEIGHT / stride), math.ceil(WIDTH / stride)) for stride in PYRAMID.strides]
-    student, teacher = ([torch.randn(1, CHANNELS, *size, generator=generator) for size in sizes] for _ in range(2))
+
+    def level(size: tuple[int, int]) -> Tensor:
+        return torch.randn(1, CHANNELS, *size, generator=generator).contiguous(memory_format=torch.channels_last)
+
+    student, teacher = ([level(size) for size in sizes] for _ in range(2))
     return Outputs(tuple(level.requires_grad_() for level in student), PYRAMID.strides, {}), Outputs(tuple(teacher), PYRAMID.strides, {})
 
 
@@ -135,8 +139,11 @@ def relation_times(repeats: int) -> dict[str, float]:
     def side(product: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Callable[[], object]:
         return lambda: torch.autograd.grad(product(*tensors).sum(), tensors)
 
-    torch.testing.assert_close(relate(*tensors), plain_relation(*tensors), rtol=1e-3, atol=1e-4)
-    return medians({"ours": side(relate), "plain": side(plain_relation)}, repeats)
+    def linear(theta: Tensor, phi: Tensor, g: Tensor) -> Tensor:
+        return relation_matrix(phi, g) @ theta
+
+    torch.testing.assert_close(linear(*tensors), plain_relation(*tensors), rtol=1e-3, atol=1e-4)
+    return medians({"ours": side(linear), "plain": side(plain_relation)}, repeats)
 
 
 def term_times(repeats: int) -> dict[str, float]:

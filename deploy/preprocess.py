@@ -121,6 +121,13 @@ def fit(image: NDArray[np.uint8], preprocessing: Preprocessing) -> tuple[NDArray
     return canvas, placement
 
 
+def shrink(image: NDArray[np.uint8], preprocessing: Preprocessing, room: float = 1.0) -> NDArray[np.uint8]:
+    """The image [h, w, 3] no larger than `room` times the px that the network sees of it; as it is where it is not."""
+    limits = place(image.shape[1], image.shape[0], preprocessing).fitted
+    size = min(image.shape[1], round(limits[0] * room)), min(image.shape[0], round(limits[1] * room))
+    return image if size == (image.shape[1], image.shape[0]) else _resize(image, size, preprocessing)
+
+
 def fit_masks(masks: NDArray[np.bool_], placement: Placement, preprocessing: Preprocessing) -> NDArray[np.bool_]:
     """Masks [N, h, w] of an image, to [N, H, W] over the network's input: the nearest px, False in the padding."""
     across, down = placement.fitted

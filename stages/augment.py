@@ -1,5 +1,6 @@
 """Training views: pipeline.yaml's augmentations on torchvision's transforms v2, then the deployed preprocessing."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, assert_never
 
@@ -36,6 +37,12 @@ def _steps(item: Augmentation, pad_value: int) -> list[v2.Transform]:
         case Mosaic():
             return []
     assert_never(item)
+
+
+def magnification(augment: Sequence[Augmentation]) -> float:
+    """How many times larger than life an augmentation may show an object: so many more px than the network's are worth keeping."""
+    largest = [1 / item.min_scale if isinstance(item, Crop) else max(1.0, item.max) for item in augment if isinstance(item, Crop | Scale)]
+    return math.prod(largest)
 
 
 class _IoUCrop(v2.RandomIoUCrop):

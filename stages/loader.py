@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils import data
 from torchvision import tv_tensors
@@ -17,9 +18,11 @@ from deploy import masks as coding
 from deploy import preprocess
 from deploy.errors import ConfigError
 from stages.artifacts import Dataset
-from stages.augment import Sample, mosaic, mosaic_chance, tighten, transforms
+from stages.augment import Sample, magnification, mosaic, mosaic_chance, tighten, transforms
 from stages.config import TrainConfig
 from stages.detectors import Target
+
+KEPT_BYTES = 2**28  # of decoded images, in every process that loads
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,9 @@ class TrainingImages(data.Dataset[tuple[Tensor, Target]]):
         self._labels = [torch.tensor(rows, dtype=torch.int64) for rows in labels]
         self._transforms = transforms(config.augment, self._preprocessing.pad_value)
         self._mosaic = mosaic_chance(config.augment)
+        self._room = magnification(config.augment)
+        self._kept: dict[int, tuple[NDArray[np.uint8], tuple[int, int]]] = {}
+        self._bytes_left = KEPT_BYTES
         self._seed = seed
 
     def __len__(self) -> int:
@@ -98,17 +104,29 @@ class TrainingImages(data.Dataset[tuple[Tensor, Target]]):
         return view
 
     def _read(self, index: int) -> Sample:
-        image = preprocess.load_image(self._folder / self._files[index])
-        height, width = image.shape[:2]
-        boxes = tv_tensors.BoundingBoxes(self._boxes[index], format="XYXY", canvas_size=(height, width))
+        image, (height, width) = self._pixels(index)
+        size = image.shape[0], image.shape[1]
+        scale = torch.tensor([size[1] / width, size[0] / height] * 2)
+        boxes = tv_tensors.BoundingBoxes(self._boxes[index] * scale, format="XYXY", canvas_size=size)
         pixels = tv_tensors.Image(torch.from_numpy(image.transpose(2, 0, 1).copy()))
         objects = {"boxes": boxes, "labels": self._labels[index]}
         if self._masks is not None:
-            masks = np.zeros((len(boxes), height, width), np.bool_)
+            masks = np.zeros((len(boxes), *size), np.bool_)
             for mask, segmentation in zip(masks, self._masks[index], strict=True):
-                mask[:] = coding.decode(segmentation, (height, width))
+                mask[:] = preprocess.resize_masks(coding.decode(segmentation, (height, width))[None], size)[0]
             objects["masks"] = tv_tensors.Mask(torch.from_numpy(masks))
         return pixels, objects
+
+    def _pixels(self, index: int) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+        """The image, shrunk to what its views can show, and its height and width before; the first KEPT_BYTES of them are read once."""
+        if index not in self._kept:
+            image = preprocess.load_image(self._folder / self._files[index])
+            found = preprocess.shrink(image, self._preprocessing, self._room), (image.shape[0], image.shape[1])
+            if found[0].nbytes > self._bytes_left:
+                return found
+            self._bytes_left -= found[0].nbytes
+            self._kept[index] = found
+        return self._kept[index]
 
 
 class EpochBatches(data.Sampler[list[tuple[int, int]]]):

@@ -2,12 +2,12 @@
 
 Wang et al., "Non-local Neural Networks", CVPR 2018, as Zhang & Ma use it (see stages/losses/non_local.py).
 
-Departures: the relation of dot products has no softmax, so (theta phi^T / N) g is computed as theta (phi^T g / N): the same
-numbers up to rounding at a cost and a memory linear in the positions. The three projections are one convolution, so that the
-features are read once and their gradient is written once.
+Departures: the relation of dot products has no softmax, so (theta phi^T / N) g is theta (phi^T g / N), the same numbers up to
+rounding, and theta is itself a projection of the features. So all that a position draws is one matrix times its own features,
+made anew for each image: its cost and memory are linear in the positions, and neither theta nor what is drawn is ever computed.
 """
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +22,16 @@ EPSILON = 1e-5
 """Added to a variance."""
 
 
+class Added(NamedTuple):
+    """What is added to each of n positions, `weight` times `rows` plus `bias`: rows [B, n, K], weight [B, C, K], bias [B, C]."""
+
+    rows: Tensor
+    weight: Tensor
+    bias: Tensor
+
+
 class NonLocalBlock(nn.Module):
-    """What is added to features [B, C, H, W]: `projection` times `drawn`; nothing at first.
+    """What is added to features [B, C, H, W], given as rows [B, H * W, C] too; nothing at first.
 
     Args:
         inner: channels of the projections.
@@ -45,45 +53,47 @@ class NonLocalBlock(nn.Module):
             nn.init.zeros_(self.out.weight)
             nn.init.zeros_(self.out.bias)  # type: ignore[arg-type]
 
-    def drawn(self, features: Tensor) -> Tensor:
-        """What each position draws from all others, [B, inner, H, W], before the last projection."""
-        theta, pooled = self._projected(features)
-        phi, g = pooled.flatten(2).chunk(2, dim=1)
-        if self.relation == "dot_product":
-            drawn = relate(theta.flatten(2), phi, g)
-        else:
-            query, key, value = (x.flatten(2).transpose(1, 2)[:, None] for x in (theta, phi, g))
-            drawn = functional.scaled_dot_product_attention(query, key, value, scale=1.0)[:, 0].transpose(1, 2)
-        spread: Tensor = drawn.unflatten(2, features.shape[-2:])
-        return spread
-
-    def projection(self, drawn: Tensor) -> tuple[Tensor, Tensor]:
-        """Weight [C, inner] and bias [C] of the last projection, the batch norm behind it folded in."""
-        weight, bias = self.out.weight.flatten(1), self.out.bias
+    def forward(self, features: Tensor, rows: Tensor) -> Added:
+        """With dot products `rows` are the given ones themselves."""
+        phi, g = self._pooled(features)
+        theta, bias = (_matrix(self.theta), self.theta.bias)
+        out, shift = (_matrix(self.out), self.out.bias)
         assert bias is not None
-        return (weight, bias) if self.norm is None else self.norm.fold(drawn, weight, bias)
+        assert shift is not None
+        with torch.autocast(features.device.type, enabled=False):  # products summed over all positions overflow half precision
+            if self.relation == "dot_product":
+                drawn = out @ relation_matrix(phi, g)
+                added = Added(rows, drawn @ theta, drawn @ bias + shift)
+            else:
+                query, key, value = ((rows @ theta.t() + bias)[:, None], phi.transpose(1, 2)[:, None], g.transpose(1, 2)[:, None])
+                seen = functional.scaled_dot_product_attention(query, key, value, scale=1.0)[:, 0]
+                batch = len(rows)
+                added = Added(seen, out.expand(batch, -1, -1), shift.expand(batch, -1))
+            return added if self.norm is None else self.norm(added)
 
-    def _projected(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Theta [B, inner, H, W], and phi above g, pooled [B, 2 * inner, h, w]."""
-        parts = (self.theta, self.phi, self.g)
-        weight, bias = torch.cat([part.weight for part in parts]), torch.cat([part.bias for part in parts])  # type: ignore[misc]
-        projected = functional.conv2d(features, weight, bias).float()
-        inner = self.theta.out_channels
-        theta, others = projected.split((inner, 2 * inner), dim=1)
+    def _pooled(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Phi and g, each [B, inner, N]."""
+        weight = torch.cat((self.phi.weight, self.g.weight))
+        bias = torch.cat((self.phi.bias, self.g.bias))  # type: ignore[arg-type]
         height, width = features.shape[-2:]
-        return theta, functional.max_pool2d(others, (min(self.pool, height), min(self.pool, width)))
+        pooled = functional.max_pool2d(functional.conv2d(features, weight, bias).float(), (min(self.pool, height), min(self.pool, width)))
+        phi, g = pooled.flatten(2).chunk(2, dim=1)
+        return phi, g
 
 
-def relate(theta: Tensor, phi: Tensor, g: Tensor) -> Tensor:
-    """What each of n positions draws from N: theta [B, C, n], phi and g [B, C, N], result [B, C, n]."""
-    with torch.autocast(theta.device.type, enabled=False):  # products summed over all positions overflow half precision
-        return (g @ phi.transpose(1, 2) / phi.shape[2]) @ theta
+def relation_matrix(phi: Tensor, g: Tensor) -> Tensor:
+    """What turns theta into what is drawn from N positions: of phi and g [B, C, N] the matrix [B, C, C]."""
+    return g @ phi.transpose(1, 2) / phi.shape[2]
+
+
+def _matrix(projection: nn.Conv2d) -> Tensor:
+    return projection.weight.flatten(1)
 
 
 class _BatchNorm(nn.Module):
     """Normalization by the statistics of the batch over all processes, its scale starting at 0; only trained, it keeps no running ones.
 
-    It never sees the projection that it normalizes: mean and variance of w y + b are w mean(y) + b and w cov(y) w^T.
+    It never sees what it normalizes: mean and variance of w x + b are w mean(x) + b and w cov(x) w^T.
     """
 
     def __init__(self, channels: int) -> None:
@@ -91,11 +101,15 @@ class _BatchNorm(nn.Module):
         self.weight = nn.Parameter(torch.zeros(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
 
-    def fold(self, drawn: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        """The projection [C, inner], [C] of `drawn` [B, inner, H, W] that also normalizes."""
-        rows = drawn.float().transpose(0, 1).flatten(1)
-        mean = mean_with_gradient(rows.mean(dim=1))
-        centered = rows - mean[:, None]
-        covariance = mean_with_gradient(centered @ centered.t() / rows.shape[1])
-        scale = self.weight * ((weight @ covariance * weight).sum(dim=1) + EPSILON).rsqrt()
-        return weight * scale[:, None], self.bias + scale * (bias - (weight @ mean + bias))
+    def forward(self, added: Added) -> Added:
+        """The same, normalized."""
+        rows, weight, bias = added
+        means = rows.mean(dim=1, keepdim=True)
+        centered = rows - means
+        covariance = centered.transpose(1, 2) @ centered / rows.shape[1]
+        own_means = (weight @ means.transpose(1, 2))[..., 0] + bias
+        mean = mean_with_gradient(own_means.mean(dim=0))
+        within = (weight @ covariance * weight).sum(dim=2)
+        variance = mean_with_gradient((within + (own_means - mean).square()).mean(dim=0))
+        scale = self.weight * (variance + EPSILON).rsqrt()
+        return Added(rows, weight * scale[:, None], scale * (bias - mean) + self.bias)

@@ -12,7 +12,7 @@ from deploy.errors import ConfigError
 from stages.attention_maps import averaged_mask, mask, summed_mask
 from stages.detectors import Outputs
 from stages.losses import Loss, Pyramid
-from stages.non_local_block import NonLocalBlock, relate
+from stages.non_local_block import NonLocalBlock, relation_matrix
 from stages.presets import PRESETS, PresetName
 
 Array = Any  # NumPy's own annotations lose the type in most of its functions
@@ -325,7 +325,7 @@ def test_gradients_equal_finite_differences(name: str, preset: PresetName, monke
 def test_the_linear_relation_equals_the_matrix() -> None:
     theta, phi, g = (torch.randn(2, 6, n, dtype=torch.float64) for n in (50, 13, 13))
     matrix = theta.transpose(1, 2) @ phi / 13
-    torch.testing.assert_close(relate(theta, phi, g), (matrix @ g.transpose(1, 2)).transpose(1, 2))
+    torch.testing.assert_close(relation_matrix(phi, g) @ theta, (matrix @ g.transpose(1, 2)).transpose(1, 2))
 
 
 @pytest.mark.parametrize("batch_norm", [False, True])
@@ -336,7 +336,7 @@ def test_the_relation_modules_add_nothing_at_first(batch_norm: bool) -> None:
     student, teacher = outputs(SAME, seed=1), outputs(SAME, seed=2)
     for index, (own, other) in enumerate(zip(student.pyramid, teacher.pyramid, strict=True)):
         expected = loss.adapters[index](own) - other
-        torch.testing.assert_close(loss._related(index, own, other) - other, expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(loss._difference(index, own, other), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_masks_average_one_and_follow_the_temperature() -> None:

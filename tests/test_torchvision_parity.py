@@ -179,7 +179,10 @@ class Ties:
 
 
 def tied_regions(model: Any, image: Tensor) -> Tensor:
-    """What the second stage makes [M, 4] of those regions of the first whose suppression or rank hangs by less than TIE."""
+    """What the second stage makes [M, 4] of those regions of the first whose suppression or rank hangs by less than TIE.
+
+    Each that comes or goes by such a tie moves the others by one place, so that so many about the last place of all come or go with it.
+    """
     with torch.no_grad():
         images, _ = model.transform([image])
         features = model.backbone(images.tensors)
@@ -189,7 +192,7 @@ def tied_regions(model: Any, image: Tensor) -> Tensor:
         counts = [level[0].numel() for level in objectness]
         logits, deltas = concat_box_prediction_layers(objectness, deltas)
         boxes = clip_boxes_to_image(model.rpn.box_coder.decode(deltas, anchors).view(-1, 4), images.image_sizes[0])
-        tied = []
+        tied, remaining, remaining_scores = [], [], []
         for level_boxes, level_logits in zip(boxes.split(counts), logits.flatten().split(counts), strict=True):
             scores, order = level_logits.sigmoid().sort(descending=True)
             kept, last = order[: model.rpn.pre_nms_top_n()], scores[: model.rpn.pre_nms_top_n()][-1]
@@ -201,6 +204,15 @@ def tied_regions(model: Any, image: Tensor) -> Tensor:
             mine = hangs.any(dim=1) | ((values - last).abs() <= TIE if len(order) > len(kept) else False)
             mine |= (overlaps[:, mine] > model.rpn.nms_thresh).any(dim=1)  # and those that give way to them
             tied.append(candidates[mine])
+            large = (candidates[:, 2:] - candidates[:, :2]).amin(dim=1) >= model.rpn.min_size
+            survivors = nms(candidates[large], values[large], model.rpn.nms_thresh)
+            remaining.append(candidates[large][survivors])
+            remaining_scores.append(values[large][survivors])
+        places, order = torch.cat(remaining_scores).sort(descending=True)
+        if len(order) > (last_place := model.rpn.post_nms_top_n()):
+            about = (torch.arange(len(order)) - last_place + 0.5).abs() < sum(map(len, tied))
+            about |= (places - places[last_place - 1]).abs() <= TIE
+            tied.append(torch.cat(remaining)[order[about]])
         regions = torch.cat(tied)
         pooled = model.roi_heads.box_roi_pool(features, [regions], images.image_sizes)
         _, regression = model.roi_heads.box_predictor(model.roi_heads.box_head(pooled))

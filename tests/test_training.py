@@ -2,28 +2,33 @@
 
 import copy
 import csv
+import json
 import shutil
 from collections.abc import Mapping
 from itertools import repeat
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny
 import torch
+from PIL import Image
 from pydantic import ValidationError
 from torch import Tensor
 from torchvision import tv_tensors
 
+from deploy import preprocess
 from deploy.errors import ArtifactError, ConfigError
 from stages.artifacts import Dataset
 from stages.augment import Sample, mosaic, transforms
 from stages.checkpoint import build_detector
-from stages.config import LossConfig, TrainConfig
+from stages.config import DataConfig, LossConfig, TrainConfig
 from stages.detectors import Detector, Target
 from stages.distillation import Distillation, build_losses, gradient_shares, loss_factor
 from stages.loader import Batch, EpochBatches, TrainingImages
 from stages.loop import RESUME, Task, Trainer, _discard_state
+from stages.prepare import prepare
 from stages.schedule import learning_rate
 from stages.teacher import Teacher
 
@@ -332,6 +337,34 @@ def test_every_augmentation_takes_images_of_any_size(size: tuple[int, int], boxe
         view, objects = steps(*mosaic(sample, repeat(sample).__next__, 114))
         assert min(view.shape) >= 1
         assert len(objects["boxes"]) == len(objects["labels"])
+
+
+@pytest.mark.parametrize(
+    ("augment", "kept"), [([], 1.0), ([{"name": "scale", "max": 1.5}], 1.5), ([{"name": "crop", "min_scale": 0.1}], 5.0)]
+)
+def test_large_images_are_shrunk_once_to_what_views_can_show(tmp_path: Path, augment: list[dict[str, Any]], kept: float) -> None:
+    """The images are five times the network's input."""
+    root = tmp_path / "coco"
+    pixels = np.random.default_rng(0).integers(0, 255, (200, 320, 3), dtype=np.uint8)
+    for split in ("train", "val"):
+        (root / "images" / split).mkdir(parents=True)
+        Image.fromarray(pixels).save(root / "images" / split / "1.png")
+        (root / "annotations").mkdir(exist_ok=True)
+        annotation = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [100, 50, 60, 40], "iscrowd": 0, "area": 2400}
+        row = {"id": 1, "file_name": "1.png", "width": 320, "height": 200}
+        coco = {"images": [row], "annotations": [annotation], "categories": [{"id": 1, "name": "box"}]}
+        (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(coco))
+    config = DataConfig.model_validate({"dataset": "coco", "root": str(root), "preprocessing": {"height": 64, "width": 64}})
+    (tmp_path / "out").mkdir()
+    images = TrainingImages(prepare(tmp_path / "out", config), tiny.schedule(augment=augment), 0)
+    image, objects = images._read(0)
+    assert image.shape == (3, round(40 * kept), round(64 * kept))
+    assert objects["boxes"].tolist() == [pytest.approx([20 * kept, 10 * kept, 32 * kept, 18 * kept])]
+    (root / "images" / "train" / "1.png").unlink()
+    view, target = images[(0, 0)]
+    if not augment:
+        assert np.array_equal(view.numpy(), preprocess.apply(pixels, config.preprocessing)[0])
+        assert target.boxes.tolist() == [pytest.approx([20, 10 + 12, 32, 18 + 12])]
 
 
 def test_flip_mirrors_image_and_boxes(dataset: Dataset) -> None:

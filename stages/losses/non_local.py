@@ -16,7 +16,6 @@ from typing import Annotated, Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional
 
 from stages.attention_maps import standardized
 from stages.detectors import Outputs, Target
@@ -61,28 +60,39 @@ class NonLocal(Loss):
         normalised = self.preset.error == "mean_square"
         if normalised:
             own, other = standardized(own), standardized(other)
-        difference = self._related(index, own, other) - other
+        difference = self._difference(index, own, other)
         return mean_square(difference) if normalised else norm(difference)
 
-    def _related(self, index: int, own: Tensor, other: Tensor) -> Tensor:
-        """The adapted student's features with what both sides draw, the teacher's part with a minus sign.
+    def _difference(self, index: int, own: Tensor, other: Tensor) -> Tensor:
+        """The adapted student's features with what both sides draw, less the teacher's with what they draw, [B, C, H, W].
 
-        adapter(own + W y) - W' y' is adapter(own) + (adapter W) y - W' y': what both draw takes one product, and neither side's
-        sum of features and what they draw is ever written to memory.
+        The adapter A over x + R x is (A + A R) x: neither side's own features with what they draw are ever written to memory.
         """
-        adapter, block, other_block = self.adapters[index], self.own[index], self.other[index]
+        adapter = self.adapters[index]
         assert isinstance(adapter, nn.Conv2d)
-        assert isinstance(block, NonLocalBlock)
-        assert isinstance(other_block, NonLocalBlock)
         assert adapter.bias is not None
-        drawn, other_drawn = block.drawn(own), other_block.drawn(other)
+        rows, other_rows = _rows(own), _rows(other)
+        added, other_added = self.own[index](own, rows), self.other[index](other, other_rows)
         with torch.autocast(own.device.type, enabled=False):  # what is drawn overflows half precision
-            (weight, bias), (other_weight, other_bias) = block.projection(drawn), other_block.projection(other_drawn)
-            adapt = adapter.weight.flatten(1)
-            merged = torch.cat((adapt @ weight, -other_weight), dim=1)
-            shift = adapter.bias + adapt @ bias - other_bias
-            added = functional.conv2d(torch.cat((drawn, other_drawn), dim=1), merged[:, :, None, None], shift)
-        return functional.conv2d(own, adapter.weight).float() + added
+            matrix = adapter.weight.flatten(1)
+            shift = added.bias @ matrix.t() + adapter.bias - other_added.bias
+            difference = _affine(shift[:, None], rows, matrix, added.rows, matrix @ added.weight)
+            identity = torch.eye(other_rows.shape[2], device=other.device)
+            difference = _affine(difference, other_rows, -identity, other_added.rows, -other_added.weight)
+        batch, _, channels = difference.shape
+        return difference.transpose(1, 2).reshape(batch, channels, *own.shape[-2:])
+
+
+def _rows(features: Tensor) -> Tensor:
+    """Features [B, C, H, W] as [B, H * W, C] in float32, a view where they are in float32 and channels last."""
+    return features.flatten(2).transpose(1, 2).float()
+
+
+def _affine(start: Tensor, rows: Tensor, matrix: Tensor, drawn: Tensor, weight: Tensor) -> Tensor:
+    """`start` plus rows times matrix [C, K] plus drawn times weight [B, C, L], one product where both are the same rows."""
+    if drawn is rows:
+        return torch.baddbmm(start, rows, (matrix + weight).transpose(1, 2))
+    return torch.baddbmm(start, drawn, weight.transpose(1, 2)) + rows @ matrix.t()
 
 
 def build(
