@@ -13,6 +13,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from deploy import graph
 from deploy.contract import Heads
 from deploy.errors import BuildError
+from deploy.runtimes import Calibration, Precision, Recipe
 
 HALF_MAX = float(np.finfo(np.float16).max)
 # Inputs whose type ONNX fixes to float32.
@@ -21,6 +22,21 @@ _ALWAYS_FLOAT = {"Resize": (1, 2), "Upsample": (1,)}
 _FLOAT_ONLY = ("Range",)
 # Operators that choose their output's type by an attribute.
 _TYPED = {"Cast": "to", "EyeLike": "dtype", "RandomNormalLike": "dtype", "RandomUniformLike": "dtype"}
+
+
+def typed(model: ModelProto, precision: Precision, heads: Heads, calibration: Calibration, recipe: Recipe) -> ModelProto:
+    """The model in a target's precision.
+
+    Raises:
+        BuildError: it cannot be converted.
+    """
+    if precision == "fp16":
+        return to_fp16(model, heads)
+    if precision == "int8":
+        from deploy import quantize  # needs ONNX Runtime's quantization, which is slow to import
+
+        return quantize.to_int8(model, heads, calibration, recipe)
+    return model
 
 
 def to_fp16(model: ModelProto, heads: Heads) -> ModelProto:

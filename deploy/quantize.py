@@ -1,7 +1,6 @@
 """Int8 as QuantizeLinear and DequantizeLinear around the network's convolutions and matrix products."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,23 +15,8 @@ from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 from deploy import graph
 from deploy.contract import Heads
 from deploy.errors import BuildError
-from deploy.runtimes import Calibration
+from deploy.runtimes import Calibration, Recipe
 
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a runtime wants its integers. Weights are always signed, symmetric and per channel."""
-
-    signed_activations: bool
-    quantize_bias: bool
-    quantize_outputs: bool
-
-
-# x86's VNNI multiplies unsigned by signed bytes; an asymmetric range also wastes nothing on ReLU's missing negatives, and makes
-# the ReLU itself part of the rounding. ONNX Runtime computes in integers only where a layer's output is rounded, too.
-CPU = Recipe(signed_activations=False, quantize_bias=True, quantize_outputs=True)
-# TensorRT knows only symmetric ranges, adds the bias in float, and fuses convolution and ReLU where nothing is rounded between.
-TENSORRT = Recipe(signed_activations=True, quantize_bias=False, quantize_outputs=False)
 _ABSORBED = ("Relu", "Clip")
 
 

@@ -14,9 +14,11 @@ from deploy import graph
 from deploy import precision as conversion
 from deploy.contract import Heads
 from deploy.errors import BuildError
-from deploy.runtimes import Calibration, Compiled, Precision
+from deploy.runtimes import Calibration, Compiled, Precision, Recipe
 from deploy.tensorrt_log import make_logger, plain
 
+INTEGERS = Recipe(signed_activations=True, quantize_bias=False, quantize_outputs=False)
+"""TensorRT knows only symmetric ranges, adds the bias in float, and fuses convolution and ReLU where nothing is rounded between."""
 _TYPES = {"FLOAT": "fp32", "HALF": "fp16", "INT8": "int8"}
 _LOW = ("HALF", "BF16", "INT8", "FP8", "INT4", "FP4")
 
@@ -46,7 +48,9 @@ def build(
     Raises:
         BuildError: the graph cannot be converted, parsed or built; the message names the operator.
     """
-    model = _typed(graph.read(onnx), precision, calibration, heads)
+    model = graph.read(onnx)
+    graph.name_nodes(model)
+    model = conversion.typed(model, precision, heads, calibration, INTEGERS)
     logger = make_logger(trt)
     builder = trt.Builder(logger)
     if builder is None:
@@ -102,17 +106,6 @@ def _num_low_after(layers: list[Any], heads: Heads) -> int:
                 reached.update({layer.get_output(i).name for i in range(layer.num_outputs)}.difference(heads.inputs))
                 grown = True
     return sum(any(layers[n].get_output(i).dtype.name in _LOW for i in range(layers[n].num_outputs)) for n in after)
-
-
-def _typed(model: ModelProto, precision: Precision, calibration: Calibration, heads: Heads) -> ModelProto:
-    graph.name_nodes(model)
-    if precision == "fp16":
-        return conversion.to_fp16(model, heads)
-    if precision == "int8":
-        from deploy import quantize  # needs ONNX Runtime's quantization, which is slow to import
-
-        return quantize.to_int8(model, heads, calibration, quantize.TENSORRT)
-    return model
 
 
 def _parse(trt: Any, builder: Any, logger: Any, model: ModelProto) -> Any:

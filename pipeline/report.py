@@ -23,7 +23,10 @@ MOST_CLASSES = 80
 """Of more classes, the report lists those that gained and those that lost most."""
 
 _FILTERS = ("fraction", "points", "percent", "milliseconds", "size", "count", "duration", "measured")
-_SOFTWARE = ("edgedistill", "torch", "torchvision", "accelerate", "onnx", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx-cu13")
+_SOFTWARE = (
+    *("edgedistill", "torch", "torchvision", "accelerate", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino"),
+    *("tensorrt", "tensorrt-rtx-cu13"),
+)
 
 
 @dataclass(frozen=True)

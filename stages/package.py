@@ -17,8 +17,8 @@ from stages.stage import stage
 CARD = "README.md"
 LABELS = "labels.txt"
 _PACKAGES = (
-    *("edgedistill", "faster-coco-eval", "numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "pillow", "tensorrt"),
-    *("tensorrt-rtx-cu12", "tensorrt-rtx-cu13", "torch", "torchvision"),
+    *("edgedistill", "faster-coco-eval", "numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "pillow"),
+    *("tensorrt", "tensorrt-rtx-cu12", "tensorrt-rtx-cu13", "torch", "torchvision"),
 )
 
 

@@ -1,6 +1,3 @@
-import importlib.util
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,12 +7,12 @@ import onnx
 import onnx_samples
 import pytest
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import TensorProto
 from onnx.reference import ReferenceEvaluator
 
-from deploy import precision, preprocess, quantize
-from deploy.contract import Heads, MaskFrame
-from deploy.errors import ArtifactError, BuildError, RuntimeUnavailable
+from deploy import precision, preprocess, quantize, tensorrt_engine
+from deploy.contract import Heads
+from deploy.errors import BuildError
 from deploy.runtimes import Precision, Raw, ort
 
 CELLS = {(0, 1): 0, (2, 3): 2, (3, 0): 1}
@@ -39,22 +36,6 @@ def build(folder: Path, chosen: Precision, **sample: Any) -> Path:
 def found(raw: Raw, index: int = 0) -> set[tuple[float, ...]]:
     keep = raw.scores[index] > 0
     return {(*box, label) for box, label in zip(raw.boxes[index, keep].tolist(), raw.labels[index, keep].tolist(), strict=True)}
-
-
-@pytest.mark.parametrize("chosen", ["fp32", "fp16", "int8"])
-def test_every_precision_finds_the_same_boxes(tmp_path: Path, chosen: Precision) -> None:
-    with ort.open(build(tmp_path, chosen), threads=1) as session:
-        assert found(session.infer(images(CELLS))) == FOUND
-
-
-@pytest.mark.parametrize(
-    ("chosen", "counts"), [("fp32", (4, 0, 0)), ("fp16", (0, 4, 0)), ("int8", (2, 0, 2))], ids=["fp32", "fp16", "int8"]
-)
-def test_the_file_proves_its_precision_and_stays_float_after_the_head(tmp_path: Path, chosen: Precision, counts: tuple[int, ...]) -> None:
-    model = onnx_samples.write(tmp_path / "model.onnx")
-    compiled = ort.compile(model, tmp_path, precision=chosen, calibration=[images(CELLS)], heads=HEADS)
-    assert tuple(compiled.proof[f"convolutions_{name}"] for name in ("fp32", "fp16", "int8")) == counts
-    assert compiled.proof["low_precision_after_head"] == 0
 
 
 def in_true_half(model: onnx.ModelProto, names: Sequence[str], x: NDArray[np.float32]) -> list[Any]:
@@ -104,8 +85,8 @@ def test_a_weight_beyond_half_precision_is_refused() -> None:
 
 
 def test_the_cpu_recipe_is_unsigned_with_the_relu_inside_and_tensorrts_is_symmetric() -> None:
-    cpu = quantize.to_int8(onnx_samples.detector(), HEADS, [images(CELLS)], quantize.CPU)
-    trt = quantize.to_int8(onnx_samples.detector(), HEADS, [images(CELLS)], quantize.TENSORRT)
+    cpu = quantize.to_int8(onnx_samples.detector(), HEADS, [images(CELLS)], ort.INTEGERS)
+    trt = quantize.to_int8(onnx_samples.detector(), HEADS, [images(CELLS)], tensorrt_engine.INTEGERS)
     assert "Relu" not in {node.op_type for node in cpu.graph.node}
     assert [node.op_type for node in trt.graph.node].count("Relu") == 2
     assert activation_types(cpu) == {TensorProto.UINT8}
@@ -126,61 +107,6 @@ def test_the_prediction_layers_stay_float(tmp_path: Path) -> None:
     weights = {weight.name for weight in model.graph.initializer if weight.data_type == TensorProto.FLOAT}
     assert len(last) == 2
     assert all(node.op_type == "Conv" and node.input[1] in weights for node in last)
-
-
-def test_batches_and_memory_of_ones_own(tmp_path: Path) -> None:
-    with ort.open(build(tmp_path, "fp32"), threads=1) as session:
-        both = session.infer(images(CELLS, {}))
-        assert found(both, 0) == FOUND
-        assert found(both, 1) == set()
-        assert both.converged.tolist() == [True, True]
-        kept = both.boxes.copy()
-        session.infer(images({}, {}))
-        assert np.array_equal(both.boxes, kept)
-        assert both.labels.dtype == np.int64
-
-
-@pytest.mark.parametrize("chosen", ["fp32", "fp16", "int8"])
-@pytest.mark.parametrize("mask_frame", ["box", "image"])
-def test_masks_are_answered_where_the_graph_has_them(tmp_path: Path, chosen: Precision, mask_frame: MaskFrame) -> None:
-    model = onnx_samples.write(tmp_path / "model.onnx", mask_frame=mask_frame)
-    file = ort.compile(model, tmp_path, precision=chosen, calibration=[images(CELLS)], heads=HEADS).file
-    with ort.open(file, threads=1) as session:
-        raw = session.infer(images(CELLS, {}))
-    side = onnx_samples.BOX_MASK if mask_frame == "box" else 16
-    assert raw.masks is not None
-    assert raw.masks.shape == (2, onnx_samples.MAX_DETECTIONS, side, side)
-    assert raw.masks.dtype == np.float32
-    shares = (raw.masks[0, :3] > 0.5).mean(axis=(1, 2))
-    assert shares.tolist() == [0.5 if mask_frame == "box" else 1 / 16] * 3
-    with ort.open(build(tmp_path, "fp32"), threads=1) as session:
-        assert session.infer(images(CELLS)).masks is None
-
-
-@pytest.mark.parametrize("content", [b"", b"garbage", None], ids=["empty", "garbage", "truncated"])
-def test_a_damaged_engine_is_refused_in_one_line(tmp_path: Path, content: Any, capfd: pytest.CaptureFixture[str]) -> None:
-    file = build(tmp_path, "fp32")
-    file.write_bytes(file.read_bytes()[:5000] if content is None else content)
-    with pytest.raises(ArtifactError, match=r"engine\.onnx: not an engine") as caught:
-        ort.open(file)
-    assert "\n" not in str(caught.value)
-    assert capfd.readouterr().err == ""
-
-
-def test_a_missing_or_foreign_engine_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match="No such file"):
-        ort.open(tmp_path / "engine.onnx")
-    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
-    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])
-    other = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", [x], [y])
-    onnx.save(helper.make_model(other, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), tmp_path / "other.onnx")
-    with pytest.raises(ArtifactError, match="not an edgedistill engine"):
-        ort.open(tmp_path / "other.onnx")
-
-
-def test_a_wrong_image_size_is_refused(tmp_path: Path) -> None:
-    with ort.open(build(tmp_path, "fp32"), threads=1) as session, pytest.raises(ArtifactError, match="failed on images"):
-        session.infer(np.zeros((1, 3, 32, 32), np.float32))
 
 
 @pytest.mark.parametrize(
@@ -206,38 +132,3 @@ def test_a_damaged_graph_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"\xff" * 40)
     with pytest.raises(BuildError, match="not an ONNX file"):
         ort.compile(tmp_path / "model.onnx", tmp_path, precision="fp32", calibration=[], heads=HEADS)
-
-
-def test_a_missing_package_is_named_with_its_pip_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    assert ort.why_not() == 'onnxruntime is not installed: pip install "edgedistill"'
-    with pytest.raises(RuntimeUnavailable, match="pip install"):
-        ort.open(tmp_path / "engine.onnx")
-    with pytest.raises(RuntimeUnavailable, match="pip install"):
-        ort.compile(tmp_path / "m", tmp_path, precision="fp32", calibration=[], heads=HEADS)
-
-
-def test_identity_names_version_and_processor_without_loading_anything() -> None:
-    code = "import sys; from deploy.runtimes import ort, trt, trt_rtx; [m.identity() for m in (ort, trt, trt_rtx)];"
-    code += "print([m for m in ('onnxruntime', 'onnx', 'tensorrt', 'tensorrt_rtx', 'cuda') if m in sys.modules])"
-    root = Path(__file__).parents[1]
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root).stdout == "[]\n"
-    assert ort.identity()["onnxruntime"].startswith("onnxruntime")
-    assert ort.identity()["cpu"]
-
-
-def test_running_an_engine_needs_neither_torch_nor_onnx(tmp_path: Path) -> None:
-    file = build(tmp_path, "int8")
-    code = f"""
-import sys
-sys.modules.update(dict.fromkeys(("torch", "onnx", "onnxscript", "torchvision", "pycocotools"), None))
-from pathlib import Path
-import numpy as np
-from deploy import bundle, predict
-from deploy.runtimes import Precision, Raw, ort
-with ort.open(Path({str(file)!r}), threads=1) as session:
-    print(session.infer(np.zeros((1, 3, 64, 64), np.float32)).scores.shape)
-"""
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
-    assert answer.stdout == "(1, 8)\n"
-    assert answer.stderr == ""

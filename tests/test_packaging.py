@@ -80,7 +80,15 @@ def test_the_base_needs_no_torch() -> None:
 
 def test_what_is_deployed_imports_what_the_base_installs() -> None:
     base = {"PIL", "faster_coco_eval", "numpy", "onnxruntime", "pydantic", "tqdm", "deploy"}
-    extras = {"starlette", "uvicorn", "onnx", "cuda", "tensorrt", "tensorrt_rtx"}  # imported where they are used, or in server.py
+    extras = {
+        "starlette",
+        "uvicorn",
+        "onnx",
+        "openvino",
+        "cuda",
+        "tensorrt",
+        "tensorrt_rtx",
+    }  # imported where they are used, or in server.py
     needed = {path: imported(path) - set(sys.stdlib_module_names) for path in SOURCES if path.is_relative_to(ROOT / "deploy")}
     assert not {str(path): found - base - extras for path, found in needed.items() if found - base - extras}
 

@@ -32,6 +32,15 @@ class Calibration(Protocol):
 
 
 @dataclass(frozen=True)
+class Recipe:
+    """How a runtime wants the integers of int8. Weights are always signed, symmetric and per channel."""
+
+    signed_activations: bool
+    quantize_bias: bool
+    quantize_outputs: bool
+
+
+@dataclass(frozen=True)
 class Compiled:
     """The engine's file, and what shows its precision (layer counts by type, say)."""
 

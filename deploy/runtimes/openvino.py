@@ -1,0 +1,122 @@
+"""OpenVINO, on the CPU; often the fastest there, above all in int8.
+
+The engine is an ONNX file, compiled for the machine when it is opened: once for each number of images at a time, because
+OpenVINO runs fixed shapes faster than dynamic ones.
+"""
+
+import importlib.metadata
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deploy import machine
+from deploy.contract import Heads
+from deploy.errors import ArtifactError, RuntimeUnavailable
+from deploy.runtimes import Batch, Calibration, Compiled, Precision, Raw, Recipe, Session
+
+INTEGERS = Recipe(signed_activations=False, quantize_bias=False, quantize_outputs=False)
+"""Rounding what goes into a layer is enough: OpenVINO moves it to where the layer before writes."""
+_OUTPUTS = ("boxes", "scores", "labels", "converged")
+
+
+def compile(onnx: Path, out: Path, *, precision: Precision, calibration: Calibration, heads: Heads) -> Compiled:
+    """Write out/engine.onnx. The CPU computes fp16 in fp32.
+
+    Raises:
+        RuntimeUnavailable: a package is missing.
+        BuildError: the graph cannot be converted.
+    """
+    missing = why_not() or ("" if importlib.util.find_spec("onnx") else 'onnx is not installed: pip install "edgedistill[train]"')
+    if missing:
+        raise RuntimeUnavailable(missing)
+    # Converting needs the onnx package, running does not.
+    from deploy import graph
+    from deploy import precision as conversion
+
+    model = conversion.typed(graph.read(onnx), precision, heads, calibration, INTEGERS)
+    file = out / "engine.onnx"
+    file.write_bytes(onnx.read_bytes() if precision == "fp32" else model.SerializeToString())
+    return Compiled(file, conversion.proof(graph.read(file), heads))
+
+
+def open(file: Path, *, threads: int | None = None) -> Session:
+    """Open an engine; `threads` of the CPU, None for all that this process may use.
+
+    Raises:
+        RuntimeUnavailable: OpenVINO is not installed.
+        ArtifactError: the file is no engine of ours.
+    """
+    missing = why_not()
+    if missing:
+        raise RuntimeUnavailable(missing)
+    import openvino  # identity and reasons are asked for on machines, and in runs, that open no engine
+
+    core = openvino.Core()
+    try:
+        model = core.read_model(file.read_bytes())
+    except OSError as error:
+        raise ArtifactError(f"{file}: {error.strerror}") from error
+    except RuntimeError as error:
+        raise ArtifactError(f"{file}: not an engine that OpenVINO can open ({_last_line(error)}); build it again") from error
+    names = {name for port in model.outputs for name in port.names}
+    if [name for port in model.inputs for name in port.names] != ["images"] or not names.issuperset(_OUTPUTS):
+        raise ArtifactError(f"{file}: not an edgedistill engine; it needs the input images and the outputs {', '.join(_OUTPUTS)}")
+    return OpenVinoSession(core, model, threads or machine.num_cores(), masks="masks" in names)
+
+
+def identity() -> dict[str, str]:
+    """OpenVINO's version and the processor."""
+    return {"openvino": _version() or "not installed", "cpu": machine.cpu_model()}
+
+
+def why_not() -> str | None:
+    """None where OpenVINO is installed."""
+    installed = importlib.util.find_spec("openvino") is not None
+    return None if installed else 'openvino is not installed: pip install "edgedistill[openvino]"'
+
+
+class OpenVinoSession(Session):
+    """An open engine, compiled for each batch size that it has met."""
+
+    def __init__(self, core: Any, model: Any, threads: int, *, masks: bool) -> None:
+        self._core = core
+        self._model = model
+        # The hint keeps fp32 what it is: on processors with AMX the default is bf16.
+        self._options = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+        self._outputs = (*_OUTPUTS, "masks") if masks else _OUTPUTS
+        self._requests: dict[tuple[int, ...], Any] = {}
+
+    def infer(self, images: Batch) -> Raw:
+        """Run on images [B, 3, H, W] float32."""
+        try:
+            request = self._requests.get(images.shape) or self._compiled(images.shape)
+            results = request.infer({"images": np.ascontiguousarray(images, np.float32)})
+        except RuntimeError as error:
+            raise ArtifactError(f"the engine failed on images {images.shape}: {_last_line(error)}") from error
+        values = {name: np.array(results[name]) for name in self._outputs}
+        return Raw(**{**values, "converged": values["converged"].astype(np.bool_)})
+
+    def _compiled(self, shape: tuple[int, ...]) -> Any:
+        fixed = self._model.clone()
+        fixed.reshape({"images": list(shape)})
+        self._requests[shape] = self._core.compile_model(fixed, "CPU", self._options).create_infer_request()
+        return self._requests[shape]
+
+    def close(self) -> None:
+        """Free the memory of all compiled forms."""
+        self._requests.clear()
+        self._model = self._core = None
+
+
+def _version() -> str | None:
+    try:
+        return importlib.metadata.version("openvino")
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _last_line(error: Exception) -> str:
+    """OpenVINO says first where in its sources it noticed, and last what is wrong."""
+    return next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
