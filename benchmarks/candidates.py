@@ -23,7 +23,7 @@ from stages.loop import Task, Trainer
 from stages.prepare import prepare
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "bccd.yaml"
-NAMES = ("fcos", "retinanet v2", "ssdlite", "faster_rcnn mobilenet_v3", "faster_rcnn v1")
+NAMES = ("fcos", "retinanet v2", "faster_rcnn mobilenet_v3")
 
 
 def fitted(name: str, dataset: Dataset, epochs: int, folder: Path) -> Detector:

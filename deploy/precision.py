@@ -13,7 +13,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from deploy import graph
 from deploy.contract import Heads
 from deploy.errors import BuildError
-from deploy.runtimes import Calibration, Precision, Recipe
+from deploy.runtimes import Calibration, Precision, Quantization, Recipe
 
 HALF_MAX = float(np.finfo(np.float16).max)
 # Inputs whose type ONNX fixes to float32.
@@ -24,7 +24,9 @@ _FLOAT_ONLY = ("Range",)
 _TYPED = {"Cast": "to", "EyeLike": "dtype", "RandomNormalLike": "dtype", "RandomUniformLike": "dtype"}
 
 
-def typed(model: ModelProto, precision: Precision, heads: Heads, calibration: Calibration, recipe: Recipe) -> ModelProto:
+def typed(
+    model: ModelProto, precision: Precision, heads: Heads, calibration: Calibration, recipe: Recipe, quantization: Quantization
+) -> ModelProto:
     """The model in a target's precision.
 
     Raises:
@@ -35,7 +37,7 @@ def typed(model: ModelProto, precision: Precision, heads: Heads, calibration: Ca
     if precision == "int8":
         from deploy import quantize  # needs ONNX Runtime's quantization, which is slow to import
 
-        return quantize.to_int8(model, heads, calibration, recipe)
+        return quantize.to_int8(model, heads, calibration, recipe, quantization)
     return model
 
 

@@ -1,9 +1,10 @@
 """Int8 as QuantizeLinear and DequantizeLinear around the network's convolutions and matrix products."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import onnx
 import onnxruntime
@@ -15,12 +16,13 @@ from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 from deploy import graph
 from deploy.contract import Heads
 from deploy.errors import BuildError
-from deploy.runtimes import Calibration, Recipe
+from deploy.runtimes import Calibration, Quantization, RangeMethod, Recipe
 
 _ABSORBED = ("Relu", "Clip")
+_METHODS = {"min_max": CalibrationMethod.MinMax, "entropy": CalibrationMethod.Entropy, "percentile": CalibrationMethod.Percentile}
 
 
-def to_int8(model: ModelProto, heads: Heads, calibration: Calibration, recipe: Recipe) -> ModelProto:
+def to_int8(model: ModelProto, heads: Heads, calibration: Calibration, recipe: Recipe, quantization: Quantization) -> ModelProto:
     """The model with its network's convolutions and matrix products in int8, ranges read from the calibration images.
 
     The prediction layers, whose results are the head outputs, stay float, so that decoding begins with numbers that were not
@@ -29,42 +31,80 @@ def to_int8(model: ModelProto, heads: Heads, calibration: Calibration, recipe: R
     Raises:
         BuildError: there is nothing to quantize, no calibration image, or ONNX Runtime refuses the graph.
     """
-    with TemporaryDirectory() as scratch:
-        folded = _fold(model, heads, Path(scratch))
-        chosen = _quantizable(folded, heads)
-        if not any(node.op_type in graph.WEIGHTED for node in folded.graph.node if node.name in chosen):
-            raise BuildError("no convolution or matrix product before the prediction layers to quantize; choose fp32 or fp16")
-        reader = _Reader(calibration)
-        file = Path(scratch) / "int8.onnx"
+    with Quantizer(model, heads, calibration, recipe, quantization.ranges) as quantizer:
+        return quantizer.quantized(set(quantizer.layers) - quantization.float_layers)
+
+
+class Quantizer:
+    """One graph and its ranges, from which any of its layers can be quantized; a context manager, for its files.
+
+    `model` is the graph with its batch norms folded, `layers` the names of its layers that can be quantized, in the order of the graph.
+
+    Raises:
+        BuildError: there is nothing to quantize, or ONNX Runtime refuses the graph.
+    """
+
+    def __init__(self, model: ModelProto, heads: Heads, calibration: Calibration, recipe: Recipe, ranges: RangeMethod) -> None:
+        self._scratch = TemporaryDirectory()
+        self._reader = _Reader(calibration)
+        self._recipe = recipe
+        self._method = _METHODS[ranges]
         try:
-            _quantize(folded, file, reader, chosen, recipe)
+            self.model = _fold(model, heads, Path(self._scratch.name))
+            self._groups = _groups(self.model, heads)
+            self.layers = tuple(self._groups)
+            add_pre_process_metadata(self.model)  # else ONNX Runtime advises what _fold has done
+            self._file = Path(self._scratch.name) / "model.onnx"
+            self._file.write_bytes(self.model.SerializeToString())
+        except BaseException:
+            self._scratch.cleanup()
+            raise
+
+    def quantized(self, layers: Collection[str]) -> ModelProto:
+        """The graph with these layers in int8; the images are read the first time alone.
+
+        Raises:
+            BuildError: no layer is left, no calibration image, or ONNX Runtime refuses the graph.
+        """
+        nodes = [node for layer in self.layers if layer in layers for node in self._groups[layer]]
+        if not nodes:
+            raise BuildError("no layer is left to quantize; choose fp32 or fp16")
+        file = Path(self._scratch.name) / "int8.onnx"
+        try:
+            self._quantize(file, nodes)
         except Exception as error:  # ONNX Runtime has no error class of its own for this
-            if reader.num_read == 0:
+            if self._reader.num_read == 0:
                 raise BuildError("no image to calibrate int8 with") from error
             raise BuildError(f"ONNX Runtime cannot quantize the graph: {graph.first_line(error)}") from error
         return onnx.load(file)
 
+    def _quantize(self, file: Path, nodes: Sequence[str]) -> None:
+        recipe = self._recipe
+        quantize_static(
+            self._file,
+            file,
+            self._reader,
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=[*graph.WEIGHTED, *_ABSORBED] if recipe.quantize_outputs else list(graph.WEIGHTED),
+            nodes_to_quantize=nodes,
+            per_channel=True,
+            activation_type=QuantType.QInt8 if recipe.signed_activations else QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            calibrate_method=self._method,
+            calibration_cache_path=Path(self._scratch.name) / "ranges.json",
+            extra_options={
+                "ActivationSymmetric": recipe.signed_activations,
+                "WeightSymmetric": True,
+                "QuantizeBias": recipe.quantize_bias,
+                "OpTypesToExcludeOutputQuantization": [] if recipe.quantize_outputs else list(graph.WEIGHTED),
+            },
+        )
 
-def _quantize(model: ModelProto, file: Path, reader: "_Reader", nodes: list[str], recipe: Recipe) -> None:
-    add_pre_process_metadata(model)  # else ONNX Runtime advises what _fold has done
-    quantize_static(
-        model,
-        file,
-        reader,
-        quant_format=QuantFormat.QDQ,
-        op_types_to_quantize=[*graph.WEIGHTED, *_ABSORBED] if recipe.quantize_outputs else list(graph.WEIGHTED),
-        nodes_to_quantize=nodes,
-        per_channel=True,
-        activation_type=QuantType.QInt8 if recipe.signed_activations else QuantType.QUInt8,
-        weight_type=QuantType.QInt8,
-        calibrate_method=CalibrationMethod.MinMax,
-        extra_options={
-            "ActivationSymmetric": recipe.signed_activations,
-            "WeightSymmetric": True,
-            "QuantizeBias": recipe.quantize_bias,
-            "OpTypesToExcludeOutputQuantization": [] if recipe.quantize_outputs else list(graph.WEIGHTED),
-        },
-    )
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._scratch.cleanup()
 
 
 def _fold(model: ModelProto, heads: Heads, scratch: Path) -> ModelProto:
@@ -88,9 +128,22 @@ def _fold(model: ModelProto, heads: Heads, scratch: Path) -> ModelProto:
     return folded
 
 
-def _quantizable(model: ModelProto, heads: Heads) -> list[str]:
+def _groups(model: ModelProto, heads: Heads) -> dict[str, list[str]]:
+    """Each layer that can be quantized, with the nodes that go with it: the activations that can be part of its rounding."""
     nodes = graph.network(model, heads) - graph.last_weighted(model, heads)
-    return [node.name for node in model.graph.node if node.name in nodes and node.op_type in (*graph.WEIGHTED, *_ABSORBED)]
+    chosen = [node for node in model.graph.node if node.name in nodes]
+    groups = {node.name: [node.name] for node in chosen if node.op_type in graph.WEIGHTED}
+    if not groups:
+        raise BuildError("no convolution or matrix product before the prediction layers to quantize; choose fp32 or fp16")
+    owner: dict[str, str] = {}  # of each tensor, the layer that it comes out of
+    for node in chosen:
+        layer = node.name if node.name in groups else next((owner[name] for name in node.input if name in owner), None)
+        if layer is None:
+            continue
+        owner.update(dict.fromkeys(node.output, layer))
+        if node.op_type in _ABSORBED:
+            groups[layer].append(node.name)
+    return groups
 
 
 class _Reader(CalibrationDataReader):  # type: ignore[misc]

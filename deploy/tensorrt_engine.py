@@ -14,11 +14,9 @@ from deploy import graph
 from deploy import precision as conversion
 from deploy.contract import Heads
 from deploy.errors import BuildError
-from deploy.runtimes import Calibration, Compiled, Precision, Recipe
+from deploy.runtimes import Calibration, Compiled, Precision, Quantization, Recipe
 from deploy.tensorrt_log import make_logger, plain
 
-INTEGERS = Recipe(signed_activations=True, quantize_bias=False, quantize_outputs=False)
-"""TensorRT knows only symmetric ranges, adds the bias in float, and fuses convolution and ReLU where nothing is rounded between."""
 _TYPES = {"FLOAT": "fp32", "HALF": "fp16", "INT8": "int8"}
 _LOW = ("HALF", "BF16", "INT8", "FP8", "INT4", "FP4")
 
@@ -31,6 +29,8 @@ def build(
     precision: Precision,
     calibration: Calibration,
     heads: Heads,
+    quantization: Quantization,
+    integers: Recipe,
     max_batch: int,
     workspace_mib: int | None,
     tf32: bool,
@@ -50,7 +50,7 @@ def build(
     """
     model = graph.read(onnx)
     graph.name_nodes(model)
-    model = conversion.typed(model, precision, heads, calibration, INTEGERS)
+    model = conversion.typed(model, precision, heads, calibration, integers, quantization)
     logger = make_logger(trt)
     builder = trt.Builder(logger)
     if builder is None:

@@ -43,7 +43,7 @@ PLUGIN_SECTIONS: Mapping[type[BaseModel], PluginSection] = {
     DataConfig: PluginSection("stages.datasets", "dataset"),
     DetectorConfig: PluginSection("stages.detectors", "name"),
     LossConfig: PluginSection("stages.losses", "name"),
-    TargetConfig: PluginSection("deploy.runtimes", "runtime", "compile", ("precision", "calibration", "heads")),
+    TargetConfig: PluginSection("deploy.runtimes", "runtime", "compile", ("precision", "calibration", "heads", "quantization")),
 }
 
 FOLDER_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"

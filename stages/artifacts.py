@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from deploy.bundle import Verdict
 from deploy.contract import Accuracy, Frozen, Heads, Latency, ModelContract
 from deploy.errors import ArtifactError, DataError
+from deploy.fallback import Fallback
 from deploy.plugins import suggest
 
 FACTS = "artifact.json"
@@ -101,6 +102,7 @@ class EngineFacts(Frozen):
     onnx_sha256: str
     fingerprint: dict[str, str]
     proof: dict[str, Any]
+    fallback: Fallback | None = None
     why: str | None
 
 

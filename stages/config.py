@@ -4,12 +4,13 @@ Nothing here imports torch, so that a file is checked in milliseconds and on a m
 """
 
 from collections import Counter
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from deploy import plugins
 from deploy.contract import Frozen, Preprocessing
+from deploy.runtimes import RangeMethod
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -218,13 +219,26 @@ class TargetConfig(Plugin):
     precision: Literal["fp32", "fp16", "int8"] = "fp32"
     required: bool = Field(default=False, description="fail the run where this target cannot be measured")
     calibration_images: int = Field(default=128, ge=1, description="training images that int8 ranges are read from")
+    ranges: RangeMethod = Field(default="min_max", description="how int8 ranges are read from them")
+    max_map_drop: float | None = Field(
+        default=None,
+        ge=0,
+        lt=1,
+        description="of int8 from the same engine in fp32, on `validation.split`; layers go back to float until it is met",
+    )
 
     @model_validator(mode="before")
     @classmethod
     def _check(cls, value: Any) -> Any:
-        own = ("name", "precision", "required", "calibration_images")
-        hidden = ("precision", "calibration", "heads")
+        own = ("name", "precision", "required", "calibration_images", "ranges", "max_map_drop")
+        hidden = ("precision", "calibration", "heads", "quantization")
         return plugins.fill("deploy.runtimes", value, own=own, key="runtime", function="compile", hidden=hidden)
+
+    @model_validator(mode="after")
+    def _limit_is_of_int8(self) -> Self:
+        if self.max_map_drop is not None and self.precision != "int8":
+            raise ValueError(f"max_map_drop limits what int8 may cost, but precision is {self.precision}; choose int8 or leave it out")
+        return self
 
 
 class LatencyConfig(Frozen):

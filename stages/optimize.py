@@ -9,49 +9,63 @@ from typing import Any
 import numpy as np
 
 from deploy import plugins, preprocess
+from deploy.build import Order, build
 from deploy.contract import Preprocessing
 from deploy.errors import BuildError, RuntimeUnavailable
-from deploy.runtimes import Batch, Compiled
+from deploy.fallback import Fallback
+from deploy.runtimes import Batch, Compiled, Quantization
 from stages.artifacts import Dataset, Engine, EngineFacts, OnnxFacts, OnnxModel, read_json, write_facts
 from stages.config import TargetConfig
+from stages.splits import split
 from stages.stage import stage
 
 ONNX = "model.onnx"
 
 
-def identity(config: TargetConfig, model: OnnxModel, dataset: Dataset) -> Mapping[str, Any]:
+def identity(config: TargetConfig, model: OnnxModel, dataset: Dataset, judged: str | None = None) -> Mapping[str, Any]:
     """The runtime's version and device."""
     return dict(plugins.load("deploy.runtimes", config.runtime).identity())
 
 
-@stage(version=1, identity=identity)
-def optimize(out: Path, config: TargetConfig, model: OnnxModel, dataset: Dataset) -> Engine:
+@stage(version=2, identity=identity)
+def optimize(out: Path, config: TargetConfig, model: OnnxModel, dataset: Dataset, judged: str | None = None) -> Engine:
     """Build the target's engine; where that cannot be done on this machine, the engine's facts say why instead.
 
+    `judged` is the split on which the target's limit is judged, where it has one.
+
     Raises:
-        BuildError: the graph cannot be built, on whatever machine.
+        BuildError: the graph cannot be built, on whatever machine, or int8 cannot meet the limit.
+        DataError: the data has no such split, or it is empty.
     """
     runtime = plugins.load("deploy.runtimes", config.runtime)
     facts = model.facts
-    compiled, why = None, None
+    compiled, fallback, why = None, None, None
     try:
-        compiled = runtime.compile(
+        compiled, fallback = build(
             model.file(ONNX),
             out,
-            precision=config.precision,
+            Order(config.runtime, config.precision, config.options, Quantization(config.ranges), config.max_map_drop),
             calibration=CalibrationImages(dataset, facts.contract.preprocessing, config.calibration_images),
             heads=facts.heads,
-            **config.options,
+            contract=facts.contract,
+            split=split(dataset, judged) if judged is not None else None,
         )
     except RuntimeUnavailable as error:
         why = str(error)
     except BuildError as error:
         raise BuildError(f"target {config.name}: {error}") from error
-    write_facts(out, _facts(config, facts, runtime.identity(), compiled, why))
+    write_facts(out, _facts(config, facts, runtime.identity(), compiled, fallback, why))
     return Engine(out)
 
 
-def _facts(config: TargetConfig, model: OnnxFacts, runtime: Mapping[str, str], compiled: Compiled | None, why: str | None) -> EngineFacts:
+def _facts(
+    config: TargetConfig,
+    model: OnnxFacts,
+    runtime: Mapping[str, str],
+    compiled: Compiled | None,
+    fallback: Fallback | None,
+    why: str | None,
+) -> EngineFacts:
     content = compiled.file.read_bytes() if compiled is not None else None
     return EngineFacts(
         target=config.name,
@@ -66,6 +80,7 @@ def _facts(config: TargetConfig, model: OnnxFacts, runtime: Mapping[str, str], c
         onnx_sha256=model.sha256,
         fingerprint={**runtime, **_built_for(config), "onnx_sha256": model.sha256},
         proof=json.loads(json.dumps(dict(compiled.proof))) if compiled is not None else {},
+        fallback=fallback,
         why=why,
     )
 

@@ -1,21 +1,20 @@
 """An engine's accuracy and latency, measured through the path that serves it."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy import coco_map, latency, machine, plugins, preprocess
+from deploy import latency, machine, plugins, preprocess
+from deploy.accuracy import judge
 from deploy.contract import Accuracy, Latency
-from deploy.detections import to_coco
-from deploy.errors import ArtifactError, DataError
 from deploy.predictor import Predictor
-from deploy.progress import track
-from stages.artifacts import Dataset, Engine, EngineFacts, Report, ReportFacts, read_json, write_facts
+from stages.artifacts import Dataset, Engine, EngineFacts, Report, ReportFacts, write_facts
 from stages.config import LatencyConfig, ValidationConfig
+from stages.splits import split
 from stages.stage import stage
 
 LATENCY_IMAGES = 64
@@ -40,39 +39,18 @@ def validate(out: Path, config: ValidationConfig, engine: Engine, dataset: Datas
     if why is not None or facts.file is None:
         write_facts(out, _report(facts, None, None, why or "no engine was built"))
         return Report(out)
-    truth, images = _split(dataset, config.split)
+    judged = split(dataset, config.split)
     with runtime.open(engine.file(facts.file), threads=config.latency.threads) as session:
         predictor = Predictor(session, facts.contract)
-        accuracy = _accuracy(out, predictor, truth, images, config.split, f"validate {facts.target}")
-        measured = _latency(predictor, images, config.latency)
-    write_facts(out, _report(facts, accuracy, measured, None))
+        found = judge(predictor, judged, f"validate {facts.target}")
+        measured = _latency(predictor, judged.images, config.latency)
+    (out / "detections.json").write_text(json.dumps(found.detections), encoding="utf-8")
+    (out / "curves.json").write_text(json.dumps(found.curves, allow_nan=False), encoding="utf-8")
+    write_facts(out, _report(facts, found.accuracy, measured, None))
     return Report(out)
 
 
-def _split(dataset: Dataset, name: str) -> tuple[dict[str, Any], list[Path]]:
-    truth = read_json(dataset.annotations(name))
-    if not truth["images"]:
-        raise DataError(f"the split '{name}' has no image to validate on")
-    return truth, [dataset.images(name) / image["file_name"] for image in truth["images"]]
-
-
-def _accuracy(out: Path, predictor: Predictor, truth: dict[str, Any], images: list[Path], split: str, label: str) -> Accuracy:
-    """Detect in every image of the split, keep the detections and the curves beside the report."""
-    results: list[dict[str, Any]] = []
-    for image, path in track(list(zip(truth["images"], images, strict=True)), label, len(images)):
-        try:
-            found = predictor.detect(preprocess.load_image(path))
-        except ArtifactError as error:
-            raise ArtifactError(f"{label}, {path.name}: {error}") from error
-        results += to_coco(found, image["id"], predictor.contract)
-    has_masks = predictor.contract.mask_frame is not None
-    accuracy, curves = coco_map.evaluate(truth, results, split, predictor.contract.classes, masks=has_masks)
-    (out / "detections.json").write_text(json.dumps(results), encoding="utf-8")
-    (out / "curves.json").write_text(json.dumps(curves, allow_nan=False), encoding="utf-8")
-    return accuracy
-
-
-def _latency(predictor: Predictor, images: list[Path], config: LatencyConfig) -> Latency:
+def _latency(predictor: Predictor, images: Sequence[Path], config: LatencyConfig) -> Latency:
     chosen = np.unique(np.linspace(0, len(images) - 1, min(LATENCY_IMAGES, len(images))).round().astype(int))
     decoded: list[NDArray[np.uint8]] = [preprocess.load_image(images[index]) for index in chosen.tolist()]
     return latency.measure(predictor, decoded, warmup=config.warmup, min_passes=config.min_passes, min_seconds=config.min_seconds)

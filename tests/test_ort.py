@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 from onnx.reference import ReferenceEvaluator
 
-from deploy import precision, preprocess, quantize, tensorrt_engine
+from deploy import precision, preprocess, quantize
 from deploy.contract import Heads
 from deploy.errors import BuildError
-from deploy.runtimes import Precision, Raw, ort
+from deploy.runtimes import PLAIN, Precision, Raw, ort, trt
 
 CELLS = {(0, 1): 0, (2, 3): 2, (3, 0): 1}
 HEADS = onnx_samples.HEADS
@@ -85,15 +85,15 @@ def test_a_weight_beyond_half_precision_is_refused() -> None:
 
 
 def test_the_cpu_recipe_is_unsigned_with_the_relu_inside_and_tensorrts_is_symmetric() -> None:
-    cpu = quantize.to_int8(onnx_samples.detector(), HEADS, [images(CELLS)], ort.INTEGERS)
-    trt = quantize.to_int8(onnx_samples.detector(), HEADS, [images(CELLS)], tensorrt_engine.INTEGERS)
+    cpu = quantize.to_int8(onnx_samples.detector(), HEADS, [images(CELLS)], ort.INTEGERS, PLAIN)
+    tensorrt = quantize.to_int8(onnx_samples.detector(), HEADS, [images(CELLS)], trt.INTEGERS, PLAIN)
     assert "Relu" not in {node.op_type for node in cpu.graph.node}
-    assert [node.op_type for node in trt.graph.node].count("Relu") == 2
+    assert [node.op_type for node in tensorrt.graph.node].count("Relu") == 2
     assert activation_types(cpu) == {TensorProto.UINT8}
-    assert activation_types(trt) == {TensorProto.INT8}
-    zeros = [onnx.numpy_helper.to_array(w) for w in trt.graph.initializer if w.name.endswith("zero_point")]
+    assert activation_types(tensorrt) == {TensorProto.INT8}
+    zeros = [onnx.numpy_helper.to_array(w) for w in tensorrt.graph.initializer if w.name.endswith("zero_point")]
     assert all((zero == 0).all() for zero in zeros)
-    assert not any("bias_quantized" in w.name for w in trt.graph.initializer)
+    assert not any("bias_quantized" in w.name for w in tensorrt.graph.initializer)
 
 
 def activation_types(model: onnx.ModelProto) -> set[int]:

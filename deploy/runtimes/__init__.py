@@ -2,8 +2,9 @@
 
 A file defines
 
-- `compile(onnx: Path, out: Path, *, precision, calibration, heads, <options>) -> Compiled`, writing one file into `out`.
-  Its other keyword-only parameters are the target's options in YAML.
+- `compile(onnx: Path, out: Path, *, precision, calibration, heads, quantization, <options>) -> Compiled`, writing one file into
+  `out`. Its other keyword-only parameters are the target's options in YAML.
+- `INTEGERS: Recipe`, how it wants the integers of int8
 - `open(file: Path, *, threads: int | None = None) -> Session`; null threads leave the number to the runtime
 - `identity() -> dict[str, str]`: versions and device, quick, without loading the runtime; part of what an engine's hash covers.
 - `why_not() -> str | None`: why engines cannot run here, with the pip line where a package is missing; None where they can.
@@ -38,6 +39,20 @@ class Recipe:
     signed_activations: bool
     quantize_bias: bool
     quantize_outputs: bool
+
+
+RangeMethod = Literal["min_max", "entropy", "percentile"]
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """How int8's ranges are read from the calibration images, and the layers that stay float."""
+
+    ranges: RangeMethod = "min_max"
+    float_layers: frozenset[str] = frozenset()
+
+
+PLAIN = Quantization()
 
 
 @dataclass(frozen=True)

@@ -14,14 +14,16 @@ import numpy as np
 from deploy import machine
 from deploy.contract import Heads
 from deploy.errors import ArtifactError, RuntimeUnavailable
-from deploy.runtimes import Batch, Calibration, Compiled, Precision, Raw, Recipe, Session
+from deploy.runtimes import PLAIN, Batch, Calibration, Compiled, Precision, Quantization, Raw, Recipe, Session
 
 INTEGERS = Recipe(signed_activations=False, quantize_bias=False, quantize_outputs=False)
 """Rounding what goes into a layer is enough: OpenVINO moves it to where the layer before writes."""
 _OUTPUTS = ("boxes", "scores", "labels", "converged")
 
 
-def compile(onnx: Path, out: Path, *, precision: Precision, calibration: Calibration, heads: Heads) -> Compiled:
+def compile(
+    onnx: Path, out: Path, *, precision: Precision, calibration: Calibration, heads: Heads, quantization: Quantization = PLAIN
+) -> Compiled:
     """Write out/engine.onnx. The CPU computes fp16 in fp32.
 
     Raises:
@@ -35,7 +37,7 @@ def compile(onnx: Path, out: Path, *, precision: Precision, calibration: Calibra
     from deploy import graph
     from deploy import precision as conversion
 
-    model = conversion.typed(graph.read(onnx), precision, heads, calibration, INTEGERS)
+    model = conversion.typed(graph.read(onnx), precision, heads, calibration, INTEGERS, quantization)
     file = out / "engine.onnx"
     file.write_bytes(onnx.read_bytes() if precision == "fp32" else model.SerializeToString())
     return Compiled(file, conversion.proof(graph.read(file), heads))

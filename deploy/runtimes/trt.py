@@ -8,7 +8,10 @@ from pydantic import Field
 from deploy import machine, tensorrt_session
 from deploy.contract import Heads
 from deploy.errors import RuntimeUnavailable
-from deploy.runtimes import Calibration, Compiled, Precision, Session
+from deploy.runtimes import PLAIN, Calibration, Compiled, Precision, Quantization, Recipe, Session
+
+INTEGERS = Recipe(signed_activations=True, quantize_bias=False, quantize_outputs=False)
+"""TensorRT knows only symmetric ranges, adds the bias in float, and fuses convolution and ReLU where nothing is rounded between."""
 
 
 def compile(
@@ -18,6 +21,7 @@ def compile(
     precision: Precision,
     calibration: Calibration,
     heads: Heads,
+    quantization: Quantization = PLAIN,
     max_batch: Annotated[int, Field(ge=1)] = 8,
     workspace_mib: Annotated[int, Field(ge=1)] | None = None,
     tf32: bool = False,
@@ -43,6 +47,8 @@ def compile(
         precision=precision,
         calibration=calibration,
         heads=heads,
+        quantization=quantization,
+        integers=INTEGERS,
         max_batch=max_batch,
         workspace_mib=workspace_mib,
         tf32=tf32,

@@ -1,0 +1,49 @@
+"""Accuracy of an open engine on a split, through the path that serves it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deploy import coco_map, preprocess
+from deploy.contract import Accuracy
+from deploy.detections import to_coco
+from deploy.errors import ArtifactError
+from deploy.predictor import Predictor
+from deploy.progress import track
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images and their ground truth in COCO's format; `images` in the order of `truth["images"]`."""
+
+    name: str
+    truth: Mapping[str, Any]
+    images: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """An engine's accuracy, its detections as COCO's results, and its curves as coco_map.evaluate gives them."""
+
+    accuracy: Accuracy
+    detections: list[dict[str, Any]]
+    curves: dict[str, Any]
+
+
+def judge(predictor: Predictor, split: Split, label: str) -> Judged:
+    """Detect in every image of the split.
+
+    Raises:
+        ArtifactError: the engine's answer to an image, which is named, cannot be used.
+    """
+    results: list[dict[str, Any]] = []
+    for image, path in track(list(zip(split.truth["images"], split.images, strict=True)), label, len(split.images)):
+        try:
+            found = predictor.detect(preprocess.load_image(path))
+        except ArtifactError as error:
+            raise ArtifactError(f"{label}, {path.name}: {error}") from error
+        results += to_coco(found, image["id"], predictor.contract)
+    has_masks = predictor.contract.mask_frame is not None
+    accuracy, curves = coco_map.evaluate(split.truth, results, split.name, predictor.contract.classes, masks=has_masks)
+    return Judged(accuracy, results, curves)

@@ -1,0 +1,80 @@
+"""Int8 within a limit: the layers that cost accuracy go back to float, the guiltiest first, until the engine itself is good enough."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from deploy.contract import Frozen
+from deploy.errors import BuildError
+
+
+class Effect(NamedTuple):
+    """What int8 in one layer alone does to the head outputs: the mean square of the change over that of the output, of the worst one."""
+
+    layer: str
+    error: float
+
+
+class Point(Frozen):
+    """So many layers in float, and the mAP that the engine then had, 0 to 1."""
+
+    num_float: int
+    map: float
+
+
+class Fallback(Frozen):
+    """What was returned to float, and how that was found.
+
+    `float_map` is the unquantized engine's mAP, `limit` the largest drop from it. `effects` are all layers with their errors when
+    quantized alone, worst first; the first of them are the `float_layers`. `tried` is in the order of the search.
+    """
+
+    limit: float
+    float_map: float
+    map: float
+    float_layers: tuple[str, ...]
+    num_layers: int
+    effects: tuple[tuple[str, float], ...]
+    tried: tuple[Point, ...]
+
+
+def search(effects: tuple[Effect, ...], judge: Callable[[frozenset[str]], float], float_map: float, limit: float) -> Fallback:
+    """The fewest layers to return, of those that hurt most, so that mAP drops by no more than `limit`.
+
+    Their number is doubled until the limit is met, then halved in between: mAP is taken to rise with each layer that is returned.
+
+    Args:
+        effects: all layers, the one that hurts most first.
+        judge: the mAP with these layers in float.
+
+    Raises:
+        BuildError: not even the least of int8, one layer, meets the limit; the best point is named.
+    """
+    tried: dict[int, float] = {}
+
+    def good(count: int) -> bool:
+        if count not in tried:
+            tried[count] = judge(frozenset(effect.layer for effect in effects[:count]))
+        return float_map - tried[count] <= limit
+
+    most = len(effects) - 1
+    low, high = -1, 0
+    while not good(high):
+        if high == most:
+            best = max(tried, key=lambda count: tried[count])
+            raise BuildError(
+                f"int8 cannot keep max_map_drop {limit:g}: mAP is {float_map:.4f} in float and at best {tried[best]:.4f} "
+                f"with {best} of {len(effects)} layers in float; raise the limit or choose fp32 or fp16"
+            )
+        low, high = high, min(most, max(1, 2 * high))
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if good(middle) else (middle, high)
+    return Fallback(
+        limit=limit,
+        float_map=float_map,
+        map=tried[high],
+        float_layers=tuple(effect.layer for effect in effects[:high]),
+        num_layers=len(effects),
+        effects=tuple((effect.layer, effect.error) for effect in effects),
+        tried=tuple(Point(num_float=count, map=value) for count, value in tried.items()),
+    )

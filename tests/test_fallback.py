@@ -1,0 +1,167 @@
+"""Int8 within a limit: a poisoned layer is found, returned to float, and named."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import artifact_samples as samples
+import numpy as np
+import onnx
+import onnx_samples
+import pytest
+from onnx import helper, numpy_helper
+from pydantic import ValidationError
+
+from deploy.contract import Heads
+from deploy.errors import BuildError
+from deploy.fallback import Effect, search
+from deploy.quantize import Quantizer
+from deploy.runtimes import ort
+from deploy.sensitivity import rank
+from stages.artifacts import Engine, OnnxFacts, OnnxModel, write_facts
+from stages.optimize import CalibrationImages, optimize
+
+LIMIT = 0.01
+EFFECTS = tuple(Effect(f"layer{i}", 1 / (i + 1)) for i in range(20))
+
+
+def counted(needed: int) -> tuple[Callable[[frozenset[str]], float], list[int]]:
+    """A judge that is satisfied with so many layers in float, and the numbers that it was asked about."""
+    asked: list[int] = []
+
+    def judge(layers: frozenset[str]) -> float:
+        assert layers == {effect.layer for effect in EFFECTS[: len(layers)]}
+        asked.append(len(layers))
+        return 0.6 if len(layers) >= needed else 0.4 + 0.001 * len(layers)
+
+    return judge, asked
+
+
+@pytest.mark.parametrize("needed", range(20))
+def test_the_fewest_layers_are_found_in_few_trials(needed: int) -> None:
+    judge, asked = counted(needed)
+    found = search(EFFECTS, judge, 0.605, LIMIT)
+    assert found.float_layers == tuple(effect.layer for effect in EFFECTS[:needed])
+    assert (found.map, found.float_map, found.num_layers) == (0.6, 0.605, 20)
+    assert len(asked) == len(set(asked)) <= 10
+    assert [point.num_float for point in found.tried] == asked
+
+
+def test_a_limit_that_no_int8_can_meet_is_refused_with_the_best_point() -> None:
+    judge, _ = counted(20)
+    with pytest.raises(BuildError, match=r"max_map_drop 0\.01: mAP is 0\.6050 in float and at best 0\.4190 with 19 of 20 layers in float"):
+        search(EFFECTS, judge, 0.605, LIMIT)
+
+
+def test_a_drop_of_exactly_the_limit_passes() -> None:
+    assert search(EFFECTS, lambda _: 0.5, 0.75, 0.25).float_layers == ()
+
+
+def deeper(*, poisoned: bool) -> onnx.ModelProto:
+    """The sample with three more layers that change nothing; poisoned, one channel between the first two layers is 1,000 times as strong.
+
+    That channel's weights in the second layer are 1,000 times weaker, so that the function of the float graph is the same.
+    """
+    model = onnx_samples.detector()
+    nodes = list(model.graph.node)
+    last = next(i for i, node in enumerate(nodes) if "features" in node.output)
+    nodes[last].output[0] = "features_0"
+    model.graph.initializer.append(numpy_helper.from_array(np.eye(8, dtype=np.float32).reshape(8, 8, 1, 1), "same"))
+    for number in range(3):
+        end = "features" if number == 2 else f"features_{number + 1}"
+        added = [
+            helper.make_node("Conv", [f"features_{number}", "same"], [f"same_{number}"], name=f"same_{number}"),
+            helper.make_node("Relu", [f"same_{number}"], [end], name=f"relu_{number}"),
+        ]
+        nodes[last + 1 + 2 * number : last + 1 + 2 * number] = added
+    for node in nodes:
+        if "stem" in node.output or "pooled" in node.output:
+            node.name = {"stem": "first", "pooled": "second"}[node.output[0]]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    for weight in model.graph.initializer:
+        if poisoned and weight.name in ("stem_weight", "pool_weight"):
+            values = numpy_helper.to_array(weight).copy()
+            if weight.name == "stem_weight":
+                values[0] *= 1000
+            else:
+                values[:, 0] /= 1000
+            weight.CopyFrom(numpy_helper.from_array(values, weight.name))
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def artifact(root: Path, *, poisoned: bool) -> OnnxModel:
+    root.mkdir(parents=True)
+    content = deeper(poisoned=poisoned).SerializeToString()
+    (root / "model.onnx").write_bytes(content)
+    facts = OnnxFacts(
+        contract=onnx_samples.contract(),
+        opset=18,
+        max_detections=onnx_samples.MAX_DETECTIONS,
+        dynamic_batch=True,
+        sha256=hashlib.sha256(content).hexdigest(),
+        bytes=len(content),
+        heads=onnx_samples.HEADS,
+    )
+    write_facts(root, facts)
+    return OnnxModel(root)
+
+
+def optimized(root: Path, *, poisoned: bool, runtime: str = "ort", **options: object) -> Engine:
+    out = root / "engine"
+    out.mkdir(parents=True)
+    config = samples.target(runtime=runtime, precision="int8", **options)
+    judged = "val" if config.max_map_drop is not None else None
+    return optimize(out, config, artifact(root / "onnx", poisoned=poisoned), samples.dataset(root / "data", 12), judged)
+
+
+@pytest.mark.parametrize("runtime", ["ort", "openvino", "trt_rtx"])
+def test_the_poisoned_place_is_found_and_returned_to_float(tmp_path: Path, runtime: str) -> None:
+    """trt_rtx builds for a GPU that is not here; its limit is judged on its typed graph in ONNX Runtime."""
+    options = {"compute_capability": "8.9"} if runtime == "trt_rtx" else {}
+    if runtime != "ort":
+        pytest.importorskip({"trt_rtx": "tensorrt_rtx"}.get(runtime, runtime))
+    facts = optimized(tmp_path / "limited", poisoned=True, runtime=runtime, max_map_drop=LIMIT, **options).facts
+    assert facts.fallback is not None
+    assert facts.fallback.tried[0].num_float == 0
+    assert facts.fallback.float_map == 1
+    assert facts.fallback.tried[0].map < 0.7, "int8 alone must exceed the limit"
+    assert "second" in facts.fallback.float_layers
+    assert set(facts.fallback.float_layers) <= {"first", "second"}
+    assert facts.fallback.map >= 1 - LIMIT
+    assert facts.proof["convolutions_int8"] == 5 - len(facts.fallback.float_layers)
+    assert {name for name, _ in facts.fallback.effects[:1]} <= {"first", "second"}
+
+
+def test_a_sound_graph_keeps_all_its_int8(tmp_path: Path) -> None:
+    facts = optimized(tmp_path, poisoned=False, max_map_drop=LIMIT).facts
+    assert facts.fallback is not None
+    assert facts.fallback.float_layers == ()
+    assert facts.proof["convolutions_int8"] == 5
+    assert [point.num_float for point in facts.fallback.tried] == [0]
+
+
+def test_without_a_limit_nothing_is_tried(tmp_path: Path) -> None:
+    assert optimized(tmp_path, poisoned=True).facts.fallback is None
+
+
+def test_a_limit_on_float_is_refused() -> None:
+    with pytest.raises(ValidationError, match=r"max_map_drop limits what int8 may cost, but precision is fp32"):
+        samples.target(precision="fp32", max_map_drop=0.01)
+
+
+@pytest.mark.parametrize("ranges", ["min_max", "entropy", "percentile"])
+def test_every_way_to_read_ranges_builds(tmp_path: Path, ranges: str) -> None:
+    assert optimized(tmp_path, poisoned=False, ranges=ranges).facts.proof["convolutions_int8"] == 5
+
+
+def test_the_rank_is_that_of_each_layer_alone(tmp_path: Path) -> None:
+    data = samples.dataset(tmp_path / "data", 32)
+    calibration = CalibrationImages(data, onnx_samples.contract().preprocessing, 32)
+    heads = Heads(outputs=onnx_samples.HEADS.outputs)
+    with Quantizer(deeper(poisoned=True), heads, calibration, ort.INTEGERS, "min_max") as quantizer:
+        assert quantizer.layers == ("first", "second", "same_0", "same_1", "same_2")
+        effects = rank(quantizer, heads, calibration)
+    assert {effect.layer for effect in effects[:2]} == {"first", "second"}
+    assert all(effect.error > 100 * effects[2].error for effect in effects[:2])
