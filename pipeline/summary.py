@@ -7,7 +7,7 @@ from deploy import metrics
 from deploy.bundle import Verdict
 from pipeline.flow import RunResult
 from pipeline.store import StageRecord
-from stages.artifacts import Checkpoint, Report
+from stages.artifacts import Checkpoint, Engine, Report
 from stages.gate import exit_code
 
 
@@ -27,7 +27,9 @@ def summarize(result: RunResult) -> dict[str, Any]:
         **figures,
         "gain_map": difference(maps["student"], maps["baseline"]),
         "gap_closed": gap_closed(maps["teacher"], maps["baseline"], maps["student"]),
-        "targets": {target.config.name: target_figures(target.report) for target in result.targets},
+        "targets": {
+            target.config.name: {**target_figures(target.report), "fallback": fallback_figures(target.engine)} for target in result.targets
+        },
         "references": {name: target_figures(report) for name, report in result.references.items()},
         "gates": [gate_figures(verdict) for verdict in verdicts],
         "stages": [stage_figures(record) for record in result.stages],
@@ -61,6 +63,12 @@ def target_figures(report: Report) -> dict[str, Any]:
         "sha256": facts.sha256,
         "why": facts.why,
     }
+
+
+def fallback_figures(engine: Engine) -> dict[str, Any] | None:
+    """The layers that int8 returned to float to stay within its limit; null without a limit."""
+    found = engine.facts.fallback
+    return None if found is None else found.model_dump(include={"limit", "float_map", "map", "float_layers", "num_layers"}, mode="json")
 
 
 def gate_figures(verdict: Verdict) -> dict[str, Any]:
