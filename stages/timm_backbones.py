@@ -85,6 +85,7 @@ def _create(name: str, weights: str | None, indices: list[int]) -> Any:
     return net
 
 
+@torch.enable_grad()
 def _all_used(net: nn.Module) -> bool:
     """Whether every parameter has a part in what the network gives; True where it cannot be told."""
     net.eval()
@@ -92,8 +93,9 @@ def _all_used(net: nn.Module) -> bool:
         total = torch.stack([level.sum() for level in net(torch.zeros(1, 3, PROBE_PX, PROBE_PX))]).sum()
     except (AssertionError, RuntimeError):
         return True
+    finally:
+        net.train()
     gradients = torch.autograd.grad(total, list(net.parameters()), allow_unused=True)
-    net.train()
     return all(gradient is not None for gradient in gradients)
 
 
