@@ -64,7 +64,7 @@ def compress(config: PipelineConfig, store: Store) -> RunResult:
     model = store.run(export, graph, student)
     compared = {name: store.at(name).run(export, graph, network) for name, network in zip(REFERENCES, (teacher, baseline), strict=True)}
     builds = [(target, model) for target in config.targets] + [(reference(name), onnx) for name, onnx in compared.items()]
-    judged = {target.name: None if target.max_map_drop is None else split for target, _ in builds}
+    judged = {target.name: split if target.is_judged else None for target, _ in builds}
     engines = {target.name: store.at(target.name).run(optimize, target, onnx, dataset, judged[target.name]) for target, onnx in builds}
     reports = {name: store.at(name).run(validate, config.validation, engine, dataset) for name, engine in engines.items()}
 

@@ -80,7 +80,7 @@ def latency_rows(summary: Mapping[str, Any]) -> list[LatencyRow]:
 def precision_curves(run: RunResult) -> list[Curves]:
     """Those of the engines whose accuracy was measured, references first."""
     reports = [(NETWORKS[name].lower(), name, "solid", report) for name, report in run.references.items()]
-    reports += [(target.config.name, "student", _STYLES[target.config.precision], target.report) for target in run.targets]
+    reports += [(target.config.name, "student", _STYLES[target.engine.facts.precision], target.report) for target in run.targets]
     return [Curves(name, series, style, value, found) for name, series, style, report in reports for value, found in _read(report)]
 
 

@@ -27,9 +27,7 @@ def summarize(result: RunResult) -> dict[str, Any]:
         **figures,
         "gain_map": difference(maps["student"], maps["baseline"]),
         "gap_closed": gap_closed(maps["teacher"], maps["baseline"], maps["student"]),
-        "targets": {
-            target.config.name: {**target_figures(target.report), "fallback": fallback_figures(target.engine)} for target in result.targets
-        },
+        "targets": {target.config.name: {**target_figures(target.report), **decisions(target.engine)} for target in result.targets},
         "references": {name: target_figures(report) for name, report in result.references.items()},
         "gates": [gate_figures(verdict) for verdict in verdicts],
         "stages": [stage_figures(record) for record in result.stages],
@@ -65,10 +63,14 @@ def target_figures(report: Report) -> dict[str, Any]:
     }
 
 
-def fallback_figures(engine: Engine) -> dict[str, Any] | None:
-    """The layers that int8 returned to float to stay within its limit; null without a limit."""
-    found = engine.facts.fallback
-    return None if found is None else found.model_dump(include={"limit", "float_map", "map", "float_layers", "num_layers"}, mode="json")
+def decisions(engine: Engine) -> dict[str, Any]:
+    """Which layers int8 returned to float, and which precision was chosen of which; null where there was nothing to decide."""
+    facts = engine.facts
+    kept = {"limit", "float_map", "map", "float_layers", "num_layers"}
+    return {
+        "fallback": None if facts.fallback is None else facts.fallback.model_dump(include=kept, mode="json"),
+        "choice": None if facts.choice is None else facts.choice.model_dump(mode="json"),
+    }
 
 
 def gate_figures(verdict: Verdict) -> dict[str, Any]:

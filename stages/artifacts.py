@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import ValidationError
 
 from deploy.bundle import Verdict
+from deploy.choice import Choice
 from deploy.contract import Accuracy, Frozen, Heads, Latency, ModelContract
 from deploy.errors import ArtifactError, DataError
 from deploy.fallback import Fallback
@@ -103,6 +104,7 @@ class EngineFacts(Frozen):
     fingerprint: dict[str, str]
     proof: dict[str, Any]
     fallback: Fallback | None = None
+    choice: Choice | None = None
     why: str | None
 
 

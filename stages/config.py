@@ -216,7 +216,7 @@ class TargetConfig(Plugin):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     runtime: str
-    precision: Literal["fp32", "fp16", "int8"] = "fp32"
+    precision: Literal["fp32", "fp16", "int8", "auto"] = "fp32"
     required: bool = Field(default=False, description="fail the run where this target cannot be measured")
     calibration_images: int = Field(default=128, ge=1, description="training images that int8 ranges are read from")
     ranges: RangeMethod = Field(default="min_max", description="how int8 ranges are read from them")
@@ -236,9 +236,16 @@ class TargetConfig(Plugin):
 
     @model_validator(mode="after")
     def _limit_is_of_int8(self) -> Self:
-        if self.max_map_drop is not None and self.precision != "int8":
-            raise ValueError(f"max_map_drop limits what int8 may cost, but precision is {self.precision}; choose int8 or leave it out")
+        if self.max_map_drop is not None and self.precision not in {"int8", "auto"}:
+            raise ValueError(
+                f"max_map_drop limits what int8 may cost, but precision is {self.precision}; choose int8 or auto, or leave it out"
+            )
         return self
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether building it takes a split to judge engines on."""
+        return self.precision == "auto" or self.max_map_drop is not None
 
 
 class LatencyConfig(Frozen):

@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 
 from deploy import plugins, preprocess
-from deploy.build import Order, build
+from deploy.build import Built, Order, Source, build
 from deploy.contract import Preprocessing
 from deploy.errors import BuildError, RuntimeUnavailable
-from deploy.fallback import Fallback
-from deploy.runtimes import Batch, Compiled, Quantization
+from deploy.runtimes import Batch, Quantization
 from stages.artifacts import Dataset, Engine, EngineFacts, OnnxFacts, OnnxModel, read_json, write_facts
 from stages.config import TargetConfig
 from stages.splits import split
@@ -31,56 +30,50 @@ def identity(config: TargetConfig, model: OnnxModel, dataset: Dataset, judged: s
 def optimize(out: Path, config: TargetConfig, model: OnnxModel, dataset: Dataset, judged: str | None = None) -> Engine:
     """Build the target's engine; where that cannot be done on this machine, the engine's facts say why instead.
 
-    `judged` is the split on which the target's limit is judged, where it has one.
+    `judged` is the split on which the target's limit is judged and its choice is made, where it has one.
 
     Raises:
-        BuildError: the graph cannot be built, on whatever machine, or int8 cannot meet the limit.
+        BuildError: the graph cannot be built, on whatever machine, or no engine meets the limit.
         DataError: the data has no such split, or it is empty.
     """
     runtime = plugins.load("deploy.runtimes", config.runtime)
     facts = model.facts
-    compiled, fallback, why = None, None, None
+    built, why = None, None
+    source = Source(
+        model.file(ONNX),
+        facts.heads,
+        facts.contract,
+        CalibrationImages(dataset, facts.contract.preprocessing, config.calibration_images),
+    )
+    order = Order(config.runtime, config.precision, config.options, Quantization(config.ranges), config.max_map_drop)
     try:
-        compiled, fallback = build(
-            model.file(ONNX),
-            out,
-            Order(config.runtime, config.precision, config.options, Quantization(config.ranges), config.max_map_drop),
-            calibration=CalibrationImages(dataset, facts.contract.preprocessing, config.calibration_images),
-            heads=facts.heads,
-            contract=facts.contract,
-            split=split(dataset, judged) if judged is not None else None,
-        )
+        built = build(source, out, order, split(dataset, judged) if judged is not None else None)
     except RuntimeUnavailable as error:
         why = str(error)
     except BuildError as error:
         raise BuildError(f"target {config.name}: {error}") from error
-    write_facts(out, _facts(config, facts, runtime.identity(), compiled, fallback, why))
+    write_facts(out, _facts(config, facts, runtime.identity(), built, why))
     return Engine(out)
 
 
-def _facts(
-    config: TargetConfig,
-    model: OnnxFacts,
-    runtime: Mapping[str, str],
-    compiled: Compiled | None,
-    fallback: Fallback | None,
-    why: str | None,
-) -> EngineFacts:
-    content = compiled.file.read_bytes() if compiled is not None else None
+def _facts(config: TargetConfig, model: OnnxFacts, runtime: Mapping[str, str], built: Built | None, why: str | None) -> EngineFacts:
+    content = built.compiled.file.read_bytes() if built is not None else None
+    wanted = "fp32" if config.precision == "auto" else config.precision
     return EngineFacts(
         target=config.name,
         runtime=config.runtime,
-        precision=config.precision,
+        precision=built.precision if built is not None else wanted,
         options=config.options,
         required=config.required,
         contract=model.contract,
-        file=compiled.file.name if compiled is not None else None,
+        file=built.compiled.file.name if built is not None else None,
         sha256=hashlib.sha256(content).hexdigest() if content is not None else None,
         bytes=len(content) if content is not None else None,
         onnx_sha256=model.sha256,
         fingerprint={**runtime, **_built_for(config), "onnx_sha256": model.sha256},
-        proof=json.loads(json.dumps(dict(compiled.proof))) if compiled is not None else {},
-        fallback=fallback,
+        proof=json.loads(json.dumps(dict(built.compiled.proof))) if built is not None else {},
+        fallback=built.fallback if built is not None else None,
+        choice=built.choice if built is not None else None,
         why=why,
     )
 

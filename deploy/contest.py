@@ -1,0 +1,66 @@
+"""The fastest of several engines that are accurate enough, measured on the machine at hand."""
+
+import statistics
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from deploy import plugins, preprocess
+from deploy.accuracy import Split, judge
+from deploy.choice import Choice, Measured
+from deploy.contract import ModelContract
+from deploy.errors import BuildError
+from deploy.predictor import Predictor
+from deploy.runtimes import Precision
+
+NUM_IMAGES = 32
+ROUNDS = 4
+"""Over these images; the engines take turns at each image."""
+
+
+class Offer(NamedTuple):
+    """An engine's file, or why it could not be built. The first offer is what the others' accuracy is compared with."""
+
+    precision: Precision
+    file: Path | None
+    why: str | None
+
+
+def choose(runtime: str, offers: Sequence[Offer], contract: ModelContract, split: Split, limit: float | None) -> Choice:
+    """Judge all on the split, and let them take turns at its first images.
+
+    Raises:
+        BuildError: the first offer is none, or no offer is accurate enough.
+        ArtifactError: an engine's answer cannot be used.
+    """
+    if offers[0].file is None:
+        raise BuildError(offers[0].why or "no engine was built")
+    opened: dict[Precision, Predictor] = {}
+    with ExitStack() as stack:
+        for precision, file, _ in offers:
+            if file is not None:
+                session = stack.enter_context(plugins.load("deploy.runtimes", runtime).open(file))
+                opened[precision] = Predictor(session, contract)
+        maps = {precision: judge(one, split, f"auto: {precision}").accuracy.map or 0.0 for precision, one in opened.items()}
+        times = _take_turns(opened, split)
+    measured = tuple(Measured(precision=p, map=maps.get(p), p50_ms=times.get(p), why=why) for p, _, why in offers)
+    first = maps[offers[0].precision]
+    good = [precision for precision in opened if limit is None or first - maps[precision] <= limit]
+    return Choice(precision=min(good, key=lambda precision: times[precision]), limit=limit, offers=measured)
+
+
+def _take_turns(predictors: dict[Precision, Predictor], split: Split) -> dict[Precision, float]:
+    """Median milliseconds end to end of each."""
+    chosen = np.unique(np.linspace(0, len(split.images) - 1, min(NUM_IMAGES, len(split.images))).round().astype(int))
+    images = [preprocess.load_image(split.images[index]) for index in chosen.tolist()]
+    taken: dict[Precision, list[float]] = {precision: [] for precision in predictors}
+    for turn in range(ROUNDS + 1):
+        for image in images:
+            for precision, predictor in predictors.items():
+                milliseconds = predictor.timed(image)[1].end_to_end_ms
+                if turn:  # the first warms up
+                    taken[precision].append(milliseconds)
+    return {precision: statistics.median(values) for precision, values in taken.items()}
