@@ -5,11 +5,19 @@ B images, C channels, H x W positions; all functions work on each image alone.
 
 from torch import Tensor
 
+FLOOR = 1e-3
+"""Of the mean variance of all channels, added to each one's, so that channels which hardly vary are not blown up."""
+
 
 def standardized(features: Tensor) -> Tensor:
-    """Features [B, C, H, W] divided by their root mean square over each image; all zero where they are."""
-    power = features.square().mean(dim=(1, 2, 3), keepdim=True)
-    return features * (power + 1e-12).rsqrt()
+    """Features [B, C, H, W], each channel of each image brought to mean 0 and standard deviation 1 over its positions.
+
+    What is the same everywhere goes, and weak channels count as much as strong ones: of a background that fills the image little
+    is left, objects stand out. All zero where nothing varies, as in a level of a single position.
+    """
+    centered = features - features.mean(dim=(2, 3), keepdim=True)
+    variance = centered.square().mean(dim=(2, 3), keepdim=True)
+    return centered * (variance + FLOOR * variance.mean(dim=1, keepdim=True) + 1e-12).rsqrt()
 
 
 def spatial_attention(features: Tensor) -> Tensor:

@@ -9,8 +9,9 @@ paper's text: the attentions summed before the softmax, absolute values without 
 two families exchanged; they are partly recollections. All five measure errors by the Euclidean norm over the whole batch of a
 process, so that their weights hold for two images of 800 x 1333 px a process and pyramids of 256 channels.
 
-`normalised` is our own: the same terms per image and per level, of features divided by their root mean square, as means of
-squares, so that one weight serves every batch size, resolution and channel count.
+`normalised` is our own: the same terms per image and per level, of features whose channels are each brought to mean 0 and standard
+deviation 1 over the image's positions, as means of squares, so that one weight serves every batch size, resolution and channel
+count.
 """
 
 from collections.abc import Mapping

@@ -23,7 +23,7 @@ def chosen(root: Path, *, poisoned: bool = False, runtime: str = "ort", **option
 
 
 def times(monkeypatch: pytest.MonkeyPatch, **changes: float) -> None:
-    fixed = {**TIMES, **changes}
+    fixed = {str(precision): value for precision, value in TIMES.items()} | changes
     monkeypatch.setattr(contest, "_take_turns", lambda predictors, *_: {precision: fixed[precision] for precision in predictors})
 
 

@@ -3,9 +3,9 @@
 Zhang & Ma, "Structured Knowledge Distillation for Accurate and Efficient Object Detection", IEEE TPAMI 2023,
 https://doi.org/10.1109/TPAMI.2023.3300470; first in ICLR 2021, https://openreview.net/forum?id=uKhGRvM8QNH.
 
-Departures of the preset `normalised`, see stages/presets.py: features are divided by their root mean square per image and
-level, and squared errors are averaged. The student's attention over positions, for the mask and for the transfer, is of its own
-features, that over channels of the adapted ones. In the other presets it is of the student's own features everywhere, as in
+Departures of the preset `normalised`, see stages/presets.py: each channel of an image is brought to mean 0 and standard
+deviation 1, and squared errors are averaged. The student's attention over positions, for the mask and for the transfer, is of
+its own features, that over channels of the adapted ones. In the other presets it is of the student's own features everywhere, as in
 the authors' code, but for the channels of a student that has not as many as its teacher: there, of the adapted ones.
 """
 

@@ -3,9 +3,9 @@
 Zhang & Ma, "Structured Knowledge Distillation for Accurate and Efficient Object Detection", IEEE TPAMI 2023,
 https://doi.org/10.1109/TPAMI.2023.3300470; the block is of Wang et al., "Non-local Neural Networks", CVPR 2018.
 
-Departures of the preset `normalised`, see stages/presets.py: features are divided by their root mean square per image and
-level and the squared error is averaged; the block's last convolution starts at zero instead of being followed by a batch norm
-that does, so that it is the identity at first without statistics over the batch. Both sides' blocks are trained by this very
+Departures of the preset `normalised`, see stages/presets.py: each channel of an image is brought to mean 0 and standard
+deviation 1 and the squared error is averaged; the block's last convolution starts at zero instead of being followed by a batch
+norm that does, so that it is the identity at first without statistics over the batch. Both sides' blocks are trained by this very
 loss, as in the authors' code.
 """
 
