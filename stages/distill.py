@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from stages import splits
 from stages.artifacts import Checkpoint, Dataset
 from stages.config import DistillConfig, ExportConfig, StudentConfig
 from stages.stage import stage
@@ -13,7 +14,7 @@ def identity(config: DistillConfig, student: StudentConfig, *others: object) -> 
     return weights_digest(student.weights) | option_digests(student.detector)
 
 
-@stage(version=1, identity=identity, resumable=True, distributed=True)
+@stage(version=2, identity=identity, resumable=True, distributed=True)
 def distill(
     out: Path,
     config: DistillConfig,
@@ -39,7 +40,7 @@ def distill(
     from stages.loop import Trainer, finish
     from stages.teacher import Teacher
 
-    dataset.split(split)  # a split that is not there is refused before the training, not after
+    splits.split(dataset, split)  # one that is not there, or empty, is refused before the training, not after
     large = load_detector(teacher)
     detector = build_detector(student.detector, len(dataset.facts.contract.classes), seed)
     check_size(detector, student.detector, dataset.facts.contract)

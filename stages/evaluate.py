@@ -2,16 +2,15 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from deploy import coco_map, detections, preprocess
+from deploy.accuracy import judge
 from deploy.contract import Accuracy
 from deploy.predictor import Predictor
-from deploy.progress import track
 from deploy.runtimes import Batch, Raw, Session
-from stages.artifacts import Dataset, read_json
+from stages import splits
+from stages.artifacts import Dataset
 from stages.config import ExportConfig
 from stages.detectors import Detector, Graph, GraphOptions
 
@@ -44,11 +43,7 @@ def graph_options(export: ExportConfig) -> GraphOptions:
 def evaluate(out: Path, detector: Detector, dataset: Dataset, split: str, export: ExportConfig) -> Accuracy:
     """COCO's numbers on a split; the detections go to out/detections.json."""
     contract = dataset.facts.contract.model_copy(update={"mask_frame": detector.mask_frame})
-    coco = read_json(dataset.annotations(split))
     predictor = Predictor(TorchSession(detector.graph(graph_options(export))), contract)
-    results: list[dict[str, Any]] = []
-    for image in track(coco["images"], f"evaluate on {split}", len(coco["images"])):
-        found = predictor.detect(preprocess.load_image(dataset.images(split) / image["file_name"]))
-        results += detections.to_coco(found, image["id"], contract)
-    (out / "detections.json").write_text(json.dumps(results), encoding="utf-8")
-    return coco_map.evaluate(coco, results, split, contract.classes, masks=contract.mask_frame is not None)[0]
+    judged = judge(predictor, splits.split(dataset, split), f"evaluate on {split}")
+    (out / "detections.json").write_text(json.dumps(judged.detections), encoding="utf-8")
+    return judged.accuracy

@@ -4,6 +4,7 @@ import hashlib
 from pathlib import Path
 
 from deploy.errors import ArtifactError
+from stages import splits
 from stages.artifacts import Checkpoint, Dataset
 from stages.config import DetectorConfig, ExportConfig, StudentConfig, TeacherConfig
 from stages.stage import stage
@@ -52,7 +53,7 @@ def identity(config: TeacherConfig | StudentConfig, *others: object) -> dict[str
     return weights_digest(config.weights) | option_digests(config.detector)
 
 
-@stage(version=1, identity=identity, resumable=True, distributed=True)
+@stage(version=2, identity=identity, resumable=True, distributed=True)
 def train_teacher(
     out: Path, config: TeacherConfig, seed: int, device: str, split: str, dataset: Dataset, export: ExportConfig
 ) -> Checkpoint:
@@ -60,7 +61,7 @@ def train_teacher(
     return _train(out, config, seed, device, split, dataset, export, "teacher")
 
 
-@stage(version=1, identity=identity, resumable=True, distributed=True)
+@stage(version=2, identity=identity, resumable=True, distributed=True)
 def train_baseline(
     out: Path, config: StudentConfig, seed: int, device: str, split: str, dataset: Dataset, export: ExportConfig
 ) -> Checkpoint:
@@ -82,7 +83,7 @@ def _train(
     from stages.checkpoint import build_detector, check_size, load_weights
     from stages.loop import Task, Trainer, finish
 
-    dataset.split(split)  # a split that is not there is refused before the training, not after
+    splits.split(dataset, split)  # one that is not there, or empty, is refused before the training, not after
     detector = build_detector(config.detector, len(dataset.facts.contract.classes), seed)
     check_size(detector, config.detector, dataset.facts.contract)
     if config.weights is not None:
