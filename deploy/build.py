@@ -10,10 +10,10 @@ from typing import Any, Literal
 from deploy import plugins
 from deploy.accuracy import Split
 from deploy.choice import Choice
-from deploy.contest import Offer, choose
 from deploy.contract import Heads, ModelContract
 from deploy.errors import BuildError, RuntimeUnavailable
 from deploy.fallback import Fallback, search
+from deploy.quickest import Offer, choose
 from deploy.runtimes import PLAIN, Calibration, Compiled, Precision, Quantization
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")

@@ -20,8 +20,10 @@ REPEATS = 24
 crowds and clusters, 12 on the anchors of a grid by noisy scores, 20 by scores that fall evenly from a point; 38 from an edge."""
 BLOCK = 512
 """Most boxes that are settled together."""
-PAIRS = 4_000_000
-"""Most pairs of boxes an image in memory at once."""
+LEAST = 32
+"""Fewest, where there are more: each block is some eighty operators in the graph."""
+PAIRS = 1_000_000
+"""Most pairs of boxes an image at once, as far as LEAST allows: so many still fit a processor's cache."""
 
 
 def best(scores: Tensor, num_best: int) -> tuple[Tensor, Tensor]:
@@ -94,7 +96,7 @@ def dense_nms(
 
 def _block(num_boxes: int, num_lists: int) -> int:
     """The size of even blocks, for so many boxes in each of so many lists an image."""
-    most = max(1, min(BLOCK, PAIRS // (num_boxes * num_lists)))
+    most = max(LEAST, min(BLOCK, PAIRS // (num_boxes * num_lists)))
     return math.ceil(num_boxes / math.ceil(num_boxes / most))
 
 

@@ -6,7 +6,7 @@ import pytest
 from artifact_samples import dataset, target
 from test_fallback import artifact
 
-from deploy import contest
+from deploy import quickest
 from deploy.errors import BuildError
 from deploy.runtimes import Precision
 from stages.artifacts import EngineFacts
@@ -24,7 +24,7 @@ def chosen(root: Path, *, poisoned: bool = False, runtime: str = "ort", **option
 
 def times(monkeypatch: pytest.MonkeyPatch, **changes: float) -> None:
     fixed = {str(precision): value for precision, value in TIMES.items()} | changes
-    monkeypatch.setattr(contest, "_take_turns", lambda predictors, *_: {precision: fixed[precision] for precision in predictors})
+    monkeypatch.setattr(quickest, "_take_turns", lambda predictors, *_: {precision: fixed[precision] for precision in predictors})
 
 
 def test_the_fastest_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
