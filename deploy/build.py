@@ -1,43 +1,20 @@
 """A target's engine: in int8 no further from float than its limit allows, or in whatever precision is the fastest within it."""
 
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
 
 from deploy import plugins
 from deploy.accuracy import Split
 from deploy.choice import Choice
-from deploy.contract import Heads, ModelContract
 from deploy.errors import BuildError, RuntimeUnavailable
 from deploy.fallback import Fallback, search
+from deploy.order import Order, Source
 from deploy.quickest import Offer, choose
-from deploy.runtimes import PLAIN, Calibration, Compiled, Precision, Quantization
+from deploy.runtimes import Compiled, Precision
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
-
-
-@dataclass(frozen=True)
-class Order:
-    """What a target asks for: `options` are its runtime's own, `max_map_drop` the largest drop of mAP from fp32, null for any."""
-
-    runtime: str
-    precision: Precision | Literal["auto"]
-    options: Mapping[str, Any] = field(default_factory=dict)
-    quantization: Quantization = PLAIN
-    max_map_drop: float | None = None
-
-
-@dataclass(frozen=True)
-class Source:
-    """What engines of any precision are made of."""
-
-    onnx: Path
-    heads: Heads
-    contract: ModelContract
-    calibration: Calibration
 
 
 @dataclass(frozen=True)
@@ -86,15 +63,13 @@ def build(source: Source, out: Path, order: Order, split: Split | None) -> Built
 
 
 def _built(source: Source, out: Path, order: Order, precision: Precision, split: Split | None) -> Built:
-    runtime = plugins.load("deploy.runtimes", order.runtime)
-    fixed: dict[str, Any] = {"calibration": source.calibration, "heads": source.heads, **order.options}
     if order.max_map_drop is None or precision != "int8":
-        return Built(runtime.compile(source.onnx, out, precision=precision, quantization=order.quantization, **fixed), precision)
+        return Built(source.compile(order, out, precision, order.quantization), precision)
     assert split is not None, "a limit is judged on a split"
     from deploy.int8_candidates import Candidates  # needs the onnx package, as compiling does
 
     with TemporaryDirectory() as scratch:
-        candidates = Candidates(source.onnx, Path(scratch), order.runtime, order.quantization, fixed, source.contract, split)
+        candidates = Candidates(source, order, split, Path(scratch))
         found = search(candidates.effects(), candidates.map, candidates.float_map(), order.max_map_drop)
-    chosen = replace(order.quantization, float_layers=frozenset(found.float_layers))
-    return Built(runtime.compile(source.onnx, out, precision="int8", quantization=chosen, **fixed), precision, found)
+    quantization = replace(order.quantization, float_layers=frozenset(found.float_layers))
+    return Built(source.compile(order, out, "int8", quantization), precision, found)

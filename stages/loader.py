@@ -22,7 +22,7 @@ from stages.augment import Sample, magnification, mosaic, mosaic_chance, tighten
 from stages.config import TrainConfig
 from stages.detectors import Target
 
-KEPT_BYTES = 2**28  # of decoded images, in every process that loads
+KEPT_BYTES = 2**28  # of decoded images
 
 
 @dataclass(frozen=True)
@@ -118,11 +118,14 @@ class TrainingImages(data.Dataset[tuple[Tensor, Target]]):
         return pixels, objects
 
     def _pixels(self, index: int) -> tuple[NDArray[np.uint8], tuple[int, int]]:
-        """The image, shrunk to what its views can show, and its height and width before; the first KEPT_BYTES of them are read once."""
+        """The image, shrunk to what its views can show, and its height and width before.
+
+        The first KEPT_BYTES of them are read once; not in a loader process, which ends with its epoch.
+        """
         if index not in self._kept:
             image = preprocess.load_image(self._folder / self._files[index])
             found = preprocess.shrink(image, self._preprocessing, self._room), (image.shape[0], image.shape[1])
-            if found[0].nbytes > self._bytes_left:
+            if found[0].nbytes > self._bytes_left or data.get_worker_info() is not None:
                 return found
             self._bytes_left -= found[0].nbytes
             self._kept[index] = found

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from deploy import plugins, preprocess
-from deploy.build import Built, Order, Source, build
+from deploy.build import Built, build
 from deploy.contract import Preprocessing
 from deploy.errors import BuildError, RuntimeUnavailable
+from deploy.order import Order, Source
 from deploy.runtimes import Batch, Quantization
 from stages.artifacts import Dataset, Engine, EngineFacts, OnnxFacts, OnnxModel, read_json, write_facts
 from stages.config import TargetConfig

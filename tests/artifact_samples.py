@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnx_samples
+from onnx import ModelProto
 from PIL import Image
 
 from deploy.bundle import Bundle
@@ -61,10 +62,11 @@ def dataset(root: Path, num_images: int = 6) -> Dataset:
     return Dataset(root)
 
 
-def model(root: Path, *, converged: bool = True) -> OnnxModel:
-    """model.onnx with its facts."""
+def model(root: Path, graph: ModelProto | None = None, *, converged: bool = True) -> OnnxModel:
+    """model.onnx with its facts; the sample, or a graph like it."""
     root.mkdir(parents=True, exist_ok=True)
-    content = onnx_samples.write(root / "model.onnx", converged=converged).read_bytes()
+    content = (graph or onnx_samples.detector(converged=converged)).SerializeToString()
+    (root / "model.onnx").write_bytes(content)
     facts = OnnxFacts(
         contract=onnx_samples.contract(),
         opset=18,

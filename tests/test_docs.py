@@ -35,7 +35,7 @@ from stages.prepare import prepare
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("pipeline", "stages", "deploy")
 README, ARCHITECTURE, CONFIG = (ROOT / name for name in ("README.md", "docs/ARCHITECTURE.md", "docs/CONFIG.md"))
-PAGES = [README, ARCHITECTURE, CONFIG, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+PAGES = [README, ARCHITECTURE, CONFIG, ROOT / "docs/DETECTORS.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FILE_BLOCK = re.compile(r"`([\w/.]+\.py)`:\n\n```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 

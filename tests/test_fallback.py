@@ -1,6 +1,5 @@
 """Int8 within a limit: a poisoned layer is found, returned to float, and named."""
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from deploy.fallback import Effect, search
 from deploy.quantize import Quantizer
 from deploy.runtimes import ort
 from deploy.sensitivity import rank
-from stages.artifacts import Engine, OnnxFacts, OnnxModel, write_facts
+from stages.artifacts import Engine
 from stages.optimize import CalibrationImages, optimize
 
 LIMIT = 0.01
@@ -91,29 +90,12 @@ def deeper(*, poisoned: bool) -> onnx.ModelProto:
     return model
 
 
-def artifact(root: Path, *, poisoned: bool) -> OnnxModel:
-    root.mkdir(parents=True)
-    content = deeper(poisoned=poisoned).SerializeToString()
-    (root / "model.onnx").write_bytes(content)
-    facts = OnnxFacts(
-        contract=onnx_samples.contract(),
-        opset=18,
-        max_detections=onnx_samples.MAX_DETECTIONS,
-        dynamic_batch=True,
-        sha256=hashlib.sha256(content).hexdigest(),
-        bytes=len(content),
-        heads=onnx_samples.HEADS,
-    )
-    write_facts(root, facts)
-    return OnnxModel(root)
-
-
 def optimized(root: Path, *, poisoned: bool, runtime: str = "ort", **options: object) -> Engine:
     out = root / "engine"
     out.mkdir(parents=True)
     config = samples.target(runtime=runtime, precision="int8", **options)
     judged = "val" if config.max_map_drop is not None else None
-    return optimize(out, config, artifact(root / "onnx", poisoned=poisoned), samples.dataset(root / "data", 12), judged)
+    return optimize(out, config, samples.model(root / "onnx", deeper(poisoned=poisoned)), samples.dataset(root / "data", 12), judged)
 
 
 @pytest.mark.parametrize("runtime", ["ort", "openvino", "trt_rtx"])

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-from artifact_samples import dataset, target
-from test_fallback import artifact
+from artifact_samples import dataset, model, target
+from test_fallback import deeper
 
 from deploy import quickest
 from deploy.errors import BuildError
@@ -19,7 +19,7 @@ def chosen(root: Path, *, poisoned: bool = False, runtime: str = "ort", **option
     out = root / "engine"
     out.mkdir(parents=True)
     config = target(runtime=runtime, precision="auto", **options)
-    return optimize(out, config, artifact(root / "onnx", poisoned=poisoned), dataset(root / "data", 12), "val").facts
+    return optimize(out, config, model(root / "onnx", deeper(poisoned=poisoned)), dataset(root / "data", 12), "val").facts
 
 
 def times(monkeypatch: pytest.MonkeyPatch, **changes: float) -> None:

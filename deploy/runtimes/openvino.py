@@ -11,14 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from deploy import machine
+from deploy import machine, onnx_engine
 from deploy.contract import Heads
 from deploy.errors import ArtifactError, RuntimeUnavailable
 from deploy.runtimes import PLAIN, Batch, Calibration, Compiled, Precision, Quantization, Raw, Recipe, Session
 
 INTEGERS = Recipe(signed_activations=False, quantize_bias=False, quantize_outputs=False)
 """Rounding what goes into a layer is enough: OpenVINO moves it to where the layer before writes."""
-_OUTPUTS = ("boxes", "scores", "labels", "converged")
 
 
 def compile(
@@ -30,17 +29,9 @@ def compile(
         RuntimeUnavailable: a package is missing.
         BuildError: the graph cannot be converted.
     """
-    missing = why_not() or ("" if importlib.util.find_spec("onnx") else 'onnx is not installed: pip install "edgedistill[train]"')
-    if missing:
+    if missing := why_not():
         raise RuntimeUnavailable(missing)
-    # Converting needs the onnx package, running does not.
-    from deploy import graph
-    from deploy import precision as conversion
-
-    model = conversion.typed(graph.read(onnx), precision, heads, calibration, INTEGERS, quantization)
-    file = out / "engine.onnx"
-    file.write_bytes(onnx.read_bytes() if precision == "fp32" else model.SerializeToString())
-    return Compiled(file, conversion.proof(graph.read(file), heads))
+    return onnx_engine.write(onnx, out, precision, calibration, heads, INTEGERS, quantization)
 
 
 def open(file: Path, *, threads: int | None = None) -> Session:
@@ -62,10 +53,8 @@ def open(file: Path, *, threads: int | None = None) -> Session:
         raise ArtifactError(f"{file}: {error.strerror}") from error
     except RuntimeError as error:
         raise ArtifactError(f"{file}: not an engine that OpenVINO can open ({_last_line(error)}); build it again") from error
-    names = {name for port in model.outputs for name in port.names}
-    if [name for port in model.inputs for name in port.names] != ["images"] or not names.issuperset(_OUTPUTS):
-        raise ArtifactError(f"{file}: not an edgedistill engine; it needs the input images and the outputs {', '.join(_OUTPUTS)}")
-    return OpenVinoSession(core, model, threads or machine.num_cores(), masks="masks" in names)
+    inputs, outputs = ([name for port in ports for name in port.names] for ports in (model.inputs, model.outputs))
+    return OpenVinoSession(core, model, threads or machine.num_cores(), onnx_engine.outputs(file, inputs, outputs))
 
 
 def identity() -> dict[str, str]:
@@ -82,12 +71,12 @@ def why_not() -> str | None:
 class OpenVinoSession(Session):
     """An open engine, compiled for each batch size that it has met."""
 
-    def __init__(self, core: Any, model: Any, threads: int, *, masks: bool) -> None:
+    def __init__(self, core: Any, model: Any, threads: int, outputs: tuple[str, ...]) -> None:
         self._core = core
         self._model = model
         # The hint keeps fp32 what it is: on processors with AMX the default is bf16.
         self._options = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
-        self._outputs = (*_OUTPUTS, "masks") if masks else _OUTPUTS
+        self._outputs = outputs
         self._requests: dict[tuple[int, ...], Any] = {}
 
     def infer(self, images: Batch) -> Raw:

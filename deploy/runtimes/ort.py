@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from deploy import machine
+from deploy import machine, onnx_engine
 from deploy.contract import Heads
 from deploy.errors import ArtifactError, RuntimeUnavailable
 from deploy.runtimes import PLAIN, Batch, Calibration, Compiled, Precision, Quantization, Raw, Recipe, Session
@@ -23,7 +23,6 @@ INTEGERS = Recipe(signed_activations=False, quantize_bias=True, quantize_outputs
 """x86's VNNI multiplies unsigned by signed bytes; an asymmetric range also wastes nothing on ReLU's missing negatives, and makes
 the ReLU itself part of the rounding. ONNX Runtime computes in integers only where a layer's output is rounded, too."""
 _DISTRIBUTIONS = ("onnxruntime-gpu", "onnxruntime")
-_OUTPUTS = ("boxes", "scores", "labels", "converged")
 _FATAL_ONLY = 4
 
 
@@ -36,17 +35,9 @@ def compile(
         RuntimeUnavailable: a package is missing.
         BuildError: the graph cannot be converted.
     """
-    missing = why_not() or _why_not_convert()
-    if missing:
+    if missing := why_not():
         raise RuntimeUnavailable(missing)
-    # Converting needs the onnx package, running does not: an edge box has only ONNX Runtime.
-    from deploy import graph
-    from deploy import precision as conversion
-
-    model = conversion.typed(graph.read(onnx), precision, heads, calibration, INTEGERS, quantization)
-    file = out / "engine.onnx"
-    file.write_bytes(onnx.read_bytes() if precision == "fp32" else model.SerializeToString())
-    return Compiled(file, conversion.proof(graph.read(file), heads))
+    return onnx_engine.write(onnx, out, precision, calibration, heads, INTEGERS, quantization)
 
 
 def open(file: Path, *, threads: int | None = None) -> Session:
@@ -75,10 +66,8 @@ def open(file: Path, *, threads: int | None = None) -> Session:
         raise ArtifactError(f"{file}: {error.strerror}") from error
     except Exception as error:  # ONNX Runtime raises a dozen kinds of its own
         raise ArtifactError(f"{file}: not an engine that ONNX Runtime can open ({_first_line(error)}); build it again") from error
-    names = {output.name for output in session.get_outputs()}
-    if [value.name for value in session.get_inputs()] != ["images"] or not names.issuperset(_OUTPUTS):
-        raise ArtifactError(f"{file}: not an edgedistill engine; it needs the input images and the outputs {', '.join(_OUTPUTS)}")
-    return OrtSession(session)
+    inputs, outputs = ([value.name for value in values] for values in (session.get_inputs(), session.get_outputs()))
+    return OrtSession(session, onnx_engine.outputs(file, inputs, outputs))
 
 
 def identity() -> dict[str, str]:
@@ -95,10 +84,9 @@ def why_not() -> str | None:
 class OrtSession(Session):
     """An open ONNX Runtime session."""
 
-    def __init__(self, session: Any) -> None:
+    def __init__(self, session: Any, outputs: tuple[str, ...]) -> None:
         self._session = session
-        masks = any(output.name == "masks" for output in session.get_outputs())
-        self._outputs = (*_OUTPUTS, "masks") if masks else _OUTPUTS
+        self._outputs = outputs
 
     @property
     def provider(self) -> str:
@@ -138,11 +126,6 @@ def _version() -> str | None:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             return f"{distribution} {importlib.metadata.version(distribution)}"
     return None
-
-
-def _why_not_convert() -> str | None:
-    installed = importlib.util.find_spec("onnx") is not None
-    return None if installed else 'onnx is not installed: pip install "edgedistill[train]"'
 
 
 def _first_line(error: Exception) -> str:
