@@ -3,7 +3,8 @@
 Our fixed-shape graph in ONNX Runtime against torchvision's own eager model and its legacy ONNX export, with the same weights.
 
 "ours" keeps the default number of candidates and proposals, "ours_full" torchvision's own. Repeats are interleaved; medians are
-compared. Usage: python benchmarks/detectors.py [--repeats N] [--threads N] [--size PX] [--only NAME ...]
+compared. Exporting takes longer than measuring: with --engines the graphs are kept in a folder and used again, --export only writes them.
+Usage: python benchmarks/detectors.py [--repeats N] [--threads N] [--size PX] [--only NAME ...] [--engines DIR [--export]]
 """
 
 import argparse
@@ -73,8 +74,9 @@ def torchvisions(detector: Detector, make: Callable[..., nn.Module], size: int, 
 
 
 def engine(detector: Detector, options: GraphOptions, size: int, file: Path, threads: int) -> Side:
-    """Our graph as an engine."""
-    export(detector.graph(options).eval(), (size, size), file)
+    """Our graph as an engine; a file that is there is used."""
+    if not file.exists():
+        export(detector.graph(options).eval(), (size, size), file)
     session = plugins.load("deploy.runtimes", "ort").open(file, threads=threads)
     return session.infer
 
@@ -90,12 +92,13 @@ def eager(model: Any) -> Side:
 
 
 def legacy(model: nn.Module, size: int, file: Path, threads: int) -> Side:
-    """torchvision's model by torch's legacy exporter, as its documentation does it."""
+    """torchvision's model by torch's legacy exporter, as its documentation does it; a file that is there is used."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        image: list[Tensor] = [torch.rand(3, size, size)]
-        torch.onnx.export(model, (image,), str(file), dynamo=False, opset_version=17, input_names=["image"])
+    if not file.exists():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image: list[Tensor] = [torch.rand(3, size, size)]
+            torch.onnx.export(model, (image,), str(file), dynamo=False, opset_version=17, input_names=["image"])
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 4
     session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
@@ -115,20 +118,18 @@ def medians(sides: dict[str, Side], images: NDArray[np.float32], repeats: int) -
     return {name: statistics.median(values) for name, values in taken.items()}
 
 
-def measure(name: str, size: int, threads: int, repeats: int) -> dict[str, float]:
-    """One detector's row."""
+def build(name: str, size: int, threads: int, folder: Path) -> dict[str, Side]:
+    """One detector's sides, with the same weights at every call; their files lie in the folder."""
     choice, make, own_settings = CASES[name]
     detector = build_detector(DetectorConfig.model_validate(choice), NUM_CLASSES).eval()
     model = torchvisions(detector, make, size)
-    images = np.random.default_rng(0).normal(size=(1, 3, size, size)).astype(np.float32)
-    with tempfile.TemporaryDirectory() as folder:
-        sides = {
-            "ours": engine(detector, graph_options(ExportConfig()), size, Path(folder) / "ours.onnx", threads),
-            "ours_full": engine(detector, own_settings, size, Path(folder) / "full.onnx", threads),
-            "eager": eager(model),
-            "legacy": legacy(model, size, Path(folder) / "legacy.onnx", threads),
-        }
-        return medians(sides, images, repeats)
+    folder.mkdir(parents=True, exist_ok=True)
+    return {
+        "ours": engine(detector, graph_options(ExportConfig()), size, folder / "ours.onnx", threads),
+        "ours_full": engine(detector, own_settings, size, folder / "full.onnx", threads),
+        "eager": eager(model),
+        "legacy": legacy(model, size, folder / "legacy.onnx", threads),
+    }
 
 
 def main() -> None:
@@ -138,18 +139,29 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--size", type=int, default=320)
     parser.add_argument("--only", nargs="*", choices=CASES, default=list(CASES))
+    parser.add_argument("--engines", type=Path, help="a folder to keep the graphs in")
+    parser.add_argument("--export", action="store_true", help="write the graphs and measure nothing")
     args = parser.parse_args()
+    if args.export and args.engines is None:
+        parser.error("--export needs --engines, the folder to write to")
     torch.set_num_threads(args.threads)
     print(f"{args.repeats} interleaved repeats, {args.threads} thread(s), {args.size} px, onnxruntime {onnxruntime.__version__}")
     columns = ("ours", "ours_full", "eager", "legacy")
     print(f"{'detector':<26}" + "".join(f"{column + ' ms':>14}" for column in columns) + f"{'vs eager':>10}{'vs legacy':>10}")
     rows = {}
+    images = np.random.default_rng(0).normal(size=(1, 3, args.size, args.size)).astype(np.float32)
     for name in args.only:
-        row = measure(name, args.size, args.threads, args.repeats)
+        with tempfile.TemporaryDirectory() as scratch:
+            sides = build(name, args.size, args.threads, (args.engines or Path(scratch)) / name.replace(" ", "-"))
+            if args.export:
+                continue
+            row = medians(sides, images, args.repeats)
         rows[name] = {"vs_eager": row["eager"] / row["ours"], "vs_legacy": row["legacy"] / row["ours"]}
         rows[name]["full_vs_eager"] = row["eager"] / row["ours_full"]
         values = "".join(f"{row[column]:>14.1f}" for column in columns)
         print(f"{name:<26}{values}{rows[name]['vs_eager']:>10.2f}{rows[name]['vs_legacy']:>10.2f}", flush=True)
+    if args.export:
+        return
     middle = {key: round(statistics.median(row[key] for row in rows.values()), 3) for key in ("vs_eager", "vs_legacy", "full_vs_eager")}
     slowest = round(min(row["vs_eager"] for row in rows.values()), 3)
     each = {name: {key: round(value, 3) for key, value in row.items()} for name, row in rows.items()}

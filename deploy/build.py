@@ -56,10 +56,12 @@ def build(source: Source, out: Path, order: Order, split: Split | None) -> Built
                 offers.append(Offer(precision, None, str(error)))
             else:
                 offers.append(Offer(precision, builds[precision].compiled.file, None))
-        choice = choose(order.runtime, offers, source.contract, split, order.max_map_drop)
+        choice = choose(order, offers, source.contract, split)
         best = builds[choice.precision]
-        file = Path(shutil.copyfile(best.compiled.file, out / best.compiled.file.name))
-    return replace(best, compiled=replace(best.compiled, file=file), choice=choice)
+        found = best.compiled
+        file = Path(shutil.copyfile(found.file, out / found.file.name))
+        typed = Path(shutil.copyfile(found.typed, out / found.typed.name)) if found.typed is not None else None
+    return replace(best, compiled=replace(found, file=file, typed=typed), choice=choice)
 
 
 def _built(source: Source, out: Path, order: Order, precision: Precision, split: Split | None) -> Built:

@@ -10,12 +10,12 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationError
 
 from deploy import plugins
-from deploy.contract import Accuracy, Frozen, Latency, ModelContract
+from deploy.contract import Accuracy, Frozen, GraphFacts, Latency, ModelContract
 from deploy.errors import ArtifactError, RuntimeUnavailable
 from deploy.runtimes import Session
 
 MANIFEST = "manifest.json"
-FORMAT = 1
+FORMAT = 2
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -43,10 +43,18 @@ class Provenance(Frozen):
     artifacts: dict[str, str]
 
 
+class Plan(Frozen):
+    """What `edgedistill build` makes and judges on another machine: sections of pipeline.yaml, defaults filled in."""
+
+    targets: tuple[dict[str, Any], ...]
+    gates: tuple[dict[str, Any], ...]
+    validation: dict[str, Any]
+
+
 class Manifest(Frozen):
     """manifest.json. `engine` is null, and `why` says the reason, where it could not be built on the machine that packaged."""
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     target: str
     runtime: str
@@ -56,7 +64,8 @@ class Manifest(Frozen):
     onnx: FileName
     files: dict[FileName, Sha256]
     contract: ModelContract
-    max_detections: int
+    graph: GraphFacts
+    plan: Plan
     accuracy: Accuracy | None
     latency: Latency | None
     verdicts: tuple[Verdict, ...]
@@ -124,9 +133,13 @@ class Bundle:
         missing = runtime.why_not()
         if missing is not None:
             raise RuntimeUnavailable(f"{self.root}: {missing}")
+        advice = f"build it here: edgedistill build {self.root} --target {self.manifest.target} --out DIR"
         if self.manifest.engine is None:
-            raise ArtifactError(f"{self.root}: holds no engine ({self.manifest.why})")
-        session: Session = runtime.open(self.root / self.manifest.engine, threads=threads)
+            raise ArtifactError(f"{self.root}: holds no engine ({self.manifest.why}); {advice}")
+        foreign = runtime.foreign(self.manifest.fingerprint)
+        if foreign is not None:
+            raise ArtifactError(f"{self.root}: its engine was {foreign}; {advice}")
+        session: Session = runtime.open(self.root / self.manifest.engine, threads=threads, options=self.manifest.options)
         return session
 
 

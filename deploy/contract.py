@@ -53,6 +53,30 @@ class Heads(Frozen):
     inputs: tuple[str, ...] = ()
 
 
+class NetworkFacts(Frozen):
+    """The trained network inside a graph: its detector's name, its size, and the folder of its checkpoint in the store.
+
+    `macs` counts multiply-accumulates of one image at the contract's size, box decoding and NMS apart.
+    """
+
+    detector: str
+    parameters: int
+    macs: int
+    checkpoint: str
+
+
+class GraphFacts(Frozen):
+    """An exported ONNX graph, of `bytes` on disk; `heads` names the tensors between which its network lies."""
+
+    opset: int
+    max_detections: int
+    dynamic_batch: bool
+    sha256: str
+    bytes: int
+    heads: Heads
+    network: NetworkFacts
+
+
 class CocoNumbers(Frozen):
     """COCO's twelve numbers as fractions, 0 to 1; null where undefined (no such object), never NaN."""
 

@@ -9,6 +9,7 @@ from deploy.accuracy import Split, judge
 from deploy.fallback import Effect
 from deploy.order import Order, Source
 from deploy.predictor import Predictor
+from deploy.runtimes import DEFAULTS
 from deploy.sensitivity import rank
 
 
@@ -51,7 +52,8 @@ class Candidates:
 
     def _judged(self, file: Path, label: str) -> float:
         runtime = self._runtime if self._runs_here else plugins.load("deploy.runtimes", "ort")
-        with runtime.open(file) as session:
+        options = self._order.options if self._runs_here else DEFAULTS
+        with runtime.open(file, options=options) as session:
             found = judge(Predictor(session, self._source.contract), self._split, label)
         return found.accuracy.map or 0.0
 

@@ -13,6 +13,7 @@ from deploy.accuracy import Split, judge
 from deploy.choice import Choice, Measured
 from deploy.contract import ModelContract
 from deploy.errors import BuildError
+from deploy.order import Order
 from deploy.predictor import Predictor
 from deploy.runtimes import Precision
 
@@ -29,7 +30,7 @@ class Offer(NamedTuple):
     why: str | None
 
 
-def choose(runtime: str, offers: Sequence[Offer], contract: ModelContract, split: Split, limit: float | None) -> Choice:
+def choose(order: Order, offers: Sequence[Offer], contract: ModelContract, split: Split) -> Choice:
     """Judge all on the split, and let them take turns at its first images.
 
     Raises:
@@ -42,14 +43,14 @@ def choose(runtime: str, offers: Sequence[Offer], contract: ModelContract, split
     with ExitStack() as stack:
         for precision, file, _ in offers:
             if file is not None:
-                session = stack.enter_context(plugins.load("deploy.runtimes", runtime).open(file))
+                session = stack.enter_context(plugins.load("deploy.runtimes", order.runtime).open(file, options=order.options))
                 opened[precision] = Predictor(session, contract)
         maps = {precision: judge(one, split, f"auto: {precision}").accuracy.map or 0.0 for precision, one in opened.items()}
         times = _take_turns(opened, split)
     measured = tuple(Measured(precision=p, map=maps.get(p), p50_ms=times.get(p), why=why) for p, _, why in offers)
     first = maps[offers[0].precision]
-    good = [precision for precision in opened if limit is None or first - maps[precision] <= limit]
-    return Choice(precision=min(good, key=lambda precision: times[precision]), limit=limit, offers=measured)
+    good = [precision for precision in opened if order.max_map_drop is None or first - maps[precision] <= order.max_map_drop]
+    return Choice(precision=min(good, key=lambda precision: times[precision]), limit=order.max_map_drop, offers=measured)
 
 
 def _take_turns(predictors: dict[Precision, Predictor], split: Split) -> dict[Precision, float]:

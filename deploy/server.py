@@ -117,7 +117,7 @@ class _Service:
         manifest = self.bundle.manifest
         if request.path_params["name"] != manifest.name:
             raise HTTPException(404, f"no model '{request.path_params['name']}'; this server has {manifest.name}")
-        size, most = manifest.contract.preprocessing, manifest.max_detections
+        size, most = manifest.contract.preprocessing, manifest.graph.max_detections
         outputs = [
             ("boxes", "FP32", [-1, most, 4]),
             ("scores", "FP32", [-1, most]),

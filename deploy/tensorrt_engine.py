@@ -67,9 +67,10 @@ def build(
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise BuildError(f"{trt.__name__} cannot build the graph: {_with_operators(logger.reason(), model)}")
-    file = out / "engine.plan"
+    file, typed = out / "engine.plan", out / "typed.onnx"
     file.write_bytes(plan)
-    return Compiled(file, proof(trt, network, heads))
+    typed.write_bytes(model.SerializeToString())
+    return Compiled(file, proof(trt, network, heads), typed)
 
 
 def proof(trt: Any, network: Any, heads: Heads) -> dict[str, Any]:

@@ -6,6 +6,7 @@ Tested against a stand-in for TensorRT and CUDA, and by tests marked `gpu`, whic
 import importlib
 import importlib.metadata
 import importlib.util
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,14 @@ def open_engine(package: str, extra: str, file: Path) -> Session:
         raise RuntimeUnavailable(missing)
     trt = importlib.import_module(package)
     return TensorRTSession(trt, importlib.import_module("cuda.bindings.runtime"), make_logger(trt), file)
+
+
+def foreign(fingerprint: Mapping[str, str], here: Mapping[str, str], keys: Sequence[str]) -> str | None:
+    """What of an engine's fingerprint differs from this machine, in the `keys` that decide whether it runs."""
+    other = next((key for key in keys if key in fingerprint and fingerprint[key] != here.get(key)), None)
+    if other is None:
+        return None
+    return f"built for {other.replace('_', ' ')} {fingerprint[other]}, this machine has {here.get(other, 'none')}"
 
 
 def version(*distributions: str) -> str:

@@ -84,7 +84,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", nargs=0, action=_Version, help="print the version and exit")
     commands = top.add_subparsers(metavar="COMMAND", required=True)
-    for add in (_add_run, _add_ablate, _add_check, _add_gate, _add_report, _add_predict, _add_serve, _add_config):
+    for add in (_add_run, _add_ablate, _add_check, _add_gate, _add_report, _add_build, _add_predict, _add_serve, _add_config):
         command = add(commands)
         command.add_argument("--json", action="store_true", help="print one JSON object; logs go to stderr")
     return top
@@ -119,6 +119,15 @@ def _add_gate(commands: _Commands) -> argparse.ArgumentParser:
 
 def _add_report(commands: _Commands) -> argparse.ArgumentParser:
     return _configured(commands, "report", "draw report.html again from what was measured", _report)
+
+
+def _add_build(commands: _Commands) -> argparse.ArgumentParser:
+    command = _command(commands, "build", "make a bundle's engine for this machine, measure and judge it here", _build)
+    command.add_argument("bundle", metavar="BUNDLE", help="a folder with manifest.json")
+    command.add_argument("--target", metavar="NAME", help="one of the pipeline's targets; default the bundle's own")
+    command.add_argument("--data", metavar="DIR", help="labeled images in COCO's layout; without them only latency is measured")
+    command.add_argument("--out", metavar="DIR", required=True, help="the new bundle's folder")
+    return command
 
 
 def _add_predict(commands: _Commands) -> argparse.ArgumentParser:
@@ -193,6 +202,12 @@ def _report(args: argparse.Namespace) -> Answer:
     from pipeline import commands
 
     return commands.report(args)
+
+
+def _build(args: argparse.Namespace) -> Answer:
+    from pipeline import build
+
+    return build.build(args)
 
 
 def _predict(args: argparse.Namespace) -> Answer:

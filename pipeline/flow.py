@@ -3,20 +3,22 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from deploy.bundle import Plan
 from pipeline.config import REFERENCES, PipelineConfig
 from pipeline.store import StageRecord, Store
-from stages.artifacts import Bundle, Checkpoint, Dataset, Engine, OnnxModel, Report, Verdicts
+from stages.artifacts import Bundle, Checkpoint, Dataset, Engine, OnnxModel, Parity, Report, Verdicts
 from stages.config import TargetConfig
 from stages.distill import distill
 from stages.export import export
 from stages.gate import gate
 from stages.optimize import optimize
 from stages.package import package
+from stages.parity import parity
 from stages.prepare import prepare
 from stages.train import train_baseline, train_teacher
 from stages.validate import validate
 
-STAGES = ("prepare", "train_teacher", "train_baseline", "distill", "export", "optimize", "validate", "gate", "package")
+STAGES = ("prepare", "train_teacher", "train_baseline", "distill", "export", "optimize", "validate", "parity", "gate", "package")
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class TargetResult:
     config: TargetConfig
     engine: Engine
     report: Report
+    parity: Parity
     verdicts: Verdicts
     bundle: Bundle
 
@@ -53,6 +56,7 @@ def compress(config: PipelineConfig, store: Store) -> RunResult:
     """From images to bundles: a teacher, the student without and with it, then an engine, its figures and verdicts a target.
 
     The teacher and the baseline become engines too, so that latency is compared like for like; they are not judged or packaged.
+    So does the student's graph as it was exported, which every target's engine is compared with.
     """
     seed, device, split = config.seed, config.device, config.validation.split
     graph, decisions = config.export, config.export.decisions
@@ -64,14 +68,17 @@ def compress(config: PipelineConfig, store: Store) -> RunResult:
     model = store.run(export, graph, student)
     compared = {name: store.at(name).run(export, graph, network) for name, network in zip(REFERENCES, (teacher, baseline), strict=True)}
     builds = [(target, model) for target in config.targets] + [(reference(name), onnx) for name, onnx in compared.items()]
+    builds.append((reference("student", optimization="none"), model))
     judged = {target.name: split if target.is_judged else None for target, _ in builds}
     engines = {target.name: store.at(target.name).run(optimize, target, onnx, dataset, judged[target.name]) for target, onnx in builds}
     reports = {name: store.at(name).run(validate, config.validation, engine, dataset) for name, engine in engines.items()}
 
     names = [target.name for target in config.targets]
+    parities = {name: store.at(name).run(parity, student, reports["student"], engines[name], reports[name], dataset) for name in names}
+    plan = plan_of(config)
     verdicts = {name: store.at(name).run(gate, config.gates_of(name), reports[name]) for name in names}
     bundles = {
-        name: store.at(name).run(package, config.package, engines[name], model, reports[name], verdicts[name], student) for name in names
+        name: store.at(name).run(package, config.package, plan, engines[name], model, reports[name], verdicts[name]) for name in names
     }
     return RunResult(
         config=config,
@@ -81,7 +88,14 @@ def compress(config: PipelineConfig, store: Store) -> RunResult:
         student=student,
         onnx=model,
         targets=tuple(
-            TargetResult(target, engines[target.name], reports[target.name], verdicts[target.name], bundles[target.name])
+            TargetResult(
+                target,
+                engines[target.name],
+                reports[target.name],
+                parities[target.name],
+                verdicts[target.name],
+                bundles[target.name],
+            )
             for target in config.targets
         ),
         references={name: reports[name] for name in REFERENCES},
@@ -89,6 +103,15 @@ def compress(config: PipelineConfig, store: Store) -> RunResult:
     )
 
 
-def reference(name: str) -> TargetConfig:
-    """The engine that the teacher and the baseline are measured as."""
-    return TargetConfig.model_validate({"name": name, "runtime": "ort", "precision": "fp32"})
+def plan_of(config: PipelineConfig) -> Plan:
+    """What a bundle carries, so that any of the targets can be built and judged on another machine."""
+    return Plan(
+        targets=tuple(target.model_dump(mode="json") for target in config.targets),
+        gates=tuple(gate.model_dump(mode="json") for gate in config.gates),
+        validation=config.validation.model_dump(mode="json"),
+    )
+
+
+def reference(name: str, **options: str) -> TargetConfig:
+    """The engine that the teacher and the baseline are measured as, and the student's graph as it was exported."""
+    return TargetConfig.model_validate({"name": name, "runtime": "ort", "precision": "fp32", **options})

@@ -22,7 +22,7 @@ from stages.artifacts import Checkpoint
 MOST_CLASSES = 80
 """Of more classes, the report lists those that gained and those that lost most."""
 
-_FILTERS = ("fraction", "points", "percent", "milliseconds", "size", "count", "duration", "measured")
+_FILTERS = ("fraction", "points", "change", "drifted", "percent", "milliseconds", "size", "count", "duration", "measured")
 _SOFTWARE = (
     *("edgedistill", "torch", "torchvision", "accelerate", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino"),
     *("tensorrt", "tensorrt-rtx-cu13"),
@@ -60,6 +60,7 @@ def content(run: RunResult) -> dict[str, Any]:
     return {
         "summary": summary,
         "networks": report_words.NETWORKS,
+        "forms": report_words.FORMS,
         "masks": any(
             figures["mask_map"] is not None for figures in (*(summary[name] for name in _networks(run)), *summary["targets"].values())
         ),

@@ -9,6 +9,9 @@ MINUS = "−"
 NETWORKS = {"teacher": "Teacher", "baseline": "Undistilled", "student": "Distilled"}
 """How the three networks are called, by their names in summary.json."""
 
+FORMS = {"torch": "Network in torch", "onnx": "Exported graph", "typed": "Graph in the target's precision", "engine": "Engine"}
+"""The forms that the network takes on its way to an engine, by their names in summary.json."""
+
 _WORST_FIRST = ("fail", "incomparable", "inconclusive", "unmeasured", "pass")
 
 
@@ -39,6 +42,16 @@ def fraction(value: float | None) -> str:
 def points(value: float | None) -> str:
     """A difference of mAP, signed."""
     return UNDEFINED if value is None else f"{value * 100:+.1f}".replace("-", MINUS)
+
+
+def change(value: float | None) -> str:
+    """A difference of mAP in points, signed, in hundredths of a point."""
+    return UNDEFINED if value is None else f"{value * 100:+.2f}".replace("-", MINUS)
+
+
+def drifted(value: float | None) -> str:
+    """A small distance, in two digits."""
+    return UNDEFINED if value is None else f"{value:.2g}" if value >= 1e-4 else f"{value:.0e}" if value else "0"
 
 
 def percent(value: float | None) -> str:

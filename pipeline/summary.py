@@ -7,7 +7,7 @@ from deploy import metrics
 from deploy.bundle import Verdict
 from pipeline.flow import RunResult
 from pipeline.store import StageRecord
-from stages.artifacts import Checkpoint, Engine, Report
+from stages.artifacts import Checkpoint, Engine, Parity, Report
 from stages.gate import exit_code
 
 
@@ -27,7 +27,10 @@ def summarize(result: RunResult) -> dict[str, Any]:
         **figures,
         "gain_map": difference(maps["student"], maps["baseline"]),
         "gap_closed": gap_closed(maps["teacher"], maps["baseline"], maps["student"]),
-        "targets": {target.config.name: {**target_figures(target.report), **decisions(target.engine)} for target in result.targets},
+        "targets": {
+            target.config.name: {**target_figures(target.report), **decisions(target.engine), "parity": parity_figures(target.parity)}
+            for target in result.targets
+        },
         "references": {name: target_figures(report) for name, report in result.references.items()},
         "gates": [gate_figures(verdict) for verdict in verdicts],
         "stages": [stage_figures(record) for record in result.stages],
@@ -71,6 +74,15 @@ def decisions(engine: Engine) -> dict[str, Any]:
         "fallback": None if facts.fallback is None else facts.fallback.model_dump(include=kept, mode="json"),
         "choice": None if facts.choice is None else facts.choice.model_dump(mode="json"),
     }
+
+
+def parity_figures(parity: Parity) -> dict[str, Any]:
+    """Where a target's accuracy went; of half precision only the largest value of all tensors, with its name."""
+    facts = parity.facts.model_dump(exclude={"target", "split"}, mode="json")
+    for step in facts["steps"]:
+        largest = max(step.pop("largest").items(), key=lambda item: item[1], default=None)
+        step["largest"] = None if largest is None else {"tensor": largest[0], "value": largest[1]}
+    return facts
 
 
 def gate_figures(verdict: Verdict) -> dict[str, Any]:

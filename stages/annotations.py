@@ -4,33 +4,36 @@ What breaks a rule here cannot be left out object by object, so it is refused: i
 annotations without their image, unknown categories, splits that name different categories.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from deploy.errors import DataError
 from stages.datasets import Source
 
 REQUIRED_SPLITS = ("train", "val")
+"""Of data to train on."""
 
 
-def check_splits(sources: Mapping[str, Source]) -> None:
-    """Check every split and that all name the same categories.
+def check_splits(sources: Mapping[str, Source], required: Sequence[str] = REQUIRED_SPLITS) -> None:
+    """Check every split, that those `required` are there, and that all name the same categories.
 
     Raises:
         DataError: the first rule broken.
     """
-    for split in REQUIRED_SPLITS:
+    for split in required:
         if split not in sources:
-            raise DataError(f"no {split} split among {', '.join(sources) or 'no splits'}; the data needs train and val")
+            needed = " and ".join(required)
+            raise DataError(f"no {split} split among {', '.join(sources) or 'no splits'}; the data needs {needed}")
     for split, source in sources.items():
         check(split, source.coco)
-    expected = categories(sources["train"].coco)
+    first = next(iter(sources))
+    expected = categories(sources[first].coco)
     for split, source in sources.items():
         found = categories(source.coco)
         if found != expected:
             number = min(key for key in {*expected, *found} if expected.get(key) != found.get(key))
             there, here = (repr(names[number]) if number in names else "nothing" for names in (expected, found))
-            raise DataError(f"{split}: category {number} is {here} but {there} in train; all splits need the same categories")
+            raise DataError(f"{split}: category {number} is {here} but {there} in {first}; all splits need the same categories")
 
 
 def categories(coco: Mapping[str, Any]) -> dict[int, str]:

@@ -12,7 +12,8 @@ from pydantic import ValidationError
 
 from deploy.bundle import Verdict
 from deploy.choice import Choice
-from deploy.contract import Accuracy, Frozen, Heads, Latency, ModelContract
+from deploy.contract import Accuracy, Frozen, GraphFacts, Latency, ModelContract
+from deploy.drift import Drift
 from deploy.errors import ArtifactError, DataError
 from deploy.fallback import Fallback
 from deploy.plugins import suggest
@@ -76,20 +77,17 @@ class CheckpointFacts(Frozen):
     accuracy: Accuracy
 
 
-class OnnxFacts(Frozen):
-    """An exported graph; `heads` names the tensors between which its network lies."""
+class OnnxFacts(GraphFacts):
+    """An exported graph with its contract."""
 
     contract: ModelContract
-    opset: int
-    max_detections: int
-    dynamic_batch: bool
-    sha256: str
-    bytes: int
-    heads: Heads
 
 
 class EngineFacts(Frozen):
-    """`file` is null and `why` says the reason where the engine could not be built here."""
+    """`file` is null and `why` says the reason where the engine could not be built here.
+
+    `typed` is the file with the ONNX graph in the engine's precision; the engine itself, where it is one.
+    """
 
     target: str
     runtime: str
@@ -98,6 +96,7 @@ class EngineFacts(Frozen):
     required: bool
     contract: ModelContract
     file: str | None
+    typed: str | None
     sha256: str | None
     bytes: int | None
     onnx_sha256: str
@@ -119,6 +118,33 @@ class ReportFacts(Frozen):
     bytes: int | None
     sha256: str | None
     machine: dict[str, str]
+    why: str | None
+
+
+class ParityStep(Frozen):
+    """The same network on the same images, one conversion later; `drift` is from the step before, null for the first.
+
+    `how` says what computed it; `largest` is the largest value of each half-precision tensor, where it was computed in true half.
+    """
+
+    name: Literal["torch", "onnx", "typed", "engine"]
+    how: str
+    map: float | None
+    map_50: float | None
+    drift: Drift | None
+    largest: dict[str, float]
+
+
+class ParityFacts(Frozen):
+    """Step by step from the trained network to a target's engine; `culprit` is the step that lost most, null where none lost much.
+
+    `why` says the reason where the engine's own step is missing.
+    """
+
+    target: str
+    split: str
+    steps: tuple[ParityStep, ...]
+    culprit: str | None
     why: str | None
 
 
@@ -217,6 +243,16 @@ class Report(Artifact):
     def facts(self) -> ReportFacts:
         """The measurements."""
         return read_facts(self.root, ReportFacts)
+
+
+@dataclass(frozen=True)
+class Parity(Artifact):
+    """Where a target's accuracy went."""
+
+    @property
+    def facts(self) -> ParityFacts:
+        """The steps."""
+        return read_facts(self.root, ParityFacts)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 from deploy.bundle import Manifest
 from deploy.contract import Accuracy, Latency, Percentiles
-from stages.artifacts import CheckpointFacts
 
 _NUMBERS = {
     "map": "mAP (IoU 0.50 to 0.95)",
@@ -15,12 +14,12 @@ _NUMBERS = {
 _PARTS = {"pre": "preprocessing", "infer": "network", "post": "postprocessing", "end_to_end": "end to end"}
 
 
-def model_card(manifest: Manifest, student: CheckpointFacts) -> str:
+def model_card(manifest: Manifest) -> str:
     """Markdown: what it is, how to run it, what was measured, how it was judged, where it comes from."""
     sections = [
         f"# {manifest.name}",
         manifest.description,
-        _summary(manifest, student),
+        _summary(manifest),
         _usage(manifest),
         _measured(manifest),
         _gates(manifest),
@@ -30,13 +29,13 @@ def model_card(manifest: Manifest, student: CheckpointFacts) -> str:
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
-def _summary(manifest: Manifest, student: CheckpointFacts) -> str:
-    size = manifest.contract.preprocessing
+def _summary(manifest: Manifest) -> str:
+    size, network = manifest.contract.preprocessing, manifest.graph.network
     engine = manifest.engine or f"none, {manifest.why}"
     return _table(
         ("", ""),
         [
-            ("Detector", f"{student.detector.name}, {student.parameters:,} parameters, {student.macs / 1e9:.3f} GMAC an image"),
+            ("Detector", f"{network.detector}, {network.parameters:,} parameters, {network.macs / 1e9:.3f} GMAC an image"),
             ("Input", f"{size.width} x {size.height} px"),
             ("Classes", f"{len(manifest.contract.classes)}: {', '.join(manifest.contract.classes)}"),
             ("Target", f"{manifest.target} ({manifest.runtime}, {manifest.precision})"),

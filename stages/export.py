@@ -7,7 +7,7 @@ from stages.config import ExportConfig
 from stages.stage import stage
 
 
-@stage(version=2)
+@stage(version=3)
 def export(out: Path, config: ExportConfig, student: Checkpoint) -> OnnxModel:
     """The checkpoint's graph, decoding and NMS inside, of a fixed image size.
 

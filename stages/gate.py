@@ -81,7 +81,7 @@ def _measured(report: ReportFacts, metric: str) -> tuple[float | None, str | Non
     except ValueError as error:
         return None, str(error)
     if number is None or not math.isfinite(number):
-        return None, f"{metric} is undefined on this data"
+        return None, f"{metric} is undefined on this data" if report.accuracy is not None else f"{metric} was not measured, without data"
     return number, None
 
 

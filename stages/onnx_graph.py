@@ -9,7 +9,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from deploy.contract import Heads
+from deploy.contract import Heads, NetworkFacts
 from deploy.errors import BuildError
 from stages.artifacts import Checkpoint, OnnxFacts, OnnxModel, write_facts
 from stages.checkpoint import load_detector
@@ -54,6 +54,9 @@ def write(out: Path, config: ExportConfig, checkpoint: Checkpoint) -> OnnxModel:
             sha256=hashlib.sha256(content).hexdigest(),
             bytes=len(content),
             heads=heads,
+            network=NetworkFacts(
+                detector=facts.detector.name, parameters=facts.parameters, macs=facts.macs, checkpoint=checkpoint.root.name
+            ),
         ),
     )
     return OnnxModel(out)

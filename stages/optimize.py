@@ -22,16 +22,16 @@ from stages.stage import stage
 ONNX = "model.onnx"
 
 
-def identity(config: TargetConfig, model: OnnxModel, dataset: Dataset, judged: str | None = None) -> Mapping[str, Any]:
+def identity(config: TargetConfig, model: OnnxModel, dataset: Dataset | None, judged: str | None = None) -> Mapping[str, Any]:
     """The runtime's version and device."""
     return dict(plugins.load("deploy.runtimes", config.runtime).identity())
 
 
-@stage(version=2, identity=identity)
-def optimize(out: Path, config: TargetConfig, model: OnnxModel, dataset: Dataset, judged: str | None = None) -> Engine:
+@stage(version=3, identity=identity)
+def optimize(out: Path, config: TargetConfig, model: OnnxModel, dataset: Dataset | None, judged: str | None = None) -> Engine:
     """Build the target's engine; where that cannot be done on this machine, the engine's facts say why instead.
 
-    `judged` is the split on which the target's limit is judged and its choice is made, where it has one.
+    `judged` is the split on which the target's limit is judged and its choice is made, where it has one; int8 and that take data.
 
     Raises:
         BuildError: the graph cannot be built, on whatever machine, or no engine meets the limit.
@@ -44,11 +44,11 @@ def optimize(out: Path, config: TargetConfig, model: OnnxModel, dataset: Dataset
         model.file(ONNX),
         facts.heads,
         facts.contract,
-        CalibrationImages(dataset, facts.contract.preprocessing, config.calibration_images),
+        CalibrationImages(dataset, facts.contract.preprocessing, config.calibration_images) if dataset is not None else (),
     )
     order = Order(config.runtime, config.precision, config.options, Quantization(config.ranges), config.max_map_drop)
     try:
-        built = build(source, out, order, split(dataset, judged) if judged is not None else None)
+        built = build(source, out, order, split(dataset, judged) if dataset is not None and judged is not None else None)
     except RuntimeUnavailable as error:
         why = str(error)
     except BuildError as error:
@@ -68,6 +68,7 @@ def _facts(config: TargetConfig, model: OnnxFacts, runtime: Mapping[str, str], b
         required=config.required,
         contract=model.contract,
         file=built.compiled.file.name if built is not None else None,
+        typed=(built.compiled.typed or built.compiled.file).name if built is not None else None,
         sha256=hashlib.sha256(content).hexdigest() if content is not None else None,
         bytes=len(content) if content is not None else None,
         onnx_sha256=model.sha256,
@@ -86,7 +87,7 @@ def _built_for(config: TargetConfig) -> dict[str, str]:
 
 
 class CalibrationImages:
-    """Images spread evenly over the train split, through the deployed preprocessing; the same ones at each iteration."""
+    """Images spread evenly over the train split, or the first there is, through the deployed preprocessing; the same at each iteration."""
 
     def __init__(self, dataset: Dataset, preprocessing: Preprocessing, count: int) -> None:
         self.dataset = dataset
@@ -95,8 +96,10 @@ class CalibrationImages:
 
     def __iter__(self) -> Iterator[Batch]:
         """Images [1, 3, H, W]."""
-        names = [image["file_name"] for image in read_json(self.dataset.annotations("train"))["images"]]
-        folder = self.dataset.images("train")
+        splits = self.dataset.facts.splits
+        chosen_split = "train" if "train" in splits else next(iter(splits))
+        names = [image["file_name"] for image in read_json(self.dataset.annotations(chosen_split))["images"]]
+        folder = self.dataset.images(chosen_split)
         chosen = np.unique(np.linspace(0, len(names) - 1, min(self.count, len(names))).round().astype(int))
         for index in chosen.tolist():
             network_input, _ = preprocess.apply(preprocess.load_image(folder / names[index]), self.preprocessing)

@@ -7,8 +7,9 @@ import subprocess
 from pathlib import Path
 
 from deploy import bundle
+from deploy.contract import GraphFacts
 from deploy.machine import platform_name
-from stages.artifacts import Bundle, BundleFacts, Checkpoint, Engine, OnnxModel, Report, Verdicts, write_facts
+from stages.artifacts import Bundle, BundleFacts, Engine, OnnxModel, Report, Verdicts, write_facts
 from stages.card import model_card
 from stages.config import PackageConfig
 from stages.optimize import ONNX
@@ -22,9 +23,9 @@ _PACKAGES = (
 )
 
 
-@stage(version=1)
+@stage(version=2)
 def package(
-    out: Path, config: PackageConfig, engine: Engine, model: OnnxModel, report: Report, verdicts: Verdicts, student: Checkpoint
+    out: Path, config: PackageConfig, plan: bundle.Plan, engine: Engine, model: OnnxModel, report: Report, verdicts: Verdicts
 ) -> Bundle:
     """Copy engine and graph, write labels, manifest and model card; also where nothing was measured, or no engine was built."""
     name = engine.facts.file
@@ -32,8 +33,8 @@ def package(
         shutil.copyfile(engine.file(name), out / name)
     shutil.copyfile(model.file(ONNX), out / ONNX)
     (out / LABELS).write_text("".join(f"{label}\n" for label in engine.facts.contract.classes), encoding="utf-8")
-    manifest = _manifest(config, engine, model, report, verdicts, student)
-    (out / CARD).write_text(model_card(manifest, student.facts), encoding="utf-8")
+    manifest = _manifest(config, plan, engine, model, report, verdicts)
+    (out / CARD).write_text(model_card(manifest), encoding="utf-8")
     files = [ONNX, LABELS, CARD, *([name] if name is not None else [])]
     bundle.write(out, manifest, files)
     write_facts(out, BundleFacts(target=manifest.target, sha256=bundle.sha256(out / bundle.MANIFEST)))
@@ -41,12 +42,12 @@ def package(
 
 
 def _manifest(
-    config: PackageConfig, engine: Engine, model: OnnxModel, report: Report, verdicts: Verdicts, student: Checkpoint
+    config: PackageConfig, plan: bundle.Plan, engine: Engine, model: OnnxModel, report: Report, verdicts: Verdicts
 ) -> bundle.Manifest:
-    built, measured = engine.facts, report.facts
-    inputs = {"student": student, "onnx": model, "engine": engine, "report": report, "verdicts": verdicts}
+    graph, built, measured = model.facts, engine.facts, report.facts
+    inputs = {"onnx": model, "engine": engine, "report": report, "verdicts": verdicts}
     return bundle.Manifest(
-        name=f"{student.facts.detector.name}-{built.target}",
+        name=f"{graph.network.detector}-{built.target}",
         target=built.target,
         runtime=built.runtime,
         precision=built.precision,
@@ -55,7 +56,8 @@ def _manifest(
         onnx=ONNX,
         files={},
         contract=built.contract,
-        max_detections=model.facts.max_detections,
+        graph=GraphFacts.model_validate(graph.model_dump(exclude={"contract"})),
+        plan=plan,
         accuracy=measured.accuracy,
         latency=measured.latency,
         verdicts=tuple(bundle.Verdict.model_validate(one.model_dump()) for one in verdicts.facts.verdicts),
@@ -69,7 +71,7 @@ def _manifest(
             platform=platform_name(),
             packages={name: version for name in _PACKAGES if (version := _version(name))},
             git_commit=git_commit(Path.cwd()),
-            artifacts={name: artifact.root.name for name, artifact in inputs.items()},
+            artifacts={"student": graph.network.checkpoint, **{name: artifact.root.name for name, artifact in inputs.items()}},
         ),
         license=config.license,
         description=config.description,

@@ -1,7 +1,7 @@
 """The first stage: any kind of data set becomes cleaned COCO files and a contract of classes and preprocessing."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from stages.datasets import Source
 from stages.stage import stage
 
 
-def identity(config: DataConfig) -> dict[str, Any]:
+def identity(config: DataConfig, *others: object) -> dict[str, Any]:
     """What the data set's content is known by, beside its options.
 
     Raises:
@@ -43,8 +43,25 @@ def prepare(out: Path, config: DataConfig) -> Dataset:
         DataError: annotations that contradict themselves (see stages/annotations.py), a split without a usable image, a train
             split without a usable box; with `strict`, anything that cleaning would leave out or correct.
     """
+    return _collect(out, config, annotations.REQUIRED_SPLITS)
+
+
+@stage(version=1, identity=identity)
+def gather(out: Path, config: DataConfig, split: str, expected: ModelContract) -> Dataset:
+    """As `prepare`, of data that engines are judged on and not trained: `split` is enough, and the classes must be those expected.
+
+    Raises:
+        DataError: as `prepare`; classes that are not the expected ones.
+    """
+    return _collect(out, config, (split,), expected)
+
+
+def _collect(out: Path, config: DataConfig, required: Sequence[str], expected: ModelContract | None = None) -> Dataset:
     sources = find(out, config)
-    annotations.check_splits(sources)
+    annotations.check_splits(sources, required)
+    names = annotations.categories(next(iter(sources.values())).coco)
+    if expected is not None:
+        _check_classes(names, expected)
     problems = cleaning.Problems()
     cleaned = {split: _clean(split, source, problems) for split, source in sources.items()}
     if config.strict and problems.first() is not None:
@@ -54,11 +71,18 @@ def prepare(out: Path, config: DataConfig) -> Dataset:
         _check_enough(split, coco, problems)
     (out / "annotations").mkdir(parents=True, exist_ok=True)
     splits = {split: _write(out, split, sources[split], coco) for split, coco in cleaned.items()}
-    names = annotations.categories(sources["train"].coco)
     contract = ModelContract(preprocessing=config.preprocessing, classes=tuple(names.values()), category_ids=tuple(names))
     named = {kind: tuple(names) for kind, names in problems.named.items()}
     write_facts(out, DatasetFacts(contract=contract, splits=splits, problems=named, num_problems=problems.count))
     return Dataset(out)
+
+
+def _check_classes(names: Mapping[int, str], expected: ModelContract) -> None:
+    wanted = dict(zip(expected.category_ids, expected.classes, strict=True))
+    for number in sorted({*names, *wanted}):
+        if names.get(number) != wanted.get(number):
+            there, here = (repr(found[number]) if number in found else "nothing" for found in (wanted, names))
+            raise DataError(f"category {number} is {here} in the data but {there} in the bundle; give data with the bundle's classes")
 
 
 def _clean(split: str, source: Source, problems: cleaning.Problems) -> dict[str, Any]:

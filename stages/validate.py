@@ -9,25 +9,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy import latency, machine, plugins, preprocess
-from deploy.accuracy import judge
-from deploy.contract import Accuracy, Latency
+from deploy.accuracy import Split, judge
+from deploy.contract import Accuracy, Latency, Preprocessing
+from deploy.errors import RuntimeUnavailable
 from deploy.predictor import Predictor
 from stages.artifacts import Dataset, Engine, EngineFacts, Report, ReportFacts, write_facts
 from stages.config import LatencyConfig, ValidationConfig
 from stages.splits import split
 from stages.stage import stage
 
+Image = NDArray[np.uint8]
 LATENCY_IMAGES = 64
 
 
-def identity(config: ValidationConfig, engine: Engine, dataset: Dataset) -> Mapping[str, Any]:
+def identity(config: ValidationConfig, engine: Engine, dataset: Dataset | None) -> Mapping[str, Any]:
     """The machine; the runtime's identity is in the engine's hash already."""
     return machine.identity()
 
 
 @stage(version=1, identity=identity)
-def validate(out: Path, config: ValidationConfig, engine: Engine, dataset: Dataset) -> Report:
+def validate(out: Path, config: ValidationConfig, engine: Engine, dataset: Dataset | None) -> Report:
     """Measure the engine on a split; where it cannot run on this machine, the report's facts say why instead.
+
+    Without data only latency is measured, on grey noise.
 
     Raises:
         DataError: the data has no such split, or it is empty.
@@ -39,21 +43,41 @@ def validate(out: Path, config: ValidationConfig, engine: Engine, dataset: Datas
     if why is not None or facts.file is None:
         write_facts(out, _report(facts, None, None, why or "no engine was built"))
         return Report(out)
-    judged = split(dataset, config.split)
-    with runtime.open(engine.file(facts.file), threads=config.latency.threads) as session:
+    judged = split(dataset, config.split) if dataset is not None else None
+    try:
+        session = runtime.open(engine.file(facts.file), threads=config.latency.threads, options=facts.options)
+    except RuntimeUnavailable as error:  # such as a provider that the target asks for by name
+        write_facts(out, _report(facts, None, None, str(error)))
+        return Report(out)
+    with session:
         predictor = Predictor(session, facts.contract)
-        found = judge(predictor, judged, f"validate {facts.target}")
-        measured = _latency(predictor, judged.images, config.latency)
-    (out / "detections.json").write_text(json.dumps(found.detections), encoding="utf-8")
-    (out / "curves.json").write_text(json.dumps(found.curves, allow_nan=False), encoding="utf-8")
-    write_facts(out, _report(facts, found.accuracy, measured, None))
+        accuracy = _accuracy(out, predictor, judged, f"validate {facts.target}") if judged is not None else None
+        images = _some(judged.images) if judged is not None else _noise(facts.contract.preprocessing)
+        measured = _latency(predictor, images, config.latency)
+    write_facts(out, _report(facts, accuracy, measured, None))
     return Report(out)
 
 
-def _latency(predictor: Predictor, images: Sequence[Path], config: LatencyConfig) -> Latency:
+def _accuracy(out: Path, predictor: Predictor, judged: Split, label: str) -> Accuracy:
+    found = judge(predictor, judged, label)
+    (out / "detections.json").write_text(json.dumps(found.detections), encoding="utf-8")
+    (out / "curves.json").write_text(json.dumps(found.curves, allow_nan=False), encoding="utf-8")
+    return found.accuracy
+
+
+def _some(images: Sequence[Path]) -> list[Image]:
     chosen = np.unique(np.linspace(0, len(images) - 1, min(LATENCY_IMAGES, len(images))).round().astype(int))
-    decoded: list[NDArray[np.uint8]] = [preprocess.load_image(images[index]) for index in chosen.tolist()]
-    return latency.measure(predictor, decoded, warmup=config.warmup, min_passes=config.min_passes, min_seconds=config.min_seconds)
+    return [preprocess.load_image(images[index]) for index in chosen.tolist()]
+
+
+def _noise(preprocessing: Preprocessing) -> list[Image]:
+    """Images of the network's size; what they cost is the network's time, not that of shrinking a photograph."""
+    drawn = np.random.default_rng(0).integers(0, 256, (4, preprocessing.height, preprocessing.width, 1), np.uint8)
+    return [np.repeat(one, 3, axis=2) for one in drawn]
+
+
+def _latency(predictor: Predictor, images: Sequence[Image], config: LatencyConfig) -> Latency:
+    return latency.measure(predictor, images, warmup=config.warmup, min_passes=config.min_passes, min_seconds=config.min_seconds)
 
 
 def _report(engine: EngineFacts, accuracy: Accuracy | None, measured: Latency | None, why: str | None) -> ReportFacts:

@@ -11,8 +11,8 @@ import onnx_samples
 from onnx import ModelProto
 from PIL import Image
 
-from deploy.bundle import Bundle
-from deploy.contract import Accuracy, Latency, Percentiles
+from deploy.bundle import Bundle, Plan
+from deploy.contract import Accuracy, Latency, NetworkFacts, Percentiles
 from stages.artifacts import (
     Checkpoint,
     CheckpointFacts,
@@ -27,7 +27,7 @@ from stages.artifacts import (
     Split,
     write_facts,
 )
-from stages.config import GateConfig, PackageConfig, TargetConfig
+from stages.config import GateConfig, LatencyConfig, PackageConfig, TargetConfig, ValidationConfig
 from stages.gate import gate
 from stages.optimize import optimize
 from stages.package import package
@@ -75,6 +75,7 @@ def model(root: Path, graph: ModelProto | None = None, *, converged: bool = True
         sha256=hashlib.sha256(content).hexdigest(),
         bytes=len(content),
         heads=onnx_samples.HEADS,
+        network=NetworkFacts(detector="cells", parameters=1234, macs=5_000_000, checkpoint="student"),
     )
     write_facts(root, facts)
     return OnnxModel(root)
@@ -142,6 +143,15 @@ def report_facts(*, why: str | None = None, target: str = "here", **changes: flo
     )
 
 
+def plan(gates: Sequence[Mapping[str, Any]] = PASSING) -> Plan:
+    """The target `here` with its gates, measured in an instant."""
+    return Plan(
+        targets=(target().model_dump(mode="json"),),
+        gates=tuple(GateConfig.model_validate(one).model_dump(mode="json") for one in gates),
+        validation=ValidationConfig(latency=LatencyConfig(warmup=1, min_passes=3, min_seconds=0)).model_dump(mode="json"),
+    )
+
+
 def bundle(
     root: Path, gates: Sequence[Mapping[str, Any]] = PASSING, *, why: str | None = None, built: Engine | None = None, **config: str
 ) -> Bundle:
@@ -152,5 +162,5 @@ def bundle(
     built = built or engine(root, target())
     measured = report(root / "report", why=why)
     judged = gate(verdicts, tuple(GateConfig.model_validate(one) for one in gates), measured)
-    package(out, PackageConfig(**config), built, model(root / "model"), measured, judged, checkpoint(root / "student"))
+    package(out, PackageConfig(**config), plan(gates), built, model(root / "model"), measured, judged)
     return Bundle.load(out)

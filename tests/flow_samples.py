@@ -83,4 +83,5 @@ def _network(out: Path, name: str) -> Checkpoint:
     checkpoint = artifact_samples.checkpoint(out)
     figures = artifact_samples.accuracy(map=MAPS[name])
     write_facts(out, checkpoint.facts.model_copy(update={"accuracy": figures}))
+    (out / "detections.json").write_text("[]")
     return checkpoint

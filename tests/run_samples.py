@@ -5,13 +5,14 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
 
 from deploy import coco_map
 from deploy.contract import Latency, ModelContract, Percentiles, Preprocessing
+from deploy.drift import drift
 from pipeline.config import PipelineConfig
 from pipeline.flow import RunResult, TargetResult
 from pipeline.store import StageRecord
@@ -24,6 +25,9 @@ from stages.artifacts import (
     Engine,
     EngineFacts,
     OnnxModel,
+    Parity,
+    ParityFacts,
+    ParityStep,
     PluginChoice,
     Report,
     ReportFacts,
@@ -33,6 +37,7 @@ from stages.artifacts import (
 )
 from stages.config import GateConfig, TargetConfig
 from stages.gate import gate
+from stages.parity import culprit
 
 TEACHER, BASELINE, STUDENT = 0.88, 0.6, 0.7
 TERMS = ("loss", "classification", "bbox_regression", "bbox_ctrness")
@@ -186,6 +191,7 @@ def target_result(
         required=False,
         contract=data.facts.contract,
         file="model.onnx" if measured else None,
+        typed="model.onnx" if measured else None,
         sha256="c0ffee" * 10 + "c0de" if measured else None,
         bytes=BYTES.get(target.name),
         onnx_sha256="ab" * 32,
@@ -197,7 +203,30 @@ def target_result(
     less = detections(truth, STUDENT - 0.02) if target.precision == "int8" else results
     measured_report = report(root / f"report-{target.name}", target, data, truth, less)
     verdicts = gate(folder(root / f"gate-{target.name}"), gates, measured_report)
-    return TargetResult(target, engine, measured_report, verdicts, Bundle(root))
+    passed = parity(folder(root / f"parity-{target.name}"), facts, data, truth, (results, less))
+    return TargetResult(target, engine, measured_report, passed, verdicts, Bundle(root))
+
+
+def parity(
+    root: Path, engine: EngineFacts, data: Dataset, truth: Mapping[str, Any], results: tuple[list[dict[str, Any]], list[dict[str, Any]]]
+) -> Parity:
+    """What parity writes: from torch to the graph nothing changes, in the engine's precision some; a half tensor comes near its limit."""
+    forms: list[tuple[Literal["torch", "onnx", "typed", "engine"], str, list[dict[str, Any]]]] = [
+        ("torch", "torch", results[0]),
+        ("onnx", "ONNX Runtime, not optimized", results[0]),
+    ]
+    if engine.precision != "fp32":
+        forms.append(("typed", "ONNX Runtime, not optimized", results[1]))
+    if engine.why is None:
+        forms.append(("engine", f"{engine.runtime} {engine.precision}", results[1]))
+    steps = []
+    for index, (name, how, found) in enumerate(forms):
+        accuracy, _ = coco_map.evaluate(truth, found, "val", data.facts.contract.classes)
+        moved = drift(forms[index - 1][2], found) if index else None
+        largest = {"add_3": 61_000.0, "mul_1": 12.5} if engine.precision == "fp16" and name == "typed" else {}
+        steps.append(ParityStep(name=name, how=how, map=accuracy.map, map_50=accuracy.map_50, drift=moved, largest=largest))
+    write_facts(root, ParityFacts(target=engine.target, split="val", steps=tuple(steps), culprit=culprit(steps), why=engine.why))
+    return Parity(root)
 
 
 def report(root: Path, target: TargetConfig, data: Dataset, truth: Mapping[str, Any], results: list[dict[str, Any]]) -> Report:
@@ -233,7 +262,7 @@ def latency(median: float) -> Latency:
 def records(config: PipelineConfig) -> tuple[StageRecord, ...]:
     """One record a stage instance; preparation was reused."""
     once = {"prepare": 20.4, "train_teacher": 251.0, "train_baseline": 118.2, "distill": 187.9, "export": 4.1}
-    each = {"optimize": 2.4, "validate": 14.8, "gate": 0.01, "package": 0.3}
+    each = {"optimize": 2.4, "validate": 14.8, "parity": 6.1, "gate": 0.01, "package": 0.3}
     rows = [(name, name, seconds) for name, seconds in once.items()]
     rows += [(name, f"{name}:{target.name}", seconds) for name, seconds in each.items() for target in config.targets]
     return tuple(

@@ -83,7 +83,7 @@ DAMAGES = {
     "half a manifest": (lambda b: (b.root / "manifest.json").write_bytes((b.root / "manifest.json").read_bytes()[:300]), "not JSON"),
     "not text": (lambda b: (b.root / "manifest.json").write_bytes(b"\xff\xfe\x00"), "not JSON"),
     "a list": (lambda b: (b.root / "manifest.json").write_text("[]"), "not a bundle's manifest"),
-    "newer format": (lambda b: rewrite(b, format=2), "format 2; this edgedistill reads format 1"),
+    "newer format": (lambda b: rewrite(b, format=3), "format 3; this edgedistill reads format 2"),
     "unknown key": (lambda b: rewrite(b, colour=1), "colour"),
     "missing engine": (lambda b: (b.root / "engine.onnx").unlink(), "No such file"),
     "half an engine": (lambda b: (b.root / "engine.onnx").write_bytes((b.root / "engine.onnx").read_bytes()[:-1]), "sha256"),

@@ -18,8 +18,9 @@ Run = Callable[..., tuple[int, Any]]
 ALL = [
     *("prepare", "train_teacher", "train_baseline", "distill"),
     *("export", "export:teacher", "export:baseline"),
-    *("optimize:cpu", "optimize:gpu", "optimize:teacher", "optimize:baseline"),
-    *("validate:cpu", "validate:gpu", "validate:teacher", "validate:baseline"),
+    *("optimize:cpu", "optimize:gpu", "optimize:teacher", "optimize:baseline", "optimize:student"),
+    *("validate:cpu", "validate:gpu", "validate:teacher", "validate:baseline", "validate:student"),
+    *("parity:cpu", "parity:gpu"),
     *("gate:cpu", "gate:gpu", "package:cpu", "package:gpu"),
 ]
 
@@ -106,7 +107,7 @@ def test_force_runs_what_follows_too(again: Run) -> None:
     _, answer = again("run", "--force", "train_baseline")
     assert ran(answer) == [name for name in ALL if "baseline" in name]
     _, answer = again("run", "--force", "validate:cpu")
-    assert ran(answer) == ["validate:cpu", "gate:cpu", "package:cpu"]
+    assert ran(answer) == ["validate:cpu", "parity:cpu", "gate:cpu", "package:cpu"]
 
 
 @pytest.mark.parametrize("option", ["--until", "--force"])

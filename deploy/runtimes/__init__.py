@@ -5,8 +5,11 @@ A file defines
 - `compile(onnx: Path, out: Path, *, precision, calibration, heads, quantization, <options>) -> Compiled`, writing one file into
   `out`. Its other keyword-only parameters are the target's options in YAML.
 - `INTEGERS: Recipe`, how it wants the integers of int8
-- `open(file: Path, *, threads: int | None = None) -> Session`; null threads leave the number to the runtime
+- `open(file: Path, *, threads: int | None = None, options: Mapping[str, Any] = DEFAULTS) -> Session`; null threads leave the number to
+  the runtime, `options` are the target's, as compile got them
 - `identity() -> dict[str, str]`: versions and device, quick, without loading the runtime; part of what an engine's hash covers.
+- `foreign(fingerprint: Mapping[str, str]) -> str | None`: why an engine of this fingerprint, `identity` on the machine that built it,
+  is not for this machine; None where it is, or where engines are for any
 - `why_not() -> str | None`: why engines cannot run here, with the pip line where a package is missing; None where they can.
 
 compile raises RuntimeUnavailable where it cannot build here and BuildError where the graph cannot be built.
@@ -16,7 +19,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Literal, Protocol, Self
 
 import numpy as np
@@ -57,10 +60,14 @@ PLAIN = Quantization()
 
 @dataclass(frozen=True)
 class Compiled:
-    """The engine's file, and what shows its precision (layer counts by type, say)."""
+    """The engine's file, and what shows its precision (layer counts by type, say).
+
+    `typed` is the ONNX graph in the engine's precision, where that is another file.
+    """
 
     file: Path
     proof: Mapping[str, Any] = field(default_factory=dict)
+    typed: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -76,6 +83,10 @@ class Raw:
     labels: NDArray[np.int64]
     converged: NDArray[np.bool_]
     masks: NDArray[np.float32] | None = None
+
+
+DEFAULTS: Mapping[str, Any] = MappingProxyType({})
+"""A target's options where it has none."""
 
 
 class Session(ABC):

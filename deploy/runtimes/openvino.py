@@ -6,6 +6,7 @@ OpenVINO runs fixed shapes faster than dynamic ones.
 
 import importlib.metadata
 import importlib.util
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 from deploy import machine, onnx_engine
 from deploy.contract import Heads
 from deploy.errors import ArtifactError, RuntimeUnavailable
-from deploy.runtimes import PLAIN, Batch, Calibration, Compiled, Precision, Quantization, Raw, Recipe, Session
+from deploy.runtimes import DEFAULTS, PLAIN, Batch, Calibration, Compiled, Precision, Quantization, Raw, Recipe, Session
 
 INTEGERS = Recipe(signed_activations=False, quantize_bias=False, quantize_outputs=False)
 """Rounding what goes into a layer is enough: OpenVINO moves it to where the layer before writes."""
@@ -34,7 +35,7 @@ def compile(
     return onnx_engine.write(onnx, out, precision, calibration, heads, INTEGERS, quantization)
 
 
-def open(file: Path, *, threads: int | None = None) -> Session:
+def open(file: Path, *, threads: int | None = None, options: Mapping[str, Any] = DEFAULTS) -> Session:
     """Open an engine; `threads` of the CPU, None for all that this process may use.
 
     Raises:
@@ -60,6 +61,10 @@ def open(file: Path, *, threads: int | None = None) -> Session:
 def identity() -> dict[str, str]:
     """OpenVINO's version and the processor."""
     return {"openvino": _version() or "not installed", "cpu": machine.cpu_model()}
+
+
+def foreign(fingerprint: Mapping[str, str]) -> None:
+    """Engines run on any machine; they are compiled for it when they are opened."""
 
 
 def why_not() -> str | None:

@@ -9,27 +9,43 @@ import importlib.metadata
 import importlib.util
 import io
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from deploy import machine, onnx_engine
 from deploy.contract import Heads
 from deploy.errors import ArtifactError, RuntimeUnavailable
-from deploy.runtimes import PLAIN, Batch, Calibration, Compiled, Precision, Quantization, Raw, Recipe, Session
+from deploy.runtimes import DEFAULTS, PLAIN, Batch, Calibration, Compiled, Precision, Quantization, Raw, Recipe, Session
 
 INTEGERS = Recipe(signed_activations=False, quantize_bias=True, quantize_outputs=True)
 """x86's VNNI multiplies unsigned by signed bytes; an asymmetric range also wastes nothing on ReLU's missing negatives, and makes
 the ReLU itself part of the rounding. ONNX Runtime computes in integers only where a layer's output is rounded, too."""
 _DISTRIBUTIONS = ("onnxruntime-gpu", "onnxruntime")
 _FATAL_ONLY = 4
+_CPU = ("CPUExecutionProvider",)
+_CUDA = ("CUDAExecutionProvider", *_CPU)
+_CHAINS = {"auto": _CUDA, "cpu": _CPU, "cuda": _CUDA, "tensorrt": ("TensorrtExecutionProvider", *_CUDA)}
 
 
 def compile(
-    onnx: Path, out: Path, *, precision: Precision, calibration: Calibration, heads: Heads, quantization: Quantization = PLAIN
+    onnx: Path,
+    out: Path,
+    *,
+    precision: Precision,
+    calibration: Calibration,
+    heads: Heads,
+    quantization: Quantization = PLAIN,
+    provider: Literal["auto", "cpu", "cuda", "tensorrt"] = "auto",
+    optimization: Literal["all", "none"] = "all",
 ) -> Compiled:
     """Write out/engine.onnx.
+
+    Args:
+        provider: what computes; auto is CUDA where it works, else the CPU. Used when the engine is opened, as `optimization` is.
+        optimization: of the graph by ONNX Runtime; none runs it node by node as it is written.
 
     Raises:
         RuntimeUnavailable: a package is missing.
@@ -40,14 +56,15 @@ def compile(
     return onnx_engine.write(onnx, out, precision, calibration, heads, INTEGERS, quantization)
 
 
-def open(file: Path, *, threads: int | None = None) -> Session:
-    """Open an engine, on the GPU where ONNX Runtime can use one.
+def open(file: Path, *, threads: int | None = None, options: Mapping[str, Any] = DEFAULTS) -> Session:
+    """Open an engine, on the GPU where ONNX Runtime can use one, or on the provider that the options name.
 
     Args:
         threads: of the CPU; None for one a physical core, or one a core where this process may not use all.
+        options: those of `compile`.
 
     Raises:
-        RuntimeUnavailable: ONNX Runtime is not installed.
+        RuntimeUnavailable: ONNX Runtime or the provider is not here.
         ArtifactError: the file is no engine of ours.
     """
     missing = why_not()
@@ -57,11 +74,14 @@ def open(file: Path, *, threads: int | None = None) -> Session:
     import onnxruntime
 
     onnxruntime.set_default_logger_severity(_FATAL_ONLY)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = _FATAL_ONLY
-    options.intra_op_num_threads = threads or _default_threads()
+    settings = onnxruntime.SessionOptions()
+    settings.log_severity_level = _FATAL_ONLY
+    settings.intra_op_num_threads = threads or _default_threads()
+    if options.get("optimization") == "none":
+        settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    providers = _providers(onnxruntime, options.get("provider", "auto"))
     try:
-        session = onnxruntime.InferenceSession(file.read_bytes(), options, providers=_providers(onnxruntime))
+        session = onnxruntime.InferenceSession(file.read_bytes(), settings, providers=providers)
     except OSError as error:
         raise ArtifactError(f"{file}: {error.strerror}") from error
     except Exception as error:  # ONNX Runtime raises a dozen kinds of its own
@@ -73,6 +93,10 @@ def open(file: Path, *, threads: int | None = None) -> Session:
 def identity() -> dict[str, str]:
     """ONNX Runtime's version, the processor and the GPU."""
     return {"onnxruntime": _version() or "not installed", "cpu": machine.cpu_model(), **machine.gpu()}
+
+
+def foreign(fingerprint: Mapping[str, str]) -> None:
+    """Engines run on any machine; they are compiled for it when they are opened."""
 
 
 def why_not() -> str | None:
@@ -112,13 +136,23 @@ def _default_threads() -> int:
     return usable if usable < (os.cpu_count() or 1) else 0
 
 
-def _providers(onnxruntime: Any) -> list[str]:
-    """CUDA first where there is a GPU; ONNX Runtime falls back to the CPU by itself where CUDA's libraries do not load."""
-    if not machine.gpu() or "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-        return ["CPUExecutionProvider"]
+def _providers(onnxruntime: Any, wanted: str) -> list[str]:
+    """In the order of preference; ONNX Runtime gives what a provider lacks, or all where its libraries do not load, to the next.
+
+    Raises:
+        RuntimeUnavailable: a provider that is asked for by name is not here.
+    """
+    chain = _CHAINS[wanted]
+    if chain == _CPU:
+        return list(chain)
+    here = machine.gpu() and set(chain) <= set(onnxruntime.get_available_providers())
+    if not here and wanted != "auto":
+        raise RuntimeUnavailable(f"provider {wanted}: ONNX Runtime has no {chain[0]} on this machine; choose auto or cpu")
+    if not here:
+        return list(_CPU)
     with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(Exception):  # it prints what it does not find
         onnxruntime.preload_dlls()
-    return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    return list(chain)
 
 
 def _version() -> str | None:

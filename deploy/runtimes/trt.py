@@ -1,14 +1,15 @@
 """TensorRT 10.13 and later: builds and runs on the machine that has the GPU."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from deploy import machine, tensorrt_session
 from deploy.contract import Heads
 from deploy.errors import RuntimeUnavailable
-from deploy.runtimes import PLAIN, Calibration, Compiled, Precision, Quantization, Recipe, Session
+from deploy.runtimes import DEFAULTS, PLAIN, Calibration, Compiled, Precision, Quantization, Recipe, Session
 
 INTEGERS = Recipe(signed_activations=True, quantize_bias=False, quantize_outputs=False)
 """TensorRT knows only symmetric ranges, adds the bias in float, and fuses convolution and ReLU where nothing is rounded between."""
@@ -55,8 +56,8 @@ def compile(
     )
 
 
-def open(file: Path, *, threads: int | None = None) -> Session:
-    """Open an engine. `threads` is the CPU's, which computes nothing here.
+def open(file: Path, *, threads: int | None = None, options: Mapping[str, Any] = DEFAULTS) -> Session:
+    """Open an engine. `threads` is the CPU's, which computes nothing here; of the options, `cuda_graph` counts.
 
     Raises:
         RuntimeUnavailable: TensorRT or the GPU is not here.
@@ -68,6 +69,11 @@ def open(file: Path, *, threads: int | None = None) -> Session:
 def identity() -> dict[str, str]:
     """TensorRT's version and the GPU."""
     return {"tensorrt": tensorrt_session.version("tensorrt", "tensorrt-cu13", "tensorrt-cu12"), **machine.gpu()}
+
+
+def foreign(fingerprint: Mapping[str, str]) -> str | None:
+    """See deploy.tensorrt_session.foreign."""
+    return tensorrt_session.foreign(fingerprint, identity(), ("tensorrt", "compute_capability", "gpu"))
 
 
 def why_not() -> str | None:

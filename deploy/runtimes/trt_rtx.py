@@ -1,14 +1,15 @@
 """TensorRT for RTX: builds for a GPU that is not in this machine, too; runs on NVIDIA RTX GPUs."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from deploy import machine, tensorrt_session
 from deploy.contract import Heads
 from deploy.errors import RuntimeUnavailable
-from deploy.runtimes import PLAIN, Calibration, Compiled, Precision, Quantization, Session, trt
+from deploy.runtimes import DEFAULTS, PLAIN, Calibration, Compiled, Precision, Quantization, Session, trt
 
 INTEGERS = trt.INTEGERS
 
@@ -58,8 +59,8 @@ def compile(
     )
 
 
-def open(file: Path, *, threads: int | None = None) -> Session:
-    """Open an engine. `threads` is the CPU's, which computes nothing here.
+def open(file: Path, *, threads: int | None = None, options: Mapping[str, Any] = DEFAULTS) -> Session:
+    """Open an engine. `threads` is the CPU's, which computes nothing here; of the options, `cuda_graph` counts.
 
     Raises:
         RuntimeUnavailable: TensorRT for RTX or the GPU is not here.
@@ -71,6 +72,11 @@ def open(file: Path, *, threads: int | None = None) -> Session:
 def identity() -> dict[str, str]:
     """TensorRT for RTX's version and the GPU."""
     return {"tensorrt_rtx": tensorrt_session.version("tensorrt-rtx-cu13", "tensorrt-rtx-cu12", "tensorrt-rtx"), **machine.gpu()}
+
+
+def foreign(fingerprint: Mapping[str, str]) -> str | None:
+    """See deploy.tensorrt_session.foreign."""
+    return tensorrt_session.foreign(fingerprint, identity(), ("tensorrt_rtx", "compute_capability"))
 
 
 def why_not() -> str | None:

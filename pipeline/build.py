@@ -1,0 +1,122 @@
+"""build: a bundle's engine made again for the machine at hand, measured and judged there, in a bundle of its own."""
+
+import argparse
+import shutil
+import sys
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from pydantic import ValidationError
+
+from deploy.bundle import MANIFEST, Bundle, Plan
+from deploy.errors import ArtifactError, ConfigError, RuntimeUnavailable
+from deploy.plugins import suggest
+from pipeline.answer import Answer, say
+from pipeline.files import replace_folder
+from pipeline.store import Store
+from pipeline.table import verdict_table
+from stages import artifacts
+from stages.artifacts import FACTS, Dataset, OnnxFacts, OnnxModel, write_facts
+from stages.config import DataConfig, GateConfig, PackageConfig, TargetConfig, ValidationConfig
+from stages.gate import EXIT_INCOMPARABLE, exit_code, gate
+from stages.optimize import ONNX, optimize
+from stages.package import package
+from stages.prepare import gather
+from stages.validate import validate
+
+
+def build(args: argparse.Namespace) -> Answer:
+    """Make, measure, judge and package; the new bundle appears whole or not at all, whatever the verdicts."""
+    given, out = Bundle.load(Path(args.bundle)), Path(args.out)
+    target, gates, validation = _plan(given, args.target)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"--out {out}: exists already; give a new folder")
+    if args.data is None and (target.is_judged or target.precision == "int8"):
+        raise ConfigError(
+            f"target {target.name} is {target.precision}, which takes images to read ranges from or to judge on; give --data DIR"
+        )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
+        store = Store(Path(scratch), target.name, say=partial(say, stream=sys.stderr)).at(target.name)
+        dataset = _data(store, args.data, validation.split, given)
+        made = _make(store, Path(scratch), given, target, gates, validation, dataset)
+        (made.root / FACTS).unlink()
+        (made.root / "stage.json").unlink()
+        replace_folder(made.root, out)
+    return _answer(Bundle.load(out), target, gates)
+
+
+def _plan(given: Bundle, name: str | None) -> tuple[TargetConfig, tuple[GateConfig, ...], ValidationConfig]:
+    """The target of this name, the bundle's own for none, its gates, and how it is measured."""
+    plan: Plan = given.manifest.plan
+    try:
+        targets = {one.name: one for one in map(TargetConfig.model_validate, plan.targets)}
+        gates = tuple(GateConfig.model_validate(one) for one in plan.gates)
+        validation = ValidationConfig.model_validate(plan.validation)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ArtifactError(f"{given.root / MANIFEST}: plan: {'.'.join(map(str, first['loc']))}: {first['msg']}; package again") from error
+    wanted = given.manifest.target if name is None else name
+    if wanted not in targets:
+        raise ConfigError(f"--target {wanted}{suggest(wanted, targets)}: the bundle knows {', '.join(targets)}")
+    return targets[wanted], tuple(one for one in gates if one.target in (None, wanted)), validation
+
+
+def _data(store: Store, folder: str | None, split: str, given: Bundle) -> Dataset | None:
+    """The images to judge on, in COCO's layout."""
+    if folder is None:
+        return None
+    contract = given.manifest.contract
+    config = DataConfig.model_validate({"dataset": "coco", "root": folder, "preprocessing": contract.preprocessing})
+    return store.run(gather, config, split, contract)
+
+
+def _make(
+    store: Store,
+    scratch: Path,
+    given: Bundle,
+    target: TargetConfig,
+    gates: tuple[GateConfig, ...],
+    validation: ValidationConfig,
+    dataset: Dataset | None,
+) -> artifacts.Bundle:
+    """The stages of a run that come after export.
+
+    Raises:
+        RuntimeUnavailable: the engine cannot be built here.
+    """
+    manifest = given.manifest
+    folder = scratch / manifest.provenance.artifacts["onnx"]
+    folder.mkdir()
+    shutil.copyfile(given.root / manifest.onnx, folder / ONNX)
+    write_facts(folder, OnnxFacts(contract=manifest.contract, **dict(manifest.graph)))
+    model = OnnxModel(folder)
+    engine = store.run(optimize, target, model, dataset, validation.split if target.is_judged else None)
+    if engine.facts.why is not None:
+        raise RuntimeUnavailable(f"target {target.name}: {engine.facts.why}")
+    report = store.run(validate, validation, engine, dataset)
+    verdicts = store.run(gate, gates, report)
+    words = PackageConfig(license=manifest.license, description=manifest.description)
+    return store.run(package, words, manifest.plan, engine, model, report, verdicts)
+
+
+def _answer(made: Bundle, target: TargetConfig, gates: tuple[GateConfig, ...]) -> Answer:
+    manifest = made.manifest
+    unmeasured = [target.name] if manifest.why is not None else []
+    code = exit_code(manifest.verdicts, gates, required=[target.name] if target.required else [], unmeasured=unmeasured)
+    verdicts = [verdict.model_dump() for verdict in manifest.verdicts]
+    data = {
+        "bundle": str(made.root),
+        "precision": manifest.precision,
+        "map": manifest.accuracy.map if manifest.accuracy else None,
+        "latency_end_to_end_p50_ms": manifest.latency.end_to_end.p50 if manifest.latency else None,
+        "why": manifest.why,
+        "gates": verdicts,
+    }
+    figures = [f"mAP {data['map']:.4f}" if data["map"] is not None else "mAP not measured"]
+    figures.append(f"{manifest.latency.end_to_end.p50:.2f} ms end to end" if manifest.latency else f"not measured: {manifest.why}")
+    lines = [f"{made.root}: {manifest.runtime} {manifest.precision}, {', '.join(figures)}"]
+    lines += [verdict_table(verdicts)] if verdicts else ["no gate is set, so nothing was judged"]
+    code = code if verdicts else EXIT_INCOMPARABLE
+    return Answer({**data, "exit_code": code}, "\n".join(lines), code)

@@ -1,0 +1,130 @@
+"""build, through the command line as a stranger would use it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import artifact_samples as samples
+import pytest
+
+from deploy.bundle import Bundle, write
+from deploy.errors import ArtifactError
+from pipeline.cli import main
+from stages.artifacts import Dataset
+
+
+@pytest.fixture
+def given(tmp_path: Path) -> Bundle:
+    made = samples.bundle(tmp_path / "given", license="MIT")
+    targets = [
+        samples.target(),
+        samples.target(name="int8", precision="int8"),
+        samples.target(name="choice", precision="auto"),
+        samples.target(name="gpu", runtime="trt_rtx", precision="fp16"),
+        samples.target(name="needed", runtime="trt_rtx", precision="fp16", compute_capability="8.9", required=True),
+    ]
+    plan = made.manifest.plan.model_copy(update={"targets": tuple(one.model_dump(mode="json") for one in targets)})
+    return write(made.root, made.manifest.model_copy(update={"plan": plan}), made.manifest.files)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Dataset:
+    return samples.dataset(tmp_path / "cells")
+
+
+def build(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, dict[str, Any]]:
+    code = main(["build", *map(str, arguments), "--json"])
+    return code, json.loads(capsys.readouterr().out)
+
+
+def test_the_bundles_own_target_is_judged_again(given: Bundle, data: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, answer = build(capsys, given.root, "--data", data.root, "--out", tmp_path / "here")
+    assert (code, answer["map"], [gate["verdict"] for gate in answer["gates"]]) == (0, 1.0, ["pass", "pass"])
+    made = Bundle.load(tmp_path / "here")
+    assert made.gated
+    assert made.manifest.accuracy is not None
+    assert made.manifest.accuracy.map == 1
+    assert (made.manifest.license, made.manifest.graph, made.manifest.plan) == ("MIT", given.manifest.graph, given.manifest.plan)
+    assert made.manifest.provenance.artifacts["onnx"] == given.manifest.provenance.artifacts["onnx"]
+    assert {path.name for path in made.root.iterdir()} == {*made.manifest.files, "manifest.json"}
+    with made.open(threads=1):
+        pass
+
+
+def test_another_target_of_the_pipeline(given: Bundle, data: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, answer = build(capsys, given.root, "--target", "int8", "--data", data.root, "--out", tmp_path / "here")
+    assert (code, answer["precision"]) == (0, "int8")
+    assert Bundle.load(tmp_path / "here").manifest.proof["convolutions_int8"] > 0
+
+
+def test_a_split_to_judge_on_is_data_enough(given: Bundle, data: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (data.root / "train.json").unlink()
+    code, answer = build(capsys, given.root, "--target", "choice", "--data", data.root, "--out", tmp_path / "here")
+    assert (code, answer["map"]) == (0, 1.0)
+
+
+def test_without_data_accuracy_is_not_judged(given: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, answer = build(capsys, given.root, "--out", tmp_path / "here")
+    assert (code, answer["map"]) == (12, None)
+    assert [gate["verdict"] for gate in answer["gates"]] == ["incomparable", "pass"]
+    assert answer["latency_end_to_end_p50_ms"] > 0
+    with pytest.raises(ArtifactError, match="is incomparable"):
+        Bundle.load(tmp_path / "here").refuse_ungated()
+
+
+def test_an_engine_that_cannot_run_here_is_packed_and_said(given: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    code, answer = build(capsys, given.root, "--target", "needed", "--out", tmp_path / "here")
+    assert (code, answer["why"] is not None) == (5, True)
+    assert Bundle.load(tmp_path / "here").manifest.engine == "engine.plan"
+
+
+REFUSALS = {
+    "no such target": (["--target", "in8"], 2, "--target in8 (did you mean int8?): the bundle knows here, int8, choice, gpu, needed"),
+    "int8 without data": (["--target", "int8"], 2, "give --data DIR"),
+    "a choice without data": (["--target", "choice"], 2, "give --data DIR"),
+    "no such data": (["--data", "nowhere"], 3, "nowhere: no such folder"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "code", "line"), REFUSALS.values(), ids=REFUSALS)
+def test_is_refused_in_one_line(
+    given: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], code: int, line: str
+) -> None:
+    found, answer = build(capsys, given.root, *arguments, "--out", tmp_path / "here")
+    assert (found, line in answer["error"], "\n" in answer["error"]) == (code, True, False)
+    assert not (tmp_path / "here").exists()
+    assert not list(tmp_path.glob(".here*"))
+
+
+def test_a_target_whose_device_is_not_here_writes_nothing(
+    given: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deploy.machine.gpu", dict)
+    code, answer = build(capsys, given.root, "--target", "gpu", "--out", tmp_path / "here")
+    assert (code, "target gpu: " in answer["error"]) == (5, True)
+    assert not (tmp_path / "here").exists()
+
+
+def test_a_folder_that_holds_something_is_kept(given: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, answer = build(capsys, given.root, "--out", given.root)
+    assert (code, "exists already" in answer["error"]) == (2, True)
+    assert Bundle.load(given.root).manifest == given.manifest
+
+
+def test_data_of_other_classes_is_refused(given: Bundle, data: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("train", "val"):
+        file = data.root / f"{name}.json"
+        file.write_text(file.read_text().replace('"red"', '"crimson"'))
+    code, answer = build(capsys, given.root, "--data", data.root, "--out", tmp_path / "here")
+    assert code == 3
+    assert "category 3 is 'crimson' in the data but 'red' in the bundle" in answer["error"]
+
+
+def test_an_engine_of_another_machine_names_this_command(given: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    fingerprint = {"tensorrt": "tensorrt 10.13.0", "compute_capability": "8.9", "gpu": "RTX 4090"}
+    monkeypatch.setattr("deploy.runtimes.trt.why_not", lambda: None)
+    monkeypatch.setattr("deploy.runtimes.trt.identity", lambda: {**fingerprint, "compute_capability": "8.7", "gpu": "Orin"})
+    made = Bundle(given.root, given.manifest.model_copy(update={"runtime": "trt", "fingerprint": fingerprint}))
+    with pytest.raises(ArtifactError, match=r"built for compute capability 8\.9, this machine has 8\.7; build it here: edgedistill build"):
+        made.open()

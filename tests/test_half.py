@@ -1,0 +1,114 @@
+"""Half precision as computed by torch, which is another implementation, and on the hand-made detector."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_samples
+import pytest
+import torch
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from torch import nn
+from torch.nn import functional
+
+from deploy import graph, precision
+from deploy.errors import ArtifactError
+from deploy.half import Conv, GatherElements, HalfSession, MatMul, MaxPool
+from deploy.runtimes import ort
+
+Array = NDArray[Any]
+
+
+def drawn(*shape: int, seed: int = 0) -> Array:
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float16)
+
+
+def rounded(values: torch.Tensor) -> Array:
+    return values.numpy().astype(np.float16)
+
+
+def evaluate(kind: type, *inputs: Array, **attributes: Any) -> Array:
+    names = [f"in{i}" for i in range(len(inputs))]
+    kinds = {np.dtype(np.float16): TensorProto.FLOAT16, np.dtype(np.int64): TensorProto.INT64}
+    given = [helper.make_tensor_value_info(name, kinds[value.dtype], value.shape) for name, value in zip(names, inputs, strict=True)]
+    node = helper.make_node(kind.__name__, names, ["out"], **attributes)
+    made = helper.make_graph([node], "one", given, [helper.make_tensor_value_info("out", TensorProto.FLOAT16, None)])
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)])
+    evaluator = onnx.reference.ReferenceEvaluator(model, new_ops=[Conv, MaxPool, MatMul, GatherElements])
+    answers = evaluator.run(None, dict(zip(names, inputs, strict=True)))
+    assert isinstance(answers, list)
+    return np.asarray(answers[0])
+
+
+@pytest.mark.parametrize(
+    ("groups", "kernel", "stride", "pad", "dilation"), [(1, 3, 1, 1, 1), (1, 7, 2, 3, 1), (4, 3, 2, 1, 1), (2, 3, 1, 2, 2), (8, 1, 1, 0, 1)]
+)
+def test_convolutions_are_torchs_rounded_once(groups: int, kernel: int, stride: int, pad: int, dilation: int) -> None:
+    images, weight, bias = drawn(2, 8, 13, 17), drawn(16, 8 // groups, kernel, kernel, seed=1), drawn(16, seed=2)
+    full = [torch.from_numpy(one).float() for one in (images, weight, bias)]
+    expected = functional.conv2d(full[0], full[1], full[2], stride, pad, dilation, groups)
+    got = evaluate(
+        Conv, images, weight, bias, group=groups, strides=[stride] * 2, pads=[pad] * 4, dilations=[dilation] * 2, kernel_shape=[kernel] * 2
+    )
+    assert got.dtype == np.float16
+    # sums in another order may fall on the other side of a rounding
+    assert got == pytest.approx(rounded(expected), rel=2e-3, abs=1e-3)
+
+
+def test_pooling_is_torchs() -> None:
+    images = drawn(2, 3, 15, 18)
+    expected = nn.MaxPool2d(3, 2, 1)(torch.from_numpy(images).float())
+    assert np.array_equal(evaluate(MaxPool, images, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]), rounded(expected))
+
+
+def test_gathering_takes_more_than_64_rows_and_counts_from_the_end() -> None:
+    values, index = drawn(100, 3), np.array([[-1, 0, 5]] * 100, np.int64)
+    expected = torch.gather(torch.from_numpy(values), 0, torch.from_numpy(index % 100))
+    assert np.array_equal(evaluate(GatherElements, values, index, axis=0), expected.numpy())
+
+
+@pytest.fixture
+def half(tmp_path: Path) -> Path:
+    model = precision.to_fp16(graph.read(onnx_samples.write(tmp_path / "model.onnx")), onnx_samples.HEADS)
+    onnx.save(model, tmp_path / "half.onnx")
+    return tmp_path / "half.onnx"
+
+
+def images(scale: float = 1) -> NDArray[np.float32]:
+    return (onnx_samples.picture({(0, 1): 0, (2, 3): 2}).transpose(2, 0, 1)[None] / 255 * scale).astype(np.float32)
+
+
+def test_a_detector_in_half_finds_what_it_finds_in_float(half: Path) -> None:
+    with HalfSession(half) as session, ort.open(half.with_name("model.onnx"), threads=1) as full:
+        got, expected = session.infer(images()), full.infer(images())
+    found = expected.scores[0] > 0
+    assert found.sum() == 2
+    assert np.array_equal(got.labels[0, found], expected.labels[0, found])
+    assert got.boxes[0, found] == pytest.approx(expected.boxes[0, found])
+    assert got.scores == pytest.approx(expected.scores, abs=2e-3)
+    assert session.largest
+    assert {name: value for name, value in session.largest.items() if "weight" not in name}
+    assert max(session.largest.values()) < precision.HALF_MAX
+
+
+def test_the_largest_value_of_each_half_tensor_is_kept(half: Path) -> None:
+    with HalfSession(half) as session:
+        session.infer(images(0.5))
+        before = session.largest["features"]
+        session.infer(images(2))
+        assert session.largest["features"] > before
+        session.infer(images(0.1))
+        assert session.largest["features"] > before
+        assert "placed" not in session.largest  # decoding is not half
+
+
+def test_a_tensor_that_overflows_is_named(half: Path) -> None:
+    model = onnx.load(half)
+    for weight in model.graph.initializer:
+        if weight.name == "stem_weight_fp16":
+            weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * np.float16(60_000), weight.name))
+    onnx.save(model, half)
+    with HalfSession(half) as session, pytest.raises(ArtifactError, match=r"tensor '.*' is not finite in half precision; choose fp32"):
+        session.infer(images(100))
