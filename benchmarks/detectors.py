@@ -2,9 +2,10 @@
 
 Our fixed-shape graph in ONNX Runtime against torchvision's own eager model and its legacy ONNX export, with the same weights.
 
-"ours" keeps the default number of candidates and proposals, "ours_full" torchvision's own. Repeats are interleaved; medians are
-compared. Exporting takes longer than measuring: with --engines the graphs are kept in a folder and used again, --export only writes them.
-Usage: python benchmarks/detectors.py [--repeats N] [--threads N] [--size PX] [--only NAME ...] [--engines DIR [--export]]
+"ours" keeps the default number of candidates and proposals, "ours_full", on request, torchvision's own. Repeats are interleaved;
+medians are compared. Exporting takes longer than measuring: with --engines the graphs are kept in a folder and used again, with
+--export they are written and nothing is measured.
+Usage: python benchmarks/detectors.py [--repeats N] [--threads N] [--size PX] [--only NAME ...] [--full] [--engines DIR [--export]]
 """
 
 import argparse
@@ -15,7 +16,7 @@ import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -118,18 +119,19 @@ def medians(sides: dict[str, Side], images: NDArray[np.float32], repeats: int) -
     return {name: statistics.median(values) for name, values in taken.items()}
 
 
-def build(name: str, size: int, threads: int, folder: Path) -> dict[str, Side]:
+def build(name: str, size: int, threads: int, folder: Path, wanted: Sequence[str]) -> dict[str, Side]:
     """One detector's sides, with the same weights at every call; their files lie in the folder."""
     choice, make, own_settings = CASES[name]
     detector = build_detector(DetectorConfig.model_validate(choice), NUM_CLASSES).eval()
     model = torchvisions(detector, make, size)
     folder.mkdir(parents=True, exist_ok=True)
-    return {
-        "ours": engine(detector, graph_options(ExportConfig()), size, folder / "ours.onnx", threads),
-        "ours_full": engine(detector, own_settings, size, folder / "full.onnx", threads),
-        "eager": eager(model),
-        "legacy": legacy(model, size, folder / "legacy.onnx", threads),
+    makers: dict[str, Callable[[], Side]] = {
+        "ours": lambda: engine(detector, graph_options(ExportConfig()), size, folder / "ours.onnx", threads),
+        "ours_full": lambda: engine(detector, own_settings, size, folder / "full.onnx", threads),
+        "eager": lambda: eager(model),
+        "legacy": lambda: legacy(model, size, folder / "legacy.onnx", threads),
     }
+    return {side: makers[side]() for side in wanted}
 
 
 def main() -> None:
@@ -139,6 +141,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--size", type=int, default=320)
     parser.add_argument("--only", nargs="*", choices=CASES, default=list(CASES))
+    parser.add_argument("--full", action="store_true", help="with ours_full, whose graphs take minutes to export")
     parser.add_argument("--engines", type=Path, help="a folder to keep the graphs in")
     parser.add_argument("--export", action="store_true", help="write the graphs and measure nothing")
     args = parser.parse_args()
@@ -146,23 +149,24 @@ def main() -> None:
         parser.error("--export needs --engines, the folder to write to")
     torch.set_num_threads(args.threads)
     print(f"{args.repeats} interleaved repeats, {args.threads} thread(s), {args.size} px, onnxruntime {onnxruntime.__version__}")
-    columns = ("ours", "ours_full", "eager", "legacy")
+    columns = ("ours", *(("ours_full",) if args.full else ()), "eager", "legacy")
     print(f"{'detector':<26}" + "".join(f"{column + ' ms':>14}" for column in columns) + f"{'vs eager':>10}{'vs legacy':>10}")
     rows = {}
     images = np.random.default_rng(0).normal(size=(1, 3, args.size, args.size)).astype(np.float32)
     for name in args.only:
         with tempfile.TemporaryDirectory() as scratch:
-            sides = build(name, args.size, args.threads, (args.engines or Path(scratch)) / name.replace(" ", "-"))
+            sides = build(name, args.size, args.threads, (args.engines or Path(scratch)) / name.replace(" ", "-"), columns)
             if args.export:
                 continue
             row = medians(sides, images, args.repeats)
         rows[name] = {"vs_eager": row["eager"] / row["ours"], "vs_legacy": row["legacy"] / row["ours"]}
-        rows[name]["full_vs_eager"] = row["eager"] / row["ours_full"]
+        if args.full:
+            rows[name]["full_vs_eager"] = row["eager"] / row["ours_full"]
         values = "".join(f"{row[column]:>14.1f}" for column in columns)
         print(f"{name:<26}{values}{rows[name]['vs_eager']:>10.2f}{rows[name]['vs_legacy']:>10.2f}", flush=True)
     if args.export:
         return
-    middle = {key: round(statistics.median(row[key] for row in rows.values()), 3) for key in ("vs_eager", "vs_legacy", "full_vs_eager")}
+    middle = {key: round(statistics.median(row[key] for row in rows.values()), 3) for key in next(iter(rows.values()))}
     slowest = round(min(row["vs_eager"] for row in rows.values()), 3)
     each = {name: {key: round(value, 3) for key, value in row.items()} for name, row in rows.items()}
     print(json.dumps({**middle, "min_vs_eager": slowest, "detectors": each}))

@@ -77,6 +77,20 @@ class GraphFacts(Frozen):
     network: NetworkFacts
 
 
+class Cost(Frozen):
+    """What an engine's graph costs for one image, counted, not measured.
+
+    `macs` are multiply-accumulates of all convolutions and matrix products, NMS included. `operators` counts nodes by kind.
+    `peak_activation_bytes` is the most that is held at once between nodes, without fusion.
+    """
+
+    macs: int
+    operators: dict[str, int]
+    weight_bytes: int
+    peak_activation_bytes: int
+    input_bytes: int
+
+
 class CocoNumbers(Frozen):
     """COCO's twelve numbers as fractions, 0 to 1; null where undefined (no such object), never NaN."""
 

@@ -49,6 +49,13 @@ class Device:
         self._checked(self._cudart.cudaMemcpyAsync(values.ctypes.data, address, values.nbytes, kind, self._stream))
         return values
 
+    def figures(self) -> tuple[int, float, float]:
+        """Multiprocessors, their clock in Hz, and the bytes that memory carries in a second, of the first GPU."""
+        names = ("MultiProcessorCount", "ClockRate", "MemoryClockRate", "GlobalMemoryBusWidth")
+        wanted = [getattr(self._cudart.cudaDeviceAttr, f"cudaDevAttr{name}") for name in names]
+        count, clock_khz, memory_khz, bus_bits = (int(self._checked(self._cudart.cudaDeviceGetAttribute(one, 0))) for one in wanted)
+        return count, clock_khz * 1e3, 2 * memory_khz * 1e3 * bus_bits / 8  # memory moves data on both edges of its clock
+
     def synchronize(self) -> None:
         """Wait for all that was queued."""
         self._checked(self._cudart.cudaStreamSynchronize(self._stream))

@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from deploy import machine
+from deploy import machine, roofline
 from deploy.cuda import Device
 from deploy.errors import ArtifactError, RuntimeUnavailable
-from deploy.runtimes import Batch, Raw, Session
+from deploy.roofline import Peak
+from deploy.runtimes import Batch, Precision, Raw, Session
 from deploy.tensorrt_log import make_logger
 
 _OUTPUTS = {"boxes": np.float32, "scores": np.float32, "labels": np.int64, "converged": np.bool_}
@@ -129,6 +130,10 @@ class TensorRTSession(Session):
         values = {name: self._device.download(*place) for name, place in outputs.items()}
         self._device.synchronize()
         return Raw(**{name: values[name].astype(dtype, copy=False) for name, dtype in self._outputs.items()})
+
+    def peak(self, precision: Precision) -> Peak | None:
+        """See Session.peak."""
+        return roofline.gpu(precision, *self._device.figures())
 
     def _bind(self, name: str) -> tuple[int, tuple[int, ...], np.dtype[Any]]:
         """Give an output a buffer for the shape it will have; its address, shape and type."""

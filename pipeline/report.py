@@ -22,7 +22,7 @@ from stages.artifacts import Checkpoint
 MOST_CLASSES = 80
 """Of more classes, the report lists those that gained and those that lost most."""
 
-_FILTERS = ("fraction", "points", "change", "drifted", "percent", "milliseconds", "size", "count", "duration", "measured")
+_FILTERS = ("fraction", "points", "change", "drifted", "convolutions", "percent", "milliseconds", "size", "count", "duration", "measured")
 _SOFTWARE = (
     *("edgedistill", "torch", "torchvision", "accelerate", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino"),
     *("tensorrt", "tensorrt-rtx-cu13"),

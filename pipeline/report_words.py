@@ -54,6 +54,12 @@ def drifted(value: float | None) -> str:
     return UNDEFINED if value is None else f"{value:.2g}" if value >= 1e-4 else f"{value:.0e}" if value else "0"
 
 
+def convolutions(proof: Mapping[str, Any]) -> str:
+    """How many an engine computes in which precision."""
+    kinds = [(kind, proof.get(f"convolutions_{kind}", 0)) for kind in ("fp32", "fp16", "int8")]
+    return ", ".join(f"{number} {kind}" for kind, number in kinds if number) or UNDEFINED
+
+
 def percent(value: float | None) -> str:
     """A share of a whole."""
     return UNDEFINED if value is None else f"{value * 100:.0f} %".replace("-", MINUS)

@@ -28,7 +28,7 @@ def summarize(result: RunResult) -> dict[str, Any]:
         "gain_map": difference(maps["student"], maps["baseline"]),
         "gap_closed": gap_closed(maps["teacher"], maps["baseline"], maps["student"]),
         "targets": {
-            target.config.name: {**target_figures(target.report), **decisions(target.engine), "parity": parity_figures(target.parity)}
+            target.config.name: {**target_figures(target.report), **engine_figures(target.engine), "parity": parity_figures(target.parity)}
             for target in result.targets
         },
         "references": {name: target_figures(report) for name, report in result.references.items()},
@@ -62,15 +62,21 @@ def target_figures(report: Report) -> dict[str, Any]:
         "latency_ms": latency,
         "bytes": facts.bytes,
         "sha256": facts.sha256,
+        "lowest_ms": facts.lowest_ms,
         "why": facts.why,
     }
 
 
-def decisions(engine: Engine) -> dict[str, Any]:
-    """Which layers int8 returned to float, and which precision was chosen of which; null where there was nothing to decide."""
+def engine_figures(engine: Engine) -> dict[str, Any]:
+    """Its precision proven, its cost counted; which layers int8 returned to float, and which precision was chosen of which.
+
+    The last two are null where there was nothing to decide.
+    """
     facts = engine.facts
     kept = {"limit", "float_map", "map", "float_layers", "num_layers"}
     return {
+        "proof": facts.proof,
+        "cost": None if facts.cost is None else facts.cost.model_dump(mode="json"),
         "fallback": None if facts.fallback is None else facts.fallback.model_dump(include=kept, mode="json"),
         "choice": None if facts.choice is None else facts.choice.model_dump(mode="json"),
     }

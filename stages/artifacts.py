@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from deploy.bundle import Verdict
 from deploy.choice import Choice
-from deploy.contract import Accuracy, Frozen, GraphFacts, Latency, ModelContract
+from deploy.contract import Accuracy, Cost, Frozen, GraphFacts, Latency, ModelContract
 from deploy.drift import Drift
 from deploy.errors import ArtifactError, DataError
 from deploy.fallback import Fallback
@@ -102,13 +102,17 @@ class EngineFacts(Frozen):
     onnx_sha256: str
     fingerprint: dict[str, str]
     proof: dict[str, Any]
+    cost: Cost | None = None
     fallback: Fallback | None = None
     choice: Choice | None = None
     why: str | None
 
 
 class ReportFacts(Frozen):
-    """`accuracy` and `latency` are null and `why` says the reason where the engine cannot run here."""
+    """`accuracy` and `latency` are null and `why` says the reason where the engine cannot run here.
+
+    `lowest_ms` is what the network would take at least on this machine, at its peak rates; null where they are not known.
+    """
 
     target: str
     runtime: str
@@ -118,6 +122,7 @@ class ReportFacts(Frozen):
     bytes: int | None
     sha256: str | None
     machine: dict[str, str]
+    lowest_ms: float | None = None
     why: str | None
 
 

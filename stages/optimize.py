@@ -10,7 +10,7 @@ import numpy as np
 
 from deploy import plugins, preprocess
 from deploy.build import Built, build
-from deploy.contract import Preprocessing
+from deploy.contract import Cost, Preprocessing
 from deploy.errors import BuildError, RuntimeUnavailable
 from deploy.order import Order, Source
 from deploy.runtimes import Batch, Quantization
@@ -74,10 +74,20 @@ def _facts(config: TargetConfig, model: OnnxFacts, runtime: Mapping[str, str], b
         onnx_sha256=model.sha256,
         fingerprint={**runtime, **_built_for(config), "onnx_sha256": model.sha256},
         proof=json.loads(json.dumps(dict(built.compiled.proof))) if built is not None else {},
+        cost=_cost(built),
         fallback=built.fallback if built is not None else None,
         choice=built.choice if built is not None else None,
         why=why,
     )
+
+
+def _cost(built: Built | None) -> Cost | None:
+    """Counted in the graph that the engine was compiled from."""
+    if built is None:
+        return None
+    from deploy import cost, graph  # they need the onnx package, as compiling does
+
+    return cost.cost(graph.read(built.compiled.typed or built.compiled.file))
 
 
 def _built_for(config: TargetConfig) -> dict[str, str]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy import latency, machine, plugins, preprocess
+from deploy import latency, machine, plugins, preprocess, roofline
 from deploy.accuracy import Split, judge
 from deploy.contract import Accuracy, Latency, Preprocessing
 from deploy.errors import RuntimeUnavailable
@@ -27,7 +27,7 @@ def identity(config: ValidationConfig, engine: Engine, dataset: Dataset | None) 
     return machine.identity()
 
 
-@stage(version=1, identity=identity)
+@stage(version=2, identity=identity)
 def validate(out: Path, config: ValidationConfig, engine: Engine, dataset: Dataset | None) -> Report:
     """Measure the engine on a split; where it cannot run on this machine, the report's facts say why instead.
 
@@ -54,7 +54,9 @@ def validate(out: Path, config: ValidationConfig, engine: Engine, dataset: Datas
         accuracy = _accuracy(out, predictor, judged, f"validate {facts.target}") if judged is not None else None
         images = _some(judged.images) if judged is not None else _noise(facts.contract.preprocessing)
         measured = _latency(predictor, images, config.latency)
-    write_facts(out, _report(facts, accuracy, measured, None))
+        peak = session.peak(facts.precision)
+    lowest = None if peak is None or facts.cost is None else roofline.lowest_ms(facts.cost, peak)
+    write_facts(out, _report(facts, accuracy, measured, None).model_copy(update={"lowest_ms": lowest}))
     return Report(out)
 
 

@@ -20,10 +20,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import Any, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from deploy.roofline import Peak
 
 Precision = Literal["fp32", "fp16", "int8"]
 Batch = NDArray[np.float32]
@@ -99,6 +102,10 @@ class Session(ABC):
     @abstractmethod
     def close(self) -> None:
         """Free the device."""
+
+    def peak(self, precision: Precision) -> "Peak | None":
+        """What the device can do at most; None where that is not known."""
+        return None
 
     def __enter__(self) -> Self:
         return self

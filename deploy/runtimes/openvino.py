@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from deploy import machine, onnx_engine
+from deploy import machine, onnx_engine, roofline
 from deploy.contract import Heads
 from deploy.errors import ArtifactError, RuntimeUnavailable
+from deploy.roofline import Peak
 from deploy.runtimes import DEFAULTS, PLAIN, Batch, Calibration, Compiled, Precision, Quantization, Raw, Recipe, Session
 
 INTEGERS = Recipe(signed_activations=False, quantize_bias=False, quantize_outputs=False)
@@ -99,6 +100,10 @@ class OpenVinoSession(Session):
         fixed.reshape({"images": list(shape)})
         self._requests[shape] = self._core.compile_model(fixed, "CPU", self._options).create_infer_request()
         return self._requests[shape]
+
+    def peak(self, precision: Precision) -> Peak | None:
+        """See Session.peak."""
+        return roofline.cpu(precision)
 
     def close(self) -> None:
         """Free the memory of all compiled forms."""

@@ -15,9 +15,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from deploy import machine, onnx_engine
+from deploy import machine, onnx_engine, roofline
 from deploy.contract import Heads
 from deploy.errors import ArtifactError, RuntimeUnavailable
+from deploy.roofline import Peak
 from deploy.runtimes import DEFAULTS, PLAIN, Batch, Calibration, Compiled, Precision, Quantization, Raw, Recipe, Session
 
 INTEGERS = Recipe(signed_activations=False, quantize_bias=True, quantize_outputs=True)
@@ -124,6 +125,10 @@ class OrtSession(Session):
         except Exception as error:
             raise ArtifactError(f"the engine failed on images {images.shape}: {_first_line(error)}") from error
         return Raw(*values)
+
+    def peak(self, precision: Precision) -> Peak | None:
+        """See Session.peak; of the CPU alone."""
+        return roofline.cpu(precision) if self.provider in _CPU else None
 
     def close(self) -> None:
         """Free the session."""

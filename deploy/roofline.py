@@ -1,0 +1,68 @@
+"""The lowest latency that a machine allows: products at its peak rate, every weight read once, whichever takes longer.
+
+Method: Williams et al., "Roofline: An Insightful Visual Performance Model for Multicore Architectures", Communications of the ACM
+2009, https://doi.org/10.1145/1498765.1498785. Departures: one bound for the whole graph; activations are taken to stay in caches.
+Convolutions that make do with fewer products, Winograd's say, can pass it.
+"""
+
+import time
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from deploy import machine
+from deploy.contract import Cost
+from deploy.runtimes import Precision
+
+SIDE = 1024
+COPIED_BYTES = 2**26
+TRIES = 20
+
+CPU_SPEEDUP = {"fp32": 1.0, "fp16": 1.0, "int8": 4.0}
+"""Of a precision over fp32, at most: registers hold four times as many bytes as floats; half is computed in fp32."""
+
+# fused multiply-adds of one multiprocessor in a clock, dense, by compute capability: NVIDIA's architecture whitepapers
+GPU_FP32 = {"7.5": 64, "8.0": 64, "8.6": 128, "8.7": 128, "8.9": 128, "9.0": 128, "10.0": 128, "12.0": 128}
+GPU_FP16 = {"7.5": 512, "8.0": 1024, "8.6": 512, "8.7": 1024, "8.9": 512, "9.0": 2048, "10.0": 4096, "12.0": 512}
+GPU_INT8 = 2
+"""Times the rate of fp16."""
+
+
+@dataclass(frozen=True)
+class Peak:
+    """What a device can do at most: multiply-accumulates and bytes in a second."""
+
+    macs: float
+    bytes: float
+
+
+def lowest_ms(cost: Cost, peak: Peak) -> float:
+    """No engine of this cost can answer one image sooner."""
+    return max(cost.macs / peak.macs, (cost.weight_bytes + cost.input_bytes) / peak.bytes) * 1000
+
+
+@cache
+def cpu(precision: Precision) -> Peak:
+    """Measured in a second or two: the best of NumPy's matrix products, on as many threads as it has, and of copies in memory."""
+    random = np.random.default_rng(0)
+    a, b = random.random((2, SIDE, SIDE), np.float32)
+    source, target = np.zeros(COPIED_BYTES, np.uint8), np.empty(COPIED_BYTES, np.uint8)
+    products, copies = [], []
+    for _ in range(TRIES):
+        start = time.perf_counter()
+        np.matmul(a, b)
+        products.append(time.perf_counter() - start)
+        start = time.perf_counter()
+        np.copyto(target, source)
+        copies.append(time.perf_counter() - start)
+    return Peak(SIDE**3 / min(products) * CPU_SPEEDUP[precision], 2 * COPIED_BYTES / min(copies))
+
+
+def gpu(precision: Precision, multiprocessors: int, clock_hz: float, bytes_per_s: float) -> Peak | None:
+    """From an NVIDIA GPU's own figures; None for one whose rates are not known here."""
+    capability = machine.gpu().get("compute_capability", "")
+    if capability not in GPU_FP32:
+        return None
+    rate = {"fp32": GPU_FP32[capability], "fp16": GPU_FP16[capability], "int8": GPU_FP16[capability] * GPU_INT8}[precision]
+    return Peak(rate * multiprocessors * clock_hz, bytes_per_s)
