@@ -88,6 +88,7 @@ class Quantizer:
             op_types_to_quantize=[*graph.WEIGHTED, *_ABSORBED] if recipe.quantize_outputs else list(graph.WEIGHTED),
             nodes_to_quantize=nodes,
             per_channel=True,
+            reduce_range=recipe.narrow_weights,
             activation_type=QuantType.QInt8 if recipe.signed_activations else QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             calibrate_method=self._method,

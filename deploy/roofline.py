@@ -6,14 +6,13 @@ Convolutions that make do with fewer products, Winograd's say, can pass it.
 """
 
 import time
-from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 
 from deploy import machine
 from deploy.contract import Cost
-from deploy.runtimes import Precision
+from deploy.runtimes import Peak, Precision
 
 SIDE = 1024
 COPIED_BYTES = 2**26
@@ -27,14 +26,6 @@ GPU_FP32 = {"7.5": 64, "8.0": 64, "8.6": 128, "8.7": 128, "8.9": 128, "9.0": 128
 GPU_FP16 = {"7.5": 512, "8.0": 1024, "8.6": 512, "8.7": 1024, "8.9": 512, "9.0": 2048, "10.0": 4096, "12.0": 512}
 GPU_INT8 = 2
 """Times the rate of fp16."""
-
-
-@dataclass(frozen=True)
-class Peak:
-    """What a device can do at most: multiply-accumulates and bytes in a second."""
-
-    macs: float
-    bytes: float
 
 
 def lowest_ms(cost: Cost, peak: Peak) -> float:

@@ -15,8 +15,7 @@ import numpy as np
 from deploy import machine, roofline
 from deploy.cuda import Device
 from deploy.errors import ArtifactError, RuntimeUnavailable
-from deploy.roofline import Peak
-from deploy.runtimes import Batch, Precision, Raw, Session
+from deploy.runtimes import Batch, Peak, Precision, Raw, Session
 from deploy.tensorrt_log import make_logger
 
 _OUTPUTS = {"boxes": np.float32, "scores": np.float32, "labels": np.int64, "converged": np.bool_}

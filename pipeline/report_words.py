@@ -46,7 +46,7 @@ def points(value: float | None) -> str:
 
 def change(value: float | None) -> str:
     """A difference of mAP in points, signed, in hundredths of a point."""
-    return UNDEFINED if value is None else f"{value * 100:+.2f}".replace("-", MINUS)
+    return UNDEFINED if value is None else f"{value * 100:+.2f}".replace("-0.00", "0.00").replace("+0.00", "0.00").replace("-", MINUS)
 
 
 def drifted(value: float | None) -> str:

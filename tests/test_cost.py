@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from deploy import graph, machine, precision, quantize, roofline
 from deploy.contract import Cost
 from deploy.cost import cost
-from deploy.runtimes import PLAIN, ort
+from deploy.runtimes import PLAIN, Peak, ort
 
 
 def exported(network: nn.Module, images: torch.Tensor, file: Path) -> Cost:
@@ -77,8 +77,8 @@ COST = Cost(macs=2_000_000, operators={}, weight_bytes=900, peak_activation_byte
 
 
 def test_the_roofline_is_the_higher_of_its_two_walls() -> None:
-    assert roofline.lowest_ms(COST, roofline.Peak(macs=1e9, bytes=1e9)) == pytest.approx(2)
-    assert roofline.lowest_ms(COST, roofline.Peak(macs=1e12, bytes=1e5)) == pytest.approx(10)
+    assert roofline.lowest_ms(COST, Peak(macs=1e9, bytes=1e9)) == pytest.approx(2)
+    assert roofline.lowest_ms(COST, Peak(macs=1e12, bytes=1e5)) == pytest.approx(10)
 
 
 def test_the_processors_peak_is_within_what_processors_reach() -> None:

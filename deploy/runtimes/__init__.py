@@ -20,13 +20,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
+from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    from deploy.roofline import Peak
 
 Precision = Literal["fp32", "fp16", "int8"]
 Batch = NDArray[np.float32]
@@ -40,11 +37,12 @@ class Calibration(Protocol):
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a runtime wants the integers of int8. Weights are always signed, symmetric and per channel."""
+    """How a runtime wants the integers of int8. Weights are always signed, symmetric and per channel; `narrow_weights` have 7 bits."""
 
     signed_activations: bool
     quantize_bias: bool
     quantize_outputs: bool
+    narrow_weights: bool = False
 
 
 RangeMethod = Literal["min_max", "entropy", "percentile"]
@@ -88,6 +86,14 @@ class Raw:
     masks: NDArray[np.float32] | None = None
 
 
+@dataclass(frozen=True)
+class Peak:
+    """What a device can do at most: multiply-accumulates and bytes in a second."""
+
+    macs: float
+    bytes: float
+
+
 DEFAULTS: Mapping[str, Any] = MappingProxyType({})
 """A target's options where it has none."""
 
@@ -103,7 +109,7 @@ class Session(ABC):
     def close(self) -> None:
         """Free the device."""
 
-    def peak(self, precision: Precision) -> "Peak | None":
+    def peak(self, precision: Precision) -> Peak | None:
         """What the device can do at most; None where that is not known."""
         return None
 

@@ -18,12 +18,12 @@ import numpy as np
 from deploy import machine, onnx_engine, roofline
 from deploy.contract import Heads
 from deploy.errors import ArtifactError, RuntimeUnavailable
-from deploy.roofline import Peak
-from deploy.runtimes import DEFAULTS, PLAIN, Batch, Calibration, Compiled, Precision, Quantization, Raw, Recipe, Session
+from deploy.runtimes import DEFAULTS, PLAIN, Batch, Calibration, Compiled, Peak, Precision, Quantization, Raw, Recipe, Session
 
-INTEGERS = Recipe(signed_activations=False, quantize_bias=True, quantize_outputs=True)
+INTEGERS = Recipe(signed_activations=False, quantize_bias=True, quantize_outputs=True, narrow_weights=machine.adds_bytes_in_16_bits())
 """x86's VNNI multiplies unsigned by signed bytes; an asymmetric range also wastes nothing on ReLU's missing negatives, and makes
-the ReLU itself part of the rounding. ONNX Runtime computes in integers only where a layer's output is rounded, too."""
+the ReLU itself part of the rounding. ONNX Runtime computes in integers only where a layer's output is rounded, too. A processor
+that adds two products in 16 bits overflows there by full weights, not by narrow ones."""
 _DISTRIBUTIONS = ("onnxruntime-gpu", "onnxruntime")
 _FATAL_ONLY = 4
 _CPU = ("CPUExecutionProvider",)
