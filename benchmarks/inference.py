@@ -1,83 +1,242 @@
-"""Milliseconds an image: the exported fixed-shape engine against torchvision's own eager FCOS with the same weights.
+"""Milliseconds an image of examples/edge.yaml's student: int8 against fp32, and our best engine against what one would run without us.
 
-Both take the same decoded photograph (generated here, so that nothing need be trained or found) and end with boxes in its
-pixels. Repeats are interleaved; medians are compared. Usage: python benchmarks/inference.py [--repeats N] [--threads N]
+The student is trained here for a few minutes on small images (kept in runs/ and not trained twice), then deployed at 320 and at
+640 px. The rivals have its weights: torchvision's own RetinaNet in eager torch and under torch.compile, and its plain export by
+torch's legacy exporter in ONNX Runtime and in OpenVINO. All take a decoded photograph and end with boxes in its pixels, on the
+same number of threads, in turns; medians are compared. Decoding the JPEG stands in a column of its own.
+Usage: python benchmarks/inference.py [--repeats N] [--threads N]
 """
 
 import argparse
-import copy
 import json
+import logging
 import statistics
-import tempfile
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
 import torch
 from numpy.typing import NDArray
+from torchvision.models.detection.retinanet import RetinaNet
 
-from deploy import plugins
-from deploy.contract import Accuracy, ModelContract, Preprocessing
+from deploy import plugins, preprocess
 from deploy.predictor import Predictor
-from stages.artifacts import Checkpoint
-from stages.checkpoint import build_detector, save
-from stages.config import DetectorConfig, ExportConfig
-from stages.detectors.fcos import FcosDetector
-from stages.onnx_graph import MODEL, write
+from pipeline.config import PipelineConfig, load
+from pipeline.store import Store
+from stages.artifacts import Checkpoint, Engine, OnnxModel, Report
+from stages.checkpoint import load_detector
+from stages.config import TargetConfig
+from stages.export import export
+from stages.optimize import optimize
+from stages.prepare import prepare
+from stages.splits import split
+from stages.train import train_baseline
+from stages.validate import validate
 
-SIZE = 320
-CHOICE = {"name": "fcos", "backbone": "resnet18", "width": 32, "fpn_channels": 64, "head_convs": 2}
+ROOT = Path(__file__).parents[1]
+TRAINED_PX, SIZES = 160, (320, 640)
+LIMIT = 0.01
+NUM_IMAGES = 40
+Image = NDArray[np.uint8]
+Side = Callable[[Image], object]
 
 
-def rivals(folder: Path, threads: int) -> dict[str, Callable[[NDArray[np.uint8]], object]]:
-    """The engine and the eager model, the same weights in both, each from a decoded image to its boxes."""
-    choice = DetectorConfig.model_validate(CHOICE)
-    contract = ModelContract(
-        preprocessing=Preprocessing(height=SIZE, width=SIZE), classes=tuple("0123456789"), category_ids=tuple(range(10))
-    )
-    detector = build_detector(choice, 10)
-    assert isinstance(detector, FcosDetector)
-    unknown = {name: None for name in Accuracy.model_fields if name.startswith("ma")}
-    save(folder, detector, choice, contract, 0, Accuracy(split="none", num_images=0, per_class={}, **unknown))
-    write(folder, ExportConfig(), Checkpoint(folder))
-    session = plugins.load("deploy.runtimes", "ort").open(folder / MODEL, threads=threads)
-    engine = Predictor(session, contract)
-    eager = copy.deepcopy(detector.model).eval()
-    eager.transform.min_size, eager.transform.max_size = (SIZE,), SIZE
-    eager.topk_candidates, eager.score_thresh = ExportConfig().candidates, ExportConfig().score_threshold
+@dataclass(frozen=True)
+class Deployed:
+    """The student at one size: its graph, some photographs, and an engine with its report for each runtime and precision."""
 
-    def run_eager(image: NDArray[np.uint8]) -> object:
-        with torch.no_grad():
-            return eager([torch.from_numpy(image.transpose(2, 0, 1).astype(np.float32) / 255)])
+    size: int
+    student: Checkpoint
+    model: OnnxModel
+    files: Sequence[Path]
+    engines: Mapping[tuple[str, str], tuple[Engine, Report]]
 
-    return {"edgedistill": engine.detect, "torchvision_eager": run_eager}
+
+def config_at(size: int, images: int, **student: object) -> PipelineConfig:
+    """edge.yaml with images of another size."""
+    settings = [f"data.image_size={size}", f"data.preprocessing.height={size}", f"data.preprocessing.width={size}"]
+    settings += [f"data.{name}_images={NUM_IMAGES}" for name in ("val", "test", "shifted")] + [f"data.train_images={images}"]
+    settings += [f"data.max_digits={8 if size > TRAINED_PX else 5}", "validation.latency.min_seconds=0", "validation.latency.min_passes=5"]
+    settings += [f"student.{key.replace('__', '.')}={json.dumps(value)}" for key, value in student.items()]
+    return load(ROOT / "examples" / "edge.yaml", settings)
+
+
+def trained(config: PipelineConfig, store: Store) -> tuple[Any, Checkpoint]:
+    """The data and the student without a teacher."""
+    dataset = store.run(prepare, config.data)
+    student = store.run(train_baseline, config.student, config.seed, "cpu", config.validation.split, dataset, config.export.decisions)
+    return dataset, student
+
+
+def deployed(size: int, weights: Path, store: Store) -> Deployed:
+    """Every engine of the student at one size, int8 within the limit."""
+    config = config_at(size, 128, weights=str(weights), train__epochs=0)
+    dataset, student = trained(config, store)
+    model = store.run(export, config.export, student)
+    engines = {}
+    for target in config.targets:
+        if target.runtime in ("ort", "openvino"):
+            view = store.at(f"{target.name}-{size}")
+            engine = view.run(optimize, target, model, dataset, config.validation.split if target.is_judged else None)
+            engines[target.runtime, target.precision] = engine, view.run(validate, config.validation, engine, dataset)
+    return Deployed(size, student, model, split(dataset, config.validation.split).images, engines)
+
+
+def predictor(engine: Engine, threads: int) -> Predictor:
+    """The engine as it is served."""
+    facts = engine.facts
+    assert facts.file is not None
+    session = plugins.load("deploy.runtimes", facts.runtime).open(engine.file(facts.file), threads=threads, options=facts.options)
+    return Predictor(session, facts.contract)
+
+
+def rivals(at: Deployed, threads: int, folder: Path) -> dict[str, Side]:
+    """torchvision's own model with the student's weights, by four ways to run it."""
+    model: Any = load_detector(at.student).model  # type: ignore[attr-defined]
+    assert isinstance(model, RetinaNet)
+    model.eval()
+    model.transform.min_size, model.transform.max_size = (at.size,), at.size
+    compiled = torch.compile(model)
+    file = folder / f"plain-{at.size}.onnx"
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(model, ([torch.rand(3, at.size, at.size)],), str(file), dynamo=False, opset_version=17, input_names=["image"])
+    return {
+        "torch_eager": lambda image: _torch(model, image),
+        "torch_compile": lambda image: _torch(compiled, image),
+        "onnxruntime": _onnxruntime(file, threads),
+        "openvino": _openvino(file, threads),
+    }
+
+
+def _input(image: Image) -> NDArray[np.float32]:
+    return np.ascontiguousarray(image.transpose(2, 0, 1), np.float32) / 255
+
+
+def _torch(model: Any, image: Image) -> object:
+    with torch.no_grad():
+        return model([torch.from_numpy(_input(image))])
+
+
+def _onnxruntime(file: Path, threads: int) -> Side:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = threads, 4
+    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda image: session.run(None, {name: _input(image)})
+
+
+def _openvino(file: Path, threads: int) -> Side:
+    import openvino
+
+    settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    request = openvino.Core().compile_model(str(file), "CPU", settings).create_infer_request()
+    return lambda image: request.infer([_input(image)])
+
+
+def medians(sides: Mapping[str, Side], images: Sequence[Image], repeats: int) -> dict[str, float]:
+    """Milliseconds of each side, in turns, after two passes to warm up."""
+    taken: dict[str, list[float]] = {name: [] for name in sides}
+    for repeat in range(repeats + 2):
+        for name, side in sides.items():
+            start = time.perf_counter()
+            side(images[repeat % len(images)])
+            if repeat >= 2:
+                taken[name].append((time.perf_counter() - start) * 1000)
+    return {name: statistics.median(values) for name, values in taken.items()}
+
+
+def precisions(at: Deployed, images: Sequence[Image], threads: int, repeats: int) -> dict[str, dict[str, float]]:
+    """int8 against fp32 of each runtime, in turns: how much faster, how much smaller, how much less accurate."""
+    opened = {f"{runtime} {precision}": predictor(engine, threads) for (runtime, precision), (engine, _) in at.engines.items()}
+    times = medians({name: one.detect for name, one in opened.items()}, images, repeats)
+    found = {}
+    for runtime in ("ort", "openvino"):
+        (full, full_report), (small, small_report) = at.engines[runtime, "fp32"], at.engines[runtime, "int8"]
+        maps = [one.facts.accuracy.map or 0.0 for one in (full_report, small_report) if one.facts.accuracy]
+        fallback = small.facts.fallback
+        found[runtime] = {
+            "fp32_ms": times[f"{runtime} fp32"],
+            "int8_ms": times[f"{runtime} int8"],
+            "speedup": times[f"{runtime} fp32"] / times[f"{runtime} int8"],
+            "smaller": (full.facts.bytes or 0) / (small.facts.bytes or 1),
+            "map": maps[0],
+            "map_drop": maps[0] - maps[1],
+            "float_layers": len(fallback.float_layers) if fallback else 0,
+        }
+        row = found[runtime]
+        print(
+            f"{at.size} px, {runtime:<9} fp32 {row['fp32_ms']:8.1f} ms   int8 {row['int8_ms']:8.1f} ms   {row['speedup']:.2f} times as "
+            f"fast, {row['smaller']:.2f} times smaller, mAP {row['map']:.4f} less {row['map_drop']:.4f}, {row['float_layers']} layers in float"
+        )
+    for one in opened.values():
+        one.session.close()
+    return found
+
+
+def against(at: Deployed, images: Sequence[Image], best: str, threads: int, repeats: int, folder: Path) -> dict[str, float]:
+    """Our best engine and the rivals, in turns; ratios above 1 where ours is faster."""
+    engine = predictor(at.engines[best, "int8"][0], threads)
+    sides: dict[str, Side] = {"edgedistill": engine.detect, **rivals(at, threads, folder)}
+    times = medians(sides, images, repeats)
+    parts = [engine.timed(images[index % len(images)])[1] for index in range(repeats)]
+    share = statistics.median((one.pre_ms + one.post_ms) / one.end_to_end_ms for one in parts)
+    decoding = statistics.median(_seconds(preprocess.load_image, file) for file in at.files) * 1000
+    for name, value in times.items():
+        print(f"{at.size} px, {name:<14} {value:8.1f} ms   {value / times['edgedistill']:.2f} times ours")
+    pre, infer, post = (statistics.median(getattr(one, f"{part}_ms") for one in parts) for part in ("pre", "infer", "post"))
+    print(f"{at.size} px, ours: before {pre:.2f}, network {infer:.1f}, after {post:.2f} ms; decoding the JPEG {decoding:.2f} ms")
+    names = {"vs_eager": "torch_eager", "vs_compile": "torch_compile", "vs_openvino": "openvino", "vs_onnxruntime": "onnxruntime"}
+    return {key: times[side] / times["edgedistill"] for key, side in names.items()} | {"prepost_share": share}
+
+
+def _seconds(work: Callable[[Path], object], file: Path) -> float:
+    start = time.perf_counter()
+    work(file)
+    return time.perf_counter() - start
+
+
+def small_student(store: Store) -> None:
+    """pipeline.yaml's student, whose precision ONNX Runtime chooses itself."""
+    config = load(ROOT / "pipeline.yaml")
+    dataset, student = trained(config, store)
+    model = store.at("small").run(export, config.export, student)
+    target = TargetConfig.model_validate({"name": "small", "runtime": "ort", "precision": "auto"})
+    choice = store.at("small").run(optimize, target, model, dataset, config.validation.split).facts.choice
+    assert choice is not None
+    offers = ", ".join(f"{one.precision} {one.p50_ms:.2f} ms at mAP {one.map:.4f}" for one in choice.offers if one.p50_ms and one.map)
+    print(f"pipeline.yaml's student, precision auto: {choice.precision} of {offers}")
 
 
 def main() -> None:
-    """Print medians, the ratio and one line of JSON."""
+    """Print the tables and one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=100)
+    parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    image = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
-    taken: dict[str, list[float]] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        sides = rivals(Path(folder), args.threads)
-        for repeat in range(args.repeats + 5):
-            for name, side in sides.items():
-                start = time.perf_counter()
-                side(image)
-                if repeat >= 5:
-                    taken.setdefault(name, []).append((time.perf_counter() - start) * 1000)
-    medians = {name: statistics.median(values) for name, values in taken.items()}
-    ratio = medians["torchvision_eager"] / medians["edgedistill"]
-    print(f"{args.repeats} interleaved repeats, {args.threads} thread(s), {SIZE} px, onnxruntime {onnxruntime.__version__}")
-    for name, value in medians.items():
-        print(f"{name:<20} {value:8.2f} ms")
-    print(json.dumps({"vs_eager": round(ratio, 3), **{f"{name}_ms": round(value, 3) for name, value in medians.items()}}))
+    store = Store(ROOT / "runs", "benchmark-inference")
+    _, student = trained(config_at(TRAINED_PX, 600), store)
+    rows = {}
+    for size in SIZES:
+        at = deployed(size, student.root, store)
+        images = [preprocess.load_image(file) for file in at.files]
+        rows[size] = precisions(at, images, args.threads, args.repeats)
+    small_student(store)
+    best = min(rows[SIZES[-1]], key=lambda runtime: rows[SIZES[-1]][runtime]["int8_ms"])
+    folder = ROOT / "runs" / "benchmark-inference"
+    ratios = against(at, images, best, args.threads, args.repeats, folder)
+    int8 = [rows[size][best] for size in SIZES]
+    ratios["int8_speedup"] = min(row["speedup"] for row in int8)
+    ratios["int8_map_drop"] = max(row["map_drop"] for row in int8)
+    ratios["size_ratio"] = min(row["smaller"] for row in int8)
+    print(json.dumps({**{key: round(value, 4) for key, value in ratios.items()}, "runtime": best}))
 
 
 if __name__ == "__main__":

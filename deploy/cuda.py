@@ -19,6 +19,7 @@ class Device:
         """
         self._cudart = cudart
         self._buffers: dict[str, tuple[int, int]] = {}
+        self._recordings: list[Any] = []
         self._stream: Any = self._checked(cudart.cudaStreamCreate())
 
     @property
@@ -49,6 +50,24 @@ class Device:
         self._checked(self._cudart.cudaMemcpyAsync(values.ctypes.data, address, values.nbytes, kind, self._stream))
         return values
 
+    def begin_recording(self) -> None:
+        """What is queued from here on is recorded instead of done."""
+        self._checked(
+            self._cudart.cudaStreamBeginCapture(self._stream, self._cudart.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal)
+        )
+
+    def end_recording(self) -> Any:
+        """The recording, ready to be launched; freed with the rest."""
+        graph = self._checked(self._cudart.cudaStreamEndCapture(self._stream))
+        recorded = self._checked(self._cudart.cudaGraphInstantiate(graph, 0))
+        self._checked(self._cudart.cudaGraphDestroy(graph))
+        self._recordings.append(recorded)
+        return recorded
+
+    def launch(self, recorded: Any) -> None:
+        """Queue all that was recorded."""
+        self._checked(self._cudart.cudaGraphLaunch(recorded, self._stream))
+
     def figures(self) -> tuple[int, float, float]:
         """Multiprocessors, their clock in Hz, and the bytes that memory carries in a second, of the first GPU."""
         names = ("MultiProcessorCount", "ClockRate", "MemoryClockRate", "GlobalMemoryBusWidth")
@@ -65,6 +84,9 @@ class Device:
         for address, _ in self._buffers.values():
             self._cudart.cudaFree(address)
         self._buffers.clear()
+        for recorded in self._recordings:
+            self._cudart.cudaGraphExecDestroy(recorded)
+        self._recordings.clear()
         if self._stream is not None:
             self._cudart.cudaStreamDestroy(self._stream)
             self._stream = None

@@ -4,7 +4,9 @@ Networks are strongly typed: precision is written into the ONNX graph (deploy/pr
 flags. What the parsed network says of its types is therefore what the engine computes in.
 """
 
+import os
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,29 @@ _TYPES = {"FLOAT": "fp32", "HALF": "fp16", "INT8": "int8"}
 _LOW = ("HALF", "BF16", "INT8", "FP8", "INT4", "FP4")
 
 
+@dataclass(frozen=True)
+class Settings:
+    """How an engine is built.
+
+    max_batch: images at once at most, where the graph's batch is dynamic; `best_batch`: for how many it is tuned.
+    workspace_mib: device memory that a layer may use while it runs; None for TensorRT's own choice.
+    tf32: let fp32 layers round their factors to 10 bits of mantissa.
+    timing_cache: a file in which TensorRT keeps what it measured, so that the next build is quicker; made where there is none.
+    compute_capability: of the GPU to build for, "8.9" say, without having it (TensorRT for RTX); "current" for this machine's.
+    """
+
+    max_batch: int = 8
+    best_batch: int = 1
+    workspace_mib: int | None = None
+    tf32: bool = False
+    timing_cache: str | None = None
+    compute_capability: float | str = "current"
+
+    def __post_init__(self) -> None:
+        if self.best_batch > self.max_batch:
+            raise BuildError(f"best_batch {self.best_batch} is above max_batch {self.max_batch}; raise max_batch")
+
+
 def build(
     trt: Any,
     onnx: Path,
@@ -31,19 +56,9 @@ def build(
     heads: Heads,
     quantization: Quantization,
     integers: Recipe,
-    max_batch: int,
-    workspace_mib: int | None,
-    tf32: bool,
-    compute_capability: float | str = "current",
+    settings: Settings,
 ) -> Compiled:
-    """Write out/engine.plan.
-
-    Args:
-        trt: the module, tensorrt or tensorrt_rtx.
-        max_batch: images at once at most, where the graph's batch is dynamic; the engine is tuned for 1.
-        workspace_mib: device memory that a layer may use while it runs; None for TensorRT's own choice.
-        tf32: let fp32 layers round their factors to 10 bits of mantissa.
-        compute_capability: of the GPU to build for, "8.9" say, without having it (TensorRT for RTX); "current" for this machine's.
+    """Write out/engine.plan and the graph that it was built from, out/typed.onnx; `trt` is the module, tensorrt or tensorrt_rtx.
 
     Raises:
         BuildError: the graph cannot be converted, parsed or built; the message names the operator.
@@ -57,20 +72,34 @@ def build(
         raise BuildError(f"{trt.__name__} cannot start: {logger.reason()}")
     network = _parse(trt, builder, logger, model)
     config = builder.create_builder_config()
-    if workspace_mib is not None:
-        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_mib << 20)
-    if not tf32:
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # so that the engine can be asked what it computes in
+    if settings.workspace_mib is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, settings.workspace_mib << 20)
+    if not settings.tf32:
         config.clear_flag(trt.BuilderFlag.TF32)
-    if compute_capability != "current":
-        _choose_device(trt, config, compute_capability)
-    _add_profile(builder, config, network, max_batch)
+    if settings.compute_capability != "current":
+        _choose_device(trt, config, settings.compute_capability)
+    _add_profile(builder, config, network, settings)
+    cache = Path(settings.timing_cache).expanduser() if settings.timing_cache is not None else None
+    if cache is not None:
+        config.set_timing_cache(config.create_timing_cache(cache.read_bytes() if cache.exists() else b""), False)
     plan = builder.build_serialized_network(network, config)
+    if cache is not None and plan is not None:
+        _keep(cache, bytes(config.get_timing_cache().serialize()))
     if plan is None:
         raise BuildError(f"{trt.__name__} cannot build the graph: {_with_operators(logger.reason(), model)}")
     file, typed = out / "engine.plan", out / "typed.onnx"
     file.write_bytes(plan)
     typed.write_bytes(model.SerializeToString())
     return Compiled(file, proof(trt, network, heads), typed)
+
+
+def _keep(cache: Path, content: bytes) -> None:
+    """Replace a timing cache, whole or not at all: other builds may be reading it."""
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    scratch = cache.with_name(f".{cache.name}.{os.getpid()}.partial")
+    scratch.write_bytes(content)
+    scratch.replace(cache)
 
 
 def proof(trt: Any, network: Any, heads: Heads) -> dict[str, Any]:
@@ -134,14 +163,14 @@ def _choose_device(trt: Any, config: Any, compute_capability: float | str) -> No
     config.set_compute_capability(known[wanted], 0)
 
 
-def _add_profile(builder: Any, config: Any, network: Any, max_batch: int) -> None:
+def _add_profile(builder: Any, config: Any, network: Any, settings: Settings) -> None:
     images = network.get_input(0)
     batch, *rest = tuple(images.shape)
     if -1 in rest:
         raise BuildError(f"the graph's input {tuple(images.shape)} is dynamic beyond its batch; export again with a fixed size")
     if batch == -1:
         profile = builder.create_optimization_profile()
-        profile.set_shape(images.name, (1, *rest), (1, *rest), (max_batch, *rest))
+        profile.set_shape(images.name, (1, *rest), (settings.best_batch, *rest), (settings.max_batch, *rest))
         config.add_optimization_profile(profile)
 
 

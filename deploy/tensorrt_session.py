@@ -6,6 +6,8 @@ Tested against a stand-in for TensorRT and CUDA, and by tests marked `gpu`, whic
 import importlib
 import importlib.metadata
 import importlib.util
+import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,7 +39,7 @@ def why_not_installed(package: str, extra: str) -> str | None:
     return None if installed else f'{package} is not installed: pip install "edgedistill[{extra}]"'
 
 
-def open_engine(package: str, extra: str, file: Path) -> Session:
+def open_engine(package: str, extra: str, file: Path, *, cuda_graph: bool = False) -> Session:
     """Open an engine of a package, tensorrt or tensorrt_rtx.
 
     Raises:
@@ -48,7 +50,8 @@ def open_engine(package: str, extra: str, file: Path) -> Session:
     if missing:
         raise RuntimeUnavailable(missing)
     trt = importlib.import_module(package)
-    return TensorRTSession(trt, importlib.import_module("cuda.bindings.runtime"), make_logger(trt), file)
+    cudart = importlib.import_module("cuda.bindings.runtime")
+    return TensorRTSession(trt, cudart, make_logger(trt), file, cuda_graph=cuda_graph)
 
 
 def foreign(fingerprint: Mapping[str, str], here: Mapping[str, str], keys: Sequence[str]) -> str | None:
@@ -70,9 +73,13 @@ def version(*distributions: str) -> str:
 
 
 class TensorRTSession(Session):
-    """An open TensorRT engine with device memory of its own."""
+    """An open TensorRT engine with device memory of its own.
 
-    def __init__(self, trt: Any, cudart: Any, logger: Any, file: Path) -> None:
+    With `cuda_graph` what runs for a batch size is recorded the second time and launched as one from then on; the memory
+    that it was recorded with must stay, so that a larger batch, whose buffers grow, starts over.
+    """
+
+    def __init__(self, trt: Any, cudart: Any, logger: Any, file: Path, *, cuda_graph: bool = False) -> None:
         """Read the engine.
 
         Args:
@@ -86,6 +93,8 @@ class TensorRTSession(Session):
         self._trt = trt
         self._logger = logger
         self._device = Device(cudart)
+        self._records = cuda_graph
+        self._recorded: dict[tuple[tuple[int, ...], tuple[int, ...]], Any] = {}
         try:
             self._runtime = trt.Runtime(logger)
             self._engine = self._read(file)
@@ -124,11 +133,38 @@ class TensorRTSession(Session):
         self._context.set_tensor_address("images", address)
         self._device.upload(images, address)
         outputs = {name: self._bind(name) for name in self._outputs}
-        if not self._context.execute_async_v3(self._device.stream):
-            raise ArtifactError(f"the engine failed on the GPU ({self._logger.reason()})")
+        self._execute(images.shape, (address, *(place[0] for place in outputs.values())))
         values = {name: self._device.download(*place) for name, place in outputs.items()}
         self._device.synchronize()
         return Raw(**{name: values[name].astype(dtype, copy=False) for name, dtype in self._outputs.items()})
+
+    def _execute(self, shape: tuple[int, ...], addresses: tuple[int, ...]) -> None:
+        """Queue the engine's work; recorded, where asked, once the first run has settled what TensorRT does only once."""
+        key = shape, addresses
+        if self._recorded.get(key) is not None:
+            self._device.launch(self._recorded[key])
+            return
+        recording = self._records and key in self._recorded
+        if recording:
+            self._device.begin_recording()
+        done = self._context.execute_async_v3(self._device.stream)
+        if recording:
+            self._recorded[key] = self._device.end_recording()
+            self._device.launch(self._recorded[key])
+        elif self._records:
+            self._recorded[key] = None
+        if not done:
+            raise ArtifactError(f"the engine failed on the GPU ({self._logger.reason()})")
+
+    def proof(self) -> dict[str, Any]:
+        """See Session.proof: the engine's layers by the type of what they give, as its inspector says."""
+        inspector = self._engine.create_engine_inspector()
+        told = json.loads(inspector.get_engine_information(self._trt.LayerInformationFormat.JSON))
+        layers = [layer for layer in told.get("Layers", ()) if isinstance(layer, dict)]
+        kinds = Counter(
+            str(output.get("Format/Datatype", "unknown")).split()[0] for layer in layers for output in layer.get("Outputs", ())[:1]
+        )
+        return {f"layers_{kind.lower()}": number for kind, number in sorted(kinds.items())}
 
     def peak(self, precision: Precision) -> Peak | None:
         """See Session.peak."""

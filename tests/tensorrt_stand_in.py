@@ -11,6 +11,11 @@ from numpy.typing import NDArray
 
 STREAM = 77
 OUT_OF_MEMORY = 2
+TOLD = """{"Layers": [
+  {"Name": "a", "Outputs": [{"Name": "x", "Format/Datatype": "Half NHWC8"}]},
+  {"Name": "b", "Outputs": [{"Name": "y", "Format/Datatype": "Half NHWC8"}, {"Name": "z", "Format/Datatype": "Float"}]},
+  {"Name": "c", "Outputs": [{"Name": "w", "Format/Datatype": "Float NCHW"}]}, "a layer without details"
+], "Bindings": ["images"]}"""
 
 
 class Cuda:
@@ -22,6 +27,9 @@ class Cuda:
         self.fail = fail
         self.held: dict[int, Any] = {}
         self.streams = 0
+        self.recording: list[Any] | None = None
+        self.graphs = 0
+        self.launches = 0
 
     def _answer(self, name: str, *values: Any) -> tuple[Any, ...]:
         return (OUT_OF_MEMORY if name == self.fail else 0, *values)
@@ -53,6 +61,40 @@ class Cuda:
         ctypes.memmove(to, source, count)
         return self._answer("cudaMemcpyAsync")
 
+    cudaStreamCaptureMode: ClassVar = SimpleNamespace(cudaStreamCaptureModeThreadLocal=1)  # noqa: N815
+    cudaDeviceAttr: ClassVar = SimpleNamespace(  # noqa: N815
+        cudaDevAttrMultiProcessorCount=16, cudaDevAttrClockRate=13, cudaDevAttrMemoryClockRate=36, cudaDevAttrGlobalMemoryBusWidth=37
+    )
+
+    def cudaStreamBeginCapture(self, stream: int, mode: int) -> tuple[Any, ...]:  # noqa: N802
+        self.recording = []
+        return self._answer("cudaStreamBeginCapture")
+
+    def cudaStreamEndCapture(self, stream: int) -> tuple[Any, ...]:  # noqa: N802
+        recorded, self.recording = self.recording, None
+        return self._answer("cudaStreamEndCapture", recorded)
+
+    def cudaGraphInstantiate(self, graph: Any, flags: int) -> tuple[Any, ...]:  # noqa: N802
+        self.graphs += 1
+        return self._answer("cudaGraphInstantiate", graph)
+
+    def cudaGraphDestroy(self, graph: Any) -> tuple[Any, ...]:  # noqa: N802
+        return self._answer("cudaGraphDestroy")
+
+    def cudaGraphExecDestroy(self, graph: Any) -> tuple[Any, ...]:  # noqa: N802
+        self.graphs -= 1
+        return self._answer("cudaGraphExecDestroy")
+
+    def cudaGraphLaunch(self, graph: Any, stream: int) -> tuple[Any, ...]:  # noqa: N802
+        self.launches += 1
+        for work in graph:
+            work()
+        return self._answer("cudaGraphLaunch")
+
+    def cudaDeviceGetAttribute(self, attribute: int, device: int) -> tuple[Any, ...]:  # noqa: N802
+        values = {16: 128, 13: 2_520_000, 36: 10_501_000, 37: 384}  # an RTX 4090
+        return self._answer("cudaDeviceGetAttribute", values[attribute])
+
     def cudaGetErrorString(self, error: int) -> tuple[Any, ...]:  # noqa: N802
         assert error == OUT_OF_MEMORY
         return 0, b"out of memory"
@@ -66,8 +108,13 @@ class TensorRT:
     class ILogger:
         Severity: ClassVar = SimpleNamespace(ERROR=1, INTERNAL_ERROR=0)
 
-    def __init__(self, max_batch: int = 2, *, works: bool = True, masks: bool = False) -> None:
+    class LayerInformationFormat:
+        JSON = 1
+
+    def __init__(self, max_batch: int = 2, *, works: bool = True, masks: bool = False, cuda: Cuda | None = None) -> None:
         self.max_batch = max_batch
+        self.cuda = cuda
+        self.executions = 0
         self.works = works
         self.types: dict[str, Any] = {
             "images": np.float32,
@@ -95,6 +142,7 @@ class TensorRT:
             get_tensor_name=names.__getitem__,
             get_tensor_dtype=self.types.__getitem__,
             create_execution_context=lambda: Context(self, plan),
+            create_engine_inspector=lambda: SimpleNamespace(get_engine_information=lambda _: TOLD),
         )
 
 
@@ -122,6 +170,13 @@ class Context:
 
     def execute_async_v3(self, stream: int) -> bool:
         assert stream == STREAM
+        self.trt.executions += 1
+        if self.trt.cuda is not None and self.trt.cuda.recording is not None:
+            self.trt.cuda.recording.append(self._compute)
+            return self.trt.works
+        return self._compute()
+
+    def _compute(self) -> bool:
         images = self._array("images", (self.batch, 3, 64, 64)).copy()
         names = [name for name in self.addresses if name != "images"]
         for name, value in zip(names, self.session.run(names, {"images": images}), strict=True):

@@ -177,6 +177,38 @@ class TestSessionAgainstAStandIn:
         session.close()
         assert (len(cuda.held), cuda.streams) == (0, 0)
 
+    def test_a_recorded_engine_answers_the_same_and_is_executed_twice_a_batch_size(self, tmp_path: Path) -> None:
+        x = images({(0, 1): 0, (2, 3): 2}, {(3, 3): 1})
+        cuda = tensorrt_stand_in.Cuda()
+        module = tensorrt_stand_in.TensorRT(cuda=cuda)
+        file = onnx_samples.write(tmp_path / "engine.plan")
+        with (
+            TensorRTSession(module, cuda, make_logger(module), file, cuda_graph=True) as session,
+            ort.open(file, threads=1) as expected,
+        ):
+            for batch in (x, x, x[::-1], x, x[:1], x[1:], x[:1]):
+                assert np.array_equal(session.infer(batch).boxes, expected.infer(batch).boxes)
+            assert (module.executions, cuda.launches, cuda.graphs) == (4, 5, 2)
+        assert (cuda.graphs, len(cuda.held), cuda.streams) == (0, 0, 0)
+
+    def test_a_batch_that_outgrows_its_memory_is_recorded_anew(self, tmp_path: Path) -> None:
+        cuda = tensorrt_stand_in.Cuda()
+        module = tensorrt_stand_in.TensorRT(cuda=cuda)
+        file = onnx_samples.write(tmp_path / "engine.plan")
+        x = images({(0, 1): 0, (2, 3): 2}, {(3, 3): 1})
+        with TensorRTSession(module, cuda, make_logger(module), file, cuda_graph=True) as session, ort.open(file, threads=1) as expected:
+            for batch in (x[:1], x[:1], x[:1], x, x[1:], x[:1], x[1:]):
+                assert np.array_equal(session.infer(batch).boxes, expected.infer(batch).boxes)
+
+    def test_the_engines_own_precision_and_the_gpus_peak(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(machine, "gpu", lambda: {"compute_capability": "8.9"})
+        with self.session(tmp_path) as session:
+            assert session.proof() == {"layers_float": 1, "layers_half": 2}
+            peak = session.peak("fp32")
+        assert peak is not None
+        assert 2 * peak.macs == pytest.approx(82.6e12, rel=0.01)  # 82.6 TFLOPS and 1,008 GB/s by its data sheet
+        assert peak.bytes == pytest.approx(1008e9, rel=0.01)
+
     def test_a_batch_that_the_engine_was_not_built_for_is_refused(self, tmp_path: Path) -> None:
         with self.session(tmp_path) as session, pytest.raises(ArtifactError, match=r"not built for images \(3, 3, 64, 64\)"):
             session.infer(images({}, {}, {}))
@@ -204,7 +236,7 @@ class TestSessionAgainstAStandIn:
 def test_the_real_bindings_have_what_the_session_calls() -> None:
     cudart = pytest.importorskip("cuda.bindings.runtime")
     names = [name for name in vars(tensorrt_stand_in.Cuda) if name.startswith("cuda")]
-    assert len(names) == 8
+    assert len(names) == 17
     assert all(hasattr(cudart, name) for name in names)
     if not machine.gpu():
         with pytest.raises(ArtifactError, match="CUDA failed: "):

@@ -109,6 +109,10 @@ class Session(ABC):
     def close(self) -> None:
         """Free the device."""
 
+    def proof(self) -> Mapping[str, Any]:
+        """What the open engine says of its own precision; nothing where its file says it all."""
+        return {}
+
     def peak(self, precision: Precision) -> Peak | None:
         """What the device can do at most; None where that is not known."""
         return None

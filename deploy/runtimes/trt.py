@@ -24,10 +24,13 @@ def compile(
     heads: Heads,
     quantization: Quantization = PLAIN,
     max_batch: Annotated[int, Field(ge=1)] = 8,
+    best_batch: Annotated[int, Field(ge=1)] = 1,
     workspace_mib: Annotated[int, Field(ge=1)] | None = None,
     tf32: bool = False,
+    timing_cache: str | None = None,
+    cuda_graph: bool = False,
 ) -> Compiled:
-    """Write out/engine.plan for this machine's GPU; see deploy.tensorrt_engine.build.
+    """Write out/engine.plan for this machine's GPU; see deploy.tensorrt_engine.Settings. `cuda_graph` counts when it is opened.
 
     Raises:
         RuntimeUnavailable: TensorRT or the GPU is not here.
@@ -39,8 +42,9 @@ def compile(
     # Identity and reasons are asked for where TensorRT is not installed; building needs the onnx package, running does not.
     import tensorrt
 
-    from deploy.tensorrt_engine import build
+    from deploy.tensorrt_engine import Settings, build
 
+    settings = Settings(max_batch, best_batch, workspace_mib, tf32, timing_cache)
     return build(
         tensorrt,
         onnx,
@@ -50,9 +54,7 @@ def compile(
         heads=heads,
         quantization=quantization,
         integers=INTEGERS,
-        max_batch=max_batch,
-        workspace_mib=workspace_mib,
-        tf32=tf32,
+        settings=settings,
     )
 
 
@@ -63,7 +65,7 @@ def open(file: Path, *, threads: int | None = None, options: Mapping[str, Any] =
         RuntimeUnavailable: TensorRT or the GPU is not here.
         ArtifactError: the file is no engine for this TensorRT and GPU.
     """
-    return tensorrt_session.open_engine("tensorrt", "tensorrt", file)
+    return tensorrt_session.open_engine("tensorrt", "tensorrt", file, cuda_graph=bool(options.get("cuda_graph")))
 
 
 def identity() -> dict[str, str]:

@@ -23,11 +23,16 @@ def compile(
     heads: Heads,
     quantization: Quantization = PLAIN,
     max_batch: Annotated[int, Field(ge=1)] = 8,
+    best_batch: Annotated[int, Field(ge=1)] = 1,
     workspace_mib: Annotated[int, Field(ge=1)] | None = None,
     tf32: bool = False,
+    timing_cache: str | None = None,
+    cuda_graph: bool = False,
     compute_capability: float | str = "current",
 ) -> Compiled:
-    """Write out/engine.plan; see deploy.tensorrt_engine.build. With a `compute_capability`, "8.9" say, no GPU is needed.
+    """Write out/engine.plan; see deploy.tensorrt_engine.Settings. With a `compute_capability`, "8.9" say, no GPU is needed.
+
+    `cuda_graph` counts when the engine is opened.
 
     Raises:
         RuntimeUnavailable: TensorRT for RTX is not here, or no GPU and no compute capability is given.
@@ -41,8 +46,9 @@ def compile(
     # Identity and reasons are asked for where the package is not installed; building needs the onnx package, running does not.
     import tensorrt_rtx
 
-    from deploy.tensorrt_engine import build
+    from deploy.tensorrt_engine import Settings, build
 
+    settings = Settings(max_batch, best_batch, workspace_mib, tf32, timing_cache, compute_capability)
     return build(
         tensorrt_rtx,
         onnx,
@@ -52,10 +58,7 @@ def compile(
         heads=heads,
         quantization=quantization,
         integers=INTEGERS,
-        max_batch=max_batch,
-        workspace_mib=workspace_mib,
-        tf32=tf32,
-        compute_capability=compute_capability,
+        settings=settings,
     )
 
 
@@ -66,7 +69,7 @@ def open(file: Path, *, threads: int | None = None, options: Mapping[str, Any] =
         RuntimeUnavailable: TensorRT for RTX or the GPU is not here.
         ArtifactError: the file is no engine for this runtime and GPU.
     """
-    return tensorrt_session.open_engine("tensorrt_rtx", "tensorrt-rtx", file)
+    return tensorrt_session.open_engine("tensorrt_rtx", "tensorrt-rtx", file, cuda_graph=bool(options.get("cuda_graph")))
 
 
 def identity() -> dict[str, str]:
