@@ -171,10 +171,9 @@ def precisions(at: Deployed, images: Sequence[Image], threads: int, repeats: int
             "float_layers": len(fallback.float_layers) if fallback else 0,
         }
         row = found[runtime]
-        print(
-            f"{at.size} px, {runtime:<9} fp32 {row['fp32_ms']:8.1f} ms   int8 {row['int8_ms']:8.1f} ms   {row['speedup']:.2f} times as "
-            f"fast, {row['smaller']:.2f} times smaller, mAP {row['map']:.4f} less {row['map_drop']:.4f}, {row['float_layers']} layers in float"
-        )
+        speed = f"fp32 {row['fp32_ms']:.1f} ms, int8 {row['int8_ms']:.1f} ms, {row['speedup']:.2f} times as fast"
+        accuracy = f"mAP {row['map']:.4f} less {row['map_drop']:.4f}, {row['float_layers']} layers in float"
+        print(f"{at.size} px, {runtime}: {speed}, {row['smaller']:.2f} times smaller, {accuracy}")
     for one in opened.values():
         one.session.close()
     return found

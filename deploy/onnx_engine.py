@@ -22,7 +22,7 @@ def write(
         BuildError: the graph cannot be converted.
     """
     if importlib.util.find_spec("onnx") is None:
-        raise RuntimeUnavailable('onnx is not installed: pip install "edgedistill[train]"')
+        raise RuntimeUnavailable('onnx is not installed: pip install "edgedistill[build]"')
     # Converting needs the onnx package, running does not: an edge box has only its runtime.
     from deploy import graph
     from deploy import precision as conversion

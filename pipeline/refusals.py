@@ -9,8 +9,9 @@ INTERRUPTED = 130
 NOT_WRITABLE = 4
 
 _EXTRAS = {
+    "build": ("onnx",),
     "train": (
-        *("accelerate", "jinja2", "mlxtend", "onnx", "onnxscript", "pycocotools"),
+        *("accelerate", "jinja2", "mlxtend", "onnxscript", "pycocotools"),
         *("safetensors", "scipy", "skimage", "sklearn", "tensorboard", "torch", "torchvision"),
     ),
     "serve": ("multipart", "python_multipart", "starlette", "uvicorn"),

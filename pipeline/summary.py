@@ -63,6 +63,7 @@ def target_figures(report: Report) -> dict[str, Any]:
         "bytes": facts.bytes,
         "sha256": facts.sha256,
         "lowest_ms": facts.lowest_ms,
+        "engine_proof": facts.proof,
         "why": facts.why,
     }
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from deploy.bundle import Verdict
 from deploy.choice import Choice
@@ -112,6 +112,7 @@ class ReportFacts(Frozen):
     """`accuracy` and `latency` are null and `why` says the reason where the engine cannot run here.
 
     `lowest_ms` is what the network would take at least on this machine, at its peak rates; null where they are not known.
+    `proof` is what the open engine says of its own precision, where it can be asked.
     """
 
     target: str
@@ -123,6 +124,7 @@ class ReportFacts(Frozen):
     sha256: str | None
     machine: dict[str, str]
     lowest_ms: float | None = None
+    proof: dict[str, Any] = Field(default_factory=dict)
     why: str | None
 
 

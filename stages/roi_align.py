@@ -55,22 +55,21 @@ def roi_align(levels: Sequence[Tensor], strides: Sequence[int], boxes: Tensor, o
     num_rows = sum(h * w for h, w in zip(heights, widths, strict=True))
     rows = torch.cat([one.flatten(2) for one in levels], dim=2).transpose(1, 2).reshape(-1, channels)
     x1, y1, x2, y2 = (boxes * _of(level, [1 / stride for stride in strides], boxes)[..., None]).unbind(dim=-1)
-    columns = _neighbours(x1, x2, _of(level, [float(width) for width in widths], boxes), output_size)
-    lines = _neighbours(y1, y2, _of(level, [float(height) for height in heights], boxes), output_size)
+    columns, column_weights = _taps(x1, x2, _of(level, [float(width) for width in widths], boxes), output_size)
+    lines, line_weights = _taps(y1, y2, _of(level, [float(height) for height in heights], boxes), output_size)
     start = _of(level, first, level) + (torch.arange(batch, device=boxes.device) * num_rows)[:, None]
-    width = _of(level, widths, level)
-    # One of the four neighbours at a time: all of them together would be the largest tensor of the whole detector.
+    lines = start[..., None, None] + lines * _of(level, widths, level)[..., None, None]
+    # One sample's lines at a time: all of them together would be the largest tensor of the whole detector.
     total: Tensor | None = None
-    for line, line_weight in lines:
-        row_start = (start[..., None] + line * width[..., None])[..., :, None]
-        for column, column_weight in columns:
-            index = (row_start + column[..., None, :]).flatten()
-            weight = (line_weight[..., :, None] * column_weight[..., None, :]).reshape(-1, 1)
-            part = torch.index_select(rows, 0, index) * weight
-            total = part if total is None else total + part
+    for line, line_weight in zip(lines.split(2, dim=-1), line_weights.split(2, dim=-1), strict=True):
+        # [B, N, output lines, output columns, taps of a line, taps of a column]
+        index = line[:, :, :, None, :, None] + columns[:, :, None, :, None, :]
+        weight = line_weight[:, :, :, None, :, None] * column_weights[:, :, None, :, None, :]
+        taps = torch.index_select(rows, 0, index.flatten()).reshape(-1, 4 * SAMPLES, channels)
+        part = weight.reshape(-1, 1, 4 * SAMPLES) @ taps
+        total = part if total is None else total + part
     assert total is not None
-    cells = total.reshape(-1, output_size, SAMPLES, output_size, SAMPLES, channels)
-    return (cells.sum(dim=(2, 4)) / SAMPLES**2).permute(0, 3, 1, 2)
+    return total.reshape(-1, output_size, output_size, channels).permute(0, 3, 1, 2)
 
 
 def _of(level: Tensor, values: Sequence[float], like: Tensor) -> Tensor:
@@ -78,22 +77,24 @@ def _of(level: Tensor, values: Sequence[float], like: Tensor) -> Tensor:
     return torch.tensor(values, dtype=like.dtype, device=like.device)[level]
 
 
-def _neighbours(start: Tensor, end: Tensor, size: Tensor, output_size: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Along one axis, the positions before and after each sample [B, N, output_size * SAMPLES] int64, and their weights.
+def _taps(start: Tensor, end: Tensor, size: Tensor, output_size: int) -> tuple[Tensor, Tensor]:
+    """Along one axis, the positions that each cell averages and their weights, [B, N, output_size, 2 * SAMPLES].
+
+    Those before and after its first sample come first, then those of the next.
 
     Args:
         start, end: [B, N] in positions of the region's level.
         size: [B, N], how many positions the level has.
     """
-    cell = (end - start).clamp(min=1.0)[..., None] / output_size
-    sample = torch.arange(output_size * SAMPLES, device=start.device)
-    index = torch.div(sample, SAMPLES, rounding_mode="floor")
-    within = (sample - index * SAMPLES).to(start.dtype) + 0.5
-    position = start[..., None] + index.to(start.dtype) * cell + within * cell / SAMPLES
-    size = size[..., None]
-    inside = ((position >= -1.0) & (position <= size)).to(start.dtype)
+    cell = (end - start).clamp(min=1.0)[..., None, None] / output_size
+    index = torch.arange(output_size, device=start.device, dtype=start.dtype)[:, None]
+    within = torch.arange(SAMPLES, device=start.device, dtype=start.dtype) + 0.5
+    position = start[..., None, None] + index * cell + within * cell / SAMPLES
+    size = size[..., None, None]
+    inside = ((position >= -1.0) & (position <= size)).to(start.dtype) / SAMPLES
     position = torch.minimum(position.clamp(min=0.0), size - 1)
     before = torch.floor(position)
     after = torch.minimum(before + 1, size - 1)
     share = position - before
-    return (before.to(torch.int64), (1 - share) * inside), (after.to(torch.int64), share * inside)
+    taps = torch.stack((before, after), dim=-1).to(torch.int64)
+    return taps.flatten(-2), torch.stack(((1 - share) * inside, share * inside), dim=-1).flatten(-2)

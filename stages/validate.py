@@ -54,9 +54,9 @@ def validate(out: Path, config: ValidationConfig, engine: Engine, dataset: Datas
         accuracy = _accuracy(out, predictor, judged, f"validate {facts.target}") if judged is not None else None
         images = _some(judged.images) if judged is not None else _noise(facts.contract.preprocessing)
         measured = _latency(predictor, images, config.latency)
-        peak = session.peak(facts.precision)
+        peak, proof = session.peak(facts.precision), dict(session.proof())
     lowest = None if peak is None or facts.cost is None else roofline.lowest_ms(facts.cost, peak)
-    write_facts(out, _report(facts, accuracy, measured, None).model_copy(update={"lowest_ms": lowest}))
+    write_facts(out, _report(facts, accuracy, measured, None).model_copy(update={"lowest_ms": lowest, "proof": proof}))
     return Report(out)
 
 

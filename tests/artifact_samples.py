@@ -144,9 +144,9 @@ def report_facts(*, why: str | None = None, target: str = "here", **changes: flo
 
 
 def plan(gates: Sequence[Mapping[str, Any]] = PASSING) -> Plan:
-    """The target `here` with its gates, measured in an instant."""
+    """The target `here` and another with their gates, measured in an instant."""
     return Plan(
-        targets=(target().model_dump(mode="json"),),
+        targets=tuple(one.model_dump(mode="json") for one in (target(), target(name="int8", precision="int8"))),
         gates=tuple(GateConfig.model_validate(one).model_dump(mode="json") for one in gates),
         validation=ValidationConfig(latency=LatencyConfig(warmup=1, min_passes=3, min_seconds=0)).model_dump(mode="json"),
     )

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from deploy import plugins
 from deploy.contract import Heads
-from deploy.runtimes import Raw, ort
+from deploy.runtimes import Precision, Raw, ort
 from stages.detectors import Answer, GraphOptions
 from stages.onnx_graph import export
 
@@ -93,11 +93,29 @@ def test_a_fixed_batch_exports_too(exported: Exported, tmp_path: Path) -> None:
         agree(session.infer(exported.images[:1].numpy()), dynamic.infer(exported.images[:1].numpy()), 0, 0)
 
 
-def test_tensorrt_builds_an_engine_in_half_precision(exported: Exported, tmp_path: Path) -> None:
+BUILT = [
+    pytest.param(precision, gpu, marks=() if (precision, gpu) == ("fp16", "8.9") else pytest.mark.slow)
+    for precision in ("fp32", "fp16", "int8")
+    for gpu in ("8.6", "8.9", "12.0")
+]
+
+
+@pytest.mark.parametrize(("precision", "gpu"), BUILT)
+def test_tensorrt_builds_an_engine_whose_precision_its_network_shows(
+    exported: Exported, tmp_path: Path, precision: Precision, gpu: str
+) -> None:
     pytest.importorskip("tensorrt_rtx")
     runtime = plugins.load("deploy.runtimes", "trt_rtx")
-    compiled = runtime.compile(exported.file, tmp_path, precision="fp16", calibration=[], heads=exported.heads, compute_capability="8.9")
+    images = [exported.images[index : index + 1].numpy() for index in range(3)]
+    compiled = runtime.compile(
+        exported.file, tmp_path, precision=precision, calibration=images, heads=exported.heads, compute_capability=gpu
+    )
     assert compiled.file.stat().st_size > 0
-    assert compiled.proof["convolutions_fp16"] > 0
-    assert compiled.proof["convolutions_fp32"] == 0
+    assert compiled.proof[f"convolutions_{precision}"] > 0
+    if precision == "int8":
+        # what is left in float are the prediction layers, and convolutions of other kinds than quantization knows
+        assert compiled.proof["convolutions_int8"] > compiled.proof["convolutions_fp32"]
+        assert compiled.proof["convolutions_fp16"] == 0
+    else:
+        assert sum(compiled.proof[f"convolutions_{kind}"] for kind in ("fp32", "fp16", "int8") if kind != precision) == 0
     assert compiled.proof["low_precision_after_head"] in (0, None)

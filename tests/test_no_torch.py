@@ -49,10 +49,8 @@ def borrow(one: Distribution, site: Path) -> None:
             link.symlink_to(Path(str(one.locate_file(top))).resolve())
 
 
-@pytest.fixture(scope="module", params=["linked", pytest.param("installed", marks=pytest.mark.slow)])
-def program(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`edgedistill` from the wheel; its dependencies linked from here, or installed by pip, which downloads them."""
-    folder = tmp_path_factory.mktemp(str(request.param))
+def install(folder: Path, how: str, extra: str) -> Path:
+    """`edgedistill` from the wheel with an extra; its dependencies linked from here, or installed by pip, which downloads them."""
     build = [sys.executable, "-P", "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
     subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
     wheel = next(folder.glob("*.whl"))
@@ -61,15 +59,28 @@ def program(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     if not python.exists():
         pytest.skip("virtual environments are laid out otherwise on this system")
     pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet"]
-    if request.param == "installed":
-        subprocess.run([*pip, f"{wheel}[serve]"], check=True)
+    if how == "installed":
+        subprocess.run([*pip, f"{wheel}[{extra}]"], check=True)
     else:
         subprocess.run([*pip, "--no-deps", "--no-index", str(wheel)], check=True)
         site = next((folder / "venv" / "lib").glob("python*/site-packages"))
         declared = next(iter(Distribution.discover(name="edgedistill", path=[str(site)]))).requires
-        for one in needed(declared or [], "serve").values():
+        for one in needed(declared or [], extra).values():
             borrow(one, site)
     return python.with_name("edgedistill")
+
+
+HOW = ["linked", pytest.param("installed", marks=pytest.mark.slow)]
+
+
+@pytest.fixture(scope="module", params=HOW)
+def program(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return install(tmp_path_factory.mktemp(str(request.param)), request.param, "serve")
+
+
+@pytest.fixture(scope="module", params=HOW)
+def builder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return install(tmp_path_factory.mktemp(f"build-{request.param}"), request.param, "build")
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +131,24 @@ def test_predict(program: Path, bundle: Bundle, picture: Path, tmp_path: Path) -
     assert done.returncode == 0, done.stderr
     assert len(json.loads(done.stdout)["annotations"]) == 2
     assert (tmp_path / "out" / "picture.png").exists()
+
+
+def test_build_makes_and_judges_engines_without_torch(builder: Path, bundle: Bundle, tmp_path: Path) -> None:
+    assert "No module named 'torch'" in run(builder.with_name("python"), "-c", "import torch", cwd=tmp_path).stderr
+    artifact_samples.dataset(tmp_path / "cells")
+    for target, precision in (("here", "fp32"), ("int8", "int8")):
+        done = run(builder, "build", bundle.root, "--target", target, "--data", "cells", "--out", target, "--json", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        answer = json.loads(done.stdout)
+        assert (answer["map"], answer["precision"]) == (1.0, precision)
+        assert run(builder, "gate", target, cwd=tmp_path).returncode == 0
+
+
+def test_build_says_what_to_install(program: Path, bundle: Bundle, tmp_path: Path) -> None:
+    done = run(program, "build", bundle.root, "--out", "out", cwd=tmp_path)
+    line = 'edgedistill: target here: onnx is not installed: pip install "edgedistill[build]"'
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (5, line)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.fixture
