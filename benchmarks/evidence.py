@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from _imagenet_start import fetch as fetch_imagenet_start
 from filelock import FileLock
 from jinja2 import Environment, FileSystemLoader
 
@@ -236,6 +237,7 @@ def write_pages(found: Mapping[str, Ablation]) -> None:
 def work(args: argparse.Namespace) -> None:
     """Train the units that are missing, at most `--units` of them."""
     RUNS.mkdir(parents=True, exist_ok=True)
+    fetch_imagenet_start()
     done = 0
     for study in studies():
         for role, seed in study.units():
