@@ -40,6 +40,7 @@ def build(args: argparse.Namespace) -> Answer:
     with TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
         store = Store(Path(scratch), target.name, say=partial(say, stream=sys.stderr)).at(target.name)
         dataset = _data(store, args.data, validation.split, given)
+        target = _calibrated(target, dataset, validation.split)
         made = _make(store, Path(scratch), given, target, gates, validation, dataset)
         (made.root / FACTS).unlink()
         (made.root / "stage.json").unlink()
@@ -70,6 +71,14 @@ def _data(store: Store, folder: str | None, split: str, given: Bundle) -> Datase
     contract = given.manifest.contract
     config = DataConfig.model_validate({"dataset": "coco", "root": folder, "preprocessing": contract.preprocessing})
     return store.run(gather, config, split, contract)
+
+
+def _calibrated(target: TargetConfig, dataset: Dataset | None, split: str) -> TargetConfig:
+    """The target; where the data lacks the split that ranges are read from, it is that which is judged on, and that is said."""
+    if dataset is None or target.precision not in {"int8", "auto"} or target.calibration_split in dataset.facts.splits:
+        return target
+    say(f"the data has no split {target.calibration_split}: int8 ranges are read from {split}, on which mAP is measured too", sys.stderr)
+    return target.model_copy(update={"calibration_split": split})
 
 
 def _make(

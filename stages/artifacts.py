@@ -200,7 +200,7 @@ class Dataset(Artifact):
         """
         splits = self.facts.splits
         if name not in splits:
-            raise DataError(f"validation.split '{name}'{suggest(name, splits)}: the data has {', '.join(sorted(splits))}")
+            raise DataError(f"no split '{name}'{suggest(name, splits)}: the data has {', '.join(sorted(splits))}")
         return splits[name]
 
     def images(self, split: str) -> Path:

@@ -218,7 +218,8 @@ class TargetConfig(Plugin):
     runtime: str
     precision: Literal["fp32", "fp16", "int8", "auto"] = "fp32"
     required: bool = Field(default=False, description="fail the run where this target cannot be measured")
-    calibration_images: int = Field(default=128, ge=1, description="training images that int8 ranges are read from")
+    calibration_images: int = Field(default=128, ge=1, description="how many images int8 ranges are read from")
+    calibration_split: str = Field(default="train", description="the split that these are spread over")
     ranges: RangeMethod = Field(default="min_max", description="how int8 ranges are read from them")
     max_map_drop: float | None = Field(
         default=None,
@@ -230,7 +231,7 @@ class TargetConfig(Plugin):
     @model_validator(mode="before")
     @classmethod
     def _check(cls, value: Any) -> Any:
-        own = ("name", "precision", "required", "calibration_images", "ranges", "max_map_drop")
+        own = ("name", "precision", "required", "calibration_images", "calibration_split", "ranges", "max_map_drop")
         hidden = ("precision", "calibration", "heads", "quantization")
         return plugins.fill("deploy.runtimes", value, own=own, key="runtime", function="compile", hidden=hidden)
 

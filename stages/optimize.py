@@ -40,11 +40,13 @@ def optimize(out: Path, config: TargetConfig, model: OnnxModel, dataset: Dataset
     runtime = plugins.load("deploy.runtimes", config.runtime)
     facts = model.facts
     built, why = None, None
+    if dataset is not None and config.precision in {"int8", "auto"}:
+        dataset.split(config.calibration_split)  # refused here, not in the midst of quantization
     source = Source(
         model.file(ONNX),
         facts.heads,
         facts.contract,
-        CalibrationImages(dataset, facts.contract.preprocessing, config.calibration_images) if dataset is not None else (),
+        CalibrationImages(dataset, config, facts.contract.preprocessing) if dataset is not None else (),
     )
     order = Order(config.runtime, config.precision, config.options, Quantization(config.ranges), config.max_map_drop)
     try:
@@ -97,20 +99,23 @@ def _built_for(config: TargetConfig) -> dict[str, str]:
 
 
 class CalibrationImages:
-    """Images spread evenly over the train split, or the first there is, through the deployed preprocessing; the same at each iteration."""
+    """Images spread evenly over the target's calibration split, through the deployed preprocessing; the same ones at each iteration."""
 
-    def __init__(self, dataset: Dataset, preprocessing: Preprocessing, count: int) -> None:
+    def __init__(self, dataset: Dataset, target: TargetConfig, preprocessing: Preprocessing) -> None:
         self.dataset = dataset
+        self.target = target
         self.preprocessing = preprocessing
-        self.count = count
 
     def __iter__(self) -> Iterator[Batch]:
-        """Images [1, 3, H, W]."""
-        splits = self.dataset.facts.splits
-        chosen_split = "train" if "train" in splits else next(iter(splits))
-        names = [image["file_name"] for image in read_json(self.dataset.annotations(chosen_split))["images"]]
-        folder = self.dataset.images(chosen_split)
-        chosen = np.unique(np.linspace(0, len(names) - 1, min(self.count, len(names))).round().astype(int))
+        """Images [1, 3, H, W].
+
+        Raises:
+            DataError: the data has no such split.
+        """
+        split = self.target.calibration_split
+        names = [image["file_name"] for image in read_json(self.dataset.annotations(split))["images"]]
+        folder = self.dataset.images(split)
+        chosen = np.unique(np.linspace(0, len(names) - 1, min(self.target.calibration_images, len(names))).round().astype(int))
         for index in chosen.tolist():
             network_input, _ = preprocess.apply(preprocess.load_image(folder / names[index]), self.preprocessing)
             yield network_input[None]

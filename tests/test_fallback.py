@@ -140,7 +140,7 @@ def test_every_way_to_read_ranges_builds(tmp_path: Path, ranges: str) -> None:
 
 def test_the_rank_is_that_of_each_layer_alone(tmp_path: Path) -> None:
     data = samples.dataset(tmp_path / "data", 32)
-    calibration = CalibrationImages(data, onnx_samples.contract().preprocessing, 32)
+    calibration = CalibrationImages(data, samples.target(calibration_images=32), onnx_samples.contract().preprocessing)
     heads = Heads(outputs=onnx_samples.HEADS.outputs)
     with Quantizer(deeper(poisoned=True), heads, calibration, ort.INTEGERS, "min_max") as quantizer:
         assert quantizer.layers == ("first", "second", "same_0", "same_1", "same_2")
