@@ -77,7 +77,8 @@ def torchvisions(detector: Detector, make: Callable[..., nn.Module], size: int, 
 def engine(detector: Detector, options: GraphOptions, size: int, file: Path, threads: int) -> Side:
     """Our graph as an engine; a file that is there is used."""
     if not file.exists():
-        export(detector.graph(options).eval(), (size, size), file)
+        export(detector.graph(options).eval(), (size, size), file.with_suffix(".partial"))
+        file.with_suffix(".partial").replace(file)
     session = plugins.load("deploy.runtimes", "ort").open(file, threads=threads)
     return session.infer
 
@@ -99,7 +100,8 @@ def legacy(model: nn.Module, size: int, file: Path, threads: int) -> Side:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             image: list[Tensor] = [torch.rand(3, size, size)]
-            torch.onnx.export(model, (image,), str(file), dynamo=False, opset_version=17, input_names=["image"])
+            torch.onnx.export(model, (image,), str(file.with_suffix(".partial")), dynamo=False, opset_version=17, input_names=["image"])
+        file.with_suffix(".partial").replace(file)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 4
     session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
@@ -142,7 +144,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=320)
     parser.add_argument("--only", nargs="*", choices=CASES, default=list(CASES))
     parser.add_argument("--full", action="store_true", help="with ours_full, whose graphs take minutes to export")
-    parser.add_argument("--engines", type=Path, help="a folder to keep the graphs in")
+    parser.add_argument("--engines", type=Path, help="a folder to keep the graphs in; give another after a change of the code")
     parser.add_argument("--export", action="store_true", help="write the graphs and measure nothing")
     args = parser.parse_args()
     if args.export and args.engines is None:
@@ -155,7 +157,7 @@ def main() -> None:
     images = np.random.default_rng(0).normal(size=(1, 3, args.size, args.size)).astype(np.float32)
     for name in args.only:
         with tempfile.TemporaryDirectory() as scratch:
-            sides = build(name, args.size, args.threads, (args.engines or Path(scratch)) / name.replace(" ", "-"), columns)
+            sides = build(name, args.size, args.threads, (args.engines or Path(scratch)) / f"{name.replace(' ', '-')}-{args.size}", columns)
             if args.export:
                 continue
             row = medians(sides, images, args.repeats)

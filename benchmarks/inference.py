@@ -1,9 +1,9 @@
 """Milliseconds an image of examples/edge.yaml's student: int8 against fp32, and our best engine against what one would run without us.
 
 The student is trained here for a few minutes on small images (kept in runs/ and not trained twice), then deployed at 320 and at
-640 px. The rivals have its weights: torchvision's own RetinaNet in eager torch and under torch.compile, and its plain export by
-torch's legacy exporter in ONNX Runtime and in OpenVINO. All take a decoded photograph and end with boxes in its pixels, on the
-same number of threads, in turns; medians are compared. Decoding the JPEG stands in a column of its own.
+640 px. The rivals have its weights and keep as many candidates: torchvision's own RetinaNet in eager torch and under torch.compile,
+and its plain export by torch's legacy exporter in ONNX Runtime and in OpenVINO. All take a decoded photograph and end with boxes in
+its pixels, on the same number of threads, in turns; medians are compared. Decoding the JPEG stands in a column of its own.
 Usage: python benchmarks/inference.py [--repeats N] [--threads N]
 """
 
@@ -30,7 +30,7 @@ from pipeline.config import PipelineConfig, load
 from pipeline.store import Store
 from stages.artifacts import Checkpoint, Engine, OnnxModel, Report
 from stages.checkpoint import load_detector
-from stages.config import TargetConfig
+from stages.config import ExportConfig, TargetConfig
 from stages.export import export
 from stages.optimize import optimize
 from stages.prepare import prepare
@@ -101,6 +101,9 @@ def rivals(at: Deployed, threads: int, folder: Path) -> dict[str, Side]:
     assert isinstance(model, RetinaNet)
     model.eval()
     model.transform.min_size, model.transform.max_size = (at.size,), at.size
+    decisions = ExportConfig()
+    model.topk_candidates, model.detections_per_img = decisions.candidates, decisions.max_detections
+    model.score_thresh, model.nms_thresh = decisions.score_threshold, decisions.iou_threshold
     compiled = torch.compile(model)
     file = folder / f"plain-{at.size}.onnx"
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
@@ -221,7 +224,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     store = Store(ROOT / "runs", "benchmark-inference")
-    _, student = trained(config_at(TRAINED_PX, 600), store)
+    _, student = trained(config_at(TRAINED_PX, 1500), store)
     rows = {}
     for size in SIZES:
         at = deployed(size, student.root, store)

@@ -40,7 +40,7 @@ class Provenance(Frozen):
     platform: str
     packages: dict[str, str]
     git_commit: str | None
-    artifacts: dict[str, str]
+    artifacts: dict[str, FileName]
 
 
 class Plan(Frozen):

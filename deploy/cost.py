@@ -89,6 +89,9 @@ def _peak(model: ModelProto, shapes: Shapes) -> int:
     last = {name: places[-1] for name, places in readers.items()}
     last |= dict.fromkeys((value.name for value in model.graph.output), len(nodes))
     made = {name: node.op_type for node in nodes for name in node.output}
+    for node in reversed(nodes):  # what is read through DequantizeLinear lives until that is read
+        if node.op_type == "DequantizeLinear":
+            last[node.input[0]] = max(last.get(node.input[0], 0), last.get(node.output[0], 0))
     ends: dict[int, int] = {}
     alive = peak = sum(_bytes(value.name, shapes) for value in model.graph.input)
     for value in model.graph.input:

@@ -1,11 +1,19 @@
 """Device memory and one stream through NVIDIA's own bindings, so that an engine runs without torch."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deploy.errors import ArtifactError
+
+
+class Recording:
+    """What was recorded of a stream."""
+
+    graph: Any = None
 
 
 class Device:
@@ -50,19 +58,26 @@ class Device:
         self._checked(self._cudart.cudaMemcpyAsync(values.ctypes.data, address, values.nbytes, kind, self._stream))
         return values
 
-    def begin_recording(self) -> None:
-        """What is queued from here on is recorded instead of done."""
-        self._checked(
-            self._cudart.cudaStreamBeginCapture(self._stream, self._cudart.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal)
-        )
-
-    def end_recording(self) -> Any:
-        """The recording, ready to be launched; freed with the rest."""
-        graph = self._checked(self._cudart.cudaStreamEndCapture(self._stream))
-        recorded = self._checked(self._cudart.cudaGraphInstantiate(graph, 0))
-        self._checked(self._cudart.cudaGraphDestroy(graph))
-        self._recordings.append(recorded)
-        return recorded
+    @contextmanager
+    def recording(self) -> Iterator["Recording"]:
+        """What is queued inside is recorded instead of done; the recording can be launched afterwards, and is freed with the rest."""
+        recorded = Recording()
+        mode = self._cudart.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        self._checked(self._cudart.cudaStreamBeginCapture(self._stream, mode))
+        failed = True
+        try:
+            yield recorded
+            failed = False
+        finally:
+            ended = self._cudart.cudaStreamEndCapture(self._stream)  # whatever happened, else nothing can be queued any more
+            if failed and int(ended[0]) == 0:
+                self._cudart.cudaGraphDestroy(ended[1])
+        graph = self._checked(ended)
+        try:
+            recorded.graph = self._checked(self._cudart.cudaGraphInstantiate(graph, 0))
+        finally:
+            self._cudart.cudaGraphDestroy(graph)
+        self._recordings.append(recorded.graph)
 
     def launch(self, recorded: Any) -> None:
         """Queue all that was recorded."""

@@ -6,6 +6,7 @@ EdgedistillError
   ArtifactError    4   checkpoints, bundles, engines
   BuildError       5   export and compilation
     RuntimeUnavailable   a runtime or its device is not here
+  Interrupted    130   by Ctrl-C, in a command that does not go on where it was
 
 A message is one line: what was given, what is allowed, what to do.
 """
@@ -43,3 +44,9 @@ class BuildError(EdgedistillError):
 
 class RuntimeUnavailable(BuildError):
     """A runtime that is not installed, or whose device is not in this machine."""
+
+
+class Interrupted(EdgedistillError):
+    """Ctrl-C in a command that starts over when it is given again."""
+
+    exit_code = 130

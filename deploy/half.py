@@ -30,20 +30,27 @@ class HalfSession(Session):
 
         Raises:
             BuildError: the file is missing or no ONNX graph.
+            ArtifactError: the evaluator lacks an operator.
         """
         model = graph.read(file)
         self._outputs = [value.name for value in model.graph.output if value.name in (*OUTPUTS, "masks")]
-        self._evaluator = ReferenceEvaluator(model, new_ops=[Conv, MaxPool, MatMul, GatherElements])
+        try:
+            self._evaluator = ReferenceEvaluator(model, new_ops=[Conv, MaxPool, MatMul, GatherElements, GridSample])
+        except Exception as error:  # each operator has its own ways to say that it cannot
+            raise ArtifactError(f"ONNX's reference evaluator cannot compute the graph ({graph.first_line(error)})") from error
         self.largest: dict[str, float] = {}
 
     def infer(self, images: Batch) -> Raw:
         """See Session.infer.
 
         Raises:
-            ArtifactError: a half tensor is not finite; the first is named.
+            ArtifactError: a half tensor overflows, the first is named; or the evaluator cannot compute the graph.
         """
         with np.errstate(all="ignore"):  # infinities are looked for below, and named
-            values = self._evaluator.run(None, {"images": images.astype(np.float32)}, intermediate=True)
+            try:
+                values = self._evaluator.run(None, {"images": images.astype(np.float32)}, intermediate=True)
+            except Exception as error:  # each operator has its own ways to say that it cannot
+                raise ArtifactError(f"ONNX's reference evaluator cannot compute the graph ({graph.first_line(error)})") from error
         assert isinstance(values, dict)
         for name, value in values.items():
             if isinstance(value, np.ndarray) and value.dtype == np.float16 and value.size:
@@ -52,8 +59,9 @@ class HalfSession(Session):
 
     def _note(self, name: str, value: Array) -> None:
         largest = float(np.abs(value).max())
-        if not np.isfinite(largest):
+        if not np.isfinite(largest) and not np.isneginf(value[~np.isfinite(value)]).all():  # masks of attention mean -infinity
             raise ArtifactError(f"tensor '{name}' is not finite in half precision; choose fp32 or int8")
+        largest = float(np.abs(value[np.isfinite(value)]).max(initial=0))
         self.largest[name] = max(self.largest.get(name, 0.0), largest)
 
     def close(self) -> None:
@@ -109,9 +117,37 @@ class MaxPool(OpRun):
     ) -> tuple[Array]:
         assert kernel_shape is not None, "a kernel's shape"
         assert auto_pad in (None, "NOTSET"), "padding by number"
-        assert not ceil_mode, "only whole windows"
-        windows = _windows(images, kernel_shape, pads, strides, dilations, -np.inf)
-        return (windows.max(axis=(4, 5)),)
+        top, left, bottom, right = pads or (0, 0, 0, 0)
+        steps = strides or (1, 1)
+        more = [step - 1 if ceil_mode else 0 for step in steps]
+        windows = _windows(images, kernel_shape, (top, left, bottom + more[0], right + more[1]), strides, dilations, -np.inf)
+        # a window that begins in the padding behind the image is none
+        ends = [-(-(size + before) // step) for size, before, step in zip(images.shape[2:], (top, left), steps, strict=True)]
+        return (windows[:, :, : ends[0], : ends[1]].max(axis=(4, 5)),)
+
+
+class GridSample(OpRun):
+    """ONNX's GridSample over images, bilinear, zero outside."""
+
+    op_domain = ""
+
+    def _run(
+        self, images: Array, grid: Array, align_corners: int | None = None, mode: Any = None, padding_mode: Any = None
+    ) -> tuple[Array]:
+        assert _text(mode) in ("linear", "bilinear"), "interpolation between neighbours"
+        assert _text(padding_mode) == "zeros", "nothing outside"
+        batch, channels, height, width = images.shape
+        places = grid.astype(np.float32)
+        x, y = (_position(places[..., axis], size, bool(align_corners)) for axis, size in ((0, width), (1, height)))
+        total = np.zeros((batch, channels, *grid.shape[1:3]), np.float32)
+        rows, columns = np.floor(y).astype(np.int64), np.floor(x).astype(np.int64)
+        for row, row_share in ((rows, 1 - (y - rows)), (rows + 1, y - rows)):
+            for column, share in ((columns, 1 - (x - columns)), (columns + 1, x - columns)):
+                inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+                index = (np.clip(row, 0, height - 1) * width + np.clip(column, 0, width - 1)).reshape(batch, 1, -1)
+                taken = np.take_along_axis(images.reshape(batch, channels, -1).astype(np.float32), index, axis=2)
+                total += taken.reshape(total.shape) * (row_share * share * inside)[:, None]
+        return (total.astype(images.dtype),)
 
 
 class MatMul(OpRun):
@@ -131,6 +167,15 @@ class GatherElements(OpRun):
     def _run(self, data: Array, indices: Array, axis: int | None = None) -> tuple[Array]:
         axis = axis or 0
         return (np.take_along_axis(data, indices % data.shape[axis], axis),)
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _position(place: Array, size: int, align_corners: bool) -> Array:
+    """From -1 to 1 over an axis of so many positions, to the positions' own numbers."""
+    return (place + 1) / 2 * (size - 1) if align_corners else ((place + 1) * size - 1) / 2
 
 
 def _windows(

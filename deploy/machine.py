@@ -42,16 +42,6 @@ def platform_name() -> str:
     return f"{platform.system()} {platform.machine()}"
 
 
-@cache
-def adds_bytes_in_16_bits() -> bool:
-    """Whether this is an x86 processor without VNNI, whose products of bytes are added in pairs that end at 32,767."""
-    try:
-        flags = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags")), "")
-    except OSError:
-        return False
-    return "avx2" in flags and "vnni" not in flags
-
-
 def num_cores() -> int:
     """Logical cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

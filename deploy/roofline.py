@@ -1,8 +1,8 @@
-"""The lowest latency that a machine allows: products at its peak rate, every weight read once, whichever takes longer.
+"""An estimate of the lowest latency that a machine allows: products at its peak rate, every weight read once, whichever takes longer.
 
 Method: Williams et al., "Roofline: An Insightful Visual Performance Model for Multicore Architectures", Communications of the ACM
 2009, https://doi.org/10.1145/1498765.1498785. Departures: one bound for the whole graph; activations are taken to stay in caches.
-Convolutions that make do with fewer products, Winograd's say, can pass it.
+What passes it: convolutions of fewer products (Winograd's), weights that stay in a cache from pass to pass, TF32, AMX.
 """
 
 import time
@@ -29,7 +29,7 @@ GPU_INT8 = 2
 
 
 def lowest_ms(cost: Cost, peak: Peak) -> float:
-    """No engine of this cost can answer one image sooner."""
+    """About the least time for one image."""
     return max(cost.macs / peak.macs, (cost.weight_bytes + cost.input_bytes) / peak.bytes) * 1000
 
 
@@ -53,7 +53,7 @@ def cpu(precision: Precision) -> Peak:
 def gpu(precision: Precision, multiprocessors: int, clock_hz: float, bytes_per_s: float) -> Peak | None:
     """From an NVIDIA GPU's own figures; None for one whose rates are not known here."""
     capability = machine.gpu().get("compute_capability", "")
-    if capability not in GPU_FP32:
+    if capability not in GPU_FP32 or not (multiprocessors and clock_hz and bytes_per_s):
         return None
     rate = {"fp32": GPU_FP32[capability], "fp16": GPU_FP16[capability], "int8": GPU_FP16[capability] * GPU_INT8}[precision]
     return Peak(rate * multiprocessors * clock_hz, bytes_per_s)

@@ -82,24 +82,30 @@ def build(
     _add_profile(builder, config, network, settings)
     cache = Path(settings.timing_cache).expanduser() if settings.timing_cache is not None else None
     if cache is not None:
-        config.set_timing_cache(config.create_timing_cache(cache.read_bytes() if cache.exists() else b""), False)
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        kept = cache.read_bytes() if cache.exists() else b""
+        if not config.set_timing_cache(config.create_timing_cache(kept), False):  # one of another GPU or version
+            config.set_timing_cache(config.create_timing_cache(b""), False)
     plan = builder.build_serialized_network(network, config)
-    if cache is not None and plan is not None:
-        _keep(cache, bytes(config.get_timing_cache().serialize()))
     if plan is None:
         raise BuildError(f"{trt.__name__} cannot build the graph: {_with_operators(logger.reason(), model)}")
     file, typed = out / "engine.plan", out / "typed.onnx"
     file.write_bytes(plan)
     typed.write_bytes(model.SerializeToString())
+    measured = config.get_timing_cache() if cache is not None else None
+    if cache is not None and measured is not None:
+        _keep(cache, bytes(measured.serialize()))
     return Compiled(file, proof(trt, network, heads), typed)
 
 
 def _keep(cache: Path, content: bytes) -> None:
     """Replace a timing cache, whole or not at all: other builds may be reading it."""
-    cache.parent.mkdir(parents=True, exist_ok=True)
     scratch = cache.with_name(f".{cache.name}.{os.getpid()}.partial")
-    scratch.write_bytes(content)
-    scratch.replace(cache)
+    try:
+        scratch.write_bytes(content)
+        scratch.replace(cache)
+    finally:
+        scratch.unlink(missing_ok=True)
 
 
 def proof(trt: Any, network: Any, heads: Heads) -> dict[str, Any]:

@@ -20,6 +20,9 @@ from deploy.errors import ArtifactError, RuntimeUnavailable
 from deploy.runtimes import Batch, Peak, Precision, Raw, Session
 from deploy.tensorrt_log import make_logger
 
+Key = tuple[tuple[int, ...], tuple[int, ...]]
+"""The images' shape and all buffers' addresses: what a recording holds for."""
+
 _OUTPUTS = {"boxes": np.float32, "scores": np.float32, "labels": np.int64, "converged": np.bool_}
 
 
@@ -75,8 +78,8 @@ def version(*distributions: str) -> str:
 class TensorRTSession(Session):
     """An open TensorRT engine with device memory of its own.
 
-    With `cuda_graph` what runs for a batch size is recorded the second time and launched as one from then on; the memory
-    that it was recorded with must stay, so that a larger batch, whose buffers grow, starts over.
+    With `cuda_graph` what runs for a batch size is recorded the second time in a row and launched as one from then on; the memory
+    that it was recorded with must stay, so that a larger batch, whose buffers grow, starts over. TensorRT for RTX records by itself.
     """
 
     def __init__(self, trt: Any, cudart: Any, logger: Any, file: Path, *, cuda_graph: bool = False) -> None:
@@ -93,8 +96,10 @@ class TensorRTSession(Session):
         self._trt = trt
         self._logger = logger
         self._device = Device(cudart)
-        self._records = cuda_graph
-        self._recorded: dict[tuple[tuple[int, ...], tuple[int, ...]], Any] = {}
+        self._cuda_graph = cuda_graph
+        self._records = cuda_graph and not hasattr(trt, "CudaGraphStrategy")
+        self._recorded: dict[Key, Any] = {}
+        self._last: Key | None = None
         try:
             self._runtime = trt.Runtime(logger)
             self._engine = self._read(file)
@@ -119,10 +124,17 @@ class TensorRTSession(Session):
         return engine
 
     def _execution_context(self, file: Path) -> Any:
-        context = self._engine.create_execution_context()
+        context = self._new_context()
         if context is None:
             raise ArtifactError(f"{file}: no memory on the GPU for the engine ({self._logger.reason()})")
         return context
+
+    def _new_context(self) -> Any:
+        if not self._cuda_graph or self._records:
+            return self._engine.create_execution_context()
+        config = self._engine.create_runtime_config()
+        config.cuda_graph_strategy = self._trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+        return self._engine.create_execution_context(config)
 
     def infer(self, images: Batch) -> Raw:
         """Run on images [B, 3, H, W] float32."""
@@ -139,32 +151,33 @@ class TensorRTSession(Session):
         return Raw(**{name: values[name].astype(dtype, copy=False) for name, dtype in self._outputs.items()})
 
     def _execute(self, shape: tuple[int, ...], addresses: tuple[int, ...]) -> None:
-        """Queue the engine's work; recorded, where asked, once the first run has settled what TensorRT does only once."""
+        """Queue the engine's work: recorded, where asked, when the run before was alike and has settled what TensorRT does only once."""
         key = shape, addresses
-        if self._recorded.get(key) is not None:
+        if key in self._recorded:
             self._device.launch(self._recorded[key])
             return
-        recording = self._records and key in self._recorded
-        if recording:
-            self._device.begin_recording()
-        done = self._context.execute_async_v3(self._device.stream)
-        if recording:
-            self._recorded[key] = self._device.end_recording()
-            self._device.launch(self._recorded[key])
-        elif self._records:
-            self._recorded[key] = None
-        if not done:
-            raise ArtifactError(f"the engine failed on the GPU ({self._logger.reason()})")
+        recording = self._records and key == self._last
+        self._last = key
+        if not recording:
+            self._enqueue()
+            return
+        with self._device.recording() as recorded:
+            self._enqueue()
+        self._recorded[key] = recorded.graph
+        self._device.launch(recorded.graph)
+
+    def _enqueue(self) -> None:
+        if not self._context.execute_async_v3(self._device.stream):
+            hint = "; set the target's cuda_graph to false if it fails with it alone" if self._records else ""
+            raise ArtifactError(f"the engine failed on the GPU ({self._logger.reason()}){hint}")
 
     def proof(self) -> dict[str, Any]:
         """See Session.proof: the engine's layers by the type of what they give, as its inspector says."""
         inspector = self._engine.create_engine_inspector()
         told = json.loads(inspector.get_engine_information(self._trt.LayerInformationFormat.JSON))
-        layers = [layer for layer in told.get("Layers", ()) if isinstance(layer, dict)]
-        kinds = Counter(
-            str(output.get("Format/Datatype", "unknown")).split()[0] for layer in layers for output in layer.get("Outputs", ())[:1]
-        )
-        return {f"layers_{kind.lower()}": number for kind, number in sorted(kinds.items())}
+        given = [layer["Outputs"][0] for layer in told.get("Layers", ()) if isinstance(layer, dict) and layer.get("Outputs")]
+        kinds = Counter(_kind(str(output.get("Format/Datatype", ""))) for output in given)
+        return {f"layers_{kind}": number for kind, number in sorted(kinds.items())}
 
     def peak(self, precision: Precision) -> Peak | None:
         """See Session.peak."""
@@ -182,3 +195,11 @@ class TensorRTSession(Session):
         """Free the GPU's memory; TensorRT wants the context gone before the engine, and that before the runtime."""
         self._device.close()
         self._context = self._engine = self._runtime = None
+
+
+def _kind(told: str) -> str:
+    """fp32, fp16 and so on, out of what an inspector says of a tensor: "Half NHWC8", "Row major linear FP16 format"."""
+    words = told.lower().replace("float32", "fp32").replace("float16", "fp16").replace("half", "fp16").replace("float", "fp32")
+    return next(
+        (kind for kind in ("bf16", "fp16", "fp8", "int8", "fp4", "int4", "int32", "int64", "bool", "fp32") if kind in words), "other"
+    )

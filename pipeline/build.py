@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from pydantic import ValidationError
 
 from deploy.bundle import MANIFEST, Bundle, Plan
-from deploy.errors import ArtifactError, ConfigError, RuntimeUnavailable
+from deploy.errors import ArtifactError, ConfigError, Interrupted, RuntimeUnavailable
 from deploy.plugins import suggest
 from pipeline.answer import Answer, say
 from pipeline.files import replace_folder
@@ -28,24 +28,34 @@ from stages.validate import validate
 
 def build(args: argparse.Namespace) -> Answer:
     """Make, measure, judge and package; the new bundle appears whole or not at all, whatever the verdicts."""
-    given, out = Bundle.load(Path(args.bundle)), Path(args.out)
+    given, out = Bundle.load(Path(args.bundle)), Path(args.out).resolve()
     target, gates, validation = _plan(given, args.target)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists():
         raise ConfigError(f"--out {out}: exists already; give a new folder")
     if args.data is None and (target.is_judged or target.precision == "int8"):
         raise ConfigError(
             f"target {target.name} is {target.precision}, which takes images to read ranges from or to judge on; give --data DIR"
         )
     out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        _build(given, target, gates, validation, args.data, out)
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted; nothing was written") from None
+    return _answer(Bundle.load(out), target, gates)
+
+
+def _build(
+    given: Bundle, target: TargetConfig, gates: tuple[GateConfig, ...], validation: ValidationConfig, data: str | None, out: Path
+) -> None:
+    """The new bundle, whole or not at all."""
     with TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
         store = Store(Path(scratch), target.name, say=partial(say, stream=sys.stderr)).at(target.name)
-        dataset = _data(store, args.data, validation.split, given)
+        dataset = _data(store, data, validation.split, target, given)
         target = _calibrated(target, dataset, validation.split)
         made = _make(store, Path(scratch), given, target, gates, validation, dataset)
         (made.root / FACTS).unlink()
         (made.root / "stage.json").unlink()
         replace_folder(made.root, out)
-    return _answer(Bundle.load(out), target, gates)
 
 
 def _plan(given: Bundle, name: str | None) -> tuple[TargetConfig, tuple[GateConfig, ...], ValidationConfig]:
@@ -64,13 +74,14 @@ def _plan(given: Bundle, name: str | None) -> tuple[TargetConfig, tuple[GateConf
     return targets[wanted], tuple(one for one in gates if one.target in (None, wanted)), validation
 
 
-def _data(store: Store, folder: str | None, split: str, given: Bundle) -> Dataset | None:
-    """The images to judge on, in COCO's layout."""
+def _data(store: Store, folder: str | None, split: str, target: TargetConfig, given: Bundle) -> Dataset | None:
+    """The images to judge on, and those to read ranges from where the target needs them, in COCO's layout."""
     if folder is None:
         return None
     contract = given.manifest.contract
     config = DataConfig.model_validate({"dataset": "coco", "root": folder, "preprocessing": contract.preprocessing})
-    return store.run(gather, config, split, contract)
+    more = (target.calibration_split,) if target.precision in {"int8", "auto"} else ()
+    return store.run(gather, config, split, more, contract)
 
 
 def _calibrated(target: TargetConfig, dataset: Dataset | None, split: str) -> TargetConfig:
@@ -96,7 +107,7 @@ def _make(
         RuntimeUnavailable: the engine cannot be built here.
     """
     manifest = given.manifest
-    folder = scratch / manifest.provenance.artifacts["onnx"]
+    folder = scratch / manifest.provenance.artifacts.get("onnx", f"export-{manifest.graph.sha256[:16]}")
     folder.mkdir()
     shutil.copyfile(given.root / manifest.onnx, folder / ONNX)
     write_facts(folder, OnnxFacts(contract=manifest.contract, **dict(manifest.graph)))
@@ -127,5 +138,5 @@ def _answer(made: Bundle, target: TargetConfig, gates: tuple[GateConfig, ...]) -
     figures.append(f"{manifest.latency.end_to_end.p50:.2f} ms end to end" if manifest.latency else f"not measured: {manifest.why}")
     lines = [f"{made.root}: {manifest.runtime} {manifest.precision}, {', '.join(figures)}"]
     lines += [verdict_table(verdicts)] if verdicts else ["no gate is set, so nothing was judged"]
-    code = code if verdicts else EXIT_INCOMPARABLE
+    code = code or (0 if verdicts else EXIT_INCOMPARABLE)
     return Answer({**data, "exit_code": code}, "\n".join(lines), code)

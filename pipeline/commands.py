@@ -9,9 +9,9 @@ from pathlib import Path
 from deploy.errors import ConfigError
 from deploy.plugins import suggest
 from pipeline.answer import Answer, say, silent
-from pipeline.config import REFERENCES, PipelineConfig, load
+from pipeline.config import PipelineConfig, load
 from pipeline.edge import judged
-from pipeline.flow import STAGES, RunResult, compress
+from pipeline.flow import STAGES, RunResult, compress, instances
 from pipeline.outputs import publish
 from pipeline.store import Mode, Store, UntilReached
 from pipeline.summary import stage_figures, summarize
@@ -27,8 +27,7 @@ LAST_DISTRIBUTED = "distill"
 def run(args: argparse.Namespace) -> Answer:
     """Make or reuse every stage; write summary, report and bundles whatever the verdict."""
     config = load(Path(args.config), args.settings)
-    instances = [*STAGES, *(f"{stage}:{name}" for stage in STAGES[4:] for name in (*(t.name for t in config.targets), *REFERENCES))]
-    for option, allowed in ((args.until, [*STAGES]), (args.force, instances)):
+    for option, allowed in ((args.until, [*STAGES]), (args.force, [*STAGES, *instances(config)])):
         if option is not None and option not in allowed:
             raise ConfigError(f"no stage '{option}'{suggest(option, allowed)}; choose from {', '.join(STAGES)}")
     store = _store(args, config)

@@ -74,7 +74,10 @@ def compress(config: PipelineConfig, store: Store) -> RunResult:
     reports = {name: store.at(name).run(validate, config.validation, engine, dataset) for name, engine in engines.items()}
 
     names = [target.name for target in config.targets]
-    parities = {name: store.at(name).run(parity, student, reports["student"], engines[name], reports[name], dataset) for name in names}
+    parities = {
+        name: store.at(name).run(parity, config.validation, student, reports["student"], engines[name], reports[name], dataset)
+        for name in names
+    }
     plan = plan_of(config)
     verdicts = {name: store.at(name).run(gate, config.gates_of(name), reports[name]) for name in names}
     bundles = {
@@ -101,6 +104,14 @@ def compress(config: PipelineConfig, store: Store) -> RunResult:
         references={name: reports[name] for name in REFERENCES},
         stages=tuple(store.records),
     )
+
+
+def instances(config: PipelineConfig) -> list[str]:
+    """Every stage that runs more than once, with its label: "optimize:cpu-int8"."""
+    targets = [target.name for target in config.targets]
+    labels = {"export": REFERENCES, "optimize": (*targets, *REFERENCES, "student"), "validate": (*targets, *REFERENCES, "student")}
+    labels |= dict.fromkeys(("parity", "gate", "package"), tuple(targets))
+    return [f"{stage}:{label}" for stage in STAGES for label in labels.get(stage, ())]
 
 
 def plan_of(config: PipelineConfig) -> Plan:

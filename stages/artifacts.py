@@ -132,6 +132,7 @@ class ParityStep(Frozen):
     """The same network on the same images, one conversion later; `drift` is from the step before, null for the first.
 
     `how` says what computed it; `largest` is the largest value of each half-precision tensor, where it was computed in true half.
+    `why` says the reason where it could not be computed, and the figures are null.
     """
 
     name: Literal["torch", "onnx", "typed", "engine"]
@@ -140,6 +141,7 @@ class ParityStep(Frozen):
     map_50: float | None
     drift: Drift | None
     largest: dict[str, float]
+    why: str | None = None
 
 
 class ParityFacts(Frozen):
@@ -150,6 +152,7 @@ class ParityFacts(Frozen):
 
     target: str
     split: str
+    num_images: int
     steps: tuple[ParityStep, ...]
     culprit: str | None
     why: str | None

@@ -263,6 +263,7 @@ class ValidationConfig(Frozen):
 
     split: str = "val"
     latency: LatencyConfig = LatencyConfig()
+    parity_images: int = Field(default=200, ge=1, description="images of the split on which half precision is computed without a GPU")
 
 
 class GateConfig(Frozen):

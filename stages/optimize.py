@@ -94,8 +94,9 @@ def _cost(built: Built | None) -> Cost | None:
 
 def _built_for(config: TargetConfig) -> dict[str, str]:
     """The GPU that an engine was built for without having it."""
-    capability = config.options.get("compute_capability", "current")
-    return {} if capability == "current" else {"compute_capability": str(capability)}
+    capability = str(config.options.get("compute_capability", "current"))
+    digits = capability.replace(".", "")
+    return {} if capability == "current" else {"compute_capability": f"{digits[:-1]}.{digits[-1]}"}
 
 
 class CalibrationImages:

@@ -3,15 +3,18 @@
 torch, the exported ONNX graph, the same in the target's precision, the engine. Between two steps stands what one conversion cost.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from deploy import plugins
+import numpy as np
+
+from deploy import coco_map, plugins
 from deploy.accuracy import Split, judge
-from deploy.contract import Accuracy
+from deploy.contract import ModelContract
 from deploy.drift import drift
+from deploy.errors import ArtifactError
 from deploy.predictor import Predictor
 from stages.artifacts import (
     Artifact,
@@ -26,6 +29,7 @@ from stages.artifacts import (
     read_json,
     write_facts,
 )
+from stages.config import ValidationConfig
 from stages.splits import split as judged_on
 from stages.stage import stage
 
@@ -36,49 +40,65 @@ NOTABLE = 0.0005
 
 
 class Form(NamedTuple):
-    """What one form of the network finds in the split; `largest` as in ParityStep."""
+    """What one form of the network finds in the split; `largest` and `why` as in ParityStep."""
 
     name: Literal["torch", "onnx", "typed", "engine"]
     how: str
-    accuracy: Accuracy
-    detections: list[dict[str, Any]]
-    largest: dict[str, float]
+    detections: list[dict[str, Any]] | None
+    largest: Mapping[str, float] = {}
+    why: str | None = None
 
 
-@stage(version=1)
-def parity(out: Path, student: Checkpoint, plain: Report, engine: Engine, report: Report, dataset: Dataset) -> Parity:
-    """Compare the forms on the split that the report is of.
+@stage(version=2)
+def parity(
+    out: Path, config: ValidationConfig, student: Checkpoint, plain: Report, engine: Engine, report: Report, dataset: Dataset
+) -> Parity:
+    """Compare the forms on the split that the report is of; half precision, which takes long, on `parity_images` of it.
 
     Args:
         student: judged in torch when it was trained.
         plain: of the exported graph as it is, in ONNX Runtime without optimizations.
         engine, report: the target's.
-
-    Raises:
-        ArtifactError: the typed graph's answer cannot be used; a half tensor that is not finite is named.
     """
-    facts, split = engine.facts, student.facts.accuracy.split
-    forms = [_form("torch", "torch", student, student.facts.accuracy), _form("onnx", PLAIN, plain, plain.facts.accuracy)]
+    facts, measured = engine.facts, report.facts
+    split = judged_on(dataset, student.facts.accuracy.split)
+    if facts.typed is not None and facts.precision == "fp16":
+        split = some(split, config.parity_images)
+    forms = [Form("torch", "torch", _found(student, split)), Form("onnx", PLAIN, _found(plain, split))]
     if facts.typed is not None and facts.precision != "fp32":
-        forms.append(_typed(engine.file(facts.typed), facts, judged_on(dataset, split)))
-    measured = report.facts
+        forms.append(_typed(engine.file(facts.typed), facts, split))
     if measured.accuracy is not None:
-        forms.append(_form("engine", f"{facts.runtime} {facts.precision}", report, measured.accuracy))
-    steps = tuple(_step(form, before) for form, before in zip(forms, [None, *forms], strict=False))
-    write_facts(out, ParityFacts(target=facts.target, split=split, steps=steps, culprit=culprit(steps), why=measured.why))
+        forms.append(Form("engine", f"{facts.runtime} {facts.precision}", _found(report, split)))
+    steps = tuple(_step(form, forms[:index], split, facts.contract) for index, form in enumerate(forms))
+    named = culprit(steps)
+    write_facts(
+        out,
+        ParityFacts(target=facts.target, split=split.name, num_images=len(split.images), steps=steps, culprit=named, why=measured.why),
+    )
     return Parity(out)
 
 
+def some(split: Split, count: int) -> Split:
+    """At most so many of its images, spread evenly, with their ground truth."""
+    chosen = np.unique(np.linspace(0, len(split.images) - 1, min(count, len(split.images))).round().astype(int)).tolist()
+    images = [split.truth["images"][index] for index in chosen]
+    kept = {image["id"] for image in images}
+    annotations = [one for one in split.truth["annotations"] if one["image_id"] in kept]
+    return Split(split.name, {**split.truth, "images": images, "annotations": annotations}, tuple(split.images[index] for index in chosen))
+
+
 def culprit(steps: Sequence[ParityStep]) -> str | None:
-    """The step that lost most mAP, if that is more than NOTABLE."""
+    """The step that could not be judged, else the one that lost most mAP, if that is more than NOTABLE."""
+    broken = next((step.name for step in steps if step.why is not None), None)
     losses = {after.name: before.map - after.map for before, after in pairwise(steps) if before.map is not None and after.map is not None}
     worst = max(losses, key=lambda name: losses[name], default=None)
-    return worst if worst is not None and losses[worst] > NOTABLE else None
+    return broken or (worst if worst is not None and losses[worst] > NOTABLE else None)
 
 
-def _form(name: Literal["torch", "onnx", "engine"], how: str, judged: Artifact, accuracy: Accuracy | None) -> Form:
-    assert accuracy is not None, "the graph runs where it was exported"
-    return Form(name, how, accuracy, read_json(judged.file(DETECTIONS)), {})
+def _found(judged: Artifact, split: Split) -> list[dict[str, Any]]:
+    """The detections that were kept when it was judged, in the split's images."""
+    kept = {image["id"] for image in split.truth["images"]}
+    return [one for one in read_json(judged.file(DETECTIONS)) if one["image_id"] in kept]
 
 
 def _typed(file: Path, facts: EngineFacts, split: Split) -> Form:
@@ -87,21 +107,29 @@ def _typed(file: Path, facts: EngineFacts, split: Split) -> Form:
     if facts.precision == "fp16":
         from deploy.half import HalfSession  # needs the onnx package
 
-        half = HalfSession(file)
-        found = judge(Predictor(half, facts.contract), split, label)
-        return Form("typed", "ONNX's reference evaluator, in half precision", found.accuracy, found.detections, half.largest)
+        how = "ONNX's reference evaluator, in half precision"
+        try:
+            half = HalfSession(file)
+            return Form("typed", how, judge(Predictor(half, facts.contract), split, label).detections, half.largest)
+        except ArtifactError as error:  # a finding about this target, which leaves the others as they are
+            return Form("typed", how, None, why=str(error))
     with plugins.load("deploy.runtimes", "ort").open(file, options={"optimization": "none", "provider": "cpu"}) as session:
-        found = judge(Predictor(session, facts.contract), split, label)
-    return Form("typed", PLAIN, found.accuracy, found.detections, {})
+        return Form("typed", PLAIN, judge(Predictor(session, facts.contract), split, label).detections)
 
 
-def _step(form: Form, before: Form | None) -> ParityStep:
-    accuracy = form.accuracy
+def _step(form: Form, before: Sequence[Form], split: Split, contract: ModelContract) -> ParityStep:
+    """Judged, and compared with the last form before it that found anything out."""
+    last = next((one.detections for one in reversed(before) if one.detections is not None), None)
+    accuracy = None
+    if form.detections is not None:
+        masks = contract.mask_frame is not None
+        accuracy, _ = coco_map.evaluate(split.truth, form.detections, split.name, contract.classes, masks=masks)
     return ParityStep(
         name=form.name,
         how=form.how,
-        map=accuracy.map,
-        map_50=accuracy.map_50,
-        drift=None if before is None else drift(before.detections, form.detections),
-        largest=form.largest,
+        map=None if accuracy is None else accuracy.map,
+        map_50=None if accuracy is None else accuracy.map_50,
+        drift=None if last is None or form.detections is None else drift(last, form.detections),
+        largest=dict(form.largest),
+        why=form.why,
     )

@@ -43,32 +43,35 @@ def prepare(out: Path, config: DataConfig) -> Dataset:
         DataError: annotations that contradict themselves (see stages/annotations.py), a split without a usable image, a train
             split without a usable box; with `strict`, anything that cleaning would leave out or correct.
     """
-    return _collect(out, config, annotations.REQUIRED_SPLITS)
+    return _collect(out, config, find(out, config), annotations.REQUIRED_SPLITS)
 
 
 @stage(version=1, identity=identity)
-def gather(out: Path, config: DataConfig, split: str, expected: ModelContract) -> Dataset:
-    """As `prepare`, of data that engines are judged on and not trained: `split` is enough, and the classes must be those expected.
+def gather(out: Path, config: DataConfig, split: str, more: tuple[str, ...], expected: ModelContract) -> Dataset:
+    """As `prepare`, of data that engines are judged on and not trained: of its splits `split`, and those of `more` that are there.
+
+    Its classes must be those expected.
 
     Raises:
         DataError: as `prepare`; classes that are not the expected ones.
     """
-    return _collect(out, config, (split,), expected)
-
-
-def _collect(out: Path, config: DataConfig, required: Sequence[str], expected: ModelContract | None = None) -> Dataset:
     sources = find(out, config)
+    wanted = {name: source for name, source in sources.items() if name in (split, *more)}
+    dataset = _collect(out, config, wanted, (split,))
+    _check_classes(dict(zip(dataset.facts.contract.category_ids, dataset.facts.contract.classes, strict=True)), expected)
+    return dataset
+
+
+def _collect(out: Path, config: DataConfig, sources: Mapping[str, Source], required: Sequence[str]) -> Dataset:
     annotations.check_splits(sources, required)
     names = annotations.categories(next(iter(sources.values())).coco)
-    if expected is not None:
-        _check_classes(names, expected)
     problems = cleaning.Problems()
     cleaned = {split: _clean(split, source, problems) for split, source in sources.items()}
     if config.strict and problems.first() is not None:
         more = sum(problems.count.values()) - 1
         raise DataError(f"{problems.first()}{f' (and {more} more)' if more else ''}; mend the data, or set data.strict to false")
     for split, coco in cleaned.items():
-        _check_enough(split, coco, problems)
+        _check_enough(split, coco, problems, learns="train" in required)
     (out / "annotations").mkdir(parents=True, exist_ok=True)
     splits = {split: _write(out, split, sources[split], coco) for split, coco in cleaned.items()}
     contract = ModelContract(preprocessing=config.preprocessing, classes=tuple(names.values()), category_ids=tuple(names))
@@ -90,11 +93,11 @@ def _clean(split: str, source: Source, problems: cleaning.Problems) -> dict[str,
     return cleaning.clean(split, source, image_files.scan(paths, f"read {split} images"), problems)
 
 
-def _check_enough(split: str, coco: Mapping[str, Any], problems: cleaning.Problems) -> None:
+def _check_enough(split: str, coco: Mapping[str, Any], problems: cleaning.Problems, *, learns: bool) -> None:
     why = f"; {problems.first()}" if problems.first() else ""
     if not coco["images"]:
         raise DataError(f"{split}: no usable image{why}")
-    if split == "train" and not any(not row["iscrowd"] for row in coco["annotations"]):
+    if learns and split == "train" and not any(not row["iscrowd"] for row in coco["annotations"]):
         raise DataError(f"train: no usable box to learn from{why}")
 
 

@@ -39,7 +39,7 @@ def validate(out: Path, config: ValidationConfig, engine: Engine, dataset: Datas
     """
     facts = engine.facts
     runtime = plugins.load("deploy.runtimes", facts.runtime)
-    why = facts.why or runtime.why_not()
+    why = facts.why or runtime.why_not() or runtime.foreign(facts.fingerprint)
     if why is not None or facts.file is None:
         write_facts(out, _report(facts, None, None, why or "no engine was built"))
         return Report(out)

@@ -225,7 +225,9 @@ def parity(
         moved = drift(forms[index - 1][2], found) if index else None
         largest = {"add_3": 61_000.0, "mul_1": 12.5} if engine.precision == "fp16" and name == "typed" else {}
         steps.append(ParityStep(name=name, how=how, map=accuracy.map, map_50=accuracy.map_50, drift=moved, largest=largest))
-    write_facts(root, ParityFacts(target=engine.target, split="val", steps=tuple(steps), culprit=culprit(steps), why=engine.why))
+    write_facts(
+        root, ParityFacts(target=engine.target, split="val", num_images=8, steps=tuple(steps), culprit=culprit(steps), why=engine.why)
+    )
     return Parity(root)
 
 

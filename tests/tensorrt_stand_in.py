@@ -14,7 +14,8 @@ OUT_OF_MEMORY = 2
 TOLD = """{"Layers": [
   {"Name": "a", "Outputs": [{"Name": "x", "Format/Datatype": "Half NHWC8"}]},
   {"Name": "b", "Outputs": [{"Name": "y", "Format/Datatype": "Half NHWC8"}, {"Name": "z", "Format/Datatype": "Float"}]},
-  {"Name": "c", "Outputs": [{"Name": "w", "Format/Datatype": "Float NCHW"}]}, "a layer without details"
+  {"Name": "c", "Outputs": [{"Name": "w", "Format/Datatype": "Row major linear FP32"}]}, "a layer without details",
+  {"Name": "d", "Outputs": [{"Name": "v", "Format/Datatype": "Thirty-two wide channel vectorized row major Int8 format"}]}
 ], "Bindings": ["images"]}"""
 
 

@@ -112,6 +112,43 @@ def test_a_folder_that_holds_something_is_kept(given: Bundle, tmp_path: Path, ca
     assert Bundle.load(given.root).manifest == given.manifest
 
 
+@pytest.mark.parametrize("name", [".", ".."])
+def test_a_folder_that_is_there_is_refused_before_anything_is_measured(
+    given: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    code, answer = build(capsys, given.root, "--out", name)
+    assert (code, "exists already" in answer["error"]) == (2, True)
+
+
+def test_a_required_target_without_gates_ends_as_required(given: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    plan = given.manifest.plan.model_copy(update={"gates": ()})
+    write(given.root, given.manifest.model_copy(update={"plan": plan}), given.manifest.files)
+    assert build(capsys, given.root, "--target", "needed", "--out", tmp_path / "one")[0] == 5
+    assert build(capsys, given.root, "--out", tmp_path / "two")[0] == 12
+
+
+def test_images_to_read_ranges_from_need_no_boxes(given: Bundle, data: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = data.root / "train.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "annotations": []}))
+    code, answer = build(capsys, given.root, "--target", "int8", "--data", data.root, "--out", tmp_path / "here")
+    assert (code, answer["map"]) == (0, 1.0)
+
+
+def test_interrupted_it_says_that_nothing_was_written(
+    given: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("stages.validate.latency.measure", interrupt)
+    code, answer = build(capsys, given.root, "--out", tmp_path / "here")
+    assert (code, answer["error"]) == (130, "interrupted; nothing was written")
+    assert not list(tmp_path.glob("*here*"))
+
+
 def test_data_of_other_classes_is_refused(given: Bundle, data: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("train", "val"):
         file = data.root / f"{name}.json"

@@ -1,9 +1,10 @@
 from pathlib import Path
 
+import numpy as np
 import onnx_samples
 import pytest
 import torch
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -71,6 +72,24 @@ def test_a_lower_precision_is_smaller_and_computes_the_same(tmp_path: Path) -> N
     assert full.weight_bytes > half.weight_bytes > integers.weight_bytes
     assert half.peak_activation_bytes < full.peak_activation_bytes
     assert integers.operators["QuantizeLinear"] > 0
+
+
+def test_an_integer_tensor_lives_until_what_it_becomes_is_read() -> None:
+    def value(name: str) -> object:
+        return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 1000])
+
+    scale, zero = numpy_helper.from_array(np.array(0.1, np.float32), "scale"), numpy_helper.from_array(np.array(0, np.int8), "zero")
+    nodes = []
+    for number in range(3):
+        nodes += [
+            helper.make_node("QuantizeLinear", [f"x{number}", "scale", "zero"], [f"q{number}"]),
+            helper.make_node("DequantizeLinear", [f"q{number}", "scale", "zero"], [f"d{number}"]),
+            helper.make_node("Relu", [f"d{number}"], [f"x{number + 1}"]),
+        ]
+    made = helper.make_graph(nodes, "integers", [value("x0")], [value("x3")], [scale, zero])  # type: ignore[list-item]
+    found = cost(helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)]))
+    # the input in float and its integers, or an integer layer's input beside the output in float
+    assert found.peak_activation_bytes == 1000 + 4000
 
 
 COST = Cost(macs=2_000_000, operators={}, weight_bytes=900, peak_activation_bytes=0, input_bytes=100)

@@ -158,3 +158,19 @@ with open(Path({str(file)!r}), threads=1) as session:
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert answer.stdout == "(1, 8)\n"
     assert answer.stderr == ""
+
+
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+def test_a_provider_asked_for_by_name_is_there_or_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, provider: str) -> None:
+    file = build(ort, tmp_path, "fp32")
+    with ort.open(file, threads=1, options={"provider": "cpu"}) as session:
+        assert isinstance(session, ort.OrtSession)
+        assert session.provider == "CPUExecutionProvider"
+    monkeypatch.setattr("deploy.machine.gpu", dict)
+    with pytest.raises(RuntimeUnavailable, match=rf"provider {provider}: ONNX Runtime has no \w+ on this machine; choose auto or cpu"):
+        ort.open(file, options={"provider": provider})
+    # compiled in, but without its libraries: ONNX Runtime would go on with the CPU
+    monkeypatch.setattr("deploy.machine.gpu", lambda: {"gpu": "one"})
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: list(ort._CHAINS["tensorrt"]))
+    with pytest.raises(RuntimeUnavailable, match="does not start on this machine"):
+        ort.open(file, options={"provider": provider})

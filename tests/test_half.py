@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from deploy import graph, precision
 from deploy.errors import ArtifactError
-from deploy.half import Conv, GatherElements, HalfSession, MatMul, MaxPool
+from deploy.half import Conv, GatherElements, GridSample, HalfSession, MatMul, MaxPool
 from deploy.runtimes import ort
 
 Array = NDArray[Any]
@@ -35,8 +35,8 @@ def evaluate(kind: type, *inputs: Array, **attributes: Any) -> Array:
     given = [helper.make_tensor_value_info(name, kinds[value.dtype], value.shape) for name, value in zip(names, inputs, strict=True)]
     node = helper.make_node(kind.__name__, names, ["out"], **attributes)
     made = helper.make_graph([node], "one", given, [helper.make_tensor_value_info("out", TensorProto.FLOAT16, None)])
-    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)])
-    evaluator = onnx.reference.ReferenceEvaluator(model, new_ops=[Conv, MaxPool, MatMul, GatherElements])
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 20)])
+    evaluator = onnx.reference.ReferenceEvaluator(model, new_ops=[Conv, MaxPool, MatMul, GatherElements, GridSample])
     answers = evaluator.run(None, dict(zip(names, inputs, strict=True)))
     assert isinstance(answers, list)
     return np.asarray(answers[0])
@@ -57,10 +57,23 @@ def test_convolutions_are_torchs_rounded_once(groups: int, kernel: int, stride: 
     assert got == pytest.approx(rounded(expected), rel=2e-3, abs=1e-3)
 
 
-def test_pooling_is_torchs() -> None:
-    images = drawn(2, 3, 15, 18)
-    expected = nn.MaxPool2d(3, 2, 1)(torch.from_numpy(images).float())
-    assert np.array_equal(evaluate(MaxPool, images, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]), rounded(expected))
+@pytest.mark.parametrize(
+    ("height", "width", "kernel", "stride", "pad", "ceil"), [(15, 18, 3, 2, 1, 0), (15, 18, 2, 2, 0, 1), (10, 9, 3, 3, 1, 1)]
+)
+def test_pooling_is_torchs(height: int, width: int, kernel: int, stride: int, pad: int, ceil: int) -> None:
+    images = drawn(2, 3, height, width)
+    expected = nn.MaxPool2d(kernel, stride, pad, ceil_mode=bool(ceil))(torch.from_numpy(images).float())
+    got = evaluate(MaxPool, images, kernel_shape=[kernel] * 2, strides=[stride] * 2, pads=[pad] * 4, ceil_mode=ceil)
+    assert np.array_equal(got, rounded(expected))
+
+
+@pytest.mark.parametrize("align_corners", [0, 1])
+def test_sampling_a_grid_is_torchs(align_corners: int) -> None:
+    images, grid = drawn(2, 3, 7, 9), (drawn(2, 5, 6, 2, seed=1) * np.float16(0.8)).astype(np.float16)
+    full = [torch.from_numpy(one).float() for one in (images, grid)]
+    expected = functional.grid_sample(full[0], full[1], mode="bilinear", padding_mode="zeros", align_corners=bool(align_corners))
+    got = evaluate(GridSample, images, grid, mode="linear", padding_mode="zeros", align_corners=align_corners)
+    assert got == pytest.approx(rounded(expected), rel=2e-3, abs=2e-3)
 
 
 def test_gathering_takes_more_than_64_rows_and_counts_from_the_end() -> None:
@@ -102,6 +115,23 @@ def test_the_largest_value_of_each_half_tensor_is_kept(half: Path) -> None:
         session.infer(images(0.1))
         assert session.largest["features"] > before
         assert "placed" not in session.largest  # decoding is not half
+
+
+def test_minus_infinity_masks_attention_and_is_no_overflow(half: Path) -> None:
+    with HalfSession(half) as session:
+        session._note("masked", np.array([-np.inf, 3, -4], np.float16))
+        assert session.largest["masked"] == 4
+        with pytest.raises(ArtifactError, match="tensor 'bad' is not finite"):
+            session._note("bad", np.array([-np.inf, np.nan], np.float16))
+
+
+def test_an_operator_that_the_evaluator_lacks_is_one_line(half: Path) -> None:
+    model = onnx.load(half)
+    model.graph.node[0].op_type = "Unheard"
+    onnx.save(model, half)
+    with pytest.raises(ArtifactError, match=r"cannot compute the graph \(") as caught, HalfSession(half) as session:
+        session.infer(images())
+    assert "\n" not in str(caught.value)
 
 
 def test_a_tensor_that_overflows_is_named(half: Path) -> None:

@@ -39,10 +39,10 @@ class Forms:
         built = optimize(engine, config, model or self.model, self.dataset)
         return built, validate(report, QUICK, built, self.dataset)
 
-    def parity(self, built: Engine, report: Report) -> dict[str, ParityStep]:
+    def parity(self, built: Engine, report: Report, config: ValidationConfig = QUICK) -> dict[str, ParityStep]:
         out = self.root / f"parity-{built.facts.target}"
         out.mkdir()
-        self.facts = parity(out, self.student, self.plain, built, report, self.dataset).facts
+        self.facts = parity(out, config, self.student, self.plain, built, report, self.dataset).facts
         return {step.name: step for step in self.facts.steps}
 
 
@@ -68,6 +68,28 @@ def test_half_is_computed_in_half_and_its_largest_values_named(forms: Forms) -> 
     assert steps["typed"].map == 1
     assert steps["typed"].largest["features"] > 0
     assert not steps["onnx"].largest
+
+
+def test_half_is_computed_on_some_of_the_images_and_all_forms_are_judged_on_those(forms: Forms) -> None:
+    steps = forms.parity(*forms.target("half", precision="fp16"), QUICK.model_copy(update={"parity_images": 2}))
+    assert forms.facts.num_images == 2
+    assert {step.map for step in steps.values()} == {steps["torch"].map}
+    forms.parity(*forms.target("cpu"), QUICK.model_copy(update={"parity_images": 2}))
+    assert forms.facts.num_images == 6
+
+
+def test_an_overflow_in_half_is_a_finding_and_no_error(forms: Forms) -> None:
+    graph = onnx_samples.detector()
+    for weight in graph.graph.initializer:
+        if weight.name == "stem_weight":
+            weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * np.float32(60_000), weight.name))
+    built, report = forms.target("half", samples.model(forms.root / "large", graph), precision="fp16")
+    steps = forms.parity(built, report)
+    assert steps["typed"].map is None
+    assert steps["typed"].why is not None
+    assert "is not finite in half precision" in steps["typed"].why
+    assert (forms.facts.culprit, list(steps)) == ("typed", ["torch", "onnx", "typed", "engine"])
+    assert steps["engine"].drift is not None
 
 
 def test_what_cannot_run_here_is_followed_as_far_as_its_graph(forms: Forms) -> None:

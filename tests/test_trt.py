@@ -203,7 +203,7 @@ class TestSessionAgainstAStandIn:
     def test_the_engines_own_precision_and_the_gpus_peak(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(machine, "gpu", lambda: {"compute_capability": "8.9"})
         with self.session(tmp_path) as session:
-            assert session.proof() == {"layers_float": 1, "layers_half": 2}
+            assert session.proof() == {"layers_fp16": 2, "layers_fp32": 1, "layers_int8": 1}
             peak = session.peak("fp32")
         assert peak is not None
         assert 2 * peak.macs == pytest.approx(82.6e12, rel=0.01)  # 82.6 TFLOPS and 1,008 GB/s by its data sheet

@@ -20,10 +20,10 @@ from deploy.contract import Heads
 from deploy.errors import ArtifactError, RuntimeUnavailable
 from deploy.runtimes import DEFAULTS, PLAIN, Batch, Calibration, Compiled, Peak, Precision, Quantization, Raw, Recipe, Session
 
-INTEGERS = Recipe(signed_activations=False, quantize_bias=True, quantize_outputs=True, narrow_weights=machine.adds_bytes_in_16_bits())
+INTEGERS = Recipe(signed_activations=False, quantize_bias=True, quantize_outputs=True, narrow_weights=True)
 """x86's VNNI multiplies unsigned by signed bytes; an asymmetric range also wastes nothing on ReLU's missing negatives, and makes
 the ReLU itself part of the rounding. ONNX Runtime computes in integers only where a layer's output is rounded, too. A processor
-that adds two products in 16 bits overflows there by full weights, not by narrow ones."""
+without VNNI adds two products in 16 bits, where full weights overflow and narrow ones do not; an engine may come to run on one."""
 _DISTRIBUTIONS = ("onnxruntime-gpu", "onnxruntime")
 _FATAL_ONLY = 4
 _CPU = ("CPUExecutionProvider",)
@@ -87,6 +87,8 @@ def open(file: Path, *, threads: int | None = None, options: Mapping[str, Any] =
         raise ArtifactError(f"{file}: {error.strerror}") from error
     except Exception as error:  # ONNX Runtime raises a dozen kinds of its own
         raise ArtifactError(f"{file}: not an engine that ONNX Runtime can open ({_first_line(error)}); build it again") from error
+    if options.get("provider", "auto") != "auto" and session.get_providers()[0] != providers[0]:
+        raise RuntimeUnavailable(f"provider {options['provider']}: {providers[0]} does not start on this machine (are its libraries here?)")
     inputs, outputs = ([value.name for value in values] for values in (session.get_inputs(), session.get_outputs()))
     return OrtSession(session, onnx_engine.outputs(file, inputs, outputs))
 

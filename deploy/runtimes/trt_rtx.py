@@ -26,7 +26,6 @@ def compile(
     best_batch: Annotated[int, Field(ge=1)] = 1,
     workspace_mib: Annotated[int, Field(ge=1)] | None = None,
     tf32: bool = False,
-    timing_cache: str | None = None,
     cuda_graph: bool = False,
     compute_capability: float | str = "current",
 ) -> Compiled:
@@ -48,7 +47,7 @@ def compile(
 
     from deploy.tensorrt_engine import Settings, build
 
-    settings = Settings(max_batch, best_batch, workspace_mib, tf32, timing_cache, compute_capability)
+    settings = Settings(max_batch, best_batch, workspace_mib, tf32, compute_capability=compute_capability)
     return build(
         tensorrt_rtx,
         onnx,
