@@ -9,7 +9,7 @@ MINUS = "−"
 NETWORKS = {"teacher": "Teacher", "baseline": "Undistilled", "student": "Distilled"}
 """How the three networks are called, by their names in summary.json."""
 
-FORMS = {"torch": "Network in torch", "onnx": "Exported graph", "typed": "Graph in the target's precision", "engine": "Engine"}
+FORMS = {"torch": "Network in torch", "onnx": "Exported graph", "typed": "Graph in target precision", "engine": "Engine"}
 """The forms that the network takes on its way to an engine, by their names in summary.json."""
 
 _WORST_FIRST = ("fail", "incomparable", "inconclusive", "unmeasured", "pass")

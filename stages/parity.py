@@ -107,7 +107,7 @@ def _typed(file: Path, facts: EngineFacts, split: Split) -> Form:
     if facts.precision == "fp16":
         from deploy.half import HalfSession  # needs the onnx package
 
-        how = "ONNX's reference evaluator, in half precision"
+        how = "reference evaluator, in half"
         try:
             half = HalfSession(file)
             return Form("typed", how, judge(Predictor(half, facts.contract), split, label).detections, half.largest)

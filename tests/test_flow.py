@@ -110,6 +110,13 @@ def test_force_runs_what_follows_too(again: Run) -> None:
     assert ran(answer) == ["validate:cpu", "parity:cpu", "gate:cpu", "package:cpu"]
 
 
+def test_force_knows_every_instance_and_no_other(again: Run) -> None:
+    _, answer = again("run", "--force", "validate:student")
+    assert ran(answer) == ["validate:student", "parity:cpu", "parity:gpu"]
+    code, answer = again("run", "--force", "parity:teacher")
+    assert (code, "no stage 'parity:teacher'" in answer["error"]) == (2, True)
+
+
 @pytest.mark.parametrize("option", ["--until", "--force"])
 def test_an_unknown_stage_is_refused(run: Run, option: str) -> None:
     code, answer = run("run", option, "destill")
