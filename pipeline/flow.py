@@ -73,12 +73,8 @@ def compress(config: PipelineConfig, store: Store) -> RunResult:
     engines = {target.name: store.at(target.name).run(optimize, target, onnx, dataset, judged[target.name]) for target, onnx in builds}
     reports = {name: store.at(name).run(validate, config.validation, engine, dataset) for name, engine in engines.items()}
 
-    names = [target.name for target in config.targets]
-    parities = {
-        name: store.at(name).run(parity, config.validation, student, reports["student"], engines[name], reports[name], dataset)
-        for name in names
-    }
-    plan = plan_of(config)
+    names, plain, how, plan = [target.name for target in config.targets], reports["student"], config.validation, plan_of(config)
+    parities = {name: store.at(name).run(parity, how, student, plain, engines[name], reports[name], dataset) for name in names}
     verdicts = {name: store.at(name).run(gate, config.gates_of(name), reports[name]) for name in names}
     bundles = {
         name: store.at(name).run(package, config.package, plan, engines[name], model, reports[name], verdicts[name]) for name in names
