@@ -72,6 +72,6 @@ def _built(source: Source, out: Path, order: Order, precision: Precision, split:
 
     with TemporaryDirectory() as scratch:
         candidates = Candidates(source, order, split, Path(scratch))
-        found = search(candidates.effects(), candidates.map, candidates.float_map(), order.max_map_drop)
+        found = search(candidates.num_layers(), candidates.effects, candidates.map, candidates.float_map(), order.max_map_drop)
     quantization = replace(order.quantization, float_layers=frozenset(found.float_layers))
     return Built(source.compile(order, out, "int8", quantization), precision, found)

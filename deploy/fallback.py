@@ -25,7 +25,8 @@ class Fallback(Frozen):
     """What was returned to float, and how that was found.
 
     `float_map` is the unquantized engine's mAP, `limit` the largest drop from it. `effects` are all layers with their errors when
-    quantized alone, worst first; the first of them are the `float_layers`. `tried` is in the order of the search.
+    quantized alone, worst first; the first of them are the `float_layers`. They are empty where no layer had to go back, and so none
+    was looked at. `tried` is in the order of the search.
     """
 
     limit: float
@@ -37,33 +38,40 @@ class Fallback(Frozen):
     tried: tuple[Point, ...]
 
 
-def search(effects: tuple[Effect, ...], judge: Callable[[frozenset[str]], float], float_map: float, limit: float) -> Fallback:
+def search(
+    num_layers: int,
+    rank: Callable[[], tuple[Effect, ...]],
+    judge: Callable[[frozenset[str]], float],
+    float_map: float,
+    limit: float,
+) -> Fallback:
     """The fewest layers to return, of those that hurt most, so that mAP drops by no more than `limit`.
 
     Their number is doubled until the limit is met, then halved in between: mAP is taken to rise with each layer that is returned.
 
     Args:
-        effects: all layers, the one that hurts most first.
+        rank: all layers, the one that hurts most first; it takes long, and is asked only where int8 everywhere misses the limit.
         judge: the mAP with these layers in float.
 
     Raises:
         BuildError: not even the least of int8, one layer, meets the limit; the best point is named.
     """
-    tried: dict[int, float] = {}
+    tried: dict[int, float] = {0: judge(frozenset())}
+    effects = () if float_map - tried[0] <= limit else rank()
 
     def good(count: int) -> bool:
         if count not in tried:
             tried[count] = judge(frozenset(effect.layer for effect in effects[:count]))
         return float_map - tried[count] <= limit
 
-    most = len(effects) - 1
+    most = num_layers - 1
     low, high = -1, 0
     while not good(high):
         if high == most:
             best = max(tried, key=lambda count: tried[count])
             raise BuildError(
                 f"int8 cannot keep max_map_drop {limit:g}: mAP is {float_map:.4f} in float and at best {tried[best]:.4f} "
-                f"with {best} of {len(effects)} layers in float; raise the limit or choose fp32 or fp16"
+                f"with {best} of {num_layers} layers in float; raise the limit or choose fp32 or fp16"
             )
         low, high = high, min(most, max(1, 2 * high))
     while high - low > 1:
@@ -74,7 +82,7 @@ def search(effects: tuple[Effect, ...], judge: Callable[[frozenset[str]], float]
         float_map=float_map,
         map=tried[high],
         float_layers=tuple(effect.layer for effect in effects[:high]),
-        num_layers=len(effects),
+        num_layers=num_layers,
         effects=tuple((effect.layer, effect.error) for effect in effects),
         tried=tuple(Point(num_float=count, map=value) for count, value in tried.items()),
     )

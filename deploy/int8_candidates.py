@@ -24,12 +24,19 @@ class Candidates:
         self._runtime = plugins.load("deploy.runtimes", order.runtime)
         self._runs_here = self._runtime.why_not() is None
 
+    def num_layers(self) -> int:
+        """How many can be quantized."""
+        with self._quantizer() as quantizer:
+            return len(quantizer.layers)
+
     def effects(self) -> tuple[Effect, ...]:
         """Of all layers."""
+        with self._quantizer() as quantizer:
+            return rank(quantizer, self._source.heads, self._source.calibration)
+
+    def _quantizer(self) -> quantize.Quantizer:
         source, ranges = self._source, self._order.quantization.ranges
-        model = graph.read(source.onnx)
-        with quantize.Quantizer(model, source.heads, source.calibration, self._runtime.INTEGERS, ranges) as quantizer:
-            return rank(quantizer, source.heads, source.calibration)
+        return quantize.Quantizer(graph.read(source.onnx), source.heads, source.calibration, self._runtime.INTEGERS, ranges)
 
     def float_map(self) -> float:
         """Of the engine in fp32."""

@@ -27,7 +27,7 @@ def identity(config: TargetConfig, model: OnnxModel, dataset: Dataset | None, ju
     return dict(plugins.load("deploy.runtimes", config.runtime).identity())
 
 
-@stage(version=4, identity=identity)
+@stage(version=5, identity=identity)
 def optimize(out: Path, config: TargetConfig, model: OnnxModel, dataset: Dataset | None, judged: str | None = None) -> Engine:
     """Build the target's engine; where that cannot be done on this machine, the engine's facts say why instead.
 

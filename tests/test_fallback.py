@@ -39,7 +39,7 @@ def counted(needed: int) -> tuple[Callable[[frozenset[str]], float], list[int]]:
 @pytest.mark.parametrize("needed", range(20))
 def test_the_fewest_layers_are_found_in_few_trials(needed: int) -> None:
     judge, asked = counted(needed)
-    found = search(EFFECTS, judge, 0.605, LIMIT)
+    found = search(20, lambda: EFFECTS, judge, 0.605, LIMIT)
     assert found.float_layers == tuple(effect.layer for effect in EFFECTS[:needed])
     assert (found.map, found.float_map, found.num_layers) == (0.6, 0.605, 20)
     assert len(asked) == len(set(asked)) <= 10
@@ -49,11 +49,19 @@ def test_the_fewest_layers_are_found_in_few_trials(needed: int) -> None:
 def test_a_limit_that_no_int8_can_meet_is_refused_with_the_best_point() -> None:
     judge, _ = counted(20)
     with pytest.raises(BuildError, match=r"max_map_drop 0\.01: mAP is 0\.6050 in float and at best 0\.4190 with 19 of 20 layers in float"):
-        search(EFFECTS, judge, 0.605, LIMIT)
+        search(20, lambda: EFFECTS, judge, 0.605, LIMIT)
 
 
 def test_a_drop_of_exactly_the_limit_passes() -> None:
-    assert search(EFFECTS, lambda _: 0.5, 0.75, 0.25).float_layers == ()
+    assert search(20, lambda: EFFECTS, lambda _: 0.5, 0.75, 0.25).float_layers == ()
+
+
+def test_layers_are_looked_at_only_where_one_has_to_go_back() -> None:
+    def never() -> tuple[Effect, ...]:
+        raise AssertionError("this takes minutes")
+
+    found = search(20, never, lambda _: 0.6, 0.605, LIMIT)
+    assert (found.num_layers, found.float_layers, found.effects, len(found.tried)) == (20, (), (), 1)
 
 
 def deeper(*, poisoned: bool) -> onnx.ModelProto:
