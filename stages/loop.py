@@ -98,8 +98,8 @@ def accelerator_for(config: TrainConfig, device: str, folder: Path) -> Accelerat
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device: cuda, but torch finds no CUDA GPU here; set device to auto or cpu, or install torch for CUDA")
-    # accelerate keeps the first training's precision for the whole process unless told to forget it; the process group stays.
-    AcceleratorState._reset_state(reset_partial_state=False)  # noqa: SLF001
+    # accelerate keeps the first training's device and precision for the whole process unless told to forget; a process group stays.
+    AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())  # noqa: SLF001
     cpu = device == "cpu" or not torch.cuda.is_available()
     precision = "no" if cpu or config.precision == "fp32" else config.precision
     return Accelerator(
