@@ -1,5 +1,7 @@
 """Accuracy of an open engine on a split, through the path that serves it."""
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,13 @@ class Split:
     name: str
     truth: Mapping[str, Any]
     images: tuple[Path, ...]
+
+    def digest(self) -> str:
+        """The sha256 of all annotations and of every image file's content."""
+        digest = hashlib.sha256(json.dumps(self.truth, sort_keys=True).encode())
+        for image in self.images:
+            digest.update(hashlib.sha256(image.read_bytes()).digest())
+        return digest.hexdigest()
 
 
 @dataclass(frozen=True)

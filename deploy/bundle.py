@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationError
 
 from deploy import plugins
-from deploy.contract import Accuracy, Frozen, GraphFacts, Latency, ModelContract
+from deploy.contract import Accuracy, Cost, Frozen, GraphFacts, Latency, ModelContract
+from deploy.effect import Effect
 from deploy.errors import ArtifactError, RuntimeUnavailable
 from deploy.runtimes import Session
 
@@ -21,7 +22,11 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Verdict(Frozen):
-    """One gate on one target."""
+    """One gate on one target.
+
+    Of a gate on a change, `effect` is by how much the metric rose, or fell, from `reference`, and `how` what was compared.
+    `warning` says what disturbed the measurement.
+    """
 
     name: str
     target: str
@@ -30,6 +35,10 @@ class Verdict(Frozen):
     measured: float | None
     limit: str
     why: str | None = None
+    effect: Effect | None = None
+    reference: float | None = None
+    how: str | None = None
+    warning: str | None = None
 
 
 class Provenance(Frozen):
@@ -52,7 +61,10 @@ class Plan(Frozen):
 
 
 class Manifest(Frozen):
-    """manifest.json. `engine` is null, and `why` says the reason, where it could not be built on the machine that packaged."""
+    """manifest.json. `engine` is null, and `why` says the reason, where it could not be built on the machine that packaged.
+
+    `data` is the hash and the number of the images that accuracy was measured on; `cost` is that of the engine's graph.
+    """
 
     format: Literal[2] = 2
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -68,6 +80,8 @@ class Manifest(Frozen):
     plan: Plan
     accuracy: Accuracy | None
     latency: Latency | None
+    data: tuple[Sha256, int] | None = None
+    cost: Cost | None = None
     verdicts: tuple[Verdict, ...]
     why: str | None
     fingerprint: dict[str, str]

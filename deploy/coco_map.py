@@ -61,15 +61,15 @@ def _tables(
     coco_gt: Mapping[str, Any], results: Sequence[Mapping[str, Any]], kind: Literal["bbox", "segm"]
 ) -> tuple[Floats, Floats, list[int]]:
     """Precision [IoU, recall, class, area, limit] and recall [IoU, class, area, limit], -1 where undefined; the classes' ids."""
-    truth = COCO(_sound(coco_gt), print_function=_quiet)
-    found = COCO(_as_data_set(coco_gt, results, kind), print_function=_quiet)
-    judge = COCOeval_faster(truth, found, kind, print_function=_quiet)
+    truth = COCO(sound(coco_gt), print_function=quiet)
+    found = COCO(as_data_set(coco_gt, results, kind), print_function=quiet)
+    judge = COCOeval_faster(truth, found, kind, print_function=quiet)
     judge.evaluate()
     judge.accumulate()
     return np.asarray(judge.eval["precision"]), np.asarray(judge.eval["recall"]), [int(i) for i in judge.params.catIds]
 
 
-def _sound(coco_gt: Mapping[str, Any]) -> dict[str, Any]:
+def sound(coco_gt: Mapping[str, Any]) -> dict[str, Any]:
     """A copy with ids from 1, since COCO's matching takes id 0 for "unmatched", and with the fields that it needs."""
     annotations = [
         {
@@ -86,7 +86,7 @@ def _sound(coco_gt: Mapping[str, Any]) -> dict[str, Any]:
     return {"images": [dict(i) for i in coco_gt["images"]], "annotations": annotations, "categories": list(coco_gt["categories"])}
 
 
-def _as_data_set(coco_gt: Mapping[str, Any], results: Sequence[Mapping[str, Any]], kind: Literal["bbox", "segm"]) -> dict[str, Any]:
+def as_data_set(coco_gt: Mapping[str, Any], results: Sequence[Mapping[str, Any]], kind: Literal["bbox", "segm"]) -> dict[str, Any]:
     """The results as COCO's loadRes makes them; that itself refuses an empty list. A mask's size is its own, not its box's."""
     images = {image["id"] for image in coco_gt["images"]}
     annotations = []
@@ -131,5 +131,5 @@ def _mean(values: Floats) -> float | None:
     return float(np.mean(defined)) if defined.size else None
 
 
-def _quiet(*words: object) -> None:
+def quiet(*words: object) -> None:
     """The evaluation reports its progress here."""

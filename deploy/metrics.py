@@ -1,45 +1,117 @@
-"""The measured numbers by the names that gates use."""
+"""The measured and the counted numbers by the names that gates use."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from deploy import plugins
-from deploy.contract import Accuracy, CocoNumbers, Latency, Percentiles
+from deploy.contract import Accuracy, CocoNumbers, Cost, Latency, NetworkFacts, Percentiles
 
 _ACCURACY = tuple(CocoNumbers.model_fields)
 _MASKS = {f"mask_{name}": name for name in ("map", "map_50", "map_75")}
 _PARTS = ("pre", "infer", "post", "end_to_end")
 _PERCENTILES = tuple(Percentiles.model_fields)
-NAMES = (*_ACCURACY, *_MASKS, "bytes", *(f"latency_{part}_{percentile}_ms" for part in _PARTS for percentile in _PERCENTILES))
+_LATENCIES = tuple(f"latency_{part}_{percentile}_ms" for part in _PARTS for percentile in _PERCENTILES)
+_NETWORK = ("parameters", "macs")
+_COST = ("engine_macs", "operators", "weight_bytes", "peak_activation_bytes")
+_FROM = {"gain_map": "undistilled", "teacher_drop_map": "teacher", "torch_drop_map": "torch"}
+OF_CLASS = "map/"
+NAMES = (*_ACCURACY, *_MASKS, *_FROM, *_LATENCIES, "images_per_s", "bytes", *_NETWORK, *_COST)
+MATCHED = ("map", "map_50", "map_75", "map_small", "map_medium", "map_large", *_MASKS)
+"""Those that are drawn again for any selection of the images."""
+EXACT = ("bytes", *_NETWORK, *_COST)
+"""Those that are counted, not measured."""
+COMPARED = (*MATCHED, f"{OF_CLASS}<class>", *_LATENCIES, *EXACT)
+
+
+@dataclass(frozen=True)
+class Figures:
+    """All that is known of one engine. `maps` are those of the networks it comes from, by teacher, undistilled and torch."""
+
+    accuracy: Accuracy | None = None
+    latency: Latency | None = None
+    bytes: int | None = None
+    cost: Cost | None = None
+    network: NetworkFacts | None = None
+    maps: Mapping[str, float | None] = field(default_factory=dict)
 
 
 def check(name: str) -> str:
-    """The name itself.
+    """The name itself; "map/<class>" goes for any class.
 
     Raises:
         ValueError: there is no such metric; the message lists those there are.
     """
-    if name not in NAMES:
-        allowed = ", ".join([*_ACCURACY, *_MASKS, "bytes", f"latency_<{'|'.join(_PARTS)}>_<{'|'.join(_PERCENTILES)}>_ms"])
+    if name not in NAMES and not name.startswith(OF_CLASS):
+        words = f"latency_<{'|'.join(_PARTS)}>_<{'|'.join(_PERCENTILES)}>_ms"
+        allowed = ", ".join([*(one for one in NAMES if one not in _LATENCIES), f"{OF_CLASS}<class>", words])
         raise ValueError(f"no metric '{name}'{plugins.suggest(name, NAMES)}; choose from {allowed}")
     return name
 
 
-def value(name: str, accuracy: Accuracy | None, latency: Latency | None, size_bytes: int | None) -> float | None:
+def is_accuracy(name: str) -> bool:
+    """Whether the metric comes from detections on labeled images."""
+    return name in _ACCURACY or name in _MASKS or name in _FROM or name.startswith(OF_CLASS)
+
+
+def can_be_compared(name: str) -> bool:
+    """Whether a change of the metric can be judged; true for names that there are not, which `check` refuses."""
+    return name in COMPARED or name.startswith(OF_CLASS) or name not in NAMES
+
+
+def latency_part(name: str) -> tuple[str, float] | None:
+    """The part of a pass and the percentile of a latency metric; None for any other."""
+    if name not in _LATENCIES:
+        return None
+    part, _, percentile = name.removeprefix("latency_").removesuffix("_ms").rpartition("_")
+    return part, float(percentile.removeprefix("p"))
+
+
+def value(name: str, figures: Figures) -> float | None:
     """The metric, None where it was not measured or is undefined.
 
     Raises:
-        ValueError: there is no such metric.
+        ValueError: there is no such metric, or no such class.
     """
     check(name)
-    if name == "bytes":
-        return size_bytes
-    if name in _ACCURACY:
-        return _number(accuracy, name)
-    if name in _MASKS:
-        return _number(accuracy and accuracy.segmentation, _MASKS[name])
-    if latency is None:
+    if is_accuracy(name):
+        return _of_accuracy(name, figures)
+    if name in EXACT:
+        return _counted(name, figures)
+    if figures.latency is None:
         return None
-    part, _, percentile = name.removeprefix("latency_").removesuffix("_ms").rpartition("_")
-    return float(getattr(getattr(latency, part), percentile))
+    if name == "images_per_s":
+        return figures.latency.num_passes / figures.latency.seconds
+    part, percentile = latency_part(name) or ("", 0.0)
+    return float(getattr(getattr(figures.latency, part), f"p{percentile:g}"))
 
 
-def _number(numbers: CocoNumbers | None, name: str) -> float | None:
-    return None if numbers is None else dict(numbers)[name]
+def _counted(name: str, figures: Figures) -> float | None:
+    if name == "bytes":
+        return figures.bytes
+    if name in _NETWORK:
+        return None if figures.network is None else float(getattr(figures.network, name))
+    if figures.cost is None:
+        return None
+    if name == "operators":
+        return float(sum(figures.cost.operators.values()))
+    return float(getattr(figures.cost, "macs" if name == "engine_macs" else name))
+
+
+def _of_accuracy(name: str, figures: Figures) -> float | None:
+    accuracy = figures.accuracy
+    if accuracy is None:
+        return None
+    if name.startswith(OF_CLASS):
+        wanted = name.removeprefix(OF_CLASS)
+        if wanted not in accuracy.per_class:
+            raise ValueError(f"no class '{wanted}'{plugins.suggest(wanted, accuracy.per_class)}: there are {', '.join(accuracy.per_class)}")
+        return accuracy.per_class[wanted]
+    if name in _FROM:
+        other = figures.maps.get(_FROM[name])
+        if other is None or accuracy.map is None:
+            return None
+        return accuracy.map - other if name == "gain_map" else other - accuracy.map
+    if name in _MASKS:
+        return None if accuracy.segmentation is None else dict(accuracy.segmentation)[_MASKS[name]]
+    number: float | None = dict(accuracy)[name]
+    return number

@@ -12,14 +12,15 @@ from pydantic import ValidationError
 from deploy.bundle import MANIFEST, Bundle, Plan
 from deploy.errors import ArtifactError, ConfigError, Interrupted, RuntimeUnavailable
 from deploy.plugins import suggest
-from pipeline.answer import Answer, say
+from pipeline.answer import Answer, say, silent
 from pipeline.files import replace_folder
 from pipeline.store import Store
 from pipeline.table import verdict_table
 from stages import artifacts
 from stages.artifacts import FACTS, Dataset, OnnxFacts, OnnxModel, write_facts
-from stages.config import DataConfig, GateConfig, PackageConfig, TargetConfig, ValidationConfig
+from stages.config import DataConfig, PackageConfig, TargetConfig, ValidationConfig
 from stages.gate import EXIT_INCOMPARABLE, exit_code, gate
+from stages.gate_config import GateConfig
 from stages.optimize import ONNX, optimize
 from stages.package import package
 from stages.prepare import gather
@@ -29,7 +30,7 @@ from stages.validate import validate
 def build(args: argparse.Namespace) -> Answer:
     """Make, measure, judge and package; the new bundle appears whole or not at all, whatever the verdicts."""
     given, out = Bundle.load(Path(args.bundle)), Path(args.out).resolve()
-    target, gates, validation = _plan(given, args.target)
+    target, gates, validation = plan(given, args.target)
     if out.exists():
         raise ConfigError(f"--out {out}: exists already; give a new folder")
     if args.data is None and (target.is_judged or target.precision == "int8"):
@@ -58,13 +59,18 @@ def _build(
         replace_folder(made.root, out)
 
 
-def _plan(given: Bundle, name: str | None) -> tuple[TargetConfig, tuple[GateConfig, ...], ValidationConfig]:
-    """The target of this name, the bundle's own for none, its gates, and how it is measured."""
-    plan: Plan = given.manifest.plan
+def plan(given: Bundle, name: str | None) -> tuple[TargetConfig, tuple[GateConfig, ...], ValidationConfig]:
+    """The target of this name, the bundle's own for none, its gates, and how it is measured.
+
+    Raises:
+        ConfigError: the bundle knows no such target.
+        ArtifactError: its plan is not one.
+    """
+    carried: Plan = given.manifest.plan
     try:
-        targets = {one.name: one for one in map(TargetConfig.model_validate, plan.targets)}
-        gates = tuple(GateConfig.model_validate(one) for one in plan.gates)
-        validation = ValidationConfig.model_validate(plan.validation)
+        targets = {one.name: one for one in map(TargetConfig.model_validate, carried.targets)}
+        gates = tuple(GateConfig.model_validate(one) for one in carried.gates)
+        validation = ValidationConfig.model_validate(carried.validation)
     except ValidationError as error:
         first = error.errors()[0]
         raise ArtifactError(f"{given.root / MANIFEST}: plan: {'.'.join(map(str, first['loc']))}: {first['msg']}; package again") from error
@@ -72,6 +78,29 @@ def _plan(given: Bundle, name: str | None) -> tuple[TargetConfig, tuple[GateConf
     if wanted not in targets:
         raise ConfigError(f"--target {wanted}{suggest(wanted, targets)}: the bundle knows {', '.join(targets)}")
     return targets[wanted], tuple(one for one in gates if one.target in (None, wanted)), validation
+
+
+def again(given: Bundle, scratch: Path, *, dataset: Dataset | None) -> Bundle:
+    """The bundle with its engine made for this machine, from its own graph, in a folder of `scratch`; not judged.
+
+    Raises:
+        RuntimeUnavailable: the engine cannot be built or run here.
+        ConfigError: int8 without images to read ranges from.
+    """
+    target, _, validation = plan(given, None)
+    if dataset is None and (target.is_judged or target.precision == "int8"):
+        raise ConfigError(f"target {target.name} is {target.precision}, which takes images to read ranges from; give --data DIR")
+    store = Store(scratch, target.name, say=silent).at(target.name)
+    made = _make(store, scratch, given, _calibrated(target, dataset, validation.split), (), validation, dataset)
+    return Bundle.load(made.root)
+
+
+def data_for(given: Bundle, folder: str, validation: ValidationConfig, scratch: Path) -> Dataset:
+    """The images to judge a bundle on, in COCO's layout."""
+    target = plan(given, None)[0]
+    found = _data(Store(scratch, target.name, say=silent).at(target.name), folder, validation.split, target, given)
+    assert found is not None
+    return found
 
 
 def _data(store: Store, folder: str | None, split: str, target: TargetConfig, given: Bundle) -> Dataset | None:
@@ -116,7 +145,7 @@ def _make(
     if engine.facts.why is not None:
         raise RuntimeUnavailable(f"target {target.name}: {engine.facts.why}")
     report = store.run(validate, validation, engine, dataset)
-    verdicts = store.run(gate, gates, report)
+    verdicts = store.run(gate, gates, validation, dataset, engine, model, report, {}, {}, {})
     words = PackageConfig(license=manifest.license, description=manifest.description)
     return store.run(package, words, manifest.plan, engine, model, report, verdicts)
 

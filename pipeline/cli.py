@@ -8,7 +8,6 @@ import json
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import NoReturn, TypeAlias
 
 from deploy.errors import ConfigError
@@ -112,8 +111,12 @@ def _add_check(commands: _Commands) -> argparse.ArgumentParser:
 
 
 def _add_gate(commands: _Commands) -> argparse.ArgumentParser:
-    command = _configured(commands, "gate", "judge what was measured; measures nothing", _gate)
+    command = _configured(commands, "gate", "judge what was measured, and compare it with a kept bundle", _gate)
     command.usage = "%(prog)s [CONFIG|BUNDLE] [options]"
+    command.add_argument("--reference", metavar="DIR", help="what gates versus reference compare with, run by turns on this machine")
+    command.add_argument("--save-reference", metavar="DIR", help="keep the bundles there; beside --reference only where every gate passed")
+    command.add_argument("--data", metavar="DIR", help="with a bundle: labeled images in COCO's layout")
+    command.add_argument("--out", metavar="DIR", help="where gate.json, gate.xml and gate.md go (default runs/<name>)")
     return command
 
 
@@ -189,13 +192,9 @@ def _check(args: argparse.Namespace) -> Answer:
 
 
 def _gate(args: argparse.Namespace) -> Answer:
-    if Path(args.config).is_dir():
-        from pipeline import edge
+    from pipeline import gating
 
-        return edge.gate(args)
-    from pipeline import commands
-
-    return commands.gate(args)
+    return gating.gate(args)
 
 
 def _report(args: argparse.Namespace) -> Answer:

@@ -1,4 +1,4 @@
-"""The commands on a configuration: run, gate, report."""
+"""The commands on a configuration: run, report."""
 
 import argparse
 import sys
@@ -10,11 +10,10 @@ from deploy.errors import ConfigError
 from deploy.plugins import suggest
 from pipeline.answer import Answer, say, silent
 from pipeline.config import PipelineConfig, load
-from pipeline.edge import judged
 from pipeline.flow import STAGES, RunResult, compress, instances
 from pipeline.outputs import publish
 from pipeline.store import Mode, Store, UntilReached
-from pipeline.summary import stage_figures, summarize
+from pipeline.summary import stage_figures
 from pipeline.table import render
 
 CHEAP = frozenset({"gate", "package"})
@@ -44,22 +43,17 @@ def run(args: argparse.Namespace) -> Answer:
     return Answer(summary, text, summary["exit_code"])
 
 
-def gate(args: argparse.Namespace) -> Answer:
-    """Judge what was measured of a configuration; nothing is measured."""
-    summary = summarize(_reused(args))
-    return judged(summary["gates"], summary["exit_code"])
-
-
 def report(args: argparse.Namespace) -> Answer:
     """Draw report.html again."""
-    result = _reused(args)
+    result = reused(args)
     folder = Path(args.runs) / result.config.name
     publish(result, folder, redraw=True)
     path = folder / "report.html"
     return Answer({"report": str(path)}, str(path))
 
 
-def _reused(args: argparse.Namespace) -> RunResult:
+def reused(args: argparse.Namespace) -> RunResult:
+    """What a run has made of the configuration; only the cheap stages run where they must."""
     config = load(Path(args.config), args.settings)
     return compress(config, Store(Path(args.runs), config.name, Mode(only=CHEAP)))
 

@@ -17,7 +17,6 @@ from stages.config import (
     DetectorConfig,
     DistillConfig,
     ExportConfig,
-    GateConfig,
     LossConfig,
     PackageConfig,
     StudentConfig,
@@ -25,6 +24,7 @@ from stages.config import (
     TeacherConfig,
     ValidationConfig,
 )
+from stages.gate_config import GateConfig
 
 REFERENCES = ("teacher", "baseline")
 """What is measured beside the targets; no target may bear these names, nor the student's."""

@@ -1,37 +1,15 @@
-"""The commands on a bundle: gate, predict, serve; they need the base installation only."""
+"""The commands on a bundle: predict, serve; they need the base installation only."""
 
 import argparse
 from collections import Counter
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
-from deploy.bundle import Bundle, Verdict
+from deploy.bundle import Bundle
 from deploy.errors import ConfigError
 from pipeline.answer import Answer
 from pipeline.config import ServeConfig, load
-from pipeline.table import verdict_table
-from stages.gate import EXIT_FAIL, EXIT_INCOMPARABLE, exit_code
-
-
-def gate(args: argparse.Namespace) -> Answer:
-    """The verdicts that a bundle carries. A gate that judged nothing counts here, for this is the bundle that was asked about."""
-    if args.settings:
-        raise ConfigError(f"--set {args.settings[0]}: {args.config} is a bundle, whose gates were judged when it was packaged; name a file")
-    manifest = Bundle.load(Path(args.config)).manifest
-    given = [verdict.model_dump() for verdict in manifest.verdicts]
-    code = exit_code([Verdict.model_validate(verdict) for verdict in given], ())
-    idle = any(verdict["verdict"] == "unmeasured" for verdict in given) and code != EXIT_FAIL
-    return judged(given, EXIT_INCOMPARABLE if idle else code)
-
-
-def judged(gates: Sequence[Mapping[str, Any]], code: int) -> Answer:
-    """Verdicts as an answer; without any gate there is nothing to compare."""
-    if not gates:
-        return Answer({"gates": [], "exit_code": EXIT_INCOMPARABLE}, "no gate is set, so nothing was judged", EXIT_INCOMPARABLE)
-    return Answer({"gates": gates, "exit_code": code}, verdict_table(gates), code)
 
 
 def predict(args: argparse.Namespace) -> Answer:

@@ -19,6 +19,8 @@ from stages.train import train_baseline, train_teacher
 from stages.validate import validate
 
 STAGES = ("prepare", "train_teacher", "train_baseline", "distill", "export", "optimize", "validate", "parity", "gate", "package")
+VERSUS = {"teacher": "teacher", "undistilled": "baseline", "float": "student"}
+"""What gates call the engines that targets are compared with, and what the flow calls them."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,13 @@ def compress(config: PipelineConfig, store: Store) -> RunResult:
 
     names, plain, how, plan = [target.name for target in config.targets], reports["student"], config.validation, plan_of(config)
     parities = {name: store.at(name).run(parity, how, student, plain, engines[name], reports[name], dataset) for name in names}
-    verdicts = {name: store.at(name).run(gate, config.gates_of(name), reports[name]) for name in names}
+    trained = {"teacher": teacher, "undistilled": baseline, "torch": student}
+    rivals = {versus: engines[name] for versus, name in VERSUS.items()}
+    rated = {versus: reports[name] for versus, name in VERSUS.items()}
+    verdicts = {
+        name: store.at(name).run(gate, config.gates_of(name), how, dataset, engines[name], model, reports[name], trained, rivals, rated)
+        for name in names
+    }
     bundles = {
         name: store.at(name).run(package, config.package, plan, engines[name], model, reports[name], verdicts[name]) for name in names
     }

@@ -40,9 +40,11 @@ def parts_of(stage: Callable[..., Any], *args: Any, **kwargs: Any) -> Parts:
     for parameter, value in given:
         if isinstance(value, Artifact):
             inputs[parameter] = value.root.name
+        elif isinstance(value, Mapping) and value and all(isinstance(one, Artifact) for one in value.values()):
+            inputs |= {f"{parameter}.{key}": one.root.name for key, one in value.items()}
         else:
             config[_section(parameter, value)] = _plain(value)
-    assert len(config) + len(inputs) == len(given), f"two arguments of {name(stage)} go by one name"
+    assert len(config) + len({name.partition(".")[0] for name in inputs}) == len(given), f"two arguments of {name(stage)} go by one name"
     return {
         "stage": name(stage),
         "version": marked.version,

@@ -43,7 +43,7 @@ def network_figures(checkpoint: Checkpoint) -> dict[str, Any]:
     accuracy = facts.accuracy.model_dump(include={"map", "map_50", "map_75", "split", "num_images"})
     return {
         **accuracy,
-        "mask_map": metrics.value("mask_map", facts.accuracy, None, None),
+        "mask_map": metrics.value("mask_map", metrics.Figures(facts.accuracy)),
         "parameters": facts.parameters,
         "macs": facts.macs,
     }
@@ -58,7 +58,7 @@ def target_figures(report: Report) -> dict[str, Any]:
         "runtime": facts.runtime,
         "precision": facts.precision,
         **{key: accuracy.get(key) for key in ("map", "map_50", "map_75", "split", "num_images")},
-        "mask_map": metrics.value("mask_map", facts.accuracy, None, None),
+        "mask_map": metrics.value("mask_map", metrics.Figures(facts.accuracy)),
         "latency_ms": latency,
         "bytes": facts.bytes,
         "sha256": facts.sha256,
@@ -94,7 +94,7 @@ def parity_figures(parity: Parity) -> dict[str, Any]:
 
 def gate_figures(verdict: Verdict) -> dict[str, Any]:
     """One gate's verdict on one target."""
-    return verdict.model_dump(include={"name", "target", "metric", "verdict", "measured", "limit", "why"})
+    return verdict.model_dump(mode="json")
 
 
 def stage_figures(record: StageRecord) -> dict[str, Any]:

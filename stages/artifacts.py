@@ -113,6 +113,7 @@ class ReportFacts(Frozen):
 
     `lowest_ms` is what the network would take at least on this machine, at its peak rates; null where they are not known.
     `proof` is what the open engine says of its own precision, where it can be asked.
+    `data` is the hash and the number of the images that accuracy was measured on.
     """
 
     target: str
@@ -125,6 +126,7 @@ class ReportFacts(Frozen):
     machine: dict[str, str]
     lowest_ms: float | None = None
     proof: dict[str, Any] = Field(default_factory=dict)
+    data: tuple[str, int] | None = None
     why: str | None
 
 

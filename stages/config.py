@@ -266,26 +266,6 @@ class ValidationConfig(Frozen):
     parity_images: int = Field(default=200, ge=1, description="images of the split on which half precision is computed without a GPU")
 
 
-class GateConfig(Frozen):
-    """A limit on a measured number, for one target or for every target measured here.
-
-    Metrics: map, map_50, ... (deploy.contract.CocoNumbers), mask_map, mask_map_50, mask_map_75, bytes, and
-    latency_<pre|infer|post|end_to_end>_<p50|p90|p95|p99>_ms.
-    """
-
-    metric: str
-    name: str | None = None
-    target: str | None = None
-    min: float | None = None
-    max: float | None = None
-
-    @model_validator(mode="after")
-    def _has_limit(self) -> "GateConfig":
-        if self.min is None and self.max is None:
-            raise ValueError("give min, max or both")
-        return self
-
-
 class PackageConfig(Frozen):
     """What the model card says beside the figures."""
 

@@ -1,30 +1,129 @@
 """Measured numbers against the limits of pipeline.yaml."""
 
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from deploy import metrics
+from deploy import metrics, plugins
 from deploy.bundle import Verdict
-from stages.artifacts import Report, ReportFacts, VerdictFacts, Verdicts, write_facts
-from stages.config import GateConfig
+from deploy.compare import Change, Comparison, Incomparable
+from deploy.errors import EdgedistillError
+from deploy.metrics import Figures
+from deploy.side import Side
+from stages import latency_images
+from stages.artifacts import Checkpoint, Dataset, Engine, OnnxModel, Report, VerdictFacts, Verdicts, read_json, write_facts
+from stages.config import ValidationConfig
+from stages.gate_config import GateConfig, Versus
+from stages.splits import split
 from stages.stage import stage
 
 EXIT_REQUIRED, EXIT_FAIL, EXIT_INCONCLUSIVE, EXIT_INCOMPARABLE = 5, 10, 11, 12
+Kind = Literal["pass", "fail", "inconclusive", "unmeasured", "incomparable"]
 
 
-@stage(version=1)
-def gate(out: Path, gates: tuple[GateConfig, ...], report: Report) -> Verdicts:
-    """Judge one report; a failed gate is a verdict, not an error."""
-    facts = report.facts
-    write_facts(out, VerdictFacts(target=facts.target, verdicts=tuple(judge(facts, gates))))
+@stage(version=2)
+def gate(
+    out: Path,
+    gates: tuple[GateConfig, ...],
+    validation: ValidationConfig,
+    dataset: Dataset | None,
+    engine: Engine,
+    model: OnnxModel,
+    report: Report,
+    networks: Mapping[str, Checkpoint],
+    engines: Mapping[str, Engine],
+    reports: Mapping[str, Report],
+) -> Verdicts:
+    """Judge one target; a failed gate is a verdict, not an error. Gates versus a reference are left to `edgedistill gate`.
+
+    Args:
+        networks: teacher, undistilled and torch, for the figures that are differences from them; engines and reports: teacher,
+            undistilled and float, which gates with `versus` are judged against.
+    """
+    maps = {name: network.facts.accuracy.map for name, network in networks.items()}
+    own = side_of(engine, report, model, validation, maps)
+    others = {name: side_of(engines[name], reports[name], None, validation, {}) for name in engines}
+    judged = Judge(own, others, dataset, validation)
+    verdicts = tuple(judged.verdict(one) for one in gates if one.target in (None, own.name) and one.other != "reference")
+    write_facts(out, VerdictFacts(target=own.name, verdicts=verdicts))
     return Verdicts(out)
 
 
-def judge(report: ReportFacts, gates: Sequence[GateConfig]) -> list[Verdict]:
-    """One verdict for each gate that names the report's target, or none."""
-    return [_verdict(report, one) for one in gates if one.target in (None, report.target)]
+def side_of(
+    engine: Engine, report: Report, model: OnnxModel | None, validation: ValidationConfig, maps: Mapping[str, float | None]
+) -> Side:
+    """An engine of the store with what was measured of it."""
+    built, measured = engine.facts, report.facts
+    network = model.facts.network if model is not None else None
+    figures = Figures(measured.accuracy, measured.latency, measured.bytes, built.cost, network, maps)
+    runtime = plugins.load("deploy.runtimes", built.runtime)
+    file = engine.root / (built.file or "")
+    opened = partial(runtime.open, file, threads=validation.latency.threads, options=built.options)
+    detections = partial(read_json, report.root / "detections.json")
+    return Side(built.target, figures, built.contract, opened, detections, measured.why, measured.data)
+
+
+class Judge:
+    """One engine's verdicts; what it is compared with, by the gates' `versus`, is a side or why there is none."""
+
+    def __init__(self, own: Side, others: Mapping[str, Side | str], dataset: Dataset | None, validation: ValidationConfig) -> None:
+        self.own = own
+        self._others = others
+        self._split = split(dataset, validation.split) if dataset is not None else None
+        self._comparisons: dict[Versus, Comparison] = {}
+
+    def verdict(self, one: GateConfig) -> Verdict:
+        """Of a gate on this engine."""
+        words = limit(one)
+        name = one.name or f"{one.metric} {words} on {self.own.name}"
+        blank = Verdict(name=name, target=self.own.name, metric=one.metric, verdict="unmeasured", measured=None, limit=words)
+        if self.own.why is not None:
+            return blank.model_copy(update={"why": self.own.why})
+        if one.other is not None:
+            return self._change(one, one.other, blank)
+        measured, why = number(self.own.figures, one.metric)
+        kind: Kind = "incomparable" if measured is None else "pass" if _within(measured, one) else "fail"
+        return blank.model_copy(update={"verdict": kind, "measured": measured, "why": why})
+
+    def _change(self, one: GateConfig, versus: Versus, blank: Verdict) -> Verdict:
+        (bound, relative), falls = one.limit, one.max_drop is not None
+        try:
+            change = self._comparison(versus).change(one.metric, bound, relative=relative, falls=falls)
+        except (Incomparable, EdgedistillError) as error:
+            return blank.model_copy(update={"verdict": "incomparable", "why": str(error)})
+        effect = change.effect.reversed() if falls else change.effect
+        clear: Kind = effect.verdict(bound)
+        kind = one.on_noise if clear == "inconclusive" else clear
+        found = {"effect": effect, "reference": change.reference, "warning": change.warning, "how": change.how}
+        why = _why(one, change, bound) if clear == "inconclusive" else None
+        return blank.model_copy(update={"verdict": kind, "measured": change.own, "why": why, **found})
+
+    def _comparison(self, versus: Versus) -> Comparison:
+        if versus not in self._comparisons:
+            other = self._others.get(versus, f"there is no {versus} to compare with")
+            if isinstance(other, str):
+                raise Incomparable(other)
+            if other.why is not None:
+                raise Incomparable(f"{versus}: {other.why}")
+            refuse_other_data(self.own, other)
+            contract = self.own.contract.preprocessing
+            images = partial(latency_images.of, self._split.images if self._split is not None else (), contract)
+            self._comparisons[versus] = Comparison(self.own, other, self._split, images)
+        return self._comparisons[versus]
+
+
+def refuse_other_data(own: Side, other: Side) -> None:
+    """Accuracy on one set of images says nothing of another.
+
+    Raises:
+        Incomparable: the two were judged on different data.
+    """
+    if own.data is None or other.data is None or own.data == other.data:
+        return
+    counts = f"{other.data[1]} images then, {own.data[1]} now" if own.data[1] != other.data[1] else "as many images, with other content"
+    raise Incomparable(f"{other.name} was judged on other data ({counts}); save a new reference on today's")
 
 
 def exit_code(
@@ -49,41 +148,40 @@ def exit_code(
 
 
 def limit(one: GateConfig) -> str:
-    """The gate's limit in words: '>= 0.3', '<= 20' or both; a number equal to the limit passes."""
-    parts = [f"{sign} {number:.12g}" for sign, number in ((">=", one.min), ("<=", one.max)) if number is not None]
+    """The gate's limit in words, '>= 0.3', '<= 20', 'falls <= 0.01 from reference'; a number equal to the limit passes."""
+    if one.is_change:
+        given = one.max_increase if one.max_drop is None else one.max_drop
+        return f"{'rises' if one.max_drop is None else 'falls'} <= {given if isinstance(given, str) else f'{given:.12g}'} from {one.other}"
+    parts = [f"{sign} {bound:.12g}" for sign, bound in ((">=", one.min), ("<=", one.max)) if bound is not None]
     return " and ".join(parts)
 
 
-def _verdict(report: ReportFacts, one: GateConfig) -> Verdict:
-    verdict: Literal["pass", "fail", "unmeasured", "incomparable"]
-    measured, why = None, report.why
-    if why is not None:
-        verdict = "unmeasured"
-    else:
-        measured, why = _measured(report, one.metric)
-        verdict = "incomparable" if measured is None else "pass" if _within(measured, one) else "fail"
-    words = limit(one)
-    return Verdict(
-        name=one.name or f"{one.metric} {words} on {report.target}",
-        target=report.target,
-        metric=one.metric,
-        verdict=verdict,
-        measured=measured,
-        limit=words,
-        why=why,
-    )
-
-
-def _measured(report: ReportFacts, metric: str) -> tuple[float | None, str | None]:
-    """The number, or None and why there is none to compare."""
+def number(figures: Figures, metric: str) -> tuple[float | None, str | None]:
+    """The number, or None and why there is none to judge."""
     try:
-        number = metrics.value(metric, report.accuracy, report.latency, report.bytes)
+        found = metrics.value(metric, figures)
     except ValueError as error:
         return None, str(error)
-    if number is None or not math.isfinite(number):
-        return None, f"{metric} is undefined on this data" if report.accuracy is not None else f"{metric} was not measured, without data"
-    return number, None
+    if found is None or not math.isfinite(found):
+        without_data = metrics.is_accuracy(metric) and figures.accuracy is None
+        return None, f"{metric} was not measured, without data" if without_data else f"{metric} is undefined on this data"
+    return found, None
 
 
 def _within(measured: float, one: GateConfig) -> bool:
     return (one.min is None or measured >= one.min) and (one.max is None or measured <= one.max)
+
+
+def _why(one: GateConfig, change: Change, bound: float) -> str:
+    """What would tell, where noise hides on which side of the limit the change lies."""
+    needed = change.effect.needed(bound if one.max_drop is None else -bound)
+    unit = "blocks" if metrics.latency_part(one.metric) is not None else "images"
+    if needed is None:
+        return "the change is at the limit itself, where no number of measurements would tell"
+    return f"too few {unit} to tell: {change.effect.num} measured, about {needed} would suffice"
+
+
+def judge(own: Side, gates: Sequence[GateConfig]) -> list[Verdict]:
+    """The verdicts that take nothing but the engine's own figures."""
+    judged = Judge(own, {}, None, ValidationConfig())
+    return [judged.verdict(one) for one in gates if one.target in (None, own.name)]

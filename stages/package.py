@@ -23,7 +23,7 @@ _PACKAGES = (
 )
 
 
-@stage(version=2)
+@stage(version=3)
 def package(
     out: Path, config: PackageConfig, plan: bundle.Plan, engine: Engine, model: OnnxModel, report: Report, verdicts: Verdicts
 ) -> Bundle:
@@ -60,6 +60,8 @@ def _manifest(
         plan=plan,
         accuracy=measured.accuracy,
         latency=measured.latency,
+        data=measured.data,
+        cost=built.cost,
         verdicts=tuple(bundle.Verdict.model_validate(one.model_dump()) for one in verdicts.facts.verdicts),
         why=measured.why,
         fingerprint=built.fingerprint,

@@ -8,18 +8,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy import latency, machine, plugins, preprocess, roofline
+from deploy import latency, machine, plugins, roofline
 from deploy.accuracy import Split, judge
-from deploy.contract import Accuracy, Latency, Preprocessing
+from deploy.contract import Accuracy, Latency
 from deploy.errors import RuntimeUnavailable
 from deploy.predictor import Predictor
+from stages import latency_images
 from stages.artifacts import Dataset, Engine, EngineFacts, Report, ReportFacts, write_facts
 from stages.config import LatencyConfig, ValidationConfig
 from stages.splits import split
 from stages.stage import stage
-
-Image = NDArray[np.uint8]
-LATENCY_IMAGES = 64
 
 
 def identity(config: ValidationConfig, engine: Engine, dataset: Dataset | None) -> Mapping[str, Any]:
@@ -27,7 +25,7 @@ def identity(config: ValidationConfig, engine: Engine, dataset: Dataset | None) 
     return machine.identity()
 
 
-@stage(version=2, identity=identity)
+@stage(version=3, identity=identity)
 def validate(out: Path, config: ValidationConfig, engine: Engine, dataset: Dataset | None) -> Report:
     """Measure the engine on a split; where it cannot run on this machine, the report's facts say why instead.
 
@@ -52,11 +50,13 @@ def validate(out: Path, config: ValidationConfig, engine: Engine, dataset: Datas
     with session:
         predictor = Predictor(session, facts.contract)
         accuracy = _accuracy(out, predictor, judged, f"validate {facts.target}") if judged is not None else None
-        images = _some(judged.images) if judged is not None else _noise(facts.contract.preprocessing)
+        images = latency_images.of(judged.images if judged is not None else (), facts.contract.preprocessing)
         measured = _latency(predictor, images, config.latency)
         peak, proof = session.peak(facts.precision), dict(session.proof())
     lowest = None if peak is None or facts.cost is None else roofline.lowest_ms(facts.cost, peak)
-    write_facts(out, _report(facts, accuracy, measured, None).model_copy(update={"lowest_ms": lowest, "proof": proof}))
+    data = None if judged is None else (judged.digest(), len(judged.images))
+    more = {"lowest_ms": lowest, "proof": proof, "data": data}
+    write_facts(out, _report(facts, accuracy, measured, None).model_copy(update=more))
     return Report(out)
 
 
@@ -67,18 +67,7 @@ def _accuracy(out: Path, predictor: Predictor, judged: Split, label: str) -> Acc
     return found.accuracy
 
 
-def _some(images: Sequence[Path]) -> list[Image]:
-    chosen = np.unique(np.linspace(0, len(images) - 1, min(LATENCY_IMAGES, len(images))).round().astype(int))
-    return [preprocess.load_image(images[index]) for index in chosen.tolist()]
-
-
-def _noise(preprocessing: Preprocessing) -> list[Image]:
-    """Images of the network's size; what they cost is the network's time, not that of shrinking a photograph."""
-    drawn = np.random.default_rng(0).integers(0, 256, (4, preprocessing.height, preprocessing.width, 1), np.uint8)
-    return [np.repeat(one, 3, axis=2) for one in drawn]
-
-
-def _latency(predictor: Predictor, images: Sequence[Image], config: LatencyConfig) -> Latency:
+def _latency(predictor: Predictor, images: Sequence[NDArray[np.uint8]], config: LatencyConfig) -> Latency:
     return latency.measure(predictor, images, warmup=config.warmup, min_passes=config.min_passes, min_seconds=config.min_seconds)
 
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import onnx_samples
@@ -13,6 +13,8 @@ from PIL import Image
 
 from deploy.bundle import Bundle, Plan
 from deploy.contract import Accuracy, Latency, NetworkFacts, Percentiles
+from deploy.metrics import Figures
+from deploy.side import Side
 from stages.artifacts import (
     Checkpoint,
     CheckpointFacts,
@@ -27,8 +29,9 @@ from stages.artifacts import (
     Split,
     write_facts,
 )
-from stages.config import GateConfig, LatencyConfig, PackageConfig, TargetConfig, ValidationConfig
+from stages.config import LatencyConfig, PackageConfig, TargetConfig, ValidationConfig
 from stages.gate import gate
+from stages.gate_config import GateConfig
 from stages.optimize import optimize
 from stages.package import package
 
@@ -143,6 +146,16 @@ def report_facts(*, why: str | None = None, target: str = "here", **changes: flo
     )
 
 
+def side(facts: ReportFacts) -> Side:
+    """An engine with these figures, which cannot be run."""
+
+    def closed() -> NoReturn:
+        raise AssertionError("nothing is run")
+
+    figures = Figures(facts.accuracy, facts.latency, facts.bytes)
+    return Side(facts.target, figures, onnx_samples.contract(), closed, closed, facts.why, facts.data)
+
+
 def plan(gates: Sequence[Mapping[str, Any]] = PASSING) -> Plan:
     """The target `here` and another with their gates, measured in an instant."""
     return Plan(
@@ -161,6 +174,7 @@ def bundle(
     verdicts.mkdir()
     built = built or engine(root, target())
     measured = report(root / "report", why=why)
-    judged = gate(verdicts, tuple(GateConfig.model_validate(one) for one in gates), measured)
+    chosen = tuple(GateConfig.model_validate(one) for one in gates)
+    judged = gate(verdicts, chosen, ValidationConfig(), None, built, model(root / "model"), measured, {}, {}, {})
     package(out, PackageConfig(**config), plan(gates), built, model(root / "model"), measured, judged)
     return Bundle.load(out)

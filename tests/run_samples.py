@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+import artifact_samples
 import numpy as np
 from PIL import Image
 
@@ -35,8 +36,9 @@ from stages.artifacts import (
     read_json,
     write_facts,
 )
-from stages.config import GateConfig, TargetConfig
+from stages.config import TargetConfig, ValidationConfig
 from stages.gate import gate
+from stages.gate_config import GateConfig
 from stages.parity import culprit
 
 TEACHER, BASELINE, STUDENT = 0.88, 0.6, 0.7
@@ -202,7 +204,9 @@ def target_result(
     write_facts(engine.root, facts)
     less = detections(truth, STUDENT - 0.02) if target.precision == "int8" else results
     measured_report = report(root / f"report-{target.name}", target, data, truth, less)
-    verdicts = gate(folder(root / f"gate-{target.name}"), gates, measured_report)
+    model = artifact_samples.model(root / f"model-{target.name}")
+    judged: Any = (ValidationConfig(), None, engine, model, measured_report, {}, {}, {})
+    verdicts = gate(folder(root / f"gate-{target.name}"), gates, *judged)
     passed = parity(folder(root / f"parity-{target.name}"), facts, data, truth, (results, less))
     return TargetResult(target, engine, measured_report, passed, verdicts, Bundle(root))
 

@@ -228,8 +228,8 @@ def test_gates_find_the_numbers_of_masks() -> None:
     truth, results = random_masks(0, 10)
     accuracy, _ = coco_map.evaluate(truth, results, "val", CLASSES[:3], masks=True)
     assert accuracy.segmentation is not None
-    assert metrics.value("mask_map", accuracy, None, None) == accuracy.segmentation.map
-    assert metrics.value("mask_map_75", accuracy, None, None) == accuracy.segmentation.map_75
-    assert metrics.value("mask_map_50", accuracy.model_copy(update={"segmentation": None}), None, None) is None
-    assert metrics.value("mask_map_50", None, None, None) is None
+    assert metrics.value("mask_map", metrics.Figures(accuracy)) == accuracy.segmentation.map
+    assert metrics.value("mask_map_75", metrics.Figures(accuracy)) == accuracy.segmentation.map_75
+    assert metrics.value("mask_map_50", metrics.Figures(accuracy.model_copy(update={"segmentation": None}))) is None
+    assert metrics.value("mask_map_50", metrics.Figures(None)) is None
     assert Accuracy.model_validate_json(accuracy.model_dump_json()) == accuracy

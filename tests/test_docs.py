@@ -28,7 +28,7 @@ from deploy.errors import BuildError, DataError
 from deploy.runtimes import ort
 from pipeline import cli, config, flow
 from stages import config as typed
-from stages import embedded
+from stages import embedded, gate_config
 from stages.config import DataConfig
 from stages.prepare import prepare
 
@@ -167,7 +167,7 @@ TABLES: dict[str, type[BaseModel]] = {
     "targets": typed.TargetConfig,
     "validation": typed.ValidationConfig,
     "validation.latency": typed.LatencyConfig,
-    "gates": typed.GateConfig,
+    "gates": gate_config.GateConfig,
     "package": typed.PackageConfig,
     "serve": config.ServeConfig,
     **{

@@ -6,8 +6,10 @@ import pytest
 
 from deploy import metrics
 from deploy.bundle import Verdict
-from stages.config import GateConfig
+from deploy.contract import Cost, NetworkFacts
+from stages.config import ValidationConfig
 from stages.gate import exit_code, gate, judge, limit
+from stages.gate_config import GateConfig
 
 
 def of(metric: str, **limits: object) -> GateConfig:
@@ -34,7 +36,7 @@ def of(metric: str, **limits: object) -> GateConfig:
     ],
 )
 def test_a_measured_number_against_its_limit(one: GateConfig, verdict: str, measured: float | None) -> None:
-    (found,) = judge(samples.report_facts(), [one])
+    (found,) = judge(samples.side(samples.report_facts()), [one])
     assert (found.verdict, found.measured) == (verdict, measured)
     assert (found.why is not None) == (verdict == "incomparable")
 
@@ -43,22 +45,22 @@ def test_nan_never_passes() -> None:
     accuracy = samples.accuracy().model_copy(update={"map": float("nan")})
     report = samples.report_facts().model_copy(update={"accuracy": accuracy})
     for one in (of("map", min=0.0), of("map", max=1.0), of("map", min=0.9)):
-        (found,) = judge(report, [one])
+        (found,) = judge(samples.side(report), [one])
         assert (found.verdict, found.measured) == ("incomparable", None)
 
 
 def test_a_target_that_was_not_measured_is_unmeasured_whatever_the_metric() -> None:
-    verdicts = judge(samples.report_facts(why="no GPU"), [of("map", min=0.1), of("bytes", max=1)])
+    verdicts = judge(samples.side(samples.report_facts(why="no GPU")), [of("map", min=0.1), of("bytes", max=1)])
     assert {(one.verdict, one.why, one.measured) for one in verdicts} == {("unmeasured", "no GPU", None)}
 
 
 def test_gates_apply_to_the_target_they_name_or_to_all() -> None:
     gates = [of("map", min=0.1), of("map", min=0.1, target="here"), of("map", min=0.1, target="there")]
-    assert [one.name for one in judge(samples.report_facts(), gates)] == ["map >= 0.1 on here"] * 2
+    assert [one.name for one in judge(samples.side(samples.report_facts()), gates)] == ["map >= 0.1 on here"] * 2
 
 
 def test_names_and_limits_in_words() -> None:
-    assert judge(samples.report_facts(), [of("map", min=0.3, name="good")])[0].name == "good"
+    assert judge(samples.side(samples.report_facts()), [of("map", min=0.3, name="good")])[0].name == "good"
     assert limit(of("map", min=0.3, max=0.9)) == ">= 0.3 and <= 0.9"
     assert limit(of("bytes", max=1234567)) == "<= 1234567"
     assert limit(of("map", min=0.1234567)) == ">= 0.1234567"
@@ -67,8 +69,10 @@ def test_names_and_limits_in_words() -> None:
 def test_the_stage_writes_its_verdicts(tmp_path: Path) -> None:
     out = tmp_path / "verdicts"
     out.mkdir()
-    facts = gate(out, (of("map", min=0.99),), samples.report(tmp_path / "report")).facts
-    assert (facts.target, [one.verdict for one in facts.verdicts]) == ("here", ["fail"])
+    built = samples.engine(tmp_path / "built", samples.target())
+    others: Any = (ValidationConfig(), None, built, samples.model(tmp_path / "model"), samples.report(tmp_path / "report"), {}, {}, {})
+    facts = gate(out, (of("map", min=0.99), of("macs", max=10), of("map", max_drop=0.01)), *others).facts
+    assert (facts.target, [one.verdict for one in facts.verdicts]) == ("here", ["fail", "fail"])
 
 
 def verdict(kind: str, target: str = "a") -> Verdict:
@@ -105,10 +109,22 @@ def test_the_exit_code(kinds: list[str], gates: Any, required: list[str], unmeas
 def test_every_metric_has_a_value_where_all_was_measured() -> None:
     report = samples.report_facts(map_small=0.1)
     accuracy = samples.accuracy(map_small=0.1).model_copy(update={"segmentation": report.accuracy})
-    values = [metrics.value(name, accuracy, report.latency, report.bytes) for name in metrics.NAMES]
-    assert len(values) == 12 + 3 + 1 + 16
-    assert None not in values
-    assert [metrics.value(name, None, None, None) for name in metrics.NAMES] == [None] * len(values)
+    network = NetworkFacts(detector="cells", parameters=1234, macs=5, checkpoint="student")
+    cost = Cost(macs=6, operators={"Conv": 2, "Relu": 1}, weight_bytes=7, peak_activation_bytes=8, input_bytes=9)
+    maps = {"teacher": 0.7, "undistilled": 0.4, "torch": 0.51}
+    known = metrics.Figures(accuracy, report.latency, report.bytes, cost, network, maps)
+    values = {name: metrics.value(name, known) for name in metrics.NAMES}
+    assert len(values) == 12 + 3 + 3 + 16 + 1 + 1 + 2 + 4
+    assert None not in values.values()
+    assert (values["operators"], values["engine_macs"], values["macs"], values["images_per_s"]) == (3, 6, 5, 50)
+    assert values["gain_map"] == pytest.approx(0.1)
+    assert values["teacher_drop_map"] == pytest.approx(0.2)
+    assert values["torch_drop_map"] == pytest.approx(0.01)
+    assert metrics.value("map/red", known) == 0.5
+    assert metrics.value("map/green", known) is None
+    with pytest.raises(ValueError, match="no class 'rod' \\(did you mean red\\?\\): there are red, green"):
+        metrics.value("map/rod", known)
+    assert [metrics.value(name, metrics.Figures()) for name in metrics.NAMES] == [None] * len(values)
 
 
 def test_an_unknown_metric_is_refused_with_those_there_are() -> None:

@@ -1,0 +1,217 @@
+"""How often the latency gate errs: `max_increase: 10%` versus a reference, by its default protocol, many times over.
+
+The default student's engine is compared with itself, and with itself plus real work: convolutions added to its graph until it is 5
+and 20 % slower, measured in long turns before the trials. Each trial opens both engines anew. In the busy trials a second process
+keeps one core busy. Trials are kept in runs/gate-calibration.jsonl as they come, and none is run twice; --fresh forgets them.
+Usage: python benchmarks/gate_calibration.py [--quiet N] [--busy N] [--fresh]
+"""
+
+import argparse
+import json
+import multiprocessing
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from deploy.metrics import Figures
+from deploy.predictor import Predictor
+from deploy.runtimes import ort
+from deploy.side import Side
+from deploy.turns import Protocol, take_turns
+from pipeline.config import load
+from stages import latency_images
+from stages.checkpoint import build_detector
+from stages.config import ValidationConfig
+from stages.gate import Judge
+from stages.gate_config import GateConfig
+from stages.onnx_graph import export
+
+ROOT = Path(__file__).parents[1]
+RUNS = ROOT / "runs" / "gate-calibration"
+ROWS = ROOT / "runs" / "gate-calibration.jsonl"
+GATE = GateConfig.model_validate({"metric": "latency_end_to_end_p50_ms", "max_increase": "10%"})
+SLOWER = {"same": 0.0, "5 % slower": 0.05, "20 % slower": 0.20}
+LONG = Protocol(min_blocks=120, max_seconds=20)
+NUM_CLASSES = 10
+
+
+def student(folder: Path) -> tuple[Path, Any]:
+    """The default student's graph, freshly drawn, and what feeds it."""
+    from deploy.contract import ModelContract
+    from stages.evaluate import graph_options
+
+    config = load(ROOT / "pipeline.yaml")
+    detector = build_detector(config.student.detector, NUM_CLASSES, 0).eval()
+    names = tuple(map(str, range(NUM_CLASSES)))
+    contract = ModelContract(preprocessing=config.data.preprocessing, classes=names, category_ids=tuple(range(NUM_CLASSES)))
+    folder.mkdir(parents=True, exist_ok=True)
+    shape = config.data.preprocessing.height, config.data.preprocessing.width
+    export(detector.graph(graph_options(config.export.decisions)).eval(), shape, folder / "model.onnx")
+    return folder / "model.onnx", contract
+
+
+def with_work(file: Path, out: Path, filters: int) -> Path:
+    """The same graph with a convolution of so many filters on its input, whose mean times zero is added to the scores."""
+    model = onnx.load(file)
+    graph = model.graph
+    rng = np.random.default_rng(0)
+    weights = [("work_weight", rng.normal(size=(filters, 3, 3, 3)).astype(np.float32)), ("work_zero", np.zeros((), np.float32))]
+    graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in weights)
+    scores = next(output.name for output in graph.output if output.name == "scores")
+    for node in graph.node:
+        for index, name in enumerate(node.output):
+            if name == scores:
+                node.output[index] = "scores_before"
+        for index, name in enumerate(node.input):
+            if name == scores:
+                node.input[index] = "scores_before"
+    graph.node.extend(
+        [
+            helper.make_node("Conv", [graph.input[0].name, "work_weight"], ["work_a"], pads=[1, 1, 1, 1]),
+            helper.make_node("Tanh", ["work_a"], ["work_b"]),
+            helper.make_node("ReduceMean", ["work_b"], ["work_c"], keepdims=0),
+            helper.make_node("Mul", ["work_c", "work_zero"], ["work_d"]),
+            helper.make_node("Add", ["scores_before", "work_d"], [scores]),
+        ]
+    )
+    onnx.save(model, out)
+    return out
+
+
+def side(name: str, file: Path, contract: Any, threads: int | None) -> Side:
+    """An engine of ONNX Runtime."""
+
+    def nothing() -> list[Any]:
+        return []
+
+    return Side(name, Figures(), contract, partial(ort.open, file, threads=threads), nothing)
+
+
+def rise(own: Side, reference: Side, images: Any) -> float:
+    """By which share `own` is slower, in long turns."""
+    with own.open() as one, reference.open() as other:
+        sides = Predictor(one, own.contract), Predictor(other, reference.contract)
+        found = take_turns(*sides, images, value=lambda t: t.end_to_end_ms, percentile=50, limit=9e9, relative=True, protocol=LONG)
+    return found.effect.change
+
+
+def engines(contract: Any, plain: Path, images: Any, threads: int | None) -> dict[str, tuple[Side, float]]:
+    """Each engine with how much slower it was found to be; the work is searched for by doubling, then by secant steps."""
+    reference = side("the reference", plain, contract, threads)
+    made: dict[str, tuple[Side, float]] = {"same": (side("own", plain, contract, threads), 0.0)}
+    for name, wanted in SLOWER.items():
+        if name == "same":
+            continue
+        filters, found = 8, 0.0
+        for _ in range(8):
+            own = side("own", with_work(plain, RUNS / f"work-{filters}.onnx", filters), contract, threads)
+            found = rise(own, reference, images)
+            print(f"{name}: {filters} filters make it {found:+.1%} slower", flush=True)
+            if abs(found - wanted) < 0.004 + 0.02 * wanted:
+                break
+            filters = max(1, round(filters * min(3.0, max(0.3, wanted / max(found, 1e-3)))))
+        made[name] = (own, found)
+    return made
+
+
+@contextmanager
+def busy_core() -> Iterator[None]:
+    """A second process that computes without end."""
+    process = multiprocessing.get_context("spawn").Process(target=_burn, daemon=True)
+    process.start()
+    time.sleep(1)
+    try:
+        yield
+    finally:
+        process.kill()
+        process.join()
+
+
+def _burn() -> None:
+    values = np.random.default_rng(0).random((300, 300))
+    while True:
+        values = values @ values
+        values /= np.abs(values).max()
+
+
+def trial(own: Side, reference: Side) -> dict[str, Any]:
+    """One judgement of the gate by its default protocol."""
+    judge = Judge(own, {"reference": reference}, None, ValidationConfig())
+    start = time.perf_counter()
+    verdict = judge.verdict(GATE)
+    assert verdict.effect is not None, verdict.why
+    change = {"change": verdict.effect.change, "low": verdict.effect.low, "high": verdict.effect.high}
+    return {"verdict": verdict.verdict, **change, "seconds": round(time.perf_counter() - start, 2), "warning": verdict.warning}
+
+
+def main() -> None:
+    """See above."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quiet", type=int, default=100, help="trials of each on the quiet machine")
+    parser.add_argument("--busy", type=int, default=40, help="trials beside a busy process")
+    parser.add_argument("--threads", type=int, help="of the engines; default the runtime's choice")
+    parser.add_argument("--fresh", action="store_true", help="forget earlier trials")
+    args = parser.parse_args()
+    RUNS.mkdir(parents=True, exist_ok=True)
+    if args.fresh:
+        ROWS.unlink(missing_ok=True)
+    plain, contract = student(RUNS)
+    images = latency_images.of((), contract.preprocessing)
+    made = engines(contract, plain, images, args.threads)
+    reference = side("the reference", plain, contract, args.threads)
+    rows = [json.loads(line) for line in ROWS.read_text(encoding="utf-8").splitlines()] if ROWS.exists() else []
+    done = Counter((row["engine"], row["busy"]) for row in rows)
+    plan = [(name, False) for _ in range(args.quiet) for name in SLOWER] + [
+        (name, True) for _ in range(args.busy) for name in ("20 % slower",)
+    ]
+    left = Counter(plan) - done
+    with ROWS.open("a", encoding="utf-8") as file:
+        for busy in (False, True):
+            turn = [name for number in range(max(left.values(), default=0)) for name in SLOWER if number < left[name, busy]]
+            if not turn:
+                continue
+            with busy_core() if busy else _idle():
+                for name in turn:
+                    row = {"engine": name, "slower": made[name][1], "busy": busy, **trial(made[name][0], reference)}
+                    rows.append(row)
+                    file.write(json.dumps(row) + "\n")
+                    file.flush()
+    show(rows)
+
+
+@contextmanager
+def _idle() -> Iterator[None]:
+    yield
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    """The table, and the figures as JSON."""
+    shares: dict[tuple[str, bool], Counter[str]] = {}
+    for row in rows:
+        shares.setdefault((row["engine"], row["busy"]), Counter())[row["verdict"]] += 1
+    print(f"{'engine':<14}{'machine':<9}{'trials':>7}{'pass':>7}{'fail':>7}{'unclear':>9}{'seconds':>9}")
+    for (name, busy), counts in shares.items():
+        total = counts.total()
+        seconds = np.median([row["seconds"] for row in rows if (row["engine"], row["busy"]) == (name, busy)])
+        cells = "".join(f"{counts[kind] / total:>{width}.0%}" for kind, width in (("pass", 7), ("fail", 7), ("inconclusive", 9)))
+        print(f"{name:<14}{'busy' if busy else 'quiet':<9}{total:>7}{cells}{seconds:>9.1f}")
+
+    def share(name: str, kind: str, *, busy: bool = False) -> float | None:
+        counts = shares.get((name, busy))
+        return None if counts is None else round(counts[kind] / counts.total(), 3)
+
+    figures = {"fail_same": share("same", "fail"), "pass_same": share("same", "pass"), "fail_20": share("20 % slower", "fail")}
+    figures |= {"fail_5": share("5 % slower", "fail"), "busy_pass_20": share("20 % slower", "pass", busy=True)}
+    print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""The latency of two engines compared on the machine at hand: they take turns in blocks until the verdict is clear.
+
+Interleaving lets whatever slows the machine down hit both alike; blocks, not passes, are what is resampled, since the passes of
+a moment resemble each other. It ends as soon as the interval lies on one side of the limit, or when the budget is spent.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from time import perf_counter
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deploy import machine_load
+from deploy.bootstrap import Floats, blocks
+from deploy.contract import Frozen
+from deploy.effect import Effect
+from deploy.predictor import Predictor, Timings
+
+Image = NDArray[np.uint8]
+Value = Callable[[Timings], float]
+
+
+class Protocol(Frozen):
+    """How two engines take turns.
+
+    A block is at least `block_ms` of one engine, then of the other, in random order. After `min_blocks`, and again after each
+    further `step` of them, the interval is looked at; `max_seconds` of measuring end it.
+    """
+
+    block_ms: float = 25.0
+    min_blocks: int = 24
+    step: int = 12
+    max_seconds: float = 30.0
+    warmup_seconds: float = 2.0
+
+
+DEFAULT = Protocol()
+MIN_BLOCKS = 4
+"""Whatever the budget: fewer say nothing of how they vary."""
+
+
+@dataclass
+class Turns:
+    """What both engines took so far, [blocks, passes] in milliseconds."""
+
+    own: list[list[float]] = field(default_factory=list)
+    reference: list[list[float]] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def effect(self, percentile: float, *, relative: bool) -> Effect:
+        """By how much the own percentile is higher."""
+        own, reference = np.array(self.own), np.array(self.reference)
+        return blocks(own, reference, lambda values: _percentile(values, percentile), relative=relative)
+
+
+class Compared(Frozen):
+    """The outcome; `load` is what else the machine did meanwhile."""
+
+    effect: Effect
+    own_ms: float
+    reference_ms: float
+    blocks: int
+    passes: int
+    seconds: float
+    load: machine_load.Load
+
+
+def take_turns(
+    own: Predictor,
+    reference: Predictor,
+    images: Sequence[Image],
+    *,
+    value: Value,
+    percentile: float,
+    limit: float,
+    relative: bool,
+    protocol: Protocol = DEFAULT,
+    seed: int = 0,
+) -> Compared:
+    """Measure both until it is clear whether `own` is slower than `reference` by more than `limit`.
+
+    Args:
+        images: decoded, [H, W, 3] RGB; at least one, taken in the same order by both.
+        value: the part of a pass that is compared, in milliseconds.
+        percentile: of all passes, 0 to 100.
+        limit: milliseconds, or with `relative` a share of the reference's.
+
+    Raises:
+        ArtifactError: an engine's answer cannot be used.
+    """
+    sides = (own, reference)
+    length = max(2, round(protocol.block_ms / max(_warm(side, images, protocol, value) for side in sides)))
+    shuffled = random.Random(seed)  # noqa: S311 - which engine begins
+    turns, place = Turns(), 0
+    load, start = machine_load.Watch(), perf_counter()
+    while True:
+        chosen = [images[(place + step) % len(images)] for step in range(length)]
+        place += length
+        for index in shuffled.sample((0, 1), 2):
+            taken = [value(sides[index].timed(image)[1]) for image in chosen]
+            (turns.own, turns.reference)[index].append(taken)
+        count, turns.seconds = len(turns.own), perf_counter() - start
+        spent = turns.seconds >= protocol.max_seconds
+        if count < MIN_BLOCKS or (not spent and (count < protocol.min_blocks or (count - protocol.min_blocks) % protocol.step)):
+            continue
+        effect = turns.effect(percentile, relative=relative)
+        if spent or effect.verdict(limit) != "inconclusive":
+            break
+    both = [float(_percentile(np.array(side).ravel(), percentile)) for side in (turns.own, turns.reference)]
+    return Compared(
+        effect=effect,
+        own_ms=both[0],
+        reference_ms=both[1],
+        blocks=count,
+        passes=count * length,
+        seconds=turns.seconds,
+        load=load.seen(),
+    )
+
+
+def _percentile(values: Floats, percentile: float) -> Floats:
+    return np.asarray(np.percentile(values, percentile, axis=-1))
+
+
+def _warm(side: Predictor, images: Sequence[Image], protocol: Protocol, value: Value) -> float:
+    """Run until two windows of passes in a row differ by less than 3 %, or the time is up; the last one's median in milliseconds."""
+    start, before = perf_counter(), float("inf")
+    while True:
+        window = [value(side.timed(images[number % len(images)])[1]) for number in range(8)]
+        now = median(window)
+        if abs(now - before) < 0.03 * now or perf_counter() - start > protocol.warmup_seconds:
+            return max(now, 1e-3)
+        before = now

@@ -1,0 +1,188 @@
+"""gate: what was measured against its limits, and a new bundle against a kept one, both run by turns on this machine."""
+
+import argparse
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from deploy import plugins
+from deploy.accuracy import judge as detect
+from deploy.bundle import MANIFEST, Bundle, Verdict
+from deploy.errors import ArtifactError, ConfigError, EdgedistillError
+from deploy.metrics import Figures
+from deploy.predictor import Predictor
+from deploy.side import Side
+from pipeline import gate_outputs
+from pipeline.answer import Answer, say
+from pipeline.files import replace_folder
+from stages.artifacts import Dataset, read_json
+from stages.config import ValidationConfig
+from stages.gate import EXIT_FAIL, EXIT_INCOMPARABLE, Judge, exit_code
+from stages.gate_config import GateConfig
+from stages.splits import split
+
+Rebuild = Callable[[Bundle, Path], Bundle]
+
+
+def gate(args: argparse.Namespace) -> Answer:
+    """Judge a configuration's targets, or a bundle."""
+    if Path(args.config).is_dir():
+        return _gate_bundle(args)
+    if args.data is not None:
+        raise ConfigError(f"--data {args.data}: {args.config} names its data itself; --data goes with a bundle")
+    return _gate_config(args)
+
+
+def _gate_config(args: argparse.Namespace) -> Answer:
+    """Nothing is trained or built: stages are reused; engines run only where a gate compares them."""
+    from pipeline import build
+    from pipeline.commands import reused
+
+    result = reused(args)
+    config = result.config
+    verdicts: list[Verdict] = []
+    with ExitStack() as stack:
+        references = _References(args.reference, stack, partial(build.again, dataset=result.dataset))
+        for target in result.targets:
+            verdicts += target.verdicts.facts.verdicts
+            wanted = [one for one in config.gates_of(target.config.name) if one.other == "reference"]
+            if not wanted:
+                continue
+            own = replace(
+                _side(Bundle.load(target.bundle.root), config.validation, None),
+                detections=partial(read_json, target.report.file("detections.json")),
+                name=target.config.name,
+            )
+            verdicts += _judge(own, wanted, references, result.dataset, config.validation)
+    required = [target.config.name for target in result.targets if target.config.required]
+    unmeasured = [target.config.name for target in result.targets if target.report.facts.why is not None]
+    code = exit_code(verdicts, config.gates, required=required, unmeasured=unmeasured)
+    folder = Path(args.runs) / config.name
+    bundles = {target.config.name: target.bundle.root for target in result.targets if target.report.facts.why is None}
+    return _answer(args, verdicts, code, folder, Path(args.config), config.gates, bundles)
+
+
+def _gate_bundle(args: argparse.Namespace) -> Answer:
+    """The verdicts that a bundle carries, and those versus a reference. A gate that judged nothing counts here."""
+    if args.settings:
+        raise ConfigError(f"--set {args.settings[0]}: {args.config} is a bundle, whose gates were judged when it was packaged; name a file")
+    given = Bundle.load(Path(args.config))
+    verdicts = list(given.manifest.verdicts)
+    gates: tuple[GateConfig, ...] = ()
+    if args.reference is not None:
+        from pipeline import build
+
+        _, gates, validation = build.plan(given, None)
+        with ExitStack() as stack:
+            scratch = Path(stack.enter_context(TemporaryDirectory()))
+            dataset = build.data_for(given, args.data, validation, scratch) if args.data is not None else None
+            found = split(dataset, validation.split) if dataset is not None else None
+            own = _side(given, validation, found)
+            references = _References(args.reference, stack, partial(build.again, dataset=dataset))
+            wanted = [one for one in gates if one.other == "reference"]
+            verdicts += _judge(own, wanted, references, dataset, validation)
+    elif args.data is not None:
+        raise ConfigError(f"--data {args.data}: nothing is measured without --reference DIR")
+    code = exit_code(verdicts, ())
+    idle = any(verdict.verdict == "unmeasured" for verdict in verdicts) and code != EXIT_FAIL
+    return _answer(args, verdicts, EXIT_INCOMPARABLE if idle else code, None, None, gates, {given.manifest.target: given.root})
+
+
+class _References:
+    """The kept bundles of a folder, or a single one; engines of other machines are built again here."""
+
+    def __init__(self, folder: str | None, stack: ExitStack, again: Rebuild) -> None:
+        self._folder = None if folder is None else Path(folder)
+        self._stack = stack
+        self._again = again
+
+    def of(self, target: str) -> Bundle | str:
+        """The target's, with an engine for this machine; or why there is none."""
+        if self._folder is None:
+            return "no reference was given; keep one with --save-reference DIR, then give --reference DIR"
+        root = self._folder if (self._folder / MANIFEST).exists() else self._folder / target
+        if not (root / MANIFEST).exists():
+            return f"no reference: {root / MANIFEST} is not there; keep one with --save-reference {self._folder}"
+        try:
+            bundle = Bundle.load(root)
+            if bundle.manifest.target != target:
+                return f"{root} is of target {bundle.manifest.target}, not of {target}"
+            return self._here(bundle)
+        except EdgedistillError as error:
+            return str(error)
+
+    def _here(self, bundle: Bundle) -> Bundle:
+        manifest = bundle.manifest
+        runtime = plugins.load("deploy.runtimes", manifest.runtime)
+        why = "holds no engine" if manifest.engine is None else runtime.foreign(manifest.fingerprint)
+        if why is None:
+            return bundle
+        say(f"the reference {bundle.root}: {why}; its engine is built again here, from its own graph", sys.stderr)
+        scratch = Path(self._stack.enter_context(TemporaryDirectory()))
+        return self._again(bundle, scratch)
+
+
+def _judge(
+    own: Side, gates: Sequence[GateConfig], references: _References, dataset: Dataset | None, validation: ValidationConfig
+) -> Iterable[Verdict]:
+    found = references.of(own.name)
+    labeled = split(dataset, validation.split) if dataset is not None else None
+    other = found if isinstance(found, str) else replace(_side(found, validation, labeled), name="the reference")
+    judge = Judge(own, {"reference": other}, dataset, validation)
+    return [judge.verdict(one) for one in gates]
+
+
+def _side(bundle: Bundle, validation: ValidationConfig, labeled: Any) -> Side:
+    """A bundle as gates see it; it detects in the labeled images when asked."""
+    manifest = bundle.manifest
+    size = None if manifest.engine is None else (bundle.root / manifest.engine).stat().st_size
+    figures = Figures(manifest.accuracy, manifest.latency, size, manifest.cost, manifest.graph.network)
+    opened = partial(bundle.open, threads=validation.latency.threads)
+
+    def detections() -> Sequence[Mapping[str, Any]]:
+        with opened() as session:
+            return detect(Predictor(session, manifest.contract), labeled, f"gate {manifest.target}").detections
+
+    return Side(manifest.target, figures, manifest.contract, opened, detections, manifest.why, manifest.data)
+
+
+def _answer(
+    args: argparse.Namespace,
+    verdicts: Sequence[Verdict],
+    code: int,
+    folder: Path | None,
+    file: Path | None,
+    gates: Sequence[GateConfig],
+    bundles: Mapping[str, Path],
+) -> Answer:
+    code = code if verdicts else EXIT_INCOMPARABLE
+    data = {"gates": [verdict.model_dump(mode="json") for verdict in verdicts], "exit_code": code}
+    lines = [gate_outputs.text(verdicts)]
+    out = Path(args.out) if args.out is not None else folder
+    if out is not None:
+        lines += [str(path) for path in gate_outputs.write(out, verdicts, code)]
+    lines += gate_outputs.annotate(verdicts, gates, file, settings=args.settings)
+    if args.save_reference is not None:
+        lines.append(_save(Path(args.save_reference), bundles, code, compared=args.reference is not None))
+    return Answer(data, "\n".join(lines), code)
+
+
+def _save(folder: Path, bundles: Mapping[str, Path], code: int, *, compared: bool) -> str:
+    """Keep the bundles, whole or not at all. After a comparison with a reference that did not pass, that one stays."""
+    if compared and code != 0:
+        return f"{folder}: left as it is, since not every gate passed"
+    if not bundles:
+        raise ArtifactError(f"{folder}: nothing to keep, since no target was measured here")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(scratch, ignore_errors=True)
+    for name, root in bundles.items():
+        shutil.copytree(root, scratch / name, ignore=shutil.ignore_patterns("stage.json", "artifact.json"))
+    replace_folder(scratch, folder)
+    return f"kept as reference: {', '.join(str(folder / name) for name in bundles)}"
