@@ -60,6 +60,10 @@ class Comparison:
             ArtifactError: an engine's answer cannot be used.
             RuntimeUnavailable: an engine cannot run on this machine.
         """
+        try:
+            metrics.check(metric)
+        except ValueError as error:
+            raise Incomparable(str(error)) from error
         if (part := metrics.latency_part(metric)) is not None:
             return self._latency(*part, -limit if falls else limit, relative=relative)
         if metric in metrics.EXACT:

@@ -32,7 +32,7 @@ class Effect(Frozen):
         width = self.high - self.change if distance > 0 else self.change - self.low
         if distance == 0 or width <= 0:
             return None
-        return math.ceil(self.num * (width / abs(distance)) ** 2)
+        return math.ceil(self.num * (width / abs(distance)) ** 2 - 1e-9)
 
     def reversed(self) -> "Effect":
         """How much it fell."""

@@ -83,7 +83,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", nargs=0, action=_Version, help="print the version and exit")
     commands = top.add_subparsers(metavar="COMMAND", required=True)
-    for add in (_add_run, _add_ablate, _add_check, _add_gate, _add_report, _add_build, _add_predict, _add_serve, _add_config):
+    for add in (_add_run, _add_ablate, _add_check, _add_gate, _add_history, _add_report, _add_build, _add_predict, _add_serve, _add_config):
         command = add(commands)
         command.add_argument("--json", action="store_true", help="print one JSON object; logs go to stderr")
     return top
@@ -117,6 +117,13 @@ def _add_gate(commands: _Commands) -> argparse.ArgumentParser:
     command.add_argument("--save-reference", metavar="DIR", help="keep the bundles there; beside --reference only where every gate passed")
     command.add_argument("--data", metavar="DIR", help="with a bundle: labeled images in COCO's layout")
     command.add_argument("--out", metavar="DIR", help="where gate.json, gate.xml and gate.md go (default runs/<name>)")
+    return command
+
+
+def _add_history(commands: _Commands) -> argparse.ArgumentParser:
+    command = _configured(commands, "history", "show a metric over past runs, as a table and a plot", _history)
+    command.add_argument("--metric", metavar="NAME", default="map", help="as gates name it (default map)")
+    command.add_argument("--target", metavar="NAME", help="one target alone")
     return command
 
 
@@ -195,6 +202,12 @@ def _gate(args: argparse.Namespace) -> Answer:
     from pipeline import gating
 
     return gating.gate(args)
+
+
+def _history(args: argparse.Namespace) -> Answer:
+    from pipeline import history
+
+    return history.history(args)
 
 
 def _report(args: argparse.Namespace) -> Answer:

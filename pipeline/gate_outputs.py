@@ -123,7 +123,7 @@ def _plain(value: str) -> str:
 
 
 def _cell(value: str) -> str:
-    return " ".join(value.split()).replace("|", "\\|").replace("<", "&lt;")
+    return " ".join(_plain(value).split()).replace("|", "\\|").replace("<", "&lt;")
 
 
 def _escaped(value: str) -> str:

@@ -52,7 +52,7 @@ def _gate_config(args: argparse.Namespace) -> Answer:
         for target in result.targets:
             verdicts += target.verdicts.facts.verdicts
             wanted = [one for one in config.gates_of(target.config.name) if one.other == "reference"]
-            if not wanted:
+            if not wanted or _only_saves(args):
                 continue
             own = replace(
                 _side(Bundle.load(target.bundle.root), config.validation, None),
@@ -84,6 +84,8 @@ def _gate_bundle(args: argparse.Namespace) -> Answer:
             dataset = build.data_for(given, args.data, validation, scratch) if args.data is not None else None
             found = split(dataset, validation.split) if dataset is not None else None
             own = _side(given, validation, found)
+            if found is not None:
+                own = replace(own, data=(found.digest(), len(found.images)))
             references = _References(args.reference, stack, partial(build.again, dataset=dataset))
             wanted = [one for one in gates if one.other == "reference"]
             verdicts += _judge(own, wanted, references, dataset, validation)
@@ -92,6 +94,11 @@ def _gate_bundle(args: argparse.Namespace) -> Answer:
     code = exit_code(verdicts, ())
     idle = any(verdict.verdict == "unmeasured" for verdict in verdicts) and code != EXIT_FAIL
     return _answer(args, verdicts, EXIT_INCOMPARABLE if idle else code, None, None, gates, {given.manifest.target: given.root})
+
+
+def _only_saves(args: argparse.Namespace) -> bool:
+    """Whether a first reference is kept: there is none yet to compare with."""
+    return args.save_reference is not None and args.reference is None
 
 
 class _References:
@@ -114,7 +121,7 @@ class _References:
             if bundle.manifest.target != target:
                 return f"{root} is of target {bundle.manifest.target}, not of {target}"
             return self._here(bundle)
-        except EdgedistillError as error:
+        except (EdgedistillError, ValueError) as error:  # ValueError: a runtime that there is not
             return str(error)
 
     def _here(self, bundle: Bundle) -> Bundle:
@@ -161,7 +168,7 @@ def _answer(
     gates: Sequence[GateConfig],
     bundles: Mapping[str, Path],
 ) -> Answer:
-    code = code if verdicts else EXIT_INCOMPARABLE
+    code = code if verdicts or _only_saves(args) else EXIT_INCOMPARABLE
     data = {"gates": [verdict.model_dump(mode="json") for verdict in verdicts], "exit_code": code}
     lines = [gate_outputs.text(verdicts)]
     out = Path(args.out) if args.out is not None else folder

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from pipeline import history
 from pipeline.files import replace_folder, replace_json
 from pipeline.flow import RunResult
 from pipeline.summary import summarize
@@ -23,6 +24,7 @@ def publish(result: RunResult, folder: Path, *, redraw: bool = False) -> dict[st
 
         write_report(result, report)
     replace_json(folder / "summary.json", summary)
+    history.add(result, folder, summary["exit_code"])
     return summary
 
 
