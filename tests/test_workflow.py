@@ -63,7 +63,7 @@ def test_the_workflow_passes_and_then_stops_a_regression(tmp_path: Path) -> None
         done = subprocess.run(
             ["bash", "-e", "-c", github()[name]], cwd=project, env=environment, capture_output=True, text=True, check=False
         )
-        print(f"--- {name}: exit {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-2000:]}")
+        print(f"--- {name}: exit {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-2000:]}")  # noqa: T201 - what a failure is understood from
         return done.returncode, done.stdout
 
     assert step("install")[0] == 0

@@ -1,0 +1,161 @@
+"""Does the accuracy gate see what it should? `max_drop: 0.01` versus a reference, on 1,000 generated images.
+
+Twenty damages of the default student, each noise in one layer's weights, as strong as costs 2 to 3 points of mAP, must fail.
+Twenty re-exports of the same weights (operator sets, fixed and free batch, the runtime's optimizations) must pass. The student is
+that of the pipeline file's run, trained where there is none. Rows are kept in runs/gate-accuracy.jsonl; --fresh forgets them.
+Usage: python benchmarks/gate_accuracy.py [CONFIG] [--fresh]
+"""
+
+import argparse
+import copy
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import product
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NoReturn
+
+import torch
+from torch import nn
+
+from deploy.accuracy import judge
+from deploy.metrics import Figures
+from deploy.predictor import Predictor
+from deploy.runtimes import Session, ort
+from deploy.side import Side
+from pipeline.config import PipelineConfig, load
+from pipeline.store import Store
+from stages.artifacts import Checkpoint, Dataset
+from stages.checkpoint import load_detector
+from stages.distill import distill
+from stages.evaluate import TorchSession, graph_options
+from stages.gate import Judge
+from stages.gate_config import GateConfig
+from stages.onnx_graph import export
+from stages.prepare import prepare
+from stages.splits import split
+from stages.train import train_teacher
+
+ROOT = Path(__file__).parents[1]
+ROWS = ROOT / "runs" / "gate-accuracy.jsonl"
+GATE = GateConfig.model_validate({"metric": "map", "max_drop": 0.01})
+NUM_IMAGES, NUM_EACH = 1000, 20
+LEAST, MOST = 0.02, 0.03
+EXPORTS = list(product((17, 18, 19, 20), (True, False), ("all", "extended", "basic", "none")))[:: 32 // NUM_EACH][:NUM_EACH]
+Found = Sequence[Mapping[str, Any]]
+
+
+def trained(config: PipelineConfig) -> Checkpoint:
+    """The student of the configuration's run."""
+    store, decisions, on = Store(Path("runs"), config.name), config.export.decisions, config.validation.split
+    dataset = store.run(prepare, config.data)
+    teacher = store.run(train_teacher, config.teacher, config.seed, config.device, on, dataset, decisions)
+    return store.run(distill, config.distill, config.student, config.seed, config.device, on, dataset, teacher, decisions)
+
+
+class Bench:
+    """The student on its images."""
+
+    def __init__(self, config: PipelineConfig, student: Checkpoint, dataset: Dataset) -> None:
+        self.config, self.student, self.dataset = config, student, dataset
+        self.split = split(dataset, config.validation.split)
+        self.contract = student.facts.contract
+        self.size = self.contract.preprocessing.height, self.contract.preprocessing.width
+
+    def found(self, session: Session, label: str) -> tuple[float, Found]:
+        """mAP and detections of a session."""
+        judged = judge(Predictor(session, self.contract), self.split, label)
+        return judged.accuracy.map or 0.0, judged.detections
+
+    def in_torch(self, detector: Any, label: str) -> tuple[float, Found]:
+        """The same of a detector."""
+        return self.found(TorchSession(detector.graph(graph_options(self.config.export.decisions))), label)
+
+    def verdict(self, own: Found, reference: Found) -> dict[str, Any]:
+        """The gate's."""
+        sides = [
+            Side(name, Figures(), self.contract, _closed, lambda found=found: found) for name, found in (("own", own), ("kept", reference))
+        ]
+        one = Judge(sides[0], {"reference": sides[1]}, self.dataset, self.config.validation).verdict(GATE)
+        assert one.effect is not None, one.why
+        return {"verdict": one.verdict, "drop": one.effect.change, "low": one.effect.low, "high": one.effect.high}
+
+
+def _closed() -> NoReturn:
+    raise AssertionError("accuracy takes detections alone")
+
+
+def damaged(detector: nn.Module, layer: str, seed: int, strength: float) -> nn.Module:
+    """A copy with noise in a layer's weights, `strength` of their own standard deviation."""
+    made = copy.deepcopy(detector)
+    weight = made.get_submodule(layer).weight
+    assert isinstance(weight, nn.Parameter)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        weight += torch.randn(weight.shape, generator=generator) * weight.std() * strength
+    return made
+
+
+def damage(bench: Bench, whole: float, reference: Found, number: int) -> dict[str, Any]:
+    """Noise in the layer of this number that costs between 2 and 3 points, searched for by bisection; and the gate's verdict."""
+    detector = load_detector(bench.student).eval()
+    layers = [name for name, module in detector.named_modules() if isinstance(module, nn.Conv2d)]
+    layer = layers[number * len(layers) // NUM_EACH]
+    low, high = 0.0, 0.5
+    while True:
+        strength = (low + high) / 2
+        fell, found = bench.in_torch(damaged(detector, layer, number, strength), f"{layer} {strength:.3f}")
+        if LEAST <= whole - fell <= MOST:
+            return {"kind": "damage", "number": number, "layer": layer, "strength": strength, **bench.verdict(found, reference)}
+        low, high = (strength, high) if whole - fell < LEAST else (low, strength)
+        if high - low < 1e-4:
+            low, high = high, high * 4  # even this much costs less
+
+
+def again(bench: Bench, reference: Found, number: int) -> dict[str, Any]:
+    """The same weights exported once more, and the gate's verdict."""
+    opset, dynamic, optimization = EXPORTS[number]
+    with TemporaryDirectory() as scratch:
+        file = Path(scratch) / "model.onnx"
+        graph = load_detector(bench.student).eval().graph(graph_options(bench.config.export.decisions))
+        export(graph, bench.size, file, opset=opset, dynamic_batch=dynamic)
+        with ort.open(file, threads=1 + number % 2, options={"optimization": optimization}) as session:
+            found = bench.found(session, f"export {number}")[1]
+    how = {"opset": opset, "dynamic_batch": dynamic, "optimization": optimization}
+    return {"kind": "export", "number": number, **how, **bench.verdict(found, reference)}
+
+
+def main() -> None:
+    """See above."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", nargs="?", default="pipeline.yaml")
+    parser.add_argument("--fresh", action="store_true", help="forget earlier rows")
+    args = parser.parse_args()
+    ROWS.parent.mkdir(exist_ok=True)
+    if args.fresh:
+        ROWS.unlink(missing_ok=True)
+    config = load(Path(args.config))
+    student = trained(config)
+    many = load(Path(args.config), [f"data.val_images={NUM_IMAGES}"])
+    bench = Bench(config, student, Store(Path("runs"), f"{config.name}-many").run(prepare, many.data))
+    whole, reference = bench.in_torch(load_detector(student).eval(), "reference")
+    rows = [json.loads(line) for line in ROWS.read_text(encoding="utf-8").splitlines()] if ROWS.exists() else []
+    done = {(row["kind"], row["number"]) for row in rows}
+    with ROWS.open("a", encoding="utf-8") as file:
+        for kind, number in product(("export", "damage"), range(NUM_EACH)):
+            if (kind, number) in done:
+                continue
+            row = again(bench, reference, number) if kind == "export" else damage(bench, whole, reference, number)
+            rows.append(row)
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+    for row in rows:
+        what = row.get("layer") or f"opset {row['opset']}, optimization {row['optimization']}"
+        print(f"{row['kind']:<8}{what:<44}{row['drop']:>+9.4f} ({row['low']:+.4f} to {row['high']:+.4f})  {row['verdict']}")
+    counts = Counter((row["kind"], row["verdict"]) for row in rows)
+    print(json.dumps({"map": round(whole, 4), "damages_failed": counts["damage", "fail"], "exports_passed": counts["export", "pass"]}))
+
+
+if __name__ == "__main__":
+    main()
