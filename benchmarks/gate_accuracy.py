@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 import torch
 from torch import nn
 
-from deploy.accuracy import judge
+from deploy.accuracy import Split, judge
 from deploy.metrics import Figures
 from deploy.predictor import Predictor
 from deploy.runtimes import Session, ort
@@ -40,7 +40,7 @@ from stages.train import train_teacher
 ROOT = Path(__file__).parents[1]
 ROWS = ROOT / "runs" / "gate-accuracy.jsonl"
 GATE = GateConfig.model_validate({"metric": "map", "max_drop": 0.01})
-NUM_IMAGES, NUM_EACH = 1000, 20
+NUM_IMAGES, NUM_FEW, NUM_EACH = 1000, 200, 20
 LEAST, MOST = 0.02, 0.03
 EXPORTS = list(product((17, 18, 19, 20), (True, False), ("all", "extended", "basic", "none")))[:: 32 // NUM_EACH][:NUM_EACH]
 Found = Sequence[Mapping[str, Any]]
@@ -54,23 +54,32 @@ def trained(config: PipelineConfig) -> Checkpoint:
     return store.run(distill, config.distill, config.student, config.seed, config.device, on, dataset, teacher, decisions)
 
 
+def first(images: Split, count: int) -> Split:
+    """The first so many images of a split."""
+    rows = images.truth["images"][:count]
+    kept = {row["id"] for row in rows}
+    objects = [one for one in images.truth["annotations"] if one["image_id"] in kept]
+    return Split(images.name, {**images.truth, "images": rows, "annotations": objects}, images.images[:count])
+
+
 class Bench:
     """The student on its images."""
 
     def __init__(self, config: PipelineConfig, student: Checkpoint, dataset: Dataset) -> None:
         self.config, self.student, self.dataset = config, student, dataset
         self.split = split(dataset, config.validation.split)
+        self.few = first(self.split, NUM_FEW)
         self.contract = student.facts.contract
         self.size = self.contract.preprocessing.height, self.contract.preprocessing.width
 
-    def found(self, session: Session, label: str) -> tuple[float, Found]:
+    def found(self, session: Session, label: str, images: Split) -> tuple[float, Found]:
         """mAP and detections of a session."""
-        judged = judge(Predictor(session, self.contract), self.split, label)
+        judged = judge(Predictor(session, self.contract), images, label)
         return judged.accuracy.map or 0.0, judged.detections
 
-    def in_torch(self, detector: Any, label: str) -> tuple[float, Found]:
+    def in_torch(self, detector: Any, label: str, images: Split) -> tuple[float, Found]:
         """The same of a detector."""
-        return self.found(TorchSession(detector.graph(graph_options(self.config.export.decisions))), label)
+        return self.found(TorchSession(detector.graph(graph_options(self.config.export.decisions))), label, images)
 
     def verdict(self, own: Found, reference: Found) -> dict[str, Any]:
         """The gate's."""
@@ -102,15 +111,24 @@ def damage(bench: Bench, whole: float, reference: Found, number: int) -> dict[st
     detector = load_detector(bench.student).eval()
     layers = [name for name, module in detector.named_modules() if isinstance(module, nn.Conv2d)]
     layer = layers[number * len(layers) // NUM_EACH]
+    found: dict[float, Found] = {}
+
+    def cost(strength: float, images: Split) -> float:
+        after, found[strength] = bench.in_torch(damaged(detector, layer, number, strength), f"{layer} {strength:.3f}", images)
+        return (whole if images is bench.split else few) - after
+
+    few = bench.in_torch(detector, "reference on few", bench.few)[0]
     low, high = 0.0, 0.5
-    while True:
+    while cost(high, bench.few) < MOST:
+        low, high = high, 2 * high
+    for _ in range(5):  # on few images, to be near
+        middle = (low + high) / 2
+        low, high = (middle, high) if cost(middle, bench.few) < (LEAST + MOST) / 2 else (low, middle)
+    low, high, strength = 0.7 * low, 1.4 * high, (low + high) / 2
+    while not LEAST <= (lost := cost(strength, bench.split)) <= MOST:
+        low, high = (strength, high) if lost < LEAST else (low, strength)
         strength = (low + high) / 2
-        fell, found = bench.in_torch(damaged(detector, layer, number, strength), f"{layer} {strength:.3f}")
-        if LEAST <= whole - fell <= MOST:
-            return {"kind": "damage", "number": number, "layer": layer, "strength": strength, **bench.verdict(found, reference)}
-        low, high = (strength, high) if whole - fell < LEAST else (low, strength)
-        if high - low < 1e-4:
-            low, high = high, high * 4  # even this much costs less
+    return {"kind": "damage", "number": number, "layer": layer, "strength": strength, **bench.verdict(found[strength], reference)}
 
 
 def again(bench: Bench, reference: Found, number: int) -> dict[str, Any]:
@@ -121,7 +139,7 @@ def again(bench: Bench, reference: Found, number: int) -> dict[str, Any]:
         graph = load_detector(bench.student).eval().graph(graph_options(bench.config.export.decisions))
         export(graph, bench.size, file, opset=opset, dynamic_batch=dynamic)
         with ort.open(file, threads=1 + number % 2, options={"optimization": optimization}) as session:
-            found = bench.found(session, f"export {number}")[1]
+            found = bench.found(session, f"export {number}", bench.split)[1]
     how = {"opset": opset, "dynamic_batch": dynamic, "optimization": optimization}
     return {"kind": "export", "number": number, **how, **bench.verdict(found, reference)}
 
@@ -139,7 +157,7 @@ def main() -> None:
     student = trained(config)
     many = load(Path(args.config), [f"data.val_images={NUM_IMAGES}"])
     bench = Bench(config, student, Store(Path("runs"), f"{config.name}-many").run(prepare, many.data))
-    whole, reference = bench.in_torch(load_detector(student).eval(), "reference")
+    whole, reference = bench.in_torch(load_detector(student).eval(), "reference", bench.split)
     rows = [json.loads(line) for line in ROWS.read_text(encoding="utf-8").splitlines()] if ROWS.exists() else []
     done = {(row["kind"], row["number"]) for row in rows}
     with ROWS.open("a", encoding="utf-8") as file:

@@ -13,9 +13,9 @@ _PERCENTILES = tuple(Percentiles.model_fields)
 _LATENCIES = tuple(f"latency_{part}_{percentile}_ms" for part in _PARTS for percentile in _PERCENTILES)
 _NETWORK = ("parameters", "macs")
 _COST = ("engine_macs", "operators", "weight_bytes", "peak_activation_bytes")
-_FROM = {"gain_map": "undistilled", "teacher_drop_map": "teacher", "torch_drop_map": "torch"}
+FROM = {"gain_map": "undistilled", "teacher_drop_map": "teacher", "torch_drop_map": "torch"}
 OF_CLASS = "map/"
-NAMES = (*_ACCURACY, *_MASKS, *_FROM, *_LATENCIES, "images_per_s", "bytes", *_NETWORK, *_COST)
+NAMES = (*_ACCURACY, *_MASKS, *FROM, *_LATENCIES, "images_per_s", "bytes", *_NETWORK, *_COST)
 MATCHED = ("map", "map_50", "map_75", "map_small", "map_medium", "map_large", *_MASKS)
 """Those that are drawn again for any selection of the images."""
 EXACT = ("bytes", *_NETWORK, *_COST)
@@ -50,7 +50,7 @@ def check(name: str) -> str:
 
 def is_accuracy(name: str) -> bool:
     """Whether the metric comes from detections on labeled images."""
-    return name in _ACCURACY or name in _MASKS or name in _FROM or name.startswith(OF_CLASS)
+    return name in _ACCURACY or name in _MASKS or name in FROM or name.startswith(OF_CLASS)
 
 
 def can_be_compared(name: str) -> bool:
@@ -106,8 +106,8 @@ def _of_accuracy(name: str, figures: Figures) -> float | None:
         if wanted not in accuracy.per_class:
             raise ValueError(f"no class '{wanted}'{plugins.suggest(wanted, accuracy.per_class)}: there are {', '.join(accuracy.per_class)}")
         return accuracy.per_class[wanted]
-    if name in _FROM:
-        other = figures.maps.get(_FROM[name])
+    if name in FROM:
+        other = figures.maps.get(FROM[name])
         if other is None or accuracy.map is None:
             return None
         return accuracy.map - other if name == "gain_map" else other - accuracy.map

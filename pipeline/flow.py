@@ -78,12 +78,14 @@ def compress(config: PipelineConfig, store: Store) -> RunResult:
     names, plain, how, plan = [target.name for target in config.targets], reports["student"], config.validation, plan_of(config)
     parities = {name: store.at(name).run(parity, how, student, plain, engines[name], reports[name], dataset) for name in names}
     trained = {"teacher": teacher, "undistilled": baseline, "torch": student}
-    rivals = {versus: engines[name] for versus, name in VERSUS.items()}
-    rated = {versus: reports[name] for versus, name in VERSUS.items()}
-    verdicts = {
-        name: store.at(name).run(gate, config.gates_of(name), how, dataset, engines[name], model, reports[name], trained, rivals, rated)
-        for name in names
-    }
+    verdicts = {}
+    for name in names:
+        gates = config.gates_of(name)
+        networks = {title: network for title, network in trained.items() if any(one.network == title for one in gates)}
+        others = {versus: other for versus, other in VERSUS.items() if any(one.other == versus for one in gates)}
+        rivals = {versus: engines[other] for versus, other in others.items()}
+        rated = {versus: reports[other] for versus, other in others.items()}
+        verdicts[name] = store.at(name).run(gate, gates, how, dataset, engines[name], model, reports[name], networks, rivals, rated)
     bundles = {
         name: store.at(name).run(package, config.package, plan, engines[name], model, reports[name], verdicts[name]) for name in names
     }

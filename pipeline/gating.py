@@ -56,7 +56,7 @@ def _gate_config(args: argparse.Namespace) -> Answer:
                 continue
             own = replace(
                 _side(Bundle.load(target.bundle.root), config.validation, None),
-                detections=partial(read_json, target.report.file("detections.json")),
+                detections=partial(read_json, target.report.root / "detections.json"),
                 name=target.config.name,
             )
             verdicts += _judge(own, wanted, references, result.dataset, config.validation)

@@ -41,6 +41,11 @@ class GateConfig(Frozen):
         return (self.versus or "reference") if self.is_change else None
 
     @property
+    def network(self) -> str | None:
+        """The network that the metric is a difference from: teacher, undistilled or torch; None for any other metric."""
+        return metrics.FROM.get(self.metric)
+
+    @property
     def limit(self) -> tuple[float, bool]:
         """A change's limit, and whether it is a share."""
         given = self.max_increase if self.max_drop is None else self.max_drop

@@ -248,3 +248,60 @@ def test_a_new_version_of_a_stage_runs_again(again: Run, monkeypatch: pytest.Mon
     monkeypatch.setitem(flow_samples.export.__dict__, "stage_info", StageInfo(version=2))
     _, plan = again("run", "--dry-run")
     assert [stage["reason"] for stage in plan["stages"]][4] == "stage code version 1 -> 2"
+
+
+CHANGES = "gates=[{metric: map, max_drop: 0.01}, {metric: bytes, max_increase: 0%}, {metric: latency_infer_p50_ms, max_increase: 1000}]"
+
+
+class TestReference:
+    def test_is_kept_and_compared_with(self, again: Run) -> None:
+        assert again("gate", "--set", CHANGES)[0] == 12
+        code, answer = again("gate", "--set", CHANGES, "--save-reference", "kept")
+        assert (code, answer["gates"]) == (0, [])
+        assert sorted(path.name for path in Path("kept").iterdir()) == ["cpu"]  # no engine of gpu was measured
+        code, answer = again("gate", "--set", CHANGES, "--reference", "kept", "--out", "out")
+        assert [(one["target"], one["verdict"]) for one in answer["gates"]] == [
+            *[("cpu", "pass")] * 3,
+            *[("gpu", "unmeasured")] * 3,
+        ]
+        assert code == 0
+        assert answer["gates"][0]["how"].endswith(" images")
+        assert {path.name for path in Path("out").iterdir()} == {"gate.json", "gate.xml", "gate.md"}
+
+    def test_a_gate_versus_the_teacher_is_judged_by_a_run(self, again: Run) -> None:
+        versus = "gates=[{metric: map, max_drop: 1, versus: teacher, target: cpu}, {metric: gain_map, min: 1, target: cpu}]"
+        code, answer = again("run", "--set", versus)
+        assert code == 10
+        assert set(ran(answer)) == {"gate:cpu", "gate:gpu", "package:cpu", "package:gpu"}
+        assert [one["verdict"] for one in answer["gates"]] == ["pass", "fail"]
+        assert answer["gates"][0]["effect"]["num"] > 0
+
+    def test_data_is_named_by_the_file(self, again: Run) -> None:
+        code, answer = again("gate", "--reference", "kept", "--data", "x")
+        assert (code, "names its data itself" in answer["error"]) == (2, True)
+
+
+class TestHistory:
+    def test_has_a_row_for_every_run_with_other_figures(self, again: Run) -> None:
+        assert again("history")[1]["targets"]["cpu"] == [pytest.approx(again("history")[1]["targets"]["cpu"][0])]
+        again("run")
+        assert len(again("history")[1]["runs"]) == 1
+        again("run", "--set", "gates.0.max=0.5")
+        code, answer = again("history", "--metric", "bytes", "--target", "cpu")
+        assert (code, [one["exit_code"] for one in answer["runs"]]) == (0, [0, 10])
+        assert len(answer["targets"]["cpu"]) == 2
+        page = Path("runs/small/history.html").read_text(encoding="utf-8")
+        assert "bytes over 2 runs of cpu" in page
+
+    def test_half_a_line_is_no_run(self, again: Run) -> None:
+        with Path("runs/small/history.jsonl").open("a", encoding="utf-8") as file:
+            file.write('{"time": "2026')
+        assert len(again("history")[1]["runs"]) == 1
+
+    def test_refusals(self, run: Run, again: Run) -> None:
+        assert again("history", "--metric", "mapp")[0] == 2
+        assert again("history", "--target", "cpuu")[0] == 2
+
+    def test_nothing_on_record(self, run: Run) -> None:
+        code, answer = run("history")
+        assert (code, answer["runs"]) == (0, [])
