@@ -33,6 +33,7 @@ from stages.evaluate import TorchSession, graph_options
 from stages.gate import Judge
 from stages.gate_config import GateConfig
 from stages.onnx_graph import export
+from stages.parity import some
 from stages.prepare import prepare
 from stages.splits import split
 from stages.train import train_teacher
@@ -54,21 +55,13 @@ def trained(config: PipelineConfig) -> Checkpoint:
     return store.run(distill, config.distill, config.student, config.seed, config.device, on, dataset, teacher, decisions)
 
 
-def first(images: Split, count: int) -> Split:
-    """The first so many images of a split."""
-    rows = images.truth["images"][:count]
-    kept = {row["id"] for row in rows}
-    objects = [one for one in images.truth["annotations"] if one["image_id"] in kept]
-    return Split(images.name, {**images.truth, "images": rows, "annotations": objects}, images.images[:count])
-
-
 class Bench:
     """The student on its images."""
 
     def __init__(self, config: PipelineConfig, student: Checkpoint, dataset: Dataset) -> None:
         self.config, self.student, self.dataset = config, student, dataset
         self.split = split(dataset, config.validation.split)
-        self.few = first(self.split, NUM_FEW)
+        self.few = some(self.split, NUM_FEW)
         self.contract = student.facts.contract
         self.size = self.contract.preprocessing.height, self.contract.preprocessing.width
 

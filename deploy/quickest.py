@@ -6,8 +6,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from deploy import plugins, preprocess
 from deploy.accuracy import Split, judge
 from deploy.choice import Choice, Measured
@@ -16,6 +14,7 @@ from deploy.errors import BuildError
 from deploy.order import Order
 from deploy.predictor import Predictor
 from deploy.runtimes import Precision
+from deploy.sample import spread
 
 NUM_IMAGES = 32
 ROUNDS = 4
@@ -55,8 +54,7 @@ def choose(order: Order, offers: Sequence[Offer], contract: ModelContract, split
 
 def _take_turns(predictors: dict[Precision, Predictor], split: Split) -> dict[Precision, float]:
     """Median milliseconds end to end of each."""
-    chosen = np.unique(np.linspace(0, len(split.images) - 1, min(NUM_IMAGES, len(split.images))).round().astype(int))
-    images = [preprocess.load_image(split.images[index]) for index in chosen.tolist()]
+    images = [preprocess.load_image(file) for file in spread(split.images, NUM_IMAGES)]
     taken: dict[Precision, list[float]] = {precision: [] for precision in predictors}
     for turn in range(ROUNDS + 1):
         for image in images:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from deploy import preprocess
 from deploy.contract import Preprocessing
+from deploy.sample import spread
 
 Image = NDArray[np.uint8]
 NUM_IMAGES = 64
@@ -19,7 +20,6 @@ def of(files: Sequence[Path], preprocessing: Preprocessing) -> list[Image]:
     What noise costs is the network's time, not that of shrinking a photograph.
     """
     if files:
-        chosen = np.unique(np.linspace(0, len(files) - 1, min(NUM_IMAGES, len(files))).round().astype(int))
-        return [preprocess.load_image(files[index]) for index in chosen.tolist()]
+        return [preprocess.load_image(file) for file in spread(files, NUM_IMAGES)]
     drawn = np.random.default_rng(0).integers(0, 256, (4, preprocessing.height, preprocessing.width, 1), np.uint8)
     return [np.repeat(one, 3, axis=2) for one in drawn]

@@ -6,14 +6,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from deploy import plugins, preprocess
 from deploy.build import Built, build
 from deploy.contract import Cost, Preprocessing
 from deploy.errors import BuildError, RuntimeUnavailable
 from deploy.order import Order, Source
 from deploy.runtimes import Batch, Quantization
+from deploy.sample import spread
 from stages.artifacts import Dataset, Engine, EngineFacts, OnnxFacts, OnnxModel, read_json, write_facts
 from stages.config import TargetConfig
 from stages.splits import split
@@ -116,7 +115,6 @@ class CalibrationImages:
         split = self.target.calibration_split
         names = [image["file_name"] for image in read_json(self.dataset.annotations(split))["images"]]
         folder = self.dataset.images(split)
-        chosen = np.unique(np.linspace(0, len(names) - 1, min(self.target.calibration_images, len(names))).round().astype(int))
-        for index in chosen.tolist():
-            network_input, _ = preprocess.apply(preprocess.load_image(folder / names[index]), self.preprocessing)
+        for name in spread(names, self.target.calibration_images):
+            network_input, _ = preprocess.apply(preprocess.load_image(folder / name), self.preprocessing)
             yield network_input[None]

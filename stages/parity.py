@@ -8,14 +8,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
-
 from deploy import coco_map, plugins
 from deploy.accuracy import Split, judge
 from deploy.contract import ModelContract
 from deploy.drift import drift
 from deploy.errors import ArtifactError
 from deploy.predictor import Predictor
+from deploy.sample import spread
 from stages.artifacts import (
     Artifact,
     Checkpoint,
@@ -80,11 +79,11 @@ def parity(
 
 def some(split: Split, count: int) -> Split:
     """At most so many of its images, spread evenly, with their ground truth."""
-    chosen = np.unique(np.linspace(0, len(split.images) - 1, min(count, len(split.images))).round().astype(int)).tolist()
-    images = [split.truth["images"][index] for index in chosen]
+    pairs = spread(list(zip(split.truth["images"], split.images, strict=True)), count)
+    images, files = [image for image, _ in pairs], tuple(file for _, file in pairs)
     kept = {image["id"] for image in images}
     annotations = [one for one in split.truth["annotations"] if one["image_id"] in kept]
-    return Split(split.name, {**split.truth, "images": images, "annotations": annotations}, tuple(split.images[index] for index in chosen))
+    return Split(split.name, {**split.truth, "images": images, "annotations": annotations}, files)
 
 
 def culprit(steps: Sequence[ParityStep]) -> str | None:

@@ -1,0 +1,14 @@
+"""A few of many."""
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+import numpy as np
+
+T = TypeVar("T")
+
+
+def spread(items: Sequence[T], wanted: int) -> list[T]:
+    """At most so many of them, spread evenly, in their order, the first and the last among them."""
+    chosen = np.unique(np.linspace(0, len(items) - 1, min(wanted, len(items))).round().astype(int))
+    return [items[index] for index in chosen.tolist()]
