@@ -149,7 +149,12 @@ def trial(own: Side, reference: Side) -> dict[str, Any]:
     verdict = judge.verdict(GATE)
     assert verdict.effect is not None, verdict.why
     change = {"change": verdict.effect.change, "low": verdict.effect.low, "high": verdict.effect.high}
-    return {"verdict": verdict.verdict, **change, "seconds": round(time.perf_counter() - start, 2), "warning": verdict.warning}
+    return {
+        "verdict": verdict.verdict,
+        **change,
+        "seconds": round(time.perf_counter() - start, 2),
+        "other_cores": verdict.load and verdict.load.other_cores,
+    }
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ from deploy import plugins
 from deploy.contract import Accuracy, Cost, Frozen, GraphFacts, Latency, ModelContract
 from deploy.effect import Effect
 from deploy.errors import ArtifactError, RuntimeUnavailable
+from deploy.machine_load import Load
 from deploy.runtimes import Session
 
 MANIFEST = "manifest.json"
@@ -25,7 +26,7 @@ class Verdict(Frozen):
     """One gate on one target.
 
     Of a gate on a change, `effect` is by how much the metric rose, or fell, from `reference`, and `how` what was compared.
-    `warning` says what disturbed the measurement.
+    `load` is what else the machine did while latency was measured.
     """
 
     name: str
@@ -38,7 +39,7 @@ class Verdict(Frozen):
     effect: Effect | None = None
     reference: float | None = None
     how: str | None = None
-    warning: str | None = None
+    load: Load | None = None
 
 
 class Provenance(Frozen):

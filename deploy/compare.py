@@ -12,6 +12,7 @@ from deploy import metrics
 from deploy.accuracy import Split
 from deploy.bootstrap import drop
 from deploy.effect import Effect
+from deploy.machine_load import Load
 from deploy.matches import Matches, match
 from deploy.predictor import Predictor, Timings
 from deploy.side import Side
@@ -26,13 +27,13 @@ class Incomparable(Exception):
 
 @dataclass(frozen=True)
 class Change:
-    """How much higher the own metric is than the reference's; what disturbed the measurement, if anything, and how much was measured."""
+    """How much higher the own metric is than the reference's; how much was measured, and what else the machine did."""
 
     effect: Effect
     own: float
     reference: float
     how: str
-    warning: str | None = None
+    load: Load | None = None
 
 
 @dataclass
@@ -88,7 +89,7 @@ class Comparison:
             seen = take_turns(*sides, images, value=value, percentile=percentile, limit=limit, relative=relative, protocol=self.protocol)
         shown = "noise" if self.split is None else "photographs"
         how = f"{seen.passes} passes of each by turns on {shown}, in {seen.blocks} blocks, {seen.seconds:.1f} s"
-        return Change(seen.effect, seen.own_ms, seen.reference_ms, how, seen.load.warning())
+        return Change(seen.effect, seen.own_ms, seen.reference_ms, how, seen.load)
 
     def _accuracy(self, metric: str, *, relative: bool) -> Change:
         own, reference = self._matched(metric)

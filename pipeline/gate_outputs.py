@@ -29,12 +29,13 @@ def details(one: Verdict) -> str | None:
     """A gate on a change in words: the change, its interval, what was compared; None for any other gate."""
     if one.effect is None:
         return None
-    effect, share = one.effect, one.limit.split(" from ")[0].endswith("%")
-    fall = one.limit.startswith("falls")
-    change, low, high = (f"{value:+.2%}" if share else f"{value:+.4g}" for value in (effect.change, effect.low, effect.high))
+    effect = one.effect.reversed() if one.limit.startswith("falls") else one.effect
+    share = one.limit.split(" from ")[0].endswith("%")
+    change, low, high = (f"{value:+.2%}" if share else f"{value + 0:+.3g}" for value in (effect.change, effect.low, effect.high))
     interval = f" ({low} to {high})" if effect.num else ""
-    warning = f"; {one.warning}" if one.warning is not None else ""
-    return f"{'fell' if fall else 'rose'} by {change}{interval} from {number(one.reference)}; {one.how}{warning}"
+    disturbed = None if one.load is None else one.load.warning()
+    warning = f"; {disturbed}" if disturbed is not None else ""
+    return f"changed by {change}{interval} from {number(one.reference)}; {one.how}{warning}"
 
 
 def write(folder: Path, verdicts: Sequence[Verdict], code: int) -> list[Path]:

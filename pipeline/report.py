@@ -15,6 +15,7 @@ from deploy import machine
 from pipeline import report_boxes, report_pictures, report_plots, report_words
 from pipeline.files import replace_text
 from pipeline.flow import RunResult, TargetResult
+from pipeline.gate_outputs import details
 from pipeline.report_engines import measured
 from pipeline.summary import difference, summarize
 from stages.artifacts import Checkpoint
@@ -65,6 +66,7 @@ def content(run: RunResult) -> dict[str, Any]:
             figures["mask_map"] is not None for figures in (*(summary[name] for name in _networks(run)), *summary["targets"].values())
         ),
         "headline": report_words.headline(summary),
+        "changes": [details(verdict) for target in run.targets for verdict in target.verdicts.facts.verdicts],
         "verdicts": {name: report_words.worst(summary["gates"], name) for name in summary["targets"]},
         "split": run.config.validation.split,
         **measured(run, summary),

@@ -96,7 +96,7 @@ class Judge:
         effect = change.effect.reversed() if falls else change.effect
         clear: Kind = effect.verdict(bound)
         kind = one.on_noise if clear == "inconclusive" else clear
-        found = {"effect": effect, "reference": change.reference, "warning": change.warning, "how": change.how}
+        found = {"effect": effect, "reference": change.reference, "how": change.how, "load": change.load}
         why = _why(one, change, bound) if clear == "inconclusive" else None
         return blank.model_copy(update={"verdict": kind, "measured": change.own, "why": why, **found})
 

@@ -1,5 +1,6 @@
 """Verdicts in the forms that CI systems read."""
 
+import os
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -31,22 +32,22 @@ VERDICTS = [
         effect=RISE,
         reference=12.02,
         how="480 passes of each by turns on photographs, in 60 blocks, 30.0 s",
-        warning="other processes kept 1.0 of 2 cores busy",
+        load={"other_cores": 1.0, "load_average": 2.0, "governor": None, "frequency_mhz": None, "throttled": 0},
         why="too few blocks to tell: 60 measured, about 140 would suffice",
     ),
     of("small ones", "incomparable", metric="map_small", measured=None, why="map_small is undefined on this data\nand\x00 so on"),
     of("elsewhere", "unmeasured", target="gpu", measured=None, why="no GPU"),
 ]
 
-MARKDOWN = """\
+MARKDOWN = f"""\
 ### edgedistill gate: 1 pass, 1 fail, 1 inconclusive, 1 unmeasured, 1 incomparable (exit code 10)
 
 | | gate | target | measured | allowed | |
 | --- | --- | --- | ---: | --- | --- |
 | ✅ | good \\| &lt;enough> | cpu | 0.6235 | >= 0.3 |  |
-| ❌ | no worse | cpu | 0.2500 | falls &lt;= 0.01 from reference | fell by +0.021 (+0.015 to +0.0275) from 0.2710; 1000 images |
-| ❔ | quick | cpu | 12.5000 | rises &lt;= 10% from reference | rose by +4.00% (-2.00% to +13.00%) from 12.0200; 480 passes of each \
-by turns on photographs, in 60 blocks, 30.0 s; other processes kept 1.0 of 2 cores busy; too few blocks to tell: 60 measured, about \
+| ❌ | no worse | cpu | 0.2500 | falls &lt;= 0.01 from reference | changed by -0.021 (-0.0275 to -0.015) from 0.2710; 1000 images |
+| ❔ | quick | cpu | 12.5000 | rises &lt;= 10% from reference | changed by +4.00% (-2.00% to +13.00%) from 12.0200; 480 passes of each \
+by turns on photographs, in 60 blocks, 30.0 s; other processes kept 1.0 of {os.cpu_count()} cores busy; too few blocks to tell: 60 measured, about \
 140 would suffice |
 | 🚫 | small ones | cpu | - | >= 0.3 | map_small is undefined on this data and so on |
 | ⏭️ | elsewhere | gpu | - | >= 0.3 | no GPU |
@@ -70,7 +71,7 @@ def test_junit_as_another_program_reads_it(tmp_path: Path) -> None:
     assert kinds == [[], [Failure], [Skipped], [Error], [Skipped]]
     assert [case.classname for case in cases[:3]] == ["cpu.map", "cpu.map", "cpu.latency_end_to_end_p50_ms"]
     assert cases[1].result[0].message == (
-        "fail: map on cpu is 0.2500, allowed falls <= 0.01 from reference; fell by +0.021 (+0.015 to +0.0275) from 0.2710; 1000 images"
+        "fail: map on cpu is 0.2500, allowed falls <= 0.01 from reference; changed by -0.021 (-0.0275 to -0.015) from 0.2710; 1000 images"
     )
     assert cases[0].system_out == "pass: map on cpu is 0.6235, allowed >= 0.3"
 
