@@ -170,7 +170,7 @@ def _answer(
 ) -> Answer:
     code = code if verdicts or _only_saves(args) else EXIT_INCOMPARABLE
     data = {"gates": [verdict.model_dump(mode="json") for verdict in verdicts], "exit_code": code}
-    lines = [gate_outputs.text(verdicts)]
+    lines = [gate_outputs.text(verdicts) if verdicts or not gates else "every gate compares with a reference, and there was none yet"]
     out = Path(args.out) if args.out is not None else folder
     if out is not None:
         lines += [str(path) for path in gate_outputs.write(out, verdicts, code)]

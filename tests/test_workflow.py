@@ -71,7 +71,7 @@ def test_the_workflow_passes_and_then_stops_a_regression(tmp_path: Path) -> None
     assert step("gate")[0] == 0  # keeps the first reference
     code, said = step("gate")
     assert code == 0
-    assert said.count("pass") == 3
+    assert said.count("  pass\n") == 6
     assert step("keep")[0] == 0
 
     pipeline.write_text(pipeline.read_text(encoding="utf-8") + "export: {max_detections: 1}\n", encoding="utf-8")
