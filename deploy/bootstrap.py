@@ -13,6 +13,7 @@ from deploy.matches import Matches
 
 Floats = NDArray[np.float64]
 RESAMPLES = 500
+BLOCK_RESAMPLES = 2000
 
 
 def drop(own: Matches, reference: Matches, thresholds: slice, *, relative: bool, seed: int = 0) -> Effect | None:
@@ -39,12 +40,15 @@ def drop(own: Matches, reference: Matches, thresholds: slice, *, relative: bool,
     return Effect(change=point, low=min(low, point), high=max(high, point), num=own.num_images)
 
 
-def blocks(own: Floats, reference: Floats, statistic: Callable[[Floats], Floats], *, relative: bool, seed: int = 0) -> Effect:
+def blocks(
+    own: Floats, reference: Floats, statistic: Callable[[Floats], Floats], *, relative: bool, error_rate: float = ERROR_RATE, seed: int = 0
+) -> Effect:
     """How much larger the own statistic is, blocks drawn with replacement, the same ones for both.
 
     Args:
         own, reference: [blocks, passes in a block], measured by turns.
         statistic: of values [..., passes] over the last axis.
+        error_rate: on each side of the interval; whoever looks several times divides it by the looks.
     """
     count = len(own)
 
@@ -53,6 +57,6 @@ def blocks(own: Floats, reference: Floats, statistic: Callable[[Floats], Floats]
         return after / before - 1 if relative else after - before
 
     point = float(change(np.arange(count)))
-    values = change(np.random.default_rng(seed).integers(0, count, (RESAMPLES, count)))
-    low, high = np.quantile(values, (ERROR_RATE, 1 - ERROR_RATE)).tolist()
-    return Effect(change=point, low=low, high=high, num=count)
+    values = change(np.random.default_rng(seed).integers(0, count, (BLOCK_RESAMPLES, count)))
+    low, high = np.quantile(values, (error_rate, 1 - error_rate)).tolist()
+    return Effect(change=point, low=min(low, point), high=max(high, point), num=count)

@@ -20,6 +20,9 @@ from deploy.turns import DEFAULT, Protocol, take_turns
 
 _THRESHOLDS = {"map_50": slice(0, 1), "map_75": slice(5, 6)}
 
+MIN_IMAGES = 20
+"""Fewer drawn again say nothing of how they vary."""
+
 
 class Incomparable(Exception):
     """Why there is nothing to compare."""
@@ -27,13 +30,17 @@ class Incomparable(Exception):
 
 @dataclass(frozen=True)
 class Change:
-    """How much higher the own metric is than the reference's; how much was measured, and what else the machine did."""
+    """How much higher the own metric is than the reference's; how much was measured, and what else the machine did.
+
+    `too_few` says of what there would have to be more for any verdict.
+    """
 
     effect: Effect
     own: float
     reference: float
     how: str
     load: Load | None = None
+    too_few: str | None = None
 
 
 @dataclass
@@ -88,8 +95,11 @@ class Comparison:
             sides = Predictor(first, self.own.contract), Predictor(second, self.reference.contract)
             seen = take_turns(*sides, images, value=value, percentile=percentile, limit=limit, relative=relative, protocol=self.protocol)
         shown = "noise" if self.split is None else "photographs"
+        lacking = (
+            None if seen.enough else f"{seen.passes} passes of each in {seen.blocks} blocks say too little of percentile {percentile:g}"
+        )
         how = f"{seen.passes} passes of each by turns on {shown}, in {seen.blocks} blocks, {seen.seconds:.1f} s"
-        return Change(seen.effect, seen.own_ms, seen.reference_ms, how, seen.load)
+        return Change(seen.effect, seen.own_ms, seen.reference_ms, how, seen.load, lacking)
 
     def _accuracy(self, metric: str, *, relative: bool) -> Change:
         own, reference = self._matched(metric)
@@ -98,13 +108,12 @@ class Comparison:
         before, after = reference.mean_precision(None, thresholds), own.mean_precision(None, thresholds)
         if fall is None or before is None or after is None:
             raise Incomparable(f"{metric} is undefined on this data")
-        return Change(fall.reversed(), after, before, f"{fall.num} images")
+        lacking = None if fall.num >= MIN_IMAGES else f"{fall.num} images are too few to tell; at least {MIN_IMAGES} are needed"
+        return Change(fall.reversed(), after, before, f"{fall.num} images", too_few=lacking)
 
     def _matched(self, metric: str) -> tuple[Matches, Matches]:
         if self.split is None:
             raise Incomparable(f"{metric} takes labeled images; give --data DIR")
-        if self.own.contract.classes != self.reference.contract.classes:
-            raise Incomparable(f"{self.own.name} and {self.reference.name} detect different classes")
         kind: Literal["bbox", "segm"] = "segm" if metric.startswith("mask_") else "bbox"
         chosen: dict[str, Any] = {"kind": kind}
         if metric.startswith(metrics.OF_CLASS):

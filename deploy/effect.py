@@ -6,7 +6,7 @@ from typing import Literal
 from deploy.contract import Frozen
 
 ERROR_RATE = 0.01
-"""Of each of the two wrong verdicts, a pass beyond the limit and a fail within it."""
+"""Of each of the two wrong verdicts, a pass beyond the limit and a fail within it, all looks at the data together."""
 
 
 class Effect(Frozen):

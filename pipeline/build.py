@@ -30,7 +30,8 @@ from stages.validate import validate
 def build(args: argparse.Namespace) -> Answer:
     """Make, measure, judge and package; the new bundle appears whole or not at all, whatever the verdicts."""
     given, out = Bundle.load(Path(args.bundle)), Path(args.out).resolve()
-    target, gates, validation = plan(given, args.target)
+    target, every, validation = plan(given, args.target)
+    gates = _alone(every)
     if out.exists():
         raise ConfigError(f"--out {out}: exists already; give a new folder")
     if args.data is None and (target.is_judged or target.precision == "int8"):
@@ -78,6 +79,14 @@ def plan(given: Bundle, name: str | None) -> tuple[TargetConfig, tuple[GateConfi
     if wanted not in targets:
         raise ConfigError(f"--target {wanted}{suggest(wanted, targets)}: the bundle knows {', '.join(targets)}")
     return targets[wanted], tuple(one for one in gates if one.target in (None, wanted)), validation
+
+
+def _alone(gates: tuple[GateConfig, ...]) -> tuple[GateConfig, ...]:
+    """Those that take nothing but the bundle; the others, which are said, were judged when the pipeline ran."""
+    left = {one: one.other or one.network for one in gates if one.other not in (None, "reference") or one.network is not None}
+    for one, other in left.items():
+        say(f"gate {one.name or one.metric} compares with {other}, which no bundle holds: it is not judged here", sys.stderr)
+    return tuple(one for one in gates if one not in left)
 
 
 def again(given: Bundle, scratch: Path, *, dataset: Dataset | None) -> Bundle:
@@ -145,7 +154,7 @@ def _make(
     if engine.facts.why is not None:
         raise RuntimeUnavailable(f"target {target.name}: {engine.facts.why}")
     report = store.run(validate, validation, engine, dataset)
-    verdicts = store.run(gate, gates, validation, dataset, engine, model, report, {}, {}, {})
+    verdicts = store.run(gate, gates, validation, dataset, engine, model, report, {}, {}, {}, {})
     words = PackageConfig(license=manifest.license, description=manifest.description)
     return store.run(package, words, manifest.plan, engine, model, report, verdicts)
 

@@ -17,7 +17,7 @@ from pipeline.summary import stage_figures
 from pipeline.table import render
 
 CHEAP = frozenset({"gate", "package"})
-"""The stages that measure nothing, so that reading commands may run them."""
+"""The stages that train and build nothing, so that reading commands may run them; a gate that compares latencies measures them."""
 
 LAST_DISTRIBUTED = "distill"
 """After it, the processes after the first have nothing to do."""

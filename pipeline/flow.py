@@ -84,8 +84,9 @@ def compress(config: PipelineConfig, store: Store) -> RunResult:
         networks = {title: network for title, network in trained.items() if any(one.network == title for one in gates)}
         others = {versus: other for versus, other in VERSUS.items() if any(one.other == versus for one in gates)}
         rivals = {versus: engines[other] for versus, other in others.items()}
+        graphs = {versus: model if other == "student" else compared[other] for versus, other in others.items()}
         rated = {versus: reports[other] for versus, other in others.items()}
-        verdicts[name] = store.at(name).run(gate, gates, how, dataset, engines[name], model, reports[name], networks, rivals, rated)
+        verdicts[name] = store.at(name).run(gate, gates, how, dataset, engines[name], model, reports[name], networks, rivals, graphs, rated)
     bundles = {
         name: store.at(name).run(package, config.package, plan, engines[name], model, reports[name], verdicts[name]) for name in names
     }

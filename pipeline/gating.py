@@ -1,7 +1,6 @@
 """gate: what was measured against its limits, and a new bundle against a kept one, both run by turns on this machine."""
 
 import argparse
-import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -20,7 +19,7 @@ from deploy.predictor import Predictor
 from deploy.side import Side
 from pipeline import gate_outputs
 from pipeline.answer import Answer, say
-from pipeline.files import replace_folder
+from pipeline.outputs import copy_bundles
 from stages.artifacts import Dataset, read_json
 from stages.config import ValidationConfig
 from stages.gate import EXIT_FAIL, EXIT_INCOMPARABLE, Judge, exit_code
@@ -47,6 +46,7 @@ def _gate_config(args: argparse.Namespace) -> Answer:
     result = reused(args)
     config = result.config
     verdicts: list[Verdict] = []
+    _refuse_idle(args, config.gates)
     with ExitStack() as stack:
         references = _References(args.reference, stack, partial(build.again, dataset=result.dataset))
         for target in result.targets:
@@ -74,11 +74,14 @@ def _gate_bundle(args: argparse.Namespace) -> Answer:
         raise ConfigError(f"--set {args.settings[0]}: {args.config} is a bundle, whose gates were judged when it was packaged; name a file")
     given = Bundle.load(Path(args.config))
     verdicts = list(given.manifest.verdicts)
-    gates: tuple[GateConfig, ...] = ()
-    if args.reference is not None:
-        from pipeline import build
+    from pipeline import build
 
-        _, gates, validation = build.plan(given, None)
+    _, gates, validation = build.plan(given, None)
+    _refuse_idle(args, gates)
+    wanted = [one for one in gates if one.other == "reference"]
+    if args.data is not None and args.reference is None:
+        raise ConfigError(f"--data {args.data}: nothing is measured without --reference DIR")
+    if wanted and not _only_saves(args):
         with ExitStack() as stack:
             scratch = Path(stack.enter_context(TemporaryDirectory()))
             dataset = build.data_for(given, args.data, validation, scratch) if args.data is not None else None
@@ -87,13 +90,17 @@ def _gate_bundle(args: argparse.Namespace) -> Answer:
             if found is not None:
                 own = replace(own, data=(found.digest(), len(found.images)))
             references = _References(args.reference, stack, partial(build.again, dataset=dataset))
-            wanted = [one for one in gates if one.other == "reference"]
             verdicts += _judge(own, wanted, references, dataset, validation)
-    elif args.data is not None:
-        raise ConfigError(f"--data {args.data}: nothing is measured without --reference DIR")
     code = exit_code(verdicts, ())
     idle = any(verdict.verdict == "unmeasured" for verdict in verdicts) and code != EXIT_FAIL
     return _answer(args, verdicts, EXIT_INCOMPARABLE if idle else code, None, None, gates, {given.manifest.target: given.root})
+
+
+def _refuse_idle(args: argparse.Namespace, gates: Iterable[GateConfig]) -> None:
+    """A reference that no gate compares with would judge nothing."""
+    if args.reference is not None and not any(one.other == "reference" for one in gates):
+        example = "{metric: map, max_drop: 0.01}"
+        raise ConfigError(f"--reference {args.reference}: no gate compares with a reference; add one, such as {example}")
 
 
 def _only_saves(args: argparse.Namespace) -> bool:
@@ -131,8 +138,8 @@ class _References:
         if why is None:
             return bundle
         say(f"the reference {bundle.root}: {why}; its engine is built again here, from its own graph", sys.stderr)
-        scratch = Path(self._stack.enter_context(TemporaryDirectory()))
-        return self._again(bundle, scratch)
+        made = self._again(bundle, Path(self._stack.enter_context(TemporaryDirectory())))
+        return Bundle(made.root, made.manifest.model_copy(update={"data": manifest.data}))
 
 
 def _judge(
@@ -176,20 +183,24 @@ def _answer(
         lines += [str(path) for path in gate_outputs.write(out, verdicts, code)]
     lines += gate_outputs.annotate(verdicts, gates, file, settings=args.settings)
     if args.save_reference is not None:
-        lines.append(_save(Path(args.save_reference), bundles, code, compared=args.reference is not None))
+        lines.append(_save(Path(args.save_reference).resolve(), bundles, code))
     return Answer(data, "\n".join(lines), code)
 
 
-def _save(folder: Path, bundles: Mapping[str, Path], code: int, *, compared: bool) -> str:
-    """Keep the bundles, whole or not at all. After a comparison with a reference that did not pass, that one stays."""
-    if compared and code != 0:
+def _save(folder: Path, bundles: Mapping[str, Path], code: int) -> str:
+    """Keep the bundles beside those of other targets, whole or not at all; nothing where not every gate passed.
+
+    Raises:
+        ConfigError: the folder holds something else.
+        ArtifactError: there is no bundle to keep.
+    """
+    if code != 0:
         return f"{folder}: left as it is, since not every gate passed"
     if not bundles:
         raise ArtifactError(f"{folder}: nothing to keep, since no target was measured here")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(scratch, ignore_errors=True)
-    for name, root in bundles.items():
-        shutil.copytree(root, scratch / name, ignore=shutil.ignore_patterns("stage.json", "artifact.json"))
-    replace_folder(scratch, folder)
+    kept = {path.name: path for path in folder.iterdir()} if folder.is_dir() else {}
+    other = next((path for path in kept.values() if not (path / MANIFEST).is_file()), None)
+    if other is not None or (folder.exists() and not folder.is_dir()):
+        raise ConfigError(f"--save-reference {folder}: holds {other or folder}, which is no bundle; give a new or an empty folder")
+    copy_bundles({**kept, **bundles}, folder)
     return f"kept as reference: {', '.join(str(folder / name) for name in bundles)}"

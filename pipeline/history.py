@@ -1,4 +1,4 @@
-"""history: a metric over past runs, as a table and a plot. Every run and every gate that measured something new adds a row."""
+"""history: a metric over past runs, as a table and a plot. Every run with other figures or another exit code adds a row."""
 
 import argparse
 import json
@@ -19,6 +19,7 @@ from stages.gate import side_of
 from stages.package import git_commit
 
 FILE, PAGE = "history.jsonl", "history.html"
+KEYS = frozenset({"time", "commit", "exit_code", "targets"})
 
 
 def add(result: RunResult, folder: Path, exit_code: int) -> None:
@@ -28,7 +29,8 @@ def add(result: RunResult, folder: Path, exit_code: int) -> None:
     figures: dict[str, dict[str, float]] = {}
     for target in result.targets:
         side = side_of(target.engine, target.report, result.onnx, result.config.validation, maps)
-        known = {name: judged(side.figures, name)[0] for name in metrics.NAMES} if side.why is None else {}
+        classes = [metrics.OF_CLASS + name for name in side.contract.classes]
+        known = {name: judged(side.figures, name)[0] for name in (*metrics.NAMES, *classes)} if side.why is None else {}
         figures[target.config.name] = {name: value for name, value in known.items() if value is not None}
     row = {"commit": git_commit(Path.cwd()), "exit_code": exit_code, "targets": figures}
     path = folder / FILE
@@ -36,7 +38,9 @@ def add(result: RunResult, folder: Path, exit_code: int) -> None:
     if earlier and {**earlier[-1], "time": None, "commit": None} == {**row, "time": None, "commit": None}:
         return
     folder.mkdir(parents=True, exist_ok=True)
+    whole = not path.exists() or path.read_bytes().endswith(b"\n")
     with path.open("a", encoding="utf-8") as file:
+        file.write("" if whole else "\n")
         file.write(json.dumps({"time": datetime.now(UTC).isoformat(timespec="seconds"), **row}, allow_nan=False) + "\n")
 
 
@@ -45,12 +49,12 @@ def rows(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     found = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             row = json.loads(line)
         except ValueError:
             continue
-        if isinstance(row, dict) and isinstance(row.get("targets"), dict):
+        if isinstance(row, dict) and row.keys() >= KEYS and isinstance(row["targets"], dict):
             found.append(row)
     return found
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ def publish(result: RunResult, folder: Path, *, redraw: bool = False) -> dict[st
     The report is left as it is where nothing ran since it was written, unless `redraw`.
     """
     summary = summarize(result)
-    copy_bundles(result, folder / "bundle")
+    copy_bundles({target.config.name: target.bundle.root for target in result.targets}, folder / "bundle")
     report = folder / "report.html"
     if redraw or not report.exists() or _outcome(summary) != _outcome(_previous(folder / "summary.json")):
         from pipeline.report import write_report  # plots take seconds to import, and a second run draws nothing
@@ -28,12 +29,12 @@ def publish(result: RunResult, folder: Path, *, redraw: bool = False) -> dict[st
     return summary
 
 
-def copy_bundles(result: RunResult, folder: Path) -> None:
-    """Put the targets' bundles into `folder`, which has no others afterwards."""
+def copy_bundles(bundles: Mapping[str, Path], folder: Path) -> None:
+    """Put bundles, by the names of their folders, into `folder`, which has no others afterwards."""
     scratch = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(scratch, ignore_errors=True)
-    for target in result.targets:
-        shutil.copytree(target.bundle.root, scratch / target.config.name, ignore=shutil.ignore_patterns("stage.json", "artifact.json"))
+    for name, root in bundles.items():
+        shutil.copytree(root, scratch / name, ignore=shutil.ignore_patterns("stage.json", "artifact.json"))
     replace_folder(scratch, folder)
 
 

@@ -256,6 +256,7 @@ class LatencyConfig(Frozen):
     min_passes: int = Field(default=100, ge=1)
     min_seconds: float = Field(default=2.0, ge=0)
     threads: int | None = Field(default=None, ge=1, description="threads of the runtime; null for its own choice")
+    max_seconds: float = Field(default=30.0, gt=0, description="of turns that two engines take where a gate compares their latencies")
 
 
 class ValidationConfig(Frozen):

@@ -1,7 +1,8 @@
 """Measured numbers against the limits of pipeline.yaml."""
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -12,6 +13,7 @@ from deploy.compare import Change, Comparison, Incomparable
 from deploy.errors import EdgedistillError
 from deploy.metrics import Figures
 from deploy.side import Side
+from deploy.turns import Protocol
 from stages import latency_images
 from stages.artifacts import Checkpoint, Dataset, Engine, OnnxModel, Report, VerdictFacts, Verdicts, read_json, write_facts
 from stages.config import ValidationConfig
@@ -34,30 +36,28 @@ def gate(
     report: Report,
     networks: Mapping[str, Checkpoint],
     engines: Mapping[str, Engine],
+    models: Mapping[str, OnnxModel],
     reports: Mapping[str, Report],
 ) -> Verdicts:
     """Judge one target; a failed gate is a verdict, not an error. Gates versus a reference are left to `edgedistill gate`.
 
     Args:
-        networks: teacher, undistilled and torch, for the figures that are differences from them; engines and reports: teacher,
-            undistilled and float, which gates with `versus` are judged against.
+        networks: teacher, undistilled and torch, for the figures that are differences from them; engines, models and reports:
+            teacher, undistilled and float, which gates with `versus` are judged against.
     """
     maps = {name: network.facts.accuracy.map for name, network in networks.items()}
     own = side_of(engine, report, model, validation, maps)
-    others = {name: side_of(engines[name], reports[name], None, validation, {}) for name in engines}
+    others = {name: replace(side_of(engines[name], reports[name], models[name], validation, {}), name=name) for name in engines}
     judged = Judge(own, others, dataset, validation)
     verdicts = tuple(judged.verdict(one) for one in gates if one.target in (None, own.name) and one.other != "reference")
     write_facts(out, VerdictFacts(target=own.name, verdicts=verdicts))
     return Verdicts(out)
 
 
-def side_of(
-    engine: Engine, report: Report, model: OnnxModel | None, validation: ValidationConfig, maps: Mapping[str, float | None]
-) -> Side:
+def side_of(engine: Engine, report: Report, model: OnnxModel, validation: ValidationConfig, maps: Mapping[str, float | None]) -> Side:
     """An engine of the store with what was measured of it."""
     built, measured = engine.facts, report.facts
-    network = model.facts.network if model is not None else None
-    figures = Figures(measured.accuracy, measured.latency, measured.bytes, built.cost, network, maps)
+    figures = Figures(measured.accuracy, measured.latency, measured.bytes, built.cost, model.facts.network, maps)
     runtime = plugins.load("deploy.runtimes", built.runtime)
     file = engine.root / (built.file or "")
     opened = partial(runtime.open, file, threads=validation.latency.threads, options=built.options)
@@ -72,6 +72,7 @@ class Judge:
         self.own = own
         self._others = others
         self._split = split(dataset, validation.split) if dataset is not None else None
+        self._max_seconds = validation.latency.max_seconds
         self._comparisons: dict[Versus, Comparison] = {}
 
     def verdict(self, one: GateConfig) -> Verdict:
@@ -94,7 +95,7 @@ class Judge:
         except (Incomparable, EdgedistillError) as error:
             return blank.model_copy(update={"verdict": "incomparable", "why": str(error)})
         effect = change.effect.reversed() if falls else change.effect
-        clear: Kind = effect.verdict(bound)
+        clear: Kind = effect.verdict(bound) if change.too_few is None else "inconclusive"
         kind = one.on_noise if clear == "inconclusive" else clear
         found = {"effect": effect, "reference": change.reference, "how": change.how, "load": change.load}
         why = _why(one, change, bound) if clear == "inconclusive" else None
@@ -107,19 +108,22 @@ class Judge:
                 raise Incomparable(other)
             if other.why is not None:
                 raise Incomparable(f"{versus}: {other.why}")
-            refuse_other_data(self.own, other)
+            refuse_misfits(self.own, other)
             contract = self.own.contract.preprocessing
             images = partial(latency_images.of, self._split.images if self._split is not None else (), contract)
-            self._comparisons[versus] = Comparison(self.own, other, self._split, images)
+            protocol = Protocol(max_seconds=self._max_seconds)
+            self._comparisons[versus] = Comparison(self.own, other, self._split, images, protocol)
         return self._comparisons[versus]
 
 
-def refuse_other_data(own: Side, other: Side) -> None:
-    """Accuracy on one set of images says nothing of another.
+def refuse_misfits(own: Side, other: Side) -> None:
+    """Figures of one task or on one set of images say nothing of another.
 
     Raises:
-        Incomparable: the two were judged on different data.
+        Incomparable: the two detect different classes, or were judged on different data.
     """
+    if own.contract.classes != other.contract.classes:
+        raise Incomparable(f"{own.name} and {other.name} detect different classes")
     if own.data is None or other.data is None or own.data == other.data:
         return
     counts = f"{other.data[1]} images then, {own.data[1]} now" if own.data[1] != other.data[1] else "as many images, with other content"
@@ -163,6 +167,8 @@ def number(figures: Figures, metric: str) -> tuple[float | None, str | None]:
     except ValueError as error:
         return None, str(error)
     if found is None or not math.isfinite(found):
+        if metrics.FROM.get(metric, metric) not in (metric, *figures.maps):
+            return None, f"{metric}: there is no {metrics.FROM[metric]} network beside this engine"
         without_data = metrics.is_accuracy(metric) and figures.accuracy is None
         return None, f"{metric} was not measured, without data" if without_data else f"{metric} is undefined on this data"
     return found, None
@@ -174,14 +180,11 @@ def _within(measured: float, one: GateConfig) -> bool:
 
 def _why(one: GateConfig, change: Change, bound: float) -> str:
     """What would tell, where noise hides on which side of the limit the change lies."""
+    if change.too_few is not None:
+        return change.too_few
     needed = change.effect.needed(bound if one.max_drop is None else -bound)
     unit = "blocks" if metrics.latency_part(one.metric) is not None else "images"
     if needed is None:
         return "the change is at the limit itself, where no number of measurements would tell"
-    return f"too few {unit} to tell: {change.effect.num} measured, about {needed} would suffice"
-
-
-def judge(own: Side, gates: Sequence[GateConfig]) -> list[Verdict]:
-    """The verdicts that take nothing but the engine's own figures."""
-    judged = Judge(own, {}, None, ValidationConfig())
-    return [judged.verdict(one) for one in gates if one.target in (None, own.name)]
+    more = "; raise validation.latency.max_seconds" if unit == "blocks" else ""
+    return f"too few {unit} to tell: {change.effect.num} measured, about {needed} would suffice{more}"

@@ -175,6 +175,6 @@ def bundle(
     built = built or engine(root, target())
     measured = report(root / "report", why=why)
     chosen = tuple(GateConfig.model_validate(one) for one in gates)
-    judged = gate(verdicts, chosen, ValidationConfig(), None, built, model(root / "model"), measured, {}, {}, {})
+    judged = gate(verdicts, chosen, ValidationConfig(), None, built, model(root / "model"), measured, {}, {}, {}, {})
     package(out, PackageConfig(**config), plan(gates), built, model(root / "model"), measured, judged)
     return Bundle.load(out)

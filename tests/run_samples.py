@@ -205,7 +205,7 @@ def target_result(
     less = detections(truth, STUDENT - 0.02) if target.precision == "int8" else results
     measured_report = report(root / f"report-{target.name}", target, data, truth, less)
     model = artifact_samples.model(root / f"model-{target.name}")
-    judged: Any = (ValidationConfig(), None, engine, model, measured_report, {}, {}, {})
+    judged: Any = (ValidationConfig(), None, engine, model, measured_report, {}, {}, {}, {})
     verdicts = gate(folder(root / f"gate-{target.name}"), gates, *judged)
     passed = parity(folder(root / f"parity-{target.name}"), facts, data, truth, (results, less))
     return TargetResult(target, engine, measured_report, passed, verdicts, Bundle(root))

@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,9 +8,16 @@ import pytest
 from deploy import metrics
 from deploy.bundle import Verdict
 from deploy.contract import Cost, NetworkFacts
+from deploy.side import Side
 from stages.config import ValidationConfig
-from stages.gate import exit_code, gate, judge, limit
+from stages.gate import Judge, exit_code, gate, limit
 from stages.gate_config import GateConfig
+
+
+def judge(own: Side, gates: Sequence[GateConfig]) -> list[Verdict]:
+    """The verdicts that take nothing but the engine's own figures."""
+    judged = Judge(own, {}, None, ValidationConfig())
+    return [judged.verdict(one) for one in gates if one.target in (None, own.name)]
 
 
 def of(metric: str, **limits: object) -> GateConfig:
@@ -70,7 +78,7 @@ def test_the_stage_writes_its_verdicts(tmp_path: Path) -> None:
     out = tmp_path / "verdicts"
     out.mkdir()
     built = samples.engine(tmp_path / "built", samples.target())
-    others: Any = (ValidationConfig(), None, built, samples.model(tmp_path / "model"), samples.report(tmp_path / "report"), {}, {}, {})
+    others: Any = (ValidationConfig(), None, built, samples.model(tmp_path / "model"), samples.report(tmp_path / "report"), {}, {}, {}, {})
     facts = gate(out, (of("map", min=0.99), of("macs", max=10), of("map", max_drop=0.01)), *others).facts
     assert (facts.target, [one.verdict for one in facts.verdicts]) == ("here", ["fail", "fail"])
 

@@ -239,6 +239,47 @@ def test_accuracy_takes_data_and_latency_does_not(make: Any, gate: Gate) -> None
     assert "on noise" in answer["gates"][1]["how"]
 
 
+def test_a_bundles_gates_on_changes_are_not_forgotten(make: Any, gate: Gate) -> None:
+    code, answer = gate(make(MAP).new)
+    assert (code, answer["gates"][0]["verdict"]) == (12, "incomparable")
+    assert "no reference was given" in answer["gates"][0]["why"]
+
+
+def test_a_reference_that_no_gate_compares_with_is_refused(make: Any, gate: Gate) -> None:
+    case = make({"metric": "bytes", "max": 1e9})
+    code, answer = gate(case.new, "--reference", case.reference)
+    assert (code, "no gate compares with a reference" in answer["error"]) == (2, True)
+
+
+def test_a_handful_of_images_gives_no_verdict(make: Any, gate: Gate, tmp_path: Path) -> None:
+    case = make(MAP)
+    code, answer = gate(case.new, "--reference", case.reference, "--data", samples.dataset(tmp_path / "few", 6).root)
+    assert (code, answer["gates"][0]["verdict"]) == (11, "inconclusive")
+    assert answer["gates"][0]["why"] == "6 images are too few to tell; at least 20 are needed"
+
+
+def test_nothing_else_is_deleted_for_a_reference(make: Any, gate: Gate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = make({"metric": "bytes", "max": 1e9})
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.txt").write_text("all of it")
+    monkeypatch.chdir(mine)
+    for folder in (mine, "."):
+        code, answer = gate(case.new, "--save-reference", folder)
+        assert (code, "thesis.txt, which is no bundle" in answer["error"]) == (2, True)
+    assert (mine / "thesis.txt").read_text() == "all of it"
+    kept = tmp_path / "kept"
+    shutil.copytree(case.reference, kept / "other")
+    assert gate(case.new, "--save-reference", kept)[0] == 0
+    assert sorted(path.name for path in kept.iterdir()) == ["here", "other"]
+
+
+def test_what_failed_is_not_kept(make: Any, gate: Gate, tmp_path: Path) -> None:
+    case = make({"metric": "bytes", "max": 1})
+    assert gate(case.new, "--save-reference", tmp_path / "kept")[0] == 10
+    assert not (tmp_path / "kept").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "words"), [(["--data", "x"], "nothing is measured without --reference"), (["--set", "gates=[]"], "is a bundle")]
 )
@@ -265,6 +306,9 @@ def test_a_foreign_reference_is_built_again_from_its_own_graph(
     case = make(MAP, LATENCY)
     case.edit(case.reference, fingerprint={"runtime": "of another machine"})
     monkeypatch.setattr(ort, "foreign", lambda given: "built elsewhere" if given == {"runtime": "of another machine"} else None)
+    other = Bundle.load(shutil.copytree(case.reference, tmp_path / "of other data")).root
+    case.edit(other, data=("a" * 64, 99))
+    assert gate(case.new, "--reference", other, "--data", case.data)[0] == 12  # also where its engine is built again
     code = main(["gate", str(case.new), "--reference", str(case.reference), "--data", str(case.data), "--out", str(tmp_path / "out")])
     assert code == 0
     assert [one["verdict"] for one in read_json(tmp_path / "out" / "gate.json")["gates"]] == ["pass", "pass"]
