@@ -59,7 +59,7 @@ def student(folder: Path) -> tuple[Path, Any]:
 
 
 def with_work(file: Path, out: Path, width: int) -> Path:
-    """The same graph with products of width x width on its input's mean, whose own mean times zero is added to the scores."""
+    """The same graph with products of width x width on its input's means of 8 x 8 px, whose own mean times zero is added to the scores."""
     model = onnx.load(file)
     graph = model.graph
     rng = np.random.default_rng(0)
@@ -77,7 +77,7 @@ def with_work(file: Path, out: Path, width: int) -> Path:
                 node.input[index] = "scores_before"
     graph.node.extend(
         [
-            helper.make_node("GlobalAveragePool", [graph.input[0].name], ["work_a"]),
+            helper.make_node("AveragePool", [graph.input[0].name], ["work_a"], kernel_shape=[8, 8], strides=[8, 8]),
             helper.make_node("Conv", ["work_a", "work_first"], ["work_b"]),
             helper.make_node("Conv", ["work_b", "work_second"], ["work_c"]),
             helper.make_node("ReduceMean", ["work_c"], ["work_d"], keepdims=0),
@@ -116,7 +116,7 @@ def engines(contract: Any, plain: Path, images: Any, threads: int | None) -> dic
     for name, wanted in SLOWER.items():
         if name == "same":
             continue
-        low, high, found = 128, 2048, 0.0
+        low, high, found = 32, 512, 0.0
         for _ in range(10):  # the cost grows with the width
             width = round((low * high) ** 0.5)
             own = side("own", with_work(plain, RUNS / f"work-{width}.onnx", width), contract, threads)
