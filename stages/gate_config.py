@@ -1,14 +1,16 @@
 """The section `gates` of pipeline.yaml: limits on what was measured, and on how far it may move from something else."""
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from deploy import metrics
 from deploy.contract import Frozen
 
 Versus = Literal["teacher", "undistilled", "float", "reference"]
-Change = float | Annotated[str, Field(pattern=r"^\d+(\.\d+)?%$")]
+SHARE = r"^\d+(\.\d+)?%$"
+Change = float | Annotated[str, Field(pattern=SHARE)]
 """An amount in the metric's own unit, or a share of the reference's: "5%"."""
 
 
@@ -51,6 +53,13 @@ class GateConfig(Frozen):
         given = self.max_increase if self.max_drop is None else self.max_drop
         assert given is not None
         return (float(given.removesuffix("%")) / 100, True) if isinstance(given, str) else (given, False)
+
+    @field_validator("max_drop", "max_increase", mode="before")
+    @classmethod
+    def _is_an_amount(cls, value: object) -> object:
+        if isinstance(value, str) and not re.fullmatch(SHARE, value):
+            raise ValueError(f"'{value}' is neither a number nor a share such as 5%")
+        return value
 
     @model_validator(mode="after")
     def _has_one_kind_of_limit(self) -> "GateConfig":
