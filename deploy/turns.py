@@ -58,6 +58,12 @@ class Turns:
     reference: list[list[float]] = field(default_factory=list)
     seconds: float = 0.0
 
+    def add(self, sides: Sequence[Predictor], images: Sequence[Image], value: Value, order: random.Random) -> None:
+        """One block of each, on the same images, in random order."""
+        for index in order.sample((0, 1), 2):
+            taken = [value(sides[index].timed(image)[1]) for image in images]
+            (self.own, self.reference)[index].append(taken)
+
     def effect(self, percentile: float, *, relative: bool, error_rate: float) -> Effect:
         """By how much the own percentile is higher."""
         own, reference = np.array(self.own), np.array(self.reference)
@@ -113,9 +119,7 @@ def take_turns(
     while True:
         chosen = [images[(place + step) % len(images)] for step in range(length)]
         place += length
-        for index in shuffled.sample((0, 1), 2):
-            taken = [value(sides[index].timed(image)[1]) for image in chosen]
-            (turns.own, turns.reference)[index].append(taken)
+        turns.add(sides, chosen, value, shuffled)
         count, turns.seconds = len(turns.own), perf_counter() - start
         spent = turns.seconds >= protocol.max_seconds
         enough = turns.enough(percentile, protocol)
@@ -125,7 +129,7 @@ def take_turns(
         effect = turns.effect(percentile, relative=relative, error_rate=ERROR_RATE / protocol.looks)
         if spent or effect.verdict(limit) != "inconclusive":
             break
-    both = [float(_percentile(np.array(side).ravel(), percentile)) for side in (turns.own, turns.reference)]
+    both = [float(np.percentile(side, percentile)) for side in (turns.own, turns.reference)]
     return Compared(
         effect=effect,
         enough=enough,

@@ -114,7 +114,7 @@ def _add_gate(commands: _Commands) -> argparse.ArgumentParser:
     command = _configured(commands, "gate", "judge what was measured, and compare it with a kept bundle", _gate)
     command.usage = "%(prog)s [CONFIG|BUNDLE] [options]"
     command.add_argument("--reference", metavar="DIR", help="what gates versus reference compare with, run by turns on this machine")
-    command.add_argument("--save-reference", metavar="DIR", help="keep the bundles there; beside --reference only where every gate passed")
+    command.add_argument("--save-reference", metavar="DIR", help="keep the bundles there, where every gate passed")
     command.add_argument("--data", metavar="DIR", help="with a bundle: labeled images in COCO's layout")
     command.add_argument("--out", metavar="DIR", help="where gate.json, gate.xml and gate.md go (default runs/<name>)")
     return command

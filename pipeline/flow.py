@@ -1,7 +1,8 @@
 """The pipeline as one plain function, and what it returns."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from deploy.bundle import Plan
 from pipeline.config import REFERENCES, PipelineConfig
@@ -11,6 +12,7 @@ from stages.config import TargetConfig
 from stages.distill import distill
 from stages.export import export
 from stages.gate import gate
+from stages.gate_config import GateConfig
 from stages.optimize import optimize
 from stages.package import package
 from stages.parity import parity
@@ -18,6 +20,7 @@ from stages.prepare import prepare
 from stages.train import train_baseline, train_teacher
 from stages.validate import validate
 
+T = TypeVar("T")
 STAGES = ("prepare", "train_teacher", "train_baseline", "distill", "export", "optimize", "validate", "parity", "gate", "package")
 VERSUS = {"teacher": "teacher", "undistilled": "baseline", "float": "student"}
 """What gates call the engines that targets are compared with, and what the flow calls them."""
@@ -78,15 +81,12 @@ def compress(config: PipelineConfig, store: Store) -> RunResult:
     names, plain, how, plan = [target.name for target in config.targets], reports["student"], config.validation, plan_of(config)
     parities = {name: store.at(name).run(parity, how, student, plain, engines[name], reports[name], dataset) for name in names}
     trained = {"teacher": teacher, "undistilled": baseline, "torch": student}
-    verdicts = {}
+    models, verdicts = {**compared, "student": model}, {}
     for name in names:
         gates = config.gates_of(name)
         networks = {title: network for title, network in trained.items() if any(one.network == title for one in gates)}
-        others = {versus: other for versus, other in VERSUS.items() if any(one.other == versus for one in gates)}
-        rivals = {versus: engines[other] for versus, other in others.items()}
-        graphs = {versus: model if other == "student" else compared[other] for versus, other in others.items()}
-        rated = {versus: reports[other] for versus, other in others.items()}
-        verdicts[name] = store.at(name).run(gate, gates, how, dataset, engines[name], model, reports[name], networks, rivals, graphs, rated)
+        others = _of_rivals(gates, engines), _of_rivals(gates, models), _of_rivals(gates, reports)
+        verdicts[name] = store.at(name).run(gate, gates, how, dataset, engines[name], model, reports[name], networks, *others)
     bundles = {
         name: store.at(name).run(package, config.package, plan, engines[name], model, reports[name], verdicts[name]) for name in names
     }
@@ -111,6 +111,12 @@ def compress(config: PipelineConfig, store: Store) -> RunResult:
         references={name: reports[name] for name in REFERENCES},
         stages=tuple(store.records),
     )
+
+
+def _of_rivals(gates: Iterable[GateConfig], made: Mapping[str, T]) -> dict[str, T]:
+    """What was made of the engines that the gates name, and of no other, so that nothing else makes them stale."""
+    named = {one.other for one in gates}
+    return {versus: made[name] for versus, name in VERSUS.items() if versus in named}
 
 
 def instances(config: PipelineConfig) -> list[str]:
