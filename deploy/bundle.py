@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError
 
-from deploy import plugins
+from deploy import machine, plugins
 from deploy.contract import Accuracy, Cost, Frozen, GraphFacts, Latency, ModelContract
 from deploy.effect import Effect
 from deploy.errors import ArtifactError, RuntimeUnavailable
@@ -128,11 +128,38 @@ class Bundle:
         Raises:
             ArtifactError: naming the first such gate.
         """
+        self._refuse(self.why_ungated())
+
+    def refuse_ungated_here(self) -> None:
+        """As `refuse_ungated`, and where they have passed on another kind of machine.
+
+        Raises:
+            ArtifactError: naming the reason.
+        """
+        self._refuse(self.why_ungated_here())
+
+    def why_ungated(self) -> str | None:
+        """The first gate that has not passed, or that there is none; None where all have."""
         if self.gated:
-            return
+            return None
         bad = next((one for one in self.manifest.verdicts if one.verdict != "pass"), None)
-        reason = f"gate '{bad.name}' is {bad.verdict}" if bad else self.manifest.why or "no gate was set"
-        raise ArtifactError(f"{self.root}: {reason}; give --allow-ungated to use it all the same")
+        return f"gate '{bad.name}' is {bad.verdict}" if bad else self.manifest.why or "no gate was set"
+
+    def why_ungated_here(self) -> str | None:
+        """As `why_ungated`; or in what this machine differs from the one that the gates have passed on, the number of cores apart."""
+        if (reason := self.why_ungated()) is not None:
+            return reason
+        here, there = machine.identity(), self.manifest.machine
+        for key in ("platform", "cpu", "gpu"):
+            if here.get(key) != there.get(key):
+                judged, own = there.get(key) or f"no {key}", here.get(key) or f"no {key}"
+                advice = f"judge it here: edgedistill build {self.root} --target {self.manifest.target} --data DIR --out DIR"
+                return f"its gates passed on {judged}, and this is {own}; {advice}"
+        return None
+
+    def _refuse(self, reason: str | None) -> None:
+        if reason is not None:
+            raise ArtifactError(f"{self.root}: {reason}; give --allow-ungated to use it all the same")
 
     def open(self, *, threads: int | None = None) -> Session:
         """Open the engine.

@@ -62,19 +62,19 @@ class Placement:
         return scale, np.array([self.left, self.top] * 2, dtype=np.float64)
 
 
-def load_image(source: Path | bytes) -> NDArray[np.uint8]:
+def load_image(source: Path | bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     """Read an image file, or its bytes, as RGB [H, W, 3], upright.
 
     Grey is repeated, palettes are looked up, CMYK is converted, 16 bits are divided by 257, transparency lies over black, the
     camera's rotation (EXIF) is applied, of an animation the first frame is taken.
 
     Raises:
-        DataError: no such file, not an image, damaged, above MAX_PIXELS, or of 32-bit pixels whose range is not known.
+        DataError: no such file, not an image, damaged, above max_pixels, or of 32-bit pixels whose range is not known.
     """
-    return load_oriented(source)[0]
+    return load_oriented(source, max_pixels=max_pixels)[0]
 
 
-def load_oriented(source: Path | bytes) -> tuple[NDArray[np.uint8], int]:
+def load_oriented(source: Path | bytes, *, max_pixels: int = MAX_PIXELS) -> tuple[NDArray[np.uint8], int]:
     """What load_image gives, and the EXIF orientation, 1 to 8, that was undone: 1 is upright, from 5 on width and height swap.
 
     Raises:
@@ -83,8 +83,8 @@ def load_oriented(source: Path | bytes) -> tuple[NDArray[np.uint8], int]:
     name = f"image of {len(source)} bytes" if isinstance(source, bytes) else str(source)
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise DataError(f"{name}: {image.width} x {image.height} px is above {MAX_PIXELS:,}; cut it into tiles")
+            if image.width * image.height > max_pixels:
+                raise DataError(f"{name}: {image.width} x {image.height} px is above {max_pixels:,}; cut it into tiles")
             image.load()
             orientation = _orientation(image)
             return upright(_to_rgb(image, name), orientation), orientation

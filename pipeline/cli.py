@@ -150,11 +150,13 @@ def _add_predict(commands: _Commands) -> argparse.ArgumentParser:
 
 
 def _add_serve(commands: _Commands) -> argparse.ArgumentParser:
-    command = _command(commands, "serve", "answer requests with a bundle", _serve)
+    command = _command(commands, "serve", "answer requests over HTTP and gRPC with a bundle", _serve)
     command.add_argument("bundle", metavar="BUNDLE", help="a folder with manifest.json")
-    command.add_argument("--config", metavar="CONFIG", help="take host and port from this file's section serve")
+    command.add_argument("--config", metavar="CONFIG", help="take this file's section serve")
+    command.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], dest="settings", help="sessions=2; repeatable")
     command.add_argument("--host", help="default 127.0.0.1")
-    command.add_argument("--port", type=int, help="default 8000")
+    command.add_argument("--port", type=int, help="of HTTP, default 8000")
+    command.add_argument("--grpc-port", type=int, help="of gRPC, default none")
     command.add_argument("--allow-ungated", action="store_true", help="serve although gates did not pass, or nothing was measured")
     return command
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 from deploy import metrics
 from deploy.contract import Frozen
 from deploy.plugins import suggest
+from deploy.serving.options import ServeConfig
 from pipeline.diagnose import Misfit, explain, refuse_coerced
 from pipeline.document import read_document
 from stages.config import (
@@ -47,13 +48,6 @@ PLUGIN_SECTIONS: Mapping[type[BaseModel], PluginSection] = {
 }
 
 FOLDER_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
-
-
-class ServeConfig(Frozen):
-    """Where `edgedistill serve` listens; loopback unless said otherwise."""
-
-    host: str = "127.0.0.1"
-    port: int = Field(default=8000, ge=0, le=65535)
 
 
 class PipelineConfig(Frozen):

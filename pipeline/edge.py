@@ -8,8 +8,11 @@ from pydantic import ValidationError
 
 from deploy.bundle import Bundle
 from deploy.errors import ConfigError
+from deploy.serving.options import ServeConfig
 from pipeline.answer import Answer
-from pipeline.config import ServeConfig, load
+from pipeline.config import load
+from pipeline.document import parse
+from pipeline.overrides import Setting, apply
 
 
 def predict(args: argparse.Namespace) -> Answer:
@@ -29,14 +32,28 @@ def predict(args: argparse.Namespace) -> Answer:
 
 def serve(args: argparse.Namespace) -> Answer:
     """Serve until interrupted."""
-    from deploy import server  # the web framework is an extra
+    config = serve_config(args)
+    from deploy.serving import process  # the web framework is an extra
 
-    config = load(Path(args.config)).serve if args.config else ServeConfig()
-    chosen = {key: value for key, value in (("host", args.host), ("port", args.port)) if value is not None}
+    process.serve(Path(args.bundle), config, allow_ungated=args.allow_ungated)
+    return Answer({}, "")
+
+
+def serve_config(args: argparse.Namespace) -> ServeConfig:
+    """Section serve of the file, then --set, then the options of their own.
+
+    Raises:
+        ConfigError: a key or a value is not allowed.
+    """
+    given = load(Path(args.config)).serve if args.config else ServeConfig()
+    values = given.model_dump()
+    for setting in (Setting.parse(text, parse) for text in args.settings):
+        apply(values, setting)
+    values |= {key: value for key in ("host", "port", "grpc_port") if (value := getattr(args, key)) is not None}
     try:
-        config = ServeConfig.model_validate({**config.model_dump(), **chosen})
+        return ServeConfig.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        raise ConfigError(f"--{first['loc'][0]} {first['input']}: {first['msg']}; see edgedistill serve --help") from error
-    server.serve(Path(args.bundle), host=config.host, port=config.port, allow_ungated=args.allow_ungated)
-    return Answer({}, "")
+        key = ".".join(map(str, first["loc"]))
+        allowed = f"; allowed: {', '.join(ServeConfig.model_fields)}" if first["type"] == "extra_forbidden" else ""
+        raise ConfigError(f"serve.{key} {first['input']}: {first['msg']}{allowed}; see docs/CONFIG.md") from error

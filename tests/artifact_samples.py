@@ -11,7 +11,8 @@ import onnx_samples
 from onnx import ModelProto
 from PIL import Image
 
-from deploy.bundle import Bundle, Plan
+from deploy import machine
+from deploy.bundle import MANIFEST, Bundle, Plan, sha256
 from deploy.contract import Accuracy, Latency, NetworkFacts, Percentiles
 from deploy.metrics import Figures
 from deploy.side import Side
@@ -141,7 +142,7 @@ def report_facts(*, why: str | None = None, target: str = "here", **changes: flo
         latency=None if why else latency(),
         bytes=1000,
         sha256="0" * 64,
-        machine={"cpu": "abacus"},
+        machine=machine.identity(),
         why=why,
     )
 
@@ -178,3 +179,9 @@ def bundle(
     judged = gate(verdicts, chosen, ValidationConfig(), None, built, model(root / "model"), measured, {}, {}, {}, {})
     package(out, PackageConfig(**config), plan(gates), built, model(root / "model"), measured, judged)
     return Bundle.load(out)
+
+
+def resign(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Write a manifest with the sha256 that the bundle's files have now."""
+    files = {name: sha256(folder / name) for name in manifest["files"]}
+    (folder / MANIFEST).write_text(json.dumps({**manifest, "files": files}))

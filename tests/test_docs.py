@@ -26,6 +26,7 @@ from deploy import errors, metrics, plugins, preprocess
 from deploy.contract import Preprocessing
 from deploy.errors import BuildError, DataError
 from deploy.runtimes import ort
+from deploy.serving.options import ServeConfig
 from pipeline import cli, config, flow
 from stages import config as typed
 from stages import embedded, gate_config
@@ -169,7 +170,7 @@ TABLES: dict[str, type[BaseModel]] = {
     "validation.latency": typed.LatencyConfig,
     "gates": gate_config.GateConfig,
     "package": typed.PackageConfig,
-    "serve": config.ServeConfig,
+    "serve": ServeConfig,
     **{
         f"{word}: {name}": plugins.schema(place.package, name, place.function, place.hidden)
         for word, place in zip(("dataset", "detector", "loss", "runtime"), config.PLUGIN_SECTIONS.values(), strict=True)

@@ -1,0 +1,102 @@
+"""The HTTP application: POST /v1/detect, the page, /metrics, and the Open Inference Protocol of oip_http."""
+
+from functools import cache, partial
+from pathlib import Path
+from time import monotonic
+
+import yaml
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from deploy.serving import body, detect, metrics, oip_http
+from deploy.serving.front import Front
+from deploy.serving.refusals import Invalid
+from deploy.serving.service import Service
+
+_HERE = Path(__file__).parent
+_PAGE_POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src blob: data:; connect-src 'self'"
+
+
+def app(service: Service) -> Starlette:
+    """The application around a service, which the caller loads and closes."""
+    endpoints = Endpoints(service)
+    routes = [
+        Route("/", endpoints.page, methods=["GET"]),
+        Route("/openapi.json", endpoints.openapi, methods=["GET"]),
+        Route("/metrics", endpoints.metrics, methods=["GET"]),
+        Route("/v1/detect", endpoints.detect, methods=["POST"]),
+        *oip_http.routes(service),
+    ]
+
+    return Starlette(routes=routes, middleware=[Middleware(Front, service=service)], exception_handlers={HTTPException: _raise})
+
+
+class Endpoints:
+    """See `app`."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+
+    async def detect(self, request: Request) -> Response:
+        """Find objects in the image that is the body, or in the files of a multipart form."""
+        config = self.service.config
+        min_score = number(request.query_params.get("min_score"), "min_score", 0.0, 1.0)
+        seconds = self.service.seconds(number(request.headers.get("x-timeout-ms"), "X-Timeout-Ms", 1.0, 1e9))
+        deadline = monotonic() + seconds
+        with self.service.lease() as model, self.service.admission.place(seconds, model.batcher.seconds_each):
+            files = await body.read_files(request, config.max_body_bytes, seconds, config.max_images)
+            work = detect.Work(model, deadline)
+            found = partial(detect.detect, work, files, min_score=min_score or 0.0, max_pixels=config.max_pixels)
+            return Response(await self.service.run(found, work, request.receive), media_type="application/json")
+
+    async def page(self, request: Request) -> Response:
+        """Try it by hand."""
+        return HTMLResponse(page(), headers={"content-security-policy": _PAGE_POLICY, "referrer-policy": "no-referrer"})
+
+    async def openapi(self, request: Request) -> Response:
+        """What all of this takes and answers."""
+        return JSONResponse(openapi())
+
+    async def metrics(self, request: Request) -> Response:
+        """For Prometheus."""
+        text = self.service.metrics.text(pending=self.service.admission.pending, ready=self.service.ready)
+        return Response(text, headers={"content-type": metrics.CONTENT_TYPE})
+
+
+async def _raise(request: Request, error: Exception) -> Response:
+    """Front answers, as it does all errors."""
+    raise error
+
+
+def number(text: str | None, name: str, low: float, high: float) -> float | None:
+    """A query's or header's number.
+
+    Raises:
+        Invalid: it is none, or out of range.
+    """
+    if text is None:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not low <= value <= high:
+        raise Invalid(f"{name} {text[:40]!r}; allowed: {low:g} to {high:g}")
+    return value
+
+
+@cache
+def page() -> str:
+    """The page's HTML."""
+    return (_HERE / "page.html").read_text(encoding="utf-8")
+
+
+@cache
+def openapi() -> dict[str, object]:
+    """The OpenAPI document."""
+    document: dict[str, object] = yaml.safe_load((_HERE / "openapi.yaml").read_text(encoding="utf-8"))
+    return document

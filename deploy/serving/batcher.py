@@ -1,0 +1,173 @@
+"""Dynamic batching: requests that wait at the same time pass through the engine together.
+
+A thread for each session takes the oldest job and, while there is room in the batch, those behind it; it waits for more only
+where a delay is set. Cancelled jobs are skipped, late ones expire. A pass that fails is repeated job by job, so that one job's
+failure is its own.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from time import monotonic
+
+import numpy as np
+
+from deploy.runtimes import Batch, Raw, Session
+from deploy.serving.refusals import Busy, Expired
+
+_MEMORY = 0.9
+"""Of the running mean: about ten passes long."""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One pass through the engine, for the metrics: the images in it, how long it took, how long each of its jobs had waited."""
+
+    num_images: int
+    compute_s: float
+    queue_s: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A job's part of a pass, with its waiting and the pass's seconds."""
+
+    raw: Raw
+    queue_s: float
+    compute_s: float
+
+
+@dataclass(frozen=True)
+class _Job:
+    images: Batch
+    deadline: float
+    arrived: float = field(default_factory=monotonic)
+    future: "Future[Answer]" = field(default_factory=Future)
+
+
+class Batcher:
+    """Sessions behind one queue; they are the caller's to close, after `close`.
+
+    `seconds_each` is the pace at which images leave it, all sessions together, where it is kept busy; a running mean.
+    """
+
+    def __init__(
+        self, sessions: Sequence[Session], *, max_batch_size: int, max_delay_s: float = 0.0, observe: Callable[[Pass], None] | None = None
+    ) -> None:
+        self.max_batch_size = max_batch_size
+        self.seconds_each = 0.0
+        self._last_end = 0.0
+        self._max_delay_s = max_delay_s
+        self._observe = observe
+        self._jobs: deque[_Job] = deque()
+        self._changed = threading.Condition()
+        self._closed = False
+        named = enumerate(sessions)
+        self._threads = [threading.Thread(target=self._work, args=(one,), name=f"engine-{i}", daemon=True) for i, one in named]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, images: Batch, deadline: float) -> "Future[Answer]":
+        """Queue images [n, 3, H, W], n at most max_batch_size; cancel the future to have them skipped.
+
+        Args:
+            deadline: on time.monotonic's clock.
+
+        Raises:
+            Busy: the batcher is closed.
+        """
+        assert 1 <= len(images) <= self.max_batch_size
+        job = _Job(images, deadline)
+        with self._changed:
+            if self._closed:
+                raise Busy("the engine is being closed; come again later")
+            self._jobs.append(job)
+            self._changed.notify()
+        return job.future
+
+    def close(self) -> None:
+        """Finish what is queued, then end the threads."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
+
+    def _work(self, session: Session) -> None:
+        while jobs := self._take():
+            self._run(session, jobs)
+
+    def _take(self) -> list[_Job]:
+        """The next batch; empty when closed and done."""
+        with self._changed:
+            while True:
+                while not self._jobs and not self._closed:
+                    self._changed.wait()
+                if not self._jobs:
+                    return []
+                self._await_more()
+                if jobs := self._gather():
+                    return jobs
+
+    def _await_more(self) -> None:
+        until = self._jobs[0].arrived + self._max_delay_s
+        while self._jobs and not self._closed and sum(len(job.images) for job in self._jobs) < self.max_batch_size:
+            left = until - monotonic()
+            if left <= 0:
+                return
+            self._changed.wait(left)
+
+    def _gather(self) -> list[_Job]:
+        jobs: list[_Job] = []
+        room = self.max_batch_size
+        now = monotonic()
+        while self._jobs and len(self._jobs[0].images) <= room:
+            job = self._jobs.popleft()
+            if not job.future.set_running_or_notify_cancel():
+                continue
+            if job.deadline < now:
+                job.future.set_exception(Expired("the request's time was over before its turn came"))
+                continue
+            jobs.append(job)
+            room -= len(job.images)
+        return jobs
+
+    def _run(self, session: Session, jobs: list[_Job]) -> None:
+        started = monotonic()
+        try:
+            raw = session.infer(jobs[0].images if len(jobs) == 1 else np.concatenate([job.images for job in jobs]))
+        except Exception as error:  # noqa: BLE001 - it is the request's, and raised where that waits
+            if len(jobs) == 1:
+                jobs[0].future.set_exception(error)
+                return
+            for job in jobs:
+                self._run(session, [job])
+            return
+        ended = monotonic()
+        seconds = ended - started
+        waited = tuple(started - job.arrived for job in jobs)
+        self._pace(jobs[0].arrived, ended, seconds, len(raw.scores))
+        if self._observe is not None:
+            self._observe(Pass(len(raw.scores), seconds, waited))
+        start = 0
+        for job, queue_s in zip(jobs, waited, strict=True):
+            end = start + len(job.images)
+            job.future.set_result(Answer(_part(raw, start, end), queue_s, seconds))
+            start = end
+
+    def _pace(self, arrived: float, ended: float, seconds: float, num_images: int) -> None:
+        """Between two ends where work was always waiting; a pass's own length after a pause."""
+        with self._changed:
+            taken = min(seconds, ended - self._last_end) if arrived < self._last_end else seconds
+            each = taken / num_images
+            self.seconds_each = each if self.seconds_each == 0 else _MEMORY * self.seconds_each + (1 - _MEMORY) * each
+            self._last_end = ended
+
+
+def _part(raw: Raw, start: int, end: int) -> Raw:
+    if (start, end) == (0, len(raw.scores)):
+        return raw
+    masks = None if raw.masks is None else raw.masks[start:end]
+    return Raw(raw.boxes[start:end], raw.scores[start:end], raw.labels[start:end], raw.converged[start:end], masks)

@@ -1,0 +1,118 @@
+"""The body of a request, as far as it is allowed to go."""
+
+import asyncio
+import zlib
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+
+from starlette.datastructures import Headers, UploadFile
+from starlette.requests import Request
+from starlette.types import Message, Receive
+
+from deploy.serving.detect import File
+from deploy.serving.refusals import Gone, Invalid, TooLarge, TooSlow, Unsupported
+
+T = TypeVar("T")
+
+
+async def read(request: Request, limit: int, seconds: float) -> bytes:
+    """All of it, unpacked where it is gzip or deflate.
+
+    Raises:
+        TooLarge: more than `limit` bytes, whatever length it claims.
+        TooSlow: it is not there after so many seconds.
+        Gone: the client went away.
+        Unsupported: another encoding.
+        Invalid: it cannot be unpacked.
+    """
+    content = await _in_time(_join(_limited(request.headers, request.receive, limit)), seconds)
+    return unpack(content, request.headers.get("content-encoding", "identity"), limit)
+
+
+async def read_files(request: Request, limit: int, seconds: float, max_files: int) -> list[File]:
+    """The files of a multipart form; or the body itself.
+
+    Raises:
+        As `read`; Invalid: the form is broken or holds no file; TooLarge: more than max_files.
+    """
+    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+        return [File(await read(request, limit, seconds))]
+    limited = Request(request.scope, _limited(request.headers, request.receive, limit))
+    return await _in_time(_files(limited, max_files), seconds)
+
+
+async def until_gone(receive: Receive) -> None:
+    """Return when the client has hung up; to be awaited after the body has been read."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def unpack(content: bytes, encoding: str, limit: int) -> bytes:
+    """A body without its compression, of at most `limit` bytes.
+
+    Raises:
+        TooLarge, Unsupported, Invalid: see `read`.
+    """
+    if encoding in ("", "identity"):
+        return content
+    if encoding not in ("gzip", "deflate"):
+        raise Unsupported(f"content-encoding {encoding[:40]!r}; allowed: gzip, deflate, identity")
+    window = zlib.MAX_WBITS | (16 if encoding == "gzip" else 0)
+    unpacker = zlib.decompressobj(window)
+    try:
+        plain = unpacker.decompress(content, limit + 1)
+    except zlib.error as error:
+        raise Invalid(f"the body is no {encoding} ({error})") from error
+    if len(plain) > limit:
+        raise TooLarge(f"the body unpacks to more than {limit:,} bytes")
+    if not unpacker.eof:
+        raise Invalid(f"the body's {encoding} breaks off")
+    return plain
+
+
+async def _in_time(reading: Awaitable[T], seconds: float) -> T:
+    try:
+        async with asyncio.timeout(seconds):
+            return await reading
+    except TimeoutError as error:
+        raise TooSlow(f"the body was not there after {seconds:.3g} s") from error
+
+
+async def _join(receive: Receive) -> bytes:
+    parts: list[bytes] = []
+    while True:
+        message = await receive()
+        parts.append(message.get("body", b""))
+        if not message.get("more_body"):
+            return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+async def _files(request: Request, max_files: int) -> list[File]:
+    async with request.form(max_files=max_files + 1, max_fields=64) as form:
+        uploads: Sequence[UploadFile] = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
+        if not uploads:
+            raise Invalid("the form holds no file; send images as files, or one image as the body itself")
+        if len(uploads) > max_files:
+            raise TooLarge(f"more than {max_files} images in one request")
+        return [File(await upload.read(), upload.filename) for upload in uploads]
+
+
+def _limited(headers: Headers, receive: Receive, limit: int) -> Callable[[], Awaitable[Message]]:
+    """Stop reading at `limit` bytes; at once where more are announced."""
+    received = int(stated) if (stated := headers.get("content-length", "0")).isascii() and stated.isdigit() else 0
+    large = TooLarge(f"the body is above {limit:,} bytes; send a smaller one")
+    if received > limit:
+        raise large
+    received = 0
+
+    async def receive_limited() -> Message:
+        nonlocal received
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise Gone("the client went away")
+        received += len(message.get("body", b""))
+        if received > limit:
+            raise large
+        return message
+
+    return receive_limited

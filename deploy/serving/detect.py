@@ -1,0 +1,137 @@
+"""From the bytes of images to the JSON of what is in them; runs on a thread, and waits there for the engine."""
+
+import json
+from collections.abc import Mapping, Sequence
+from concurrent.futures import CancelledError, Future
+from dataclasses import dataclass
+from threading import BoundedSemaphore, Lock
+from time import monotonic, perf_counter
+from typing import Any
+
+from deploy import machine, preprocess
+from deploy.detections import Detections, to_coco
+from deploy.errors import DataError
+from deploy.predictor import decide
+from deploy.runtimes import Batch
+from deploy.serving.batcher import Answer
+from deploy.serving.model import Model
+from deploy.serving.refusals import Expired, Gone, Invalid
+
+_decoding = BoundedSemaphore(machine.num_cores())
+"""Images are decoded a few at a time: a large one takes hundreds of MB meanwhile."""
+
+
+class Work:
+    """What one request has in the batcher, to be cancelled when its client goes away or its time is over."""
+
+    def __init__(self, model: Model, deadline: float) -> None:
+        self.model = model
+        self.deadline = deadline
+        self._futures: list[Future[Answer]] = []
+        self._cancelled = False
+        self._lock = Lock()
+
+    def submit(self, images: Batch) -> "Future[Answer]":
+        """Queue images [n, 3, H, W], n at most the largest batch."""
+        with self._lock:
+            if self._cancelled:
+                raise Gone("the client went away")
+            future = self.model.batcher.submit(images, self.deadline)
+            self._futures.append(future)
+            return future
+
+    def result(self, future: "Future[Answer]") -> Answer:
+        """Wait for an answer.
+
+        Raises:
+            Expired: the request's time is over.
+            Gone: the request was cancelled.
+            ArtifactError: the engine failed.
+        """
+        try:
+            return future.result(max(0.0, self.deadline - monotonic()))
+        except TimeoutError as error:
+            self.cancel()
+            raise Expired("the answer was not there within the request's time") from error
+        except CancelledError as error:
+            raise Gone("the client went away") from error
+
+    def cancel(self) -> None:
+        """Have all that still waits skipped."""
+        with self._lock:
+            self._cancelled = True
+            for future in self._futures:
+                future.cancel()
+
+
+@dataclass(frozen=True)
+class File:
+    """An image as it came; `name` is the client's, for its own use."""
+
+    content: bytes
+    name: str | None = None
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A decoded image on its way through the engine."""
+
+    future: "Future[Answer]"
+    placement: preprocess.Placement
+    decode_s: float
+    pre_s: float
+
+
+def detect(work: Work, files: Sequence[File], *, min_score: float, max_pixels: int) -> bytes:
+    """The JSON of /v1/detect.
+
+    Raises:
+        Invalid: one of the images cannot be read; the message says which.
+        Expired, Gone, ArtifactError: see Work.result.
+    """
+    started = perf_counter()
+    placed = [_place(work, file, number, len(files), max_pixels) for number, file in enumerate(files, start=1)]
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    timings = dict.fromkeys(("decode", "pre", "queue", "infer", "post"), 0.0)
+    contract = work.model.contract
+    for number, (file, one) in enumerate(zip(files, placed, strict=True), start=1):
+        answer = work.result(one.future)
+        answered = perf_counter()
+        found: Detections = decide(answer.raw, one.placement, contract).above(min_score)
+        annotations += to_coco(found, number, contract)
+        name = {} if file.name is None else {"file_name": file.name}
+        images.append({"id": number, **name, "width": one.placement.width, "height": one.placement.height})
+        parts = (one.decode_s, one.pre_s, answer.queue_s, answer.compute_s, perf_counter() - answered)
+        timings = {key: value + part for (key, value), part in zip(timings.items(), parts, strict=True)}
+    timings["end_to_end"] = perf_counter() - started
+    categories = [{"id": i, "name": name} for i, name in zip(contract.category_ids, contract.classes, strict=True)]
+    body = {
+        "model": work.model.name,
+        "version": str(work.model.version),
+        "images": images,
+        "annotations": annotations,
+        "categories": categories,
+        "timings_ms": _milliseconds(timings),
+    }
+    return json.dumps(body, allow_nan=False, separators=(",", ":")).encode()
+
+
+def _place(work: Work, file: File, number: int, count: int, max_pixels: int) -> Placed:
+    with _decoding:
+        if monotonic() > work.deadline:
+            raise Expired("the request's time was over before its turn came")
+        start = perf_counter()
+        try:
+            image = preprocess.load_image(file.content, max_pixels=max_pixels)
+        except DataError as error:
+            which = "" if count == 1 else f"image {number} of {count}: "
+            raise Invalid(f"{which}{error}") from error
+        decoded = perf_counter()
+        tensor, placement = preprocess.apply(image, work.model.contract.preprocessing)
+    ready = perf_counter()
+    return Placed(work.submit(tensor[None]), placement, decoded - start, ready - decoded)
+
+
+def _milliseconds(seconds: Mapping[str, float]) -> dict[str, float]:
+    return {key: round(value * 1000, 3) for key, value in seconds.items()}

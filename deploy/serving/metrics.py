@@ -1,0 +1,88 @@
+"""What Prometheus scrapes."""
+
+from collections.abc import Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
+
+from deploy.bundle import Bundle
+from deploy.serving.batcher import Pass
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
+
+
+class Metrics:
+    """Of one server."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        registry = self.registry
+        self._requests = Counter("edgedistill_requests", "Requests answered", ["endpoint", "code"], registry=registry)
+        self._seconds = Histogram(
+            "edgedistill_request_seconds", "From arrival to answer", ["endpoint"], buckets=_SECONDS, registry=registry
+        )
+        self._errors = Counter("edgedistill_errors", "Requests refused or failed, by kind", ["kind"], registry=registry)
+        self._queue = Histogram("edgedistill_queue_seconds", "An image's wait for the engine", buckets=_SECONDS, registry=registry)
+        self._compute = Histogram("edgedistill_compute_seconds", "One pass through the engine", buckets=_SECONDS, registry=registry)
+        self._batch = Histogram("edgedistill_batch_size", "Images in a pass", buckets=_SIZES, registry=registry)
+        self._pending = Gauge("edgedistill_pending_requests", "Accepted and not yet answered", registry=registry)
+        self._ready = Gauge("edgedistill_ready", "1 where the engine is warm and the server does not drain", registry=registry)
+        self._swaps = Counter("edgedistill_swaps", "Bundles swapped in, or rolled back", ["result"], registry=registry)
+        self._engine = Info("edgedistill_engine", "The bundle that is served", registry=registry)
+        self.total = Totals()
+
+    def request(self, endpoint: str, code: int, seconds: float) -> None:
+        """One answer."""
+        self._requests.labels(endpoint, str(code)).inc()
+        self._seconds.labels(endpoint).observe(seconds)
+
+    def error(self, kind: str) -> None:
+        """One refusal or failure."""
+        self._errors.labels(kind).inc()
+
+    def engine_pass(self, one: Pass) -> None:
+        """One pass through the engine."""
+        self._compute.observe(one.compute_s)
+        self._batch.observe(one.num_images)
+        for seconds in one.queue_s:
+            self._queue.observe(seconds)
+        self.total.add(one)
+
+    def swap(self, result: str) -> None:
+        """A new bundle is served, or has been refused."""
+        self._swaps.labels(result).inc()
+
+    def serves(self, bundle: Bundle, version: int) -> None:
+        """Name the bundle and the machine that its engine is for."""
+        manifest = bundle.manifest
+        gated = {"gated": str(bundle.gated).lower()}
+        about = {"name": manifest.name, "version": str(version), "runtime": manifest.runtime, "precision": manifest.precision}
+        engine = {"sha256": manifest.files[manifest.engine]} if manifest.engine else {}
+        self._engine.info({**about, **gated, **engine, **_labels(manifest.fingerprint)})
+
+    def text(self, *, pending: int, ready: bool) -> bytes:
+        """The exposition format."""
+        self._pending.set(pending)
+        self._ready.set(ready)
+        return generate_latest(self.registry)
+
+
+class Totals:
+    """Sums over all passes, for the protocol's statistics."""
+
+    def __init__(self) -> None:
+        self.passes = self.images = self.jobs = 0
+        self.compute_s = self.queue_s = 0.0
+
+    def add(self, one: Pass) -> None:
+        """One pass; threads may add at once, so that a sum can lack a pass, as a sample would."""
+        self.passes += 1
+        self.images += one.num_images
+        self.jobs += len(one.queue_s)
+        self.compute_s += one.compute_s
+        self.queue_s += sum(one.queue_s)
+
+
+def _labels(fingerprint: Mapping[str, str]) -> dict[str, str]:
+    return {"".join(c if c.isalnum() else "_" for c in f"fingerprint_{key}"): value for key, value in fingerprint.items()}

@@ -1,0 +1,235 @@
+"""The Open Inference Protocol over gRPC."""
+
+import asyncio
+import secrets
+import traceback
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from functools import partial
+from time import monotonic, perf_counter
+from typing import Any
+
+import grpc
+import numpy as np
+
+from deploy.errors import ArtifactError, ConfigError, EdgedistillError
+from deploy.serving import oip
+from deploy.serving.detect import Work
+from deploy.serving.model import Model
+from deploy.serving.oip_messages import DATA_TYPES, MESSAGES, PACKAGE
+from deploy.serving.refusals import Forbidden, Invalid, Refusal
+from deploy.serving.service import Service
+
+_OPEN = ("ServerLive", "ServerReady")
+_QUIET = (*_OPEN, "ModelReady")
+_CONTENTS = {"FP32": "fp32_contents", "INT64": "int64_contents", "BOOL": "bool_contents"}
+
+
+async def start(service: Service, host: str, port: int) -> tuple[Any, int]:
+    """A running gRPC server, and its port.
+
+    Raises:
+        ConfigError: the address cannot be listened on.
+    """
+    limit = service.config.max_body_bytes
+    options = [("grpc.max_receive_message_length", limit), ("grpc.max_send_message_length", -1), ("grpc.so_reuseport", 0)]
+    server = grpc.aio.server(options=options)
+    server.add_generic_rpc_handlers((_handlers(service),))
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    try:
+        bound = server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise ConfigError(f"cannot listen for gRPC on {host}, port {port}; give another --grpc-port") from error
+    await server.start()
+    return server, bound
+
+
+def _handlers(service: Service) -> Any:
+    methods = Methods(service)
+    names = [name for name in vars(Methods) if name[0].isupper()]
+    handlers = {name: _handler(service, name, getattr(methods, name)) for name in names if name != "ModelStreamInfer"}
+    handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(
+        partial(_stream, service, methods), MESSAGES["ModelInferRequest"].FromString, MESSAGES["ModelStreamInferResponse"].SerializeToString
+    )
+    return grpc.method_handlers_generic_handler(f"{PACKAGE}.GRPCInferenceService", handlers)
+
+
+def _handler(service: Service, name: str, method: Callable[..., Awaitable[Any]]) -> Any:
+    async def answer(request: Any, context: Any) -> Any:
+        started = perf_counter()
+        identity = _metadata(context).get("x-request-id", "")[:100] or secrets.token_hex(8)
+        code: str = "OK"
+        why: dict[str, Any] = {}
+        try:
+            if name not in _OPEN:
+                service.authorize(_metadata(context).get("authorization"))
+            return await method(request, context)
+        except (Exception, asyncio.CancelledError) as error:
+            code, text = _code(service, error)
+            why = {"reason": text} if code != "INTERNAL" else {"reason": text, "traceback": traceback.format_exception(error)}
+            if isinstance(error, asyncio.CancelledError):
+                raise
+            await context.abort(getattr(grpc.StatusCode, code), text, (("x-request-id", identity),))
+        finally:
+            seconds = perf_counter() - started
+            service.metrics.request(f"grpc_{name}", 0 if code == "OK" else 1, seconds)
+            if why or name not in _QUIET:
+                service.log.info("request", request_id=identity, method="gRPC", path=name, status=code, seconds=round(seconds, 6), **why)
+
+    return grpc.unary_unary_rpc_method_handler(answer, MESSAGES[f"{name}Request"].FromString, _serialize)
+
+
+async def _stream(service: Service, methods: "Methods", requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
+    """Answers one after another; a refused request is answered with its reason, and the stream goes on."""
+    service.authorize(_metadata(context).get("authorization"))
+    async for request in requests:
+        try:
+            yield MESSAGES["ModelStreamInferResponse"](infer_response=await methods.ModelInfer(request, context))
+        except (Refusal, EdgedistillError) as error:
+            _, text = _code(service, error)
+            yield MESSAGES["ModelStreamInferResponse"](error_message=text)
+
+
+def _code(service: Service, error: BaseException) -> tuple[str, str]:
+    text = " ".join(str(error).split())
+    if isinstance(error, Refusal):
+        service.metrics.error(error.kind)
+        return error.grpc, text
+    if isinstance(error, asyncio.CancelledError):
+        service.metrics.error("client_gone")
+        return "CANCELLED", "the client went away"
+    if isinstance(error, ArtifactError):
+        service.metrics.error("engine")
+        return "INTERNAL", text
+    service.metrics.error("internal")
+    return "INTERNAL", f"unexpected {type(error).__name__}; the server's log has more"
+
+
+def _serialize(message: Any) -> bytes:
+    return bytes(message.SerializeToString())
+
+
+def _metadata(context: Any) -> Mapping[str, str]:
+    return {key: value for key, value in context.invocation_metadata() if isinstance(value, str)}
+
+
+class Methods:
+    """One for each of the protocol's; the names are the protocol's."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+
+    async def ServerLive(self, request: Any, context: Any) -> Any:  # noqa: N802
+        """The process answers."""
+        return MESSAGES["ServerLiveResponse"](live=True)
+
+    async def ServerReady(self, request: Any, context: Any) -> Any:  # noqa: N802
+        """The engine is warm, and the server does not drain."""
+        return MESSAGES["ServerReadyResponse"](ready=self.service.ready)
+
+    async def ModelReady(self, request: Any, context: Any) -> Any:  # noqa: N802
+        """As ServerReady, of one model."""
+        with self.service.lease(request.name, request.version):
+            return MESSAGES["ModelReadyResponse"](ready=self.service.ready)
+
+    async def ServerMetadata(self, request: Any, context: Any) -> Any:  # noqa: N802
+        """The server's name and extensions."""
+        from importlib.metadata import version
+
+        return MESSAGES["ServerMetadataResponse"](**oip.server_metadata(version("edgedistill")))
+
+    async def ModelMetadata(self, request: Any, context: Any) -> Any:  # noqa: N802
+        """The model's tensors."""
+        with self.service.lease(request.name, request.version) as model:
+            return MESSAGES["ModelMetadataResponse"](**oip.model_metadata(model))
+
+    async def ModelConfig(self, request: Any, context: Any) -> Any:  # noqa: N802
+        """Triton's model configuration."""
+        with self.service.lease(request.name, request.version) as model:
+            config = oip.model_config(model)
+        for one in (*config["input"], *config["output"]):
+            one["data_type"] = DATA_TYPES[one["data_type"]]
+        return MESSAGES["ModelConfigResponse"](config=config)
+
+    async def ModelStatistics(self, request: Any, context: Any) -> Any:  # noqa: N802
+        """Triton's statistics."""
+        with self.service.lease(request.name or None, request.version) as model:
+            found = oip.statistics(model, self.service.metrics.total)
+        for one in found["model_stats"]:
+            del one["batch_stats"]
+        return MESSAGES["ModelStatisticsResponse"](**found)
+
+    async def RepositoryIndex(self, request: Any, context: Any) -> Any:  # noqa: N802
+        """Triton's list of models."""
+        with self.service.lease() as model:
+            state = "READY" if self.service.ready else "UNAVAILABLE"
+            return MESSAGES["RepositoryIndexResponse"](models=[{"name": model.name, "version": str(model.version), "state": state}])
+
+    async def RepositoryModelLoad(self, request: Any, context: Any) -> Any:  # noqa: N802
+        """Swap the bundle that lies in the served folder now in; only where a token guards the server."""
+        if not self.service.guarded:
+            raise Forbidden("models are loaded by requests only where serve.token_file is set; send the process SIGHUP")
+        with self.service.lease(request.model_name):
+            pass
+        try:
+            await asyncio.get_running_loop().run_in_executor(None, self.service.load)
+        except EdgedistillError as error:
+            raise Invalid(f"the bundle before is still served: {error}") from error
+        return MESSAGES["RepositoryModelLoadResponse"]()
+
+    async def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: N802
+        """Run the engine on tensors."""
+        arrived = monotonic()
+        parameters = {key: getattr(value, value.WhichOneof("parameter_choice") or "", None) for key, value in request.parameters.items()}
+        left = context.time_remaining()
+        asked = [oip.timeout_ms(parameters), None if left is None else left * 1000]
+        seconds = self.service.seconds(min((one for one in asked if one is not None), default=None))
+        with (
+            self.service.lease(request.model_name, request.model_version) as model,
+            self.service.admission.place(seconds, model.batcher.seconds_each),
+        ):
+            work = Work(model, arrived + seconds)
+            running = asyncio.get_running_loop().run_in_executor(self.service.pool, partial(self._infer, work, request))
+            try:
+                return await asyncio.shield(running)
+            except asyncio.CancelledError:
+                work.cancel()
+                await asyncio.wait((running,))
+                raise
+
+    def _infer(self, work: Work, request: Any) -> Any:
+        model = work.model
+        outputs = oip.check_outputs(model.bundle.manifest, [one.name for one in request.outputs])
+        images, raw = _images(model, request, self.service.config.max_images)
+        values = oip.infer(work, images)
+        answer = MESSAGES["ModelInferResponse"](model_name=model.name, model_version=str(model.version), id=request.id)
+        for name in outputs:
+            value = values[name]
+            kind = oip.datatype(value)
+            tensor = answer.outputs.add(name=name, datatype=kind, shape=value.shape)
+            if raw:
+                answer.raw_output_contents.append(oip.to_bytes(value))
+            else:
+                getattr(tensor.contents, _CONTENTS[kind]).extend(value.ravel().tolist())
+        return answer
+
+
+def _images(model: Model, request: Any, max_images: int) -> tuple[Any, bool]:
+    """The images [n, 3, H, W], and whether they came as bytes, as the outputs then shall."""
+    if len(request.inputs) != 1:
+        raise Invalid(f"{len(request.inputs)} inputs; this model has one, {oip.INPUT}")
+    one = request.inputs[0]
+    shape = tuple(one.shape)
+    oip.check_input(model.bundle.manifest, one.name, one.datatype, shape, max_images)
+    raw = len(request.raw_input_contents) > 0
+    if raw and (len(request.raw_input_contents) != 1 or one.HasField("contents")):
+        raise Invalid("give one of raw_input_contents for each input and no contents, or contents alone")
+    if raw:
+        images = oip.from_bytes(request.raw_input_contents[0], one.datatype, shape)
+    else:
+        images = np.array(one.contents.fp32_contents, np.float32)
+        if images.size != int(np.prod(shape, dtype=np.int64)):
+            raise Invalid(f"input {one.name}: {images.size:,} numbers in fp32_contents for shape {list(shape)}")
+        images = images.reshape(shape)
+    if not np.isfinite(images).all():
+        raise Invalid("the input holds a number that is not finite")
+    return images, raw

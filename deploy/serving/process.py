@@ -1,0 +1,127 @@
+"""A server from start to end: listen, load and warm up, turn ready, swap on SIGHUP, drain on SIGTERM and Ctrl-C."""
+
+import asyncio
+import contextlib
+import signal
+import socket
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import uvicorn
+
+from deploy.bundle import Bundle
+from deploy.errors import ConfigError, EdgedistillError
+from deploy.serving.api import app
+from deploy.serving.options import ServeConfig
+from deploy.serving.service import Service
+
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+_MAX_CONNECTIONS = 1024
+_IDLE_SECONDS = 75
+"""A connection may rest so long between two requests."""
+
+
+def serve(folder: Path, config: ServeConfig | None = None, *, allow_ungated: bool = False) -> None:
+    """Serve a bundle until SIGTERM or Ctrl-C; then accepted requests are finished.
+
+    Raises:
+        ArtifactError: the bundle is damaged, its test fails, or its gates have not passed on such a machine and that is not allowed.
+        RuntimeUnavailable: its engine cannot run here.
+        ConfigError: an address cannot be listened on, or the token cannot be read.
+        KeyboardInterrupt: it was ended by Ctrl-C.
+    """
+    config = config or ServeConfig()
+    bundle = Bundle.load(folder)
+    if not allow_ungated:
+        bundle.refuse_ungated_here()
+    service = Service(folder, config, allow_ungated=allow_ungated)
+    with listen(config.host, config.port) as listener:
+        server = _Server(service, listener)
+        with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
+            caught = runner.run(server.run())
+    if caught == signal.SIGINT:
+        raise KeyboardInterrupt
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """An open port; uvicorn, asked to open one that is taken, would end the program with an exit code of its own.
+
+    Raises:
+        ConfigError: it cannot be listened on.
+    """
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=_MAX_CONNECTIONS)
+    except OSError as error:
+        reason = str(error.strerror).partition(" (while")[0]
+        raise ConfigError(f"cannot listen on {host}, port {port} ({reason}); give another --host or --port") from error
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, with our own signals: it would close at the first one, before load balancers know."""
+
+    def __init__(self, service: Service, listener: socket.socket) -> None:
+        self.service = service
+        self.listener = listener
+        self.caught: int | None = None
+        grace = max(1, round(service.config.timeout_ms / 1000))
+        plain: dict[str, Any] = {"log_config": None, "access_log": False, "server_header": False, "lifespan": "off"}
+        limits: dict[str, Any] = {
+            "limit_concurrency": _MAX_CONNECTIONS,
+            "timeout_keep_alive": _IDLE_SECONDS,
+            "timeout_graceful_shutdown": grace,
+        }
+        super().__init__(uvicorn.Config(app(service), **plain, **limits))
+
+    async def run(self) -> int | None:  # type: ignore[override]
+        """Serve; the signal that ended it."""
+        config, log = self.service.config, self.service.log
+        self._loop = asyncio.get_running_loop()
+        grpc_server = None
+        if hasattr(signal, "SIGHUP"):
+            self._loop.add_signal_handler(signal.SIGHUP, self._swap)
+        serving = asyncio.create_task(self.serve(sockets=[self.listener]))
+        try:
+            host, port = self.listener.getsockname()[:2]
+            log.info("listening", address=f"http://{f'[{host}]' if ':' in host else host}:{port}", stop="Ctrl-C or SIGTERM")
+            if config.host not in _LOOPBACK and not self.service.guarded:
+                log.warning("anybody who reaches this address may use it", advice="set serve.token_file")
+            await asyncio.to_thread(self.service.load)
+            if config.grpc_port is not None:
+                from deploy.serving import oip_grpc  # grpcio only where it is used
+
+                grpc_server, bound = await oip_grpc.start(self.service, config.host, config.grpc_port)
+                log.info("listening", address=f"grpc://{host}:{bound}")
+            await serving
+        finally:
+            self.should_exit = True
+            if grpc_server is not None:
+                await grpc_server.stop(config.timeout_ms / 1000)
+            await serving
+            await asyncio.to_thread(self.service.close)
+        return self.caught
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal turns the server not ready, and closes it when that has been seen; the second closes it at once."""
+        if self.service.draining:
+            self.should_exit = self.force_exit = True
+            return
+        self.caught = sig
+        self.service.draining = True
+        self._loop.call_soon_threadsafe(self._drain, sig)
+
+    def _drain(self, sig: int) -> None:
+        seconds = self.service.config.drain_seconds if sig == signal.SIGTERM else 0.0
+        self.service.log.info("draining", signal=signal.Signals(sig).name, seconds=seconds)
+
+        def close() -> None:
+            self.should_exit = True
+
+        self._loop.call_later(seconds, close)
+
+    def _swap(self) -> None:
+        async def swap() -> None:
+            with contextlib.suppress(EdgedistillError):  # logged; the bundle before is still served
+                await asyncio.to_thread(self.service.load)
+
+        self._swapping = asyncio.ensure_future(swap())
