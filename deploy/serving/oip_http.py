@@ -246,7 +246,8 @@ def _plain(one: InputTensor, rest: memoryview) -> Any:
     if one.data is None or rest:
         raise Invalid(f"input {one.name} has no data; give data, or parameter binary_data_size and {HEADER_LENGTH}")
     try:
-        values = np.array(one.data, np.float32)
+        with np.errstate(over="ignore"):  # infinite, and refused as that
+            values = np.array(one.data, np.float32)
     except (ValueError, TypeError, OverflowError) as error:
         raise Invalid(f"input {one.name}: data must be numbers, flat or nested as its shape") from error
     if values.size != int(np.prod(one.shape, dtype=np.int64)):

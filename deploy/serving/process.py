@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import signal
 import socket
+import threading
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -78,7 +79,7 @@ class _Server(uvicorn.Server):
         config, log = self.service.config, self.service.log
         self._loop = asyncio.get_running_loop()
         grpc_server = None
-        if hasattr(signal, "SIGHUP"):
+        if hasattr(signal, "SIGHUP") and threading.current_thread() is threading.main_thread():  # others get no signals
             self._loop.add_signal_handler(signal.SIGHUP, self._swap)
         serving = asyncio.create_task(self.serve(sockets=[self.listener]))
         try:
