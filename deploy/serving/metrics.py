@@ -80,7 +80,7 @@ class Totals:
         self.passes += 1
         self.images += one.num_images
         self.jobs += len(one.queue_s)
-        self.compute_s += one.compute_s
+        self.compute_s += one.compute_s * len(one.queue_s)
         self.queue_s += sum(one.queue_s)
 
 

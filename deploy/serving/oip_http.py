@@ -173,7 +173,7 @@ def parse(model: Model, content: bytes, header: str | None, max_images: int) -> 
     """The images [n, 3, H, W] of a request, and how to answer.
 
     Raises:
-        Invalid: the request is not the protocol's, or not this model's.
+        Invalid: the request is not the protocol's, or not this model's. Bytes may hold any number: load generators send noise.
         TooLarge: more than max_images.
     """
     length = _header_length(header, len(content))
@@ -188,8 +188,6 @@ def parse(model: Model, content: bytes, header: str | None, max_images: int) -> 
     manifest = model.bundle.manifest
     oip.check_input(manifest, one.name, one.datatype, one.shape, max_images)
     images = _binary(one, rest) if "binary_data_size" in one.parameters else _plain(one, rest)
-    if not np.isfinite(images).all():
-        raise Invalid("the input holds a number that is not finite")
     return images, _form(manifest, request)
 
 
@@ -203,6 +201,8 @@ def write(model: Model, values: Mapping[str, Any], form: Form) -> tuple[bytes, i
         if name in form.binary:
             tails.append(oip.to_bytes(value))
             described["parameters"] = {"binary_data_size": len(tails[-1])}
+        elif value.dtype.kind == "f" and not np.isfinite(value).all():
+            raise Invalid(f"output {name} of this input holds a number that is not finite, which JSON cannot say; ask for binary data")
         else:
             described["data"] = value.ravel().tolist()
         outputs.append(described)
@@ -252,4 +252,6 @@ def _plain(one: InputTensor, rest: memoryview) -> Any:
         raise Invalid(f"input {one.name}: data must be numbers, flat or nested as its shape") from error
     if values.size != int(np.prod(one.shape, dtype=np.int64)):
         raise Invalid(f"input {one.name}: {values.size:,} numbers for shape {one.shape}")
+    if not np.isfinite(values).all():
+        raise Invalid(f"input {one.name} holds a number that float32 cannot hold, so that it is not finite")
     return values.reshape(one.shape)

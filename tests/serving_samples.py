@@ -1,0 +1,181 @@
+"""A server in a process of its own, and a client that sends many requests at once over plain sockets."""
+
+import asyncio
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import onnx_samples
+from PIL import Image
+
+SLOW = """
+import sys, time
+from deploy.runtimes.ort import OrtSession
+fast = OrtSession.infer
+def infer(self, images):
+    time.sleep({seconds} * len(images))
+    return fast(self, images)
+OrtSession.infer = infer
+from pipeline.cli import main
+sys.exit(main())
+"""
+"""An engine whose speed is known: it rests so long for each image."""
+
+
+def encoded(cells: dict[tuple[int, int], int], kind: str = "PNG") -> bytes:
+    """The bytes of the picture with these cells."""
+    file = io.BytesIO()
+    Image.fromarray(onnx_samples.picture(cells)).save(file, kind)
+    return file.getvalue()
+
+
+class Server:
+    """`edgedistill serve` on a free port; a context manager that ends it."""
+
+    def __init__(self, bundle: Path, *settings: str, seconds: float = 0.0) -> None:
+        options = [f"--set={setting}" for setting in ("threads=1", *settings)]
+        command = [sys.executable, "-c", SLOW.format(seconds=seconds), "serve", str(bundle), "--port", "0", *options]
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, bufsize=1)
+        self.lines: list[dict[str, Any]] = []
+        self._reading = threading.Thread(target=self._read, daemon=True)  # a pipe that nobody empties would hold the server up
+        self._reading.start()
+        self.port = int(self.until("listening")["address"].rpartition(":")[2])
+        self.until("serving")
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for text in self.process.stderr:
+            if not text.startswith("{"):
+                continue  # the program's last words
+            line = json.loads(text)
+            if line["event"] != "request" or line["path"] == "/v1/detect":
+                self.lines.append(line)
+
+    def until(self, event: str) -> dict[str, Any]:
+        """Wait for an event in the log."""
+        for _ in range(6000):
+            if (line := next((one for one in self.lines if one["event"] == event), None)) is not None:
+                return line
+            assert self._reading.is_alive(), self.lines
+            time.sleep(0.01)
+        raise AssertionError(f"no '{event}' within a minute: {self.lines}")
+
+    def send(self, number: signal.Signals) -> None:
+        """Signal it."""
+        os.kill(self.process.pid, number)
+
+    def end(self) -> int:
+        """Wait for its end; the exit code."""
+        self.process.wait(60)
+        self._reading.join(60)
+        return self.process.returncode
+
+    def answered(self, status: int) -> int:
+        """How many requests for detections the log says were answered so."""
+        return sum(line.get("path") == "/v1/detect" and line["status"] == status for line in self.lines)
+
+    def memory_kib(self) -> int:
+        """Resident."""
+        text = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(next(line.split()[1] for line in text.splitlines() if line.startswith("VmRSS")))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.end()
+        assert self.process.stderr is not None
+        self.process.stderr.close()
+
+
+def request(body: bytes, path: str = "/v1/detect", method: str = "POST", headers: str = "") -> bytes:
+    """A request as it goes over the wire."""
+    return f"{method} {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n{headers}\r\n".encode() + body
+
+
+@dataclass
+class Reply:
+    """One answer; status 0 where the connection ended without."""
+
+    status: int
+    body: bytes
+    seconds: float
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+class Client:
+    """A connection that is opened again when the server closes it."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self._reader: asyncio.StreamReader | None = None
+        self._writer: asyncio.StreamWriter | None = None
+
+    async def ask(self, content: bytes) -> Reply:
+        """Send bytes and read an answer; ConnectionRefusedError where nobody listens."""
+        if self._writer is None:
+            self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self.port)
+        start = time.monotonic()
+        try:
+            self._writer.write(content)
+            await self._writer.drain()
+            reply = await self._read(start)
+        except (ConnectionError, asyncio.IncompleteReadError):
+            self.close()
+            return Reply(0, b"", time.monotonic() - start)
+        if reply.headers.get("connection") == "close":
+            self.close()
+        return reply
+
+    async def _read(self, start: float) -> Reply:
+        assert self._reader is not None
+        head = await self._reader.readuntil(b"\r\n\r\n")
+        first, *rest = head.decode("latin-1").split("\r\n")
+        headers = {key.lower(): value.strip() for key, _, value in (line.partition(":") for line in rest if line)}
+        body = await self._reader.readexactly(int(headers.get("content-length", "0")))
+        return Reply(int(first.split()[1]), body, time.monotonic() - start, headers)
+
+    def close(self) -> None:
+        """Hang up."""
+        if self._writer is not None:
+            self._writer.close()
+        self._reader = self._writer = None
+
+
+async def once(port: int, content: bytes) -> Reply:
+    """Ask on a connection of its own."""
+    client = Client(port)
+    try:
+        return await client.ask(content)
+    finally:
+        client.close()
+        await asyncio.sleep(0)
+
+
+async def load(port: int, connections: int, content: Callable[[int], bytes], go_on: Callable[[int], bool]) -> list[Reply]:
+    """Ask on every connection, one request after the other, while `go_on(number of answers)`; ends, too, when nobody listens."""
+    replies: list[Reply] = []
+
+    async def one() -> None:
+        client = Client(port)
+        while go_on(len(replies)):
+            try:
+                replies.append(await client.ask(content(len(replies))))
+            except (ConnectionRefusedError, ConnectionResetError):
+                break
+        client.close()
+
+    await asyncio.gather(*(one() for _ in range(connections)))
+    return replies
