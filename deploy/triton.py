@@ -1,12 +1,18 @@
-"""NVIDIA Triton's view of a bundle: its tensors and its model configuration, in the form of config.pbtxt."""
+"""NVIDIA Triton's view of a bundle: its tensors, its model configuration, and a model repository."""
 
+import json
+import shutil
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from deploy.bundle import Manifest
+from deploy.bundle import Bundle, Manifest
 
-_PLATFORMS = {"ort": ("onnxruntime", "onnxruntime_onnx"), "trt": ("tensorrt", "tensorrt_plan"), "openvino": ("openvino", "")}
-"""Backend and platform by runtime."""
+_BACKENDS = {"ort": ("onnxruntime", "onnxruntime_onnx", "model.onnx"), "trt": ("tensorrt", "tensorrt_plan", "model.plan")}
+_BACKENDS["openvino"] = ("openvino", "", "model.onnx")
+"""Backend, platform and file name by runtime; the graph in ONNX Runtime stands in for others."""
+_MAX_BATCH = 8
+_QUEUE_DELAY_US = 1000
 
 
 @dataclass(frozen=True)
@@ -39,7 +45,7 @@ def tensors(manifest: Manifest) -> tuple[list[Tensor], list[Tensor]]:
 
 def config(manifest: Manifest, name: str, *, max_batch_size: int, max_queue_delay_us: int = 0) -> dict[str, Any]:
     """A model configuration, as JSON has it; `to_pbtxt` writes it as Triton reads it."""
-    backend, platform = _PLATFORMS.get(manifest.runtime, (manifest.runtime, ""))
+    backend, platform, _ = _BACKENDS.get(manifest.runtime, _BACKENDS["ort"])
     inputs, outputs = tensors(manifest)
     batching = {"dynamic_batching": {"max_queue_delay_microseconds": max_queue_delay_us}} if max_batch_size > 1 else {}
     return {
@@ -51,3 +57,40 @@ def config(manifest: Manifest, name: str, *, max_batch_size: int, max_queue_dela
         "output": [one.config() for one in outputs],
         **batching,
     }
+
+
+def write(bundle: Bundle, repository: Path) -> None:
+    """A model repository of one model: its configuration, its labels and version 1, the engine itself where Triton can run it."""
+    manifest = bundle.manifest
+    folder = repository / manifest.name
+    (folder / "1").mkdir(parents=True)
+    native = manifest.runtime in _BACKENDS and manifest.engine is not None
+    file = manifest.engine if native and manifest.engine is not None else manifest.onnx
+    shutil.copy(bundle.root / file, folder / "1" / _BACKENDS.get(manifest.runtime, _BACKENDS["ort"])[2])
+    batch = _MAX_BATCH if manifest.graph.dynamic_batch else 1
+    described = config(manifest, manifest.name, max_batch_size=batch, max_queue_delay_us=_QUEUE_DELAY_US)
+    size = manifest.contract.preprocessing
+    noise = {"data_type": "TYPE_FP32", "dims": [3, size.height, size.width], "random_data": True}
+    warm_up = {"name": "noise", "batch_size": 1, "inputs": {"key": "images", "value": noise}}
+    described |= {"model_warmup": [warm_up], "default_model_filename": _BACKENDS.get(manifest.runtime, _BACKENDS["ort"])[2]}
+    (folder / "config.pbtxt").write_text(to_pbtxt(described), encoding="utf-8")
+    (folder / "labels.txt").write_text("".join(f"{name}\n" for name in manifest.contract.classes), encoding="utf-8")
+
+
+def to_pbtxt(message: dict[str, Any], indent: str = "") -> str:
+    """A message in protobuf's text format; names of types are enumerations, and empty texts are left out."""
+    lines: list[str] = []
+    for key, value in message.items():
+        if isinstance(value, list) and not any(isinstance(one, dict) for one in value):
+            lines.append(f"{indent}{key}: [{', '.join(map(_scalar, value))}]")
+            continue
+        for one in value if isinstance(value, list) else [value]:
+            if isinstance(one, dict):
+                lines.append(f"{indent}{key} {{\n{to_pbtxt(one, indent + '  ')}{indent}}}")
+            elif one != "":
+                lines.append(f"{indent}{key}: {_scalar(one)}")
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _scalar(value: Any) -> str:
+    return value if isinstance(value, str) and value.startswith("TYPE_") else json.dumps(value)

@@ -83,7 +83,20 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", nargs=0, action=_Version, help="print the version and exit")
     commands = top.add_subparsers(metavar="COMMAND", required=True)
-    for add in (_add_run, _add_ablate, _add_check, _add_gate, _add_history, _add_report, _add_build, _add_predict, _add_serve, _add_config):
+    for add in (
+        _add_run,
+        _add_ablate,
+        _add_check,
+        _add_gate,
+        _add_history,
+        _add_report,
+        _add_build,
+        _add_predict,
+        _add_serve,
+        _add_package,
+        _add_push,
+        _add_config,
+    ):
         command = add(commands)
         command.add_argument("--json", action="store_true", help="print one JSON object; logs go to stderr")
     return top
@@ -157,7 +170,28 @@ def _add_serve(commands: _Commands) -> argparse.ArgumentParser:
     command.add_argument("--host", help="default 127.0.0.1")
     command.add_argument("--port", type=int, help="of HTTP, default 8000")
     command.add_argument("--grpc-port", type=int, help="of gRPC, default none")
-    command.add_argument("--allow-ungated", action="store_true", help="serve although gates did not pass, or nothing was measured")
+    command.add_argument("--allow-ungated", action="store_true", help="serve although gates did not pass, or passed on another machine")
+    command.add_argument("--check", action="store_true", help="load, warm up and test it, then end; 0 where it could be served here")
+    return command
+
+
+def _add_package(commands: _Commands) -> argparse.ArgumentParser:
+    command = _command(commands, "package", "write Dockerfiles, a Triton repository, a KServe manifest and clients of a bundle", _package)
+    command.add_argument("bundle", metavar="BUNDLE", help="a folder with manifest.json")
+    command.add_argument("--out", metavar="DIR", required=True, help="the new folder")
+    command.add_argument("--image", metavar="NAME", help="the container's name (default edgedistill/<model>:<sha256>)")
+    return command
+
+
+def _add_push(commands: _Commands) -> argparse.ArgumentParser:
+    command = _command(commands, "push", "upload a bundle's weights, graph and card to a model hub", _push)
+    command.add_argument("bundle", metavar="BUNDLE", help="a folder with manifest.json")
+    command.add_argument("--repo", metavar="OWNER/NAME", required=True, help="made where there is none")
+    command.add_argument("--weights", metavar="FILE", help="the student's safetensors (default those in the store of --runs)")
+    command.add_argument("--runs", metavar="DIR", default="runs", help="where the bundle was made (default runs)")
+    command.add_argument("--without-weights", action="store_true", help="the graph alone")
+    command.add_argument("--engine", action="store_true", help="the engine, too, its machine in its name")
+    command.add_argument("--private", action="store_true", help="of a repository that is made now")
     return command
 
 
@@ -234,6 +268,18 @@ def _serve(args: argparse.Namespace) -> Answer:
     from pipeline import edge
 
     return edge.serve(args)
+
+
+def _package(args: argparse.Namespace) -> Answer:
+    from pipeline import ship
+
+    return ship.package(args)
+
+
+def _push(args: argparse.Namespace) -> Answer:
+    from pipeline import ship
+
+    return ship.push(args)
 
 
 def _config(args: argparse.Namespace) -> Answer:

@@ -31,8 +31,18 @@ def predict(args: argparse.Namespace) -> Answer:
 
 
 def serve(args: argparse.Namespace) -> Answer:
-    """Serve until interrupted."""
+    """Serve until interrupted; with --check, only find out whether that would do."""
     config = serve_config(args)
+    if args.check:
+        from deploy.serving.model import Model
+
+        bundle = Bundle.load(Path(args.bundle))
+        if not args.allow_ungated:
+            bundle.refuse_ungated_here()
+        model = Model.open(bundle, config)
+        size = model.batcher.max_batch_size
+        model.close()
+        return Answer({"model": model.name, "max_batch_size": size}, f"{bundle.root}: can be served here, {size} images in a pass")
     from deploy.serving import process  # the web framework is an extra
 
     process.serve(Path(args.bundle), config, allow_ungated=args.allow_ungated)

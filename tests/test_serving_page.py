@@ -93,7 +93,7 @@ def test_a_dropped_image_gets_its_boxes_where_they_belong(page: Any, server: Ser
         left, top = column * onnx_samples.CELL, row * onnx_samples.CELL
         expected = hue(onnx_samples.CATEGORY_IDS[label])
         for x, y in ((left, top + 15), (left + 16, top + 15), (left + 8, top + 16)):  # left, right and lower edge
-            drawn = shown.getpixel((min(x, 63), min(y, 63)))
+            drawn: Any = shown.getpixel((min(x, 63), min(y, 63)))
             assert max(abs(a - b) for a, b in zip(drawn, expected, strict=True)) <= 3, (x, y)
     assert shown.getpixel((4, 40)) == (0, 0, 0)
     rows = [row.split("\t") for row in page.locator("#found tbody tr").all_inner_texts()]

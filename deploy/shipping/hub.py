@@ -1,0 +1,92 @@
+"""`edgedistill push`: weights, graph, card and contract to a model hub."""
+
+import json
+import shutil
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from deploy.bundle import MANIFEST, Bundle
+from deploy.errors import ArtifactError, ConfigError
+
+WEIGHTS = "model.safetensors"
+CONTRACT = "preprocessing.json"
+CARD = "README.md"
+
+
+def push(bundle: Bundle, repository: str, weights: Path | None, *, private: bool = False, engine: bool = False) -> str:
+    """Upload a bundle in one commit; the repository is made where there is none.
+
+    Args:
+        repository: OWNER/NAME.
+        weights: the student's, as safetensors; None to leave them out.
+        private: of a repository that is made now.
+        engine: whether the engine goes along, its machine in its file's name.
+
+    Returns:
+        The commit's address.
+
+    Raises:
+        ConfigError: huggingface_hub is not installed, or the name is none.
+        ArtifactError: the hub refuses, or cannot be reached.
+    """
+    try:
+        from huggingface_hub import HfApi
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
+    except ImportError as error:
+        raise ConfigError('push needs huggingface_hub, which is not installed: pip install "edgedistill[hub]"') from error
+    with TemporaryDirectory() as scratch:
+        stage(bundle, Path(scratch), weights, engine=engine)
+        try:
+            client = HfApi()
+            client.create_repo(repository, private=private, exist_ok=True, repo_type="model")
+            message = f"{bundle.manifest.name}, edgedistill {bundle.manifest.provenance.edgedistill}"
+            done: Any = client.upload_folder(repo_id=repository, folder_path=scratch, commit_message=message, repo_type="model")
+        except HFValidationError as error:
+            raise ConfigError(f"--repo {repository}: {_line(error)}") from error
+        except LocalTokenNotFoundError as error:
+            raise ConfigError("push needs a token of the hub: set HF_TOKEN, or run hf auth login") from error
+        except (HfHubHTTPError, OSError) as error:
+            raise ArtifactError(f"{repository}: the hub did not take it ({_line(error)})") from error
+    return str(getattr(done, "commit_url", done))
+
+
+def stage(bundle: Bundle, out: Path, weights: Path | None, *, engine: bool = False) -> None:
+    """Lay out what is uploaded in `out`, an empty folder."""
+    manifest = bundle.manifest
+    for name in (manifest.onnx, "labels.txt", MANIFEST):
+        shutil.copy(bundle.root / name, out / name)
+    (out / CONTRACT).write_text(manifest.contract.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    (out / CARD).write_text(front_matter(bundle) + (bundle.root / CARD).read_text(encoding="utf-8"), encoding="utf-8")
+    if weights is not None:
+        shutil.copy(weights, out / WEIGHTS)
+    if engine and manifest.engine is not None:
+        machine = "-".join("".join(c if c.isalnum() else "-" for c in value) for value in manifest.fingerprint.values() if len(value) < 60)
+        shutil.copy(bundle.root / manifest.engine, out / f"{Path(manifest.engine).stem}-{machine}{Path(manifest.engine).suffix}")
+
+
+def front_matter(bundle: Bundle) -> str:
+    """The card's header, as hubs read it; JSON values are YAML, too."""
+    manifest = bundle.manifest
+    fields: dict[str, Any] = {"pipeline_tag": "object-detection", "library_name": "edgedistill"}
+    fields["tags"] = ["object-detection", "onnx", "knowledge-distillation", manifest.graph.network.detector, manifest.precision]
+    if manifest.license:
+        fields["license"] = manifest.license.lower()
+    if manifest.accuracy is not None and manifest.accuracy.map is not None:
+        fields["model-index"] = [
+            {
+                "name": manifest.name,
+                "results": [
+                    {
+                        "task": {"type": "object-detection"},
+                        "dataset": {"name": f"{manifest.accuracy.split} ({manifest.accuracy.num_images} images)", "type": "coco"},
+                        "metrics": [{"type": "map", "value": round(manifest.accuracy.map, 4), "name": "mAP, measured on the engine"}],
+                    }
+                ],
+            }
+        ]
+    return "---\n" + "".join(f"{key}: {json.dumps(value)}\n" for key, value in fields.items()) + "---\n"
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
