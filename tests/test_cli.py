@@ -17,6 +17,7 @@ import yaml
 from PIL import Image
 
 from deploy.errors import ArtifactError, BuildError, ConfigError, DataError, RuntimeUnavailable
+from deploy.serving.options import ServeConfig
 from pipeline import answer, cli, commands, flow
 from pipeline.answer import Answer
 from pipeline.refusals import refusal
@@ -253,16 +254,41 @@ class TestBundleCommands:
     def test_serve_takes_its_address_from_the_configuration_and_the_command_line(
         self, monkeypatch: pytest.MonkeyPatch, small_file: Path
     ) -> None:
-        served: list[tuple[str, int, bool]] = []
+        served: list[tuple[str, int, int | None, int, bool]] = []
 
-        def serve(folder: Path, *, host: str, port: int, allow_ungated: bool) -> None:
-            served.append((host, port, allow_ungated))
+        def serve(folder: Path, config: ServeConfig, *, allow_ungated: bool) -> None:
+            served.append((config.host, config.port, config.grpc_port, config.sessions, allow_ungated))
 
-        monkeypatch.setattr("deploy.server.serve", serve)
-        small_file.write_text(small_file.read_text() + "serve: {port: 9000}\n")
+        monkeypatch.setattr("deploy.serving.process.serve", serve)
+        small_file.write_text(small_file.read_text() + "serve: {port: 9000, sessions: 2}\n")
         cli.main(["serve", "bundle"])
-        cli.main(["serve", "bundle", "--config", str(small_file), "--host", "0.0.0.0", "--allow-ungated"])
-        assert served == [("127.0.0.1", 8000, False), ("0.0.0.0", 9000, True)]
+        given = ["--config", str(small_file), "--host", "0.0.0.0", "--set", "sessions=3", "--grpc-port", "9001", "--allow-ungated"]
+        cli.main(["serve", "bundle", *given])
+        assert served == [("127.0.0.1", 8000, None, 1, False), ("0.0.0.0", 9000, 9001, 3, True)]
+
+    @pytest.mark.parametrize(
+        ("given", "line"),
+        [
+            (["--set", "sesions=2"], "serve.sesions 2: Extra inputs are not permitted; allowed: host, port, "),
+            (["--set", "sessions=0"], "serve.sessions 0: Input should be greater than or equal to 1; see docs/CONFIG.md"),
+            (["--port", "70000"], "serve.port 70000: Input should be less than or equal to 65535"),
+            (["--set", "token_file=nowhere"], "serve.token_file nowhere: No such file or directory"),
+        ],
+    )
+    def test_serve_refuses_what_is_not_allowed(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str], given: list[str], line: str
+    ) -> None:
+        made = artifact_samples.bundle(tmp_path)
+        assert cli.main(["serve", str(made.root), *given]) == 2
+        assert capsys.readouterr().err.startswith(f"edgedistill: {line}")
+
+    def test_serve_check_says_whether_it_would_be_served(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        made = artifact_samples.bundle(tmp_path / "good")
+        assert cli.main(["serve", str(made.root), "--check", "--set", "max_batch_size=2"]) == 0
+        assert "can be served here, 2 images in a pass" in capsys.readouterr().out
+        bad = artifact_samples.bundle(tmp_path / "bad", ({"metric": "map", "min": 2.0},))
+        assert cli.main(["serve", str(bad.root), "--check"]) == 4
+        assert cli.main(["serve", str(bad.root), "--check", "--allow-ungated"]) == 0
 
 
 class TestCheck:

@@ -36,7 +36,15 @@ from stages.prepare import prepare
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("pipeline", "stages", "deploy")
 README, ARCHITECTURE, CONFIG = (ROOT / name for name in ("README.md", "docs/ARCHITECTURE.md", "docs/CONFIG.md"))
-PAGES = [README, ARCHITECTURE, CONFIG, ROOT / "docs/DETECTORS.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+PAGES = [
+    README,
+    ARCHITECTURE,
+    CONFIG,
+    ROOT / "docs/DETECTORS.md",
+    ROOT / "docs/SERVING.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "CHANGELOG.md",
+]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FILE_BLOCK = re.compile(r"`([\w/.]+\.py)`:\n\n```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -232,12 +240,28 @@ class TestConfigPage:
         assert spelled == {name for name in metrics.NAMES if name.startswith("latency_")}
 
 
+class TestServingPage:
+    def test_every_row_of_the_conformance_table_has_its_test(self) -> None:
+        found = rows(sections(ROOT / "docs/SERVING.md")["Conformance"])
+        assert len(found) > 15
+        for cells in found:
+            named = re.findall(r"`(tests/\w+\.py)::(\w+)`", cells[-1])
+            assert named, cells
+            assert all(f"def {test}(" in text(ROOT / file) for file, test in named), cells
+
+    def test_every_metric(self) -> None:
+        source = text(ROOT / "deploy/serving/metrics.py")
+        body = sections(ROOT / "docs/SERVING.md")["Operation"]
+        assert all(name in body for name in re.findall(r'"(edgedistill_\w+)"', source))
+
+
 class TestArchitecture:
     def test_its_map_has_every_module_and_no_other(self) -> None:
         body = sections(ARCHITECTURE)["The map"]
         named = [line.split()[0] for block in BLOCK.findall(body) for line in block[1].splitlines() if line.strip()]
         there = {path.relative_to(ROOT).as_posix() for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
         there |= {path.relative_to(ROOT).as_posix() for path in (ROOT / "pipeline").glob("*.[jc]*")}
+        there |= {path.relative_to(ROOT).as_posix() for path in (ROOT / "deploy/serving").glob("*.[hy]*")}
         there -= {f"{package}/__init__.py" for package in PACKAGES}
         assert len(named) == len(set(named))
         assert {name for name in named if name.startswith(tuple(f"{package}/" for package in PACKAGES))} == there

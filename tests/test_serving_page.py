@@ -88,14 +88,15 @@ def test_a_dropped_image_gets_its_boxes_where_they_belong(page: Any, server: Ser
     drop(page, encoded(CELLS))
     wait_for(page, "2 found: 1 × blue, 1 × red.")
     shown = pixels(page)
-    assert shown.size == (64, 64)
+    times = 10
+    assert shown.size == (64 * times, 64 * times)
     for (row, column), label in CELLS.items():
         left, top = column * onnx_samples.CELL, row * onnx_samples.CELL
         expected = hue(onnx_samples.CATEGORY_IDS[label])
-        for x, y in ((left, top + 15), (left + 16, top + 15), (left + 8, top + 16)):  # left, right and lower edge
-            drawn: Any = shown.getpixel((min(x, 63), min(y, 63)))
+        for x, y in ((left, top + 14), (left + 16, top + 14), (left + 8, top + 16)):  # left, right and lower edge
+            drawn: Any = shown.getpixel((min(x * times, 64 * times - 1), min(y * times, 64 * times - 1)))
             assert max(abs(a - b) for a, b in zip(drawn, expected, strict=True)) <= 3, (x, y)
-    assert shown.getpixel((4, 40)) == (0, 0, 0)
+    assert shown.getpixel((4 * times, 40 * times)) == (0, 0, 0)
     rows = [row.split("\t") for row in page.locator("#found tbody tr").all_inner_texts()]
     assert sorted((name, box) for name, _, box in rows) == [("blue", "48.0, 32.0, 16.0, 16.0"), ("red", "16.0, 0.0, 16.0, 16.0")]
     assert "infer" in page.inner_text("#times")

@@ -6,6 +6,7 @@ from contextlib import ExitStack, contextmanager
 from time import monotonic, perf_counter
 
 import numpy as np
+from PIL import Image
 
 from deploy import preprocess
 from deploy.bundle import Bundle
@@ -50,6 +51,7 @@ class Model:
             test(bundle, sessions)
             size = config.max_batch_size or fastest_size(bundle, sessions[0])
             warm_up(bundle, sessions, size)
+            Image.init()  # else the first image of each format would wait for its decoder's import
             batcher = Batcher(sessions, max_batch_size=size, max_delay_s=config.max_queue_delay_ms / 1000, observe=observe)
             stack.callback(batcher.close)  # before the sessions
             return cls(bundle, config.name or bundle.manifest.name, version, batcher, stack.pop_all())
