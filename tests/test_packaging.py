@@ -36,7 +36,10 @@ def imported(path: Path) -> set[str]:
 def test_the_wheel_holds_our_packages_and_nothing_else(wheel: zipfile.ZipFile) -> None:
     tops = {name.split("/")[0] for name in wheel.namelist()}
     assert tops == {*PACKAGES, "edgedistill-0.1.0.dist-info"}
-    assert not [name for name in wheel.namelist() if "test" in Path(name).name or name.endswith(".yaml")]
+    assert not [name for name in wheel.namelist() if "test" in Path(name).name]
+    beside = {name for name in wheel.namelist() if not name.endswith(".py") and "dist-info" not in name}
+    served = {"page.html", "openapi.yaml", "Dockerfile.cpu", "Dockerfile.gpu", "kserve.yaml", "start.sh", "README.md"}
+    assert {Path(name).name for name in beside if name.startswith("deploy/s")} == served
 
 
 def test_the_wheel_holds_every_file_of_our_packages(wheel: zipfile.ZipFile) -> None:
@@ -79,7 +82,7 @@ def test_the_base_needs_no_torch() -> None:
 
 
 def test_what_is_deployed_imports_what_the_base_installs() -> None:
-    base = {"PIL", "faster_coco_eval", "numpy", "onnxruntime", "pydantic", "tqdm", "deploy"}
+    base = {"PIL", "faster_coco_eval", "numpy", "onnxruntime", "pydantic", "tqdm", "yaml", "deploy"}
     extras = {
         "starlette",
         "uvicorn",
@@ -88,7 +91,7 @@ def test_what_is_deployed_imports_what_the_base_installs() -> None:
         "cuda",
         "tensorrt",
         "tensorrt_rtx",
-    }  # imported where they are used, or in server.py
+    }  # imported where they are used, or in deploy/serving
     needed = {path: imported(path) - set(sys.stdlib_module_names) for path in SOURCES if path.is_relative_to(ROOT / "deploy")}
     assert not {str(path): found - base - extras for path, found in needed.items() if found - base - extras}
 

@@ -171,6 +171,7 @@ class TestRefusals:
             (gzip.compress(encoded())[:-9], {"content-encoding": "gzip"}, "", 400, "breaks off"),
             (b"no gzip", {"content-encoding": "gzip"}, "", 400, "no gzip"),
             (encoded(), {"content-encoding": "br"}, "", 415, "allowed: gzip, deflate"),
+            (gzip.compress(NO_FILE), {**FORM, "content-encoding": "gzip"}, "", 415, "of a form"),
         ],
     )
     def test_one_line_says_what_is_wrong(
@@ -427,6 +428,22 @@ class TestBatcher:
         assert sorted(future.result(10).raw.scores.item() for future in futures) == [1, 2]
         assert [session.sizes for session in sessions] == [[1], [1]]
         batcher.close()
+
+
+class TestAdmission:
+    def test_a_request_is_refused_where_those_before_leave_it_no_time(self) -> None:
+        from deploy.serving.admission import Admission
+        from deploy.serving.refusals import Busy
+
+        admission = Admission(room=3)
+        with admission.place(0.01, 1.0):  # the first is always tried
+            with admission.place(3.0, 1.0), pytest.raises(Busy, match=r"may take 4\.5 s, and 4 s are allowed"), admission.place(4.0, 1.0):
+                pass
+            with admission.place(9.0, 1.0), admission.place(9.0, 1.0):
+                with pytest.raises(Busy, match="3 requests are being answered") as refused, admission.place(9.0, 1.0):
+                    pass
+                assert refused.value.headers == {"Retry-After": "3"}
+        assert admission.pending == 0
 
 
 class TestModel:

@@ -165,6 +165,20 @@ def test_a_client_that_goes_away_has_its_work_skipped(bundle: Bundle) -> None:
     assert server.answered(499) >= 15
 
 
+def test_a_body_that_does_not_come_is_not_waited_for(bundle: Bundle) -> None:
+    async def dawdle(port: int) -> bytes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(request(IMAGE)[:-10])
+        answer = await reader.readuntil(b"\r\n")
+        writer.close()
+        await writer.wait_closed()
+        return answer
+
+    with Server(bundle.root, "timeout_ms=300", "max_batch_size=1") as server:
+        assert asyncio.run(dawdle(server.port)).split()[1] == b"408"
+        assert asyncio.run(once(server.port, request(IMAGE))).status == 200
+
+
 def test_map_through_the_server_is_that_of_validate(bundle: Bundle, tmp_path: Path) -> None:
     dataset = samples.dataset(tmp_path / "data", num_images=12)
     truth = json.loads(dataset.annotations("val").read_text())

@@ -120,7 +120,7 @@ class TestPackage:
         words = [(line.partition(" ")[0], line.partition(" ")[2]) for line in lines]
         assert words[0][0] == "FROM"
         for instruction, rest in words:
-            if instruction == "COPY" and "*" not in rest:
+            if instruction == "COPY":  # Docker refuses one that matches nothing
                 assert (shipped / rest.split()[0]).exists()
         user = max(index for index, (instruction, _) in enumerate(words) if instruction == "USER")
         assert words[user][1] == "10001"

@@ -109,6 +109,8 @@ class Batcher:
                     return []
                 self._await_more()
                 if jobs := self._gather():
+                    if self._jobs:
+                        self._changed.notify()  # this thread may have slept through another's call
                     return jobs
 
     def _await_more(self) -> None:

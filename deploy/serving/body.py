@@ -37,6 +37,8 @@ async def read_files(request: Request, limit: int, seconds: float, max_files: in
     """
     if not request.headers.get("content-type", "").startswith("multipart/form-data"):
         return [File(await read(request, limit, seconds))]
+    if (encoding := request.headers.get("content-encoding", "identity")) != "identity":
+        raise Unsupported(f"content-encoding {encoding[:40]!r} of a form; send it as it is")
     limited = Request(request.scope, _limited(request.headers, request.receive, limit))
     return await _in_time(_files(limited, max_files), seconds)
 

@@ -49,7 +49,7 @@ class Front:
             await self._refuse(error, answer, scope, receive)
         seconds = perf_counter() - started
         endpoint = scope.get("endpoint")
-        self.service.metrics.request(getattr(endpoint, "__name__", "none"), answer.status, seconds)
+        self.service.metrics.request(getattr(endpoint, "__name__", "none"), str(answer.status), seconds)
         if why or not _QUIET.fullmatch(scope["path"]):
             about = {"request_id": identity, "method": scope["method"], "path": scope["path"][:200], "status": answer.status}
             self.service.log.info("request", **about, seconds=round(seconds, 6), **why)

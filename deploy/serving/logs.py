@@ -1,6 +1,7 @@
 """One JSON object a line on stderr: time, level, event, and what belongs to it. Never headers, addresses' queries or bodies."""
 
 import json
+import logging
 import sys
 from datetime import UTC, datetime
 from typing import Any, TextIO
@@ -23,6 +24,16 @@ class Log:
     def refused(self, event: str, **fields: Any) -> None:
         """Something that went wrong."""
         self._write("error", event, fields)
+
+    def handler(self) -> logging.Handler:
+        """For a library's own warnings."""
+        log = self
+
+        class Handler(logging.Handler):
+            def emit(self, record: logging.LogRecord) -> None:
+                log.warning("library", name=record.name, message=record.getMessage())
+
+        return Handler(logging.WARNING)
 
     def _write(self, level: str, event: str, fields: dict[str, Any]) -> None:
         now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

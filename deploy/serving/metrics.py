@@ -32,9 +32,9 @@ class Metrics:
         self._engine = Info("edgedistill_engine", "The bundle that is served", registry=registry)
         self.total = Totals()
 
-    def request(self, endpoint: str, code: int, seconds: float) -> None:
-        """One answer."""
-        self._requests.labels(endpoint, str(code)).inc()
+    def request(self, endpoint: str, code: str, seconds: float) -> None:
+        """One answer, with HTTP's status or gRPC's code."""
+        self._requests.labels(endpoint, code).inc()
         self._seconds.labels(endpoint).observe(seconds)
 
     def error(self, kind: str) -> None:

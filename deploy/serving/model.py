@@ -19,8 +19,8 @@ from deploy.serving.options import ServeConfig
 _SIZES = (1, 2, 4, 8)
 _BETTER = 1.1
 """A larger batch must be faster by so much, for it makes single requests wait."""
-_PASSES, _SECONDS = 3, 0.3
-"""Of each size when batch sizes are compared."""
+_TURNS, _SECONDS = 8, 1.0
+"""At least, when batch sizes are compared."""
 _SCORE_DRIFT = 0.02
 """Between an image alone and in a batch; a GPU may choose other kernels, and half precision rounds otherwise, a mixture differs in full."""
 
@@ -108,33 +108,29 @@ def warm_up(bundle: Bundle, sessions: list[Session], max_batch_size: int) -> Non
 
 
 def fastest_size(bundle: Bundle, session: Session) -> int:
-    """The batch size, a power of two up to 8, at which an image takes the engine the least time."""
-    best, best_seconds = 1, float("inf")
-    for size in _SIZES if bundle.manifest.graph.dynamic_batch else (1,):
-        images, _ = _images(bundle, size)
-        try:
-            seconds = _seconds(session, images) / size
-        except ArtifactError:
-            break  # an engine's profile may end here
-        if seconds * _BETTER < best_seconds:
-            best, best_seconds = size, seconds
+    """The batch size, a power of two up to 8, at which an image takes the engine the least time; sizes take turns."""
+    sizes = {size: _images(bundle, size)[0] for size in (_SIZES if bundle.manifest.graph.dynamic_batch else (1,))}
+    taken: dict[int, list[float]] = {}
+    start = monotonic()
+    while len(sizes) > 1 and (len(taken.get(1, ())) < _TURNS or monotonic() - start < _SECONDS):
+        for size, images in list(sizes.items()):
+            before = perf_counter()
+            try:
+                session.infer(images)
+            except ArtifactError:
+                sizes = {smaller: kept for smaller, kept in sizes.items() if smaller < size}  # an engine's profile may end here
+                break
+            taken.setdefault(size, []).append((perf_counter() - before) / size)
+    best = 1
+    for size in sizes:
+        if size > 1 and np.median(taken[size][1:]) * _BETTER < np.median(taken[best][1:]):  # the first turn warms up
+            best = size
     return best
 
 
 def drift(one: Raw, other: Raw, index: int = 0) -> float:
     """By how much the scores, sorted, of the first image of one answer and the `index`-th of another differ at most."""
     return float(np.abs(np.sort(one.scores[0]) - np.sort(other.scores[index])).max(initial=0.0))
-
-
-def _seconds(session: Session, images: Batch) -> float:
-    session.infer(images)
-    taken: list[float] = []
-    start = monotonic()
-    while len(taken) < _PASSES or monotonic() - start < _SECONDS:
-        before = perf_counter()
-        session.infer(images)
-        taken.append(perf_counter() - before)
-    return float(np.median(taken))
 
 
 def _images(bundle: Bundle, count: int) -> tuple[Batch, preprocess.Placement]:

@@ -62,6 +62,7 @@ def _handler(service: Service, name: str, method: Callable[..., Awaitable[Any]])
         try:
             if name not in _OPEN:
                 service.authorize(_metadata(context).get("authorization"))
+            context.set_trailing_metadata((("x-request-id", identity),))
             return await method(request, context)
         except (Exception, asyncio.CancelledError) as error:
             code, text = _code(service, error)
@@ -71,7 +72,7 @@ def _handler(service: Service, name: str, method: Callable[..., Awaitable[Any]])
             await context.abort(getattr(grpc.StatusCode, code), text, (("x-request-id", identity),))
         finally:
             seconds = perf_counter() - started
-            service.metrics.request(f"grpc_{name}", 0 if code == "OK" else 1, seconds)
+            service.metrics.request(f"grpc_{name}", code, seconds)
             if why or name not in _QUIET:
                 service.log.info("request", request_id=identity, method="gRPC", path=name, status=code, seconds=round(seconds, 6), **why)
 
@@ -80,7 +81,11 @@ def _handler(service: Service, name: str, method: Callable[..., Awaitable[Any]])
 
 async def _stream(service: Service, methods: "Methods", requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
     """Answers one after another; a refused request is answered with its reason, and the stream goes on."""
-    service.authorize(_metadata(context).get("authorization"))
+    try:
+        service.authorize(_metadata(context).get("authorization"))
+    except Refusal as error:
+        service.metrics.error(error.kind)
+        await context.abort(getattr(grpc.StatusCode, error.grpc), str(error))
     async for request in requests:
         try:
             yield MESSAGES["ModelStreamInferResponse"](infer_response=await methods.ModelInfer(request, context))

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import signal
 import socket
 import threading
@@ -12,7 +13,7 @@ from typing import Any
 import uvicorn
 
 from deploy.bundle import Bundle
-from deploy.errors import ConfigError, EdgedistillError
+from deploy.errors import ConfigError
 from deploy.serving.api import app
 from deploy.serving.options import ServeConfig
 from deploy.serving.service import Service
@@ -37,6 +38,7 @@ def serve(folder: Path, config: ServeConfig | None = None, *, allow_ungated: boo
     if not allow_ungated:
         bundle.refuse_ungated_here()
     service = Service(folder, config, allow_ungated=allow_ungated)
+    logging.getLogger("uvicorn").addHandler(service.log.handler())
     with listen(config.host, config.port) as listener:
         server = _Server(service, listener)
         with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
@@ -66,7 +68,8 @@ class _Server(uvicorn.Server):
         self.listener = listener
         self.caught: int | None = None
         grace = max(1, round(service.config.timeout_ms / 1000))
-        plain: dict[str, Any] = {"log_config": None, "access_log": False, "server_header": False, "lifespan": "off"}
+        plain: dict[str, Any] = {"log_config": None, "access_log": False, "server_header": False, "proxy_headers": False}
+        plain |= {"lifespan": "off", "ws": "none"}
         limits: dict[str, Any] = {
             "limit_concurrency": _MAX_CONNECTIONS,
             "timeout_keep_alive": _IDLE_SECONDS,
@@ -122,7 +125,7 @@ class _Server(uvicorn.Server):
 
     def _swap(self) -> None:
         async def swap() -> None:
-            with contextlib.suppress(EdgedistillError):  # logged; the bundle before is still served
+            with contextlib.suppress(Exception):  # logged; the bundle before is still served
                 await asyncio.to_thread(self.service.load)
 
         self._swapping = asyncio.ensure_future(swap())

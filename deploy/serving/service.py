@@ -3,6 +3,7 @@
 import asyncio
 import hmac
 import re
+import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -99,9 +100,11 @@ class Service:
             old = self._model
             try:
                 new = self._open(1 if old is None else old.version + 1)
-            except EdgedistillError as error:
+            except Exception as error:
+                known = isinstance(error, EdgedistillError)
+                more = {} if known else {"traceback": traceback.format_exception(error)}
                 self.metrics.swap("refused")
-                self.log.refused("bundle refused", folder=str(self.folder), reason=str(error))
+                self.log.refused("bundle refused", folder=str(self.folder), reason=str(error), **more)
                 raise
             self._model = new
             self.metrics.serves(new.bundle, new.version)
