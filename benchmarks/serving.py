@@ -198,10 +198,10 @@ def compare(folder: Path, names: Sequence[str], contents: Sequence[bytes], round
                     rates[name].append(rate)
         half = float(np.median(rates["ours"])) / 2
         waits: dict[str, list[float]] = {"even": [], "poisson": []}
-        for _ in range(rounds):
+        for _ in range(rounds // 5):
             for kind in draw.sample(list(waits), 2):
-                waits[kind] += opened(sides["ours"], contents, half, seconds, even=kind == "even")
-            passes += bare(engine, contents, seconds)[1]
+                waits[kind] += opened(sides["ours"], contents, half, 4 * seconds, even=kind == "even")
+            passes += bare(engine, contents, 2 * seconds)[1]
     finally:
         for side in sides.values():
             side.close()
@@ -264,8 +264,8 @@ def main() -> None:
     """See above."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", nargs="?", type=Path, default=BUNDLE)
-    parser.add_argument("--rounds", type=int, default=11)
-    parser.add_argument("--seconds", type=float, default=3.0, help="of each side in each round")
+    parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--seconds", type=float, default=0.6, help="of each side in each round")
     args = parser.parse_args()
     os.sched_setaffinity(0, {CLIENT_CORE})
     bundle = Bundle.load(args.bundle)

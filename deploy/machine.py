@@ -48,11 +48,15 @@ def num_cores() -> int:
 
 
 def cpu_model() -> str:
-    """The processor's marketing name, or the architecture where it has none."""
+    """The processor's marketing name; on ARM, which has none, the board's, or the numbers of maker and part; else the architecture."""
     try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:  # not Linux
-        pass
-    return platform.processor() or platform.machine()
+        return platform.processor() or platform.machine()
+    said = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in text.splitlines())}
+    if "model name" in said:
+        return said["model name"]
+    board = Path("/proc/device-tree/model")
+    parts = [board.read_text(encoding="utf-8").strip("\0 ")] if board.exists() else []
+    parts += [f"{key} {said[key]}" for key in ("CPU implementer", "CPU part") if key in said]
+    return ", ".join([*parts, platform.machine()])

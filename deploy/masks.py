@@ -49,9 +49,9 @@ def to_rle(
     size = placement.height, placement.width
     if frame == "box":
         places = placement.undo(boxes, clip=False)  # a box may reach into the padding, and its mask covers all of it
-        windows = [paste_box(mask, box, size) for mask, box in zip(masks, places, strict=True)]
+        windows = (paste_box(mask, box, size) for mask, box in zip(masks, places, strict=True))  # one at a time: they are large
     else:
-        windows = [paste_image(mask, placement, preprocessing) for mask in masks]
+        windows = (paste_image(mask, placement, preprocessing) for mask in masks)
     return tuple(encode(window.inside, size, window.left, window.top) for window in windows)
 
 

@@ -51,15 +51,15 @@ class Predictor:
         return detections, Timings(*(nanoseconds / 1e6 for nanoseconds in parts))
 
 
-def decide(raw: Raw, placement: preprocess.Placement, contract: ModelContract, *, index: int = 0) -> Detections:
-    """The detections of one image of a batch, padding dropped, in px of the original.
+def decide(raw: Raw, placement: preprocess.Placement, contract: ModelContract, *, index: int = 0, min_score: float = 0.0) -> Detections:
+    """The detections of one image of a batch of at least a score, padding dropped, in px of the original.
 
     Raises:
         ArtifactError: NMS did not converge, a number is not finite, a label is out of range, or masks that should be there are not.
     """
     if not raw.converged[index]:
         raise ArtifactError("the engine's NMS did not converge; export again with fewer export.candidates")
-    keep = np.flatnonzero(raw.scores[index] != 0)  # NaN is kept, to be refused
+    keep = np.flatnonzero((raw.scores[index] != 0) & ~(raw.scores[index] < min_score))  # NaN is kept, to be refused
     boxes, scores, labels = raw.boxes[index, keep], raw.scores[index, keep], raw.labels[index, keep]
     _check_finite(boxes, scores)
     if len(labels) and not 0 <= labels.min() <= labels.max() < len(contract.classes):

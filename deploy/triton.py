@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +44,15 @@ def tensors(manifest: Manifest) -> tuple[list[Tensor], list[Tensor]]:
 
 
 def config(manifest: Manifest, name: str, *, max_batch_size: int, max_queue_delay_us: int = 0) -> dict[str, Any]:
-    """A model configuration, as JSON has it; `to_pbtxt` writes it as Triton reads it."""
+    """A model configuration, as JSON has it; `to_pbtxt` writes it as Triton reads it.
+
+    Args:
+        max_batch_size: 0 for a graph of one image, whose shapes then have the batch.
+    """
     backend, platform, _ = _BACKENDS.get(manifest.runtime, _BACKENDS["ort"])
     inputs, outputs = tensors(manifest)
+    if max_batch_size == 0:
+        inputs, outputs = ([replace(one, shape=(1, *one.shape)) for one in side] for side in (inputs, outputs))
     batching = {"dynamic_batching": {"max_queue_delay_microseconds": max_queue_delay_us}} if max_batch_size > 1 else {}
     return {
         "name": name,
@@ -67,11 +73,12 @@ def write(bundle: Bundle, repository: Path) -> None:
     native = manifest.runtime in _BACKENDS and manifest.engine is not None
     file = manifest.engine if native and manifest.engine is not None else manifest.onnx
     shutil.copy(bundle.root / file, folder / "1" / _BACKENDS.get(manifest.runtime, _BACKENDS["ort"])[2])
-    batch = _MAX_BATCH if manifest.graph.dynamic_batch else 1
+    batch = min(_MAX_BATCH, manifest.options.get("max_batch") or _MAX_BATCH) if manifest.graph.dynamic_batch else 0
     described = config(manifest, manifest.name, max_batch_size=batch, max_queue_delay_us=_QUEUE_DELAY_US)
     size = manifest.contract.preprocessing
-    noise = {"data_type": "TYPE_FP32", "dims": [3, size.height, size.width], "random_data": True}
-    warm_up = {"name": "noise", "batch_size": 1, "inputs": {"key": "images", "value": noise}}
+    alone = [1] if batch == 0 else []
+    noise = {"data_type": "TYPE_FP32", "dims": [*alone, 3, size.height, size.width], "random_data": True}
+    warm_up = {"name": "noise", "batch_size": min(batch, 1), "inputs": {"key": "images", "value": noise}}
     described |= {"model_warmup": [warm_up], "default_model_filename": _BACKENDS.get(manifest.runtime, _BACKENDS["ort"])[2]}
     (folder / "config.pbtxt").write_text(to_pbtxt(described), encoding="utf-8")
     (folder / "labels.txt").write_text("".join(f"{name}\n" for name in manifest.contract.classes), encoding="utf-8")

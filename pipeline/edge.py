@@ -42,7 +42,10 @@ def serve(args: argparse.Namespace) -> Answer:
         model = Model.open(bundle, config)
         size = model.batcher.max_batch_size
         model.close()
-        return Answer({"model": model.name, "max_batch_size": size}, f"{bundle.root}: can be served here, {size} images in a pass")
+        reason = bundle.why_ungated_here()
+        ungated = "" if reason is None else f", UNGATED: {reason}"
+        answer = {"model": model.name, "max_batch_size": size, "why_ungated": reason}
+        return Answer(answer, f"{bundle.root}: can be served here, {size} images in a pass{ungated}")
     from deploy.serving import process  # the web framework is an extra
 
     process.serve(Path(args.bundle), config, allow_ungated=args.allow_ungated)

@@ -14,7 +14,7 @@ _EXTRAS = {
         *("accelerate", "jinja2", "mlxtend", "onnxscript", "pycocotools"),
         *("safetensors", "scipy", "skimage", "sklearn", "tensorboard", "torch", "torchvision"),
     ),
-    "serve": ("multipart", "python_multipart", "starlette", "uvicorn"),
+    "serve": ("google", "grpc", "httptools", "multipart", "prometheus_client", "python_multipart", "starlette", "uvicorn"),
     "timm": ("timm",),
     "transformers": ("transformers",),
 }

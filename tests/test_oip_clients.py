@@ -197,6 +197,8 @@ class TestHttp:
             (lambda body: body["inputs"][0].pop("data"), "has no data"),
             (lambda body: body["inputs"][0].update(parameters={"binary_data_size": 4}), "binary_data_size 4"),
             (lambda body: body.update(outputs=[{"name": "x"}]), "output 'x'"),
+            (lambda body: body.update(outputs=[{"name": "boxes"}] * 2), "asked for twice"),
+            (lambda body: body.update(inputs=[1] * 1000), "inputs"),
             (lambda body: body.update(outputs=[{"name": "scores", "parameters": {"classification": 3}}]), "classification"),
             (lambda body: body["inputs"][0].update(parameters={"shared_memory_region": "r"}), "shared_memory_region"),
             (lambda body: body.update(parameters={"timeout": "soon"}), "timeout"),
@@ -223,7 +225,7 @@ class TestHttp:
             assert httpx.post(f"http://{running.http}/v2/models/{NAME}/infer", content=b"{}", headers=dict(headers)).status_code == 400
 
     def test_a_request_s_own_time_is_kept(self, client: Any, images: Any, raw: Raw) -> None:
-        with pytest.raises(http.InferenceServerException, match="time"):
+        with pytest.raises(http.InferenceServerException, match="the request's time"):
             client.infer(NAME, asked(http, images), timeout=1)
         check(client.infer(NAME, asked(http, images), timeout=5_000_000), raw)
 
@@ -302,6 +304,32 @@ class TestGrpc:
         client.infer(NAME, asked(grpc, images))
         assert client.get_inference_statistics(NAME).model_stats[0].inference_count == before + 3
 
+    def test_it_drains(self, running: Running, client: Any, images: Any) -> None:
+        running.service.draining = True
+        try:
+            assert client.is_server_live()
+            assert not client.is_server_ready()
+            assert not client.is_model_ready(NAME)
+            client.infer(NAME, asked(grpc, images))
+        finally:
+            running.service.draining = False
+
+    def test_what_is_packed_is_refused_unread(self, running: Running) -> None:
+        """A message of kilobytes could unpack to gigabytes."""
+        from grpc import Compression, RpcError, StatusCode, insecure_channel
+
+        method = "/inference.GRPCInferenceService/ModelInfer"
+        with insecure_channel(running.grpc, compression=Compression.Gzip) as channel, pytest.raises(RpcError) as refused:
+            channel.unary_unary(method)(bytes(1_000_000), timeout=20)
+        assert refused.value.code() in (StatusCode.UNIMPLEMENTED, StatusCode.INTERNAL)
+
+    def test_what_is_no_message_is_refused(self, running: Running) -> None:
+        from grpc import RpcError, StatusCode, insecure_channel
+
+        with insecure_channel(running.grpc) as channel, pytest.raises(RpcError) as refused:
+            channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")(b"\xff" * 100, timeout=20)
+        assert refused.value.code() == StatusCode.INVALID_ARGUMENT
+
     def test_refusals_have_the_code_of_their_kind(self, client: Any, images: Any) -> None:
         with pytest.raises(grpc.InferenceServerException) as refused:
             client.infer("other", asked(grpc, images))
@@ -309,9 +337,11 @@ class TestGrpc:
         with pytest.raises(grpc.InferenceServerException, match=r"must be \[n, 3, 64, 64\]") as refused:
             client.infer(NAME, asked(grpc, images[:, :, :32]))
         assert refused.value.status() == "StatusCode.INVALID_ARGUMENT"
-        with pytest.raises(grpc.InferenceServerException) as refused:
-            client.infer(NAME, asked(grpc, images), client_timeout=1e-5)
+        with pytest.raises(grpc.InferenceServerException, match="the request's time") as refused:
+            client.infer(NAME, asked(grpc, images), timeout=1)
         assert refused.value.status() == "StatusCode.DEADLINE_EXCEEDED"
+        with pytest.raises(grpc.InferenceServerException, match="classification is not supported"):
+            client.infer(NAME, asked(grpc, images), outputs=[grpc.InferRequestedOutput("scores", class_count=2)])
         with pytest.raises(grpc.InferenceServerException, match="SIGHUP"):
             client.load_model(NAME)
 

@@ -38,7 +38,7 @@ def test_the_wheel_holds_our_packages_and_nothing_else(wheel: zipfile.ZipFile) -
     assert tops == {*PACKAGES, "edgedistill-0.1.0.dist-info"}
     assert not [name for name in wheel.namelist() if "test" in Path(name).name]
     beside = {name for name in wheel.namelist() if not name.endswith(".py") and "dist-info" not in name}
-    served = {"page.html", "openapi.yaml", "Dockerfile.cpu", "Dockerfile.gpu", "kserve.yaml", "start.sh", "README.md"}
+    served = {"page.html", "openapi.yaml", "Dockerfile", "kserve.yaml", "start.sh", "README.md"}
     assert {Path(name).name for name in beside if name.startswith("deploy/s")} == served
 
 

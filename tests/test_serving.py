@@ -4,8 +4,10 @@ import gzip
 import io
 import json
 import threading
+import time
 import zlib
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +146,15 @@ def large() -> bytes:
     return file.getvalue()
 
 
+def run_lengths() -> bytes:
+    """A BMP of 8 bits a px, compressed."""
+    file = io.BytesIO()
+    Image.new("P", (8, 8)).save(file, "BMP")
+    content = bytearray(file.getvalue())
+    content[30:34] = (1).to_bytes(4, "little")
+    return bytes(content)
+
+
 def chunks(count: int) -> Iterator[bytes]:
     for _ in range(count):
         yield b"x" * 1000
@@ -161,6 +172,9 @@ class TestRefusals:
             (b"not an image", {}, "", 400, "not an image"),
             (encoded()[:60], {}, "", 400, "cannot be read"),
             (large(), {}, "", 400, "1000 x 101 px is above 100,000"),
+            (b"P5 8 8 254\n" + bytes(64), {}, "", 400, "not an image"),
+            (run_lengths(), {}, "", 400, "BMP with run lengths"),
+            (encoded(kind="JPEG") + b"\xff\xda" * 200, {}, "", 400, "more than 100 scans"),
             (encoded(), {}, "?min_score=2", 400, "min_score '2'; allowed: 0 to 1"),
             (encoded(), {}, "?min_score=nan", 400, "min_score 'nan'"),
             (encoded(), {"x-timeout-ms": "soon"}, "", 400, "X-Timeout-Ms 'soon'"),
@@ -435,7 +449,7 @@ class TestAdmission:
         from deploy.serving.admission import Admission
         from deploy.serving.refusals import Busy
 
-        admission = Admission(room=3)
+        admission = Admission(room=3, max_bytes=10)
         with admission.place(0.01, 1.0):  # the first is always tried
             with admission.place(3.0, 1.0), pytest.raises(Busy, match=r"may take 4\.5 s, and 4 s are allowed"), admission.place(4.0, 1.0):
                 pass
@@ -443,7 +457,21 @@ class TestAdmission:
                 with pytest.raises(Busy, match="3 requests are being answered") as refused, admission.place(9.0, 1.0):
                     pass
                 assert refused.value.headers == {"Retry-After": "3"}
-        assert admission.pending == 0
+        assert (admission.pending, admission.images) == (0, 0)
+        with admission.place(100.0, 1.0, 16), pytest.raises(Busy, match=r"may take 26 s"), admission.place(20.0, 1.0):
+            pass
+
+    def test_bodies_share_the_memory_that_they_may_take(self) -> None:
+        from deploy.serving.admission import Admission
+        from deploy.serving.refusals import Busy
+
+        admission = Admission(room=3, max_bytes=10)
+        with admission.memory() as one, admission.memory() as other:
+            one(6)
+            with pytest.raises(Busy, match="6 bytes are in memory"):
+                other(5)
+            other(4)
+        assert admission.bytes == 0
 
 
 class TestModel:
@@ -479,6 +507,49 @@ class TestModel:
         samples.resign(made.root, json.loads((made.root / MANIFEST).read_text()))
         with pytest.raises(ArtifactError, match="did not converge"):
             Served(made.root)
+
+    def test_a_mixture_of_answers_is_a_drift(self, bundle: Bundle) -> None:
+        from deploy.serving.model import drift
+
+        contract = bundle.manifest.contract
+        pictures = [onnx_samples.picture(cells) for cells in (CELLS, {(3, 3): 1, (0, 0): 2})]
+        images = np.stack([preprocess.apply(picture, contract.preprocessing)[0] for picture in pictures])
+        with bundle.open(threads=1) as session:
+            alone, together = session.infer(images[:1]), session.infer(images)
+        assert drift(alone, together, 0) == 0
+        assert drift(alone, together, 1) == float("inf")
+        assert drift(alone, replace(together, scores=together.scores * np.float32("nan")), 0) == float("inf")
+        assert 0 < drift(alone, replace(together, scores=together.scores - np.float32(0.01)), 0) < 0.02
+
+    def test_a_model_that_has_closed_is_not_taken(self, bundle: Bundle) -> None:
+        from deploy.serving.model import Model
+
+        model = Model.open(bundle, ServeConfig(**CONFIG))
+        assert model.take()
+        closing = threading.Thread(target=model.close)
+        closing.start()
+        closing.join(0.05)
+        assert closing.is_alive()
+        model.give_back()
+        closing.join(10)
+        assert not model.take()
+
+    def test_equal_sizes_are_taken_large_and_slower_ones_not(self, bundle: Bundle) -> None:
+        from deploy.serving.model import fastest_size
+
+        class Timed(Session):
+            def __init__(self, seconds: dict[int, float]) -> None:
+                self.seconds = seconds
+
+            def infer(self, images: Any) -> Raw:
+                time.sleep(self.seconds[len(images)])
+                return Raw(*(np.zeros(1) for _ in range(4)))  # type: ignore[arg-type]
+
+            def close(self) -> None:
+                """Nothing is open."""
+
+        assert fastest_size(bundle, Timed({1: 0.004, 2: 0.008, 4: 0.032, 8: 0.064})) == 2
+        assert fastest_size(bundle, Timed({1: 0.008, 2: 0.010, 4: 0.012, 8: 0.016})) == 8
 
 
 class TestSwap:

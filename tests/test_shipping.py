@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import artifact_samples as samples
 import onnx_samples
 import pytest
 import yaml
+from packaging.requirements import Requirement
 from PIL import Image
 from serving_samples import Server
 
@@ -60,7 +62,7 @@ class TestPackage:
 
     def test_no_placeholder_is_left(self, shipped: Path) -> None:
         for name in ("Dockerfile.cpu", "Dockerfile.gpu", "kserve.yaml", "README.md"):
-            left = re.findall(r"\$\{(?!EDGEDISTILL\})\w+\}", (shipped / name).read_text())
+            left = re.findall(r"\$\{\w+\}", (shipped / name).read_text())
             assert left == [], name
 
     def test_triton_s_own_schema_reads_its_configuration(self, shipped: Path, bundle: Bundle) -> None:
@@ -116,17 +118,56 @@ class TestPackage:
 
     @pytest.mark.parametrize("kind", ["cpu", "gpu"])
     def test_dockerfiles_copy_what_is_there_and_run_as_nobody_special(self, shipped: Path, kind: str) -> None:
-        lines = [line for line in (shipped / f"Dockerfile.{kind}").read_text().splitlines() if line and not line.startswith("#")]
-        words = [(line.partition(" ")[0], line.partition(" ")[2]) for line in lines]
-        assert words[0][0] == "FROM"
+        text = (shipped / f"Dockerfile.{kind}").read_text().replace("\\\n", " ")
+        words = [(line.partition(" ")[0], line.partition(" ")[2]) for line in text.splitlines() if line and not line.startswith("#")]
+        names = [instruction for instruction, _ in words]
+        assert names[0] == "FROM"
         for instruction, rest in words:
-            if instruction == "COPY":  # Docker refuses one that matches nothing
+            if instruction == "COPY":  # Docker refuses one of which nothing is there
                 assert (shipped / rest.split()[0]).exists()
-        user = max(index for index, (instruction, _) in enumerate(words) if instruction == "USER")
+        user = max(index for index, name in enumerate(names) if name == "USER")
         assert words[user][1] == "10001"
-        assert user < [instruction for instruction, _ in words].index("CMD")
-        assert all(instruction not in ("RUN", "COPY") for instruction, _ in words[user:])
-        assert any("[serve,build" in rest for instruction, rest in words if instruction == "RUN")
+        assert user < names.index("CMD")
+        assert not {"RUN", "COPY"} & set(names[user:])
+
+    @pytest.mark.parametrize(
+        ("kind", "wheel", "version", "installed"),
+        [
+            ("cpu", False, "", ["edgedistill[serve,build]"]),
+            ("cpu", False, "==0.1.0", ["edgedistill[serve,build]==0.1.0"]),
+            ("cpu", True, "", ["WHEEL[serve,build]"]),
+            ("gpu", True, "", ["WHEEL[serve,build]", "onnxruntime-gpu[cuda,cudnn]"]),
+        ],
+    )
+    def test_what_dockerfiles_install(
+        self, shipped: Path, tmp_path: Path, kind: str, wheel: bool, version: str, installed: list[str]
+    ) -> None:
+        """Their own line, in a shell whose pip only says what it is asked for."""
+        text = (shipped / f"Dockerfile.{kind}").read_text().replace("\\\n", " ")
+        line = next(line.removeprefix("RUN ") for line in text.splitlines() if "pip install" in line)
+        (tmp_path / "wheels").mkdir()
+        if wheel:
+            (tmp_path / "wheels" / "edgedistill-0.1.0-py3-none-any.whl").touch()
+        script = f'pip() {{ for one in "$@"; do echo "$one"; done; }}\n{line.replace("/wheels", str(tmp_path / "wheels"))}'
+        environment = {**os.environ, "EDGEDISTILL_VERSION": version}
+        done = subprocess.run(["sh", "-c", script], env=environment, capture_output=True, text=True, check=True)
+        said = [word.replace(str(tmp_path / "wheels" / "edgedistill-0.1.0-py3-none-any.whl"), "WHEEL") for word in done.stdout.split()]
+        assert said == ["install", "--no-cache-dir", *installed]
+        for requirement in installed:
+            Requirement(requirement.replace("WHEEL", "edgedistill"))
+
+    def test_a_runtime_of_one_device_has_one_dockerfile(self, tmp_path: Path) -> None:
+        from deploy.shipping.ship import ship
+
+        made = samples.bundle(tmp_path / "made")
+        manifest = json.loads((made.root / MANIFEST).read_text())
+        for runtime, kind in (("trt", "gpu"), ("openvino", "cpu")):
+            samples.resign(made.root, {**manifest, "runtime": runtime})
+            out = tmp_path / runtime
+            out.mkdir()
+            ship(Bundle.load(made.root), out)
+            assert [path.name for path in out.glob("Dockerfile.*")] == [f"Dockerfile.{kind}"]
+            assert f"-f Dockerfile.{kind}" in (out / "README.md").read_text()
 
     def test_the_plain_example_finds_what_predict_finds(self, shipped: Path, bundle: Bundle, photo: Path) -> None:
         command = [sys.executable, *map(str, (shipped / "plain_onnxruntime.py", shipped / "bundle", photo))]
@@ -186,6 +227,16 @@ class TestStart:
         code, line = self.start(tmp_path, made.root, EDGEDISTILL_DATA=str(tmp_path / "data"))
         assert (code, line.split()[:2]) == (0, ["serve", str(tmp_path / "built")])
         Bundle.load(tmp_path / "built").refuse_ungated_here()
+        # the next start finds it; of another bundle it is built anew
+        stamp = (tmp_path / "built" / MANIFEST).stat().st_mtime_ns
+        shutil.rmtree(tmp_path / "bin")
+        assert self.start(tmp_path, made.root)[1].split()[:2] == ["serve", str(tmp_path / "built")]
+        assert (tmp_path / "built" / MANIFEST).stat().st_mtime_ns == stamp
+        manifest["description"] = "another"
+        samples.resign(made.root, manifest)
+        shutil.rmtree(tmp_path / "bin")
+        self.start(tmp_path, made.root, EDGEDISTILL_DATA=str(tmp_path / "data"))
+        assert (tmp_path / "built" / MANIFEST).stat().st_mtime_ns != stamp
 
 
 class TestPush:
@@ -216,7 +267,7 @@ class TestPush:
         return folder / "weights.safetensors"
 
     def test_weights_graph_card_and_contract_go_up_in_one_commit(
-        self, client: Any, bundle: Bundle, weights: Path, capsys: pytest.CaptureFixture[str]
+        self, client: Any, bundle: Bundle, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         runs = weights.parents[2]
         assert cli.main(["push", str(bundle.root), "--repo", "me/cells", "--runs", str(runs), "--engine", "--private"]) == 0
@@ -228,6 +279,9 @@ class TestPush:
         assert len([name for name in names if re.fullmatch(r"engine-.+\.onnx", name)]) == 1
         assert client.sent["model.safetensors"] == weights.read_bytes()
         assert json.loads(client.sent["preprocessing.json"])["classes"] == list(onnx_samples.CLASSES)
+        for name, content in client.sent.items():
+            (tmp_path / name).write_bytes(content)
+        assert Bundle.load(tmp_path).manifest.engine in names  # what is downloaded is a bundle again
         card = client.sent["README.md"].decode()
         header = yaml.safe_load(card.split("---\n")[1])
         assert (header["license"], header["pipeline_tag"]) == ("apache-2.0", "object-detection")
@@ -244,7 +298,9 @@ class TestPush:
     def test_refusals_are_one_line(self, client: Any, bundle: Bundle, capsys: Any) -> None:
         assert cli.main(["push", str(bundle.root), "--repo", "cells", "--without-weights"]) == 2
         assert "give OWNER/NAME" in capsys.readouterr().err
-        client.upload_folder.side_effect = ConnectionError("no route\nto host")
+        errors = pytest.importorskip("huggingface_hub.errors")
+        broken = next(base for base in errors.HfHubHTTPError.__bases__ if base is not OSError)  # what a broken network raises
+        client.upload_folder.side_effect = broken("no route\nto host")
         assert cli.main(["push", str(bundle.root), "--repo", "me/cells", "--without-weights"]) == 4
         assert capsys.readouterr().err == "edgedistill: me/cells: the hub did not take it (no route to host)\n"
 

@@ -47,11 +47,14 @@ class Endpoints:
         min_score = number(request.query_params.get("min_score"), "min_score", 0.0, 1.0)
         seconds = self.service.seconds(number(request.headers.get("x-timeout-ms"), "X-Timeout-Ms", 1.0, 1e9))
         deadline = monotonic() + seconds
-        with self.service.lease() as model, self.service.admission.place(seconds, model.batcher.seconds_each):
-            files = await body.read_files(request, config.max_body_bytes, seconds, config.max_images)
-            work = detect.Work(model, deadline)
-            found = partial(detect.detect, work, files, min_score=min_score or 0.0, max_pixels=config.max_pixels)
-            return Response(await self.service.run(found, work, request.receive), media_type="application/json")
+        admission = self.service.admission
+        with self.service.lease() as model, admission.memory() as hold:
+            admission.check(seconds, model.batcher.seconds_each)
+            files = await body.read_files(request, body.Limits(config.max_body_bytes, seconds, hold), config.max_images)
+            with admission.place(deadline - monotonic(), model.batcher.seconds_each, len(files)):
+                work = detect.Work(model, deadline)
+                found = partial(detect.detect, work, files, min_score=min_score or 0.0, max_pixels=config.max_pixels)
+                return Response(await self.service.run(found, work, request.receive), media_type="application/json")
 
     async def page(self, request: Request) -> Response:
         """Try it by hand."""

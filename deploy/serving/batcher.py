@@ -114,7 +114,8 @@ class Batcher:
                     return jobs
 
     def _await_more(self) -> None:
-        until = self._jobs[0].arrived + self._max_delay_s
+        first = self._jobs[0]
+        until = min(first.arrived + self._max_delay_s, first.deadline - self.seconds_each)
         while self._jobs and not self._closed and sum(len(job.images) for job in self._jobs) < self.max_batch_size:
             left = until - monotonic()
             if left <= 0:
@@ -140,6 +141,11 @@ class Batcher:
         started = monotonic()
         try:
             raw = session.infer(jobs[0].images if len(jobs) == 1 else np.concatenate([job.images for job in jobs]))
+            ended = monotonic()
+            waited = tuple(started - job.arrived for job in jobs)
+            self._pace(jobs[0].arrived, ended, ended - started, len(raw.scores))
+            if self._observe is not None:
+                self._observe(Pass(len(raw.scores), ended - started, waited))
         except Exception as error:  # noqa: BLE001 - it is the request's, and raised where that waits
             if len(jobs) == 1:
                 jobs[0].future.set_exception(error)
@@ -147,22 +153,16 @@ class Batcher:
             for job in jobs:
                 self._run(session, [job])
             return
-        ended = monotonic()
-        seconds = ended - started
-        waited = tuple(started - job.arrived for job in jobs)
-        self._pace(jobs[0].arrived, ended, seconds, len(raw.scores))
-        if self._observe is not None:
-            self._observe(Pass(len(raw.scores), seconds, waited))
         start = 0
         for job, queue_s in zip(jobs, waited, strict=True):
             end = start + len(job.images)
-            job.future.set_result(Answer(_part(raw, start, end), queue_s, seconds))
+            job.future.set_result(Answer(_part(raw, start, end), queue_s, ended - started))
             start = end
 
     def _pace(self, arrived: float, ended: float, seconds: float, num_images: int) -> None:
         """Between two ends where work was always waiting; a pass's own length after a pause."""
         with self._changed:
-            taken = min(seconds, ended - self._last_end) if arrived < self._last_end else seconds
+            taken = min(seconds, max(0.0, ended - self._last_end)) if arrived < self._last_end else seconds
             each = taken / num_images
             self.seconds_each = each if self.seconds_each == 0 else _MEMORY * self.seconds_each + (1 - _MEMORY) * each
             self._last_end = ended

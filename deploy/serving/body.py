@@ -3,6 +3,7 @@
 import asyncio
 import zlib
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 from starlette.datastructures import Headers, UploadFile
@@ -13,34 +14,46 @@ from deploy.serving.detect import File
 from deploy.serving.refusals import Gone, Invalid, TooLarge, TooSlow, Unsupported
 
 T = TypeVar("T")
+_PLAIN = ("", "identity")
 
 
-async def read(request: Request, limit: int, seconds: float) -> bytes:
+@dataclass(frozen=True)
+class Limits:
+    """Of a body: bytes, seconds, and what is called with the bytes of each piece."""
+
+    bytes: int
+    seconds: float
+    hold: Callable[[int], None]
+
+
+async def read(request: Request, limits: Limits) -> bytes:
     """All of it, unpacked where it is gzip or deflate.
 
     Raises:
-        TooLarge: more than `limit` bytes, whatever length it claims.
-        TooSlow: it is not there after so many seconds.
+        TooLarge: more bytes than are allowed, whatever length it claims.
+        TooSlow: it is not there in time.
         Gone: the client went away.
         Unsupported: another encoding.
         Invalid: it cannot be unpacked.
+        Busy: too much of other requests is in memory.
     """
-    content = await _in_time(_join(_limited(request.headers, request.receive, limit)), seconds)
-    return unpack(content, request.headers.get("content-encoding", "identity"), limit)
+    content = await _in_time(_join(_limited(request.headers, request.receive, limits)), limits.seconds)
+    encoding = request.headers.get("content-encoding", "identity")
+    return content if encoding in _PLAIN else await asyncio.to_thread(unpack, content, encoding, limits.bytes)
 
 
-async def read_files(request: Request, limit: int, seconds: float, max_files: int) -> list[File]:
+async def read_files(request: Request, limits: Limits, max_files: int) -> list[File]:
     """The files of a multipart form; or the body itself.
 
     Raises:
         As `read`; Invalid: the form is broken or holds no file; TooLarge: more than max_files.
     """
     if not request.headers.get("content-type", "").startswith("multipart/form-data"):
-        return [File(await read(request, limit, seconds))]
-    if (encoding := request.headers.get("content-encoding", "identity")) != "identity":
+        return [File(await read(request, limits))]
+    if (encoding := request.headers.get("content-encoding", "identity")) not in _PLAIN:
         raise Unsupported(f"content-encoding {encoding[:40]!r} of a form; send it as it is")
-    limited = Request(request.scope, _limited(request.headers, request.receive, limit))
-    return await _in_time(_files(limited, max_files), seconds)
+    limited = Request(request.scope, _limited(request.headers, request.receive, limits))
+    return await _in_time(_files(limited, max_files), limits.seconds)
 
 
 async def until_gone(receive: Receive) -> None:
@@ -55,8 +68,6 @@ def unpack(content: bytes, encoding: str, limit: int) -> bytes:
     Raises:
         TooLarge, Unsupported, Invalid: see `read`.
     """
-    if encoding in ("", "identity"):
-        return content
     if encoding not in ("gzip", "deflate"):
         raise Unsupported(f"content-encoding {encoding[:40]!r}; allowed: gzip, deflate, identity")
     window = zlib.MAX_WBITS | (16 if encoding == "gzip" else 0)
@@ -99,11 +110,11 @@ async def _files(request: Request, max_files: int) -> list[File]:
         return [File(await upload.read(), upload.filename) for upload in uploads]
 
 
-def _limited(headers: Headers, receive: Receive, limit: int) -> Callable[[], Awaitable[Message]]:
-    """Stop reading at `limit` bytes; at once where more are announced."""
-    received = int(stated) if (stated := headers.get("content-length", "0")).isascii() and stated.isdigit() else 0
-    large = TooLarge(f"the body is above {limit:,} bytes; send a smaller one")
-    if received > limit:
+def _limited(headers: Headers, receive: Receive, limits: Limits) -> Callable[[], Awaitable[Message]]:
+    """Stop reading at the limit; at once where more is announced."""
+    stated = headers.get("content-length", "0")
+    large = TooLarge(f"the body is above {limits.bytes:,} bytes; send a smaller one")
+    if stated.isascii() and stated.isdigit() and int(stated) > limits.bytes:
         raise large
     received = 0
 
@@ -112,9 +123,11 @@ def _limited(headers: Headers, receive: Receive, limit: int) -> Callable[[], Awa
         message = await receive()
         if message["type"] == "http.disconnect":
             raise Gone("the client went away")
-        received += len(message.get("body", b""))
-        if received > limit:
+        piece = len(message.get("body", b""))
+        received += piece
+        if received > limits.bytes:
             raise large
+        limits.hold(piece)
         return message
 
     return receive_limited

@@ -1,8 +1,9 @@
 """From the bytes of images to the JSON of what is in them; runs on a thread, and waits there for the engine."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
+from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import BoundedSemaphore, Lock
 from time import monotonic, perf_counter
@@ -30,6 +31,23 @@ class Work:
         self._futures: list[Future[Answer]] = []
         self._cancelled = False
         self._lock = Lock()
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Decode or parse meanwhile, a few requests at a time.
+
+        Raises:
+            Expired: the turn did not come within the request's time.
+            Gone: the request was cancelled.
+        """
+        if not _decoding.acquire(timeout=max(0.0, self.deadline - monotonic())):
+            raise Expired("the request's time was over before its turn came")
+        try:
+            if self._cancelled:
+                raise Gone("the client went away")
+            yield
+        finally:
+            _decoding.release()
 
     def submit(self, images: Batch) -> "Future[Answer]":
         """Queue images [n, 3, H, W], n at most the largest batch."""
@@ -98,7 +116,7 @@ def detect(work: Work, files: Sequence[File], *, min_score: float, max_pixels: i
     for number, (file, one) in enumerate(zip(files, placed, strict=True), start=1):
         answer = work.result(one.future)
         answered = perf_counter()
-        found: Detections = decide(answer.raw, one.placement, contract).above(min_score)
+        found: Detections = decide(answer.raw, one.placement, contract, min_score=min_score)
         annotations += to_coco(found, number, contract)
         name = {} if file.name is None else {"file_name": file.name}
         images.append({"id": number, **name, "width": one.placement.width, "height": one.placement.height})
@@ -118,12 +136,10 @@ def detect(work: Work, files: Sequence[File], *, min_score: float, max_pixels: i
 
 
 def _place(work: Work, file: File, number: int, count: int, max_pixels: int) -> Placed:
-    with _decoding:
-        if monotonic() > work.deadline:
-            raise Expired("the request's time was over before its turn came")
+    with work.turn():
         start = perf_counter()
         try:
-            image = preprocess.load_image(file.content, max_pixels=max_pixels)
+            image = preprocess.load_image(file.content, max_pixels=max_pixels, trusted=False)
         except DataError as error:
             which = "" if count == 1 else f"image {number} of {count}: "
             raise Invalid(f"{which}{error}") from error

@@ -12,13 +12,12 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deploy.errors import ArtifactError
+from deploy.serving.logs import REQUEST_ID
 from deploy.serving.refusals import Refusal
 from deploy.serving.service import Service
 
-REQUEST_ID = "x-request-id"
 OPEN = re.compile(r"/|/openapi\.json|/v2/health/(live|ready)")
 """What needs no token: health for whoever restarts servers, and what says nothing of the model."""
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,100}")
 _QUIET = re.compile(r"/v2/health/.*|/metrics|/v2/models/[^/]+(/versions/[^/]+)?/ready")
 
 
@@ -36,8 +35,8 @@ class Front:
             return
         started = perf_counter()
         headers = Headers(scope=scope)
-        given = headers.get(REQUEST_ID, "")
-        identity = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
+        given = headers.get("x-request-id", "")
+        identity = given if REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
         answer = _Answer(send, identity, closing=self.service.draining)
         why: dict[str, Any] = {}
         try:
@@ -94,7 +93,7 @@ class _Answer:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             headers = MutableHeaders(scope=message)
-            headers[REQUEST_ID] = self._identity
+            headers["x-request-id"] = self._identity
             if self._closing:  # a client that keeps its connection would meet a closed one
                 headers["connection"] = "close"
         await self._send(message)

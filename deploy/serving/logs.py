@@ -1,10 +1,16 @@
 """One JSON object a line on stderr: time, level, event, and what belongs to it. Never headers, addresses' queries or bodies."""
 
+import contextlib
 import json
 import logging
+import re
 import sys
+import traceback
 from datetime import UTC, datetime
 from typing import Any, TextIO
+
+REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,100}")
+"""What a client may call its request."""
 
 
 class Log:
@@ -31,7 +37,8 @@ class Log:
 
         class Handler(logging.Handler):
             def emit(self, record: logging.LogRecord) -> None:
-                log.warning("library", name=record.name, message=record.getMessage())
+                more = {"traceback": traceback.format_exception(record.exc_info[1])} if record.exc_info else {}
+                log.warning("library", name=record.name, message=record.getMessage(), **more)
 
         return Handler(logging.WARNING)
 
@@ -39,5 +46,6 @@ class Log:
         now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         line = json.dumps({"time": now, "level": level, "event": event, **fields}, default=str)
         stream = self._stream or sys.stderr
-        stream.write(line + "\n")
-        stream.flush()
+        with contextlib.suppress(OSError, ValueError):  # nobody reads, or the disk is full: requests are answered all the same
+            stream.write(line + "\n")
+            stream.flush()

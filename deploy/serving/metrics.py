@@ -53,13 +53,12 @@ class Metrics:
         """A new bundle is served, or has been refused."""
         self._swaps.labels(result).inc()
 
-    def serves(self, bundle: Bundle, version: int) -> None:
+    def serves(self, bundle: Bundle, version: int, *, gated: bool) -> None:
         """Name the bundle and the machine that its engine is for."""
         manifest = bundle.manifest
-        gated = {"gated": str(bundle.gated).lower()}
         about = {"name": manifest.name, "version": str(version), "runtime": manifest.runtime, "precision": manifest.precision}
         engine = {"sha256": manifest.files[manifest.engine]} if manifest.engine else {}
-        self._engine.info({**about, **gated, **engine, **_labels(manifest.fingerprint)})
+        self._engine.info({**about, "gated": str(gated).lower(), **engine, **_labels(manifest.fingerprint)})
 
     def text(self, *, pending: int, ready: bool) -> bytes:
         """The exposition format."""

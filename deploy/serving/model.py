@@ -1,8 +1,8 @@
 """A bundle that is being served: its engine warmed up and tested, its sessions behind a batcher."""
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from time import monotonic, perf_counter
 
 import numpy as np
@@ -17,16 +17,16 @@ from deploy.serving.batcher import Batcher, Pass
 from deploy.serving.options import ServeConfig
 
 _SIZES = (1, 2, 4, 8)
-_BETTER = 1.1
-"""A larger batch must be faster by so much, for it makes single requests wait."""
-_TURNS, _SECONDS = 8, 1.0
+_ABOUT = 1.02
+"""Times the least time: a larger batch also spares the server passes, but one that is slower makes single requests wait for nothing."""
+_TURNS, _SECONDS = 10, 1.5
 """At least, when batch sizes are compared."""
-_SCORE_DRIFT = 0.02
+_SCORE_DRIFT, _BOX_DRIFT, _CERTAIN = 0.02, 2.0, 0.3
 """Between an image alone and in a batch; a GPU may choose other kernels, and half precision rounds otherwise, a mixture differs in full."""
 
 
 class Model:
-    """See `open`. A request leases it, so that a model which is replaced closes after its last answer."""
+    """See `open`. A request takes it, so that a model which is replaced closes after its last answer."""
 
     def __init__(self, bundle: Bundle, name: str, version: int, batcher: Batcher, resources: ExitStack) -> None:
         self.bundle = bundle
@@ -36,6 +36,7 @@ class Model:
         self.batcher = batcher
         self._resources = resources
         self._leases = 0
+        self._closed = False
         self._free = threading.Condition()
 
     @classmethod
@@ -56,22 +57,24 @@ class Model:
             stack.callback(batcher.close)  # before the sessions
             return cls(bundle, config.name or bundle.manifest.name, version, batcher, stack.pop_all())
 
-    @contextmanager
-    def lease(self) -> Iterator["Model"]:
-        """Keep it open meanwhile."""
+    def take(self) -> bool:
+        """Keep it open until `give_back`; False where it has closed."""
         with self._free:
-            self._leases += 1
-        try:
-            yield self
-        finally:
-            with self._free:
-                self._leases -= 1
-                self._free.notify_all()
+            if not self._closed:
+                self._leases += 1
+            return not self._closed
+
+    def give_back(self) -> None:
+        """End what `take` began."""
+        with self._free:
+            self._leases -= 1
+            self._free.notify_all()
 
     def close(self) -> None:
-        """Wait for the last lease to end, then free the engine."""
+        """Wait for the last request to end, then free the engine."""
         with self._free:
             self._free.wait_for(lambda: self._leases == 0)
+            self._closed = True
         self._resources.close()
 
 
@@ -108,7 +111,7 @@ def warm_up(bundle: Bundle, sessions: list[Session], max_batch_size: int) -> Non
 
 
 def fastest_size(bundle: Bundle, session: Session) -> int:
-    """The batch size, a power of two up to 8, at which an image takes the engine the least time; sizes take turns."""
+    """The largest batch size, a power of two up to 8, at which an image takes the engine about the least time; sizes take turns."""
     sizes = {size: _images(bundle, size)[0] for size in (_SIZES if bundle.manifest.graph.dynamic_batch else (1,))}
     taken: dict[int, list[float]] = {}
     start = monotonic()
@@ -121,16 +124,23 @@ def fastest_size(bundle: Bundle, session: Session) -> int:
                 sizes = {smaller: kept for smaller, kept in sizes.items() if smaller < size}  # an engine's profile may end here
                 break
             taken.setdefault(size, []).append((perf_counter() - before) / size)
-    best = 1
-    for size in sizes:
-        if size > 1 and np.median(taken[size][1:]) * _BETTER < np.median(taken[best][1:]):  # the first turn warms up
-            best = size
-    return best
+    if len(sizes) == 1:
+        return 1
+    medians = {size: float(np.median(taken[size][1:])) for size in sizes}  # the first turn warms up
+    return max(size for size, seconds in medians.items() if seconds <= _ABOUT * min(medians.values()))
 
 
 def drift(one: Raw, other: Raw, index: int = 0) -> float:
-    """By how much the scores, sorted, of the first image of one answer and the `index`-th of another differ at most."""
-    return float(np.abs(np.sort(one.scores[0]) - np.sort(other.scores[index])).max(initial=0.0))
+    """How far the answer to one image lies from the `index`-th of another: of scores, sorted; infinite where certain boxes differ."""
+    mine, theirs = one.scores[0], other.scores[index]
+    if all((getattr(one, name)[0] == getattr(other, name)[index]).all() for name in ("boxes", "scores", "labels")):
+        return 0.0
+    largest = float(np.abs(np.sort(mine) - np.sort(theirs)).max(initial=0.0))
+    for number in np.flatnonzero(mine > _CERTAIN):
+        alike = (other.labels[index] == one.labels[0, number]) & (theirs > 0)
+        if not (np.abs(other.boxes[index] - one.boxes[0, number]).max(axis=1)[alike] < _BOX_DRIFT).any():
+            return float("inf")
+    return largest if np.isfinite(largest) else float("inf")
 
 
 def _images(bundle: Bundle, count: int) -> tuple[Batch, preprocess.Placement]:

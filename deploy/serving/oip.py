@@ -3,7 +3,7 @@
 https://github.com/kserve/open-inference-protocol; binary tensors, configuration, statistics and repository are Triton's extensions.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -124,10 +124,12 @@ def check_outputs(manifest: Manifest, names: Sequence[str]) -> tuple[str, ...]:
     """The outputs to answer: those named, or all.
 
     Raises:
-        Invalid: there is no such output.
+        Invalid: there is no such output, or it is asked for twice.
     """
     known = [one.name for one in triton.tensors(manifest)[1]]
     unknown = [name for name in names if name not in known]
+    if len(set(names)) != len(names):
+        raise Invalid("an output is asked for twice")
     if unknown:
         raise Invalid(f"output {unknown[0][:40]!r}; this model's are {', '.join(known)}")
     return tuple(names) or tuple(known)
@@ -166,6 +168,18 @@ def from_bytes(content: bytes | memoryview, name: str, shape: Sequence[int]) -> 
     if len(content) != expected:
         raise Invalid(f"a tensor {name} {list(shape)[:8]} has {expected:,} bytes, but {len(content):,} were sent")
     return np.frombuffer(content, kind).reshape(tuple(shape))
+
+
+def check_supported(parameters: Iterable[Mapping[str, Any]]) -> None:
+    """Refuse what the parameters of inputs and outputs may ask for and this server does not do.
+
+    Raises:
+        Invalid: shared memory or classification.
+    """
+    given = {name for one in parameters for name in one}
+    for name in ("classification", "shared_memory_region"):
+        if name in given:
+            raise Invalid(f"parameter {name} is not supported")
 
 
 def timeout_ms(parameters: Mapping[str, Any]) -> float | None:

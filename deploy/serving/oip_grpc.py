@@ -10,17 +10,21 @@ from typing import Any
 
 import grpc
 import numpy as np
+from google.protobuf.message import DecodeError
 
 from deploy.errors import ArtifactError, ConfigError, EdgedistillError
 from deploy.serving import oip
 from deploy.serving.detect import Work
+from deploy.serving.logs import REQUEST_ID
 from deploy.serving.model import Model
 from deploy.serving.oip_messages import DATA_TYPES, MESSAGES, PACKAGE
-from deploy.serving.refusals import Forbidden, Invalid, Refusal
+from deploy.serving.refusals import Forbidden, Invalid, Refusal, Unknown
 from deploy.serving.service import Service
 
 _OPEN = ("ServerLive", "ServerReady")
 _QUIET = (*_OPEN, "ModelReady")
+_BESIDE = 32
+"""Calls at once beyond those that wait for the engine: health, metadata, and what is refused."""
 _CONTENTS = {"FP32": "fp32_contents", "INT64": "int64_contents", "BOOL": "bool_contents"}
 
 
@@ -30,9 +34,15 @@ async def start(service: Service, host: str, port: int) -> tuple[Any, int]:
     Raises:
         ConfigError: the address cannot be listened on.
     """
-    limit = service.config.max_body_bytes
-    options = [("grpc.max_receive_message_length", limit), ("grpc.max_send_message_length", -1), ("grpc.so_reuseport", 0)]
-    server = grpc.aio.server(options=options)
+    options = [
+        ("grpc.max_receive_message_length", service.config.max_body_bytes),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.so_reuseport", 0),
+        # a small message could unpack to gigabytes before anything here sees it
+        ("grpc.compression_enabled_algorithms_bitset", 1),
+        ("grpc.per_message_decompression", 0),
+    ]
+    server = grpc.aio.server(options=options, maximum_concurrent_rpcs=service.config.queue_size + _BESIDE)
     server.add_generic_rpc_handlers((_handlers(service),))
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
@@ -47,16 +57,15 @@ def _handlers(service: Service) -> Any:
     methods = Methods(service)
     names = [name for name in vars(Methods) if name[0].isupper()]
     handlers = {name: _handler(service, name, getattr(methods, name)) for name in names if name != "ModelStreamInfer"}
-    handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(
-        partial(_stream, service, methods), MESSAGES["ModelInferRequest"].FromString, MESSAGES["ModelStreamInferResponse"].SerializeToString
-    )
+    handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(partial(_stream, service, methods), None, _serialize)
     return grpc.method_handlers_generic_handler(f"{PACKAGE}.GRPCInferenceService", handlers)
 
 
 def _handler(service: Service, name: str, method: Callable[..., Awaitable[Any]]) -> Any:
     async def answer(request: Any, context: Any) -> Any:
         started = perf_counter()
-        identity = _metadata(context).get("x-request-id", "")[:100] or secrets.token_hex(8)
+        given = _metadata(context).get("x-request-id", "")
+        identity = given if REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
         code: str = "OK"
         why: dict[str, Any] = {}
         try:
@@ -65,7 +74,7 @@ def _handler(service: Service, name: str, method: Callable[..., Awaitable[Any]])
             context.set_trailing_metadata((("x-request-id", identity),))
             return await method(request, context)
         except (Exception, asyncio.CancelledError) as error:
-            code, text = _code(service, error)
+            code, text = _code(service, error, late=(context.time_remaining() or 1) <= 0)
             why = {"reason": text} if code != "INTERNAL" else {"reason": text, "traceback": traceback.format_exception(error)}
             if isinstance(error, asyncio.CancelledError):
                 raise
@@ -76,10 +85,12 @@ def _handler(service: Service, name: str, method: Callable[..., Awaitable[Any]])
             if why or name not in _QUIET:
                 service.log.info("request", request_id=identity, method="gRPC", path=name, status=code, seconds=round(seconds, 6), **why)
 
-    return grpc.unary_unary_rpc_method_handler(answer, MESSAGES[f"{name}Request"].FromString, _serialize)
+    # what may be large is parsed on a thread, when it is known that there is room for it
+    parse = None if name == "ModelInfer" else MESSAGES[f"{name}Request"].FromString
+    return grpc.unary_unary_rpc_method_handler(answer, parse, _serialize)
 
 
-async def _stream(service: Service, methods: "Methods", requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
+async def _stream(service: Service, methods: "Methods", requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[Any]:
     """Answers one after another; a refused request is answered with its reason, and the stream goes on."""
     try:
         service.authorize(_metadata(context).get("authorization"))
@@ -87,21 +98,24 @@ async def _stream(service: Service, methods: "Methods", requests: AsyncIterator[
         service.metrics.error(error.kind)
         await context.abort(getattr(grpc.StatusCode, error.grpc), str(error))
     async for request in requests:
+        started = perf_counter()
+        code = "OK"
         try:
             yield MESSAGES["ModelStreamInferResponse"](infer_response=await methods.ModelInfer(request, context))
         except (Refusal, EdgedistillError) as error:
-            _, text = _code(service, error)
+            code, text = _code(service, error)
             yield MESSAGES["ModelStreamInferResponse"](error_message=text)
+        service.metrics.request("grpc_ModelStreamInfer", code, perf_counter() - started)
 
 
-def _code(service: Service, error: BaseException) -> tuple[str, str]:
+def _code(service: Service, error: BaseException, *, late: bool = False) -> tuple[str, str]:
     text = " ".join(str(error).split())
     if isinstance(error, Refusal):
         service.metrics.error(error.kind)
         return error.grpc, text
     if isinstance(error, asyncio.CancelledError):
-        service.metrics.error("client_gone")
-        return "CANCELLED", "the client went away"
+        service.metrics.error("expired" if late else "client_gone")
+        return ("DEADLINE_EXCEEDED", "the request's time was over") if late else ("CANCELLED", "the client went away")
     if isinstance(error, ArtifactError):
         service.metrics.error("engine")
         return "INTERNAL", text
@@ -181,19 +195,16 @@ class Methods:
             raise Invalid(f"the bundle before is still served: {error}") from error
         return MESSAGES["RepositoryModelLoadResponse"]()
 
-    async def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: N802
+    async def ModelInfer(self, request: bytes, context: Any) -> Any:  # noqa: N802
         """Run the engine on tensors."""
         arrived = monotonic()
-        parameters = {key: getattr(value, value.WhichOneof("parameter_choice") or "", None) for key, value in request.parameters.items()}
         left = context.time_remaining()
-        asked = [oip.timeout_ms(parameters), None if left is None else left * 1000]
-        seconds = self.service.seconds(min((one for one in asked if one is not None), default=None))
-        with (
-            self.service.lease(request.model_name, request.model_version) as model,
-            self.service.admission.place(seconds, model.batcher.seconds_each),
-        ):
+        seconds = self.service.seconds(None if left is None else max(left, 0.0) * 1000)
+        admission = self.service.admission
+        with self.service.lease() as model, admission.place(seconds, model.batcher.seconds_each), admission.memory() as hold:
+            hold(len(request))
             work = Work(model, arrived + seconds)
-            running = asyncio.get_running_loop().run_in_executor(self.service.pool, partial(self._infer, work, request))
+            running = asyncio.get_running_loop().run_in_executor(self.service.pool, partial(self._infer, work, request, arrived))
             try:
                 return await asyncio.shield(running)
             except asyncio.CancelledError:
@@ -201,10 +212,18 @@ class Methods:
                 await asyncio.wait((running,))
                 raise
 
-    def _infer(self, work: Work, request: Any) -> Any:
+    def _infer(self, work: Work, content: bytes, arrived: float) -> Any:
         model = work.model
-        outputs = oip.check_outputs(model.bundle.manifest, [one.name for one in request.outputs])
-        images, raw = _images(model, request, self.service.config.max_images)
+        with work.turn():
+            request = _parse(content)
+            if request.model_name != model.name or request.model_version not in ("", str(model.version)):
+                wanted = f"{request.model_name}, version {request.model_version or 'any'}"[:100]
+                raise Unknown(f"no model '{wanted}'; this server has {model.name}, version {model.version}")
+            asked = oip.timeout_ms({"timeout": _value(request.parameters["timeout"])}) if "timeout" in request.parameters else None
+            work.deadline = min(work.deadline, arrived + self.service.seconds(asked))
+            oip.check_supported([*(one.parameters for one in request.inputs), *(one.parameters for one in request.outputs)])
+            outputs = oip.check_outputs(model.bundle.manifest, [one.name for one in request.outputs])
+            images, raw = _images(model, request, self.service.config.max_images)
         values = oip.infer(work, images)
         answer = MESSAGES["ModelInferResponse"](model_name=model.name, model_version=str(model.version), id=request.id)
         for name in outputs:
@@ -216,6 +235,18 @@ class Methods:
             else:
                 getattr(tensor.contents, _CONTENTS[kind]).extend(value.ravel().tolist())
         return answer
+
+
+def _parse(content: bytes) -> Any:
+    try:
+        return MESSAGES["ModelInferRequest"].FromString(content)
+    except DecodeError as error:
+        raise Invalid(f"not a ModelInferRequest ({error})") from error
+
+
+def _value(parameter: Any) -> Any:
+    kind = parameter.WhichOneof("parameter_choice")
+    return None if kind is None else getattr(parameter, kind)
 
 
 def _images(model: Model, request: Any, max_images: int) -> tuple[Any, bool]:

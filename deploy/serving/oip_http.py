@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from time import monotonic
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -18,10 +18,13 @@ from deploy.errors import EdgedistillError
 from deploy.serving import body, oip
 from deploy.serving.detect import Work
 from deploy.serving.model import Model
-from deploy.serving.refusals import Forbidden, Invalid, NotReady
+from deploy.serving.options import MIB
+from deploy.serving.refusals import Forbidden, Invalid, NotReady, TooLarge
 from deploy.serving.service import Service
 
 HEADER_LENGTH = "inference-header-content-length"
+_LONGEST_NUMBER = 26
+"""Characters of a number in JSON: sign, seventeen digits, point, exponent, comma, space."""
 
 
 class _Lenient(BaseModel):
@@ -35,7 +38,7 @@ class InputTensor(_Lenient):
 
     name: str
     datatype: str
-    shape: list[int] = Field(max_length=8)
+    shape: Annotated[list[int], Field(max_length=8), FailFast()]
     parameters: dict[str, Any] = {}
     data: list[Any] | None = None
 
@@ -51,8 +54,8 @@ class InferRequest(_Lenient):
     """The JSON of an inference request."""
 
     id: str | None = None
-    inputs: list[InputTensor]
-    outputs: list[OutputTensor] = []
+    inputs: Annotated[list[InputTensor], FailFast()]
+    outputs: Annotated[list[OutputTensor], FailFast()] = []
     parameters: dict[str, Any] = {}
 
 
@@ -147,21 +150,24 @@ class Protocol:
 
     async def infer(self, request: Request) -> Response:
         """Run the engine on tensors."""
-        config = self.service.config
+        config, admission = self.service.config, self.service.admission
         seconds = self.service.seconds(None)
         arrived = monotonic()
-        with self._lease(request) as model, self.service.admission.place(seconds, model.batcher.seconds_each):
-            content = await body.read(request, config.max_body_bytes, seconds)
+        with self._lease(request) as model, admission.memory() as hold:
+            admission.check(seconds, model.batcher.seconds_each)
+            content = await body.read(request, body.Limits(config.max_body_bytes, seconds, hold))
             header = request.headers.get(HEADER_LENGTH)
-            answered = partial(self._infer, model, content, header, arrived)
             work = Work(model, arrived + seconds)
-            answer, head = await self.service.run(partial(answered, work), work, request.receive)
+            answered = partial(self._infer, model, content, header, arrived, work)
+            with admission.place(work.deadline - monotonic(), model.batcher.seconds_each):
+                answer, head = await self.service.run(answered, work, request.receive)
         if head is None:
             return Response(answer, media_type="application/json")
         return Response(answer, media_type="application/octet-stream", headers={HEADER_LENGTH: str(head)})
 
     def _infer(self, model: Model, content: bytes, header: str | None, arrived: float, work: Work) -> tuple[bytes, int | None]:
-        images, form = parse(model, content, header, self.service.config.max_images)
+        with work.turn():
+            images, form = parse(model, content, header, self.service.config.max_images)
         work.deadline = arrived + self.service.seconds(form.timeout_ms)
         return write(model, oip.infer(work, images), form)
 
@@ -177,6 +183,10 @@ def parse(model: Model, content: bytes, header: str | None, max_images: int) -> 
         TooLarge: more than max_images.
     """
     length = _header_length(header, len(content))
+    size = model.contract.preprocessing
+    longest = max_images * 3 * size.height * size.width * _LONGEST_NUMBER + MIB
+    if length > longest:
+        raise TooLarge(f"{length:,} bytes of JSON; {max_images} images need at most {longest:,}")
     try:
         request = InferRequest.model_validate_json(content[:length])
     except ValidationError as error:
@@ -214,10 +224,7 @@ def write(model: Model, values: Mapping[str, Any], form: Form) -> tuple[bytes, i
 
 
 def _form(manifest: Any, request: InferRequest) -> Form:
-    parameters = [*(one.parameters for one in request.inputs), *(one.parameters for one in request.outputs)]
-    for parameter in ("classification", "shared_memory_region"):
-        if any(parameter in one for one in parameters):
-            raise Invalid(f"parameter {parameter} is not supported")
+    oip.check_supported([*(one.parameters for one in request.inputs), *(one.parameters for one in request.outputs)])
     names = oip.check_outputs(manifest, [one.name for one in request.outputs])
     every = request.parameters.get("binary_data_output") is True
     own = {one.name: one.parameters.get("binary_data", every) is True for one in request.outputs}

@@ -6,11 +6,13 @@ import logging
 import signal
 import socket
 import threading
+from math import ceil
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from deploy.bundle import Bundle
 from deploy.errors import ConfigError
@@ -20,6 +22,7 @@ from deploy.serving.service import Service
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _MAX_CONNECTIONS = 1024
+_HEADER_SECONDS = 10
 _IDLE_SECONDS = 75
 """A connection may rest so long between two requests."""
 
@@ -38,13 +41,59 @@ def serve(folder: Path, config: ServeConfig | None = None, *, allow_ungated: boo
     if not allow_ungated:
         bundle.refuse_ungated_here()
     service = Service(folder, config, allow_ungated=allow_ungated)
-    logging.getLogger("uvicorn").addHandler(service.log.handler())
+    for name in ("uvicorn", "asyncio", "grpc"):
+        logging.getLogger(name).addHandler(service.log.handler())
     with listen(config.host, config.port) as listener:
         server = _Server(service, listener)
         with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
             caught = runner.run(server.run())
     if caught == signal.SIGINT:
         raise KeyboardInterrupt
+
+
+def most_connections() -> int:
+    """As many as there are files for, some kept for the engine and the log."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return _MAX_CONNECTIONS
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return _MAX_CONNECTIONS if soft == resource.RLIM_INFINITY else max(16, min(_MAX_CONNECTIONS, soft - 128))
+
+
+class Connection(HttpToolsProtocol):
+    """uvicorn's, which would wait forever for the rest of a request's headers; this one hangs up."""
+
+    _late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A client may be silent for so long, no longer."""
+        super().connection_made(transport)
+        self._wait()
+
+    def on_message_begin(self) -> None:
+        """The first byte of a request."""
+        super().on_message_begin()
+        self._wait()
+
+    def on_headers_complete(self) -> None:
+        """From here the body's time counts."""
+        self._stop_waiting()
+        super().on_headers_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Nothing is left to wait for."""
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def _wait(self) -> None:
+        self._stop_waiting()
+        self._late = self.loop.call_later(_HEADER_SECONDS, self.transport.close)
+
+    def _stop_waiting(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -67,9 +116,10 @@ class _Server(uvicorn.Server):
         self.service = service
         self.listener = listener
         self.caught: int | None = None
-        grace = max(1, round(service.config.timeout_ms / 1000))
+        self._grpc: Any = None
+        grace = ceil(service.config.timeout_ms / 1000) + 2
         plain: dict[str, Any] = {"log_config": None, "access_log": False, "server_header": False, "proxy_headers": False}
-        plain |= {"lifespan": "off", "ws": "none"}
+        plain |= {"lifespan": "off", "ws": "none", "http": Connection}
         limits: dict[str, Any] = {
             "limit_concurrency": _MAX_CONNECTIONS,
             "timeout_keep_alive": _IDLE_SECONDS,
@@ -81,7 +131,6 @@ class _Server(uvicorn.Server):
         """Serve; the signal that ended it."""
         config, log = self.service.config, self.service.log
         self._loop = asyncio.get_running_loop()
-        grpc_server = None
         if hasattr(signal, "SIGHUP") and threading.current_thread() is threading.main_thread():  # others get no signals
             self._loop.add_signal_handler(signal.SIGHUP, self._swap)
         serving = asyncio.create_task(self.serve(sockets=[self.listener]))
@@ -91,19 +140,22 @@ class _Server(uvicorn.Server):
             if config.host not in _LOOPBACK and not self.service.guarded:
                 log.warning("anybody who reaches this address may use it", advice="set serve.token_file")
             await asyncio.to_thread(self.service.load)
-            if config.grpc_port is not None:
+            if config.grpc_port is not None and not self.service.draining:
                 from deploy.serving import oip_grpc  # grpcio only where it is used
 
-                grpc_server, bound = await oip_grpc.start(self.service, config.host, config.grpc_port)
+                self._grpc, bound = await oip_grpc.start(self.service, config.host, config.grpc_port)
                 log.info("listening", address=f"grpc://{host}:{bound}")
             await serving
         finally:
             self.should_exit = True
-            if grpc_server is not None:
-                await grpc_server.stop(config.timeout_ms / 1000)
-            await serving
+            await asyncio.gather(serving, self._stop_grpc())
             await asyncio.to_thread(self.service.close)
         return self.caught
+
+    async def _stop_grpc(self) -> None:
+        """Take no more calls, and give those under way their time."""
+        if self._grpc is not None:
+            await self._grpc.stop(None if self.force_exit else self.service.config.timeout_ms / 1000)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The first signal turns the server not ready, and closes it when that has been seen; the second closes it at once."""
@@ -120,6 +172,7 @@ class _Server(uvicorn.Server):
 
         def close() -> None:
             self.should_exit = True
+            self._stopping = asyncio.ensure_future(self._stop_grpc())
 
         self._loop.call_later(seconds, close)
 

@@ -21,10 +21,13 @@ from deploy.serving.detect import Work
 from deploy.serving.logs import Log
 from deploy.serving.metrics import Metrics
 from deploy.serving.model import Model
-from deploy.serving.options import ServeConfig
+from deploy.serving.options import MIB, ServeConfig
 from deploy.serving.refusals import Busy, Gone, Unauthorized, Unknown
 
 T = TypeVar("T")
+
+_BODIES, _LEAST_BYTES = 4, 256 * MIB
+"""Bodies of the largest size that may be in memory at once, and the bytes that always may."""
 
 
 class Service:
@@ -36,13 +39,14 @@ class Service:
         self.allow_ungated = allow_ungated
         self.log = log or Log()
         self.metrics = Metrics()
-        self.admission = Admission(config.queue_size)
+        self.admission = Admission(config.queue_size, max(_BODIES * config.max_body_bytes, _LEAST_BYTES))
         # a thread waits for the engine in each request
         self.pool = ThreadPoolExecutor(config.queue_size, thread_name_prefix="request")
         self.draining = False
         self._token = read_token(config.token_file)
         self._model: Model | None = None
         self._swapping = Lock()
+        self._closing = False
 
     @property
     def ready(self) -> bool:
@@ -63,18 +67,22 @@ class Service:
             Unknown: it has another name or version.
         """
         model = self._model
+        while model is not None and not model.take():  # it was replaced between these two lines, and has closed
+            model = self._model
         if model is None:
             raise Busy("the engine is being loaded; come again later")
-        if name not in (None, model.name):
-            raise Unknown(f"no model '{name}'; this server has {model.name}")
-        if version not in (None, "", str(model.version)):
-            raise Unknown(f"no version '{version}' of {model.name}; this server has {model.version}")
-        with model.lease():
+        try:
+            if name not in (None, model.name):
+                raise Unknown(f"no model '{name}'; this server has {model.name}")
+            if version not in (None, "", str(model.version)):
+                raise Unknown(f"no version '{version}' of {model.name}; this server has {model.version}")
             yield model
+        finally:
+            model.give_back()
 
     def seconds(self, wanted_ms: float | None) -> float:
         """A request's time: what it asks for, at most the server's."""
-        return min(self.config.timeout_ms, wanted_ms or self.config.timeout_ms) / 1000
+        return (self.config.timeout_ms if wanted_ms is None else min(self.config.timeout_ms, wanted_ms)) / 1000
 
     def authorize(self, header: str | None) -> None:
         """Let a request pass that carries `Bearer <token>`.
@@ -106,16 +114,20 @@ class Service:
                 self.metrics.swap("refused")
                 self.log.refused("bundle refused", folder=str(self.folder), reason=str(error), **more)
                 raise
+            if self._closing:
+                new.close()
+                raise Busy("the server is closing")
             self._model = new
-            self.metrics.serves(new.bundle, new.version)
+            reason = new.bundle.why_ungated_here()
+            self.metrics.serves(new.bundle, new.version, gated=reason is None)
             if old is not None:
                 self.metrics.swap("done")
                 old.close()
             about = {"model": new.name, "version": new.version, "max_batch_size": new.batcher.max_batch_size}
-            self.log.info("serving", **about, gated=new.bundle.gated)
+            self.log.info("serving", **about, gated=reason is None)
 
     def _open(self, version: int) -> Model:
-        bundle = Bundle.load(self.folder)
+        bundle = Bundle.load(self.folder.resolve())  # a link may be moved meanwhile
         if not self.allow_ungated:
             bundle.refuse_ungated_here()
         elif (reason := bundle.why_ungated_here()) is not None:
@@ -130,20 +142,21 @@ class Service:
         """
         running = asyncio.get_running_loop().run_in_executor(self.pool, function)
         gone = asyncio.ensure_future(until_gone(receive))
+        gone.add_done_callback(lambda _: work.cancel())
         try:
-            await asyncio.wait((running, gone), return_when=asyncio.FIRST_COMPLETED)
-            if not running.done():
-                work.cancel()
-                await asyncio.wait((running,))
-                raise Gone("the client went away") from running.exception()
-            return running.result()
+            answer = await running
+            if gone.done():
+                raise Gone("the client went away")
+            return answer
         finally:
             gone.cancel()
 
     def close(self) -> None:
-        """Free the engine and the threads."""
+        """Free the engine and the threads; a bundle that is being loaded is let go."""
+        self._closing = True
         self.pool.shutdown(wait=True, cancel_futures=True)
-        model, self._model = self._model, None
+        with self._swapping:
+            model, self._model = self._model, None
         if model is not None:
             model.close()
 

@@ -6,12 +6,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from deploy.bundle import MANIFEST, Bundle
+from deploy.bundle import Bundle, write
 from deploy.errors import ArtifactError, ConfigError
 
 WEIGHTS = "model.safetensors"
 CONTRACT = "preprocessing.json"
 CARD = "README.md"
+LABELS = "labels.txt"
 
 
 def push(bundle: Bundle, repository: str, weights: Path | None, *, private: bool = False, engine: bool = False) -> str:
@@ -35,6 +36,7 @@ def push(bundle: Bundle, repository: str, weights: Path | None, *, private: bool
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
     except ImportError as error:
         raise ConfigError('push needs huggingface_hub, which is not installed: pip install "edgedistill[hub]"') from error
+    broken: tuple[type[Exception], ...] = (*_network(HfHubHTTPError), OSError)
     with TemporaryDirectory() as scratch:
         stage(bundle, Path(scratch), weights, engine=engine)
         try:
@@ -46,23 +48,28 @@ def push(bundle: Bundle, repository: str, weights: Path | None, *, private: bool
             raise ConfigError(f"--repo {repository}: {_line(error)}") from error
         except LocalTokenNotFoundError as error:
             raise ConfigError("push needs a token of the hub: set HF_TOKEN, or run hf auth login") from error
-        except (HfHubHTTPError, OSError) as error:
+        except broken as error:
             raise ArtifactError(f"{repository}: the hub did not take it ({_line(error)})") from error
     return str(getattr(done, "commit_url", done))
 
 
 def stage(bundle: Bundle, out: Path, weights: Path | None, *, engine: bool = False) -> None:
-    """Lay out what is uploaded in `out`, an empty folder."""
+    """Lay out what is uploaded in `out`, an empty folder: a bundle of its own, from which `edgedistill build` makes an engine."""
     manifest = bundle.manifest
-    for name in (manifest.onnx, "labels.txt", MANIFEST):
+    for name in (manifest.onnx, LABELS):
         shutil.copy(bundle.root / name, out / name)
     (out / CONTRACT).write_text(manifest.contract.model_dump_json(indent=2) + "\n", encoding="utf-8")
     (out / CARD).write_text(front_matter(bundle) + (bundle.root / CARD).read_text(encoding="utf-8"), encoding="utf-8")
     if weights is not None:
         shutil.copy(weights, out / WEIGHTS)
+    sent = None
     if engine and manifest.engine is not None:
         machine = "-".join("".join(c if c.isalnum() else "-" for c in value) for value in manifest.fingerprint.values() if len(value) < 60)
-        shutil.copy(bundle.root / manifest.engine, out / f"{Path(manifest.engine).stem}-{machine}{Path(manifest.engine).suffix}")
+        sent = f"{Path(manifest.engine).stem}-{machine}{Path(manifest.engine).suffix}"
+        shutil.copy(bundle.root / manifest.engine, out / sent)
+    why = manifest.why or (None if sent else "the engine was left out; build it where it shall run")
+    files = [manifest.onnx, LABELS, CARD, *([sent] if sent else [])]
+    write(out, manifest.model_copy(update={"engine": sent, "why": why}), files)
 
 
 def front_matter(bundle: Bundle) -> str:
@@ -86,6 +93,11 @@ def front_matter(bundle: Bundle) -> str:
             }
         ]
     return "---\n" + "".join(f"{key}: {json.dumps(value)}\n" for key, value in fields.items()) + "---\n"
+
+
+def _network(kind: type[Exception]) -> tuple[type[Exception], ...]:
+    """An error's bases: of the hub's own, the HTTP library's, which differs from release to release."""
+    return tuple(base for base in kind.__bases__ if issubclass(base, Exception))
 
 
 def _line(error: Exception) -> str:

@@ -8,9 +8,10 @@ from deploy import triton
 from deploy.bundle import Bundle
 
 FILES = Path(__file__).parent / "files"
-_FILLED = ("Dockerfile.cpu", "Dockerfile.gpu", "kserve.yaml", "README.md")
 _COPIED = ("start.sh", "client.py", "plain_onnxruntime.py")
 _EXTRAS = {"ort": "serve,build", "openvino": "serve,build,openvino", "trt": "serve,build,tensorrt", "trt_rtx": "serve,build,tensorrt-rtx"}
+_ON_GPU, _ON_CPU = ("ort", "trt", "trt_rtx"), ("ort", "openvino")
+_CUDA = ' "onnxruntime-gpu[cuda,cudnn]"'
 MODELS = "triton"
 
 
@@ -24,18 +25,36 @@ def ship(bundle: Bundle, out: Path, *, image: str | None = None) -> None:
     shutil.copytree(bundle.root, out / "bundle")
     triton.write(bundle, out / MODELS)
     digest = manifest.files[manifest.engine or manifest.onnx]
+    kinds = [kind for kind, runtimes in (("cpu", _ON_CPU), ("gpu", _ON_GPU)) if manifest.runtime in runtimes]
     words = {
         "name": manifest.name,
         "kubernetes_name": "".join(c if c.isalnum() else "-" for c in manifest.name.lower()).strip("-"),
         "image": image or f"edgedistill/{manifest.name.lower()}:{digest[:12]}",
-        "target": manifest.target,
-        "extras": _EXTRAS[manifest.runtime],
-        "extras_cpu": _EXTRAS[manifest.runtime] if manifest.runtime in ("ort", "openvino") else _EXTRAS["ort"],
+        "kind": kinds[0],
+        "dockerfiles": " and ".join(f"`Dockerfile.{kind}`" for kind in kinds),
         "height": str(manifest.contract.preprocessing.height),
         "width": str(manifest.contract.preprocessing.width),
     }
-    for name in _FILLED:
-        text = Template((FILES / name).read_text(encoding="utf-8")).substitute(words)
-        (out / name).write_text(text, encoding="utf-8")
+    for kind in kinds:
+        _fill("Dockerfile", out / f"Dockerfile.{kind}", {**words, **container(manifest.runtime, kind)})
+    for name in ("kserve.yaml", "README.md"):
+        _fill(name, out / name, words)
     for name in _COPIED:
         shutil.copy(FILES / name, out / name)
+
+
+def container(runtime: str, kind: str) -> dict[str, str]:
+    """What differs between the Dockerfiles of a CPU and a GPU."""
+    if kind == "cpu":
+        how = "Where the gates passed on another processor they are judged again at the start; see start.sh."
+        plain = {"device": "a CPU", "suffix": "", "more": "", "variables": "", "start": "120"}
+    else:
+        how = "docker run --gpus all; the driver comes from the host, all else from pip. An engine of another GPU is built at the start."
+        variables = " NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility"
+        plain = {"device": "an NVIDIA GPU", "suffix": "-gpu", "variables": variables, "start": "600"}
+        plain["more"] = _CUDA if runtime == "ort" else ""
+    return {**plain, "kind": kind, "how": how, "extras": _EXTRAS[runtime]}
+
+
+def _fill(name: str, out: Path, words: dict[str, str]) -> None:
+    out.write_text(Template((FILES / name).read_text(encoding="utf-8")).substitute(words), encoding="utf-8")

@@ -1,21 +1,38 @@
 #!/bin/sh
-# Serves /bundle; where its engine or its verdicts are another machine's, it is built and judged here first.
+# Serves the bundle; where its engine or its verdicts are another machine's, it is built and judged here first.
 #
 #   EDGEDISTILL_DATA      labeled images in COCO's layout, for gates on accuracy and for int8
 #   EDGEDISTILL_UNGATED   1 serves although gates did not pass, or could not be judged without images
 #   EDGEDISTILL_SERVE     further options of edgedistill serve
+#   EDGEDISTILL_BUNDLE    default /bundle
+#   EDGEDISTILL_BUILT     where the engine built here is kept, default /tmp/built; a volume saves the next start the building
+#   EDGEDISTILL_HOST      default 0.0.0.0
 set -eu
 bundle=${EDGEDISTILL_BUNDLE:-/bundle}
 built=${EDGEDISTILL_BUILT:-/tmp/built}
+serve=${EDGEDISTILL_SERVE:-}
 ungated=
-[ "${EDGEDISTILL_UNGATED:-0}" = 1 ] && ungated=--allow-ungated
+if [ "${EDGEDISTILL_UNGATED:-0}" = 1 ]; then ungated=--allow-ungated; fi
 
-if [ -e "$built/manifest.json" ]; then
-    bundle=$built
-elif ! edgedistill serve "$bundle" --check $ungated; then
+# shellcheck disable=SC2086 # several options
+can_serve() { edgedistill serve "$1" --check $ungated $serve; }
+of_this_bundle() { cmp -s "$bundle/manifest.json" "$built.from"; }
+
+if can_serve "$bundle"; then
+    served=$bundle
+elif of_this_bundle && can_serve "$built"; then
+    served=$built
+else
     echo "start.sh: building the engine for this machine" >&2
-    edgedistill build "$bundle" ${EDGEDISTILL_DATA:+--data "$EDGEDISTILL_DATA"} --out "$built" || [ -e "$built/manifest.json" ]
-    bundle=$built
+    rm -rf "$built" "$built.from"
+    edgedistill build "$bundle" ${EDGEDISTILL_DATA:+--data "$EDGEDISTILL_DATA"} --out "$built" &
+    child=$!
+    trap 'kill $child; exit 143' TERM INT
+    # 10 to 12 are verdicts, which serve looks at
+    wait $child || [ -e "$built/manifest.json" ]
+    trap - TERM INT
+    cp "$bundle/manifest.json" "$built.from"
+    served=$built
 fi
 # shellcheck disable=SC2086 # several options
-exec edgedistill serve "$bundle" $ungated --host "${EDGEDISTILL_HOST:-0.0.0.0}" --port 8000 --grpc-port 8001 ${EDGEDISTILL_SERVE:-}
+exec edgedistill serve "$served" $ungated --host "${EDGEDISTILL_HOST:-0.0.0.0}" --port 8000 --grpc-port 8001 $serve
