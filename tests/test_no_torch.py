@@ -151,6 +151,14 @@ def test_build_says_what_to_install(program: Path, bundle: Bundle, tmp_path: Pat
     assert not (tmp_path / "out").exists()
 
 
+def ready(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/health/ready", timeout=5) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
 @pytest.fixture
 def address(program: Path, bundle: Bundle, tmp_path: Path) -> Iterator[str]:
     with socket.socket() as free:
@@ -161,9 +169,8 @@ def address(program: Path, bundle: Bundle, tmp_path: Path) -> Iterator[str]:
         try:
             for _ in range(300):
                 time.sleep(0.1)
-                with socket.socket() as probe:
-                    if process.poll() is not None or probe.connect_ex(("127.0.0.1", port)) == 0:
-                        break
+                if process.poll() is not None or ready(port):
+                    break
             assert process.poll() is None, process.stderr.read() if process.stderr else ""
             yield f"http://127.0.0.1:{port}"
         finally:
