@@ -5,9 +5,6 @@ from pathlib import Path
 from time import monotonic
 
 import yaml
-from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
@@ -21,7 +18,7 @@ _HERE = Path(__file__).parent
 _PAGE_POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src blob: data:; connect-src 'self'"
 
 
-def app(service: Service) -> Starlette:
+def app(service: Service) -> Front:
     """The application around a service, which the caller loads and closes."""
     endpoints = Endpoints(service)
     routes = [
@@ -32,7 +29,7 @@ def app(service: Service) -> Starlette:
         *oip_http.routes(service),
     ]
 
-    return Starlette(routes=routes, middleware=[Middleware(Front, service=service)], exception_handlers={HTTPException: _raise})
+    return Front(routes, service)  # no Starlette around: Front does what its middleware would, once
 
 
 class Endpoints:
@@ -68,11 +65,6 @@ class Endpoints:
         """For Prometheus."""
         text = self.service.metrics.text(pending=self.service.admission.pending, ready=self.service.ready)
         return Response(text, headers={"content-type": metrics.CONTENT_TYPE})
-
-
-async def _raise(request: Request, error: Exception) -> Response:
-    """Front answers, as it does all errors."""
-    raise error
 
 
 def number(text: str | None, name: str, low: float, high: float) -> float | None:

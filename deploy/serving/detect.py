@@ -1,6 +1,5 @@
 """From the bytes of images to the JSON of what is in them; runs on a thread, and waits there for the engine."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager
@@ -8,6 +7,8 @@ from dataclasses import dataclass
 from threading import BoundedSemaphore, Lock
 from time import monotonic, perf_counter
 from typing import Any
+
+from pydantic_core import to_json
 
 from deploy import machine, preprocess
 from deploy.detections import Detections, to_coco
@@ -132,7 +133,7 @@ def detect(work: Work, files: Sequence[File], *, min_score: float, max_pixels: i
         "categories": categories,
         "timings_ms": _milliseconds(timings),
     }
-    return json.dumps(body, allow_nan=False, separators=(",", ":")).encode()
+    return to_json(body)  # several times faster than json, which counts where the engine is small
 
 
 def _place(work: Work, file: File, number: int, count: int, max_pixels: int) -> Placed:

@@ -3,13 +3,15 @@
 import re
 import secrets
 import traceback
+from collections.abc import Sequence
 from time import perf_counter
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.routing import Route, Router
+from starlette.types import Message, Receive, Scope, Send
 
 from deploy.errors import ArtifactError
 from deploy.serving.logs import REQUEST_ID
@@ -22,17 +24,18 @@ _QUIET = re.compile(r"/v2/health/.*|/metrics|/v2/models/[^/]+(/versions/[^/]+)?/
 
 
 class Front:
-    """An ASGI application around another."""
+    """The ASGI application: routes, and what stands before them all."""
 
-    def __init__(self, app: ASGIApp, service: Service) -> None:
-        self.app = app
+    def __init__(self, routes: Sequence[Route], service: Service) -> None:
+        self.routes = list(routes)
         self.service = service
+        self._router = Router(self.routes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         if scope["type"] != "http":
-            await self.app(scope, receive, send)
             return
+        scope["app"] = self  # so that the router raises what it refuses
         started = perf_counter()
         headers = Headers(scope=scope)
         given = headers.get("x-request-id", "")
@@ -42,7 +45,7 @@ class Front:
         try:
             if not OPEN.fullmatch(scope["path"]):
                 self.service.authorize(headers.get("authorization"))
-            await self.app(scope, receive, answer)
+            await self._router(scope, receive, answer)
         except Exception as error:  # noqa: BLE001 - answered as what it is, the unexpected with its traceback in the log
             why = self._explain(error)
             await self._refuse(error, answer, scope, receive)

@@ -1,6 +1,5 @@
 """The Open Inference Protocol over HTTP, with Triton's binary tensors: a JSON header, then the tensors' bytes one after another."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -9,6 +8,7 @@ from typing import Annotated, Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError
+from pydantic_core import to_json
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -217,9 +217,7 @@ def write(model: Model, values: Mapping[str, Any], form: Form) -> tuple[bytes, i
             described["data"] = value.ravel().tolist()
         outputs.append(described)
     identity = {} if form.id is None else {"id": form.id}
-    head = json.dumps(
-        {"model_name": model.name, "model_version": str(model.version), **identity, "outputs": outputs}, allow_nan=False
-    ).encode()
+    head = to_json({"model_name": model.name, "model_version": str(model.version), **identity, "outputs": outputs})
     return (b"".join([head, *tails]), len(head)) if tails else (head, None)
 
 
