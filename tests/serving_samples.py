@@ -18,6 +18,9 @@ from typing import Any, Self
 import onnx_samples
 from PIL import Image
 
+from deploy.serving.logs import Log
+from deploy.serving.options import ServeConfig
+
 SLOW = """
 import sys, time
 from deploy.runtimes.ort import OrtSession
@@ -37,6 +40,41 @@ def encoded(cells: dict[tuple[int, int], int], kind: str = "PNG") -> bytes:
     file = io.BytesIO()
     Image.fromarray(onnx_samples.picture(cells)).save(file, kind)
     return file.getvalue()
+
+
+class Running:
+    """A server on a thread, on free ports."""
+
+    def __init__(self, folder: Path, **options: Any) -> None:
+        from deploy.serving import process
+        from deploy.serving.service import Service
+
+        self.lines = io.StringIO()
+        config = ServeConfig(port=0, grpc_port=0, threads=1, max_batch_size=2, drain_seconds=0, **options)
+        self.listener = process.listen("127.0.0.1", 0)
+        self.service = Service(folder, config, log=Log(self.lines))
+        self.server = process._Server(self.service, self.listener)
+        self._thread = threading.Thread(target=lambda: asyncio.run(self.server.run()))
+        self._thread.start()
+        while "grpc://" not in self.lines.getvalue():
+            assert self._thread.is_alive()
+
+    @property
+    def http(self) -> str:
+        return self._address("http://")
+
+    @property
+    def grpc(self) -> str:
+        return self._address("grpc://")
+
+    def _address(self, scheme: str) -> str:
+        lines = [json.loads(line) for line in self.lines.getvalue().splitlines()]
+        return str(next(line["address"] for line in lines if line.get("address", "").startswith(scheme)).removeprefix(scheme))
+
+    def stop(self) -> None:
+        self.server.should_exit = True
+        self._thread.join(20)
+        self.listener.close()
 
 
 class Server:

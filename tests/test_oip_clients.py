@@ -1,8 +1,6 @@
 """The Open Inference Protocol as NVIDIA's own client speaks it, against a server of this machine."""
 
 import asyncio
-import io
-import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,57 +10,22 @@ import artifact_samples as samples
 import numpy as np
 import onnx_samples
 import pytest
+from serving_samples import Running
 
 from deploy import preprocess
 from deploy.bundle import Bundle
 from deploy.predictor import Predictor, decide
 from deploy.runtimes import Raw
-from deploy.serving.logs import Log
-from deploy.serving.options import ServeConfig
 
 http = pytest.importorskip("tritonclient.http")
 grpc = pytest.importorskip("tritonclient.grpc")
 http_aio = pytest.importorskip("tritonclient.http.aio")
 grpc_aio = pytest.importorskip("tritonclient.grpc.aio")
-process = pytest.importorskip("deploy.serving.process")
+pytest.importorskip("uvicorn")
 
 NAME = "cells-here"
 TOKEN = "0123456789abcdef"
 CELLS = [{(0, 1): 0, (2, 3): 2}, {}, {(3, 3): 1}]
-
-
-class Running:
-    """A server on a thread, on free ports."""
-
-    def __init__(self, folder: Path, **options: Any) -> None:
-        from deploy.serving.service import Service
-
-        self.lines = io.StringIO()
-        config = ServeConfig(port=0, grpc_port=0, threads=1, max_batch_size=2, drain_seconds=0, **options)
-        self.listener = process.listen("127.0.0.1", 0)
-        self.service = Service(folder, config, log=Log(self.lines))
-        self.server = process._Server(self.service, self.listener)
-        self._thread = threading.Thread(target=lambda: asyncio.run(self.server.run()))
-        self._thread.start()
-        while "grpc://" not in self.lines.getvalue():
-            assert self._thread.is_alive()
-
-    @property
-    def http(self) -> str:
-        return self._address("http://")
-
-    @property
-    def grpc(self) -> str:
-        return self._address("grpc://")
-
-    def _address(self, scheme: str) -> str:
-        lines = [json.loads(line) for line in self.lines.getvalue().splitlines()]
-        return str(next(line["address"] for line in lines if line.get("address", "").startswith(scheme)).removeprefix(scheme))
-
-    def stop(self) -> None:
-        self.server.should_exit = True
-        self._thread.join(20)
-        self.listener.close()
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import signal
+import socket
 import struct
 import time
 from collections import Counter
@@ -14,7 +15,7 @@ import artifact_samples as samples
 import numpy as np
 import onnx_samples
 import pytest
-from serving_samples import Client, Reply, Server, encoded, load, once, request
+from serving_samples import Client, Reply, Running, Server, encoded, load, once, request
 
 from deploy import coco_map
 from deploy.accuracy import Split, judge
@@ -177,6 +178,26 @@ def test_a_body_that_does_not_come_is_not_waited_for(bundle: Bundle) -> None:
     with Server(bundle.root, "timeout_ms=300", "max_batch_size=1") as server:
         assert asyncio.run(dawdle(server.port)).split()[1] == b"408"
         assert asyncio.run(once(server.port, request(IMAGE))).status == 200
+
+
+@pytest.mark.parametrize("sent", [b"", b"POST /v1/detect HT", b"GET /v2 HTTP/1.1\r\nhost: x\r\n"])
+def test_headers_that_do_not_come_are_not_waited_for(bundle: Bundle, monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
+    from deploy.serving import process
+
+    monkeypatch.setattr(process, "_HEADER_SECONDS", 0.2)
+    running = Running(bundle.root)
+    try:
+        host, port = running.http.split(":")
+        with socket.create_connection((host, int(port)), timeout=20) as connection:
+            connection.sendall(sent)
+            assert connection.recv(1) == b""
+        with socket.create_connection((host, int(port)), timeout=20) as connection:
+            for _ in range(2):
+                connection.sendall(request(b"", "/v2/health/live", "GET"))
+                time.sleep(0.3)  # at rest between requests it may stay longer
+                assert connection.recv(1000).startswith(b"HTTP/1.1 200")
+    finally:
+        running.stop()
 
 
 def test_map_through_the_server_is_that_of_validate(bundle: Bundle, tmp_path: Path) -> None:
