@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 import socket
@@ -140,6 +141,8 @@ class _Server(uvicorn.Server):
             if config.host not in _LOOPBACK and not self.service.guarded:
                 log.warning("anybody who reaches this address may use it", advice="set serve.token_file")
             await asyncio.to_thread(self.service.load)
+            gc.collect()
+            gc.freeze()  # what is here now stays: no collection need look at it again
             if config.grpc_port is not None and not self.service.draining:
                 from deploy.serving import oip_grpc  # grpcio only where it is used
 
