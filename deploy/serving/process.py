@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+import os
 import signal
 import socket
 import threading
@@ -16,7 +17,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from deploy.bundle import Bundle
-from deploy.errors import ConfigError
+from deploy.errors import ConfigError, Interrupted
 from deploy.serving.api import app
 from deploy.serving.options import ServeConfig
 from deploy.serving.service import Service
@@ -35,7 +36,7 @@ def serve(folder: Path, config: ServeConfig | None = None, *, allow_ungated: boo
         ArtifactError: the bundle is damaged, its test fails, or its gates have not passed on such a machine and that is not allowed.
         RuntimeUnavailable: its engine cannot run here.
         ConfigError: an address cannot be listened on, or the token cannot be read.
-        KeyboardInterrupt: it was ended by Ctrl-C.
+        Interrupted: it was ended by Ctrl-C.
     """
     config = config or ServeConfig()
     bundle = Bundle.load(folder)
@@ -49,7 +50,7 @@ def serve(folder: Path, config: ServeConfig | None = None, *, allow_ungated: boo
         with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
             caught = runner.run(server.run())
     if caught == signal.SIGINT:
-        raise KeyboardInterrupt
+        raise Interrupted("interrupted; accepted requests were answered")
 
 
 def most_connections() -> int:
@@ -144,6 +145,7 @@ class _Server(uvicorn.Server):
             gc.collect()
             gc.freeze()  # what is here now stays: no collection need look at it again
             if config.grpc_port is not None and not self.service.draining:
+                os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its own lines say what an error here says
                 from deploy.serving import oip_grpc  # grpcio only where it is used
 
                 self._grpc, bound = await oip_grpc.start(self.service, config.host, config.grpc_port)
