@@ -123,7 +123,7 @@ class _Server(uvicorn.Server):
         plain: dict[str, Any] = {"log_config": None, "access_log": False, "server_header": False, "proxy_headers": False}
         plain |= {"lifespan": "off", "ws": "none", "http": Connection}
         limits: dict[str, Any] = {
-            "limit_concurrency": _MAX_CONNECTIONS,
+            "limit_concurrency": most_connections(),
             "timeout_keep_alive": _IDLE_SECONDS,
             "timeout_graceful_shutdown": grace,
         }
