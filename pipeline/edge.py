@@ -62,11 +62,13 @@ def serve_config(args: argparse.Namespace) -> ServeConfig:
     values = given.model_dump()
     for setting in (Setting.parse(text, parse) for text in args.settings):
         apply(values, setting)
-    values |= {key: value for key in ("host", "port", "grpc_port") if (value := getattr(args, key)) is not None}
+    flags = {key: value for key in ("host", "port", "grpc_port") if (value := getattr(args, key)) is not None}
+    values |= flags
     try:
         return ServeConfig.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
         allowed = f"; allowed: {', '.join(ServeConfig.model_fields)}" if first["type"] == "extra_forbidden" else ""
-        raise ConfigError(f"serve.{key} {first['input']}: {first['msg']}{allowed}; see docs/CONFIG.md") from error
+        label = f"--{key.replace('_', '-')}" if key in flags else f"serve.{key}"
+        raise ConfigError(f"{label} {first['input']}: {first['msg']}{allowed}; see docs/CONFIG.md") from error
