@@ -3,7 +3,8 @@
 import re
 import secrets
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
@@ -41,14 +42,17 @@ class Front:
         given = headers.get("x-request-id", "")
         identity = given if REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
         answer = _Answer(send, identity, closing=self.service.draining)
-        why: dict[str, Any] = {}
+        why: Mapping[str, Any] = {}
         try:
             if not OPEN.fullmatch(scope["path"]):
                 self.service.authorize(headers.get("authorization"))
             await self._router(scope, receive, answer)
         except Exception as error:  # noqa: BLE001 - answered as what it is, the unexpected with its traceback in the log
-            why = self._explain(error)
-            await self._refuse(error, answer, scope, receive)
+            refused = _refused(error)
+            why = refused.reason
+            self.service.metrics.error(refused.kind)
+            if not answer.status:  # else it has begun; the connection breaks, which says that the answer is not whole
+                await JSONResponse({"error": refused.text}, refused.status, headers=refused.headers)(scope, receive, answer)
         seconds = perf_counter() - started
         endpoint = scope.get("endpoint")
         self.service.metrics.request(getattr(endpoint, "__name__", "none"), str(answer.status), seconds)
@@ -56,31 +60,29 @@ class Front:
             about = {"request_id": identity, "method": scope["method"], "path": scope["path"][:200], "status": answer.status}
             self.service.log.info("request", **about, seconds=round(seconds, 6), **why)
 
-    def _explain(self, error: Exception) -> dict[str, Any]:
-        if isinstance(error, Refusal):
-            self.service.metrics.error(error.kind)
-            return {"reason": _line(error)}
-        if isinstance(error, HTTPException):
-            self.service.metrics.error("invalid")
-            return {"reason": error.detail}
-        if isinstance(error, ArtifactError):
-            self.service.metrics.error("engine")
-            return {"reason": _line(error)}
-        self.service.metrics.error("internal")
-        return {"reason": _line(error), "traceback": traceback.format_exception(error)}
 
-    async def _refuse(self, error: Exception, answer: "_Answer", scope: Scope, receive: Receive) -> None:
-        if answer.status:  # it has begun; the connection breaks, which says that the answer is not whole
-            return
-        if isinstance(error, Refusal):
-            status, text, headers = error.status, _line(error), error.headers
-        elif isinstance(error, HTTPException):
-            status, text, headers = error.status_code, " ".join(error.detail.split()), dict(error.headers or {})
-        elif isinstance(error, ArtifactError):
-            status, text, headers = 500, _line(error), {}
-        else:
-            status, text, headers = 500, "unexpected; the server's log has more, by the request id", {}
-        await JSONResponse({"error": text}, status, headers=headers)(scope, receive, answer)
+@dataclass(frozen=True)
+class _Refused:
+    """An error as metrics, log and client have it."""
+
+    kind: str
+    status: int
+    text: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    reason: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _refused(error: Exception) -> _Refused:
+    text = " ".join((error.detail if isinstance(error, HTTPException) else str(error)).split())
+    reason = {"reason": text}
+    if isinstance(error, Refusal):
+        return _Refused(error.kind, error.status, text, error.headers, reason)
+    if isinstance(error, HTTPException):
+        return _Refused("invalid", error.status_code, text, error.headers or {}, reason)
+    if isinstance(error, ArtifactError):
+        return _Refused("engine", 500, text, reason=reason)
+    known = "unexpected; the server's log has more, by the request id"
+    return _Refused("internal", 500, known, reason={**reason, "traceback": traceback.format_exception(error)})
 
 
 class _Answer:
@@ -100,7 +102,3 @@ class _Answer:
             if self._closing:  # a client that keeps its connection would meet a closed one
                 headers["connection"] = "close"
         await self._send(message)
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())

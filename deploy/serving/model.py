@@ -124,7 +124,7 @@ def fastest_size(bundle: Bundle, session: Session) -> int:
                 sizes = {smaller: kept for smaller, kept in sizes.items() if smaller < size}  # an engine's profile may end here
                 break
             taken.setdefault(size, []).append((perf_counter() - before) / size)
-    if len(sizes) == 1:
+    if len(sizes) <= 1:
         return 1
     medians = {size: float(np.median(taken[size][1:])) for size in sizes}  # the first turn warms up
     return max(size for size, seconds in medians.items() if seconds <= _ABOUT * min(medians.values()))

@@ -4,7 +4,6 @@ https://github.com/kserve/open-inference-protocol; binary tensors, configuration
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,14 +25,6 @@ Array = NDArray[Any]
 
 _DTYPES: dict[str, np.dtype[Any]] = {"FP32": np.dtype("<f4"), "INT64": np.dtype("<i8"), "BOOL": np.dtype("?")}
 """On the wire; little-endian whatever the machine."""
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What a request asks for beside its images: outputs by name, empty for all, and its time in ms, None for the server's."""
-
-    outputs: tuple[str, ...] = ()
-    timeout_ms: float | None = None
 
 
 def server_metadata(version: str) -> dict[str, Any]:
