@@ -49,14 +49,20 @@ def num_cores() -> int:
 
 def cpu_model() -> str:
     """The processor's marketing name; on ARM, which has none, the board's, or the numbers of maker and part; else the architecture."""
+    board = Path("/proc/device-tree/model")
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:  # not Linux
         return platform.processor() or platform.machine()
-    said = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in text.splitlines())}
+    return cpu_of(text, board.read_text(encoding="utf-8") if board.exists() else "")
+
+
+def cpu_of(cpuinfo: str, board: str) -> str:
+    """The same, from what Linux says in /proc/cpuinfo and, of a board that has a device tree, in its model."""
+    said = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in cpuinfo.splitlines())}
     if "model name" in said:
         return said["model name"]
-    board = Path("/proc/device-tree/model")
-    parts = [board.read_text(encoding="utf-8").strip("\0 ")] if board.exists() else []
+    name = board.strip("\0 ")
+    parts = [name] if name else []
     parts += [f"{key} {said[key]}" for key in ("CPU implementer", "CPU part") if key in said]
     return ", ".join([*parts, platform.machine()])

@@ -67,9 +67,12 @@ class Running:
     def grpc(self) -> str:
         return self._address("grpc://")
 
+    def log(self) -> list[dict[str, Any]]:
+        """Its lines."""
+        return [json.loads(line) for line in self.lines.getvalue().splitlines()]
+
     def _address(self, scheme: str) -> str:
-        lines = [json.loads(line) for line in self.lines.getvalue().splitlines()]
-        return str(next(line["address"] for line in lines if line.get("address", "").startswith(scheme)).removeprefix(scheme))
+        return str(next(line["address"] for line in self.log() if line.get("address", "").startswith(scheme)).removeprefix(scheme))
 
     def stop(self) -> None:
         self.server.should_exit = True

@@ -252,6 +252,9 @@ class TestGrpc:
             assert every.acquire(timeout=20)
         client.stop_stream()
         assert [error is None for _, error in got] == [True] * 4 + [False]
+        streamed = [line for line in running.log() if line.get("path") == "ModelStreamInfer"]
+        assert [line["status"] for line in streamed] == ["OK", "NOT_FOUND"]
+        assert "no model 'other" in streamed[1]["reason"]
         for result, _ in got[:4]:
             check(result, raw)
 

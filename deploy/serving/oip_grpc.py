@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from time import monotonic, perf_counter
 from typing import Any
@@ -23,6 +23,7 @@ from deploy.serving.service import Service
 
 _OPEN = ("ServerLive", "ServerReady")
 _QUIET = (*_OPEN, "ModelReady")
+_STREAM = "ModelStreamInfer"
 _BESIDE = 32
 """Calls at once beyond those that wait for the engine: health, metadata, and what is refused."""
 _CONTENTS = {"FP32": "fp32_contents", "INT64": "int64_contents", "BOOL": "bool_contents"}
@@ -56,34 +57,28 @@ async def start(service: Service, host: str, port: int) -> tuple[Any, int]:
 def _handlers(service: Service) -> Any:
     methods = Methods(service)
     names = [name for name in vars(Methods) if name[0].isupper()]
-    handlers = {name: _handler(service, name, getattr(methods, name)) for name in names if name != "ModelStreamInfer"}
-    handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(partial(_stream, service, methods), None, _serialize)
+    handlers = {name: _handler(service, name, getattr(methods, name)) for name in names if name != _STREAM}
+    handlers[_STREAM] = grpc.stream_stream_rpc_method_handler(partial(_stream, service, methods), None, _serialize)
     return grpc.method_handlers_generic_handler(f"{PACKAGE}.GRPCInferenceService", handlers)
 
 
 def _handler(service: Service, name: str, method: Callable[..., Awaitable[Any]]) -> Any:
     async def answer(request: Any, context: Any) -> Any:
-        started = perf_counter()
-        given = _metadata(context).get("x-request-id", "")
-        identity = given if REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
-        code: str = "OK"
-        why: dict[str, Any] = {}
+        call = _Call(service, name, context)
         try:
             if name not in _OPEN:
-                service.authorize(_metadata(context).get("authorization"))
-            context.set_trailing_metadata((("x-request-id", identity),))
-            return await method(request, context)
+                service.authorize(call.metadata.get("authorization"))
+            context.set_trailing_metadata((("x-request-id", call.identity),))
+            answered = await method(request, context)
         except (Exception, asyncio.CancelledError) as error:
-            code, text = _code(service, error, late=(context.time_remaining() or 1) <= 0)
-            why = {"reason": text} if code != "INTERNAL" else {"reason": text, "traceback": traceback.format_exception(error)}
+            left = context.time_remaining()
+            code, text = _code(service, error, late=left is not None and left <= 0)
+            call.end(code, text, error)
             if isinstance(error, asyncio.CancelledError):
                 raise
-            await context.abort(getattr(grpc.StatusCode, code), text, (("x-request-id", identity),))
-        finally:
-            seconds = perf_counter() - started
-            service.metrics.request(f"grpc_{name}", code, seconds)
-            if why or name not in _QUIET:
-                service.log.info("request", request_id=identity, method="gRPC", path=name, status=code, seconds=round(seconds, 6), **why)
+            await context.abort(getattr(grpc.StatusCode, code), text, (("x-request-id", call.identity),))
+        call.end()
+        return answered
 
     # what may be large is parsed on a thread, when it is known that there is room for it
     parse = None if name == "ModelInfer" else MESSAGES[f"{name}Request"].FromString
@@ -91,21 +86,44 @@ def _handler(service: Service, name: str, method: Callable[..., Awaitable[Any]])
 
 
 async def _stream(service: Service, methods: "Methods", requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[Any]:
-    """Answers one after another; a refused request is answered with its reason, and the stream goes on."""
+    """Answers one after another; a request that is refused or fails is answered with its reason, and the stream goes on."""
     try:
-        service.authorize(_metadata(context).get("authorization"))
+        service.authorize(_Call(service, _STREAM, context).metadata.get("authorization"))
     except Refusal as error:
-        service.metrics.error(error.kind)
-        await context.abort(getattr(grpc.StatusCode, error.grpc), str(error))
+        code, text = _code(service, error)
+        await context.abort(getattr(grpc.StatusCode, code), text)
     async for request in requests:
-        started = perf_counter()
-        code = "OK"
+        call = _Call(service, _STREAM, context)
         try:
-            yield MESSAGES["ModelStreamInferResponse"](infer_response=await methods.ModelInfer(request, context))
-        except (Refusal, EdgedistillError) as error:
+            answer = MESSAGES["ModelStreamInferResponse"](infer_response=await methods.ModelInfer(request, context))
+            call.end()
+        except Exception as error:  # noqa: BLE001 - answered as what it is, the unexpected with its traceback in the log
             code, text = _code(service, error)
-            yield MESSAGES["ModelStreamInferResponse"](error_message=text)
-        service.metrics.request("grpc_ModelStreamInfer", code, perf_counter() - started)
+            answer = MESSAGES["ModelStreamInferResponse"](error_message=text)
+            call.end(code, text, error)
+        yield answer
+
+
+class _Call:
+    """One call, or one message of a stream: its id, and at the end a count in the metrics and a line in the log."""
+
+    def __init__(self, service: Service, name: str, context: Any) -> None:
+        self.metadata = {key: value for key, value in context.invocation_metadata() if isinstance(value, str)}
+        given = self.metadata.get("x-request-id", "")
+        self.identity = given if REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
+        self._service = service
+        self._name = name
+        self._started = perf_counter()
+
+    def end(self, code: str = "OK", reason: str | None = None, error: BaseException | None = None) -> None:
+        """Count and log it, what failed in the engine or here with its traceback."""
+        seconds = perf_counter() - self._started
+        self._service.metrics.request(f"grpc_{self._name}", code, seconds)
+        why = {"reason": reason} if reason else {}
+        more = {"traceback": traceback.format_exception(error)} if error is not None and code == "INTERNAL" else {}
+        if why or self._name not in _QUIET:
+            about = {"request_id": self.identity, "method": "gRPC", "path": self._name, "status": code}
+            self._service.log.info("request", **about, seconds=round(seconds, 6), **why, **more)
 
 
 def _code(service: Service, error: BaseException, *, late: bool = False) -> tuple[str, str]:
@@ -125,10 +143,6 @@ def _code(service: Service, error: BaseException, *, late: bool = False) -> tupl
 
 def _serialize(message: Any) -> bytes:
     return bytes(message.SerializeToString())
-
-
-def _metadata(context: Any) -> Mapping[str, str]:
-    return {key: value for key, value in context.invocation_metadata() if isinstance(value, str)}
 
 
 class Methods:

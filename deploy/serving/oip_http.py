@@ -156,20 +156,19 @@ class Protocol:
         with self._lease(request) as model, admission.memory() as hold:
             admission.check(seconds, model.batcher.seconds_each)
             content = await body.read(request, body.Limits(config.max_body_bytes, seconds, hold))
-            header = request.headers.get(HEADER_LENGTH)
             work = Work(model, arrived + seconds)
-            answered = partial(self._infer, model, content, header, arrived, work)
+            answered = partial(self._infer, work, content, request.headers.get(HEADER_LENGTH), arrived)
             with admission.place(work.deadline - monotonic(), model.batcher.seconds_each):
                 answer, head = await self.service.run(answered, work, request.receive)
         if head is None:
             return Response(answer, media_type="application/json")
         return Response(answer, media_type="application/octet-stream", headers={HEADER_LENGTH: str(head)})
 
-    def _infer(self, model: Model, content: bytes, header: str | None, arrived: float, work: Work) -> tuple[bytes, int | None]:
+    def _infer(self, work: Work, content: bytes, header: str | None, arrived: float) -> tuple[bytes, int | None]:
         with work.turn():
-            images, form = parse(model, content, header, self.service.config.max_images)
+            images, form = parse(work.model, content, header, self.service.config.max_images)
         work.deadline = arrived + self.service.seconds(form.timeout_ms)
-        return write(model, oip.infer(work, images), form)
+        return write(work.model, oip.infer(work, images), form)
 
     def _lease(self, request: Request) -> Any:
         return self.service.lease(request.path_params["name"], request.path_params.get("version"))
