@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from deploy.bundle import Bundle, Manifest
+from deploy.runtimes import ONNX_BACKEND, delivery
 
-_BACKENDS = {"ort": ("onnxruntime", "onnxruntime_onnx", "model.onnx"), "trt": ("tensorrt", "tensorrt_plan", "model.plan")}
-_BACKENDS["openvino"] = ("openvino", "", "model.onnx")
-"""Backend, platform and file name by runtime; the graph in ONNX Runtime stands in for others."""
 _MAX_BATCH = 8
 _QUEUE_DELAY_US = 1000
 
@@ -49,15 +47,15 @@ def config(manifest: Manifest, name: str, *, max_batch_size: int, max_queue_dela
     Args:
         max_batch_size: 0 for a graph of one image, whose shapes then have the batch.
     """
-    backend, platform, _ = _BACKENDS.get(manifest.runtime, _BACKENDS["ort"])
+    backend = delivery(manifest.runtime).triton or ONNX_BACKEND
     inputs, outputs = tensors(manifest)
     if max_batch_size == 0:
         inputs, outputs = ([replace(one, shape=(1, *one.shape)) for one in side] for side in (inputs, outputs))
     batching = {"dynamic_batching": {"max_queue_delay_microseconds": max_queue_delay_us}} if max_batch_size > 1 else {}
     return {
         "name": name,
-        "platform": platform,
-        "backend": backend,
+        "platform": backend.platform,
+        "backend": backend.name,
         "max_batch_size": max_batch_size,
         "input": [one.config() for one in inputs],
         "output": [one.config() for one in outputs],
@@ -70,16 +68,16 @@ def write(bundle: Bundle, repository: Path) -> None:
     manifest = bundle.manifest
     folder = repository / manifest.name
     (folder / "1").mkdir(parents=True)
-    native = manifest.runtime in _BACKENDS and manifest.engine is not None
-    file = manifest.engine if native and manifest.engine is not None else manifest.onnx
-    shutil.copy(bundle.root / file, folder / "1" / _BACKENDS.get(manifest.runtime, _BACKENDS["ort"])[2])
+    own = delivery(manifest.runtime).triton
+    backend = own or ONNX_BACKEND
+    shutil.copy(bundle.root / (manifest.engine if own and manifest.engine else manifest.onnx), folder / "1" / backend.file)
     batch = min(_MAX_BATCH, manifest.options.get("max_batch") or _MAX_BATCH) if manifest.graph.dynamic_batch else 0
     described = config(manifest, manifest.name, max_batch_size=batch, max_queue_delay_us=_QUEUE_DELAY_US)
     size = manifest.contract.preprocessing
     alone = [1] if batch == 0 else []
     noise = {"data_type": "TYPE_FP32", "dims": [*alone, 3, size.height, size.width], "random_data": True}
     warm_up = {"name": "noise", "batch_size": min(batch, 1), "inputs": {"key": "images", "value": noise}}
-    described |= {"model_warmup": [warm_up], "default_model_filename": _BACKENDS.get(manifest.runtime, _BACKENDS["ort"])[2]}
+    described |= {"model_warmup": [warm_up], "default_model_filename": backend.file}
     (folder / "config.pbtxt").write_text(to_pbtxt(described), encoding="utf-8")
     (folder / "labels.txt").write_text("".join(f"{name}\n" for name in manifest.contract.classes), encoding="utf-8")
 

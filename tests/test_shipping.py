@@ -156,6 +156,17 @@ class TestPackage:
         for requirement in installed:
             Requirement(requirement.replace("WHEEL", "edgedistill"))
 
+    def test_a_runtime_that_says_nothing_of_it_is_delivered_too(
+        self, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from deploy.runtimes import ort
+        from deploy.shipping.ship import ship
+
+        monkeypatch.delattr(ort, "DELIVERY")
+        ship(bundle, tmp_path)
+        assert "[serve,build]" in (tmp_path / "Dockerfile.cpu").read_text()
+        assert 'backend: "onnxruntime"' in (tmp_path / "triton" / "cells-here" / "config.pbtxt").read_text()
+
     def test_a_runtime_of_one_device_has_one_dockerfile(self, tmp_path: Path) -> None:
         from deploy.shipping.ship import ship
 

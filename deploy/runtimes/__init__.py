@@ -5,6 +5,7 @@ A file defines
 - `compile(onnx: Path, out: Path, *, precision, calibration, heads, quantization, <options>) -> Compiled`, writing one file into
   `out`. Its other keyword-only parameters are the target's options in YAML.
 - `INTEGERS: Recipe`, how it wants the integers of int8
+- `DELIVERY: Delivery`, where what its defaults say is not so: what an engine needs where others run it
 - `open(file: Path, *, threads: int | None = None, options: Mapping[str, Any] = DEFAULTS) -> Session`; null threads leave the number to
   the runtime, `options` are the target's, as compile got them
 - `identity() -> dict[str, str]`: versions and device, quick, without loading the runtime; part of what an engine's hash covers.
@@ -25,6 +26,8 @@ from typing import Any, Literal, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from deploy import plugins
+
 Precision = Literal["fp32", "fp16", "int8"]
 Batch = NDArray[np.float32]
 
@@ -43,6 +46,32 @@ class Recipe:
     quantize_bias: bool
     quantize_outputs: bool
     narrow_weights: bool = False
+
+
+@dataclass(frozen=True)
+class TritonBackend:
+    """What in NVIDIA Triton runs an engine: the backend, its older name as a platform, and what it calls the file."""
+
+    name: str
+    platform: str
+    file: str
+
+
+ONNX_BACKEND = TritonBackend("onnxruntime", "onnxruntime_onnx", "model.onnx")
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What an engine needs where others run it.
+
+    `extra` is edgedistill's, beside serve and build; `gpu_packages` come on top of it on a GPU. Without a `triton` backend of its
+    own, Triton runs the graph that the engine was built from.
+    """
+
+    extra: str | None = None
+    devices: tuple[Literal["cpu", "gpu"], ...] = ("cpu", "gpu")
+    gpu_packages: tuple[str, ...] = ()
+    triton: TritonBackend | None = None
 
 
 RangeMethod = Literal["min_max", "entropy", "percentile"]
@@ -96,6 +125,11 @@ class Peak:
 
 DEFAULTS: Mapping[str, Any] = MappingProxyType({})
 """A target's options where it has none."""
+
+
+def delivery(name: str) -> Delivery:
+    """A runtime's own, or the defaults."""
+    return getattr(plugins.load("deploy.runtimes", name), "DELIVERY", Delivery())
 
 
 class Session(ABC):

@@ -15,8 +15,23 @@ import numpy as np
 from deploy import machine, onnx_engine, roofline
 from deploy.contract import Heads
 from deploy.errors import ArtifactError, RuntimeUnavailable
-from deploy.runtimes import DEFAULTS, PLAIN, Batch, Calibration, Compiled, Peak, Precision, Quantization, Raw, Recipe, Session
+from deploy.runtimes import (
+    DEFAULTS,
+    PLAIN,
+    Batch,
+    Calibration,
+    Compiled,
+    Delivery,
+    Peak,
+    Precision,
+    Quantization,
+    Raw,
+    Recipe,
+    Session,
+    TritonBackend,
+)
 
+DELIVERY = Delivery("openvino", ("cpu",), triton=TritonBackend("openvino", "", "model.onnx"))
 INTEGERS = Recipe(signed_activations=False, quantize_bias=False, quantize_outputs=False)
 """Rounding what goes into a layer is enough: OpenVINO moves it to where the layer before writes."""
 

@@ -18,12 +18,27 @@ import numpy as np
 from deploy import machine, onnx_engine, roofline
 from deploy.contract import Heads
 from deploy.errors import ArtifactError, RuntimeUnavailable
-from deploy.runtimes import DEFAULTS, PLAIN, Batch, Calibration, Compiled, Peak, Precision, Quantization, Raw, Recipe, Session
+from deploy.runtimes import (
+    DEFAULTS,
+    ONNX_BACKEND,
+    PLAIN,
+    Batch,
+    Calibration,
+    Compiled,
+    Delivery,
+    Peak,
+    Precision,
+    Quantization,
+    Raw,
+    Recipe,
+    Session,
+)
 
 INTEGERS = Recipe(signed_activations=False, quantize_bias=True, quantize_outputs=True, narrow_weights=True)
 """x86's VNNI multiplies unsigned by signed bytes; an asymmetric range also wastes nothing on ReLU's missing negatives, and makes
 the ReLU itself part of the rounding. ONNX Runtime computes in integers only where a layer's output is rounded, too. A processor
 without VNNI adds two products in 16 bits, where full weights overflow and narrow ones do not; an engine may come to run on one."""
+DELIVERY = Delivery(gpu_packages=("onnxruntime-gpu[cuda,cudnn]",), triton=ONNX_BACKEND)
 _DISTRIBUTIONS = ("onnxruntime-gpu", "onnxruntime")
 _FATAL_ONLY = 4
 _CPU = ("CPUExecutionProvider",)

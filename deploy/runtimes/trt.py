@@ -9,8 +9,9 @@ from pydantic import Field
 from deploy import machine, tensorrt_session
 from deploy.contract import Heads
 from deploy.errors import RuntimeUnavailable
-from deploy.runtimes import DEFAULTS, PLAIN, Calibration, Compiled, Precision, Quantization, Recipe, Session
+from deploy.runtimes import DEFAULTS, PLAIN, Calibration, Compiled, Delivery, Precision, Quantization, Recipe, Session, TritonBackend
 
+DELIVERY = Delivery("tensorrt", ("gpu",), triton=TritonBackend("tensorrt", "tensorrt_plan", "model.plan"))
 INTEGERS = Recipe(signed_activations=True, quantize_bias=False, quantize_outputs=False)
 """TensorRT knows only symmetric ranges, adds the bias in float, and fuses convolution and ReLU where nothing is rounded between."""
 

@@ -9,8 +9,9 @@ from pydantic import Field
 from deploy import machine, tensorrt_session
 from deploy.contract import Heads
 from deploy.errors import RuntimeUnavailable
-from deploy.runtimes import DEFAULTS, PLAIN, Calibration, Compiled, Precision, Quantization, Session, trt
+from deploy.runtimes import DEFAULTS, PLAIN, Calibration, Compiled, Delivery, Precision, Quantization, Session, trt
 
+DELIVERY = Delivery("tensorrt-rtx", ("gpu",))
 INTEGERS = trt.INTEGERS
 
 

@@ -6,12 +6,10 @@ from string import Template
 
 from deploy import triton
 from deploy.bundle import Bundle
+from deploy.runtimes import Delivery, delivery
 
 FILES = Path(__file__).parent / "files"
 _COPIED = ("start.sh", "client.py", "plain_onnxruntime.py")
-_EXTRAS = {"ort": "serve,build", "openvino": "serve,build,openvino", "trt": "serve,build,tensorrt", "trt_rtx": "serve,build,tensorrt-rtx"}
-_ON_GPU, _ON_CPU = ("ort", "trt", "trt_rtx"), ("ort", "openvino")
-_CUDA = ' "onnxruntime-gpu[cuda,cudnn]"'
 MODELS = "triton"
 
 
@@ -25,25 +23,25 @@ def ship(bundle: Bundle, out: Path, *, image: str | None = None) -> None:
     shutil.copytree(bundle.root, out / "bundle")
     triton.write(bundle, out / MODELS)
     digest = manifest.files[manifest.engine or manifest.onnx]
-    kinds = [kind for kind, runtimes in (("cpu", _ON_CPU), ("gpu", _ON_GPU)) if manifest.runtime in runtimes]
+    needs = delivery(manifest.runtime)
     words = {
         "name": manifest.name,
         "kubernetes_name": "".join(c if c.isalnum() else "-" for c in manifest.name.lower()).strip("-"),
         "image": image or f"edgedistill/{manifest.name.lower()}:{digest[:12]}",
-        "kind": kinds[0],
-        "dockerfiles": " and ".join(f"`Dockerfile.{kind}`" for kind in kinds),
+        "kind": needs.devices[0],
+        "dockerfiles": " and ".join(f"`Dockerfile.{kind}`" for kind in needs.devices),
         "height": str(manifest.contract.preprocessing.height),
         "width": str(manifest.contract.preprocessing.width),
     }
-    for kind in kinds:
-        _fill("Dockerfile", out / f"Dockerfile.{kind}", {**words, **container(manifest.runtime, kind)})
+    for kind in needs.devices:
+        _fill("Dockerfile", out / f"Dockerfile.{kind}", {**words, **container(needs, kind)})
     for name in ("kserve.yaml", "README.md"):
         _fill(name, out / name, words)
     for name in _COPIED:
         shutil.copy(FILES / name, out / name)
 
 
-def container(runtime: str, kind: str) -> dict[str, str]:
+def container(needs: Delivery, kind: str) -> dict[str, str]:
     """What differs between the Dockerfiles of a CPU and a GPU."""
     if kind == "cpu":
         how = "Where the gates passed on another processor they are judged again at the start; see start.sh."
@@ -52,8 +50,8 @@ def container(runtime: str, kind: str) -> dict[str, str]:
         how = "docker run --gpus all; the driver comes from the host, all else from pip. An engine of another GPU is built at the start."
         variables = " NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility"
         plain = {"device": "an NVIDIA GPU", "suffix": "-gpu", "variables": variables, "start": "600"}
-        plain["more"] = _CUDA if runtime == "ort" else ""
-    return {**plain, "kind": kind, "how": how, "extras": _EXTRAS[runtime]}
+        plain["more"] = "".join(f' "{package}"' for package in needs.gpu_packages)
+    return {**plain, "kind": kind, "how": how, "extras": ",".join(["serve", "build", *([needs.extra] if needs.extra else [])])}
 
 
 def _fill(name: str, out: Path, words: dict[str, str]) -> None:
