@@ -1,7 +1,7 @@
 """The Open Inference Protocol as NVIDIA's own client speaks it, against a server of this machine."""
 
 import asyncio
-import threading
+import queue
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -236,27 +236,23 @@ class TestGrpc:
         assert len(answer.raw_output_contents) == 0
 
     def test_infer_asynchronously_and_as_a_stream(self, client: Any, running: Running, images: Any, raw: Raw) -> None:
-        got: list[tuple[Any, Any]] = []
-        every = threading.Semaphore(0)
-
-        def keep(result: Any, error: Any) -> None:
-            got.append((result, error))
-            every.release()
+        called: queue.Queue[tuple[Any, Any]] = queue.Queue()
+        streamed: queue.Queue[tuple[Any, Any]] = queue.Queue()
 
         for _ in range(3):
-            client.async_infer(NAME, asked(grpc, images), keep)
-        client.start_stream(keep)
+            client.async_infer(NAME, asked(grpc, images), lambda result, error: called.put((result, error)))
+        client.start_stream(lambda result, error: streamed.put((result, error)))
         for name in (NAME, "other"):
             client.async_stream_infer(name, asked(grpc, images))
-        for _ in range(5):
-            assert every.acquire(timeout=20)
+        answers = [called.get(timeout=20) for _ in range(3)] + [streamed.get(timeout=20)]
+        assert "no model 'other" in str(streamed.get(timeout=20)[1])
         client.stop_stream()
-        assert [error is None for _, error in got] == [True] * 4 + [False]
-        streamed = [line for line in running.log() if line.get("path") == "ModelStreamInfer"]
-        assert [line["status"] for line in streamed] == ["OK", "NOT_FOUND"]
-        assert "no model 'other" in streamed[1]["reason"]
-        for result, _ in got[:4]:
+        for result, error in answers:
+            assert error is None
             check(result, raw)
+        lines = [line for line in running.log() if line.get("path") == "ModelStreamInfer"]
+        assert [line["status"] for line in lines] == ["OK", "NOT_FOUND"]
+        assert "no model 'other" in lines[1]["reason"]
 
         async def ask() -> Any:
             async with grpc_aio.InferenceServerClient(running.grpc) as other:
