@@ -36,7 +36,8 @@ def build(source: Source, out: Path, order: Order, split: Split | None) -> Built
     Raises:
         RuntimeUnavailable: the runtime cannot build here; or, for a choice, cannot run here.
         BuildError: the graph cannot be built, or no engine meets the limit.
-        ArtifactError: an engine's answer cannot be used.
+        ArtifactError: the answer of the engine in fp32 cannot be used.
+        DataError: mAP is undefined on the split, and a limit is to be kept.
     """
     if order.precision != "auto":
         return _built(source, out, order, order.precision, split)
@@ -58,10 +59,8 @@ def build(source: Source, out: Path, order: Order, split: Split | None) -> Built
                 offers.append(Offer(precision, builds[precision].compiled.file, None))
         choice = choose(order, offers, source.contract, split)
         best = builds[choice.precision]
-        found = best.compiled
-        file = Path(shutil.copyfile(found.file, out / found.file.name))
-        typed = Path(shutil.copyfile(found.typed, out / found.typed.name)) if found.typed is not None else None
-    return replace(best, compiled=replace(found, file=file, typed=typed), choice=choice)
+        compiled = _copied(best.compiled, out)
+    return replace(best, compiled=compiled, choice=choice)
 
 
 def _built(source: Source, out: Path, order: Order, precision: Precision, split: Split | None) -> Built:
@@ -72,6 +71,14 @@ def _built(source: Source, out: Path, order: Order, precision: Precision, split:
 
     with TemporaryDirectory() as scratch:
         candidates = Candidates(source, order, split, Path(scratch))
+        candidates.compiled(frozenset())  # a runtime that cannot build here says so before anything is judged
         found = search(candidates.num_layers(), candidates.effects, candidates.map, candidates.float_map(), order.max_map_drop)
-    quantization = replace(order.quantization, float_layers=frozenset(found.float_layers))
-    return Built(source.compile(order, out, "int8", quantization), precision, found)
+        compiled = _copied(candidates.compiled(frozenset(found.float_layers)), out)
+    return Built(compiled, precision, found)
+
+
+def _copied(compiled: Compiled, out: Path) -> Compiled:
+    """The very files that were judged."""
+    file = Path(shutil.copyfile(compiled.file, out / compiled.file.name))
+    typed = Path(shutil.copyfile(compiled.typed, out / compiled.typed.name)) if compiled.typed is not None else None
+    return replace(compiled, file=file, typed=typed)

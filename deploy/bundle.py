@@ -10,9 +10,11 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationError
 
 from deploy import machine, plugins
+from deploy.choice import Choice
 from deploy.contract import Accuracy, Cost, Frozen, GraphFacts, Latency, ModelContract
 from deploy.effect import Effect
 from deploy.errors import ArtifactError, RuntimeUnavailable
+from deploy.fallback import Fallback
 from deploy.machine_load import Load
 from deploy.runtimes import Session
 
@@ -64,7 +66,9 @@ class Plan(Frozen):
 class Manifest(Frozen):
     """manifest.json. `engine` is null, and `why` says the reason, where it could not be built on the machine that packaged.
 
-    `data` is the hash and the number of the images that accuracy was measured on; `cost` is that of the engine's graph.
+    `data` is the hash and the number of the images that accuracy was measured on; `cost` is that of the engine's graph, `lowest_ms`
+    what its network would take at least on the machine at its peak rates. `proof` is what the engine's graph shows of its precision,
+    `engine_proof` what the open engine says. `fallback` and `choice`: what int8 returned to float, and which precision was taken.
     """
 
     format: Literal[2] = 2
@@ -83,11 +87,15 @@ class Manifest(Frozen):
     latency: Latency | None
     data: tuple[Sha256, int] | None = None
     cost: Cost | None = None
+    lowest_ms: float | None = None
+    fallback: Fallback | None = None
+    choice: Choice | None = None
     verdicts: tuple[Verdict, ...]
     why: str | None
     fingerprint: dict[str, str]
     machine: dict[str, str]
     proof: dict[str, Any]
+    engine_proof: dict[str, Any] = Field(default_factory=dict)
     provenance: Provenance
     license: str | None
     description: str
@@ -153,9 +161,11 @@ class Bundle:
         for key in ("platform", "cpu", "gpu"):
             if here.get(key) != there.get(key):
                 judged, own = there.get(key) or f"no {key}", here.get(key) or f"no {key}"
-                advice = f"judge it here: edgedistill build {self.root} --target {self.manifest.target} --data DIR --out DIR"
-                return f"its gates passed on {judged}, and this is {own}; {advice}"
+                return f"its gates passed on {judged}, and this is {own}; judge it here: {self._again()}"
         return None
+
+    def _again(self) -> str:
+        return f"edgedistill build {self.root} --target {self.manifest.target} --data DIR --out DIR"
 
     def _refuse(self, reason: str | None) -> None:
         if reason is not None:
@@ -175,7 +185,7 @@ class Bundle:
         missing = runtime.why_not()
         if missing is not None:
             raise RuntimeUnavailable(f"{self.root}: {missing}")
-        advice = f"build it here: edgedistill build {self.root} --target {self.manifest.target} --out DIR"
+        advice = f"build it here: {self._again()}"
         if self.manifest.engine is None:
             raise ArtifactError(f"{self.root}: holds no engine ({self.manifest.why}); {advice}")
         foreign = runtime.foreign(self.manifest.fingerprint)

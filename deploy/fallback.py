@@ -37,6 +37,15 @@ class Fallback(Frozen):
     effects: tuple[tuple[str, float], ...]
     tried: tuple[Point, ...]
 
+    def __str__(self) -> str:
+        """In one sentence."""
+        names = f" ({', '.join(self.float_layers)})" if self.float_layers else ""
+        number = str(len(self.float_layers)) if self.float_layers else "none"
+        return (
+            f"{number} of {self.num_layers} layers went back from int8 to float{names}: "
+            f"mAP {self.map:.4f}, {self.float_map:.4f} in float, at most {self.limit:g} less allowed"
+        )
+
 
 def search(
     num_layers: int,

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from onnx import ModelProto, TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
@@ -20,6 +21,7 @@ from deploy.onnx_engine import OUTPUTS
 from deploy.runtimes import Batch, Raw, Session
 
 Array = NDArray[Any]
+_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16)
 
 
 class HalfSession(Session):
@@ -38,6 +40,7 @@ class HalfSession(Session):
             self._evaluator = ReferenceEvaluator(model, new_ops=[Conv, MaxPool, MatMul, GatherElements, GridSample])
         except Exception as error:  # each operator has its own ways to say that it cannot
             raise ArtifactError(f"ONNX's reference evaluator cannot compute the graph ({graph.first_line(error)})") from error
+        self._masked = _masked(model)
         self.largest: dict[str, float] = {}
 
     def infer(self, images: Batch) -> Raw:
@@ -58,14 +61,24 @@ class HalfSession(Session):
         return Raw(**{name: np.asarray(values[name]) for name in self._outputs})
 
     def _note(self, name: str, value: Array) -> None:
-        largest = float(np.abs(value).max())
-        if not np.isfinite(largest) and not np.isneginf(value[~np.isfinite(value)]).all():  # masks of attention mean -infinity
+        other = value[~np.isfinite(value)]
+        if other.size and not (name in self._masked and np.isneginf(other).all()):
             raise ArtifactError(f"tensor '{name}' is not finite in half precision; choose fp32 or int8")
         largest = float(np.abs(value[np.isfinite(value)]).max(initial=0))
         self.largest[name] = max(self.largest.get(name, 0.0), largest)
 
     def close(self) -> None:
         """Nothing to free."""
+
+
+def _masked(model: ModelProto) -> set[str]:
+    """The tensors that may hold -infinity: made of a constant that does, as masks of attention mean it, before a softmax ends it."""
+    found = {weight.name for weight in model.graph.initializer if np.isneginf(numpy_helper.to_array(weight)).any()}
+    for node in model.graph.node:
+        own = any(np.isneginf(numpy_helper.to_array(a.t)).any() for a in node.attribute if a.t.data_type in _FLOATS)
+        if own or (node.op_type != "Softmax" and found.intersection(node.input)):
+            found.update(node.output)
+    return found
 
 
 class Conv(OpRun):

@@ -6,10 +6,11 @@ from tempfile import mkdtemp
 
 from deploy import graph, plugins, quantize
 from deploy.accuracy import Split, judge
+from deploy.errors import ArtifactError, DataError
 from deploy.fallback import Effect
 from deploy.order import Order, Source
 from deploy.predictor import Predictor
-from deploy.runtimes import DEFAULTS
+from deploy.runtimes import DEFAULTS, Compiled
 from deploy.sensitivity import rank
 
 
@@ -23,6 +24,7 @@ class Candidates:
         self._scratch = scratch
         self._runtime = plugins.load("deploy.runtimes", order.runtime)
         self._runs_here = self._runtime.why_not() is None
+        self._compiled: dict[frozenset[str], Compiled] = {}
 
     def num_layers(self) -> int:
         """How many can be quantized."""
@@ -39,30 +41,52 @@ class Candidates:
         return quantize.Quantizer(graph.read(source.onnx), source.heads, source.calibration, self._runtime.INTEGERS, ranges)
 
     def float_map(self) -> float:
-        """Of the engine in fp32."""
-        if not self._runs_here:
-            return self._judged(self._source.onnx, "fp32")
-        return self._judged(self._source.compile(self._order, self._folder(), "fp32", self._order.quantization).file, "fp32")
+        """Of the engine in fp32.
+
+        Raises:
+            DataError: mAP is undefined on the split.
+        """
+        file = self._source.onnx
+        if self._runs_here:
+            file = self._source.compile(self._order, self._folder(), "fp32", self._order.quantization).file
+        found = self._judged(file, "fp32")
+        if found is None:
+            raise DataError(f"max_map_drop {self._order.max_map_drop:g} cannot be judged: the split's images have no objects; label some")
+        return found
 
     def map(self, float_layers: frozenset[str]) -> float:
-        """Of the engine in int8 with these layers in float."""
-        source, folder = self._source, self._folder()
-        quantization = replace(self._order.quantization, float_layers=float_layers)
-        if self._runs_here:
-            file = source.compile(self._order, folder, "int8", quantization).file
-        else:
-            model = graph.read(source.onnx)
-            typed = quantize.to_int8(model, source.heads, source.calibration, self._runtime.INTEGERS, quantization)
-            file = folder / "typed.onnx"
-            file.write_bytes(typed.SerializeToString())
-        return self._judged(file, f"int8, {len(float_layers)} layers in float")
+        """Of the engine in int8 with these layers in float; 0 where its answer cannot be used."""
+        file = self.compiled(float_layers).file if self._runs_here else self._graph(float_layers)
+        try:
+            return self._judged(file, f"int8, {len(float_layers)} layers in float") or 0.0
+        except ArtifactError:
+            return 0.0
 
-    def _judged(self, file: Path, label: str) -> float:
+    def compiled(self, float_layers: frozenset[str]) -> Compiled:
+        """The engine itself, each built once: what is shipped is what was judged.
+
+        Raises:
+            RuntimeUnavailable: the runtime cannot build here.
+            BuildError: the graph cannot be built.
+        """
+        if float_layers not in self._compiled:
+            quantization = replace(self._order.quantization, float_layers=float_layers)
+            self._compiled[float_layers] = self._source.compile(self._order, self._folder(), "int8", quantization)
+        return self._compiled[float_layers]
+
+    def _graph(self, float_layers: frozenset[str]) -> Path:
+        """What the engine would be built from."""
+        source, quantization = self._source, replace(self._order.quantization, float_layers=float_layers)
+        typed = quantize.to_int8(graph.read(source.onnx), source.heads, source.calibration, self._runtime.INTEGERS, quantization)
+        file = self._folder() / "typed.onnx"
+        file.write_bytes(typed.SerializeToString())
+        return file
+
+    def _judged(self, file: Path, label: str) -> float | None:
         runtime = self._runtime if self._runs_here else plugins.load("deploy.runtimes", "ort")
         options = self._order.options if self._runs_here else DEFAULTS
         with runtime.open(file, options=options) as session:
-            found = judge(Predictor(session, self._source.contract), self._split, label)
-        return found.accuracy.map or 0.0
+            return judge(Predictor(session, self._source.contract), self._split, label).accuracy.map
 
     def _folder(self) -> Path:
         return Path(mkdtemp(dir=self._scratch))

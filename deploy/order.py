@@ -12,13 +12,17 @@ from deploy.runtimes import PLAIN, Calibration, Compiled, Precision, Quantizatio
 
 @dataclass(frozen=True)
 class Order:
-    """`options` are the runtime's own, `max_map_drop` the largest drop of mAP from fp32, null for any."""
+    """`options` are the runtime's own, `max_map_drop` the largest drop of mAP from fp32, null for any.
+
+    `threads` are those with which engines are timed for a choice, null for the runtime's own number.
+    """
 
     runtime: str
     precision: Precision | Literal["auto"]
     options: Mapping[str, Any] = field(default_factory=dict)
     quantization: Quantization = PLAIN
     max_map_drop: float | None = None
+    threads: int | None = None
 
 
 @dataclass(frozen=True)

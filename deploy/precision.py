@@ -16,6 +16,8 @@ from deploy.errors import BuildError
 from deploy.runtimes import Calibration, Precision, Quantization, Recipe
 
 HALF_MAX = float(np.finfo(np.float16).max)
+_KINDS = {"Conv": "convolutions", "ConvTranspose": "convolutions", "Gemm": "products", "MatMul": "products"}
+_LOW = (TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.INT8, TensorProto.UINT8)
 # Inputs whose type ONNX fixes to float32.
 _ALWAYS_FLOAT = {"Resize": (1, 2), "Upsample": (1,)}
 # Operators that ONNX does not define in half precision.
@@ -89,33 +91,27 @@ def check(model: ModelProto) -> None:
 
 
 def proof(model: ModelProto, heads: Heads) -> dict[str, Any]:
-    """Convolutions by the type they compute in, and how many tensors after the head outputs are not fp32.
+    """The network's convolutions and matrix products by the type they compute in, and how many tensors are not fp32 after it.
 
-    A convolution counts as int8 where both its input and its weights come out of DequantizeLinear.
+    One counts as int8 where both its factors come out of DequantizeLinear, else as what it gives. The casts at the network's own
+    inputs do not count.
     """
-    producer = {name: node.op_type for node in model.graph.node for name in node.output}
-    dtype = {weight.name: weight.data_type for weight in model.graph.initializer}
-    counts = {"convolutions_fp32": 0, "convolutions_fp16": 0, "convolutions_int8": 0}
-    for node in model.graph.node:
-        if node.op_type not in ("Conv", "ConvTranspose"):
-            continue
-        if all(producer.get(name) == "DequantizeLinear" for name in node.input[:2]):
-            counts["convolutions_int8"] += 1
-        elif dtype.get(node.input[1]) == TensorProto.FLOAT16:
-            counts["convolutions_fp16"] += 1
-        else:
-            counts["convolutions_fp32"] += 1
-    return {**counts, "low_precision_after_head": _num_low_after(model, heads)}
-
-
-def _num_low_after(model: ModelProto, heads: Heads) -> int:
-    """Tensors of a type below fp32 that are made outside the network, the casts at its own inputs apart."""
     nodes = graph.network(model, heads)
     inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True)
-    low = (TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.INT8, TensorProto.UINT8)
-    values = [*inferred.graph.value_info, *inferred.graph.output]
-    made_low = {value.name for value in values if value.type.tensor_type.elem_type in low}
-    return sum(name in made_low for node in model.graph.node if node.name not in nodes for name in node.output)
+    types = {value.name: value.type.tensor_type.elem_type for value in (*inferred.graph.value_info, *inferred.graph.output)}
+    producer = {name: node.op_type for node in model.graph.node for name in node.output}
+    counts = {f"{kind}_{name}": 0 for kind in dict.fromkeys(_KINDS.values()) for name in ("fp32", "fp16", "int8")}
+    low_after = 0
+    for node in model.graph.node:
+        if node.name not in nodes:
+            low_after += sum(types.get(name) in _LOW for name in node.output)
+        elif node.op_type in graph.WEIGHTED:
+            if all(producer.get(name) == "DequantizeLinear" for name in node.input[:2]):
+                name = "int8"
+            else:
+                name = "fp16" if types.get(node.output[0]) == TensorProto.FLOAT16 else "fp32"
+            counts[f"{_KINDS[node.op_type]}_{name}"] += 1
+    return {**counts, "low_precision_after_head": low_after}
 
 
 class _Weights:

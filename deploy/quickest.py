@@ -10,7 +10,7 @@ from deploy import plugins, preprocess
 from deploy.accuracy import Split, judge
 from deploy.choice import Choice, Measured
 from deploy.contract import ModelContract
-from deploy.errors import BuildError
+from deploy.errors import ArtifactError, BuildError, DataError
 from deploy.order import Order
 from deploy.predictor import Predictor
 from deploy.runtimes import Precision
@@ -30,26 +30,44 @@ class Offer(NamedTuple):
 
 
 def choose(order: Order, offers: Sequence[Offer], contract: ModelContract, split: Split) -> Choice:
-    """Judge all on the split, and let them take turns at its first images.
+    """Judge all on the split, and let those whose answers can be used take turns at its first images.
 
     Raises:
-        BuildError: the first offer is none, or no offer is accurate enough.
-        ArtifactError: an engine's answer cannot be used.
+        BuildError: the first offer is none.
+        ArtifactError: the first engine's answer cannot be used.
+        DataError: mAP is undefined on the split, and a limit is to be kept.
     """
     if offers[0].file is None:
         raise BuildError(offers[0].why or "no engine was built")
+    runtime = plugins.load("deploy.runtimes", order.runtime)
     opened: dict[Precision, Predictor] = {}
+    maps: dict[Precision, float | None] = {}
+    reasons = {precision: why for precision, _, why in offers}
     with ExitStack() as stack:
         for precision, file, _ in offers:
-            if file is not None:
-                session = stack.enter_context(plugins.load("deploy.runtimes", order.runtime).open(file, options=order.options))
-                opened[precision] = Predictor(session, contract)
-        maps = {precision: judge(one, split, f"auto: {precision}").accuracy.map or 0.0 for precision, one in opened.items()}
+            if file is None:
+                continue
+            try:
+                predictor = Predictor(stack.enter_context(runtime.open(file, threads=order.threads, options=order.options)), contract)
+                maps[precision] = judge(predictor, split, f"auto: {precision}").accuracy.map
+            except ArtifactError as error:
+                if file == offers[0].file:
+                    raise
+                reasons[precision] = str(error)
+            else:
+                opened[precision] = predictor
         times = _take_turns(opened, split)
-    measured = tuple(Measured(precision=p, map=maps.get(p), p50_ms=times.get(p), why=why) for p, _, why in offers)
-    first = maps[offers[0].precision]
-    good = [precision for precision in opened if order.max_map_drop is None or first - maps[precision] <= order.max_map_drop]
+    measured = tuple(Measured(precision=p, map=maps.get(p), p50_ms=times.get(p), why=reasons[p]) for p, _, _ in offers)
+    good = [precision for precision in opened if _within(order.max_map_drop, maps[offers[0].precision], maps[precision])]
     return Choice(precision=min(good, key=lambda precision: times[precision]), limit=order.max_map_drop, offers=measured)
+
+
+def _within(limit: float | None, first: float | None, own: float | None) -> bool:
+    if limit is None:
+        return True
+    if first is None or own is None:
+        raise DataError(f"max_map_drop {limit:g} cannot be judged: the split's images have no objects; label some")
+    return first - own <= limit
 
 
 def _take_turns(predictors: dict[Precision, Predictor], split: Split) -> dict[Precision, float]:

@@ -95,7 +95,10 @@ def build(
     measured = config.get_timing_cache() if cache is not None else None
     if cache is not None and measured is not None:
         _keep(cache, bytes(measured.serialize()))
-    return Compiled(file, proof(trt, network, heads), typed)
+    shown = proof(trt, network, heads)
+    if shown["low_precision_after_head"] is None:  # strongly typed, the network has the graph's own types
+        shown["low_precision_after_head"] = conversion.proof(model, heads)["low_precision_after_head"]
+    return Compiled(file, shown, typed)
 
 
 def _keep(cache: Path, content: bytes) -> None:
@@ -109,27 +112,32 @@ def _keep(cache: Path, content: bytes) -> None:
 
 
 def proof(trt: Any, network: Any, heads: Heads) -> dict[str, Any]:
-    """Convolutions of the parsed network by type, and how many layers after the head outputs give a type below fp32.
+    """The parsed network's convolutions and matrix products by type, and how many layers after the head outputs give one below fp32.
 
-    A convolution counts as int8 where its input comes out of a dequantize layer. `low_precision_after_head` is null where
-    the parser did not keep the head outputs' names.
+    One counts as int8 where its input comes out of a dequantize layer, else as what it gives. `low_precision_after_head` is null
+    where the parser did not keep the head outputs' names; products that decode boxes, say, are then counted, too.
     """
     layers = [network.get_layer(i) for i in range(network.num_layers)]
     producer = {layer.get_output(i).name: layer.type for layer in layers for i in range(layer.num_outputs)}
-    counts: Counter[str] = Counter()
-    for layer in layers:
-        if layer.type in (trt.LayerType.CONVOLUTION, trt.LayerType.DECONVOLUTION):
-            quantized = producer.get(layer.get_input(0).name) == trt.LayerType.DEQUANTIZE
-            counts["int8" if quantized else _TYPES.get(layer.get_output(0).dtype.name, layer.get_output(0).dtype.name)] += 1
     found = set(producer).issuperset({*heads.outputs, *heads.inputs})
-    return {
-        **{f"convolutions_{name}": counts[name] for name in {**dict.fromkeys(_TYPES.values()), **counts}},
-        "low_precision_after_head": _num_low_after(layers, heads) if found else None,
+    after = _after(layers, heads) if found else set()
+    kinds = {
+        trt.LayerType.CONVOLUTION: "convolutions",
+        trt.LayerType.DECONVOLUTION: "convolutions",
+        trt.LayerType.MATRIX_MULTIPLY: "products",
     }
+    counts = Counter({f"{kind}_{name}": 0 for kind in kinds.values() for name in _TYPES.values()})
+    for number, layer in enumerate(layers):
+        if layer.type in kinds and number not in after:
+            quantized = producer.get(layer.get_input(0).name) == trt.LayerType.DEQUANTIZE
+            given = layer.get_output(0).dtype.name
+            counts[f"{kinds[layer.type]}_{'int8' if quantized else _TYPES.get(given, given)}"] += 1
+    low = sum(any(layers[n].get_output(i).dtype.name in _LOW for i in range(layers[n].num_outputs)) for n in after)
+    return {**counts, "low_precision_after_head": low if found else None}
 
 
-def _num_low_after(layers: list[Any], heads: Heads) -> int:
-    """The layers, in no order, that depend on a head output and give a tensor below fp32."""
+def _after(layers: list[Any], heads: Heads) -> set[int]:
+    """The layers, in no order, that depend on a head output."""
     reached = set(heads.outputs)
     after: set[int] = set()
     grown = True
@@ -141,7 +149,7 @@ def _num_low_after(layers: list[Any], heads: Heads) -> int:
                 after.add(number)
                 reached.update({layer.get_output(i).name for i in range(layer.num_outputs)}.difference(heads.inputs))
                 grown = True
-    return sum(any(layers[n].get_output(i).dtype.name in _LOW for i in range(layers[n].num_outputs)) for n in after)
+    return after
 
 
 def _parse(trt: Any, builder: Any, logger: Any, model: ModelProto) -> Any:

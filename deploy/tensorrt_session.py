@@ -78,8 +78,9 @@ def version(*distributions: str) -> str:
 class TensorRTSession(Session):
     """An open TensorRT engine with device memory of its own.
 
-    With `cuda_graph` what runs for a batch size is recorded the second time in a row and launched as one from then on; the memory
-    that it was recorded with must stay, so that a larger batch, whose buffers grow, starts over. TensorRT for RTX records by itself.
+    With `cuda_graph` what runs for a batch size is recorded the second time in a row and launched as one from then on, in an
+    execution context of its own, since a recording holds for the shape that its context had; the memory that it was recorded with
+    must stay, too, so that a larger batch, whose buffers grow, starts over. TensorRT for RTX records by itself.
     """
 
     def __init__(self, trt: Any, cudart: Any, logger: Any, file: Path, *, cuda_graph: bool = False) -> None:
@@ -98,12 +99,13 @@ class TensorRTSession(Session):
         self._device = Device(cudart)
         self._cuda_graph = cuda_graph
         self._records = cuda_graph and not hasattr(trt, "CudaGraphStrategy")
+        self._contexts: dict[tuple[int, ...], Any] = {}
         self._recorded: dict[Key, Any] = {}
         self._last: Key | None = None
         try:
             self._runtime = trt.Runtime(logger)
             self._engine = self._read(file)
-            self._context = self._execution_context(file)
+            self._context = self._execution_context(f"{file}: ")
         except BaseException:
             self._device.close()
             raise
@@ -123,10 +125,10 @@ class TensorRTSession(Session):
         self._outputs = {**_OUTPUTS, "masks": np.float32} if "masks" in names else _OUTPUTS
         return engine
 
-    def _execution_context(self, file: Path) -> Any:
+    def _execution_context(self, where: str = "") -> Any:
         context = self._new_context()
         if context is None:
-            raise ArtifactError(f"{file}: no memory on the GPU for the engine ({self._logger.reason()})")
+            raise ArtifactError(f"{where}no memory on the GPU for the engine ({self._logger.reason()})")
         return context
 
     def _new_context(self) -> Any:
@@ -139,6 +141,10 @@ class TensorRTSession(Session):
     def infer(self, images: Batch) -> Raw:
         """Run on images [B, 3, H, W] float32."""
         images = np.ascontiguousarray(images, np.float32)
+        if self._records:
+            if images.shape not in self._contexts:
+                self._contexts[images.shape] = self._execution_context() if self._contexts else self._context
+            self._context = self._contexts[images.shape]
         if not self._context.set_input_shape("images", images.shape):
             raise ArtifactError(f"the engine was not built for images {images.shape} ({self._logger.reason()})")
         address = self._device.buffer("images", images.nbytes)
@@ -194,6 +200,7 @@ class TensorRTSession(Session):
     def close(self) -> None:
         """Free the GPU's memory; TensorRT wants the context gone before the engine, and that before the runtime."""
         self._device.close()
+        self._contexts.clear()
         self._context = self._engine = self._runtime = None
 
 

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from deploy.bundle import MANIFEST, Bundle, Plan
 from deploy.errors import ArtifactError, ConfigError, Interrupted, RuntimeUnavailable
 from deploy.plugins import suggest
+from deploy.runtimes import on_site
 from pipeline.answer import Answer, say, silent
 from pipeline.files import replace_folder
 from pipeline.store import Store
@@ -21,7 +22,7 @@ from stages.artifacts import FACTS, Dataset, OnnxFacts, OnnxModel, write_facts
 from stages.config import DataConfig, PackageConfig, TargetConfig, ValidationConfig
 from stages.gate import EXIT_INCOMPARABLE, exit_code, gate
 from stages.gate_config import GateConfig
-from stages.optimize import ONNX, optimize
+from stages.optimize import ONNX, judging, optimize
 from stages.package import package
 from stages.prepare import gather
 from stages.validate import validate
@@ -61,7 +62,7 @@ def _build(
 
 
 def plan(given: Bundle, name: str | None) -> tuple[TargetConfig, tuple[GateConfig, ...], ValidationConfig]:
-    """The target of this name, the bundle's own for none, its gates, and how it is measured.
+    """The target of this name, the bundle's own for none, for this machine's device; its gates, and how it is measured.
 
     Raises:
         ConfigError: the bundle knows no such target.
@@ -78,7 +79,9 @@ def plan(given: Bundle, name: str | None) -> tuple[TargetConfig, tuple[GateConfi
     wanted = given.manifest.target if name is None else name
     if wanted not in targets:
         raise ConfigError(f"--target {wanted}{suggest(wanted, targets)}: the bundle knows {', '.join(targets)}")
-    return targets[wanted], tuple(one for one in gates if one.target in (None, wanted)), validation
+    target = targets[wanted]
+    here = target.model_copy(update=dict(on_site(target.runtime, target.options)))
+    return here, tuple(one for one in gates if one.target in (None, wanted)), validation
 
 
 def _alone(gates: tuple[GateConfig, ...]) -> tuple[GateConfig, ...]:
@@ -150,7 +153,7 @@ def _make(
     shutil.copyfile(given.root / manifest.onnx, folder / ONNX)
     write_facts(folder, OnnxFacts(contract=manifest.contract, **dict(manifest.graph)))
     model = OnnxModel(folder)
-    engine = store.run(optimize, target, model, dataset, validation.split if target.is_judged else None)
+    engine = store.run(optimize, target, model, dataset, *judging(target, validation))
     if engine.facts.why is not None:
         raise RuntimeUnavailable(f"target {target.name}: {engine.facts.why}")
     report = store.run(validate, validation, engine, dataset)
@@ -169,12 +172,16 @@ def _answer(made: Bundle, target: TargetConfig, gates: tuple[GateConfig, ...]) -
         "precision": manifest.precision,
         "map": manifest.accuracy.map if manifest.accuracy else None,
         "latency_end_to_end_p50_ms": manifest.latency.end_to_end.p50 if manifest.latency else None,
+        "lowest_ms": manifest.lowest_ms,
+        "fallback": None if manifest.fallback is None else manifest.fallback.model_dump(mode="json"),
+        "choice": None if manifest.choice is None else manifest.choice.model_dump(mode="json"),
         "why": manifest.why,
         "gates": verdicts,
     }
     figures = [f"mAP {data['map']:.4f}" if data["map"] is not None else "mAP not measured"]
     figures.append(f"{manifest.latency.end_to_end.p50:.2f} ms end to end" if manifest.latency else f"not measured: {manifest.why}")
     lines = [f"{made.root}: {manifest.runtime} {manifest.precision}, {', '.join(figures)}"]
+    lines += [str(decided) for decided in (manifest.choice, manifest.fallback) if decided is not None]
     lines += [verdict_table(verdicts)] if verdicts else ["no gate is set, so nothing was judged"]
     code = code or (0 if verdicts else EXIT_INCOMPARABLE)
     return Answer({**data, "exit_code": code}, "\n".join(lines), code)

@@ -13,7 +13,7 @@ from stages.distill import distill
 from stages.export import export
 from stages.gate import gate
 from stages.gate_config import GateConfig
-from stages.optimize import optimize
+from stages.optimize import judging, optimize
 from stages.package import package
 from stages.parity import parity
 from stages.prepare import prepare
@@ -74,8 +74,10 @@ def compress(config: PipelineConfig, store: Store) -> RunResult:
     compared = {name: store.at(name).run(export, graph, network) for name, network in zip(REFERENCES, (teacher, baseline), strict=True)}
     builds = [(target, model) for target in config.targets] + [(reference(name), onnx) for name, onnx in compared.items()]
     builds.append((reference("student", optimization="none"), model))
-    judged = {target.name: split if target.is_judged else None for target, _ in builds}
-    engines = {target.name: store.at(target.name).run(optimize, target, onnx, dataset, judged[target.name]) for target, onnx in builds}
+    engines = {
+        target.name: store.at(target.name).run(optimize, target, onnx, dataset, *judging(target, config.validation))
+        for target, onnx in builds
+    }
     reports = {name: store.at(name).run(validate, config.validation, engine, dataset) for name, engine in engines.items()}
 
     names, plain, how, plan = [target.name for target in config.targets], reports["student"], config.validation, plan_of(config)

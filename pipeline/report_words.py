@@ -55,9 +55,13 @@ def drifted(value: float | None) -> str:
 
 
 def convolutions(proof: Mapping[str, Any]) -> str:
-    """How many an engine computes in which precision."""
-    kinds = [(kind, proof.get(f"convolutions_{kind}", 0)) for kind in ("fp32", "fp16", "int8")]
-    return ", ".join(f"{number} {kind}" for kind, number in kinds if number) or UNDEFINED
+    """How many convolutions an engine computes in which precision, and how many matrix products."""
+    said = []
+    for kind, before in (("convolutions", ""), ("products", "products: ")):
+        counts = [(name, proof.get(f"{kind}_{name}", 0)) for name in ("fp32", "fp16", "int8")]
+        if any(number for _, number in counts):
+            said.append(before + ", ".join(f"{number} {name}" for name, number in counts if number))
+    return "; ".join(said) or UNDEFINED
 
 
 def percent(value: float | None) -> str:

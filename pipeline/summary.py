@@ -84,11 +84,10 @@ def engine_figures(engine: Engine) -> dict[str, Any]:
 
 
 def parity_figures(parity: Parity) -> dict[str, Any]:
-    """Where a target's accuracy went; of half precision only the largest value of all tensors, with its name."""
+    """Where a target's accuracy went; of each tensor in half precision the largest value, the largest of all first."""
     facts = parity.facts.model_dump(exclude={"target", "split"}, mode="json")
     for step in facts["steps"]:
-        largest = max(step.pop("largest").items(), key=lambda item: item[1], default=None)
-        step["largest"] = None if largest is None else {"tensor": largest[0], "value": largest[1]}
+        step["largest"] = [{"tensor": name, "value": value} for name, value in sorted(step["largest"].items(), key=lambda item: -item[1])]
     return facts
 
 

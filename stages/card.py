@@ -40,6 +40,8 @@ def _summary(manifest: Manifest) -> str:
             ("Classes", f"{len(manifest.contract.classes)}: {', '.join(manifest.contract.classes)}"),
             ("Target", f"{manifest.target} ({manifest.runtime}, {manifest.precision})"),
             ("Engine", engine),
+            *([("Choice", str(manifest.choice))] if manifest.choice is not None else []),
+            *([("Int8", str(manifest.fallback))] if manifest.fallback is not None else []),
             ("License", manifest.license or "not stated"),
         ],
     )
@@ -63,7 +65,7 @@ Boxes come back in pixels of the given image. `{manifest.onnx}` is the graph tha
 def _measured(manifest: Manifest) -> str:
     if manifest.accuracy is None or manifest.latency is None:
         return f"## Measured\n\nNothing: {manifest.why}. Measure it where it shall run before trusting it."
-    return "\n\n".join(["## Measured", _accuracy(manifest.accuracy), _latency(manifest.latency, manifest.machine)])
+    return "\n\n".join(["## Measured", _accuracy(manifest.accuracy), _latency(manifest.latency, manifest.machine, manifest.lowest_ms)])
 
 
 def _accuracy(accuracy: Accuracy) -> str:
@@ -74,12 +76,13 @@ def _accuracy(accuracy: Accuracy) -> str:
     return f"The engine itself on {accuracy.num_images} images of the split {accuracy.split}:\n\n" + _table(("", "0 to 1"), rows)
 
 
-def _latency(latency: Latency, machine: dict[str, str]) -> str:
+def _latency(latency: Latency, machine: dict[str, str], lowest: float | None) -> str:
     def row(title: str, values: Percentiles) -> tuple[str, ...]:
         return (title, *(f"{value:.2f}" for value in (values.p50, values.p90, values.p95, values.p99)))
 
     table = _table(("ms an image", "p50", "p90", "p95", "p99"), [row(title, getattr(latency, part)) for part, title in _PARTS.items()])
-    return f"One image at a time, {latency.num_passes} passes on {', '.join(machine.values())}:\n\n{table}"
+    least = "" if lowest is None else f"\n\nAt this machine's peak rates the network alone would take {lowest:.2f} ms at least."
+    return f"One image at a time, {latency.num_passes} passes on {', '.join(machine.values())}:\n\n{table}{least}"
 
 
 def _gates(manifest: Manifest) -> str:

@@ -6,37 +6,48 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from deploy import plugins, preprocess
+from deploy import machine, plugins, preprocess
 from deploy.build import Built, build
 from deploy.contract import Cost, Preprocessing
-from deploy.errors import BuildError, RuntimeUnavailable
+from deploy.errors import ArtifactError, BuildError, RuntimeUnavailable
 from deploy.order import Order, Source
-from deploy.runtimes import Batch, Quantization
+from deploy.runtimes import Batch, Quantization, fingerprint
 from deploy.sample import spread
 from stages.artifacts import Dataset, Engine, EngineFacts, OnnxFacts, OnnxModel, read_json, write_facts
-from stages.config import TargetConfig
+from stages.config import TargetConfig, ValidationConfig
 from stages.splits import split
 from stages.stage import stage
 
 ONNX = "model.onnx"
 
 
-def identity(config: TargetConfig, model: OnnxModel, dataset: Dataset | None, judged: str | None = None) -> Mapping[str, Any]:
-    """The runtime's version and device."""
-    return dict(plugins.load("deploy.runtimes", config.runtime).identity())
+def identity(
+    config: TargetConfig, model: OnnxModel, dataset: Dataset | None, judged: str | None = None, threads: int | None = None
+) -> Mapping[str, Any]:
+    """The runtime's version and device, and where engines are timed the cores too."""
+    timed = {"cores": machine.num_cores()} if config.precision == "auto" else {}
+    return {**plugins.load("deploy.runtimes", config.runtime).identity(), **timed}
 
 
-@stage(version=5, identity=identity)
-def optimize(out: Path, config: TargetConfig, model: OnnxModel, dataset: Dataset | None, judged: str | None = None) -> Engine:
+def judging(config: TargetConfig, validation: ValidationConfig) -> tuple[str | None, int | None]:
+    """`judged` and `threads` of `optimize`: null unless engines are judged, and unless they are timed."""
+    return validation.split if config.is_judged else None, validation.latency.threads if config.precision == "auto" else None
+
+
+@stage(version=6, identity=identity)
+def optimize(
+    out: Path, config: TargetConfig, model: OnnxModel, dataset: Dataset | None, judged: str | None = None, threads: int | None = None
+) -> Engine:
     """Build the target's engine; where that cannot be done on this machine, the engine's facts say why instead.
 
     `judged` is the split on which the target's limit is judged and its choice is made, where it has one; int8 and that take data.
+    `threads` are those with which engines are timed for a choice, null for the runtime's own number.
 
     Raises:
         BuildError: the graph cannot be built, on whatever machine, or no engine meets the limit.
-        DataError: the data has no such split, or it is empty.
+        ArtifactError: the answer of the engine in fp32 cannot be used.
+        DataError: the data has no such split, or it is empty, or has no objects to judge a limit on.
     """
-    runtime = plugins.load("deploy.runtimes", config.runtime)
     facts = model.facts
     built, why = None, None
     if dataset is not None and config.precision in {"int8", "auto"}:
@@ -47,18 +58,18 @@ def optimize(out: Path, config: TargetConfig, model: OnnxModel, dataset: Dataset
         facts.contract,
         CalibrationImages(dataset, config, facts.contract.preprocessing) if dataset is not None else (),
     )
-    order = Order(config.runtime, config.precision, config.options, Quantization(config.ranges), config.max_map_drop)
+    order = Order(config.runtime, config.precision, config.options, Quantization(config.ranges), config.max_map_drop, threads)
     try:
         built = build(source, out, order, split(dataset, judged) if dataset is not None and judged is not None else None)
     except RuntimeUnavailable as error:
         why = str(error)
-    except BuildError as error:
-        raise BuildError(f"target {config.name}: {error}") from error
-    write_facts(out, _facts(config, facts, runtime.identity(), built, why))
+    except (BuildError, ArtifactError) as error:
+        raise type(error)(f"target {config.name}: {error}") from error
+    write_facts(out, _facts(config, facts, built, why))
     return Engine(out)
 
 
-def _facts(config: TargetConfig, model: OnnxFacts, runtime: Mapping[str, str], built: Built | None, why: str | None) -> EngineFacts:
+def _facts(config: TargetConfig, model: OnnxFacts, built: Built | None, why: str | None) -> EngineFacts:
     content = built.compiled.file.read_bytes() if built is not None else None
     wanted = "fp32" if config.precision == "auto" else config.precision
     return EngineFacts(
@@ -73,7 +84,7 @@ def _facts(config: TargetConfig, model: OnnxFacts, runtime: Mapping[str, str], b
         sha256=hashlib.sha256(content).hexdigest() if content is not None else None,
         bytes=len(content) if content is not None else None,
         onnx_sha256=model.sha256,
-        fingerprint={**runtime, **_built_for(config), "onnx_sha256": model.sha256},
+        fingerprint={**fingerprint(config.runtime, config.options), "onnx_sha256": model.sha256},
         proof=json.loads(json.dumps(dict(built.compiled.proof))) if built is not None else {},
         cost=_cost(built),
         fallback=built.fallback if built is not None else None,
@@ -91,13 +102,6 @@ def _cost(built: Built | None) -> Cost | None:
     return cost.cost(graph.read(built.compiled.typed or built.compiled.file))
 
 
-def _built_for(config: TargetConfig) -> dict[str, str]:
-    """The GPU that an engine was built for without having it."""
-    capability = str(config.options.get("compute_capability", "current"))
-    digits = capability.replace(".", "")
-    return {} if capability == "current" else {"compute_capability": f"{digits[:-1]}.{digits[-1]}"}
-
-
 class CalibrationImages:
     """Images spread evenly over the target's calibration split, through the deployed preprocessing; the same ones at each iteration."""
 
@@ -112,9 +116,15 @@ class CalibrationImages:
         Raises:
             DataError: the data has no such split.
         """
-        split = self.target.calibration_split
-        names = [image["file_name"] for image in read_json(self.dataset.annotations(split))["images"]]
-        folder = self.dataset.images(split)
-        for name in spread(names, self.target.calibration_images):
+        folder = self.dataset.images(self.target.calibration_split)
+        for name in self._names():
             network_input, _ = preprocess.apply(preprocess.load_image(folder / name), self.preprocessing)
             yield network_input[None]
+
+    def __len__(self) -> int:
+        """How many they are."""
+        return len(self._names())
+
+    def _names(self) -> list[str]:
+        names = [image["file_name"] for image in read_json(self.dataset.annotations(self.target.calibration_split))["images"]]
+        return spread(names, self.target.calibration_images)

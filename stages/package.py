@@ -23,7 +23,7 @@ _PACKAGES = (
 )
 
 
-@stage(version=3)
+@stage(version=4)
 def package(
     out: Path, config: PackageConfig, plan: bundle.Plan, engine: Engine, model: OnnxModel, report: Report, verdicts: Verdicts
 ) -> Bundle:
@@ -62,11 +62,15 @@ def _manifest(
         latency=measured.latency,
         data=measured.data,
         cost=built.cost,
+        lowest_ms=measured.lowest_ms,
+        fallback=built.fallback,
+        choice=built.choice,
         verdicts=tuple(bundle.Verdict.model_validate(one.model_dump()) for one in verdicts.facts.verdicts),
         why=measured.why,
         fingerprint=built.fingerprint,
         machine=measured.machine,
         proof=built.proof,
+        engine_proof=measured.proof,
         provenance=bundle.Provenance(
             edgedistill=_version("edgedistill") or "unknown",
             python=platform.python_version(),

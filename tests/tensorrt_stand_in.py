@@ -1,6 +1,7 @@
 """TensorRT and CUDA with host memory for the device's and ONNX Runtime for the engine, with the calls that the session makes."""
 
 import ctypes
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -155,8 +156,11 @@ class Context:
         self.session = onnxruntime.InferenceSession(plan, providers=["CPUExecutionProvider"])
         self.addresses: dict[str, int] = {}
         self.batch = 0
+        self.shapes = 0
+        """How often its shape has changed: what was recorded before is no good after."""
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        self.shapes += shape[0] != self.batch
         self.batch = shape[0]
         return name == "images" and shape[0] <= self.trt.max_batch
 
@@ -173,8 +177,12 @@ class Context:
         assert stream == STREAM
         self.trt.executions += 1
         if self.trt.cuda is not None and self.trt.cuda.recording is not None:
-            self.trt.cuda.recording.append(self._compute)
+            self.trt.cuda.recording.append(partial(self._replay, self.shapes))
             return self.trt.works
+        return self._compute()
+
+    def _replay(self, shapes: int) -> bool:
+        assert shapes == self.shapes, "recorded in a context whose shape has changed since"
         return self._compute()
 
     def _compute(self) -> bool:

@@ -9,6 +9,8 @@ import pytest
 
 from deploy.bundle import Bundle, write
 from deploy.errors import ArtifactError
+from deploy.runtimes import fingerprint
+from pipeline.build import plan
 from pipeline.cli import main
 from stages.artifacts import Dataset
 
@@ -55,6 +57,27 @@ def test_another_target_of_the_pipeline(given: Bundle, data: Dataset, tmp_path: 
     code, answer = build(capsys, given.root, "--target", "int8", "--data", data.root, "--out", tmp_path / "here")
     assert (code, answer["precision"]) == (0, "int8")
     assert Bundle.load(tmp_path / "here").manifest.proof["convolutions_int8"] > 0
+
+
+def test_what_was_decided_on_the_device_is_in_the_new_bundle_and_said(
+    given: Bundle, data: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    targets = (samples.target(name="limited", precision="int8", max_map_drop=0.5), samples.target(name="choice", precision="auto"))
+    plan = given.manifest.plan.model_copy(update={"targets": tuple(one.model_dump(mode="json") for one in targets)})
+    write(given.root, given.manifest.model_copy(update={"plan": plan}), given.manifest.files)
+    code, answer = build(capsys, given.root, "--target", "limited", "--data", data.root, "--out", tmp_path / "one")
+    made = Bundle.load(tmp_path / "one").manifest
+    assert (code, made.choice) == (0, None)
+    assert made.fallback is not None
+    assert (made.fallback.limit, made.fallback.float_map, made.fallback.float_layers) == (0.5, 1, ())
+    assert answer["fallback"] == made.fallback.model_dump(mode="json")
+    assert "none of 2 layers went back from int8 to float: mAP 1.0000" in (tmp_path / "one" / "README.md").read_text()
+    assert main(["build", str(given.root), "--target", "choice", "--data", str(data.root), "--out", str(tmp_path / "two")]) == 0
+    said = capsys.readouterr().out
+    chosen = Bundle.load(tmp_path / "two").manifest.choice
+    assert chosen is not None
+    assert f"{chosen.precision} is the fastest: fp32 mAP 1.0000, " in said
+    assert f"{chosen.precision} is the fastest: fp32 mAP 1.0000, " in (tmp_path / "two" / "README.md").read_text()
 
 
 def test_a_split_to_judge_on_is_data_enough(given: Bundle, data: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -158,10 +181,22 @@ def test_data_of_other_classes_is_refused(given: Bundle, data: Dataset, tmp_path
     assert "category 3 is 'crimson' in the data but 'red' in the bundle" in answer["error"]
 
 
+def test_a_target_for_another_gpu_becomes_one_for_the_gpu_that_is_here(given: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert plan(given, "needed")[0].options["compute_capability"] == "8.9"
+    monkeypatch.setattr("deploy.machine.gpu", lambda: {"gpu": "RTX 3090", "driver": "580", "compute_capability": "8.6"})
+    target = plan(given, "needed")[0]
+    assert target.options["compute_capability"] == "current"
+    assert fingerprint(target.runtime, target.options)["gpu"] == "RTX 3090"
+    assert plan(given, "here")[0] == samples.target()
+
+
 def test_an_engine_of_another_machine_names_this_command(given: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     fingerprint = {"tensorrt": "tensorrt 10.13.0", "compute_capability": "8.9", "gpu": "RTX 4090"}
     monkeypatch.setattr("deploy.runtimes.trt.why_not", lambda: None)
     monkeypatch.setattr("deploy.runtimes.trt.identity", lambda: {**fingerprint, "compute_capability": "8.7", "gpu": "Orin"})
     made = Bundle(given.root, given.manifest.model_copy(update={"runtime": "trt", "fingerprint": fingerprint}))
-    with pytest.raises(ArtifactError, match=r"built for compute capability 8\.9, this machine has 8\.7; build it here: edgedistill build"):
+    with pytest.raises(
+        ArtifactError,
+        match=r"built for compute capability 8\.9, this machine has 8\.7; build it here: edgedistill build .* --data DIR --out DIR",
+    ):
         made.open()

@@ -68,6 +68,22 @@ def test_the_file_proves_its_precision_and_stays_float_after_the_head(
     assert compiled.proof["low_precision_after_head"] == 0
 
 
+def test_openvino_says_what_it_computes_in_which_on_a_cpu_is_no_half(tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    runtime = plugins.load("deploy.runtimes", "openvino")
+    floats = {"convolutions_fp32": 4}
+    expected: dict[Precision, dict[str, int]] = {
+        "fp32": floats,
+        "fp16": floats,
+        "int8": {"convolutions_fp32": 2, "convolutions_int8": 2},
+    }
+    for chosen, counts in expected.items():
+        with runtime.open(build(runtime, tmp_path, chosen), threads=1) as session:
+            assert session.proof() == {}  # nothing is compiled yet
+            session.infer(images(CELLS))
+            assert session.proof() == counts
+
+
 def test_batches_and_memory_of_ones_own(runtime: Any, tmp_path: Path) -> None:
     with runtime.open(build(runtime, tmp_path, "fp32"), threads=1) as session:
         both = session.infer(images(CELLS, {}))

@@ -1,7 +1,9 @@
 """Int8 within a limit: a poisoned layer is found, returned to float, and named."""
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import artifact_samples as samples
 import numpy as np
@@ -9,15 +11,17 @@ import onnx
 import onnx_samples
 import pytest
 from onnx import helper, numpy_helper
+from onnxruntime.quantization.calibrate import HistogramCalibrater
 from pydantic import ValidationError
 
+from deploy import accuracy, int8_candidates, onnx_engine
 from deploy.contract import Heads
-from deploy.errors import BuildError
+from deploy.errors import ArtifactError, BuildError, DataError
 from deploy.fallback import Effect, search
 from deploy.quantize import Quantizer
-from deploy.runtimes import ort
+from deploy.runtimes import Compiled, Session, ort
 from deploy.sensitivity import rank
-from stages.artifacts import Engine
+from stages.artifacts import Dataset, Engine
 from stages.optimize import CalibrationImages, optimize
 
 LIMIT = 0.01
@@ -106,6 +110,12 @@ def optimized(root: Path, *, poisoned: bool, runtime: str = "ort", **options: ob
     return optimize(out, config, samples.model(root / "onnx", deeper(poisoned=poisoned)), samples.dataset(root / "data", 12), judged)
 
 
+def unlabel(data: Dataset) -> None:
+    """Take all boxes from split val."""
+    file = data.annotations("val")
+    file.write_text(json.dumps({**json.loads(file.read_text()), "annotations": []}))
+
+
 @pytest.mark.parametrize("runtime", ["ort", "openvino", "trt_rtx"])
 def test_the_poisoned_place_is_found_and_returned_to_float(tmp_path: Path, runtime: str) -> None:
     """trt_rtx builds for a GPU that is not here; its limit is judged on its typed graph in ONNX Runtime."""
@@ -132,6 +142,61 @@ def test_a_sound_graph_keeps_all_its_int8(tmp_path: Path) -> None:
     assert [point.num_float for point in facts.fallback.tried] == [0]
 
 
+def test_a_limit_without_objects_to_judge_on_is_refused(tmp_path: Path) -> None:
+    data = samples.dataset(tmp_path / "data", 12)
+    unlabel(data)
+    out = tmp_path / "engine"
+    out.mkdir()
+    with pytest.raises(DataError, match=r"max_map_drop 0\.01 cannot be judged: the split's images have no objects"):
+        optimize(out, samples.target(precision="int8", max_map_drop=LIMIT), samples.model(tmp_path / "onnx"), data, "val")
+    assert not list(out.iterdir())
+
+
+def test_a_runtime_that_cannot_build_here_says_so_before_anything_is_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deploy.tensorrt_session.why_not_installed", lambda package, extra: f"{package} is not installed: {extra}")
+    monkeypatch.setattr("deploy.int8_candidates.judge", None)  # not asked
+    facts = optimized(tmp_path, poisoned=True, runtime="trt", max_map_drop=LIMIT).facts
+    assert (facts.file, facts.why) == (None, "tensorrt is not installed: tensorrt")
+
+
+def test_the_engine_that_was_judged_is_the_one_that_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two builds of one graph may differ, where a compiler chooses by timing."""
+    judged: list[bytes] = []
+    opened = ort.open
+
+    def note(file: Path, *, threads: int | None = None, options: Mapping[str, Any]) -> Session:
+        judged.append(file.read_bytes())
+        return opened(file, threads=threads, options=options)
+
+    written = onnx_engine.write
+
+    def differently(onnx_file: Path, out: Path, *more: Any) -> Compiled:
+        made = written(onnx_file, out, *more)
+        model = onnx.load(made.file)
+        model.doc_string = str(len(judged))
+        onnx.save(model, made.file)
+        return made
+
+    monkeypatch.setattr(ort, "open", note)
+    monkeypatch.setattr(onnx_engine, "write", differently)
+    engine = optimized(tmp_path, poisoned=True, max_map_drop=LIMIT)
+    assert engine.file("engine.onnx").read_bytes() in judged
+
+
+def test_an_int8_engine_whose_answer_cannot_be_used_goes_back_to_float(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    judge = accuracy.judge
+
+    def judged(predictor: Any, split: Any, label: str) -> Any:
+        if label == "int8, 0 layers in float":
+            raise ArtifactError("NMS did not converge")
+        return judge(predictor, split, label)
+
+    monkeypatch.setattr(int8_candidates, "judge", judged)
+    facts = optimized(tmp_path, poisoned=True, max_map_drop=LIMIT).facts
+    assert facts.fallback is not None
+    assert (facts.fallback.tried[0].map, "second" in facts.fallback.float_layers) == (0, True)
+
+
 def test_without_a_limit_nothing_is_tried(tmp_path: Path) -> None:
     assert optimized(tmp_path, poisoned=True).facts.fallback is None
 
@@ -144,6 +209,24 @@ def test_a_limit_on_float_is_refused() -> None:
 @pytest.mark.parametrize("ranges", ["min_max", "entropy", "percentile"])
 def test_every_way_to_read_ranges_builds(tmp_path: Path, ranges: str) -> None:
     assert optimized(tmp_path, poisoned=False, ranges=ranges).facts.proof["convolutions_int8"] == 5
+
+
+@pytest.mark.parametrize(("number", "held"), [(12, 4), (6, 3), (7, 1)])
+def test_the_tensors_of_few_images_are_held_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, held: int) -> None:
+    """At 640 px those of 128 images are 38 GiB."""
+    counts: list[int] = []
+    clear = HistogramCalibrater.clear_collected_data
+
+    def note(calibrator: Any) -> None:
+        counts.append(len(calibrator.intermediate_outputs))
+        clear(calibrator)
+
+    monkeypatch.setattr(HistogramCalibrater, "clear_collected_data", note)
+    data = samples.dataset(tmp_path / "data", number)
+    calibration = CalibrationImages(data, samples.target(calibration_images=number), onnx_samples.contract().preprocessing)
+    with Quantizer(deeper(poisoned=False), onnx_samples.HEADS, calibration, ort.INTEGERS, "entropy") as quantizer:
+        quantizer.quantized(quantizer.layers)
+    assert counts == [held] * (number // held)
 
 
 def test_the_rank_is_that_of_each_layer_alone(tmp_path: Path) -> None:

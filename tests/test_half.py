@@ -117,12 +117,37 @@ def test_the_largest_value_of_each_half_tensor_is_kept(half: Path) -> None:
         assert "placed" not in session.largest  # decoding is not half
 
 
-def test_minus_infinity_masks_attention_and_is_no_overflow(half: Path) -> None:
+def test_minus_infinity_is_no_overflow_where_a_constant_brings_it_until_a_softmax_ends_it(half: Path) -> None:
+    """As masks of attention do; here one hides the first channel of the features, beside what is answered."""
+    model = onnx.load(half)
+    mask = np.zeros((1, 8, 1, 1), np.float16)
+    mask[:, 0] = -np.inf
+    model.graph.initializer.append(numpy_helper.from_array(mask, "mask"))
+    at = next(i for i, node in enumerate(model.graph.node) if "features" in node.output)
+    features = model.graph.node[at].output[0]
+    added = [("Add", [features, "mask"], "hidden"), ("Softmax", ["hidden"], "shares"), ("Neg", ["shares"], "less")]
+    for number, (kind, inputs, output) in enumerate(added):
+        model.graph.node.insert(at + 1 + number, helper.make_node(kind, inputs, [output], name=output))
+    model.graph.node[at + 2].attribute.append(helper.make_attribute("axis", 1))
+    onnx.save(model, half)
     with HalfSession(half) as session:
-        session._note("masked", np.array([-np.inf, 3, -4], np.float16))
-        assert session.largest["masked"] == 4
-        with pytest.raises(ArtifactError, match="tensor 'bad' is not finite"):
-            session._note("bad", np.array([-np.inf, np.nan], np.float16))
+        session.infer(images())
+        assert 0 < session.largest["hidden"] <= session.largest["features"]
+        assert 0 < session.largest["shares"] <= 1
+        assert "hidden" in session._masked
+        assert session._masked.isdisjoint({"shares", "less", "features"})
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_tensor_that_overflows_to_either_side_is_named(half: Path, sign: int) -> None:
+    model = onnx.load(half)
+    for weight in model.graph.initializer:
+        if weight.name == "stem_weight_fp16":
+            values = np.abs(numpy_helper.to_array(weight)) * np.float16(sign * 60_000)
+            weight.CopyFrom(numpy_helper.from_array(values, weight.name))
+    onnx.save(model, half)
+    with HalfSession(half) as session, pytest.raises(ArtifactError, match=r"tensor '.*' is not finite in half precision; choose fp32"):
+        session.infer(images(100))
 
 
 def test_an_operator_that_the_evaluator_lacks_is_one_line(half: Path) -> None:
@@ -132,13 +157,3 @@ def test_an_operator_that_the_evaluator_lacks_is_one_line(half: Path) -> None:
     with pytest.raises(ArtifactError, match=r"cannot compute the graph \(") as caught, HalfSession(half) as session:
         session.infer(images())
     assert "\n" not in str(caught.value)
-
-
-def test_a_tensor_that_overflows_is_named(half: Path) -> None:
-    model = onnx.load(half)
-    for weight in model.graph.initializer:
-        if weight.name == "stem_weight_fp16":
-            weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * np.float16(60_000), weight.name))
-    onnx.save(model, half)
-    with HalfSession(half) as session, pytest.raises(ArtifactError, match=r"tensor '.*' is not finite in half precision; choose fp32"):
-        session.infer(images(100))

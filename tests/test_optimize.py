@@ -9,7 +9,7 @@ import pytest
 
 from deploy import machine
 from deploy.errors import BuildError, DataError
-from deploy.runtimes import ort
+from deploy.runtimes import fingerprint, ort, trt_rtx
 from stages.artifacts import Engine
 from stages.optimize import CalibrationImages, identity, optimize
 
@@ -42,6 +42,15 @@ def test_an_engine_for_a_gpu_that_is_not_here(tmp_path: Path) -> None:
     assert facts.proof["convolutions_fp32"] == facts.proof["low_precision_after_head"] == 0
     assert facts.fingerprint["compute_capability"] == "8.9"
     assert facts.options["compute_capability"] == "8.9"
+
+
+def test_an_engine_for_another_gpu_does_not_bear_this_ones_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = {"gpu": "RTX 3090", "driver": "580.65", "compute_capability": "8.6"}
+    monkeypatch.setattr(machine, "gpu", lambda: here)
+    assert fingerprint("trt_rtx", {"compute_capability": 8.9}).keys() == {"tensorrt_rtx", "compute_capability"}
+    assert fingerprint("trt_rtx", {"compute_capability": "12.0"})["compute_capability"] == "12.0"
+    assert fingerprint("trt_rtx", {"compute_capability": "current"}).items() >= here.items()
+    assert "compute capability 8.9, this machine has 8.6" in str(trt_rtx.foreign(fingerprint("trt_rtx", {"compute_capability": 8.9})))
 
 
 @pytest.mark.parametrize("required", [False, True])
@@ -97,3 +106,5 @@ def test_identity_is_the_runtimes_and_plain_json(tmp_path: Path) -> None:
     found = identity(samples.target(), samples.model(tmp_path / "m"), samples.dataset(tmp_path / "d"))
     assert json.loads(json.dumps(dict(found))) == ort.identity()
     assert machine.gpu().items() <= found.items()
+    chosen = identity(samples.target(precision="auto"), samples.model(tmp_path / "n"), samples.dataset(tmp_path / "e"), "val")
+    assert chosen == {**found, "cores": machine.num_cores()}

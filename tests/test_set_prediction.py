@@ -444,6 +444,7 @@ class TestOnnx:
         proof = precision.proof(half, heads)
         assert proof["convolutions_fp32"] == 0
         assert proof["convolutions_fp16"] > 3
+        assert proof["products_fp32"] == 0 < proof["products_fp16"]
         assert proof["low_precision_after_head"] == 0
         onnx.save(half, tmp_path / "half.onnx")
         exact, rounded = run(file, images()), run(tmp_path / "half.onnx", images())
@@ -454,5 +455,5 @@ class TestOnnx:
         pytest.importorskip("tensorrt_rtx")
         _, file, heads = exported
         compiled = trt_rtx.compile(file, tmp_path, precision="fp16", calibration=[], heads=heads, compute_capability="8.9")
-        assert compiled.proof["convolutions_fp32"] == 0
+        assert compiled.proof["convolutions_fp32"] == compiled.proof["products_fp32"] == 0 < compiled.proof["products_fp16"]
         assert compiled.proof["low_precision_after_head"] == 0

@@ -11,10 +11,11 @@ import tensorrt_stand_in
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from deploy import machine, precision, preprocess
+from deploy import latency, machine, precision, preprocess
 from deploy.contract import Heads
 from deploy.cuda import Device
 from deploy.errors import ArtifactError, BuildError, RuntimeUnavailable
+from deploy.predictor import Predictor
 from deploy.runtimes import Precision, ort, trt, trt_rtx
 from deploy.tensorrt_log import make_logger, plain
 from deploy.tensorrt_session import TensorRTSession
@@ -186,9 +187,9 @@ class TestSessionAgainstAStandIn:
             TensorRTSession(module, cuda, make_logger(module), file, cuda_graph=True) as session,
             ort.open(file, threads=1) as expected,
         ):
-            for batch in (x, x, x[::-1], x, x[:1], x[1:], x[:1]):
+            for batch in (x, x, x[::-1], x, x[:1], x[1:], x[:1], x[::-1], x[1:]):
                 assert np.array_equal(session.infer(batch).boxes, expected.infer(batch).boxes)
-            assert (module.executions, cuda.launches, cuda.graphs) == (4, 5, 2)
+            assert (module.executions, cuda.launches, cuda.graphs) == (4, 7, 2)
         assert (cuda.graphs, len(cuda.held), cuda.streams) == (0, 0, 0)
 
     def test_a_batch_that_outgrows_its_memory_is_recorded_anew(self, tmp_path: Path) -> None:
@@ -246,14 +247,18 @@ def test_the_real_bindings_have_what_the_session_calls() -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("runtime", [trt, trt_rtx], ids=["tensorrt", "tensorrt_rtx"])
 @pytest.mark.parametrize("chosen", ["fp32", "fp16", "int8"])
-def test_an_engine_built_and_run_on_the_gpu_agrees_with_onnx_runtime(tmp_path: Path, runtime: ModuleType, chosen: Precision) -> None:
+@pytest.mark.parametrize("recorded", [False, True], ids=["plain", "cuda_graph"])
+def test_an_engine_built_and_run_on_the_gpu_agrees_with_onnx_runtime(
+    tmp_path: Path, runtime: ModuleType, chosen: Precision, recorded: bool
+) -> None:
     if missing := runtime.why_not():
         pytest.skip(missing)
     model = onnx_samples.write(tmp_path / "model.onnx")
     x = images({(0, 1): 0, (2, 3): 2}, {(3, 3): 1})
     compiled = runtime.compile(model, tmp_path, precision=chosen, calibration=[x[:1], x[1:]], heads=HEADS)
-    with runtime.open(compiled.file) as session, ort.open(model, threads=1) as expected:
-        for batch in (x[:1], x):
+    options = {"cuda_graph": recorded}
+    with runtime.open(compiled.file, options=options) as session, ort.open(model, threads=1) as expected:
+        for batch in (x[:1], x, x[:1], x[:1], x[1:], x, x, x[::-1], x[:1], x):
             ours, theirs = session.infer(batch), expected.infer(batch)
             real = theirs.scores > 0
             assert np.array_equal(ours.scores > 0, real)
@@ -261,3 +266,19 @@ def test_an_engine_built_and_run_on_the_gpu_agrees_with_onnx_runtime(tmp_path: P
             assert np.abs(ours.boxes[real] - theirs.boxes[real]).max() < 0.05
             assert np.array_equal(ours.labels[real], theirs.labels[real])
             assert ours.converged.all()
+        assert sum(session.proof().values()) > 0
+        peak = session.peak(chosen)
+        assert peak is None or min(peak.macs, peak.bytes) > 0
+        pictures = [onnx_samples.picture({(0, 1): 0})]
+        took = latency.measure(Predictor(session, onnx_samples.contract()), pictures, warmup=2, min_passes=20, min_seconds=0)
+        assert 0 < took.infer.p50 <= took.end_to_end.p50
+
+
+@pytest.mark.gpu
+def test_a_timing_cache_made_on_the_gpu_is_taken_up_again(tmp_path: Path) -> None:
+    if missing := trt.why_not():
+        pytest.skip(missing)
+    model, cache = onnx_samples.write(tmp_path / "model.onnx"), tmp_path / "kept" / "timing.cache"
+    for _ in range(2):
+        assert trt.compile(model, tmp_path, precision="fp16", calibration=[], heads=HEADS, timing_cache=str(cache)).file.exists()
+        assert cache.stat().st_size > 0

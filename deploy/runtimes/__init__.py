@@ -6,6 +6,8 @@ A file defines
   `out`. Its other keyword-only parameters are the target's options in YAML.
 - `INTEGERS: Recipe`, how it wants the integers of int8
 - `DELIVERY: Delivery`, where what its defaults say is not so: what an engine needs where others run it
+- `fingerprint(options) -> dict[str, str]`, where engines can be for another device than this machine's: `identity` of that one
+- `on_site(options) -> Mapping[str, Any]`, likewise: the options with which an engine is for this machine's
 - `open(file: Path, *, threads: int | None = None, options: Mapping[str, Any] = DEFAULTS) -> Session`; null threads leave the number to
   the runtime, `options` are the target's, as compile got them
 - `identity() -> dict[str, str]`: versions and device, quick, without loading the runtime; part of what an engine's hash covers.
@@ -33,7 +35,9 @@ Batch = NDArray[np.float32]
 
 
 class Calibration(Protocol):
-    """Preprocessed images [1, 3, H, W], a fresh pass at each iteration."""
+    """So many preprocessed images [1, 3, H, W], a fresh pass at each iteration."""
+
+    def __len__(self) -> int: ...
 
     def __iter__(self) -> Iterator[Batch]: ...
 
@@ -130,6 +134,20 @@ DEFAULTS: Mapping[str, Any] = MappingProxyType({})
 def delivery(name: str) -> Delivery:
     """A runtime's own, or the defaults."""
     return getattr(plugins.load("deploy.runtimes", name), "DELIVERY", Delivery())
+
+
+def fingerprint(name: str, options: Mapping[str, Any]) -> dict[str, str]:
+    """Of the device that a runtime's engine with these options is for."""
+    runtime = plugins.load("deploy.runtimes", name)
+    found: dict[str, str] = runtime.fingerprint(options) if hasattr(runtime, "fingerprint") else runtime.identity()
+    return found
+
+
+def on_site(name: str, options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The options, but for this machine's device where they name another one."""
+    runtime = plugins.load("deploy.runtimes", name)
+    found: Mapping[str, Any] = runtime.on_site(options) if hasattr(runtime, "on_site") else options
+    return found
 
 
 class Session(ABC):

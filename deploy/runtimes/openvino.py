@@ -6,6 +6,7 @@ OpenVINO runs fixed shapes faster than dynamic ones.
 
 import importlib.metadata
 import importlib.util
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ from deploy.runtimes import (
     TritonBackend,
 )
 
+_KINDS = {"Convolution": "convolutions", "Deconvolution": "convolutions", "FullyConnected": "products", "MatMul": "products"}
+_TYPES = {"f32": "fp32", "f16": "fp16", "u8": "int8", "i8": "int8"}
 DELIVERY = Delivery("openvino", ("cpu",), triton=TritonBackend("openvino", "", "model.onnx"))
 INTEGERS = Recipe(signed_activations=False, quantize_bias=False, quantize_outputs=False)
 """Rounding what goes into a layer is enough: OpenVINO moves it to where the layer before writes."""
@@ -114,6 +117,16 @@ class OpenVinoSession(Session):
         fixed.reshape({"images": list(shape)})
         self._requests[shape] = self._core.compile_model(fixed, "CPU", self._options).create_infer_request()
         return self._requests[shape]
+
+    def proof(self) -> dict[str, int]:
+        """See Session.proof: convolutions and matrix products by the type they compute in, of the form that was compiled last."""
+        if not self._requests:
+            return {}
+        compiled = list(self._requests.values())[-1].get_compiled_model()
+        told = [node.get_rt_info() for node in compiled.get_runtime_model().get_ordered_ops()]
+        pairs = [(str(one["layerType"].value), str(one["runtimePrecision"].value)) for one in told]
+        counts = Counter(f"{_KINDS[kind]}_{_TYPES.get(name, name)}" for kind, name in pairs if kind in _KINDS)
+        return dict(sorted(counts.items()))
 
     def peak(self, precision: Precision) -> Peak | None:
         """See Session.peak."""

@@ -77,6 +77,19 @@ def identity() -> dict[str, str]:
     return {"tensorrt_rtx": tensorrt_session.version("tensorrt-rtx-cu13", "tensorrt-rtx-cu12", "tensorrt-rtx"), **machine.gpu()}
 
 
+def fingerprint(options: Mapping[str, Any]) -> dict[str, str]:
+    """`identity`; where a compute capability is given, that one, and no GPU."""
+    digits = str(options.get("compute_capability", "current")).replace(".", "")
+    if digits == "current":
+        return identity()
+    return {"tensorrt_rtx": identity()["tensorrt_rtx"], "compute_capability": f"{digits[:-1]}.{digits[-1]}"}
+
+
+def on_site(options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """For the GPU that is here, if one is."""
+    return {**options, "compute_capability": "current"} if machine.gpu() else options
+
+
 def foreign(fingerprint: Mapping[str, str]) -> str | None:
     """See deploy.tensorrt_session.foreign."""
     return tensorrt_session.foreign(fingerprint, identity(), ("tensorrt_rtx", "compute_capability"))
