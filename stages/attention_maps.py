@@ -1,22 +1,28 @@
 """Where and in which channels a detector's features are strong.
 
-B images, C channels, H x W positions; all functions work on each image alone.
+B images, C channels, H x W positions; all functions work on each image alone, but for what is standardized over the batch.
 """
 
+from typing import Literal
+
 from torch import Tensor
+
+Statistics = Literal["image", "batch"]
 
 FLOOR = 1e-3
 """Of the mean variance of all channels, added to each one's, so that channels which hardly vary are not blown up."""
 
 
-def standardized(features: Tensor) -> Tensor:
-    """Features [B, C, H, W], each channel of each image brought to mean 0 and standard deviation 1 over its positions.
+def standardized(features: Tensor, statistics: Statistics = "image") -> Tensor:
+    """Features [B, C, H, W], each channel brought to mean 0 and standard deviation 1 over the positions of its image, or of all.
 
     What is the same everywhere goes, and weak channels count as much as strong ones: of a background that fills the image little
-    is left, objects stand out. All zero where nothing varies, as in a level of a single position.
+    is left, objects stand out. All zero where nothing varies, as in a level of a single position. Over a batch, images in which a
+    channel is weak stay weaker in it than others.
     """
-    centered = features - features.mean(dim=(2, 3), keepdim=True)
-    variance = centered.square().mean(dim=(2, 3), keepdim=True)
+    dims = (0, 2, 3) if statistics == "batch" else (2, 3)
+    centered = features - features.mean(dim=dims, keepdim=True)
+    variance = centered.square().mean(dim=dims, keepdim=True)
     return centered * (variance + FLOOR * variance.mean(dim=1, keepdim=True) + 1e-12).rsqrt()
 
 

@@ -10,13 +10,16 @@ two families exchanged; they are partly recollections. All five measure errors b
 process, so that their weights hold for two images of 800 x 1333 px a process and pyramids of 256 channels.
 
 `normalised` is our own: the same terms per image and per level, of features whose channels are each brought to mean 0 and standard
-deviation 1 over the image's positions, as means of squares, so that one weight serves every batch size, resolution and channel
-count.
+deviation 1 over the image's positions (or, by option, over those of the whole batch), as means of squares, so that one weight serves
+every batch size, resolution and channel count.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
+
+from deploy.errors import ConfigError
+from stages.attention_maps import Statistics
 
 PresetName = Literal["normalised", "code_one_stage", "code_two_stage", "mmrazor", "paper_one_stage", "paper_two_stage"]
 
@@ -33,6 +36,7 @@ class Preset:
     pools, reductions: of the relation modules, finest level first; the last serves all further levels.
     batch_norm: whether the relation modules end in one, its scale starting at 0.
     num_levels: at most so many levels, the finest ones; None for all.
+    statistics: what features are standardized over where squares are averaged, each image or the batch.
     """
 
     error: Literal["mean_square", "norm"] = "norm"
@@ -47,6 +51,19 @@ class Preset:
     reductions: tuple[int, ...] = (4, 4, 2)
     batch_norm: bool = True
     num_levels: int | None = None
+    statistics: Statistics = "image"
+
+
+def chosen(name: PresetName, statistics: Statistics) -> Preset:
+    """A preset with its statistics.
+
+    Raises:
+        ConfigError: they are the batch's, and the preset standardizes nothing.
+    """
+    form = PRESETS[name]
+    if statistics == "batch" and form.error == "norm":
+        raise ConfigError(f"statistics: batch goes with preset normalised, which standardizes features; {name} does not")
+    return replace(form, statistics=statistics)
 
 
 PRESETS: Mapping[PresetName, Preset] = {

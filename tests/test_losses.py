@@ -130,10 +130,11 @@ def conv3x3(x: Array, module: Any) -> Array:
     return np.sum(shifted, axis=0) + array(module.bias)[0]
 
 
-def standard(x: Array) -> Array:
-    """Each channel of each image less its mean, over its standard deviation; a thousandth of the mean variance is added to each."""
-    centered = x - x.mean(axis=(2, 3), keepdims=True)
-    variance = x.var(axis=(2, 3), keepdims=True)
+def standard(x: Array, over: str) -> Array:
+    """Each channel of each image or of all less its mean, over its standard deviation; a thousandth of the mean variance is added."""
+    axes = (2, 3) if over == "image" else (0, 2, 3)
+    centered = x - x.mean(axis=axes, keepdims=True)
+    variance = x.var(axis=axes, keepdims=True)
     result: Array = centered / np.sqrt(variance + 1e-3 * variance.mean(axis=1, keepdims=True) + 1e-12)
     return result
 
@@ -196,13 +197,14 @@ def test_attention_of_the_published_presets_equals_their_formula(preset: PresetN
             assert terms[f"{name}/{stride}"] == pytest.approx(value * constant, rel=1e-5), name
 
 
-def test_attention_normalised_equals_its_formula() -> None:
+@pytest.mark.parametrize("statistics", ["image", "batch"])
+def test_attention_normalised_equals_its_formula(statistics: str) -> None:
     temperature = 0.7
-    loss: Any = fresh("attention", temperature=temperature, feature_weight=2.0, transfer_weight=3.0)
+    loss: Any = fresh("attention", temperature=temperature, feature_weight=2.0, transfer_weight=3.0, statistics=statistics)
     student, teacher = outputs(OWN, seed=1), outputs(OTHER, seed=2)
     terms = weighted(loss, student, teacher)
     for index, own in enumerate(student.pyramid):
-        t, raw = standard(array(teacher.pyramid[index + 1])), standard(array(own))
+        t, raw = (standard(array(features), statistics) for features in (teacher.pyramid[index + 1], own))
         s = conv1x1(array(own), loss.adapters[index])
         gs, gt = np.abs(raw).mean(1, keepdims=True), np.abs(t).mean(1, keepdims=True)
         ms = softmax((gs + gt) / temperature, (1, 2, 3)) * gs[0].size
@@ -252,14 +254,21 @@ def test_non_local_of_the_published_presets_equals_its_formula(preset: PresetNam
         assert terms[f"relation/{pyramid.strides[index]}"] == pytest.approx(expected, rel=1e-5)
 
 
+def test_statistics_of_the_batch_are_refused_where_nothing_is_standardized() -> None:
+    for name in ("attention", "non_local"):
+        with pytest.raises(ConfigError, match="statistics: batch goes with preset normalised"):
+            fresh(name, preset="mmrazor", statistics="batch")
+
+
+@pytest.mark.parametrize("statistics", ["image", "batch"])
 @pytest.mark.parametrize("relation", ["dot_product", "embedded_gaussian"])
-def test_non_local_normalised_equals_its_formula_with_the_relation_matrix(relation: str) -> None:
-    loss: Any = fresh("non_local", reductions=(2,), pools=(4, 2), relation=relation)
+def test_non_local_normalised_equals_its_formula_with_the_relation_matrix(relation: str, statistics: str) -> None:
+    loss: Any = fresh("non_local", reductions=(2,), pools=(4, 2), relation=relation, statistics=statistics)
     student, teacher = outputs(OWN, seed=1), outputs(OTHER, seed=2)
     terms = weighted(loss, student, teacher)
     for index, own in enumerate(student.pyramid):
-        s = conv1x1(block(standard(array(own)), loss.own[index]), loss.adapters[index])
-        expected = ((s - block(standard(array(teacher.pyramid[index + 1])), loss.other[index])) ** 2).mean() / 2
+        s = conv1x1(block(standard(array(own), statistics), loss.own[index]), loss.adapters[index])
+        expected = ((s - block(standard(array(teacher.pyramid[index + 1]), statistics), loss.other[index])) ** 2).mean() / 2
         assert terms[f"relation/{OWN.strides[index]}"] == pytest.approx(expected, rel=1e-5)
 
 

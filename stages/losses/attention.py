@@ -30,7 +30,7 @@ from stages.detectors import Outputs, Target
 from stages.feature_errors import mean_square, norm
 from stages.levels import LevelPair, channels, match, pairs
 from stages.losses import Loss, Pyramid
-from stages.presets import PRESETS, Preset
+from stages.presets import Preset, chosen
 
 
 class Attention(Loss):
@@ -64,7 +64,7 @@ class Attention(Loss):
         adapted = self.adapters[index](own).float()
         normalised = self.preset.error == "mean_square"
         if normalised:
-            own, other = standardized(own), standardized(other)
+            own, other = (standardized(features, self.preset.statistics) for features in (own, other))
         compared = own if not normalised and own.shape == other.shape else adapted
         error = mean_square if normalised else norm
         difference = adapted - other
@@ -96,6 +96,7 @@ def build(
     transfer_weight: Annotated[float, Field(ge=0)] | None = None,
     strides: tuple[int, ...] | None = None,
     missing: Literal["skip", "interpolate"] = "skip",
+    statistics: Literal["image", "batch"] = "image",
 ) -> Loss:
     """The attention-masked feature loss and the attention transfer loss.
 
@@ -106,8 +107,13 @@ def build(
         transfer_weight: of the error between their attention over positions, and of that over channels.
         strides: the student's levels that learn; null for all that can.
         missing: what becomes of a level whose stride the teacher lacks: it is left out, or learns from the nearest one, resized.
+        statistics: of preset normalised, what a channel's mean and deviation are taken over: each image alone, or the batch of the
+            process, as Cao et al., "PKD", NeurIPS 2022, do.
+
+    Raises:
+        ConfigError: statistics of the batch with another preset, which takes none.
     """
-    form = PRESETS[preset]
+    form = chosen(preset, statistics)
     form = replace(
         form,
         temperature=form.temperature if temperature is None else temperature,

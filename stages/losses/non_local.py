@@ -23,7 +23,7 @@ from stages.feature_errors import mean_square, norm
 from stages.levels import LevelPair, channels, match, pairs
 from stages.losses import Loss, Pyramid
 from stages.non_local_block import NonLocalBlock, Relation
-from stages.presets import PRESETS, Preset
+from stages.presets import Preset, chosen
 
 
 class NonLocal(Loss):
@@ -59,7 +59,7 @@ class NonLocal(Loss):
     def _level(self, index: int, own: Tensor, other: Tensor) -> Tensor:
         normalised = self.preset.error == "mean_square"
         if normalised:
-            own, other = standardized(own), standardized(other)
+            own, other = (standardized(features, self.preset.statistics) for features in (own, other))
         difference = self._difference(index, own, other)
         return mean_square(difference) if normalised else norm(difference)
 
@@ -105,6 +105,7 @@ def build(
     relation: Literal["dot_product", "embedded_gaussian"] = "dot_product",
     strides: tuple[int, ...] | None = None,
     missing: Literal["skip", "interpolate"] = "skip",
+    statistics: Literal["image", "batch"] = "image",
 ) -> Loss:
     """Relation modules on both sides, matched after a 1x1 adapter.
 
@@ -115,8 +116,13 @@ def build(
         relation: dot_product, or embedded_gaussian: the softmax of it over the pooled positions.
         strides: the student's levels that learn; null for all that can.
         missing: what becomes of a level whose stride the teacher lacks: it is left out, or learns from the nearest one, resized.
+        statistics: of preset normalised, what a channel's mean and deviation are taken over: each image alone, or the batch of the
+            process, as Cao et al., "PKD", NeurIPS 2022, do.
+
+    Raises:
+        ConfigError: statistics of the batch with another preset, which takes none.
     """
-    form = PRESETS[preset]
+    form = chosen(preset, statistics)
     form = replace(form, pools=pools or form.pools, reductions=reductions or form.reductions)
     levels = match(student, teacher, strides, missing)[: form.num_levels]
     return NonLocal(channels(student, teacher, levels), levels, tuple(student.strides[level.own] for level in levels), form, relation)
