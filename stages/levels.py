@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from deploy.errors import ConfigError
@@ -13,6 +13,7 @@ from stages.detectors import Outputs
 from stages.losses import Pyramid
 
 Missing = Literal["skip", "interpolate"]
+Adapter = Literal["conv1x1", "conv3x3", "none"]
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,21 @@ def match(student: Pyramid, teacher: Pyramid, chosen: tuple[int, ...] | None = N
 def channels(student: Pyramid, teacher: Pyramid, levels: Sequence[LevelPair]) -> list[tuple[int, int]]:
     """Both sides' channels at each pair of levels."""
     return [(student.channels[pair.own], teacher.channels[pair.other]) for pair in levels]
+
+
+def adapters(kind: Adapter, widths: Sequence[tuple[int, int]]) -> nn.ModuleList:
+    """What brings each level's student channels to the teacher's; none needs as many of them.
+
+    Raises:
+        ConfigError: there is to be none, and the numbers of channels differ.
+    """
+    if kind != "none":
+        size = int(kind[-1])
+        return nn.ModuleList(nn.Conv2d(own, other, size, padding=size // 2) for own, other in widths)
+    if any(own != other for own, other in widths):
+        own, other = (tuple(side) for side in zip(*widths, strict=True))
+        raise ConfigError(f"adapter: none needs equal channels, but the student's levels have {own}, the teacher's {other}; choose conv1x1")
+    return nn.ModuleList(nn.Identity() for _ in widths)
 
 
 def pairs(student: Outputs, teacher: Outputs, levels: Sequence[LevelPair]) -> Iterator[tuple[Tensor, Tensor]]:

@@ -254,6 +254,38 @@ def test_non_local_of_the_published_presets_equals_its_formula(preset: PresetNam
         assert terms[f"relation/{pyramid.strides[index]}"] == pytest.approx(expected, rel=1e-5)
 
 
+def test_without_an_adapter_the_standardized_features_are_compared_themselves() -> None:
+    form = {"adapter": "none", "strides": (8,)}
+    attention: Any = fresh("attention", SAME, temperature=1e6, transfer_weight=0.0, **form)
+    non_local: Any = fresh("non_local", SAME, reductions=(2,), pools=(2,), **form)
+    assert not list(attention.parameters())
+    student, teacher = outputs(SAME, seed=1), outputs(OTHER, seed=2)
+    own, other = (standard(array(side.pyramid[1]), "image") for side in (student, teacher))
+    expected = ((own - other) ** 2).mean()  # at this temperature all positions and channels weigh 1
+    assert weighted(attention, student, teacher)["feature/8"] == pytest.approx(expected, rel=1e-4)
+    related = ((block(own, non_local.own[0]) - block(other, non_local.other[0])) ** 2).mean()
+    assert weighted(non_local, student, teacher)["relation/8"] == pytest.approx(related, rel=1e-5)
+    plain: Any = fresh("attention", SAME, preset="mmrazor", adapter="none")
+    s, t = array(student.pyramid[0]), array(teacher.pyramid[0])
+    weights = (softmax(np.abs(s).mean(1, keepdims=True) / 0.5, (1, 2, 3)) + softmax(np.abs(t).mean(1, keepdims=True) / 0.5, (1, 2, 3))) / 2
+    value = float(np.sqrt(((s - t) ** 2 * weights * s[0, 0].size).sum())) * 7e-5
+    assert weighted(plain, student, teacher)["feature/4"] == pytest.approx(value, rel=1e-5)
+
+
+def test_a_wider_adapter_sees_its_neighbours() -> None:
+    loss: Any = fresh("attention", adapter="conv3x3")
+    assert [adapter.kernel_size for adapter in loss.adapters] == [(3, 3)] * 2
+    assert all(np.isfinite(value) and value > 0 for value in weighted(loss, outputs(OWN, seed=1), outputs(OTHER, seed=2)).values())
+
+
+@pytest.mark.parametrize("name", ["attention", "non_local"])
+def test_no_adapter_between_different_numbers_of_channels_is_refused(name: str) -> None:
+    with pytest.raises(
+        ConfigError, match=r"adapter: none needs equal channels, but the student's levels have \(8, 8\), the teacher's \(16, 12\)"
+    ):
+        fresh(name, adapter="none")
+
+
 def test_statistics_of_the_batch_are_refused_where_nothing_is_standardized() -> None:
     for name in ("attention", "non_local"):
         with pytest.raises(ConfigError, match="statistics: batch goes with preset normalised"):

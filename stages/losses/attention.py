@@ -28,7 +28,7 @@ from stages.attention_maps import (
 )
 from stages.detectors import Outputs, Target
 from stages.feature_errors import mean_square, norm
-from stages.levels import LevelPair, channels, match, pairs
+from stages.levels import Adapter, LevelPair, adapters, channels, match, pairs
 from stages.losses import Loss, Pyramid
 from stages.presets import Preset, chosen
 
@@ -36,7 +36,14 @@ from stages.presets import Preset, chosen
 class Attention(Loss):
     """See `build`."""
 
-    def __init__(self, widths: Sequence[tuple[int, int]], levels: tuple[LevelPair, ...], strides: tuple[int, ...], preset: Preset) -> None:
+    def __init__(
+        self,
+        widths: Sequence[tuple[int, int]],
+        levels: tuple[LevelPair, ...],
+        strides: tuple[int, ...],
+        preset: Preset,
+        adapter: Adapter,
+    ) -> None:
         super().__init__()
         self.levels = levels
         self.strides = strides
@@ -44,10 +51,10 @@ class Attention(Loss):
         share = len(levels) if preset.error == "mean_square" else 1
         transfer = preset.transfer / share
         self.weights = {"feature": preset.feature / share, "spatial": transfer, "channel": transfer}
-        self.adapters = nn.ModuleList(nn.Conv2d(own, other, 1) for own, other in widths)
-        for adapter, (own, other) in zip(self.adapters, widths, strict=True):
+        self.adapters = adapters(adapter, widths)
+        for one, (own, other) in zip(self.adapters, widths, strict=True):
             used = preset.compared == "magnitude" and (preset.error == "mean_square" or own != other)
-            adapter.requires_grad_(preset.feature > 0 or (preset.transfer > 0 and used))
+            one.requires_grad_(preset.feature > 0 or (preset.transfer > 0 and used))
         adapted = preset.compared == "adapted_mean" and preset.transfer > 0
         self.spatial_adapters = nn.ModuleList(nn.Conv2d(1, 1, 3, padding=1) for _ in widths if adapted)
         self.channel_adapters = nn.ModuleList(nn.Linear(own, other) for own, other in widths if adapted)
@@ -61,10 +68,11 @@ class Attention(Loss):
         return terms
 
     def _level(self, index: int, own: Tensor, other: Tensor) -> dict[str, Tensor]:
-        adapted = self.adapters[index](own).float()
+        adapter, adapted = self.adapters[index], self.adapters[index](own).float()
         normalised = self.preset.error == "mean_square"
         if normalised:
             own, other = (standardized(features, self.preset.statistics) for features in (own, other))
+            adapted = own if isinstance(adapter, nn.Identity) else adapted
         compared = own if not normalised and own.shape == other.shape else adapted
         error = mean_square if normalised else norm
         difference = adapted - other
@@ -97,6 +105,7 @@ def build(
     strides: tuple[int, ...] | None = None,
     missing: Literal["skip", "interpolate"] = "skip",
     statistics: Literal["image", "batch"] = "image",
+    adapter: Literal["conv1x1", "conv3x3", "none"] = "conv1x1",
 ) -> Loss:
     """The attention-masked feature loss and the attention transfer loss.
 
@@ -109,9 +118,11 @@ def build(
         missing: what becomes of a level whose stride the teacher lacks: it is left out, or learns from the nearest one, resized.
         statistics: of preset normalised, what a channel's mean and deviation are taken over: each image alone, or the batch of the
             process, as Cao et al., "PKD", NeurIPS 2022, do.
+        adapter: what brings the student's features to the teacher's channels before they are compared; with none, of preset
+            normalised, they are standardized themselves.
 
     Raises:
-        ConfigError: statistics of the batch with another preset, which takes none.
+        ConfigError: statistics of the batch with another preset, which takes none; no adapter between different numbers of channels.
     """
     form = chosen(preset, statistics)
     form = replace(
@@ -121,4 +132,5 @@ def build(
         transfer=form.transfer if transfer_weight is None else transfer_weight,
     )
     levels = match(student, teacher, strides, missing)[: form.num_levels]
-    return Attention(channels(student, teacher, levels), levels, tuple(student.strides[level.own] for level in levels), form)
+    learning = tuple(student.strides[level.own] for level in levels)
+    return Attention(channels(student, teacher, levels), levels, learning, form, adapter)

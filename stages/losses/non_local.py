@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from stages.attention_maps import standardized
 from stages.detectors import Outputs, Target
 from stages.feature_errors import mean_square, norm
-from stages.levels import LevelPair, channels, match, pairs
+from stages.levels import LevelPair, adapters, channels, match, pairs
 from stages.losses import Loss, Pyramid
 from stages.non_local_block import NonLocalBlock, Relation
 from stages.presets import Preset, chosen
@@ -36,6 +36,7 @@ class NonLocal(Loss):
         strides: tuple[int, ...],
         preset: Preset,
         relation: Relation,
+        adapter: Literal["conv1x1", "none"],
     ) -> None:
         super().__init__()
         self.levels = levels
@@ -49,7 +50,7 @@ class NonLocal(Loss):
 
         self.own = nn.ModuleList(block(own, index) for index, (own, _) in enumerate(widths))
         self.other = nn.ModuleList(block(other, index) for index, (_, other) in enumerate(widths))
-        self.adapters = nn.ModuleList(nn.Conv2d(own, other, 1) for own, other in widths)
+        self.adapters = adapters(adapter, widths)
 
     def forward(self, student: Outputs, teacher: Outputs, targets: Sequence[Target]) -> dict[str, Tensor]:
         """The term "relation" of each level."""
@@ -68,14 +69,11 @@ class NonLocal(Loss):
 
         The adapter A over x + R x is (A + A R) x: neither side's own features with what they draw are ever written to memory.
         """
-        adapter = self.adapters[index]
-        assert isinstance(adapter, nn.Conv2d)
-        assert adapter.bias is not None
         rows, other_rows = _rows(own), _rows(other)
         added, other_added = self.own[index](own, rows), self.other[index](other, other_rows)
         with torch.autocast(own.device.type, enabled=False):  # what is drawn overflows half precision
-            matrix = adapter.weight.flatten(1)
-            shift = added.bias @ matrix.t() + adapter.bias - other_added.bias
+            matrix, bias = _linear(self.adapters[index], own)
+            shift = added.bias @ matrix.t() + bias - other_added.bias
             difference = _affine(shift[:, None], rows, matrix, added.rows, matrix @ added.weight)
             identity = torch.eye(other_rows.shape[2], device=other.device)
             difference = _affine(difference, other_rows, -identity, other_added.rows, -other_added.weight)
@@ -86,6 +84,14 @@ class NonLocal(Loss):
 def _rows(features: Tensor) -> Tensor:
     """Features [B, C, H, W] as [B, H * W, C] in float32, a view where they are in float32 and channels last."""
     return features.flatten(2).transpose(1, 2).float()
+
+
+def _linear(adapter: nn.Module, own: Tensor) -> tuple[Tensor, Tensor]:
+    """An adapter's weight [D, C] and bias [D], those of the identity where there is none."""
+    if not isinstance(adapter, nn.Conv2d):
+        return torch.eye(own.shape[1], device=own.device), own.new_zeros(own.shape[1])
+    assert adapter.bias is not None
+    return adapter.weight.flatten(1), adapter.bias
 
 
 def _affine(start: Tensor, rows: Tensor, matrix: Tensor, drawn: Tensor, weight: Tensor) -> Tensor:
@@ -106,6 +112,7 @@ def build(
     strides: tuple[int, ...] | None = None,
     missing: Literal["skip", "interpolate"] = "skip",
     statistics: Literal["image", "batch"] = "image",
+    adapter: Literal["conv1x1", "none"] = "conv1x1",
 ) -> Loss:
     """Relation modules on both sides, matched after a 1x1 adapter.
 
@@ -118,11 +125,13 @@ def build(
         missing: what becomes of a level whose stride the teacher lacks: it is left out, or learns from the nearest one, resized.
         statistics: of preset normalised, what a channel's mean and deviation are taken over: each image alone, or the batch of the
             process, as Cao et al., "PKD", NeurIPS 2022, do.
+        adapter: what brings the student's features with their relations to the teacher's channels.
 
     Raises:
-        ConfigError: statistics of the batch with another preset, which takes none.
+        ConfigError: statistics of the batch with another preset, which takes none; no adapter between different numbers of channels.
     """
     form = chosen(preset, statistics)
     form = replace(form, pools=pools or form.pools, reductions=reductions or form.reductions)
     levels = match(student, teacher, strides, missing)[: form.num_levels]
-    return NonLocal(channels(student, teacher, levels), levels, tuple(student.strides[level.own] for level in levels), form, relation)
+    learning = tuple(student.strides[level.own] for level in levels)
+    return NonLocal(channels(student, teacher, levels), levels, learning, form, relation, adapter)
