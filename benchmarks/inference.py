@@ -62,7 +62,7 @@ def config_at(size: int, images: int, **student: object) -> PipelineConfig:
     """edge.yaml with images of another size."""
     settings = [f"data.image_size={size}", f"data.preprocessing.height={size}", f"data.preprocessing.width={size}"]
     settings += [f"data.{name}_images={NUM_IMAGES}" for name in ("val", "shifted")]
-    settings += [f"data.train_images={images}", f"data.test_images={NUM_TEST_IMAGES}"]
+    settings += [f"data.train_images={images}", f"data.test_images={NUM_TEST_IMAGES if size > TRAINED_PX else NUM_IMAGES}"]
     settings += [f"data.max_digits={8 if size > TRAINED_PX else 5}", "validation.latency.min_seconds=0", "validation.latency.min_passes=5"]
     settings += [f"student.{key.replace('__', '.')}={json.dumps(value)}" for key, value in student.items()]
     return load(ROOT / "examples" / "edge.yaml", settings)
