@@ -74,12 +74,14 @@ def studies() -> list[Study]:
 
 def digest(study: Study, role: str, seed: int) -> str:
     """Of all that a unit's figures depend on in the configuration; the code's commit stands beside it in the row."""
-    config = study.config
-    parts: list[Any] = [config.data.model_dump(mode="json"), config.teacher.model_dump(mode="json"), seed, role]
+    config, losses = study.config, variants(study.config).get(role, ())
+    parts: list[Any] = [config.data.model_dump(mode="json"), study.folds, seed, role]
     if role != TEACHER:
         parts.append(config.student.model_dump(mode="json"))
-        parts.append([loss.model_dump(mode="json") for loss in variants(config).get(role, ())])
-        parts.append(config.distill.model_dump(mode="json", exclude={"losses"}) if variants(config).get(role) else None)
+    if role == TEACHER or losses:
+        parts.append(config.teacher.model_dump(mode="json"))
+    if losses:
+        parts += [[loss.model_dump(mode="json") for loss in losses], config.distill.model_dump(mode="json", exclude={"losses"})]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -89,6 +91,13 @@ def rows(study: Study) -> list[dict[str, Any]]:
         return []
     every = [json.loads(line) for line in study.rows_file.read_text(encoding="utf-8").splitlines()]
     return [row for row in every if row["digest"] == digest(study, row["role"], row["seed"])]
+
+
+def elsewhere(study: Study, role: str, seed: int) -> dict[str, Any] | None:
+    """The same training's row of another study: they may share a teacher, or a student alone."""
+    wanted = digest(study, role, seed)
+    same = next((row for other in studies() for row in rows(other) if row["digest"] == wanted), None)
+    return None if same is None else {**same, "study": study.name}
 
 
 def run(study: Study, role: str, seed: int) -> dict[str, Any]:
@@ -105,7 +114,7 @@ def run(study: Study, role: str, seed: int) -> dict[str, Any]:
     train = config.teacher.train if role == TEACHER else config.student.train
     if role == TWICE:
         train = train.model_copy(update={"epochs": 2 * train.epochs})
-    folder = RUNS / study.name / digest(study, role, seed)
+    folder = RUNS / digest(study, role, seed)
     started = time.time()
     folder.mkdir(parents=True, exist_ok=True)
     detector = build_detector(choice, num_classes, seed)
@@ -115,7 +124,7 @@ def run(study: Study, role: str, seed: int) -> dict[str, Any]:
     task = Task(detector)
     losses = variants(config).get(role, ())
     if losses:
-        teacher = load_detector(Checkpoint(RUNS / study.name / digest(study, TEACHER, study.teacher_seed(seed))))
+        teacher = load_detector(Checkpoint(RUNS / digest(study, TEACHER, study.teacher_seed(seed))))
         distillation = config.distill.model_copy(update={"losses": losses})
         built = build_losses(distillation, detector, teacher, seed)
         factor = loss_factor(distillation, train.num_steps(dataset.facts.splits["train"].num_images))
@@ -245,7 +254,7 @@ def work(args: argparse.Namespace) -> None:
             measured = any((row["role"], row["seed"]) == (role, seed) for row in rows(study))
             if not wanted or measured or (args.seed and seed not in args.seed) or done == args.units:
                 continue
-            row = run(study, role, seed)
+            row = elsewhere(study, role, seed) or run(study, role, seed)
             with study.rows_file.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
             print(json.dumps(row), flush=True)
