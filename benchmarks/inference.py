@@ -228,7 +228,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     store = Store(ROOT / "runs", "benchmark-inference")
     _, student = trained(config_at(TRAINED_PX, 1500), store)
-    _, student = trained(config_at(SIZES[0], 600, weights=str(student.root), train__epochs=2), store)
+    _, student = trained(config_at(SIZES[0], 400, weights=str(student.root), train__epochs=2), store)
     rows = {}
     for size in SIZES:
         at = deployed(size, student.root, store)
