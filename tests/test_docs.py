@@ -41,6 +41,7 @@ PAGES = [
     ARCHITECTURE,
     CONFIG,
     ROOT / "docs/DETECTORS.md",
+    ROOT / "docs/ENGINES.md",
     ROOT / "docs/SERVING.md",
     ROOT / "CONTRIBUTING.md",
     ROOT / "CHANGELOG.md",
