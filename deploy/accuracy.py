@@ -10,7 +10,7 @@ from typing import Any
 from deploy import coco_map, preprocess
 from deploy.contract import Accuracy
 from deploy.detections import to_coco
-from deploy.errors import ArtifactError
+from deploy.errors import ArtifactError, DataError
 from deploy.predictor import Predictor
 from deploy.progress import track
 
@@ -56,3 +56,14 @@ def judge(predictor: Predictor, split: Split, label: str) -> Judged:
     has_masks = predictor.contract.mask_frame is not None
     accuracy, curves = coco_map.evaluate(split.truth, results, split.name, predictor.contract.classes, masks=has_masks)
     return Judged(accuracy, results, curves)
+
+
+def defined(found: float | None, limit: float) -> float:
+    """mAP, where a limit on its drop is to be judged.
+
+    Raises:
+        DataError: it is undefined.
+    """
+    if found is None:
+        raise DataError(f"max_map_drop {limit:g} cannot be judged: the split's images have no objects; label some")
+    return found

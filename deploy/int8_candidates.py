@@ -5,8 +5,8 @@ from pathlib import Path
 from tempfile import mkdtemp
 
 from deploy import graph, plugins, quantize
-from deploy.accuracy import Split, judge
-from deploy.errors import ArtifactError, DataError
+from deploy.accuracy import Split, defined, judge
+from deploy.errors import ArtifactError
 from deploy.fallback import Effect
 from deploy.order import Order, Source
 from deploy.predictor import Predictor
@@ -49,16 +49,13 @@ class Candidates:
         file = self._source.onnx
         if self._runs_here:
             file = self._source.compile(self._order, self._folder(), "fp32", self._order.quantization).file
-        found = self._judged(file, "fp32")
-        if found is None:
-            raise DataError(f"max_map_drop {self._order.max_map_drop:g} cannot be judged: the split's images have no objects; label some")
-        return found
+        return self._judged(file, "fp32")
 
     def map(self, float_layers: frozenset[str]) -> float:
         """Of the engine in int8 with these layers in float; 0 where its answer cannot be used."""
         file = self.compiled(float_layers).file if self._runs_here else self._graph(float_layers)
         try:
-            return self._judged(file, f"int8, {len(float_layers)} layers in float") or 0.0
+            return self._judged(file, f"int8, {len(float_layers)} layers in float")
         except ArtifactError:
             return 0.0
 
@@ -82,11 +79,13 @@ class Candidates:
         file.write_bytes(typed.SerializeToString())
         return file
 
-    def _judged(self, file: Path, label: str) -> float | None:
+    def _judged(self, file: Path, label: str) -> float:
         runtime = self._runtime if self._runs_here else plugins.load("deploy.runtimes", "ort")
         options = self._order.options if self._runs_here else DEFAULTS
         with runtime.open(file, options=options) as session:
-            return judge(Predictor(session, self._source.contract), self._split, label).accuracy.map
+            found = judge(Predictor(session, self._source.contract), self._split, label)
+        assert self._order.max_map_drop is not None, "candidates are for a limit"
+        return defined(found.accuracy.map, self._order.max_map_drop)
 
     def _folder(self) -> Path:
         return Path(mkdtemp(dir=self._scratch))

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from deploy import plugins, preprocess
-from deploy.accuracy import Split, judge
+from deploy.accuracy import Split, defined, judge
 from deploy.choice import Choice, Measured
 from deploy.contract import ModelContract
-from deploy.errors import ArtifactError, BuildError, DataError
+from deploy.errors import ArtifactError, BuildError
 from deploy.order import Order
 from deploy.predictor import Predictor
 from deploy.runtimes import Precision
@@ -63,11 +63,7 @@ def choose(order: Order, offers: Sequence[Offer], contract: ModelContract, split
 
 
 def _within(limit: float | None, first: float | None, own: float | None) -> bool:
-    if limit is None:
-        return True
-    if first is None or own is None:
-        raise DataError(f"max_map_drop {limit:g} cannot be judged: the split's images have no objects; label some")
-    return first - own <= limit
+    return limit is None or defined(first, limit) - defined(own, limit) <= limit
 
 
 def _take_turns(predictors: dict[Precision, Predictor], split: Split) -> dict[Precision, float]:

@@ -72,6 +72,12 @@ def written(run: RunResult, folder: Path) -> str:
     return file.read_text(encoding="utf-8")
 
 
+def test_the_largest_value_of_every_half_tensor_is_listed_the_largest_first(sample: RunResult, tmp_path: Path) -> None:
+    page = Page(written(sample, tmp_path))
+    assert "the largest value in half precision is 6.1e+04, of tensor add_3 ; half precision ends at 65,504 (all 2 tensors)" in page.text
+    assert "Tensor Largest value add_3 6.1e+04 mul_1 12.5" in page.text
+
+
 def with_accuracy(network: Checkpoint, root: Path, **changes: Any) -> Checkpoint:
     """A copy of a checkpoint's facts alone, its accuracy changed."""
     root.mkdir(parents=True)
