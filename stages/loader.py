@@ -86,7 +86,7 @@ class TrainingImages(data.Dataset[tuple[Tensor, Target]]):
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Target]:
         epoch, index = key
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(hash((self._seed, epoch, index)) % 2**63)
+            torch.default_generator.manual_seed(hash((self._seed, epoch, index)) % 2**63)  # no other device's: only this is forked
             image, objects = self._view(index)
         pixels = np.ascontiguousarray(image.numpy().transpose(1, 2, 0))
         tensor, placement = preprocess.apply(pixels, self._preprocessing)

@@ -300,6 +300,17 @@ class TestState:
         assert not [path for path in broken.iterdir() if path.name.startswith(RESUME)]
 
 
+def test_a_view_draws_from_no_generator_that_training_draws_from(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(seed: int) -> None:
+        raise AssertionError(f"a GPU's generator was given seed {seed}")
+
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", refuse)
+    images = TrainingImages(dataset, tiny.schedule(augment=[{"name": "scale"}]), 0)
+    before = torch.get_rng_state()
+    images[(0, 0)]
+    assert torch.equal(before, torch.get_rng_state())
+
+
 def test_a_view_depends_on_seed_epoch_and_index_alone(dataset: Dataset) -> None:
     config = tiny.schedule(augment=[{"name": "color"}, {"name": "mosaic", "p": 1.0}])
     images, again = TrainingImages(dataset, config, 0), TrainingImages(dataset, config, 0)
