@@ -24,7 +24,7 @@ from _imagenet_start import fetch as fetch_imagenet_start
 from filelock import FileLock
 from jinja2 import Environment, FileSystemLoader
 
-from pipeline.ablation import UNDISTILLED, Ablation, render, variants
+from pipeline.ablation import TOGETHER, UNDISTILLED, Ablation, render, variants
 from pipeline.ablation_page import gain_chart
 from pipeline.config import PipelineConfig, load
 from pipeline.store import Store
@@ -37,21 +37,33 @@ STUDIES = ROOT / "benchmarks" / "evidence"
 RUNS = ROOT / "runs" / "evidence"
 SPLITS = ("val", "test")
 TEACHER, TWICE = "teacher", "undistilled, twice the steps"
-NUM_SEEDS = 5
+PAIRS = ("cross-kind", "two-stage")
+"""Studies of three seeds that ask one thing, whether the losses help other detectors too; the others have five, and take both apart."""
+FOLDS = ("bccd",)
+"""Studies of few images, in which each seed trains on another fifth of them and is tested on the rest."""
 
 
 @dataclass(frozen=True)
 class Study:
-    """A teacher and a student with their data; `folds` of the images where one split is too small to see a point on."""
+    """A teacher and a student with their data."""
 
     name: str
     config: PipelineConfig
-    folds: int
 
     @property
     def rows_file(self) -> Path:
         """Where its rows are kept."""
         return STUDIES / f"{self.name}.jsonl"
+
+    @property
+    def folds(self) -> int:
+        """Parts that its images are dealt out in; 0 where every seed has the same splits."""
+        return 5 if self.name in FOLDS else 0
+
+    @property
+    def seeds(self) -> range:
+        """Those it is to be trained at."""
+        return range(3 if self.name in PAIRS else 5)
 
     def teacher_seed(self, seed: int) -> int:
         """Every fold has a teacher of its own, which has never seen the fold's test images; else one teaches at every seed."""
@@ -59,17 +71,19 @@ class Study:
 
     def roles(self) -> list[str]:
         """What is trained at each seed, the teacher first."""
+        if self.name in PAIRS:
+            return [TEACHER, UNDISTILLED, TOGETHER]
         return [TEACHER, UNDISTILLED, *(name for name in variants(self.config) if name != UNDISTILLED), TWICE]
 
     def units(self) -> Iterator[tuple[str, int]]:
         """Role and seed of every training, seed by seed."""
-        for seed in range(self.folds or NUM_SEEDS):
+        for seed in self.seeds:
             yield from ((role, seed) for role in self.roles() if role != TEACHER or self.teacher_seed(seed) == seed)
 
 
 def studies() -> list[Study]:
     """Those of the folder."""
-    return [Study(file.stem, load(file), 5 if file.stem.endswith("folds") else 0) for file in sorted(STUDIES.glob("*.yaml"))]
+    return [Study(file.stem, load(file)) for file in sorted(STUDIES.glob("*.yaml"))]
 
 
 def digest(study: Study, role: str, seed: int) -> str:
@@ -171,7 +185,7 @@ def data(study: Study, seed: int) -> Dataset:
 
 
 def fold(whole: Dataset, root: Path, number: int, count: int) -> Path:
-    """COCO's layout: every `count`-th of the training and test images is test, the others are train, val stays as it is."""
+    """COCO's layout: every `count`-th of the training and test images is train, the others are test, val stays as it is."""
     shutil.rmtree(root, ignore_errors=True)
     for kind in ("train", "val", "test"):
         (root / "images" / kind).mkdir(parents=True)
@@ -179,7 +193,7 @@ def fold(whole: Dataset, root: Path, number: int, count: int) -> Path:
     split = {kind: json.loads(whole.annotations(kind).read_text(encoding="utf-8")) for kind in ("train", "val", "test")}
     pool = [("train", image) for image in split["train"]["images"]] + [("test", image) for image in split["test"]["images"]]
     pool.sort(key=lambda item: hashlib.sha256(item[1]["file_name"].encode()).hexdigest())
-    parts = {"train": [x for i, x in enumerate(pool) if i % count != number], "test": pool[number::count]}
+    parts = {"train": pool[number::count], "test": [x for i, x in enumerate(pool) if i % count != number]}
     parts["val"] = [("val", image) for image in split["val"]["images"]]
     for kind, images in parts.items():
         made: dict[str, Any] = {"images": [], "annotations": [], "categories": split["train"]["categories"]}
@@ -201,8 +215,7 @@ def finding(study: Study) -> Ablation | None:
     for row in rows(study):
         maps[row["role"]][row["seed"]] = row["test"]["map"]
         num_images[row["seed"]] = row["test"]["num_images"]
-    every = range(study.folds or NUM_SEEDS)
-    whole = tuple(s for s in every if study.teacher_seed(s) in maps[TEACHER] and all(s in maps[role] for role in study.roles()[1:]))
+    whole = tuple(s for s in study.seeds if study.teacher_seed(s) in maps[TEACHER] and all(s in maps[role] for role in study.roles()[1:]))
     if not whole:
         return None
     teachers = [maps[TEACHER][study.teacher_seed(seed)] for seed in whole]
