@@ -61,6 +61,7 @@ class Layout:
     strides: tuple[int, ...] | None
     box_head_channels: int
     anchor_scale: float
+    box_batch_size_per_image: int
     rpn_score_threshold: float
     weights: str | None
 
@@ -152,6 +153,7 @@ def _parts(layout: Layout) -> dict[str, Any]:
         "rpn_anchor_generator": anchors,
         "rpn_head": RPNHead(channels, anchors.num_anchors_per_location()[0], conv_depth=depth),
         "rpn_score_thresh": layout.rpn_score_threshold,
+        "box_batch_size_per_image": layout.box_batch_size_per_image,
         "box_roi_pool": MultiScaleRoIAlign([str(index) for index in pyramid.pooled], 7, 2),
         "box_head": _box_head(layout),
         "box_predictor": faster_rcnn.FastRCNNPredictor(layout.box_head_channels, outputs),

@@ -347,6 +347,15 @@ def test_a_graph_without_any_region_finds_nothing() -> None:
     assert not answer.boxes.any()
 
 
+@pytest.mark.parametrize("name", ["faster_rcnn", "mask_rcnn"])
+def test_the_second_stage_learns_from_as_many_regions_as_are_asked_for(name: str) -> None:
+    detector = build(name, **TINY[name], box_batch_size_per_image=12).train()
+    counts: list[int] = []
+    detector.model.roi_heads.box_head.register_forward_hook(lambda _, given, __: counts.append(len(given[0])))
+    detector(images(), targets(masks=name == "mask_rcnn"))
+    assert counts == [24]
+
+
 def test_mask_rcnn_refuses_objects_without_masks() -> None:
     with pytest.raises(ValueError, match="choose faster_rcnn"):
         build("mask_rcnn", **TINY["mask_rcnn"])(images(), targets(masks=False))

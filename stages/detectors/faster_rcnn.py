@@ -36,6 +36,7 @@ def build(
     strides: Annotated[tuple[Literal[4, 8, 16, 32, 64], ...], Field(min_length=1)] | None = None,
     box_head_channels: Annotated[int, Field(ge=16, le=4096)] = 1024,
     anchor_scale: Annotated[float, Field(gt=0, le=32)] = 8.0,
+    box_batch_size_per_image: Annotated[int, Field(ge=4, le=4096)] = 512,
     rpn_candidates: Annotated[int, Field(ge=1, le=3000)] = 1000,
     rpn_score_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.0,
     weights: str | None = None,
@@ -52,6 +53,7 @@ def build(
         strides: null for 4 to 64; for mobilenet_v3_large torchvision's two levels of stride 32 and one of 64.
         box_head_channels: of the second stage's hidden layers.
         anchor_scale: an anchor's side in strides of its level.
+        box_batch_size_per_image: at most so many regions of an image train the second stage, up to a quarter of them objects.
         rpn_candidates: how many regions of each level are looked at before suppression, in the deployed graph.
         rpn_score_threshold: a region less sure than this is no proposal; torchvision's MobileNets have 0.05.
         weights: COCO_V1, or a file with torchvision's state dict.
@@ -63,7 +65,7 @@ def build(
     if weights is not None and backbone_weights is not None:
         raise ValueError(f"weights {weights} hold the backbone's too; set backbone_weights to null")
     shape = num_classes, version, backbone, width, backbone_weights, norm, fpn_channels, strides
-    layout = Layout(*shape, box_head_channels, anchor_scale, rpn_score_threshold, weights)
+    layout = Layout(*shape, box_head_channels, anchor_scale, box_batch_size_per_image, rpn_score_threshold, weights)
     model = faster(layout)
     load(model, layout, _WEIGHTS)
     return TwoStageDetector(model, pyramid_of(layout), rpn_candidates)

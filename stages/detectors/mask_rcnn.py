@@ -34,6 +34,7 @@ def build(
     box_head_channels: Annotated[int, Field(ge=16, le=4096)] = 1024,
     mask_head_channels: Annotated[int, Field(ge=8, le=1024)] = 256,
     anchor_scale: Annotated[float, Field(gt=0, le=32)] = 8.0,
+    box_batch_size_per_image: Annotated[int, Field(ge=4, le=4096)] = 512,
     rpn_candidates: Annotated[int, Field(ge=1, le=3000)] = 1000,
     rpn_score_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.0,
     weights: str | None = None,
@@ -51,6 +52,7 @@ def build(
         box_head_channels: of the second stage's hidden layers.
         mask_head_channels: of the mask head's layers.
         anchor_scale: an anchor's side in strides of its level.
+        box_batch_size_per_image: at most so many regions of an image train the second stage, up to a quarter of them objects.
         rpn_candidates: how many regions of each level are looked at before suppression, in the deployed graph.
         rpn_score_threshold: a region less sure than this is no proposal.
         weights: COCO_V1, or a file with torchvision's state dict.
@@ -62,7 +64,7 @@ def build(
     if weights is not None and backbone_weights is not None:
         raise ValueError(f"weights {weights} hold the backbone's too; set backbone_weights to null")
     shape = num_classes, version, backbone, width, backbone_weights, norm, fpn_channels, strides
-    layout = Layout(*shape, box_head_channels, anchor_scale, rpn_score_threshold, weights)
+    layout = Layout(*shape, box_head_channels, anchor_scale, box_batch_size_per_image, rpn_score_threshold, weights)
     model = mask(layout, mask_head_channels)
     load(model, layout, _WEIGHTS)
     return TwoStageDetector(model, pyramid_of(layout), rpn_candidates)
