@@ -12,6 +12,7 @@ from pipeline.report_words import fraction, percent, points
 ROW_PX = 46
 WIDTH = 860
 FRAME_LEFT = 150
+LETTER_PX = 7
 
 
 def write_page(measured: Ablation, file: Path) -> None:
@@ -29,7 +30,8 @@ def gain_chart(measured: Ablation) -> Chart:
     """A row a variant: each seed's gain, their mean, and its interval; the line at 0 is the undistilled student."""
     names = list(measured.gains)
     height = ROW_PX * len(names) + 60
-    frame = (FRAME_LEFT, 10.0, WIDTH - 20.0, height - 50.0)
+    left = max(FRAME_LEFT, 20 + LETTER_PX * max(map(len, names), default=0))
+    frame = (left, 10.0, WIDTH - 20.0, height - 50.0)
     ends = [end for gain in measured.gains.values() for end in (gain.low, gain.high, *gain.differences) if end is not None]
     x = Scale(*extent([0.0, *(end * 100 for end in ends)], margin=0.06), frame[0], frame[2])
     rows = {name: frame[1] + ROW_PX * (index + 0.5) for index, name in enumerate(names)}

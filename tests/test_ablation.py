@@ -69,6 +69,12 @@ class TestSaid:
         left, _, right, _ = chart.frame
         assert all(left <= mark.x <= right for mark in chart.marks)
 
+    def test_plot_leaves_room_for_long_names(self) -> None:
+        values = (0.5, 0.52)
+        name = "a_loss_of_somebody_with_a_long_name"
+        measured = Ablation("digits", "val", 600, (0, 1), 0.7, {"undistilled": values, name: values}, {name: paired_gain(values, values)})
+        assert gain_chart(measured).frame[0] - 7 >= len(name) * 6.5
+
     def test_page(self, tmp_path: Path) -> None:
         for measured in (ablation(), ablation(seeds=1), ablation(teacher=0.4)):
             write_page(measured, tmp_path / "ablation.html")
