@@ -5,8 +5,12 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader
 
-from pipeline.ablation import Ablation, render
+from pipeline.ablation import TOGETHER, Ablation, interval, render
 from pipeline.ablation_page import gain_chart
+from pipeline.report_words import points
+from stages.gains import Gain, paired_gain
+
+TWICE = "undistilled, twice the steps"
 
 HEAD = """# Evidence
 
@@ -35,9 +39,33 @@ def write_page(docs: Path, studies: Path, found: Mapping[str, Ablation]) -> None
         first = (studies / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
         says = " ".join(line.removeprefix("# ") for line in first if line.startswith("# ") and "yaml-language-server" not in line)
         notes = studies / f"{name}.md"
-        parts += [f"## {name}", says, f"![Gains by seed]({picture.name})", f"```text\n{render(one)}\n```", by_seed(one)]
+        parts += [
+            f"## {name}",
+            says,
+            f"![Gains by seed]({picture.name})",
+            f"```text\n{render(one)}\n```",
+            *said_over_twice(one),
+            by_seed(one),
+        ]
         parts += [notes.read_text(encoding="utf-8").strip()] if notes.exists() else []
     (docs / "evidence.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def over_twice(found: Ablation) -> Gain | None:
+    """What all losses gain over the student alone that was trained for twice the steps."""
+    return paired_gain(found.maps[TOGETHER], found.maps[TWICE]) if TWICE in found.maps else None
+
+
+def said_over_twice(found: Ablation) -> list[str]:
+    """The same in a sentence, if there is such a student."""
+    gain = over_twice(found)
+    if gain is None:
+        return []
+    longer = sum(found.maps[TWICE]) / len(found.seeds)
+    closed = gain.mean / (found.teacher - longer)
+    return [
+        f"Over the student alone at twice the steps all losses gain {points(gain.mean)} ({interval(gain)}), {closed:.0%} of the lead left."
+    ]
 
 
 def by_seed(found: Ablation) -> str:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from _evidence_page import write_page
+from _evidence_page import TWICE, over_twice, write_page
 from _imagenet_start import fetch as fetch_imagenet_start
 from filelock import FileLock
 
@@ -35,7 +35,7 @@ ROOT = Path(__file__).parents[1]
 STUDIES = ROOT / "benchmarks" / "evidence"
 RUNS = ROOT / "runs" / "evidence"
 SPLITS = ("val", "test")
-TEACHER, TWICE = "teacher", "undistilled, twice the steps"
+TEACHER = "teacher"
 PAIRS = ("cross-kind", "two-stage")
 """Studies of three seeds that ask one thing, whether the losses help other detectors too; the others have five, and take both apart."""
 FOLDS = ("bccd",)
@@ -230,7 +230,9 @@ def figures(found: Ablation) -> dict[str, Any]:
     for role, gain in found.gains.items():
         low = None if gain.low is None else round(gain.low * 100, 2)
         gained[role] = {"points": round(gain.mean * 100, 2), "low": low, "closed": closed(found, role)}
-    return {"seeds": len(found.seeds), **gained}
+    longer = over_twice(found)
+    beyond = {} if longer is None else {"all losses over twice the steps": round(longer.mean * 100, 2)}
+    return {"seeds": len(found.seeds), **gained, **beyond}
 
 
 def closed(found: Ablation, role: str) -> float | None:
