@@ -7,7 +7,6 @@ from jinja2 import Environment, PackageLoader
 
 from pipeline.ablation import TOGETHER, Ablation, interval, render
 from pipeline.ablation_page import gain_chart
-from pipeline.report_words import points
 from stages.gains import Gain, paired_gain
 
 TWICE = "undistilled, twice the steps"
@@ -63,9 +62,8 @@ def said_over_twice(found: Ablation) -> list[str]:
         return []
     longer = sum(found.maps[TWICE]) / len(found.seeds)
     closed = gain.mean / (found.teacher - longer)
-    return [
-        f"Over the student alone at twice the steps all losses gain {points(gain.mean)} ({interval(gain)}), {closed:.0%} of the lead left."
-    ]
+    gained = f"{gain.mean * 100:+.1f} points (95 % interval {interval(gain)})"
+    return [f"Over the student alone at twice the steps, all losses gain {gained}, {closed:.0%} of the lead that the teacher has there."]
 
 
 def by_seed(found: Ablation) -> str:
