@@ -7,6 +7,7 @@ from jinja2 import Environment, PackageLoader
 
 from pipeline.ablation import TOGETHER, Ablation, interval, render
 from pipeline.ablation_page import gain_chart
+from pipeline.summary import gap_closed
 from stages.gains import Gain, paired_gain
 
 TWICE = "undistilled, twice the steps"
@@ -60,10 +61,10 @@ def said_over_twice(found: Ablation) -> list[str]:
     gain = over_twice(found)
     if gain is None:
         return []
-    longer = sum(found.maps[TWICE]) / len(found.seeds)
-    closed = gain.mean / (found.teacher - longer)
+    closed = gap_closed(found.teacher, *(sum(found.maps[role]) / len(found.seeds) for role in (TWICE, TOGETHER)))
+    share = "" if closed is None else f", {closed:.0%} of the lead that the teacher has there"
     gained = f"{gain.mean * 100:+.1f} points (95 % interval {interval(gain)})"
-    return [f"Over the student alone at twice the steps, all losses gain {gained}, {closed:.0%} of the lead that the teacher has there."]
+    return [f"Over the student alone at twice the steps, all losses gain {gained}{share}."]
 
 
 def by_seed(found: Ablation) -> str:

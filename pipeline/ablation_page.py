@@ -30,7 +30,7 @@ def gain_chart(measured: Ablation) -> Chart:
     """A row a variant: each seed's gain, their mean, and its interval; the line at 0 is the undistilled student."""
     names = list(measured.gains)
     height = ROW_PX * len(names) + 60
-    left = max(FRAME_LEFT, 20 + LETTER_PX * max(map(len, names), default=0))
+    left = max(FRAME_LEFT, 20 + LETTER_PX * max(map(len, names)))
     frame = (left, 10.0, WIDTH - 20.0, height - 50.0)
     ends = [end for gain in measured.gains.values() for end in (gain.low, gain.high, *gain.differences) if end is not None]
     x = Scale(*extent([0.0, *(end * 100 for end in ends)], margin=0.06), frame[0], frame[2])

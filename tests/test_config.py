@@ -181,7 +181,10 @@ def test_metrics_are_those_that_a_report_holds() -> None:
     assert not {"split", "num_images", "per_class", "latency_seconds_p50_ms"} & set(NAMES)
 
 
-@pytest.mark.parametrize("path", [ROOT / "pipeline.yaml", *sorted((ROOT / "examples").glob("*.yaml"))], ids=lambda path: path.name)
+SHIPPED = [ROOT / "pipeline.yaml", *sorted((ROOT / "examples").glob("*.yaml")), *sorted((ROOT / "benchmarks/evidence").glob("*.yaml"))]
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
 class TestEveryShippedFile:
     def test_it_is_valid(self, path: Path) -> None:
         assert load(path).name

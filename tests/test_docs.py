@@ -42,6 +42,7 @@ PAGES = [
     CONFIG,
     ROOT / "docs/DETECTORS.md",
     ROOT / "docs/ENGINES.md",
+    ROOT / "docs/evidence.md",
     ROOT / "docs/SERVING.md",
     ROOT / "CONTRIBUTING.md",
     ROOT / "CHANGELOG.md",
