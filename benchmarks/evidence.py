@@ -22,7 +22,7 @@ from typing import Any
 
 from _evidence_page import TWICE, over_twice, write_page
 from _imagenet_start import fetch as fetch_imagenet_start
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from pipeline.ablation import TOGETHER, UNDISTILLED, Ablation, render, variants
 from pipeline.config import PipelineConfig, load
@@ -263,17 +263,21 @@ def main() -> None:
     """See above."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("action", nargs="?", choices=("show", "run", "page"), default="show")
-    parser.add_argument("--study", nargs="*", default=[])
-    parser.add_argument("--role", nargs="*", default=[])
-    parser.add_argument("--seed", nargs="*", type=int, default=[])
+    known = studies()
+    parser.add_argument("--study", nargs="+", default=[], choices=[study.name for study in known])
+    parser.add_argument("--role", nargs="+", default=[], choices=list(dict.fromkeys(role for study in known for role in study.roles())))
+    parser.add_argument("--seed", nargs="+", type=int, default=[])
     parser.add_argument("--units", type=int, default=-1, help="end after so many trainings")
     args = parser.parse_args()
     if args.action == "run":
         RUNS.mkdir(parents=True, exist_ok=True)
-        with FileLock(RUNS / "lock").acquire(timeout=0):
-            work(args)
+        try:
+            with FileLock(RUNS / "lock").acquire(timeout=0):
+                work(args)
+        except Timeout:
+            parser.error(f"another process trains here ({RUNS / 'lock'}); wait for it")
         return
-    found = {study.name: one for study in studies() if (one := finding(study)) is not None}
+    found = {study.name: one for study in known if (one := finding(study)) is not None}
     if args.action == "page":
         write_page(ROOT / "docs", STUDIES, found)
     print("\n\n".join(f"{name}\n{render(one)}" for name, one in found.items()))
