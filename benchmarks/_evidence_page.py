@@ -16,7 +16,7 @@ HEAD = """# Evidence
 
 Does distillation help? Each study trains a teacher, and the same student alone, with each loss alone and with both, at several
 seeds: same initialization, images and order at each seed. Beside them stands the student alone, trained for twice the steps.
-Two pairs of three seeds ask one thing, whether both losses help other detectors too: they have the student alone and with both.
+Studies of three seeds ask one thing, whether both losses help other detectors too: they have the student alone and with both.
 Settings were chosen on split val; the figures are of split test, which was read once, after each training. A gain is the mean of
 the differences at the same seed, with the 95 % interval of Student's t over the seeds. `benchmarks/evidence.py` measures, resumes,
 and writes this page from the rows in `benchmarks/evidence/`. All of it was trained on a CPU, two cores without AVX-512."""

@@ -2,7 +2,7 @@
 
     python benchmarks/evidence.py                              what has been measured: tables and one line of JSON
     python benchmarks/evidence.py run [--study NAME ...] [--role NAME ...] [--seed N ...] [--units N]
-    python benchmarks/evidence.py page                         writes docs/evidence.md and its plots
+    python benchmarks/evidence.py page                         writes docs/evidence.md and its plots, of the studies that are done
 
 A study is a pipeline file in benchmarks/evidence/. A unit of work is one training; its row goes to <study>.jsonl beside the file
 and is never measured twice. A unit that is stopped goes on where it was. Settings are chosen on split val; split test is read
@@ -39,7 +39,7 @@ TEACHER = "teacher"
 PAIRS = ("cross-kind", "two-stage")
 """Studies of three seeds that ask one thing, whether the losses help other detectors too; the others have five, and take both apart."""
 FOLDS = ("bccd",)
-"""Studies of few images, in which each seed trains on another fifth of them and is tested on the rest."""
+"""Studies of few images, in which each seed leaves out another fifth of them and is tested on it: in the end every image has been."""
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ def data(study: Study, seed: int) -> Dataset:
 
 
 def fold(whole: Dataset, root: Path, number: int, count: int) -> Path:
-    """COCO's layout: every `count`-th of the training and test images is train, the others are test, val stays as it is."""
+    """COCO's layout: every `count`-th of the training and test images is test, the others are train, val stays as it is."""
     shutil.rmtree(root, ignore_errors=True)
     for kind in ("train", "val", "test"):
         (root / "images" / kind).mkdir(parents=True)
@@ -192,7 +192,7 @@ def fold(whole: Dataset, root: Path, number: int, count: int) -> Path:
     split = {kind: json.loads(whole.annotations(kind).read_text(encoding="utf-8")) for kind in ("train", "val", "test")}
     pool = [("train", image) for image in split["train"]["images"]] + [("test", image) for image in split["test"]["images"]]
     pool.sort(key=lambda item: hashlib.sha256(item[1]["file_name"].encode()).hexdigest())
-    parts = {"train": pool[number::count], "test": [x for i, x in enumerate(pool) if i % count != number]}
+    parts = {"test": pool[number::count], "train": [x for i, x in enumerate(pool) if i % count != number]}
     parts["val"] = [("val", image) for image in split["val"]["images"]]
     for kind, images in parts.items():
         made: dict[str, Any] = {"images": [], "annotations": [], "categories": split["train"]["categories"]}
@@ -279,7 +279,8 @@ def main() -> None:
         return
     found = {study.name: one for study in known if (one := finding(study)) is not None}
     if args.action == "page":
-        write_page(ROOT / "docs", STUDIES, found)
+        done = {study.name for study in known if study.name in found and len(found[study.name].seeds) == len(study.seeds)}
+        write_page(ROOT / "docs", STUDIES, {name: one for name, one in found.items() if name in done})
     print("\n\n".join(f"{name}\n{render(one)}" for name, one in found.items()))
     print(json.dumps({name: figures(one) for name, one in found.items()}))
 
