@@ -279,8 +279,8 @@ def main() -> None:
         return
     found = {study.name: one for study in known if (one := finding(study)) is not None}
     if args.action == "page":
-        done = {study.name for study in known if study.name in found and len(found[study.name].seeds) == len(study.seeds)}
-        write_page(ROOT / "docs", STUDIES, {name: one for name, one in found.items() if name in done})
+        done = [study.name for study in known if study.name in found and len(found[study.name].seeds) == len(study.seeds)]
+        write_page(ROOT / "docs", STUDIES, {name: found[name] for name in done})
     print("\n\n".join(f"{name}\n{render(one)}" for name, one in found.items()))
     print(json.dumps({name: figures(one) for name, one in found.items()}))
 
