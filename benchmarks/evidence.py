@@ -39,7 +39,8 @@ TEACHER = "teacher"
 PAIRS = ("cross-kind", "two-stage")
 """Studies of three seeds that ask one thing, whether the losses help other detectors too; the others have five, and take both apart."""
 FOLDS = ("bccd",)
-"""Studies of few images, in which each seed leaves out another fifth of them and is tested on it: in the end every image has been."""
+"""Studies whose images are dealt out in five parts: at each seed the student trains on one and is tested on the next, its teacher was
+trained on the three others. In the end every image has been tested once."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Study:
         return range(3 if self.name in PAIRS else 5)
 
     def teacher_seed(self, seed: int) -> int:
-        """Every fold has a teacher of its own, which has never seen the fold's test images; else one teaches at every seed."""
+        """In folds every seed has a teacher of its own, which has not seen its test images; else one teaches at every seed."""
         return seed if self.folds else 0
 
     def roles(self) -> list[str]:
@@ -121,7 +122,7 @@ def run(study: Study, role: str, seed: int) -> dict[str, Any]:
     from stages.loop import Task, Trainer, finish
     from stages.teacher import Teacher
 
-    config, dataset = study.config, data(study, seed)
+    config, dataset = study.config, data(study, role, seed)
     num_classes = len(dataset.facts.contract.classes)
     choice = config.teacher.detector if role == TEACHER else config.student.detector
     train = config.teacher.train if role == TEACHER else config.student.train
@@ -170,21 +171,24 @@ def commit() -> str:
     return done.stdout.strip()
 
 
-def data(study: Study, seed: int) -> Dataset:
-    """The study's images; in folds, the one of this seed is split test."""
+def data(study: Study, role: str, seed: int) -> Dataset:
+    """The study's images; in folds, those that the teacher or the student of this seed is trained on and tested on."""
     from stages.prepare import prepare
 
     store = Store(RUNS, study.name)
-    if not study.folds:
-        return store.run(prepare, study.config.data)
     whole = store.run(prepare, study.config.data)
-    root = fold(whole, RUNS / "folds" / f"{study.name}-{seed}", seed, study.folds)
+    if not study.folds:
+        return whole
+    own, tested = seed % study.folds, (seed + 1) % study.folds
+    train = {own} if role != TEACHER else set(range(study.folds)) - {own, tested}
+    root = RUNS / "folds" / f"{study.name}-{seed}-{'teacher' if role == TEACHER else 'student'}"
+    fold(whole, root, study.folds, train, tested)
     options = {"dataset": "coco", "root": str(root), "preprocessing": study.config.data.preprocessing}
     return store.run(prepare, DataConfig.model_validate(options))
 
 
-def fold(whole: Dataset, root: Path, number: int, count: int) -> Path:
-    """COCO's layout: every `count`-th of the training and test images is test, the others are train, val stays as it is."""
+def fold(whole: Dataset, root: Path, count: int, train: set[int], tested: int) -> None:
+    """COCO's layout in `root`: the training and test images are dealt out in `count` parts, some train, one test; val stays."""
     shutil.rmtree(root, ignore_errors=True)
     for kind in ("train", "val", "test"):
         (root / "images" / kind).mkdir(parents=True)
@@ -192,7 +196,7 @@ def fold(whole: Dataset, root: Path, number: int, count: int) -> Path:
     split = {kind: json.loads(whole.annotations(kind).read_text(encoding="utf-8")) for kind in ("train", "val", "test")}
     pool = [("train", image) for image in split["train"]["images"]] + [("test", image) for image in split["test"]["images"]]
     pool.sort(key=lambda item: hashlib.sha256(item[1]["file_name"].encode()).hexdigest())
-    parts = {"test": pool[number::count], "train": [x for i, x in enumerate(pool) if i % count != number]}
+    parts = {"test": pool[tested::count], "train": [x for i, x in enumerate(pool) if i % count in train]}
     parts["val"] = [("val", image) for image in split["val"]["images"]]
     for kind, images in parts.items():
         made: dict[str, Any] = {"images": [], "annotations": [], "categories": split["train"]["categories"]}
@@ -204,7 +208,6 @@ def fold(whole: Dataset, root: Path, number: int, count: int) -> Path:
                 if one["image_id"] == image["id"]:
                     made["annotations"].append({**one, "id": len(made["annotations"]) + 1, "image_id": new["id"]})
         (root / "annotations" / f"instances_{kind}.json").write_text(json.dumps(made), encoding="utf-8")
-    return root
 
 
 def finding(study: Study) -> Ablation | None:
