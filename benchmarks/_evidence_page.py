@@ -5,7 +5,7 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader
 
-from pipeline.ablation import TOGETHER, Ablation, interval, render
+from pipeline.ablation import TOGETHER, UNDISTILLED, Ablation, interval, render
 from pipeline.ablation_page import gain_chart
 from pipeline.summary import gap_closed
 from stages.gains import Gain, paired_gain
@@ -49,6 +49,7 @@ def write_page(docs: Path, studies: Path, found: Mapping[str, Ablation]) -> None
             f"![Gains by seed]({picture.name})",
             f"```text\n{render(one)}\n```",
             *said_over_twice(one),
+            *said_over_parts(one),
             by_seed(one),
         ]
         parts += [notes.read_text(encoding="utf-8").strip()] if notes.exists() else []
@@ -58,20 +59,31 @@ def write_page(docs: Path, studies: Path, found: Mapping[str, Ablation]) -> None
     (docs / "evidence.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
-def over_twice(found: Ablation) -> Gain | None:
-    """What all losses gain over the student alone that was trained for twice the steps."""
-    return paired_gain(found.maps[TOGETHER], found.maps[TWICE]) if TWICE in found.maps else None
+def over(found: Ablation, role: str) -> Gain | None:
+    """What all losses gain over another student than the one alone; None where the study has no such."""
+    return paired_gain(found.maps[TOGETHER], found.maps[role]) if role in found.maps else None
 
 
 def said_over_twice(found: Ablation) -> list[str]:
-    """The same in a sentence, if there is such a student."""
-    gain = over_twice(found)
+    """What all losses gain over the student alone that was trained for twice the steps, if there is one."""
+    gain = over(found, TWICE)
     if gain is None:
         return []
     closed = gap_closed(found.teacher, *(sum(found.maps[role]) / len(found.seeds) for role in (TWICE, TOGETHER)))
     share = "" if closed is None else f", {closed:.0%} of the lead that the teacher has there"
-    gained = f"{gain.mean * 100:+.1f} points (95 % interval {interval(gain)})"
-    return [f"Over the student alone at twice the steps, all losses gain {gained}{share}."]
+    return [f"Over the student alone at twice the steps, all losses gain {points(gain)}{share}."]
+
+
+def said_over_parts(found: Ablation) -> list[str]:
+    """What all losses gain over each loss alone, if that was trained."""
+    parts = {role: over(found, role) for role in found.maps if role not in (UNDISTILLED, TOGETHER, TWICE)}
+    said = [f"over {role} alone {points(gain)}" for role, gain in parts.items() if gain is not None]
+    return [f"All losses gain {', '.join(said)}."] if said else []
+
+
+def points(gain: Gain) -> str:
+    """A gain with its interval."""
+    return f"{gain.mean * 100:+.1f} points (95 % interval {interval(gain)})"
 
 
 def by_seed(found: Ablation) -> str:

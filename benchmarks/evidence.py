@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from _evidence_page import TWICE, over_twice, write_page
+from _evidence_page import TWICE, over, write_page
 from _imagenet_start import fetch as fetch_imagenet_start
 from filelock import FileLock, Timeout
 
@@ -233,7 +233,7 @@ def figures(found: Ablation) -> dict[str, Any]:
     for role, gain in found.gains.items():
         low = None if gain.low is None else round(gain.low * 100, 2)
         gained[role] = {"points": round(gain.mean * 100, 2), "low": low, "closed": closed(found, role)}
-    longer = over_twice(found)
+    longer = over(found, TWICE)
     beyond = {} if longer is None else {"all losses over twice the steps": round(longer.mean * 100, 2)}
     return {"seeds": len(found.seeds), **gained, **beyond}
 
