@@ -28,10 +28,7 @@ STYLE = (
 
 
 def write_page(docs: Path, studies: Path, found: Mapping[str, Ablation]) -> None:
-    """evidence.md in `docs`, with a plot a study.
-
-    `studies` holds their pipeline files and, where there are any, notes of that name; notes without a file are of trials that led to none.
-    """
+    """evidence.md in `docs`, with a plot a study; `studies` holds their pipeline files and, where there are any, notes of that name."""
     environment = Environment(loader=PackageLoader("pipeline", ""), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string('{% from "chart.html.j2" import chart %}{{ chart(c) }}')
     parts = [HEAD]
@@ -53,9 +50,6 @@ def write_page(docs: Path, studies: Path, found: Mapping[str, Ablation]) -> None
             by_seed(one),
         ]
         parts += [notes.read_text(encoding="utf-8").strip()] if notes.exists() else []
-    for notes in sorted(studies.glob("*.md")):
-        if not notes.with_suffix(".yaml").exists():
-            parts += [f"## {notes.stem}", notes.read_text(encoding="utf-8").strip()]
     (docs / "evidence.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
