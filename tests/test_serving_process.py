@@ -1,6 +1,7 @@
 """`edgedistill serve` as a process: under load, when it is told to stop, when its bundle is replaced, and given rubbish."""
 
 import asyncio
+import contextlib
 import json
 import signal
 import socket
@@ -32,6 +33,13 @@ SECONDS = 0.02
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return samples.bundle(tmp_path_factory.mktemp("process"))
+
+
+def listening(port: int) -> bool:
+    """A new connection is taken."""
+    with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)):
+        return True
+    return False
 
 
 def detections(reply: Reply) -> dict[str, Any]:
@@ -66,16 +74,17 @@ def test_overload_is_refused_and_the_accepted_are_answered_in_time(bundle: Bundl
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_under_load_leaves_no_accepted_request_without_its_answer(bundle: Bundle, stop: signal.Signals) -> None:
-    with Server(bundle.root, "drain_seconds=0.5", "max_batch_size=1", seconds=SECONDS) as server:
+    """After SIGTERM the clients go on for a while, as a load balancer does until it has seen `not ready`; else to the end."""
+    with Server(bundle.root, "drain_seconds=2", "max_batch_size=1", seconds=SECONDS) as server:
+        stopped: list[float] = []
 
-        def signalled(count: int) -> bool:
-            if count == 30 and not sent:
+        def go_on(count: int) -> bool:
+            if count >= 30 and not stopped:
                 server.send(stop)
-                sent.append(True)
-            return True
+                stopped.append(time.monotonic())
+            return stop == signal.SIGINT or not stopped or time.monotonic() < stopped[0] + 1
 
-        sent: list[bool] = []
-        replies = asyncio.run(load(server.port, 8, lambda _: request(IMAGE), signalled))
+        replies = asyncio.run(load(server.port, 8, lambda _: request(IMAGE), go_on))
         code = server.end()
     answered = sum(reply.status == 200 for reply in replies)
     assert answered >= 30
@@ -85,6 +94,29 @@ def test_a_signal_under_load_leaves_no_accepted_request_without_its_answer(bundl
     assert lost == 0 if stop == signal.SIGTERM else lost <= 8
     assert code == (0 if stop == signal.SIGTERM else 130)
     assert any(line["event"] == "draining" for line in server.lines)
+
+
+def test_a_client_that_has_called_when_the_server_ends_may_still_ask(bundle: Bundle) -> None:
+    with Server(bundle.root, seconds=SECONDS) as server, socket.create_connection(("127.0.0.1", server.port)) as called:
+        assert asyncio.run(once(server.port, request(IMAGE))).status == 200  # the one before was accepted, too
+        server.send(signal.SIGINT)
+        while listening(server.port):
+            time.sleep(0.01)
+        called.sendall(request(IMAGE))
+        answer = called.makefile("rb").read()  # to the end: it is closed after the answer
+        assert server.end() == 130
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert b"connection: close" in answer
+    assert server.answered(200) == 2
+
+
+def test_a_client_that_has_called_and_is_silent_does_not_hold_up_the_end(bundle: Bundle) -> None:
+    with Server(bundle.root) as server, socket.create_connection(("127.0.0.1", server.port)) as called:
+        assert asyncio.run(once(server.port, request(IMAGE))).status == 200
+        called.settimeout(6)  # it is given one second; a client that begins to ask, ten
+        server.send(signal.SIGINT)
+        assert called.recv(1) == b""
+        assert server.end() == 130
 
 
 def test_a_bundle_swapped_under_load_loses_and_mixes_nothing(tmp_path: Path) -> None:

@@ -27,6 +27,8 @@ _MAX_CONNECTIONS = 1024
 _HEADER_SECONDS = 10
 _IDLE_SECONDS = 75
 """A connection may rest so long between two requests."""
+_FIRST_SECONDS = 1
+"""A connection opened just before the end may still ask so long."""
 
 
 def serve(folder: Path, config: ServeConfig | None = None, *, allow_ungated: bool = False) -> None:
@@ -64,7 +66,7 @@ def most_connections() -> int:
 
 
 class Connection(HttpToolsProtocol):
-    """uvicorn's, which would wait forever for the rest of a request's headers; this one hangs up."""
+    """uvicorn's, which would wait forever for the rest of a request's headers, and at the end hang up on who has just called."""
 
     _late: asyncio.TimerHandle | None = None
 
@@ -83,14 +85,21 @@ class Connection(HttpToolsProtocol):
         self._stop_waiting()
         super().on_headers_complete()
 
+    def shutdown(self) -> None:
+        """The end: a client that has not asked yet is about to; the others close at rest, or with their answer."""
+        if self.cycle is None:
+            self._wait(_FIRST_SECONDS)
+        else:
+            super().shutdown()
+
     def connection_lost(self, exc: Exception | None) -> None:
         """Nothing is left to wait for."""
         self._stop_waiting()
         super().connection_lost(exc)
 
-    def _wait(self) -> None:
+    def _wait(self, seconds: float = _HEADER_SECONDS) -> None:
         self._stop_waiting()
-        self._late = self.loop.call_later(_HEADER_SECONDS, self.transport.close)
+        self._late = self.loop.call_later(seconds, self.transport.close)
 
     def _stop_waiting(self) -> None:
         if self._late is not None:
