@@ -1,4 +1,4 @@
-"""Does distillation help? Teachers and students trained until they no longer improve, over several seeds, judged on test images.
+"""Does distillation help? Teachers and students trained for long, over several seeds, judged on test images.
 
     python benchmarks/evidence.py                              what has been measured: tables and one line of JSON
     python benchmarks/evidence.py run [--study NAME ...] [--role NAME ...] [--seed N ...] [--units N]

@@ -3,13 +3,14 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from deploy import preprocess
 from deploy.bundle import Bundle
 from deploy.detections import to_coco
 from deploy.draw import draw
-from deploy.errors import ArtifactError
+from deploy.errors import ArtifactError, ConfigError
 from deploy.predictor import Predictor
 from deploy.progress import track
 
@@ -18,7 +19,7 @@ _DRAWN = (".png", ".jpg", ".jpeg", ".webp")
 
 
 def predict(bundle: Bundle, images: Sequence[Path], out: Path, *, min_score: float = 0.3) -> dict[str, Any]:
-    """Write a drawn copy of every image and predictions.json into `out`.
+    """Write a drawn copy of every image and predictions.json into `out`: all of them, or none where one image cannot be read.
 
     Args:
         min_score: of the boxes that are drawn; predictions.json holds all.
@@ -28,6 +29,7 @@ def predict(bundle: Bundle, images: Sequence[Path], out: Path, *, min_score: flo
         (COCO results) as in a COCO file.
 
     Raises:
+        ConfigError: a drawn copy would replace one of the images.
         RuntimeUnavailable: the engine cannot run here.
         ArtifactError: the engine is damaged, or `out` cannot be written.
         DataError: an image cannot be read.
@@ -36,19 +38,21 @@ def predict(bundle: Bundle, images: Sequence[Path], out: Path, *, min_score: flo
     names = drawn_names(images)
     described: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    with bundle.open() as session:
+    _refuse_to_replace(images, [out / name for name in names])
+    with bundle.open() as session, _scratch(out) as made:
         predictor = Predictor(session, contract)
-        _make(out)
         for number, path in enumerate(track(images, "predict", len(images)), start=1):
             image = preprocess.load_image(path)
             found = predictor.detect(image)
             annotations += to_coco(found, number, contract)
-            draw(image, found.above(min_score), contract.classes).save(out / names[number - 1], quality=95)
+            draw(image, found.above(min_score), contract.classes).save(Path(made, names[number - 1]), quality=95)
             height, width = image.shape[:2]
             described.append({"id": number, "file_name": str(path), "drawn": names[number - 1], "width": width, "height": height})
-    categories = [{"id": i, "name": name} for i, name in zip(contract.category_ids, contract.classes, strict=True)]
-    result = {"images": described, "categories": categories, "annotations": annotations}
-    (out / PREDICTIONS).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        categories = [{"id": i, "name": name} for i, name in zip(contract.category_ids, contract.classes, strict=True)]
+        result = {"images": described, "categories": categories, "annotations": annotations}
+        Path(made, PREDICTIONS).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        for name in (*names, PREDICTIONS):
+            Path(made, name).replace(out / name)
     return result
 
 
@@ -65,8 +69,16 @@ def drawn_names(images: Sequence[Path]) -> list[str]:
     return names
 
 
-def _make(out: Path) -> None:
+def _refuse_to_replace(images: Sequence[Path], drawn: Sequence[Path]) -> None:
+    originals = {path.resolve() for path in images}
+    for path in drawn:
+        if path.resolve() in originals:
+            raise ConfigError(f"{path}: an image to look at, which its drawn copy would replace; give another --out")
+
+
+def _scratch(out: Path) -> TemporaryDirectory[str]:
     try:
         out.mkdir(parents=True, exist_ok=True)
+        return TemporaryDirectory(prefix=".predict-", dir=out)
     except OSError as error:
         raise ArtifactError(f"{out}: cannot be written ({error.strerror}); give another --out") from error

@@ -13,7 +13,7 @@ from PIL import Image
 from deploy import bundle, draw
 from deploy.bundle import Bundle, Manifest
 from deploy.detections import Detections
-from deploy.errors import ArtifactError, DataError, EdgedistillError, RuntimeUnavailable
+from deploy.errors import ArtifactError, ConfigError, DataError, EdgedistillError, RuntimeUnavailable
 from deploy.predict import drawn_names, predict
 from stages.package import git_commit
 
@@ -174,6 +174,30 @@ class TestPredict:
             predict(made, [tmp_path / "bad.png"], tmp_path / "out")
         with pytest.raises(ArtifactError, match="give another --out"):
             predict(made, [], tmp_path / "bad.png")
+
+    def test_one_bad_image_leaves_what_was_there(self, tmp_path: Path) -> None:
+        made = samples.bundle(tmp_path)
+        out, good, bad = (tmp_path / name for name in ("out", "good.png", "bad.png"))
+        Image.fromarray(onnx_samples.picture(CELLS)).save(good)
+        predict(made, [good], out)
+        before = {path.name: path.read_bytes() for path in out.iterdir()}
+        Image.fromarray(onnx_samples.picture({})).save(good)
+        bad.write_bytes(b"no image")
+        with pytest.raises(DataError, match=r"bad\.png"):
+            predict(made, [good, bad], out)
+        assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+    @pytest.mark.parametrize("name", ["photo.png", "link.png"])
+    def test_an_image_is_not_drawn_over(self, tmp_path: Path, name: str) -> None:
+        made = samples.bundle(tmp_path)
+        photo = tmp_path / "photo.png"
+        Image.fromarray(onnx_samples.picture(CELLS)).save(photo)
+        (tmp_path / "link.png").symlink_to(photo)
+        before = photo.read_bytes()
+        with pytest.raises(ConfigError, match=rf"{name}: an image .*; give another --out"):
+            predict(made, [tmp_path / name], tmp_path / "made" / "..")
+        assert photo.read_bytes() == before
+        assert not (tmp_path / "predictions.json").exists()
 
     def test_errors_keep_their_exit_codes(self) -> None:
         assert {kind.exit_code for kind in (ArtifactError, DataError)} == {3, 4}

@@ -66,7 +66,7 @@ def most_connections() -> int:
 
 
 class Connection(HttpToolsProtocol):
-    """uvicorn's, which would wait forever for the rest of a request's headers, and at the end hang up on who has just called."""
+    """uvicorn's, which would wait forever for a request's headers and, at the end, not at all for those of one who has just called."""
 
     _late: asyncio.TimerHandle | None = None
 
