@@ -56,7 +56,7 @@ schema: install
 	$(BIN)/edgedistill config --schema > docs/pipeline.schema.json
 
 bench: install
-	@for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	@for script in benchmarks/*.py benchmarks/serving/run.py benchmarks/evidence/run.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 clean:
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

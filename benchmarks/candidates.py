@@ -15,12 +15,12 @@ from detectors import CASES
 
 from pipeline.config import load
 from stages.artifacts import Dataset
-from stages.checkpoint import build_detector
 from stages.config import DetectorConfig, ExportConfig, TrainConfig
 from stages.detectors import Detector
-from stages.evaluate import evaluate
-from stages.loop import Task, Trainer
+from stages.measurement.torch_accuracy import evaluate
 from stages.prepare import prepare
+from stages.training.checkpoint import build_detector
+from stages.training.loop import Task, Trainer
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "bccd.yaml"
 NAMES = ("fcos", "retinanet v2", "faster_rcnn mobilenet_v3")

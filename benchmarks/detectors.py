@@ -28,11 +28,11 @@ from torch import Tensor, nn
 from torchvision.models import detection
 
 from deploy import plugins
-from stages.checkpoint import build_detector
 from stages.config import DetectorConfig, ExportConfig
 from stages.detectors import Detector, GraphOptions
-from stages.evaluate import graph_options
-from stages.onnx_graph import export
+from stages.exports.to_onnx import export
+from stages.measurement.torch_accuracy import graph_options
+from stages.training.checkpoint import build_detector
 
 NUM_CLASSES = 80
 Side = Callable[[NDArray[np.float32]], object]

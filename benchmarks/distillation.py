@@ -23,16 +23,17 @@ from torch.nn.functional import batch_norm, max_pool2d
 
 from deploy import plugins
 from pipeline.config import load
-from stages.checkpoint import build_detector
 from stages.detectors import Detector, Outputs, Target
-from stages.distillation import Distillation, build_losses, loss_factor
-from stages.loader import Batch
-from stages.loop import Task, optimizer_for
 from stages.losses import Pyramid
 from stages.losses.attention import Attention
+from stages.losses.features.non_local_block import NonLocalBlock, relation_matrix
 from stages.losses.non_local import NonLocal
-from stages.non_local_block import NonLocalBlock, relation_matrix
-from stages.teacher import Teacher
+from stages.training.checkpoint import build_detector
+from stages.training.distillation import Distillation, build_losses, loss_factor
+from stages.training.loader import Batch
+from stages.training.loop import Task
+from stages.training.optimizer import optimizer_for
+from stages.training.teacher import Teacher
 
 ROOT = Path(__file__).parents[1]
 HEIGHT, WIDTH, CHANNELS = 800, 1216, 256

@@ -19,24 +19,24 @@ from typing import Any, NoReturn
 import torch
 from torch import nn
 
-from deploy.accuracy import Split, judge
-from deploy.metrics import Figures
-from deploy.predictor import Predictor
+from deploy.accuracy.judge import Split, judge
+from deploy.comparison.metrics import Figures
+from deploy.comparison.side import Side
+from deploy.prediction.predictor import Predictor
 from deploy.runtimes import Session, ort
-from deploy.side import Side
 from pipeline.config import PipelineConfig, load
-from pipeline.store import Store
+from pipeline.store.store import Store
 from stages.artifacts import Checkpoint, Dataset
-from stages.checkpoint import load_detector
+from stages.config import GateConfig
 from stages.distill import distill
-from stages.evaluate import TorchSession, graph_options
-from stages.gate import Judge
-from stages.gate_config import GateConfig
-from stages.onnx_graph import export
+from stages.exports.to_onnx import export
+from stages.measurement.splits import split
+from stages.measurement.torch_accuracy import TorchSession, graph_options
+from stages.measurement.verdicts import Judge
 from stages.parity import some
 from stages.prepare import prepare
-from stages.splits import split
 from stages.train import train_teacher
+from stages.training.checkpoint import load_detector
 
 ROOT = Path(__file__).parents[1]
 ROWS = ROOT / "runs" / "gate-accuracy.jsonl"

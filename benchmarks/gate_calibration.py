@@ -21,18 +21,17 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from deploy.metrics import Figures
-from deploy.predictor import Predictor
+from deploy.comparison.interleaved import Protocol, take_turns
+from deploy.comparison.metrics import Figures
+from deploy.comparison.side import Side
+from deploy.prediction.predictor import Predictor
 from deploy.runtimes import ort
-from deploy.side import Side
-from deploy.turns import Protocol, take_turns
 from pipeline.config import load
-from stages import latency_images
-from stages.checkpoint import build_detector
-from stages.config import ValidationConfig
-from stages.gate import Judge
-from stages.gate_config import GateConfig
-from stages.onnx_graph import export
+from stages.config import GateConfig, ValidationConfig
+from stages.exports.to_onnx import export
+from stages.measurement import latency_images
+from stages.measurement.verdicts import Judge
+from stages.training.checkpoint import build_detector
 
 ROOT = Path(__file__).parents[1]
 RUNS = ROOT / "runs" / "gate-calibration"
@@ -46,7 +45,7 @@ NUM_CLASSES = 10
 def student(folder: Path) -> tuple[Path, Any]:
     """The default student's graph, freshly drawn, and what feeds it."""
     from deploy.contract import ModelContract
-    from stages.evaluate import graph_options
+    from stages.measurement.torch_accuracy import graph_options
 
     config = load(ROOT / "pipeline.yaml")
     detector = build_detector(config.student.detector, NUM_CLASSES, 0).eval()

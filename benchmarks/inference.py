@@ -25,18 +25,19 @@ import torch
 from numpy.typing import NDArray
 from torchvision.models.detection.retinanet import RetinaNet
 
-from deploy import plugins, preprocess
-from deploy.predictor import Predictor, Timings
+from deploy import plugins
+from deploy.prediction import image_files
+from deploy.prediction.predictor import Predictor, Timings
 from pipeline.config import PipelineConfig, load
-from pipeline.store import Store
+from pipeline.store.store import Store
 from stages.artifacts import Checkpoint, Engine, OnnxModel, Report
-from stages.checkpoint import load_detector
 from stages.config import ExportConfig, TargetConfig
 from stages.export import export
+from stages.measurement.splits import split
 from stages.optimize import judging, optimize
 from stages.prepare import prepare
-from stages.splits import split
 from stages.train import train_baseline
+from stages.training.checkpoint import load_detector
 from stages.validate import validate
 
 ROOT = Path(__file__).parents[1]
@@ -192,7 +193,7 @@ def against(at: Deployed, images: Sequence[Image], best: str, threads: int, repe
     sides: dict[str, Side] = {"edgedistill": lambda image: parts.append(engine.timed(image)[1]), **rivals(at, threads, folder)}
     times = medians(sides, images, repeats)
     share = statistics.median((one.pre_ms + one.post_ms) / one.end_to_end_ms for one in parts)
-    decoding = statistics.median(_seconds(preprocess.load_image, file) for file in at.files) * 1000
+    decoding = statistics.median(_seconds(image_files.load_image, file) for file in at.files) * 1000
     for name, value in times.items():
         print(f"{at.size} px, {name:<14} {value:8.1f} ms   {value / times['edgedistill']:.2f} times ours")
     pre, infer, post = (statistics.median(getattr(one, f"{part}_ms") for one in parts) for part in ("pre", "infer", "post"))
@@ -232,7 +233,7 @@ def main() -> None:
     rows = {}
     for size in SIZES:
         at = deployed(size, student.root, store)
-        images = [preprocess.load_image(file) for file in at.files]
+        images = [image_files.load_image(file) for file in at.files]
         rows[size] = precisions(at, images, args.threads, args.repeats)
     small_student(store)
     best = min(rows[SIZES[-1]], key=lambda runtime: rows[SIZES[-1]][runtime]["int8_ms"])

@@ -50,3 +50,8 @@ class Interrupted(EdgedistillError):
     """Ctrl-C in a command that starts over when it is given again."""
 
     exit_code = 130
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception says, in one line: its first that is not empty, else its kind."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

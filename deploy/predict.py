@@ -6,12 +6,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from deploy import preprocess
-from deploy.bundle import Bundle
-from deploy.detections import to_coco
-from deploy.draw import draw
+from deploy.bundles.bundle import Bundle
 from deploy.errors import ArtifactError, ConfigError
-from deploy.predictor import Predictor
+from deploy.prediction import image_files
+from deploy.prediction.detections import to_coco
+from deploy.prediction.draw import draw
+from deploy.prediction.predictor import Predictor
 from deploy.progress import track
 
 PREDICTIONS = "predictions.json"
@@ -42,7 +42,7 @@ def predict(bundle: Bundle, images: Sequence[Path], out: Path, *, min_score: flo
     with bundle.open() as session, _scratch(out) as made:
         predictor = Predictor(session, contract)
         for number, path in enumerate(track(images, "predict", len(images)), start=1):
-            image = preprocess.load_image(path)
+            image = image_files.load_image(path)
             found = predictor.detect(image)
             annotations += to_coco(found, number, contract)
             draw(image, found.above(min_score), contract.classes).save(Path(made, names[number - 1]), quality=95)

@@ -8,6 +8,7 @@ import json
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from typing import NoReturn, TypeAlias
 
 from deploy.errors import ConfigError
@@ -54,12 +55,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     as_json = "--json" in given
     try:
         args = parser().parse_args(given)
-        command: Command = args.command
-        answer = command(args)
+        answer = _function(args.command)(args)
         emit(answer, as_json=as_json)
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the unexpected keeps its traceback
         return _refuse(error, as_json=as_json)
     return answer.exit_code
+
+
+def _function(name: str) -> Command:
+    """The function of a command, which has its name, as its file in pipeline/commands has."""
+    function: Command = getattr(import_module(f"pipeline.commands.{name}"), name)
+    return function
 
 
 def _refuse(error: BaseException, *, as_json: bool) -> int:
@@ -106,7 +112,7 @@ _Commands: TypeAlias = "argparse._SubParsersAction[_Parser]"  # noqa: SLF001 - a
 
 
 def _add_run(commands: _Commands) -> argparse.ArgumentParser:
-    command = _configured(commands, "run", "make or reuse every stage, then judge the gates", _run)
+    command = _configured(commands, "run", "make or reuse every stage, then judge the gates")
     command.add_argument("--until", metavar="STAGE", help="end after this stage")
     command.add_argument("--force", metavar="STAGE", help="run this stage and all that depends on it again")
     command.add_argument("--dry-run", action="store_true", help="print what would run, and why; run nothing")
@@ -114,17 +120,17 @@ def _add_run(commands: _Commands) -> argparse.ArgumentParser:
 
 
 def _add_ablate(commands: _Commands) -> argparse.ArgumentParser:
-    command = _configured(commands, "ablate", "train without, with each and with all losses, and say what each gains", _ablate)
+    command = _configured(commands, "ablate", "train without, with each and with all losses, and say what each gains")
     command.add_argument("--seeds", metavar="N", type=int, default=3, help="trainings of each kind (default 3), from the file's seed on")
     return command
 
 
 def _add_check(commands: _Commands) -> argparse.ArgumentParser:
-    return _configured(commands, "check", "look at the environment, the configuration and the data", _check, stored=False)
+    return _configured(commands, "check", "look at the environment, the configuration and the data", stored=False)
 
 
 def _add_gate(commands: _Commands) -> argparse.ArgumentParser:
-    command = _configured(commands, "gate", "judge what was measured, and compare it with a kept bundle", _gate)
+    command = _configured(commands, "gate", "judge what was measured, and compare it with a kept bundle")
     command.usage = "%(prog)s [CONFIG|BUNDLE] [options]"
     command.add_argument("--reference", metavar="DIR", help="what gates versus reference compare with, run by turns on this machine")
     command.add_argument("--save-reference", metavar="DIR", help="keep the bundles there, where every gate passed")
@@ -134,18 +140,18 @@ def _add_gate(commands: _Commands) -> argparse.ArgumentParser:
 
 
 def _add_history(commands: _Commands) -> argparse.ArgumentParser:
-    command = _configured(commands, "history", "show a metric over past runs, as a table and a plot", _history)
+    command = _configured(commands, "history", "show a metric over past runs, as a table and a plot")
     command.add_argument("--metric", metavar="NAME", default="map", help="as gates name it (default map)")
     command.add_argument("--target", metavar="NAME", help="one target alone")
     return command
 
 
 def _add_report(commands: _Commands) -> argparse.ArgumentParser:
-    return _configured(commands, "report", "draw report.html again from what was measured", _report)
+    return _configured(commands, "report", "draw report.html again from what was measured")
 
 
 def _add_build(commands: _Commands) -> argparse.ArgumentParser:
-    command = _command(commands, "build", "make a bundle's engine for this machine, measure and judge it here", _build)
+    command = _command(commands, "build", "make a bundle's engine for this machine, measure and judge it here")
     command.add_argument("bundle", metavar="BUNDLE", help="a folder with manifest.json")
     command.add_argument("--target", metavar="NAME", help="one of the pipeline's targets; default the bundle's own")
     command.add_argument("--data", metavar="DIR", help="labeled images in COCO's layout; without them only latency is measured")
@@ -154,7 +160,7 @@ def _add_build(commands: _Commands) -> argparse.ArgumentParser:
 
 
 def _add_predict(commands: _Commands) -> argparse.ArgumentParser:
-    command = _command(commands, "predict", "find objects in images with a bundle, and draw them", _predict)
+    command = _command(commands, "predict", "find objects in images with a bundle, and draw them")
     command.add_argument("bundle", metavar="BUNDLE", help="a folder with manifest.json")
     command.add_argument("images", metavar="IMAGE", nargs="+", help="image files")
     command.add_argument("--out", metavar="DIR", required=True, help="where drawn images and predictions.json go")
@@ -163,7 +169,7 @@ def _add_predict(commands: _Commands) -> argparse.ArgumentParser:
 
 
 def _add_serve(commands: _Commands) -> argparse.ArgumentParser:
-    command = _command(commands, "serve", "answer requests over HTTP and gRPC with a bundle", _serve)
+    command = _command(commands, "serve", "answer requests over HTTP and gRPC with a bundle")
     command.add_argument("bundle", metavar="BUNDLE", help="a folder with manifest.json")
     command.add_argument("--config", metavar="CONFIG", help="take this file's section serve")
     command.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], dest="settings", help="sessions=2; repeatable")
@@ -176,7 +182,7 @@ def _add_serve(commands: _Commands) -> argparse.ArgumentParser:
 
 
 def _add_package(commands: _Commands) -> argparse.ArgumentParser:
-    command = _command(commands, "package", "write Dockerfiles, a Triton repository, a KServe manifest and clients of a bundle", _package)
+    command = _command(commands, "package", "write Dockerfiles, a Triton repository, a KServe manifest and clients of a bundle")
     command.add_argument("bundle", metavar="BUNDLE", help="a folder with manifest.json")
     command.add_argument("--out", metavar="DIR", required=True, help="the new folder")
     command.add_argument("--image", metavar="NAME", help="the container's name (default edgedistill/<model>:<sha256>)")
@@ -184,7 +190,7 @@ def _add_package(commands: _Commands) -> argparse.ArgumentParser:
 
 
 def _add_push(commands: _Commands) -> argparse.ArgumentParser:
-    command = _command(commands, "push", "upload a bundle's weights, graph and card to a model hub", _push)
+    command = _command(commands, "push", "upload a bundle's weights, graph and card to a model hub")
     command.add_argument("bundle", metavar="BUNDLE", help="a folder with manifest.json")
     command.add_argument("--repo", metavar="OWNER/NAME", required=True, help="made where there is none")
     command.add_argument("--weights", metavar="FILE", help="the student's safetensors (default those in the store of --runs)")
@@ -196,93 +202,21 @@ def _add_push(commands: _Commands) -> argparse.ArgumentParser:
 
 
 def _add_config(commands: _Commands) -> argparse.ArgumentParser:
-    command = _configured(commands, "config", "print the configuration with all defaults filled in", _config, stored=False)
+    command = _configured(commands, "config", "print the configuration with all defaults filled in", stored=False)
     command.add_argument("--schema", action="store_true", help="print the JSON schema for editors instead")
     return command
 
 
-def _command(commands: _Commands, name: str, purpose: str, function: Command) -> argparse.ArgumentParser:
+def _command(commands: _Commands, name: str, purpose: str) -> argparse.ArgumentParser:
     command = commands.add_parser(name, help=purpose, description=purpose[0].upper() + purpose[1:] + ".", allow_abbrev=False)
-    command.set_defaults(command=function)
+    command.set_defaults(command=name)
     return command
 
 
-def _configured(commands: _Commands, name: str, purpose: str, function: Command, *, stored: bool = True) -> argparse.ArgumentParser:
-    command = _command(commands, name, purpose, function)
+def _configured(commands: _Commands, name: str, purpose: str, *, stored: bool = True) -> argparse.ArgumentParser:
+    command = _command(commands, name, purpose)
     command.add_argument("config", metavar="CONFIG", nargs="?", default="pipeline.yaml", help="default pipeline.yaml")
     command.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], dest="settings", help="gates.0.min=0.5; repeatable")
     if stored:
         command.add_argument("--runs", metavar="DIR", default="runs", help="where results are kept (default runs)")
     return command
-
-
-def _run(args: argparse.Namespace) -> Answer:
-    from pipeline import commands
-
-    return commands.run(args)
-
-
-def _ablate(args: argparse.Namespace) -> Answer:
-    from pipeline import ablation
-
-    return ablation.ablate(args)
-
-
-def _check(args: argparse.Namespace) -> Answer:
-    from pipeline import doctor
-
-    return doctor.check(args)
-
-
-def _gate(args: argparse.Namespace) -> Answer:
-    from pipeline import gating
-
-    return gating.gate(args)
-
-
-def _history(args: argparse.Namespace) -> Answer:
-    from pipeline import history
-
-    return history.history(args)
-
-
-def _report(args: argparse.Namespace) -> Answer:
-    from pipeline import commands
-
-    return commands.report(args)
-
-
-def _build(args: argparse.Namespace) -> Answer:
-    from pipeline import build
-
-    return build.build(args)
-
-
-def _predict(args: argparse.Namespace) -> Answer:
-    from pipeline import edge
-
-    return edge.predict(args)
-
-
-def _serve(args: argparse.Namespace) -> Answer:
-    from pipeline import edge
-
-    return edge.serve(args)
-
-
-def _package(args: argparse.Namespace) -> Answer:
-    from pipeline import ship
-
-    return ship.package(args)
-
-
-def _push(args: argparse.Namespace) -> Answer:
-    from pipeline import ship
-
-    return ship.push(args)
-
-
-def _config(args: argparse.Namespace) -> Answer:
-    from pipeline import schema
-
-    return schema.show(args)

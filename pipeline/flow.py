@@ -4,15 +4,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-from deploy.bundle import Plan
+from deploy.bundles.manifest import Plan
 from pipeline.config import REFERENCES, PipelineConfig
-from pipeline.store import StageRecord, Store
+from pipeline.store.store import StageRecord, Store
 from stages.artifacts import Bundle, Checkpoint, Dataset, Engine, OnnxModel, Parity, Report, Verdicts
-from stages.config import TargetConfig
+from stages.config import GateConfig, TargetConfig
 from stages.distill import distill
 from stages.export import export
 from stages.gate import gate
-from stages.gate_config import GateConfig
 from stages.optimize import judging, optimize
 from stages.package import package
 from stages.parity import parity

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline import history
-from pipeline.files import replace_folder, replace_json
 from pipeline.flow import RunResult
-from pipeline.summary import summarize
+from pipeline.results import history
+from pipeline.results.summary import summarize
+from pipeline.store.files import replace_folder, replace_json
 
 
 def publish(result: RunResult, folder: Path, *, redraw: bool = False) -> dict[str, Any]:
@@ -21,7 +21,7 @@ def publish(result: RunResult, folder: Path, *, redraw: bool = False) -> dict[st
     copy_bundles({target.config.name: target.bundle.root for target in result.targets}, folder / "bundle")
     report = folder / "report.html"
     if redraw or not report.exists() or _outcome(summary) != _outcome(_previous(folder / "summary.json")):
-        from pipeline.report import write_report  # plots take seconds to import, and a second run draws nothing
+        from pipeline.report.page import write_report  # plots take seconds to import, and a second run draws nothing
 
         write_report(result, report)
     replace_json(folder / "summary.json", summary)

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from stages import splits
 from stages.artifacts import Checkpoint, Dataset
 from stages.config import DistillConfig, ExportConfig, StudentConfig
+from stages.measurement import splits
 from stages.stage import stage
 from stages.train import option_digests, weights_digest
 
@@ -34,11 +34,11 @@ def distill(
         ArtifactError: a loss that is not finite.
     """
     # Imported here: a stage that is reused, or judged on a machine without torch, imports no torch.
-    from stages.checkpoint import build_detector, check_size, load_detector, load_weights
-    from stages.distillation import Distillation, build_losses, loss_factor, write_attention
-    from stages.distribution import is_main_process
-    from stages.loop import Trainer, finish
-    from stages.teacher import Teacher
+    from stages.processes import is_main_process
+    from stages.training.checkpoint import build_detector, check_size, load_detector, load_weights
+    from stages.training.distillation import Distillation, build_losses, loss_factor, write_attention
+    from stages.training.loop import Trainer, finish
+    from stages.training.teacher import Teacher
 
     splits.split(dataset, split)  # one that is not there, or empty, is refused before the training, not after
     large = load_detector(teacher)

@@ -15,6 +15,6 @@ def export(out: Path, config: ExportConfig, student: Checkpoint) -> OnnxModel:
         BuildError: a graph that cannot be exported.
     """
     # Imported here: a stage that is reused, or judged on a machine without torch, imports no torch.
-    from stages.onnx_graph import write
+    from stages.exports.to_onnx import write
 
     return write(out, config, student)

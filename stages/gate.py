@@ -1,28 +1,18 @@
 """Measured numbers against the limits of pipeline.yaml."""
 
-import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
-from deploy import metrics, plugins
-from deploy.bundle import Verdict
-from deploy.compare import Change, Comparison, Incomparable
-from deploy.errors import EdgedistillError
-from deploy.metrics import Figures
-from deploy.side import Side
-from deploy.turns import Protocol
-from stages import latency_images
-from stages.artifacts import Checkpoint, Dataset, Engine, OnnxModel, Report, VerdictFacts, Verdicts, read_json, write_facts
-from stages.config import ValidationConfig
-from stages.gate_config import GateConfig, Versus
-from stages.splits import split
+from deploy import plugins
+from deploy.comparison.metrics import Figures
+from deploy.comparison.side import Side
+from stages.artifacts import Checkpoint, Dataset, Engine, OnnxModel, Report, Verdicts, read_json
+from stages.config import GateConfig, ValidationConfig
+from stages.facts import VerdictFacts, write_facts
+from stages.measurement.verdicts import Judge
 from stages.stage import stage
-
-EXIT_REQUIRED, EXIT_FAIL, EXIT_INCONCLUSIVE, EXIT_INCOMPARABLE = 5, 10, 11, 12
-Kind = Literal["pass", "fail", "inconclusive", "unmeasured", "incomparable"]
 
 
 @stage(version=2)
@@ -63,128 +53,3 @@ def side_of(engine: Engine, report: Report, model: OnnxModel, validation: Valida
     opened = partial(runtime.open, file, threads=validation.latency.threads, options=built.options)
     detections = partial(read_json, report.root / "detections.json")
     return Side(built.target, figures, built.contract, opened, detections, measured.why, measured.data)
-
-
-class Judge:
-    """One engine's verdicts; what it is compared with, by the gates' `versus`, is a side or why there is none."""
-
-    def __init__(self, own: Side, others: Mapping[str, Side | str], dataset: Dataset | None, validation: ValidationConfig) -> None:
-        self.own = own
-        self._others = others
-        self._split = split(dataset, validation.split) if dataset is not None else None
-        self._max_seconds = validation.latency.max_seconds
-        self._comparisons: dict[Versus, Comparison] = {}
-
-    def verdict(self, one: GateConfig) -> Verdict:
-        """Of a gate on this engine."""
-        words = limit(one)
-        name = one.name or f"{one.metric} {words} on {self.own.name}"
-        blank = Verdict(name=name, target=self.own.name, metric=one.metric, verdict="unmeasured", measured=None, limit=words)
-        if self.own.why is not None:
-            return blank.model_copy(update={"why": self.own.why})
-        if one.other is not None:
-            return self._change(one, one.other, blank)
-        measured, why = number(self.own.figures, one.metric)
-        kind: Kind = "incomparable" if measured is None else "pass" if _within(measured, one) else "fail"
-        return blank.model_copy(update={"verdict": kind, "measured": measured, "why": why})
-
-    def _change(self, one: GateConfig, versus: Versus, blank: Verdict) -> Verdict:
-        (bound, relative), falls = one.limit, one.max_drop is not None
-        try:
-            change = self._comparison(versus).change(one.metric, bound, relative=relative, falls=falls)
-        except (Incomparable, EdgedistillError) as error:
-            return blank.model_copy(update={"verdict": "incomparable", "why": str(error)})
-        effect = change.effect.reversed() if falls else change.effect
-        clear: Kind = effect.verdict(bound) if change.too_few is None else "inconclusive"
-        kind = one.on_noise if clear == "inconclusive" else clear
-        found = {"effect": effect, "reference": change.reference, "how": change.how, "load": change.load}
-        why = _why(one, change, bound) if clear == "inconclusive" else None
-        return blank.model_copy(update={"verdict": kind, "measured": change.own, "why": why, **found})
-
-    def _comparison(self, versus: Versus) -> Comparison:
-        if versus not in self._comparisons:
-            other = self._others.get(versus, f"there is no {versus} to compare with")
-            if isinstance(other, str):
-                raise Incomparable(other)
-            if other.why is not None:
-                raise Incomparable(f"{versus}: {other.why}")
-            refuse_misfits(self.own, other)
-            contract = self.own.contract.preprocessing
-            images = partial(latency_images.of, self._split.images if self._split is not None else (), contract)
-            protocol = Protocol(max_seconds=self._max_seconds)
-            self._comparisons[versus] = Comparison(self.own, other, self._split, images, protocol)
-        return self._comparisons[versus]
-
-
-def refuse_misfits(own: Side, other: Side) -> None:
-    """Figures of one task or on one set of images say nothing of another.
-
-    Raises:
-        Incomparable: the two detect different classes, or were judged on different data.
-    """
-    if own.contract.classes != other.contract.classes:
-        raise Incomparable(f"{own.name} and {other.name} detect different classes")
-    if own.data is None or other.data is None or own.data == other.data:
-        return
-    counts = f"{other.data[1]} images then, {own.data[1]} now" if own.data[1] != other.data[1] else "as many images, with other content"
-    raise Incomparable(f"{other.name} was judged on other data ({counts}); save a new reference on today's")
-
-
-def exit_code(
-    verdicts: Iterable[Verdict], gates: Iterable[GateConfig], *, required: Collection[str] = (), unmeasured: Collection[str] = ()
-) -> int:
-    """What the program ends with, given the verdicts on all targets.
-
-    10 where a gate failed; else 5 where a target that is `required` is `unmeasured`; else 12 where a gate had nothing to compare,
-    names a target that is unmeasured, or all targets are; else 11 where a gate is inconclusive; else 0.
-
-    Args:
-        required, unmeasured: names of targets.
-    """
-    kinds = {verdict.verdict for verdict in verdicts}
-    if "fail" in kinds:
-        return EXIT_FAIL
-    if set(required) & set(unmeasured):
-        return EXIT_REQUIRED
-    if "incomparable" in kinds or kinds == {"unmeasured"} or {one.target for one in gates} & set(unmeasured):
-        return EXIT_INCOMPARABLE
-    return EXIT_INCONCLUSIVE if "inconclusive" in kinds else 0
-
-
-def limit(one: GateConfig) -> str:
-    """The gate's limit in words, '>= 0.3', '<= 20', 'falls <= 0.01 from reference'; a number equal to the limit passes."""
-    if one.is_change:
-        given = one.max_increase if one.max_drop is None else one.max_drop
-        return f"{'rises' if one.max_drop is None else 'falls'} <= {given if isinstance(given, str) else f'{given:.12g}'} from {one.other}"
-    parts = [f"{sign} {bound:.12g}" for sign, bound in ((">=", one.min), ("<=", one.max)) if bound is not None]
-    return " and ".join(parts)
-
-
-def number(figures: Figures, metric: str) -> tuple[float | None, str | None]:
-    """The number, or None and why there is none to judge."""
-    try:
-        found = metrics.value(metric, figures)
-    except ValueError as error:
-        return None, str(error)
-    if found is None or not math.isfinite(found):
-        if metrics.FROM.get(metric, metric) not in (metric, *figures.maps):
-            return None, f"{metric}: there is no {metrics.FROM[metric]} network beside this engine"
-        without_data = metrics.is_accuracy(metric) and figures.accuracy is None
-        return None, f"{metric} was not measured, without data" if without_data else f"{metric} is undefined on this data"
-    return found, None
-
-
-def _within(measured: float, one: GateConfig) -> bool:
-    return (one.min is None or measured >= one.min) and (one.max is None or measured <= one.max)
-
-
-def _why(one: GateConfig, change: Change, bound: float) -> str:
-    """What would tell, where noise hides on which side of the limit the change lies."""
-    if change.too_few is not None:
-        return change.too_few
-    needed = change.effect.needed(bound if one.max_drop is None else -bound)
-    unit = "blocks" if metrics.latency_part(one.metric) is not None else "images"
-    if needed is None:
-        return "the change is at the limit itself, where no number of measurements would tell"
-    more = "; raise validation.latency.max_seconds" if unit == "blocks" else ""
-    return f"too few {unit} to tell: {change.effect.num} measured, about {needed} would suffice{more}"

@@ -6,16 +6,19 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from deploy import machine, plugins, preprocess
-from deploy.build import Built, build
+from deploy import machine, plugins
+from deploy.accuracy.spread import spread
 from deploy.contract import Cost, Preprocessing
+from deploy.engines.build import Built, build
+from deploy.engines.request import Order, Source
 from deploy.errors import ArtifactError, BuildError, RuntimeUnavailable
-from deploy.order import Order, Source
-from deploy.runtimes import Batch, Quantization, fingerprint
-from deploy.sample import spread
-from stages.artifacts import Dataset, Engine, EngineFacts, OnnxFacts, OnnxModel, read_json, write_facts
+from deploy.precision import Batch, Quantization
+from deploy.prediction import image_files, preprocess
+from deploy.runtimes import fingerprint
+from stages.artifacts import Dataset, Engine, OnnxModel, read_json
 from stages.config import TargetConfig, ValidationConfig
-from stages.splits import split
+from stages.facts import EngineFacts, OnnxFacts, write_facts
+from stages.measurement.splits import split
 from stages.stage import stage
 
 ONNX = "model.onnx"
@@ -97,9 +100,10 @@ def _cost(built: Built | None) -> Cost | None:
     """Counted in the graph that the engine was compiled from."""
     if built is None:
         return None
-    from deploy import cost, graph  # they need the onnx package, as compiling does
+    from deploy.latency import cost
+    from deploy.precision import network  # they need the onnx package, as compiling does
 
-    return cost.cost(graph.read(built.compiled.typed or built.compiled.file))
+    return cost.cost(network.read(built.compiled.typed or built.compiled.file))
 
 
 class CalibrationImages:
@@ -118,7 +122,7 @@ class CalibrationImages:
         """
         folder = self.dataset.images(self.target.calibration_split)
         for name in self._names():
-            network_input, _ = preprocess.apply(preprocess.load_image(folder / name), self.preprocessing)
+            network_input, _ = preprocess.apply(image_files.load_image(folder / name), self.preprocessing)
             yield network_input[None]
 
     def __len__(self) -> int:

@@ -6,12 +6,14 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from deploy import bundle
+from deploy.bundles import bundle
+from deploy.bundles.card import model_card
+from deploy.bundles.manifest import MANIFEST, Manifest, Plan, Provenance, Verdict
 from deploy.contract import GraphFacts
 from deploy.machine import platform_name
-from stages.artifacts import Bundle, BundleFacts, Engine, OnnxModel, Report, Verdicts, write_facts
-from stages.card import model_card
+from stages.artifacts import Bundle, Engine, OnnxModel, Report, Verdicts
 from stages.config import PackageConfig
+from stages.facts import BundleFacts, write_facts
 from stages.optimize import ONNX
 from stages.stage import stage
 
@@ -24,9 +26,7 @@ _PACKAGES = (
 
 
 @stage(version=4)
-def package(
-    out: Path, config: PackageConfig, plan: bundle.Plan, engine: Engine, model: OnnxModel, report: Report, verdicts: Verdicts
-) -> Bundle:
+def package(out: Path, config: PackageConfig, plan: Plan, engine: Engine, model: OnnxModel, report: Report, verdicts: Verdicts) -> Bundle:
     """Copy engine and graph, write labels, manifest and model card; also where nothing was measured, or no engine was built."""
     name = engine.facts.file
     if name is not None:
@@ -37,16 +37,14 @@ def package(
     (out / CARD).write_text(model_card(manifest), encoding="utf-8")
     files = [ONNX, LABELS, CARD, *([name] if name is not None else [])]
     bundle.write(out, manifest, files)
-    write_facts(out, BundleFacts(target=manifest.target, sha256=bundle.sha256(out / bundle.MANIFEST)))
+    write_facts(out, BundleFacts(target=manifest.target, sha256=bundle.sha256(out / MANIFEST)))
     return Bundle(out)
 
 
-def _manifest(
-    config: PackageConfig, plan: bundle.Plan, engine: Engine, model: OnnxModel, report: Report, verdicts: Verdicts
-) -> bundle.Manifest:
+def _manifest(config: PackageConfig, plan: Plan, engine: Engine, model: OnnxModel, report: Report, verdicts: Verdicts) -> Manifest:
     graph, built, measured = model.facts, engine.facts, report.facts
     inputs = {"onnx": model, "engine": engine, "report": report, "verdicts": verdicts}
-    return bundle.Manifest(
+    return Manifest(
         name=f"{graph.network.detector}-{built.target}",
         target=built.target,
         runtime=built.runtime,
@@ -65,13 +63,13 @@ def _manifest(
         lowest_ms=measured.lowest_ms,
         fallback=built.fallback,
         choice=built.choice,
-        verdicts=tuple(bundle.Verdict.model_validate(one.model_dump()) for one in verdicts.facts.verdicts),
+        verdicts=tuple(Verdict.model_validate(one.model_dump()) for one in verdicts.facts.verdicts),
         why=measured.why,
         fingerprint=built.fingerprint,
         machine=measured.machine,
         proof=built.proof,
         engine_proof=measured.proof,
-        provenance=bundle.Provenance(
+        provenance=Provenance(
             edgedistill=_version("edgedistill") or "unknown",
             python=platform.python_version(),
             platform=platform_name(),

@@ -8,28 +8,18 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from deploy import coco_map, plugins
-from deploy.accuracy import Split, judge
+from deploy import plugins
+from deploy.accuracy import coco
+from deploy.accuracy.drift import drift
+from deploy.accuracy.judge import Split, judge
+from deploy.accuracy.spread import spread
 from deploy.contract import ModelContract
-from deploy.drift import drift
 from deploy.errors import ArtifactError
-from deploy.predictor import Predictor
-from deploy.sample import spread
-from stages.artifacts import (
-    Artifact,
-    Checkpoint,
-    Dataset,
-    Engine,
-    EngineFacts,
-    Parity,
-    ParityFacts,
-    ParityStep,
-    Report,
-    read_json,
-    write_facts,
-)
+from deploy.prediction.predictor import Predictor
+from stages.artifacts import Artifact, Checkpoint, Dataset, Engine, Parity, Report, read_json
 from stages.config import ValidationConfig
-from stages.splits import split as judged_on
+from stages.facts import EngineFacts, ParityFacts, ParityStep, write_facts
+from stages.measurement.splits import split as judged_on
 from stages.stage import stage
 
 DETECTIONS = "detections.json"
@@ -104,7 +94,7 @@ def _typed(file: Path, facts: EngineFacts, split: Split) -> Form:
     """The graph in the engine's precision, as it is written: halves are halves, integers their float equivalents."""
     label = f"parity {facts.target}"
     if facts.precision == "fp16":
-        from deploy.half import HalfSession  # needs the onnx package
+        from deploy.runtimes.onnx_files.half import HalfSession  # needs the onnx package
 
         how = "reference evaluator, in half"
         try:
@@ -122,7 +112,7 @@ def _step(form: Form, before: Sequence[Form], split: Split, contract: ModelContr
     accuracy = None
     if form.detections is not None:
         masks = contract.mask_frame is not None
-        accuracy, _ = coco_map.evaluate(split.truth, form.detections, split.name, contract.classes, masks=masks)
+        accuracy, _ = coco.evaluate(split.truth, form.detections, split.name, contract.classes, masks=masks)
     return ParityStep(
         name=form.name,
         how=form.how,

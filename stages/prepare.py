@@ -8,10 +8,11 @@ from typing import Any
 from deploy import plugins
 from deploy.contract import ModelContract
 from deploy.errors import DataError
-from stages import annotations, cleaning, image_files
-from stages.artifacts import Dataset, DatasetFacts, Split, write_facts
+from stages.artifacts import Dataset
 from stages.config import DataConfig
 from stages.datasets import Source
+from stages.datasets.cleaning import clean, images, rules
+from stages.facts import DatasetFacts, Split, write_facts
 from stages.stage import stage
 
 
@@ -40,10 +41,10 @@ def prepare(out: Path, config: DataConfig) -> Dataset:
     """Read, check and clean every split into out/annotations/<split>.json.
 
     Raises:
-        DataError: annotations that contradict themselves (see stages/annotations.py), a split without a usable image, a train
+        DataError: annotations that contradict themselves (see stages/datasets/cleaning/rules.py), a split without a usable image, a train
             split without a usable box; with `strict`, anything that cleaning would leave out or correct.
     """
-    return _collect(out, config, find(out, config), annotations.REQUIRED_SPLITS)
+    return _collect(out, config, find(out, config), rules.REQUIRED_SPLITS)
 
 
 @stage(version=1, identity=identity)
@@ -63,9 +64,9 @@ def gather(out: Path, config: DataConfig, split: str, more: tuple[str, ...], exp
 
 
 def _collect(out: Path, config: DataConfig, sources: Mapping[str, Source], required: Sequence[str]) -> Dataset:
-    annotations.check_splits(sources, required)
-    names = annotations.categories(next(iter(sources.values())).coco)
-    problems = cleaning.Problems()
+    rules.check_splits(sources, required)
+    names = rules.categories(next(iter(sources.values())).coco)
+    problems = clean.Problems()
     cleaned = {split: _clean(split, source, problems) for split, source in sources.items()}
     if config.strict and problems.first() is not None:
         more = sum(problems.count.values()) - 1
@@ -88,12 +89,12 @@ def _check_classes(names: Mapping[int, str], expected: ModelContract) -> None:
             raise DataError(f"category {number} is {here} in the data but {there} in the bundle; give data with the bundle's classes")
 
 
-def _clean(split: str, source: Source, problems: cleaning.Problems) -> dict[str, Any]:
+def _clean(split: str, source: Source, problems: clean.Problems) -> dict[str, Any]:
     paths = [source.images / image["file_name"] for image in source.coco["images"]]
-    return cleaning.clean(split, source, image_files.scan(paths, f"read {split} images"), problems)
+    return clean.clean(split, source, images.scan(paths, f"read {split} images"), problems)
 
 
-def _check_enough(split: str, coco: Mapping[str, Any], problems: cleaning.Problems, *, learns: bool) -> None:
+def _check_enough(split: str, coco: Mapping[str, Any], problems: clean.Problems, *, learns: bool) -> None:
     why = f"; {problems.first()}" if problems.first() else ""
     if not coco["images"]:
         raise DataError(f"{split}: no usable image{why}")

@@ -4,9 +4,9 @@ import hashlib
 from pathlib import Path
 
 from deploy.errors import ArtifactError
-from stages import splits
 from stages.artifacts import Checkpoint, Dataset
 from stages.config import DetectorConfig, ExportConfig, StudentConfig, TeacherConfig
+from stages.measurement import splits
 from stages.stage import stage
 
 
@@ -80,8 +80,8 @@ def _train(
     label: str,
 ) -> Checkpoint:
     # Imported here: a stage that is reused, or judged on a machine without torch, imports no torch.
-    from stages.checkpoint import build_detector, check_size, load_weights
-    from stages.loop import Task, Trainer, finish
+    from stages.training.checkpoint import build_detector, check_size, load_weights
+    from stages.training.loop import Task, Trainer, finish
 
     splits.split(dataset, split)  # one that is not there, or empty, is refused before the training, not after
     detector = build_detector(config.detector, len(dataset.facts.contract.classes), seed)

@@ -8,15 +8,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy import latency, machine, plugins, roofline
-from deploy.accuracy import Split, judge
+from deploy import machine, plugins
+from deploy.accuracy.judge import Split, judge
 from deploy.contract import Accuracy, Latency
 from deploy.errors import RuntimeUnavailable
-from deploy.predictor import Predictor
-from stages import latency_images
-from stages.artifacts import Dataset, Engine, EngineFacts, Report, ReportFacts, write_facts
+from deploy.latency import measure, roofline
+from deploy.prediction.predictor import Predictor
+from stages.artifacts import Dataset, Engine, Report
 from stages.config import LatencyConfig, ValidationConfig
-from stages.splits import split
+from stages.facts import EngineFacts, ReportFacts, write_facts
+from stages.measurement import latency_images
+from stages.measurement.splits import split
 from stages.stage import stage
 
 
@@ -68,7 +70,7 @@ def _accuracy(out: Path, predictor: Predictor, judged: Split, label: str) -> Acc
 
 
 def _latency(predictor: Predictor, images: Sequence[NDArray[np.uint8]], config: LatencyConfig) -> Latency:
-    return latency.measure(predictor, images, warmup=config.warmup, min_passes=config.min_passes, min_seconds=config.min_seconds)
+    return measure.measure(predictor, images, warmup=config.warmup, min_passes=config.min_passes, min_seconds=config.min_seconds)
 
 
 def _report(engine: EngineFacts, accuracy: Accuracy | None, measured: Latency | None, why: str | None) -> ReportFacts:

@@ -19,37 +19,18 @@ compile raises RuntimeUnavailable where it cannot build here and BuildError wher
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deploy import plugins
-
-Precision = Literal["fp32", "fp16", "int8"]
-Batch = NDArray[np.float32]
-
-
-class Calibration(Protocol):
-    """So many preprocessed images [1, 3, H, W], a fresh pass at each iteration."""
-
-    def __len__(self) -> int: ...
-
-    def __iter__(self) -> Iterator[Batch]: ...
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a runtime wants the integers of int8. Weights are always signed, symmetric and per channel; `narrow_weights` have 7 bits."""
-
-    signed_activations: bool
-    quantize_bias: bool
-    quantize_outputs: bool
-    narrow_weights: bool = False
+from deploy.machine.peak import Peak
+from deploy.precision import Batch, Precision
 
 
 @dataclass(frozen=True)
@@ -78,20 +59,6 @@ class Delivery:
     triton: TritonBackend | None = None
 
 
-RangeMethod = Literal["min_max", "entropy", "percentile"]
-
-
-@dataclass(frozen=True)
-class Quantization:
-    """How int8's ranges are read from the calibration images, and the layers that stay float."""
-
-    ranges: RangeMethod = "min_max"
-    float_layers: frozenset[str] = frozenset()
-
-
-PLAIN = Quantization()
-
-
 @dataclass(frozen=True)
 class Compiled:
     """The engine's file, and what shows its precision (layer counts by type, say).
@@ -117,14 +84,6 @@ class Raw:
     labels: NDArray[np.int64]
     converged: NDArray[np.bool_]
     masks: NDArray[np.float32] | None = None
-
-
-@dataclass(frozen=True)
-class Peak:
-    """What a device can do at most: multiply-accumulates and bytes in a second."""
-
-    macs: float
-    bytes: float
 
 
 DEFAULTS: Mapping[str, Any] = MappingProxyType({})

@@ -13,24 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from deploy import machine, onnx_engine, roofline
+from deploy import machine
 from deploy.contract import Heads
 from deploy.errors import ArtifactError, RuntimeUnavailable
-from deploy.runtimes import (
-    DEFAULTS,
-    PLAIN,
-    Batch,
-    Calibration,
-    Compiled,
-    Delivery,
-    Peak,
-    Precision,
-    Quantization,
-    Raw,
-    Recipe,
-    Session,
-    TritonBackend,
-)
+from deploy.machine.peak import Peak, cpu
+from deploy.precision import PLAIN, Batch, Calibration, Precision, Quantization, Recipe
+from deploy.runtimes import DEFAULTS, Compiled, Delivery, Raw, Session, TritonBackend
+from deploy.runtimes.onnx_files import engine
 
 _KINDS = {"Convolution": "convolutions", "Deconvolution": "convolutions", "FullyConnected": "products", "MatMul": "products"}
 _TYPES = {"f32": "fp32", "f16": "fp16", "u8": "int8", "i8": "int8"}
@@ -50,7 +39,7 @@ def compile(
     """
     if missing := why_not():
         raise RuntimeUnavailable(missing)
-    return onnx_engine.write(onnx, out, precision, calibration, heads, INTEGERS, quantization)
+    return engine.write(onnx, out, precision, calibration, heads, INTEGERS, quantization)
 
 
 def open(file: Path, *, threads: int | None = None, options: Mapping[str, Any] = DEFAULTS) -> Session:
@@ -73,7 +62,7 @@ def open(file: Path, *, threads: int | None = None, options: Mapping[str, Any] =
     except RuntimeError as error:
         raise ArtifactError(f"{file}: not an engine that OpenVINO can open ({_last_line(error)}); build it again") from error
     inputs, outputs = ([name for port in ports for name in port.names] for ports in (model.inputs, model.outputs))
-    return OpenVinoSession(core, model, threads or machine.num_cores(), onnx_engine.outputs(file, inputs, outputs))
+    return OpenVinoSession(core, model, threads or machine.num_cores(), engine.outputs(file, inputs, outputs))
 
 
 def identity() -> dict[str, str]:
@@ -130,7 +119,7 @@ class OpenVinoSession(Session):
 
     def peak(self, precision: Precision) -> Peak | None:
         """See Session.peak."""
-        return roofline.cpu(precision)
+        return cpu(precision)
 
     def close(self) -> None:
         """Free the memory of all compiled forms."""

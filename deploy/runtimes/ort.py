@@ -15,24 +15,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from deploy import machine, onnx_engine, roofline
+from deploy import machine
 from deploy.contract import Heads
-from deploy.errors import ArtifactError, RuntimeUnavailable
-from deploy.runtimes import (
-    DEFAULTS,
-    ONNX_BACKEND,
-    PLAIN,
-    Batch,
-    Calibration,
-    Compiled,
-    Delivery,
-    Peak,
-    Precision,
-    Quantization,
-    Raw,
-    Recipe,
-    Session,
-)
+from deploy.errors import ArtifactError, RuntimeUnavailable, first_line
+from deploy.machine.peak import Peak, cpu
+from deploy.precision import PLAIN, Batch, Calibration, Precision, Quantization, Recipe
+from deploy.runtimes import DEFAULTS, ONNX_BACKEND, Compiled, Delivery, Raw, Session
+from deploy.runtimes.onnx_files import engine
 
 INTEGERS = Recipe(signed_activations=False, quantize_bias=True, quantize_outputs=True, narrow_weights=True)
 """x86's VNNI multiplies unsigned by signed bytes; an asymmetric range also wastes nothing on ReLU's missing negatives, and makes
@@ -69,7 +58,7 @@ def compile(
     """
     if missing := why_not():
         raise RuntimeUnavailable(missing)
-    return onnx_engine.write(onnx, out, precision, calibration, heads, INTEGERS, quantization)
+    return engine.write(onnx, out, precision, calibration, heads, INTEGERS, quantization)
 
 
 def open(file: Path, *, threads: int | None = None, options: Mapping[str, Any] = DEFAULTS) -> Session:
@@ -101,11 +90,11 @@ def open(file: Path, *, threads: int | None = None, options: Mapping[str, Any] =
     except OSError as error:
         raise ArtifactError(f"{file}: {error.strerror}") from error
     except Exception as error:  # ONNX Runtime raises a dozen kinds of its own
-        raise ArtifactError(f"{file}: not an engine that ONNX Runtime can open ({_first_line(error)}); build it again") from error
+        raise ArtifactError(f"{file}: not an engine that ONNX Runtime can open ({first_line(error)}); build it again") from error
     if options.get("provider", "auto") != "auto" and session.get_providers()[0] != providers[0]:
         raise RuntimeUnavailable(f"provider {options['provider']}: {providers[0]} does not start on this machine (are its libraries here?)")
     inputs, outputs = ([value.name for value in values] for values in (session.get_inputs(), session.get_outputs()))
-    return OrtSession(session, onnx_engine.outputs(file, inputs, outputs))
+    return OrtSession(session, engine.outputs(file, inputs, outputs))
 
 
 def identity() -> dict[str, str]:
@@ -140,12 +129,12 @@ class OrtSession(Session):
         try:
             values = self._session.run(self._outputs, {"images": np.ascontiguousarray(images, np.float32)})
         except Exception as error:
-            raise ArtifactError(f"the engine failed on images {images.shape}: {_first_line(error)}") from error
+            raise ArtifactError(f"the engine failed on images {images.shape}: {first_line(error)}") from error
         return Raw(*values)
 
     def peak(self, precision: Precision) -> Peak | None:
         """See Session.peak; of the CPU alone."""
-        return roofline.cpu(precision) if self.provider in _CPU else None
+        return cpu(precision) if self.provider in _CPU else None
 
     def close(self) -> None:
         """Free the session."""
@@ -182,7 +171,3 @@ def _version() -> str | None:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             return f"{distribution} {importlib.metadata.version(distribution)}"
     return None
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

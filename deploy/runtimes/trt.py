@@ -6,10 +6,12 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from deploy import machine, tensorrt_session
+from deploy import machine
 from deploy.contract import Heads
 from deploy.errors import RuntimeUnavailable
-from deploy.runtimes import DEFAULTS, PLAIN, Calibration, Compiled, Delivery, Precision, Quantization, Recipe, Session, TritonBackend
+from deploy.precision import PLAIN, Calibration, Precision, Quantization, Recipe
+from deploy.runtimes import DEFAULTS, Compiled, Delivery, Session, TritonBackend
+from deploy.runtimes.nvidia import session
 
 DELIVERY = Delivery("tensorrt", ("gpu",), triton=TritonBackend("tensorrt", "tensorrt_plan", "model.plan"))
 INTEGERS = Recipe(signed_activations=True, quantize_bias=False, quantize_outputs=False)
@@ -31,7 +33,7 @@ def compile(
     timing_cache: str | None = None,
     cuda_graph: bool = False,
 ) -> Compiled:
-    """Write out/engine.plan for this machine's GPU; see deploy.tensorrt_engine.Settings. `cuda_graph` counts when it is opened.
+    """Write out/engine.plan for this machine's GPU; see deploy.runtimes.nvidia.engine.Settings. `cuda_graph` counts when it is opened.
 
     Raises:
         RuntimeUnavailable: TensorRT or the GPU is not here.
@@ -43,7 +45,7 @@ def compile(
     # Identity and reasons are asked for where TensorRT is not installed; building needs the onnx package, running does not.
     import tensorrt
 
-    from deploy.tensorrt_engine import Settings, build
+    from deploy.runtimes.nvidia.engine import Settings, build
 
     settings = Settings(max_batch, best_batch, workspace_mib, tf32, timing_cache)
     return build(
@@ -66,19 +68,19 @@ def open(file: Path, *, threads: int | None = None, options: Mapping[str, Any] =
         RuntimeUnavailable: TensorRT or the GPU is not here.
         ArtifactError: the file is no engine for this TensorRT and GPU.
     """
-    return tensorrt_session.open_engine("tensorrt", "tensorrt", file, cuda_graph=bool(options.get("cuda_graph")))
+    return session.open_engine("tensorrt", "tensorrt", file, cuda_graph=bool(options.get("cuda_graph")))
 
 
 def identity() -> dict[str, str]:
     """TensorRT's version and the GPU."""
-    return {"tensorrt": tensorrt_session.version("tensorrt", "tensorrt-cu13", "tensorrt-cu12"), **machine.gpu()}
+    return {"tensorrt": session.version("tensorrt", "tensorrt-cu13", "tensorrt-cu12"), **machine.gpu()}
 
 
 def foreign(fingerprint: Mapping[str, str]) -> str | None:
-    """See deploy.tensorrt_session.foreign."""
-    return tensorrt_session.foreign(fingerprint, identity(), ("tensorrt", "compute_capability", "gpu"))
+    """See deploy.runtimes.nvidia.session.foreign."""
+    return session.foreign(fingerprint, identity(), ("tensorrt", "compute_capability", "gpu"))
 
 
 def why_not() -> str | None:
     """None where TensorRT and a GPU are here."""
-    return tensorrt_session.why_not("tensorrt", "tensorrt")
+    return session.why_not("tensorrt", "tensorrt")

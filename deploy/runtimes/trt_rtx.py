@@ -6,10 +6,12 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from deploy import machine, tensorrt_session
+from deploy import machine
 from deploy.contract import Heads
 from deploy.errors import RuntimeUnavailable
-from deploy.runtimes import DEFAULTS, PLAIN, Calibration, Compiled, Delivery, Precision, Quantization, Session, trt
+from deploy.precision import PLAIN, Calibration, Precision, Quantization
+from deploy.runtimes import DEFAULTS, Compiled, Delivery, Session, trt
+from deploy.runtimes.nvidia import session
 
 DELIVERY = Delivery("tensorrt-rtx", ("gpu",))
 INTEGERS = trt.INTEGERS
@@ -30,7 +32,7 @@ def compile(
     cuda_graph: bool = False,
     compute_capability: float | str = "current",
 ) -> Compiled:
-    """Write out/engine.plan; see deploy.tensorrt_engine.Settings. With a `compute_capability`, "8.9" say, no GPU is needed.
+    """Write out/engine.plan; see deploy.runtimes.nvidia.engine.Settings. With a `compute_capability`, "8.9" say, no GPU is needed.
 
     `cuda_graph` counts when the engine is opened.
 
@@ -38,7 +40,7 @@ def compile(
         RuntimeUnavailable: TensorRT for RTX is not here, or no GPU and no compute capability is given.
         BuildError: the graph cannot be built.
     """
-    missing = tensorrt_session.why_not_installed("tensorrt_rtx", "tensorrt-rtx")
+    missing = session.why_not_installed("tensorrt_rtx", "tensorrt-rtx")
     if not missing and compute_capability == "current" and not machine.gpu():
         missing = 'no NVIDIA GPU here to build for; give the target a compute_capability, "8.9" for example'
     if missing:
@@ -46,7 +48,7 @@ def compile(
     # Identity and reasons are asked for where the package is not installed; building needs the onnx package, running does not.
     import tensorrt_rtx
 
-    from deploy.tensorrt_engine import Settings, build
+    from deploy.runtimes.nvidia.engine import Settings, build
 
     settings = Settings(max_batch, best_batch, workspace_mib, tf32, compute_capability=compute_capability)
     return build(
@@ -69,12 +71,12 @@ def open(file: Path, *, threads: int | None = None, options: Mapping[str, Any] =
         RuntimeUnavailable: TensorRT for RTX or the GPU is not here.
         ArtifactError: the file is no engine for this runtime and GPU.
     """
-    return tensorrt_session.open_engine("tensorrt_rtx", "tensorrt-rtx", file, cuda_graph=bool(options.get("cuda_graph")))
+    return session.open_engine("tensorrt_rtx", "tensorrt-rtx", file, cuda_graph=bool(options.get("cuda_graph")))
 
 
 def identity() -> dict[str, str]:
     """TensorRT for RTX's version and the GPU."""
-    return {"tensorrt_rtx": tensorrt_session.version("tensorrt-rtx-cu13", "tensorrt-rtx-cu12", "tensorrt-rtx"), **machine.gpu()}
+    return {"tensorrt_rtx": session.version("tensorrt-rtx-cu13", "tensorrt-rtx-cu12", "tensorrt-rtx"), **machine.gpu()}
 
 
 def fingerprint(options: Mapping[str, Any]) -> dict[str, str]:
@@ -91,10 +93,10 @@ def on_site(options: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def foreign(fingerprint: Mapping[str, str]) -> str | None:
-    """See deploy.tensorrt_session.foreign."""
-    return tensorrt_session.foreign(fingerprint, identity(), ("tensorrt_rtx", "compute_capability"))
+    """See deploy.runtimes.nvidia.session.foreign."""
+    return session.foreign(fingerprint, identity(), ("tensorrt_rtx", "compute_capability"))
 
 
 def why_not() -> str | None:
     """None where TensorRT for RTX and a GPU are here."""
-    return tensorrt_session.why_not("tensorrt_rtx", "tensorrt-rtx")
+    return session.why_not("tensorrt_rtx", "tensorrt-rtx")

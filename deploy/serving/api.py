@@ -9,8 +9,9 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from deploy.serving import body, detect, metrics, oip_http
+from deploy.serving import body, detect, metrics
 from deploy.serving.front import Front
+from deploy.serving.oip import over_http
 from deploy.serving.refusals import Invalid
 from deploy.serving.service import Service
 
@@ -26,7 +27,7 @@ def app(service: Service) -> Front:
         Route("/openapi.json", endpoints.openapi, methods=["GET"]),
         Route("/metrics", endpoints.metrics, methods=["GET"]),
         Route("/v1/detect", endpoints.detect, methods=["POST"]),
-        *oip_http.routes(service),
+        *over_http.routes(service),
     ]
 
     return Front(routes, service)  # no Starlette around: Front does what its middleware would, once

@@ -14,7 +14,8 @@ from time import monotonic
 
 import numpy as np
 
-from deploy.runtimes import Batch, Raw, Session
+from deploy.precision import Batch
+from deploy.runtimes import Raw, Session
 from deploy.serving.refusals import Busy, Expired
 
 _MEMORY = 0.9

@@ -10,11 +10,12 @@ from typing import Any
 
 from pydantic_core import to_json
 
-from deploy import machine, preprocess
-from deploy.detections import Detections, to_coco
+from deploy import machine
 from deploy.errors import DataError
-from deploy.predictor import decide
-from deploy.runtimes import Batch
+from deploy.precision import Batch
+from deploy.prediction import image_files, preprocess
+from deploy.prediction.detections import Detections, to_coco
+from deploy.prediction.predictor import decide
 from deploy.serving.batcher import Answer
 from deploy.serving.model import Model
 from deploy.serving.refusals import Expired, Gone, Invalid
@@ -140,7 +141,7 @@ def _place(work: Work, file: File, number: int, count: int, max_pixels: int) -> 
     with work.turn():
         start = perf_counter()
         try:
-            image = preprocess.load_image(file.content, max_pixels=max_pixels, trusted=False)
+            image = image_files.load_image(file.content, max_pixels=max_pixels, trusted=False)
         except DataError as error:
             which = "" if count == 1 else f"image {number} of {count}: "
             raise Invalid(f"{which}{error}") from error

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
 
-from deploy.bundle import Bundle
+from deploy.bundles.bundle import Bundle
 from deploy.serving.batcher import Pass
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"

@@ -8,11 +8,12 @@ from time import monotonic, perf_counter
 import numpy as np
 from PIL import Image
 
-from deploy import preprocess
-from deploy.bundle import Bundle
+from deploy.bundles.bundle import Bundle
 from deploy.errors import ArtifactError
-from deploy.predictor import decide
-from deploy.runtimes import Batch, Raw, Session
+from deploy.precision import Batch
+from deploy.prediction import preprocess
+from deploy.prediction.predictor import decide
+from deploy.runtimes import Raw, Session
 from deploy.serving.batcher import Batcher, Pass
 from deploy.serving.options import ServeConfig
 

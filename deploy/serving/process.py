@@ -16,7 +16,7 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from deploy.bundle import Bundle
+from deploy.bundles.bundle import Bundle
 from deploy.errors import ConfigError, Interrupted
 from deploy.serving.api import app
 from deploy.serving.options import ServeConfig
@@ -155,9 +155,9 @@ class _Server(uvicorn.Server):
             gc.freeze()  # what is here now stays: no collection need look at it again
             if config.grpc_port is not None and not self.service.draining:
                 os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its own lines say what an error here says
-                from deploy.serving import oip_grpc  # grpcio only where it is used
+                from deploy.serving.oip import over_grpc  # grpcio only where it is used
 
-                self._grpc, bound = await oip_grpc.start(self.service, config.host, config.grpc_port)
+                self._grpc, bound = await over_grpc.start(self.service, config.host, config.grpc_port)
                 log.info("listening", address=f"grpc://{host}:{bound}")
             await serving
         finally:

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from starlette.types import Receive
 
-from deploy.bundle import Bundle
+from deploy.bundles.bundle import Bundle
 from deploy.errors import ConfigError, EdgedistillError
 from deploy.serving.admission import Admission
 from deploy.serving.body import until_gone

@@ -6,7 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from deploy.bundle import Bundle, write
+from deploy.bundles.bundle import Bundle, write
 from deploy.errors import ArtifactError, ConfigError
 
 WEIGHTS = "model.safetensors"

@@ -4,8 +4,8 @@ import shutil
 from pathlib import Path
 from string import Template
 
-from deploy import triton
-from deploy.bundle import Bundle
+from deploy.bundles import triton
+from deploy.bundles.bundle import Bundle
 from deploy.runtimes import Delivery, delivery
 
 FILES = Path(__file__).parent / "files"

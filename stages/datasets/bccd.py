@@ -18,7 +18,7 @@ from typing import Any
 
 from deploy.errors import DataError
 from stages.datasets import Source
-from stages.layouts import coco, digest, folder, voc
+from stages.datasets.layouts import coco, digest, folder, voc
 
 COMMIT = "d272fb14cdff6e473fafeeeba32aba5f560e9e43"
 URL = f"https://github.com/Shenggan/BCCD_Dataset/archive/{COMMIT}.zip"

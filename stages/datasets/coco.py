@@ -5,7 +5,7 @@ from typing import Any
 
 from deploy.errors import DataError
 from stages.datasets import Source
-from stages.layouts import coco, digest, folder
+from stages.datasets.layouts import coco, digest, folder
 
 
 def build(

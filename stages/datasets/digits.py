@@ -1,6 +1,6 @@
 """Real handwriting on real photographs, composed from a seed; needs no download beyond the wheels of the `train` extra.
 
-Digits and photographs of one split never appear in another; stages/embedded.py lists the sources and their licences.
+Digits and photographs of one split never appear in another; stages/datasets/drawing/embedded.py lists the sources and their licences.
 The split `shifted` (other photographs, other inks, a little blur) shows how a detector generalises.
 """
 
@@ -14,8 +14,8 @@ from pydantic import Field
 
 from deploy.errors import ConfigError
 from deploy.progress import track
-from stages import digits_art, embedded
 from stages.datasets import Source
+from stages.datasets.drawing import embedded, scene
 
 PHOTOGRAPHS = {
     "train": ("astronaut", "brick", "chelsea", "china", "coffee", "grass", "retina"),
@@ -59,7 +59,7 @@ def build(
     groups = _deal(labels, seed)
     sources = {}
     for number, (split, count) in enumerate(counts.items()):
-        style = digits_art.Style(
+        style = scene.Style(
             side=image_size,
             min_size=min_size,
             max_size=max_size,
@@ -69,7 +69,7 @@ def build(
             inks=_OTHER_INKS if split == "shifted" else _INKS,
             blur=image_size / 128 if split == "shifted" else 0.0,
         )
-        photographs = [digits_art.soften(embedded.photograph(name), image_size) for name in PHOTOGRAPHS[split]]
+        photographs = [scene.soften(embedded.photograph(name), image_size) for name in PHOTOGRAPHS[split]]
         mine = _Pool(style, photographs, glyphs[groups[split]], labels[groups[split]])
         sources[split] = _write(out / "images" / split, mine, [(seed, number, index) for index in range(count)])
     return sources
@@ -77,13 +77,13 @@ def build(
 
 def identity(**options: Any) -> dict[str, Any]:
     """The wheels' files and the painter's version."""
-    return {"painter": digits_art.VERSION} | embedded.fingerprint(tuple(name for names in PHOTOGRAPHS.values() for name in names))
+    return {"painter": scene.VERSION} | embedded.fingerprint(tuple(name for names in PHOTOGRAPHS.values() for name in names))
 
 
 class _Pool(NamedTuple):
     """What one split's images are painted from: glyphs [N, 28, 28] and their labels [N]."""
 
-    style: digits_art.Style
+    style: scene.Style
     photographs: list[Image.Image]
     glyphs: NDArray[np.uint8]
     labels: NDArray[np.int64]
@@ -112,25 +112,25 @@ def _write(folder: Path, pool: _Pool, seeds: list[tuple[int, int, int]]) -> Sour
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for number, seed in enumerate(track(seeds, f"paint {folder.name} images"), start=1):
-        image, objects = digits_art.scene(np.random.default_rng(seed), pool.style, pool.photographs, pool.glyphs, pool.labels)
+        image, objects = scene.scene(np.random.default_rng(seed), pool.style, pool.photographs, pool.glyphs, pool.labels)
         name = f"{number:06d}.jpg"
         image.save(folder / name, quality=92, subsampling=0)
         images.append({"id": number, "file_name": name, "width": image.width, "height": image.height})
         for digit in objects:
-            box = digits_art.tight_box(digit.mask)
+            box = scene.tight_box(digit.mask)
             if box is not None:
                 annotations.append(_annotation(len(annotations) + 1, number, digit, box))
     categories = [{"id": digit, "name": str(digit), "supercategory": "digit"} for digit in range(10)]
     return Source(folder, {"images": images, "annotations": annotations, "categories": categories})
 
 
-def _annotation(number: int, image: int, digit: digits_art.Object, box: tuple[float, float, float, float]) -> dict[str, Any]:
+def _annotation(number: int, image: int, digit: scene.Object, box: tuple[float, float, float, float]) -> dict[str, Any]:
     return {
         "id": number,
         "image_id": image,
         "category_id": digit.label,
         "bbox": list(box),
         "area": float(digit.mask.sum()),
-        "segmentation": digits_art.run_lengths(digit.mask),
+        "segmentation": scene.run_lengths(digit.mask),
         "iscrowd": 0,
     }

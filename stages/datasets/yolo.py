@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.datasets import Source
-from stages.layouts import digest, folder, yolo
+from stages.datasets.layouts import digest, folder, yolo
 
 
 def build(out: Path, *, root: str | None = None, names: list[str] | None = None) -> dict[str, Source]:

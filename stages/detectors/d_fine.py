@@ -1,16 +1,16 @@
 """D-FINE through transformers.
 
 Peng et al., "D-FINE: Redefine Regression Task of DETRs as Fine-grained Distribution Refinement", ICLR 2025,
-https://arxiv.org/abs/2410.13842. Departures: see stages/query_denoising.py.
+https://arxiv.org/abs/2410.13842. Departures: see stages/detectors/set_prediction/denoising.py.
 """
 
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from stages import hgnet, hub
 from stages.detectors import Detector
-from stages.query_denoising import CLASS_LAYERS, DenoisingDetector, start_afresh
+from stages.detectors.set_prediction import hgnet, hub
+from stages.detectors.set_prediction.denoising import CLASS_LAYERS, DenoisingDetector, start_afresh
 
 
 def build(

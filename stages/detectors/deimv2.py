@@ -1,6 +1,6 @@
 """DEIMv2 through transformers.
 
-Huang et al., "Real-Time Object Detection Meets DINOv3", https://arxiv.org/abs/2509.20787. Departures: see stages/query_denoising.py;
+Huang et al., "Real-Time Object Detection Meets DINOv3", https://arxiv.org/abs/2509.20787. Departures: see set_prediction/denoising.py;
 over several processes the boxes' terms, divided by the matches of all layers, are averaged by the number of objects.
 """
 
@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from stages import hgnet, hub
 from stages.detectors import Detector
-from stages.query_denoising import CLASS_LAYERS, DenoisingDetector, start_afresh
+from stages.detectors.set_prediction import hgnet, hub
+from stages.detectors.set_prediction.denoising import CLASS_LAYERS, DenoisingDetector, start_afresh
 
 _TRANSFORMERS: dict[str, tuple[int, int]] = {"dinov3_tiny": (192, 3), "dinov3_small": (384, 6)}
 """Width and attention heads."""

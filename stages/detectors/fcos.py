@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.fcos import FCOS, FCOS_ResNet50_FPN_Weights, FCOSClassificationHead, FCOSHead, FCOSRegressionHead
 
-from stages.backbones import group_norm
-from stages.dense import CLASS_LAYERS, DenseDetector
 from stages.detectors import Detector
-from stages.distribution import rescale
-from stages.pretrained import load_torchvision
-from stages.pyramid import PyramidBackbone
+from stages.detectors.backbones.catalog import group_norm
+from stages.detectors.backbones.pretrained import load_torchvision
+from stages.detectors.backbones.pyramid import PyramidBackbone
+from stages.detectors.dense.detector import CLASS_LAYERS, DenseDetector
+from stages.processes import rescale
 
 _FIRST_REACH = 2.0
 """What an untrained head predicts from a position to each side of its box, in squares of the level; levels take boxes up to 8."""
@@ -70,7 +70,7 @@ def build(
 
     Args:
         num_classes: labels are 0 to num_classes - 1.
-        backbone: a name of stages.backbones.NAMES, or "timm:" and a model of timm's.
+        backbone: a name of stages.detectors.backbones.catalog.NAMES, or "timm:" and a model of timm's.
         width: channels after the stem; 64 is torchvision's ResNet.
         backbone_weights: a torchvision weights name such as IMAGENET1K_V1, or a file.
         norm: of the backbone; null for its own, and for resnet50 with `weights` frozen, as torchvision trained those.
@@ -78,7 +78,7 @@ def build(
             or from the backbone's.
         range_scale: a level of stride s takes objects reaching 4 to 8 times s * range_scale px from their centre; that is an even
             number of px at the finest level.
-        weights: COCO_V1, which is of the defaults, or a file of the whole model; see stages.pretrained.load_torchvision.
+        weights: COCO_V1, which is of the defaults, or a file of the whole model; see backbones/pretrained.py.
 
     Raises:
         ValueError: options that do not go together.

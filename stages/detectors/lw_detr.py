@@ -1,7 +1,7 @@
 """LW-DETR through transformers.
 
 Chen et al., "LW-DETR: A Transformer Replacement to YOLO for Real-Time Detection", https://arxiv.org/abs/2406.03458. Departures: see
-stages/group_queries.py; in fresh networks every other block attends globally, up to the last, and the last four of those are used.
+set_prediction/groups.py; in fresh networks every other block attends globally, up to the last, and the last four of those are used.
 """
 
 import math
@@ -10,10 +10,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from torch import Tensor, nn
 
-from stages import hub
 from stages.detectors import Detector
-from stages.group_queries import CLASS_LAYERS, GroupQueryDetector
-from stages.resampling import bicubic
+from stages.detectors.set_prediction import hub
+from stages.detectors.set_prediction.groups import CLASS_LAYERS, GroupQueryDetector
+from stages.detectors.set_prediction.resampling import bicubic
 
 
 class _Embeddings(nn.Module):

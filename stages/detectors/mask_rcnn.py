@@ -12,8 +12,8 @@ from torchvision.models import WeightsEnum
 from torchvision.models.detection import mask_rcnn as torchvisions
 
 from stages.detectors import Detector
-from stages.two_stage import TwoStageDetector
-from stages.two_stage_model import Layout, load, mask, pyramid_of
+from stages.detectors.two_stage.detector import TwoStageDetector
+from stages.detectors.two_stage.model import Layout, load, mask, pyramid_of
 
 _WEIGHTS: dict[tuple[str, int], type[WeightsEnum]] = {
     ("resnet50", 1): torchvisions.MaskRCNN_ResNet50_FPN_Weights,
@@ -44,7 +44,7 @@ def build(
     Args:
         num_classes: labels are 0 to num_classes - 1.
         version: 2 is torchvision's maskrcnn_resnet50_fpn_v2, with deeper heads and batch normalization in them.
-        backbone: a name of stages.backbones.NAMES, or "timm:" and a model of timm's.
+        backbone: a name of stages.detectors.backbones.catalog.NAMES, or "timm:" and a model of timm's.
         width: channels after the stem; 64 is torchvision's ResNet.
         backbone_weights: a torchvision weights name such as IMAGENET1K_V1, or a file.
         norm: of the backbone; null leaves it its own, frozen where version 1 starts from `weights`.

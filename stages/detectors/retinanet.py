@@ -21,12 +21,12 @@ from torchvision.models.detection.retinanet import (
 )
 from torchvision.ops import Conv2dNormActivation
 
-from stages import box_coding
-from stages.backbones import group_norm
-from stages.dense import CLASS_LAYERS, DenseDetector
 from stages.detectors import Detector
-from stages.pretrained import SUFFIXES, load_torchvision
-from stages.pyramid import PyramidBackbone
+from stages.detectors.backbones.catalog import group_norm
+from stages.detectors.backbones.pretrained import SUFFIXES, load_torchvision
+from stages.detectors.backbones.pyramid import PyramidBackbone
+from stages.detectors.boxes import coding
+from stages.detectors.dense.detector import CLASS_LAYERS, DenseDetector
 
 
 class RetinaNetDetector(DenseDetector):
@@ -41,7 +41,7 @@ class RetinaNetDetector(DenseDetector):
 
     def decode(self, deltas: Tensor, anchors: Tensor) -> Tensor:
         """See DenseDetector.decode."""
-        return box_coding.decode(deltas, anchors)
+        return coding.decode(deltas, anchors)
 
 
 def build(
@@ -66,7 +66,7 @@ def build(
     Args:
         num_classes: labels are 0 to num_classes - 1.
         version: 1 has no normalization in the heads and an L1 loss.
-        backbone: a name of stages.backbones.NAMES, or "timm:" and a model of timm's.
+        backbone: a name of stages.detectors.backbones.catalog.NAMES, or "timm:" and a model of timm's.
         width: channels after the stem; 64 is torchvision's ResNet.
         backbone_weights: a torchvision weights name such as IMAGENET1K_V1, or a file.
         norm: of the backbone; null for its own, and for resnet50 with `weights` of version 1 frozen, as torchvision trained those.
@@ -74,7 +74,7 @@ def build(
         anchor_scale: the side of a level's smallest square anchor in strides.
         anchor_sizes: of a level's anchors, between that side and its double.
         anchor_ratios: heights of anchors by their widths.
-        weights: COCO_V1, which is of the defaults, or a file of the whole model; see stages.pretrained.load_torchvision.
+        weights: COCO_V1, which is of the defaults, or a file of the whole model; see backbones/pretrained.py.
 
     Raises:
         ValueError: options that do not go together.

@@ -1,7 +1,7 @@
 """RF-DETR through transformers, with instance masks where asked for.
 
 Robinson et al., "RF-DETR: Neural Architecture Search for Real-Time Detection Transformers", https://arxiv.org/abs/2511.09554. Departures:
-see stages/group_queries.py; the windows of images that are not square hold what lies together, where transformers mixes up height and
+see set_prediction/groups.py; the windows of images that are not square hold what lies together, where transformers mixes up height and
 width; no token for hidden patches, which only self-supervised training has.
 """
 
@@ -12,10 +12,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from stages import hub
 from stages.detectors import Detector
-from stages.group_queries import CLASS_LAYERS, GroupQueryDetector
-from stages.resampling import bicubic
+from stages.detectors.set_prediction import hub
+from stages.detectors.set_prediction.groups import CLASS_LAYERS, GroupQueryDetector
+from stages.detectors.set_prediction.resampling import bicubic
 
 
 class _Embeddings(nn.Module):

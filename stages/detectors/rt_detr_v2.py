@@ -1,16 +1,16 @@
 """RT-DETRv2 through transformers.
 
 Lv et al., "RT-DETRv2: Improved Baseline with Bag-of-Freebies for Real-Time Detection Transformer", https://arxiv.org/abs/2407.17140.
-Departures: see stages/query_denoising.py.
+Departures: see stages/detectors/set_prediction/denoising.py.
 """
 
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from stages import hub
 from stages.detectors import Detector
-from stages.query_denoising import CLASS_LAYERS, DenoisingDetector, start_afresh
+from stages.detectors.set_prediction import hub
+from stages.detectors.set_prediction.denoising import CLASS_LAYERS, DenoisingDetector, start_afresh
 
 _DEPTHS: dict[str, tuple[str, tuple[int, int, int, int]]] = {
     "resnet10": ("basic", (1, 1, 1, 1)),

@@ -2,7 +2,7 @@
 
 Liu et al., "SSD: Single Shot MultiBox Detector", ECCV 2016, https://arxiv.org/abs/1512.02325. Departures beside torchvision's own:
 the features that are normalized are scaled by their largest channel first, since their squares leave the range of half precision;
-default boxes as stages/ssd_graph.py says.
+default boxes as stages/detectors/single_shot/detector.py says.
 
 Weights expect images in the range 0 to 255 with a mean taken off. Beside `weights: COCO_V1` and
 `backbone_weights: IMAGENET1K_FEATURES`, set data.preprocessing to height and width 300, resize stretch,
@@ -22,8 +22,8 @@ from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 from torchvision.models.detection.ssd import SSD
 
 from stages.detectors import Detector
-from stages.pretrained import load_backbone, load_torchvision
-from stages.ssd_graph import CLASS_LAYERS, SsdDetector
+from stages.detectors.backbones.pretrained import load_backbone, load_torchvision
+from stages.detectors.single_shot.detector import CLASS_LAYERS, SsdDetector
 
 _STRIDES = (8, 16, 32, 64, 128, 256)
 _RATIOS = [[2], [2, 3], [2, 3], [2, 3], [2], [2]]

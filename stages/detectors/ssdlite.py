@@ -22,10 +22,10 @@ from torchvision.models.detection.ssd import SSD
 from torchvision.models.detection.ssdlite import SSDLiteFeatureExtractorMobileNet, SSDLiteHead
 from torchvision.ops import FrozenBatchNorm2d
 
-from stages.backbones import group_norm
 from stages.detectors import Detector
-from stages.pretrained import load_backbone, load_torchvision
-from stages.ssd_graph import CLASS_LAYERS, SsdDetector
+from stages.detectors.backbones.catalog import group_norm
+from stages.detectors.backbones.pretrained import load_backbone, load_torchvision
+from stages.detectors.single_shot.detector import CLASS_LAYERS, SsdDetector
 
 _STRIDES = (16, 32, 64, 128, 256, 512)
 _EPSILON = 0.001

@@ -3,7 +3,7 @@
 Zhang & Ma, "Structured Knowledge Distillation for Accurate and Efficient Object Detection", IEEE TPAMI 2023,
 https://doi.org/10.1109/TPAMI.2023.3300470; first in ICLR 2021, https://openreview.net/forum?id=uKhGRvM8QNH.
 
-Departures of the preset `normalised`, see stages/presets.py: each channel of an image is brought to mean 0 and standard
+Departures of the preset `normalised`, see stages/losses/features/presets.py: each channel of an image is brought to mean 0 and standard
 deviation 1, and squared errors are averaged. The student's attention over positions, for the mask and for the transfer, is of
 its own features, that over channels of the adapted ones. In the other presets it is of the student's own features everywhere, as in
 the authors' code, but for the channels of a student that has not as many as its teacher: there, of the adapted ones.
@@ -17,7 +17,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from stages.attention_maps import (
+from stages.detectors import Outputs, Target
+from stages.losses import Loss, Pyramid
+from stages.losses.features.attention_maps import (
     averaged_mask,
     channel_attention,
     channel_mean,
@@ -26,11 +28,9 @@ from stages.attention_maps import (
     standardized,
     summed_mask,
 )
-from stages.detectors import Outputs, Target
-from stages.feature_errors import mean_square, norm
-from stages.levels import Adapter, LevelPair, adapters, channels, match, pairs
-from stages.losses import Loss, Pyramid
-from stages.presets import Preset, chosen
+from stages.losses.features.errors import mean_square, norm
+from stages.losses.features.levels import Adapter, LevelPair, adapters, channels, match, pairs
+from stages.losses.features.presets import Preset, chosen
 
 
 class Attention(Loss):
@@ -110,7 +110,7 @@ def build(
     """The attention-masked feature loss and the attention transfer loss.
 
     Args:
-        preset: the form, and what the options below are where they are null; see stages.presets.
+        preset: the form, and what the options below are where they are null; see stages.losses.features.presets.
         temperature: of both masks; below 1 sharpens them.
         feature_weight: of the masked error between adapted student and teacher features.
         transfer_weight: of the error between their attention over positions, and of that over channels.

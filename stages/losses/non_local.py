@@ -3,7 +3,7 @@
 Zhang & Ma, "Structured Knowledge Distillation for Accurate and Efficient Object Detection", IEEE TPAMI 2023,
 https://doi.org/10.1109/TPAMI.2023.3300470; the block is of Wang et al., "Non-local Neural Networks", CVPR 2018.
 
-Departures of the preset `normalised`, see stages/presets.py: each channel of an image is brought to mean 0 and standard
+Departures of the preset `normalised`, see stages/losses/features/presets.py: each channel of an image is brought to mean 0 and standard
 deviation 1 and the squared error is averaged; the block's last convolution starts at zero instead of being followed by a batch
 norm that does, so that it is the identity at first without statistics over the batch. Both sides' blocks are trained by this very
 loss, as in the authors' code.
@@ -17,13 +17,13 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from stages.attention_maps import standardized
 from stages.detectors import Outputs, Target
-from stages.feature_errors import mean_square, norm
-from stages.levels import LevelPair, adapters, channels, match, pairs
 from stages.losses import Loss, Pyramid
-from stages.non_local_block import NonLocalBlock, Relation
-from stages.presets import Preset, chosen
+from stages.losses.features.attention_maps import standardized
+from stages.losses.features.errors import mean_square, norm
+from stages.losses.features.levels import LevelPair, adapters, channels, match, pairs
+from stages.losses.features.non_local_block import NonLocalBlock, Relation
+from stages.losses.features.presets import Preset, chosen
 
 
 class NonLocal(Loss):
@@ -117,7 +117,7 @@ def build(
     """Relation modules on both sides, matched after a 1x1 adapter.
 
     Args:
-        preset: the form, and what the options below are where they are null; see stages.presets.
+        preset: the form, and what the options below are where they are null; see stages.losses.features.presets.
         reductions: the projections at each level, finest first, have channels / reduction channels; the last serves all further levels.
         pools: max-pooling of phi and g, likewise.
         relation: dot_product, or embedded_gaussian: the softmax of it over the pooled positions.

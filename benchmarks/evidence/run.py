@@ -1,0 +1,293 @@
+"""Does distillation help? Teachers and students trained for long, over several seeds, judged on test images.
+
+    python benchmarks/evidence/run.py                              what has been measured: tables and one line of JSON
+    python benchmarks/evidence/run.py run [--study NAME ...] [--role NAME ...] [--seed N ...] [--units N]
+    python benchmarks/evidence/run.py page                         writes docs/evidence.md and its plots, of the studies that are done
+
+A study is a pipeline file in benchmarks/evidence/. A unit of work is one training; its row goes to <study>.jsonl beside the file
+and is never measured twice. A unit that is stopped goes on where it was. Settings are chosen on split val; split test is read
+when a unit is done and never looked at before. One process at a time; pin it to a free core: OMP_NUM_THREADS=1 taskset -c 1 ...
+"""
+
+import argparse
+import hashlib
+import json
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from page import TWICE, over, write_page
+from imagenet_start import fetch_imagenet_start
+from filelock import FileLock, Timeout
+
+from pipeline.commands.ablate import variants
+from pipeline.config import PipelineConfig, load
+from pipeline.results.ablation import TOGETHER, UNDISTILLED, Ablation, render
+from pipeline.results.gains import paired_gain
+from pipeline.store.store import Store
+from stages.artifacts import Checkpoint, Dataset
+from stages.config import DataConfig
+
+ROOT = Path(__file__).parents[2]
+STUDIES = Path(__file__).parent
+RUNS = ROOT / "runs" / "evidence"
+SPLITS = ("val", "test")
+TEACHER = "teacher"
+PAIRS = ("cross-kind", "two-stage")
+"""Studies of three seeds that ask one thing, whether the losses help other detectors too; the others have five, and take both apart."""
+FOLDS = ("bccd",)
+"""Studies whose images are dealt out in five parts: at each seed the student trains on one and is tested on the next, its teacher was
+trained on the three others. In the end every image has been tested once."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """A teacher and a student with their data."""
+
+    name: str
+    config: PipelineConfig
+
+    @property
+    def rows_file(self) -> Path:
+        """Where its rows are kept."""
+        return STUDIES / f"{self.name}.jsonl"
+
+    @property
+    def folds(self) -> int:
+        """Parts that its images are dealt out in; 0 where every seed has the same splits."""
+        return 5 if self.name in FOLDS else 0
+
+    @property
+    def seeds(self) -> range:
+        """Those it is to be trained at."""
+        return range(3 if self.name in PAIRS else 5)
+
+    def teacher_seed(self, seed: int) -> int:
+        """In folds every seed has a teacher of its own, which has not seen its test images; else one teaches at every seed."""
+        return seed if self.folds else 0
+
+    def roles(self) -> list[str]:
+        """What is trained at each seed, the teacher first."""
+        if self.name in PAIRS:
+            return [TEACHER, UNDISTILLED, TOGETHER]
+        return [TEACHER, UNDISTILLED, *(name for name in variants(self.config) if name != UNDISTILLED), TWICE]
+
+    def units(self) -> Iterator[tuple[str, int]]:
+        """Role and seed of every training, seed by seed."""
+        for seed in self.seeds:
+            yield from ((role, seed) for role in self.roles() if role != TEACHER or self.teacher_seed(seed) == seed)
+
+
+def studies() -> list[Study]:
+    """Those of the folder."""
+    return [Study(file.stem, load(file)) for file in sorted(STUDIES.glob("*.yaml"))]
+
+
+def digest(study: Study, role: str, seed: int) -> str:
+    """Of all that a unit's figures depend on in the configuration; the code's commit stands beside it in the row."""
+    config, losses = study.config, variants(study.config).get(role, ())
+    parts: list[Any] = [config.data.model_dump(mode="json"), study.folds, seed, role]
+    if role != TEACHER:
+        parts.append(config.student.model_dump(mode="json"))
+    if role == TEACHER or losses:
+        parts.append(config.teacher.model_dump(mode="json"))
+    if losses:
+        parts += [[loss.model_dump(mode="json") for loss in losses], config.distill.model_dump(mode="json", exclude={"losses"})]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def rows(study: Study) -> list[dict[str, Any]]:
+    """What has been measured of the study as it is configured now."""
+    if not study.rows_file.exists():
+        return []
+    every = [json.loads(line) for line in study.rows_file.read_text(encoding="utf-8").splitlines()]
+    return [row for row in every if row["digest"] == digest(study, row["role"], row["seed"])]
+
+
+def elsewhere(study: Study, role: str, seed: int) -> dict[str, Any] | None:
+    """The same training's row of another study: they may share a teacher, or a student alone."""
+    wanted = digest(study, role, seed)
+    same = next((row for other in studies() for row in rows(other) if row["digest"] == wanted), None)
+    return None if same is None else {**same, "study": study.name}
+
+
+def run(study: Study, role: str, seed: int) -> dict[str, Any]:
+    """Train one unit, judge it on both splits, keep its row and its weights."""
+    from stages.measurement.torch_accuracy import evaluate
+    from stages.training.checkpoint import build_detector, load_detector, load_weights
+    from stages.training.distillation import Distillation, build_losses, loss_factor
+    from stages.training.loop import Task, Trainer, finish
+    from stages.training.teacher import Teacher
+
+    config, dataset = study.config, data(study, role, seed)
+    num_classes = len(dataset.facts.contract.classes)
+    choice = config.teacher.detector if role == TEACHER else config.student.detector
+    train = config.teacher.train if role == TEACHER else config.student.train
+    if role == TWICE:
+        train = train.model_copy(update={"epochs": 2 * train.epochs})
+    folder = RUNS / digest(study, role, seed)
+    started = time.time()
+    folder.mkdir(parents=True, exist_ok=True)
+    detector = build_detector(choice, num_classes, seed)
+    given = config.student.weights if role != TEACHER else None
+    if given is not None:
+        load_weights(detector, Path(given))
+    task = Task(detector)
+    losses = variants(config).get(role, ())
+    if losses:
+        teacher = load_detector(Checkpoint(RUNS / digest(study, TEACHER, study.teacher_seed(seed))))
+        distillation = config.distill.model_copy(update={"losses": losses})
+        built = build_losses(distillation, detector, teacher, seed)
+        factor = loss_factor(distillation, train.num_steps(dataset.facts.splits["train"].num_images))
+        task = Distillation(detector, Teacher(teacher, distillation.teacher_precision), built, factor)
+    trained = Trainer(task, dataset, train, seed=seed, device=config.device, folder=folder, label=f"{study.name}: {role} {seed}").run()
+    figures: dict[str, Any] = {}
+    for split in SPLITS:
+        scratch = folder / split
+        scratch.mkdir(exist_ok=True)
+        accuracy = evaluate(scratch, trained, dataset, split, config.export.decisions)
+        figures[split] = {"map": accuracy.map, "map_50": accuracy.map_50, "num_images": accuracy.num_images}
+    finish(folder, trained, choice, train.epochs, dataset, "val", config.export.decisions)
+    return {
+        "study": study.name,
+        "role": role,
+        "seed": seed,
+        **figures,
+        "epochs": train.epochs,
+        "parameters": sum(p.numel() for p in trained.parameters()),
+        "minutes": round((time.time() - started) / 60, 1),
+        "commit": commit(),
+        "digest": digest(study, role, seed),
+    }
+
+
+def commit() -> str:
+    """Of the code, with a star where files differ from it."""
+    command = ["git", "describe", "--always", "--dirty=*"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603 - no input from outside
+    return done.stdout.strip()
+
+
+def data(study: Study, role: str, seed: int) -> Dataset:
+    """The study's images; in folds, those that the teacher or the student of this seed is trained on and tested on."""
+    from stages.prepare import prepare
+
+    store = Store(RUNS, study.name)
+    whole = store.run(prepare, study.config.data)
+    if not study.folds:
+        return whole
+    own, tested = seed % study.folds, (seed + 1) % study.folds
+    train = {own} if role != TEACHER else set(range(study.folds)) - {own, tested}
+    root = RUNS / "folds" / f"{study.name}-{seed}-{'teacher' if role == TEACHER else 'student'}"
+    fold(whole, root, study.folds, train, tested)
+    options = {"dataset": "coco", "root": str(root), "preprocessing": study.config.data.preprocessing}
+    return store.run(prepare, DataConfig.model_validate(options))
+
+
+def fold(whole: Dataset, root: Path, count: int, train: set[int], tested: int) -> None:
+    """COCO's layout in `root`: the training and test images are dealt out in `count` parts, some train, one test; val stays."""
+    shutil.rmtree(root, ignore_errors=True)
+    for kind in ("train", "val", "test"):
+        (root / "images" / kind).mkdir(parents=True)
+    (root / "annotations").mkdir()
+    split = {kind: json.loads(whole.annotations(kind).read_text(encoding="utf-8")) for kind in ("train", "val", "test")}
+    pool = [("train", image) for image in split["train"]["images"]] + [("test", image) for image in split["test"]["images"]]
+    pool.sort(key=lambda item: hashlib.sha256(item[1]["file_name"].encode()).hexdigest())
+    parts = {"test": pool[tested::count], "train": [x for i, x in enumerate(pool) if i % count in train]}
+    parts["val"] = [("val", image) for image in split["val"]["images"]]
+    for kind, images in parts.items():
+        made: dict[str, Any] = {"images": [], "annotations": [], "categories": split["train"]["categories"]}
+        for origin, image in images:
+            new = {**image, "id": len(made["images"]) + 1, "file_name": f"{origin}-{Path(image['file_name']).name}"}
+            (root / "images" / kind / new["file_name"]).symlink_to(whole.images(origin) / image["file_name"])
+            made["images"].append(new)
+            for one in split[origin]["annotations"]:
+                if one["image_id"] == image["id"]:
+                    made["annotations"].append({**one, "id": len(made["annotations"]) + 1, "image_id": new["id"]})
+        (root / "annotations" / f"instances_{kind}.json").write_text(json.dumps(made), encoding="utf-8")
+
+
+def finding(study: Study) -> Ablation | None:
+    """What the rows say on split test, of the seeds at which every role has been trained; None where there is none yet."""
+    maps: dict[str, dict[int, float]] = {role: {} for role in study.roles()}
+    num_images: dict[int, int] = {}
+    for row in rows(study):
+        maps[row["role"]][row["seed"]] = row["test"]["map"]
+        num_images[row["seed"]] = row["test"]["num_images"]
+    whole = tuple(s for s in study.seeds if study.teacher_seed(s) in maps[TEACHER] and all(s in maps[role] for role in study.roles()[1:]))
+    if not whole:
+        return None
+    teachers = [maps[TEACHER][study.teacher_seed(seed)] for seed in whole]
+    values = {role: tuple(maps[role][seed] for seed in whole) for role in study.roles()[1:]}
+    gains = {role: paired_gain(own, values[UNDISTILLED]) for role, own in values.items() if role != UNDISTILLED}
+    count = sum(num_images[seed] for seed in whole) if study.folds else num_images[whole[0]]
+    return Ablation(study.name, "test", count, whole, sum(teachers) / len(teachers), values, gains)
+
+
+def figures(found: Ablation) -> dict[str, Any]:
+    """For programs, in points."""
+    gained = {}
+    for role, gain in found.gains.items():
+        low = None if gain.low is None else round(gain.low * 100, 2)
+        gained[role] = {"points": round(gain.mean * 100, 2), "low": low, "closed": closed(found, role)}
+    longer = over(found, TWICE)
+    beyond = {} if longer is None else {"all losses over twice the steps": round(longer.mean * 100, 2)}
+    return {"seeds": len(found.seeds), **gained, **beyond}
+
+
+def closed(found: Ablation, role: str) -> float | None:
+    """The share of the teacher's lead made good, in two digits."""
+    share = found.closed(role)
+    return None if share is None else round(share, 2)
+
+
+def work(args: argparse.Namespace) -> None:
+    """Train the units that are missing, at most `--units` of them."""
+    RUNS.mkdir(parents=True, exist_ok=True)
+    fetch_imagenet_start()
+    done = 0
+    for study in studies():
+        for role, seed in study.units():
+            wanted = (not args.study or study.name in args.study) and (not args.role or role in args.role)
+            measured = any((row["role"], row["seed"]) == (role, seed) for row in rows(study))
+            if not wanted or measured or (args.seed and seed not in args.seed) or done == args.units:
+                continue
+            row = elsewhere(study, role, seed) or run(study, role, seed)
+            with study.rows_file.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+            print(json.dumps(row), flush=True)
+            done += 1
+
+
+def main() -> None:
+    """See above."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("action", nargs="?", choices=("show", "run", "page"), default="show")
+    known = studies()
+    parser.add_argument("--study", nargs="+", default=[], choices=[study.name for study in known])
+    parser.add_argument("--role", nargs="+", default=[], choices=list(dict.fromkeys(role for study in known for role in study.roles())))
+    parser.add_argument("--seed", nargs="+", type=int, default=[])
+    parser.add_argument("--units", type=int, default=-1, help="end after so many trainings")
+    args = parser.parse_args()
+    if args.action == "run":
+        RUNS.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(RUNS / "lock").acquire(timeout=0):
+                work(args)
+        except Timeout:
+            parser.error(f"another process trains here ({RUNS / 'lock'}); wait for it")
+        return
+    found = {study.name: one for study in known if (one := finding(study)) is not None}
+    if args.action == "page":
+        done = [study.name for study in known if study.name in found and len(found[study.name].seeds) == len(study.seeds)]
+        write_page(ROOT / "docs", STUDIES, {name: found[name] for name in done})
+    print("\n\n".join(f"{name}\n{render(one)}" for name, one in found.items()))
+    print(json.dumps({name: figures(one) for name, one in found.items()}))
+
+
+if __name__ == "__main__":
+    main()

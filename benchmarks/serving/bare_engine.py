@@ -1,0 +1,22 @@
+"""The engine of serving.py's sides: decode, detect, answer."""
+
+from pathlib import Path
+from typing import Any
+
+from deploy.bundles.bundle import Bundle
+from deploy.prediction import image_files
+from deploy.prediction.detections import to_coco
+from deploy.prediction.predictor import Predictor
+
+
+class Engine:
+    """On one thread."""
+
+    def __init__(self, folder: Path) -> None:
+        bundle = Bundle.load(folder)
+        self.predictor = Predictor(bundle.open(threads=1), bundle.manifest.contract)
+
+    def __call__(self, content: bytes) -> list[dict[str, Any]]:
+        """COCO's results of the bytes of an image."""
+        image = image_files.load_image(content)
+        return to_coco(self.predictor.detect(image), 0, self.predictor.contract)

@@ -1,0 +1,22 @@
+"""run.py's rival: a FastAPI handler as one writes it by hand. Usage: python fastapi_server.py BUNDLE PORT."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from bare_engine import Engine
+from fastapi import FastAPI, Request
+from fastapi.concurrency import run_in_threadpool
+
+app, engine = FastAPI(), Engine(Path(sys.argv[1]))
+
+
+@app.post("/v1/detect")
+async def detect(request: Request) -> list[dict[str, Any]]:
+    """The image is the body."""
+    return await run_in_threadpool(engine, await request.body())
+
+
+if __name__ == "__main__":
+    uvicorn.run(app, port=int(sys.argv[2]), log_level="error", access_log=False)

@@ -1,0 +1,34 @@
+"""run.py's rival: LitServe with the engine in a worker of its own. Usage: python litserve_server.py BUNDLE PORT."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import litserve
+from bare_engine import Engine
+from fastapi import Body
+
+
+class Api(litserve.LitAPI):  # type: ignore[misc]
+    """The image is the body: what costs LitServe least."""
+
+    def setup(self, device: str) -> None:
+        """Open the engine."""
+        self.engine = Engine(Path(sys.argv[1]))
+
+    def decode_request(self, request: Annotated[bytes, Body()]) -> bytes:
+        """As it is."""
+        return request
+
+    def predict(self, content: bytes) -> list[dict[str, Any]]:
+        """Decode and detect."""
+        return self.engine(content)
+
+    def encode_response(self, output: list[dict[str, Any]]) -> dict[str, Any]:
+        """As JSON."""
+        return {"annotations": output}
+
+
+if __name__ == "__main__":
+    server = litserve.LitServer(Api(), accelerator="cpu", timeout=60)
+    server.run(host="127.0.0.1", port=int(sys.argv[2]), log_level="error", generate_client_file=False, access_log=False)

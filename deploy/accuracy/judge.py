@@ -1,0 +1,70 @@
+"""Accuracy of an open engine on a split, through the path that serves it."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deploy.accuracy import coco
+from deploy.contract import Accuracy
+from deploy.errors import ArtifactError, DataError
+from deploy.prediction import image_files
+from deploy.prediction.detections import to_coco
+from deploy.prediction.predictor import Predictor
+from deploy.progress import track
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images and their ground truth in COCO's format; `images` in the order of `truth["images"]`."""
+
+    name: str
+    truth: Mapping[str, Any]
+    images: tuple[Path, ...]
+
+    def digest(self) -> str:
+        """The sha256 of all annotations and of every image file's content."""
+        digest = hashlib.sha256(json.dumps(self.truth, sort_keys=True).encode())
+        for image in self.images:
+            digest.update(hashlib.sha256(image.read_bytes()).digest())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Judged:
+    """An engine's accuracy, its detections as COCO's results, and its curves as coco_map.evaluate gives them."""
+
+    accuracy: Accuracy
+    detections: list[dict[str, Any]]
+    curves: dict[str, Any]
+
+
+def judge(predictor: Predictor, split: Split, label: str) -> Judged:
+    """Detect in every image of the split.
+
+    Raises:
+        ArtifactError: the engine's answer to an image, which is named, cannot be used.
+    """
+    results: list[dict[str, Any]] = []
+    for image, path in track(list(zip(split.truth["images"], split.images, strict=True)), label, len(split.images)):
+        try:
+            found = predictor.detect(image_files.load_image(path))
+        except ArtifactError as error:
+            raise ArtifactError(f"{label}, {path.name}: {error}") from error
+        results += to_coco(found, image["id"], predictor.contract)
+    has_masks = predictor.contract.mask_frame is not None
+    accuracy, curves = coco.evaluate(split.truth, results, split.name, predictor.contract.classes, masks=has_masks)
+    return Judged(accuracy, results, curves)
+
+
+def defined(found: float | None, limit: float) -> float:
+    """mAP, where a limit on its drop is to be judged.
+
+    Raises:
+        DataError: it is undefined.
+    """
+    if found is None:
+        raise DataError(f"max_map_drop {limit:g} cannot be judged: the split's images have no objects; label some")
+    return found

@@ -1,0 +1,146 @@
+"""What is deployed: a folder with an engine, its ONNX graph and a manifest that names the sha256 of every file."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from pydantic import ValidationError
+
+from deploy import machine, plugins
+from deploy.bundles.manifest import FORMAT, MANIFEST, Manifest
+from deploy.errors import ArtifactError, RuntimeUnavailable
+from deploy.runtimes import Session
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A folder whose files are those that its manifest names."""
+
+    root: Path
+    manifest: Manifest
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read a bundle and check every file.
+
+        Raises:
+            ArtifactError: the manifest or a file is missing, damaged or another one.
+        """
+        manifest = _read_manifest(folder)
+        for name, expected in manifest.files.items():
+            if sha256(folder / name) != expected:
+                raise ArtifactError(f"{folder / name}: its sha256 is not the manifest's; copy the bundle again")
+        unlisted = {manifest.onnx, *([manifest.engine] if manifest.engine else [])} - set(manifest.files)
+        if unlisted:
+            raise ArtifactError(f"{folder / MANIFEST}: names {min(unlisted)} without its sha256; package again")
+        return cls(folder, manifest)
+
+    @property
+    def gated(self) -> bool:
+        """Whether it was measured and every gate passed, of at least one."""
+        verdicts = self.manifest.verdicts
+        return self.manifest.why is None and bool(verdicts) and all(one.verdict == "pass" for one in verdicts)
+
+    def refuse_ungated(self) -> None:
+        """Stop a deployment of what its gates have not passed.
+
+        Raises:
+            ArtifactError: naming the first such gate.
+        """
+        self._refuse(self.why_ungated())
+
+    def refuse_ungated_here(self) -> None:
+        """As `refuse_ungated`, and where they have passed on another kind of machine.
+
+        Raises:
+            ArtifactError: naming the reason.
+        """
+        self._refuse(self.why_ungated_here())
+
+    def why_ungated(self) -> str | None:
+        """The first gate that has not passed, or that there is none; None where all have."""
+        if self.gated:
+            return None
+        bad = next((one for one in self.manifest.verdicts if one.verdict != "pass"), None)
+        return f"gate '{bad.name}' is {bad.verdict}" if bad else self.manifest.why or "no gate was set"
+
+    def why_ungated_here(self) -> str | None:
+        """As `why_ungated`; or in what this machine differs from the one that the gates have passed on, the number of cores apart."""
+        if (reason := self.why_ungated()) is not None:
+            return reason
+        here, there = machine.identity(), self.manifest.machine
+        for key in ("platform", "cpu", "gpu"):
+            if here.get(key) != there.get(key):
+                judged, own = there.get(key) or f"no {key}", here.get(key) or f"no {key}"
+                return f"its gates passed on {judged}, and this is {own}; judge it here: {self._again()}"
+        return None
+
+    def _again(self) -> str:
+        return f"edgedistill build {self.root} --target {self.manifest.target} --data DIR --out DIR"
+
+    def _refuse(self, reason: str | None) -> None:
+        if reason is not None:
+            raise ArtifactError(f"{self.root}: {reason}; give --allow-ungated to use it all the same")
+
+    def open(self, *, threads: int | None = None) -> Session:
+        """Open the engine.
+
+        Raises:
+            RuntimeUnavailable: it cannot run on this machine.
+            ArtifactError: there is none, or it is damaged or foreign.
+        """
+        try:
+            runtime = plugins.load("deploy.runtimes", self.manifest.runtime)
+        except ValueError as error:
+            raise ArtifactError(f"{self.root}: {error}") from error
+        missing = runtime.why_not()
+        if missing is not None:
+            raise RuntimeUnavailable(f"{self.root}: {missing}")
+        advice = f"build it here: {self._again()}"
+        if self.manifest.engine is None:
+            raise ArtifactError(f"{self.root}: holds no engine ({self.manifest.why}); {advice}")
+        foreign = runtime.foreign(self.manifest.fingerprint)
+        if foreign is not None:
+            raise ArtifactError(f"{self.root}: its engine was {foreign}; {advice}")
+        session: Session = runtime.open(self.root / self.manifest.engine, threads=threads, options=self.manifest.options)
+        return session
+
+
+def write(folder: Path, manifest: Manifest, files: Iterable[str]) -> Bundle:
+    """Write manifest.json with the sha256 of `files`, which already lie in the folder."""
+    whole = manifest.model_copy(update={"files": {name: sha256(folder / name) for name in sorted(files)}})
+    (folder / MANIFEST).write_text(whole.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    return Bundle(folder, whole)
+
+
+def sha256(path: Path) -> str:
+    """A file's hash.
+
+    Raises:
+        ArtifactError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ArtifactError(f"{path}: {error.strerror}") from error
+
+
+def _read_manifest(folder: Path) -> Manifest:
+    path = folder / MANIFEST
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise ArtifactError(f"{path}: {error.strerror}; give the folder of a bundle") from error
+    except ValueError as error:
+        raise ArtifactError(f"{path}: not JSON; package again") from error
+    if isinstance(content, dict) and content.get("format") != FORMAT:
+        raise ArtifactError(f"{path}: bundle format {content.get('format')!r}; this edgedistill reads format {FORMAT}")
+    try:
+        return Manifest.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ArtifactError(f"{path}: not a bundle's manifest ({'.'.join(map(str, first['loc']))}: {first['msg']})") from error

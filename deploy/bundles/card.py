@@ -1,0 +1,122 @@
+"""The model card: a bundle's manifest for people."""
+
+from collections.abc import Sequence
+
+from deploy.bundles.manifest import Manifest
+from deploy.contract import Accuracy, Latency, Percentiles
+
+_NUMBERS = {
+    "map": "mAP (IoU 0.50 to 0.95)",
+    "map_50": "mAP at IoU 0.50",
+    "map_75": "mAP at IoU 0.75",
+    "mar_100": "mean recall, 100 detections",
+}
+_PARTS = {"pre": "preprocessing", "infer": "network", "post": "postprocessing", "end_to_end": "end to end"}
+
+
+def model_card(manifest: Manifest) -> str:
+    """Markdown: what it is, how to run it, what was measured, how it was judged, where it comes from."""
+    sections = [
+        f"# {manifest.name}",
+        manifest.description,
+        _summary(manifest),
+        _usage(manifest),
+        _measured(manifest),
+        _gates(manifest),
+        _contract(manifest),
+        _origin(manifest),
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _summary(manifest: Manifest) -> str:
+    size, network = manifest.contract.preprocessing, manifest.graph.network
+    engine = manifest.engine or f"none, {manifest.why}"
+    return _table(
+        ("", ""),
+        [
+            ("Detector", f"{network.detector}, {network.parameters:,} parameters, {network.macs / 1e9:.3f} GMAC an image"),
+            ("Input", f"{size.width} x {size.height} px"),
+            ("Classes", f"{len(manifest.contract.classes)}: {', '.join(manifest.contract.classes)}"),
+            ("Target", f"{manifest.target} ({manifest.runtime}, {manifest.precision})"),
+            ("Engine", engine),
+            *([("Choice", str(manifest.choice))] if manifest.choice is not None else []),
+            *([("Int8", str(manifest.fallback))] if manifest.fallback is not None else []),
+            ("License", manifest.license or "not stated"),
+        ],
+    )
+
+
+def _usage(manifest: Manifest) -> str:
+    masks = ", `masks`" if manifest.contract.mask_frame else ""
+    return f"""## Use
+
+From this folder:
+
+    pip install "edgedistill[serve]"
+    edgedistill predict . photo.jpg --out found
+    edgedistill serve .
+    curl --data-binary @photo.jpg http://127.0.0.1:8000/v1/detect
+
+Boxes come back in pixels of the given image. `{manifest.onnx}` is the graph that the engine was built from: input `images`
+(float32, [batch, 3, height, width]), outputs `boxes`, `scores` (0 where there is none), `labels`, `converged`{masks}."""
+
+
+def _measured(manifest: Manifest) -> str:
+    if manifest.accuracy is None or manifest.latency is None:
+        return f"## Measured\n\nNothing: {manifest.why}. Measure it where it shall run before trusting it."
+    return "\n\n".join(["## Measured", _accuracy(manifest.accuracy), _latency(manifest.latency, manifest.machine, manifest.lowest_ms)])
+
+
+def _accuracy(accuracy: Accuracy) -> str:
+    rows = [(title, _number(getattr(accuracy, name))) for name, title in _NUMBERS.items()]
+    if accuracy.segmentation is not None:
+        rows.append(("mAP of masks", _number(accuracy.segmentation.map)))
+    rows += [(f"mAP, {name}", _number(value)) for name, value in accuracy.per_class.items()]
+    return f"The engine itself on {accuracy.num_images} images of the split {accuracy.split}:\n\n" + _table(("", "0 to 1"), rows)
+
+
+def _latency(latency: Latency, machine: dict[str, str], lowest: float | None) -> str:
+    def row(title: str, values: Percentiles) -> tuple[str, ...]:
+        return (title, *(f"{value:.2f}" for value in (values.p50, values.p90, values.p95, values.p99)))
+
+    table = _table(("ms an image", "p50", "p90", "p95", "p99"), [row(title, getattr(latency, part)) for part, title in _PARTS.items()])
+    least = "" if lowest is None else f"\n\nAt this machine's peak rates the network alone would take {lowest:.2f} ms at least."
+    return f"One image at a time, {latency.num_passes} passes on {', '.join(machine.values())}:\n\n{table}{least}"
+
+
+def _gates(manifest: Manifest) -> str:
+    if not manifest.verdicts:
+        return "## Gates\n\nNone were set."
+    rows = [(one.name, one.verdict, _number(one.measured), one.limit, one.why or "") for one in manifest.verdicts]
+    return "## Gates\n\n" + _table(("gate", "verdict", "measured", "limit", ""), rows)
+
+
+def _contract(manifest: Manifest) -> str:
+    chosen = manifest.contract.preprocessing.model_dump(mode="json")
+    return "## Preprocessing\n\n" + _table(("", ""), [(name, str(value)) for name, value in chosen.items()])
+
+
+def _origin(manifest: Manifest) -> str:
+    made = manifest.provenance
+    rows = [
+        ("edgedistill", made.edgedistill),
+        ("Python", f"{made.python}, {made.platform}"),
+        ("git commit", made.git_commit or "none"),
+        ("packages", ", ".join(f"{name} {version}" for name, version in made.packages.items())),
+        *((f"artifact: {name}", key) for name, key in made.artifacts.items()),
+    ]
+    return "## Provenance\n\n" + _table(("", ""), rows)
+
+
+def _number(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *([_cell(cell) for cell in row] for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")

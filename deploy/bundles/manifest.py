@@ -1,0 +1,99 @@
+"""manifest.json: what a bundle says of itself."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from deploy.comparison.interval import Effect
+from deploy.contract import Accuracy, Cost, Frozen, GraphFacts, Latency, ModelContract
+from deploy.engines.choice import Choice
+from deploy.engines.fallback import Fallback
+from deploy.machine.load import Load
+
+MANIFEST = "manifest.json"
+
+
+FORMAT = 2
+
+
+FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")]
+
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Verdict(Frozen):
+    """One gate on one target.
+
+    Of a gate on a change, `effect` is by how much the metric rose, or fell, from `reference`, and `how` what was compared.
+    `load` is what else the machine did while latency was measured.
+    """
+
+    name: str
+    target: str
+    metric: str
+    verdict: Literal["pass", "fail", "inconclusive", "unmeasured", "incomparable"]
+    measured: float | None
+    limit: str
+    why: str | None = None
+    effect: Effect | None = None
+    reference: float | None = None
+    how: str | None = None
+    load: Load | None = None
+
+
+class Provenance(Frozen):
+    """What made the bundle; `artifacts` names the store's folders, whose names hold the hashes of all that went into them."""
+
+    edgedistill: str
+    python: str
+    platform: str
+    packages: dict[str, str]
+    git_commit: str | None
+    artifacts: dict[str, FileName]
+
+
+class Plan(Frozen):
+    """What `edgedistill build` makes and judges on another machine: sections of pipeline.yaml, defaults filled in."""
+
+    targets: tuple[dict[str, Any], ...]
+    gates: tuple[dict[str, Any], ...]
+    validation: dict[str, Any]
+
+
+class Manifest(Frozen):
+    """manifest.json. `engine` is null, and `why` says the reason, where it could not be built on the machine that packaged.
+
+    `data` is the hash and the number of the images that accuracy was measured on; `cost` is that of the engine's graph, `lowest_ms`
+    what its network would take at least on the machine at its peak rates. `proof` is what the engine's graph shows of its precision,
+    `engine_proof` what the open engine says. `fallback` and `choice`: what int8 returned to float, and which precision was taken.
+    """
+
+    format: Literal[2] = 2
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    target: str
+    runtime: str
+    precision: str
+    options: dict[str, Any]
+    engine: FileName | None
+    onnx: FileName
+    files: dict[FileName, Sha256]
+    contract: ModelContract
+    graph: GraphFacts
+    plan: Plan
+    accuracy: Accuracy | None
+    latency: Latency | None
+    data: tuple[Sha256, int] | None = None
+    cost: Cost | None = None
+    lowest_ms: float | None = None
+    fallback: Fallback | None = None
+    choice: Choice | None = None
+    verdicts: tuple[Verdict, ...]
+    why: str | None
+    fingerprint: dict[str, str]
+    machine: dict[str, str]
+    proof: dict[str, Any]
+    engine_proof: dict[str, Any] = Field(default_factory=dict)
+    provenance: Provenance
+    license: str | None
+    description: str

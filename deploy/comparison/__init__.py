@@ -1,0 +1,1 @@
+"""Old against new: paired differences of accuracy and latency, with intervals."""

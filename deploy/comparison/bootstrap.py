@@ -1,0 +1,62 @@
+"""How sure a comparison is: paired bootstrap over what was measured, and what follows for a limit.
+
+Efron & Tibshirani, "An Introduction to the Bootstrap", 1993; percentile intervals.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deploy.accuracy.matches import Matches
+from deploy.comparison.interval import ERROR_RATE, Effect
+
+Floats = NDArray[np.float64]
+RESAMPLES = 500
+BLOCK_RESAMPLES = 2000
+
+
+def drop(own: Matches, reference: Matches, thresholds: slice, *, relative: bool, seed: int = 0) -> Effect | None:
+    """How much lower the own mAP is, images drawn with replacement, the same ones for both; None where there is no object.
+
+    Two networks that find the same have an interval of no width.
+    """
+    assert own.num_images == reference.num_images
+
+    def change(weights: Floats | None) -> float | None:
+        before, after = (side.mean_precision(weights, thresholds) for side in (reference, own))
+        if before is None or after is None or (relative and before == 0):
+            return None
+        return (before - after) / (before if relative else 1.0)
+
+    point = change(None)
+    if point is None:
+        return None
+    generator = np.random.default_rng(seed)
+    even = np.full(own.num_images, 1 / own.num_images)
+    drawn = (change(generator.multinomial(own.num_images, even).astype(np.float64)) for _ in range(RESAMPLES))
+    values = np.array([value for value in drawn if value is not None])
+    low, high = np.quantile(values, (ERROR_RATE, 1 - ERROR_RATE)).tolist()
+    return Effect(change=point, low=min(low, point), high=max(high, point), num=own.num_images)
+
+
+def blocks(
+    own: Floats, reference: Floats, statistic: Callable[[Floats], Floats], *, relative: bool, error_rate: float = ERROR_RATE, seed: int = 0
+) -> Effect:
+    """How much larger the own statistic is, blocks drawn with replacement, the same ones for both.
+
+    Args:
+        own, reference: [blocks, passes in a block], measured by turns.
+        statistic: of values [..., passes] over the last axis.
+        error_rate: on each side of the interval; whoever looks several times divides it by the looks.
+    """
+    count = len(own)
+
+    def change(rows: NDArray[np.intp]) -> Floats:
+        after, before = (statistic(side[rows].reshape(*rows.shape[:-1], -1)) for side in (own, reference))
+        return after / before - 1 if relative else after - before
+
+    point = float(change(np.arange(count)))
+    values = change(np.random.default_rng(seed).integers(0, count, (BLOCK_RESAMPLES, count)))
+    low, high = np.quantile(values, (error_rate, 1 - error_rate)).tolist()
+    return Effect(change=point, low=min(low, point), high=max(high, point), num=count)

@@ -1,0 +1,134 @@
+"""How far one engine's metric lies from another's: accuracy image by image, latency by turns, what is counted exactly."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from operator import attrgetter
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deploy.accuracy.judge import Split
+from deploy.accuracy.matches import Matches, match
+from deploy.comparison import metrics
+from deploy.comparison.bootstrap import drop
+from deploy.comparison.interleaved import DEFAULT, Protocol, take_turns
+from deploy.comparison.interval import Effect
+from deploy.comparison.side import Side
+from deploy.machine.load import Load
+from deploy.prediction.predictor import Predictor, Timings
+
+_THRESHOLDS = {"map_50": slice(0, 1), "map_75": slice(5, 6)}
+
+MIN_IMAGES = 20
+"""Fewer drawn again say nothing of how they vary."""
+
+
+class Incomparable(Exception):
+    """Why there is nothing to compare."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """How much higher the own metric is than the reference's; how much was measured, and what else the machine did.
+
+    `too_few` says of what there would have to be more for any verdict.
+    """
+
+    effect: Effect
+    own: float
+    reference: float
+    how: str
+    load: Load | None = None
+    too_few: str | None = None
+
+
+@dataclass
+class Comparison:
+    """Two engines on the same images; matches are made once for all metrics that need them.
+
+    Args:
+        split: the labeled images that both sides' detections are of; None where there are none.
+        images: decoded, [H, W, 3] RGB, for latency.
+    """
+
+    own: Side
+    reference: Side
+    split: Split | None
+    images: Callable[[], Sequence[NDArray[np.uint8]]]
+    protocol: Protocol = DEFAULT
+    _matches: dict[tuple[str, ...], tuple[Matches, Matches]] = field(default_factory=dict)
+    _found: tuple[Sequence[Mapping[str, Any]], Sequence[Mapping[str, Any]]] | None = None
+
+    def change(self, metric: str, limit: float, *, relative: bool, falls: bool) -> Change:
+        """How much the metric rose; latency is measured until it is clear whether by more than `limit`, or fell by more if `falls`.
+
+        Raises:
+            Incomparable: a metric is missing, or the two detect different classes.
+            ArtifactError: an engine's answer cannot be used.
+            RuntimeUnavailable: an engine cannot run on this machine.
+        """
+        try:
+            metrics.check(metric)
+        except ValueError as error:
+            raise Incomparable(str(error)) from error
+        if (part := metrics.latency_part(metric)) is not None:
+            return self._latency(*part, -limit if falls else limit, relative=relative)
+        if metric in metrics.EXACT:
+            return self._exact(metric, relative=relative)
+        return self._accuracy(metric, relative=relative)
+
+    def _exact(self, metric: str, *, relative: bool) -> Change:
+        own, reference = (metrics.value(metric, side.figures) for side in (self.own, self.reference))
+        if own is None or reference is None:
+            lacking = self.own if own is None else self.reference
+            raise Incomparable(f"{metric} of {lacking.name} is not known")
+        if relative and reference == 0:
+            raise Incomparable(f"{metric} of {self.reference.name} is 0, of which there are no shares")
+        change = (own - reference) / (reference if relative else 1)
+        return Change(Effect(change=change, low=change, high=change), own, reference, "counted")
+
+    def _latency(self, part: str, percentile: float, limit: float, *, relative: bool) -> Change:
+        value: Callable[[Timings], float] = attrgetter(f"{part}_ms")
+        images = self.images()
+        with self.own.open() as first, self.reference.open() as second:
+            sides = Predictor(first, self.own.contract), Predictor(second, self.reference.contract)
+            seen = take_turns(*sides, images, value=value, percentile=percentile, limit=limit, relative=relative, protocol=self.protocol)
+        shown = "noise" if self.split is None else "photographs"
+        lacking = (
+            None if seen.enough else f"{seen.passes} passes of each in {seen.blocks} blocks say too little of percentile {percentile:g}"
+        )
+        how = f"{seen.passes} passes of each by turns on {shown}, in {seen.blocks} blocks, {seen.seconds:.1f} s"
+        return Change(seen.effect, seen.own_ms, seen.reference_ms, how, seen.load, lacking)
+
+    def _accuracy(self, metric: str, *, relative: bool) -> Change:
+        own, reference = self._matched(metric)
+        thresholds = _THRESHOLDS.get(metric.removeprefix("mask_"), slice(None))
+        fall = drop(own, reference, thresholds, relative=relative)
+        before, after = reference.mean_precision(None, thresholds), own.mean_precision(None, thresholds)
+        if fall is None or before is None or after is None:
+            raise Incomparable(f"{metric} is undefined on this data")
+        lacking = None if fall.num >= MIN_IMAGES else f"{fall.num} images are too few to tell; at least {MIN_IMAGES} are needed"
+        return Change(fall.reversed(), after, before, f"{fall.num} images", too_few=lacking)
+
+    def _matched(self, metric: str) -> tuple[Matches, Matches]:
+        if self.split is None:
+            raise Incomparable(f"{metric} takes labeled images; give --data DIR")
+        kind: Literal["bbox", "segm"] = "segm" if metric.startswith("mask_") else "bbox"
+        chosen: dict[str, Any] = {"kind": kind}
+        if metric.startswith(metrics.OF_CLASS):
+            wanted = metric.removeprefix(metrics.OF_CLASS)
+            if wanted not in self.own.contract.classes:
+                raise Incomparable(f"no class '{wanted}'; there are {', '.join(self.own.contract.classes)}")
+            chosen["classes"] = (wanted,)
+        elif metric.rpartition("_")[2] in {"small", "medium", "large"}:
+            chosen["area"] = metric.rpartition("_")[2]
+        if kind == "segm" and None in (self.own.contract.mask_frame, self.reference.contract.mask_frame):
+            raise Incomparable(f"{metric}: a detector without masks")
+        key = tuple(map(str, chosen.values()))
+        if key not in self._matches:
+            if self._found is None:
+                self._found = self.own.detections(), self.reference.detections()
+            truth = self.split.truth
+            self._matches[key] = match(truth, self._found[0], **chosen), match(truth, self._found[1], **chosen)
+        return self._matches[key]

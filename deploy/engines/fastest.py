@@ -1,0 +1,80 @@
+"""The fastest of several engines that are accurate enough, measured on the machine at hand."""
+
+import statistics
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NamedTuple
+
+from deploy import plugins
+from deploy.accuracy.judge import Split, defined, judge
+from deploy.accuracy.spread import spread
+from deploy.contract import ModelContract
+from deploy.engines.choice import Choice, Measured
+from deploy.engines.request import Order
+from deploy.errors import ArtifactError, BuildError
+from deploy.precision import Precision
+from deploy.prediction import image_files
+from deploy.prediction.predictor import Predictor
+
+NUM_IMAGES = 32
+ROUNDS = 4
+"""Over these images; the engines take turns at each image."""
+
+
+class Offer(NamedTuple):
+    """An engine's file, or why it could not be built. The first offer is what the others' accuracy is compared with."""
+
+    precision: Precision
+    file: Path | None
+    why: str | None
+
+
+def choose(order: Order, offers: Sequence[Offer], contract: ModelContract, split: Split) -> Choice:
+    """Judge all on the split, and let those whose answers can be used take turns at its first images.
+
+    Raises:
+        BuildError: the first offer is none.
+        ArtifactError: the first engine's answer cannot be used.
+        DataError: mAP is undefined on the split, and a limit is to be kept.
+    """
+    if offers[0].file is None:
+        raise BuildError(offers[0].why or "no engine was built")
+    runtime = plugins.load("deploy.runtimes", order.runtime)
+    opened: dict[Precision, Predictor] = {}
+    maps: dict[Precision, float | None] = {}
+    reasons = {precision: why for precision, _, why in offers}
+    with ExitStack() as stack:
+        for precision, file, _ in offers:
+            if file is None:
+                continue
+            try:
+                predictor = Predictor(stack.enter_context(runtime.open(file, threads=order.threads, options=order.options)), contract)
+                maps[precision] = judge(predictor, split, f"auto: {precision}").accuracy.map
+            except ArtifactError as error:
+                if file == offers[0].file:
+                    raise
+                reasons[precision] = str(error)
+            else:
+                opened[precision] = predictor
+        times = _take_turns(opened, split)
+    measured = tuple(Measured(precision=p, map=maps.get(p), p50_ms=times.get(p), why=reasons[p]) for p, _, _ in offers)
+    good = [precision for precision in opened if _within(order.max_map_drop, maps[offers[0].precision], maps[precision])]
+    return Choice(precision=min(good, key=lambda precision: times[precision]), limit=order.max_map_drop, offers=measured)
+
+
+def _within(limit: float | None, first: float | None, own: float | None) -> bool:
+    return limit is None or defined(first, limit) - defined(own, limit) <= limit
+
+
+def _take_turns(predictors: dict[Precision, Predictor], split: Split) -> dict[Precision, float]:
+    """Median milliseconds end to end of each."""
+    images = [image_files.load_image(file) for file in spread(split.images, NUM_IMAGES)]
+    taken: dict[Precision, list[float]] = {precision: [] for precision in predictors}
+    for turn in range(ROUNDS + 1):
+        for image in images:
+            for precision, predictor in predictors.items():
+                milliseconds = predictor.timed(image)[1].end_to_end_ms
+                if turn:  # the first warms up
+                    taken[precision].append(milliseconds)
+    return {precision: statistics.median(values) for precision, values in taken.items()}

@@ -1,0 +1,1 @@
+"""How long an engine takes, and what bounds it."""

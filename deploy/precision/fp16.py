@@ -1,0 +1,142 @@
+"""Converting a graph to half precision."""
+
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from deploy.contract import Heads
+from deploy.errors import BuildError
+from deploy.precision import network
+from deploy.precision.network import check
+
+HALF_MAX = float(np.finfo(np.float16).max)
+
+
+# Inputs whose type ONNX fixes to float32.
+_ALWAYS_FLOAT = {"Resize": (1, 2), "Upsample": (1,)}
+
+
+# Operators that ONNX does not define in half precision.
+_FLOAT_ONLY = ("Range",)
+
+
+# Operators that choose their output's type by an attribute.
+_TYPED = {"Cast": "to", "EyeLike": "dtype", "RandomNormalLike": "dtype", "RandomUniformLike": "dtype"}
+
+
+def to_fp16(model: ModelProto, heads: Heads) -> ModelProto:
+    """The model with its network in half precision and everything else, inputs and outputs included, in fp32.
+
+    Raises:
+        BuildError: a weight leaves the range of half precision, or the network holds control flow.
+    """
+    half = onnx.ModelProto()
+    half.CopyFrom(model)
+    float_only = {node.name for node in half.graph.node if node.op_type in _FLOAT_ONLY}
+    nodes = network.network(half, heads) - float_only
+    floats = network.float_tensors(half)
+    del half.graph.value_info[:]  # its types are no longer true
+    weights = _Weights(half)
+    casts = _Casts({name for node in half.graph.node if node.name in nodes for name in node.output}, floats)
+    typed: list[NodeProto] = []
+    for node in half.graph.node:
+        in_network = node.name in nodes
+        if in_network:
+            _retype(node)
+        for index, name in enumerate(node.input):
+            wants_half = in_network and index not in _ALWAYS_FLOAT.get(node.op_type, ())
+            if name in weights.floats:
+                node.input[index] = weights.half(name) if wants_half else name
+            elif name in floats:
+                node.input[index] = casts.typed(name, wants_half, typed)
+        typed.append(node)
+    _restore_outputs(half, casts, typed)
+    kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in typed]
+    del half.graph.node[:]
+    half.graph.node.extend(kept)
+    weights.prune()
+    check(half)
+    return half
+
+
+class _Weights:
+    """Float initializers; a half copy beside one that fp32 nodes read too."""
+
+    def __init__(self, model: ModelProto) -> None:
+        self.graph = model.graph
+        self.floats = {weight.name: weight for weight in model.graph.initializer if weight.data_type == TensorProto.FLOAT}
+        self.halves: dict[str, str] = {}
+
+    def half(self, name: str) -> str:
+        if name not in self.halves:
+            self.halves[name] = f"{name}_fp16"
+            values = _half(numpy_helper.to_array(self.floats[name]), name)
+            self.graph.initializer.append(numpy_helper.from_array(values, self.halves[name]))
+        return self.halves[name]
+
+    def prune(self) -> None:
+        """Drop what no node reads any more."""
+        read = {name for node in self.graph.node for name in network.inputs(node)} | {value.name for value in self.graph.output}
+        kept = [weight for weight in self.graph.initializer if weight.name in read]
+        del self.graph.initializer[:]
+        self.graph.initializer.extend(kept)
+
+
+class _Casts:
+    """One cast for each float tensor that crosses the network's border."""
+
+    def __init__(self, in_half: set[str], floats: set[str]) -> None:
+        self.in_half = in_half & floats
+        self.made: dict[tuple[str, bool], str] = {}
+
+    def typed(self, name: str, half: bool, nodes: list[NodeProto]) -> str:
+        """The tensor in the wanted type; where a cast is needed it is appended to `nodes`."""
+        if (name in self.in_half) == half:
+            return name
+        if (name, half) not in self.made:
+            cast = f"{name}_{'fp16' if half else 'fp32'}"
+            to = TensorProto.FLOAT16 if half else TensorProto.FLOAT
+            nodes.append(helper.make_node("Cast", [name], [cast], name=f"Cast_{cast}", to=to))
+            self.made[name, half] = cast
+        return self.made[name, half]
+
+
+def _retype(node: NodeProto) -> None:
+    """Turn the node's own float constants and output types into half."""
+    for attribute in node.attribute:
+        if attribute.g.node or attribute.graphs:
+            raise BuildError(f"{node.op_type} '{node.name}': control flow in the network cannot be converted to fp16")
+        if attribute.t.data_type == TensorProto.FLOAT:
+            values = _half(numpy_helper.to_array(attribute.t), node.name)
+            attribute.t.CopyFrom(numpy_helper.from_array(values, attribute.t.name))
+        if attribute.name == _TYPED.get(node.op_type) and attribute.i == TensorProto.FLOAT:
+            attribute.i = TensorProto.FLOAT16
+    if node.op_type == "Constant" and any(a.name in ("value_float", "value_floats") for a in node.attribute):
+        value = node.attribute[0]
+        values = _half(np.array(value.f if value.name == "value_float" else list(value.floats), np.float32), node.name)
+        del node.attribute[:]
+        node.attribute.append(helper.make_attribute("value", numpy_helper.from_array(values)))
+    if node.op_type == "ConstantOfShape" and not node.attribute:
+        node.attribute.append(helper.make_attribute("value", numpy_helper.from_array(np.zeros(1, np.float16))))
+
+
+def _half(values: Any, name: str) -> Any:
+    """Infinities stay, as masks mean them; finite values must stay finite."""
+    finite = np.abs(values[np.isfinite(values)])
+    if finite.size and finite.max() > HALF_MAX:
+        raise BuildError(f"'{name}' holds {finite.max():g}, above half precision's {HALF_MAX:g}; choose precision fp32 or int8")
+    return values.astype(np.float16)
+
+
+def _restore_outputs(model: ModelProto, casts: _Casts, nodes: list[NodeProto]) -> None:
+    """Give graph outputs made in half precision their fp32 type back, by name."""
+    for output in model.graph.output:
+        if output.name not in casts.in_half:
+            continue
+        inner = f"{output.name}_in_fp16"
+        for node in nodes:
+            node.output[:] = [inner if name == output.name else name for name in node.output]
+            node.input[:] = [inner if name == output.name else name for name in node.input]
+        nodes.append(helper.make_node("Cast", [inner], [output.name], name=f"Cast_{output.name}", to=TensorProto.FLOAT))

@@ -1,0 +1,176 @@
+"""Int8 as QuantizeLinear and DequantizeLinear around the network's convolutions and matrix products."""
+
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import TracebackType
+from typing import Any, Self
+
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+from onnx import ModelProto
+from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization.quant_utils import add_pre_process_metadata
+
+from deploy.contract import Heads
+from deploy.errors import BuildError, first_line
+from deploy.precision import Calibration, Quantization, RangeMethod, Recipe, network
+
+_ABSORBED = ("Relu", "Clip")
+_MAX_AT_ONCE = 4
+"""Images whose tensors are held at once; at 640 px a detector of 300 tensors takes 0.3 GiB for each."""
+_METHODS = {"min_max": CalibrationMethod.MinMax, "entropy": CalibrationMethod.Entropy, "percentile": CalibrationMethod.Percentile}
+
+
+def to_int8(model: ModelProto, heads: Heads, calibration: Calibration, recipe: Recipe, quantization: Quantization) -> ModelProto:
+    """The model with its network's convolutions and matrix products in int8, ranges read from the calibration images.
+
+    The prediction layers, whose results are the head outputs, stay float, so that decoding begins with numbers that were not
+    rounded to 8 bits; they are a small part of the time and of the bytes.
+
+    Raises:
+        BuildError: there is nothing to quantize, no calibration image, or ONNX Runtime refuses the graph.
+    """
+    with Quantizer(model, heads, calibration, recipe, quantization.ranges) as quantizer:
+        return quantizer.quantized(set(quantizer.layers) - quantization.float_layers)
+
+
+class Quantizer:
+    """One graph and its ranges, from which any of its layers can be quantized; a context manager, for its files.
+
+    `model` is the graph with its batch norms folded, `layers` the names of its layers that can be quantized, in the order of the graph.
+
+    Raises:
+        BuildError: there is nothing to quantize, or ONNX Runtime refuses the graph.
+    """
+
+    def __init__(self, model: ModelProto, heads: Heads, calibration: Calibration, recipe: Recipe, ranges: RangeMethod) -> None:
+        self._scratch = TemporaryDirectory()
+        self._reader = _Reader(calibration)
+        self._recipe = recipe
+        self._method = _METHODS[ranges]
+        try:
+            self.model = _fold(model, heads, Path(self._scratch.name))
+            self._groups = _groups(self.model, heads)
+            self.layers = tuple(self._groups)
+            add_pre_process_metadata(self.model)  # else ONNX Runtime advises what _fold has done
+            self._file = Path(self._scratch.name) / "model.onnx"
+            self._file.write_bytes(self.model.SerializeToString())
+        except BaseException:
+            self._scratch.cleanup()
+            raise
+
+    def quantized(self, layers: Collection[str]) -> ModelProto:
+        """The graph with these layers in int8; the images are read the first time alone.
+
+        Raises:
+            BuildError: no layer is left, no calibration image, or ONNX Runtime refuses the graph.
+        """
+        nodes = [node for layer in self.layers if layer in layers for node in self._groups[layer]]
+        if not nodes:
+            raise BuildError("no layer is left to quantize; choose fp32 or fp16")
+        file = Path(self._scratch.name) / "int8.onnx"
+        try:
+            self._quantize(file, nodes)
+        except Exception as error:  # ONNX Runtime has no error class of its own for this
+            if self._reader.num_read == 0:
+                raise BuildError("no image to calibrate int8 with") from error
+            raise BuildError(f"ONNX Runtime cannot quantize the graph: {first_line(error)}") from error
+        return onnx.load(file)
+
+    def _quantize(self, file: Path, nodes: Sequence[str]) -> None:
+        recipe = self._recipe
+        quantize_static(
+            self._file,
+            file,
+            self._reader,
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=[*network.WEIGHTED, *_ABSORBED] if recipe.quantize_outputs else list(network.WEIGHTED),
+            nodes_to_quantize=nodes,
+            per_channel=True,
+            reduce_range=recipe.narrow_weights,
+            activation_type=QuantType.QInt8 if recipe.signed_activations else QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            calibrate_method=self._method,
+            calibration_cache_path=Path(self._scratch.name) / "ranges.json",
+            extra_options={
+                "ActivationSymmetric": recipe.signed_activations,
+                "WeightSymmetric": True,
+                "QuantizeBias": recipe.quantize_bias,
+                "OpTypesToExcludeOutputQuantization": [] if recipe.quantize_outputs else list(network.WEIGHTED),
+                "CalibStridedMinMax": self._reader.stride,  # of all methods, whatever its name says
+            },
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._scratch.cleanup()
+
+
+def _fold(model: ModelProto, heads: Heads, scratch: Path) -> ModelProto:
+    """Batch norms into convolutions and constants into one, in standard operators; the heads' tensors keep their names."""
+    kept = onnx.ModelProto()
+    kept.CopyFrom(model)
+    outputs = {value.name for value in model.graph.output}
+    kept.graph.output.extend(onnx.ValueInfoProto(name=name) for name in (*heads.outputs, *heads.inputs) if name not in outputs)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(scratch / "folded.onnx")
+    try:
+        onnxruntime.InferenceSession(kept.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise BuildError(f"ONNX Runtime cannot read the graph: {first_line(error)}") from error
+    folded = onnx.load(scratch / "folded.onnx")
+    original = [value for value in folded.graph.output if value.name in outputs]
+    del folded.graph.output[:]
+    folded.graph.output.extend(original)
+    return folded
+
+
+def _groups(model: ModelProto, heads: Heads) -> dict[str, list[str]]:
+    """Each layer that can be quantized, with the nodes that go with it: the activations that can be part of its rounding."""
+    nodes = network.network(model, heads) - network.last_weighted(model, heads)
+    chosen = [node for node in model.graph.node if node.name in nodes]
+    groups = {node.name: [node.name] for node in chosen if node.op_type in network.WEIGHTED}
+    if not groups:
+        raise BuildError("no convolution or matrix product before the prediction layers to quantize; choose fp32 or fp16")
+    owner: dict[str, str] = {}  # of each tensor, the layer that it comes out of
+    for node in chosen:
+        layer = node.name if node.name in groups else next((owner[name] for name in node.input if name in owner), None)
+        if layer is None:
+            continue
+        owner.update(dict.fromkeys(node.output, layer))
+        if node.op_type in _ABSORBED:
+            groups[layer].append(node.name)
+    return groups
+
+
+class _Reader(CalibrationDataReader):  # type: ignore[misc]
+    """The images in strides, all of one length; ranges are brought together after each, and its tensors let go."""
+
+    def __init__(self, calibration: Calibration) -> None:
+        self.images: Iterator[NDArray[Any]] = iter(calibration)
+        self.number = len(calibration)
+        self.stride = next(stride for stride in range(_MAX_AT_ONCE, 0, -1) if self.number % stride == 0)
+        self.num_read = 0
+        self.end = self.number
+
+    def __len__(self) -> int:
+        """How many images there are."""
+        return self.number
+
+    def set_range(self, start_index: int, end_index: int) -> None:
+        """Read on, up to the image before this one."""
+        assert start_index == self.num_read, "strides follow one another"
+        self.end = end_index
+
+    def get_next(self) -> dict[str, NDArray[Any]] | None:
+        """The next image, None after the last of a stride."""
+        if self.num_read == self.end:
+            return None
+        self.num_read += 1
+        return {"images": next(self.images)}

@@ -1,0 +1,129 @@
+"""Which part of an ONNX graph is the network, and which decides detections.
+
+The network is what the head outputs are computed from, back to the images or to the heads' inputs. All else, box decoding,
+scores and NMS above all, stays fp32, whatever
+the engine's precision: half precision ends at 65,504, the area of a 256 x 256 box, and steps by 0.5 px above 512.
+"""
+
+from pathlib import Path
+
+import onnx
+import onnx.inliner
+from onnx import ModelProto, NodeProto, TensorProto
+
+from deploy.contract import Heads
+from deploy.errors import BuildError, first_line
+
+WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+
+
+def read(path: Path) -> ModelProto:
+    """Load an ONNX file.
+
+    Raises:
+        BuildError: it is missing or damaged.
+    """
+    try:
+        return onnx.inliner.inline_local_functions(onnx.load(path))
+    except OSError as error:
+        raise BuildError(f"{path}: {error.strerror or error}") from error
+    except Exception as error:  # protobuf raises one kind or another by its implementation
+        raise BuildError(f"{path}: not an ONNX file; export again") from error
+
+
+def name_nodes(model: ModelProto) -> None:
+    """Give every node without a unique name one."""
+    taken: set[str] = set()
+    for number, node in enumerate(model.graph.node):
+        if not node.name or node.name in taken:
+            node.name = f"{node.op_type}_{number}_unnamed"
+        taken.add(node.name)
+
+
+def network(model: ModelProto, heads: Heads) -> set[str]:
+    """The names of the nodes that the head outputs are computed from and that need none of them, but through the heads' inputs.
+
+    Raises:
+        BuildError: a head output or input is no tensor of the graph.
+    """
+    name_nodes(model)
+    produced = {name for node in model.graph.node for name in node.output}
+    missing = sorted({*heads.outputs, *heads.inputs} - produced)
+    if missing or not heads.outputs:
+        raise BuildError(f"the graph has no tensor '{missing[0] if missing else ''}', said to be a head output or input; export again")
+    return _before(model, heads) - _after(model, heads)
+
+
+def last_weighted(model: ModelProto, heads: Heads) -> set[str]:
+    """The names of the convolutions and matrix products nearest to the head outputs, that is the prediction layers."""
+    producer = {name: node for node in model.graph.node for name in node.output}
+    found: set[str] = set()
+    waiting = list(heads.outputs)
+    seen = set(heads.inputs)
+    while waiting:
+        tensor = waiting.pop()
+        if tensor in seen or tensor not in producer:
+            continue
+        seen.add(tensor)
+        node = producer[tensor]
+        if node.op_type in WEIGHTED:
+            found.add(node.name)
+        else:
+            waiting.extend(node.input)
+    return found
+
+
+def float_tensors(model: ModelProto) -> set[str]:
+    """The names of all tensors that hold float32, by shape inference.
+
+    Raises:
+        BuildError: the graph contradicts itself.
+    """
+    try:
+        inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True)
+    except Exception as error:
+        raise BuildError(f"the ONNX graph is inconsistent: {first_line(error)}") from error
+    values = [*inferred.graph.input, *inferred.graph.output, *inferred.graph.value_info]
+    names = {value.name for value in values if value.type.tensor_type.elem_type == TensorProto.FLOAT}
+    return names | {weight.name for weight in model.graph.initializer if weight.data_type == TensorProto.FLOAT}
+
+
+def inputs(node: NodeProto) -> list[str]:
+    """The tensors that a node reads, its subgraphs included."""
+    names = list(node.input)
+    for attribute in node.attribute:
+        for graph in [attribute.g, *attribute.graphs]:
+            names += [name for inner in graph.node for name in inputs(inner)]
+    return names
+
+
+def _before(model: ModelProto, heads: Heads) -> set[str]:
+    needed = set(heads.outputs)
+    found = set()
+    for node in reversed(model.graph.node):  # sorted topologically, as ONNX requires
+        if needed.intersection(node.output):
+            found.add(node.name)
+            needed.update(set(inputs(node)).difference(heads.inputs))
+    return found
+
+
+def _after(model: ModelProto, heads: Heads) -> set[str]:
+    reached = set(heads.outputs)
+    found = set()
+    for node in model.graph.node:
+        if reached.intersection(inputs(node)):
+            found.add(node.name)
+            reached.update(set(node.output).difference(heads.inputs))
+    return found
+
+
+def check(model: ModelProto) -> None:
+    """Refuse a graph that ONNX calls invalid.
+
+    Raises:
+        BuildError: with ONNX's reason.
+    """
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except Exception as error:
+        raise BuildError(f"the converted graph is invalid: {first_line(error)}") from error

@@ -1,0 +1,47 @@
+"""Which layers int8 hurts most: each quantized alone, judged where detections are decoded from."""
+
+from collections.abc import Sequence
+from itertools import islice
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from deploy.contract import Heads
+from deploy.precision import Batch, Calibration, Effect
+from deploy.precision.int8 import Quantizer
+
+EVERY = 16
+"""Of the calibration images, one in so many is looked at."""
+
+
+def rank(quantizer: Quantizer, heads: Heads, calibration: Calibration) -> tuple[Effect, ...]:
+    """All layers, the one that hurts most first. Computed by ONNX Runtime on the CPU.
+
+    Raises:
+        BuildError: as Quantizer.quantized.
+    """
+    images = list(islice(calibration, 0, None, EVERY))
+    expected = _head_outputs(quantizer.model, heads, images)
+    effects = [Effect(layer, _error(_head_outputs(quantizer.quantized({layer}), heads, images), expected)) for layer in quantizer.layers]
+    return tuple(sorted(effects, key=lambda effect: -effect.error))
+
+
+def _head_outputs(model: ModelProto, heads: Heads, images: Sequence[Batch]) -> list[list[NDArray[np.float32]]]:
+    """Of each image, the raw head outputs."""
+    opened = onnx.ModelProto()
+    opened.CopyFrom(model)
+    del opened.graph.output[:]
+    opened.graph.output.extend(onnx.ValueInfoProto(name=name) for name in heads.outputs)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(opened.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return [session.run(list(heads.outputs), {"images": image}) for image in images]
+
+
+def _error(found: Sequence[Sequence[NDArray[np.float32]]], expected: Sequence[Sequence[NDArray[np.float32]]]) -> float:
+    changes = np.array([[np.square(a - b).mean() for a, b in zip(*pair, strict=True)] for pair in zip(found, expected, strict=True)])
+    powers = np.array([[np.square(b).mean() for b in image] for image in expected])
+    return float((changes.mean(axis=0) / np.maximum(powers.mean(axis=0), 1e-12)).max())

@@ -1,0 +1,1 @@
+"""From an image to boxes on the photograph: reading, fitting, the engine, decoding."""

@@ -1,0 +1,46 @@
+"""What a detector found in one image."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deploy.contract import ModelContract
+from deploy.prediction.masks import Rle
+
+
+@dataclass(frozen=True)
+class Detections:
+    """The objects of one image, most certain first.
+
+    boxes [N, 4] float64 (x1, y1, x2, y2) in px of the original image; scores [N] float32, 0 to 1; labels [N] int64 from 0.
+    masks: N codes of masks of the original image; None for detectors without masks.
+    """
+
+    boxes: NDArray[np.float64]
+    scores: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    masks: tuple[Rle, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def above(self, score: float) -> "Detections":
+        """Those at least so certain."""
+        keep = self.scores >= score
+        masks = None if self.masks is None else tuple(self.masks[index] for index in np.flatnonzero(keep))
+        return Detections(self.boxes[keep], self.scores[keep], self.labels[keep], masks)
+
+
+def to_coco(detections: Detections, image_id: int, contract: ModelContract) -> list[dict[str, Any]]:
+    """As COCO results: `bbox` is [x, y, width, height] in px, `category_id` the data set's own, `segmentation` where there are masks."""
+    corners = detections.boxes
+    boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
+    results: list[dict[str, Any]] = [
+        {"image_id": image_id, "category_id": contract.category_ids[label], "bbox": box, "score": score}
+        for box, score, label in zip(boxes.tolist(), detections.scores.tolist(), detections.labels.tolist(), strict=True)
+    ]
+    if detections.masks is None:
+        return results
+    return [{**result, "segmentation": mask} for result, mask in zip(results, detections.masks, strict=True)]

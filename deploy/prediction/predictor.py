@@ -1,0 +1,79 @@
+"""From an image to boxes and masks in its own pixels: what is measured, predicted with and served is this one path."""
+
+from dataclasses import dataclass
+from time import perf_counter_ns
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deploy.contract import ModelContract
+from deploy.errors import ArtifactError
+from deploy.prediction import masks, preprocess
+from deploy.prediction.detections import Detections
+from deploy.runtimes import Raw, Session
+
+
+@dataclass(frozen=True)
+class Timings:
+    """One pass in milliseconds; `end_to_end_ms` was measured, too, not added up."""
+
+    pre_ms: float
+    infer_ms: float
+    post_ms: float
+    end_to_end_ms: float
+
+
+class Predictor:
+    """An open session behind the contract's preprocessing. The caller closes the session."""
+
+    def __init__(self, session: Session, contract: ModelContract) -> None:
+        self.session = session
+        self.contract = contract
+
+    def detect(self, image: NDArray[np.uint8]) -> Detections:
+        """Find the objects of an image [H, W, 3] RGB.
+
+        Raises:
+            ArtifactError: the engine's answer cannot be used.
+        """
+        return self.timed(image)[0]
+
+    def timed(self, image: NDArray[np.uint8]) -> tuple[Detections, Timings]:
+        """As `detect`, with how long each part took."""
+        start = perf_counter_ns()
+        network_input, placement = preprocess.apply(image, self.contract.preprocessing)
+        prepared = perf_counter_ns()
+        raw = self.session.infer(network_input[None])
+        answered = perf_counter_ns()
+        detections = decide(raw, placement, self.contract)
+        end = perf_counter_ns()
+        parts = (prepared - start, answered - prepared, end - answered, end - start)
+        return detections, Timings(*(nanoseconds / 1e6 for nanoseconds in parts))
+
+
+def decide(raw: Raw, placement: preprocess.Placement, contract: ModelContract, *, index: int = 0, min_score: float = 0.0) -> Detections:
+    """The detections of one image of a batch of at least a score, padding dropped, in px of the original.
+
+    Raises:
+        ArtifactError: NMS did not converge, a number is not finite, a label is out of range, or masks that should be there are not.
+    """
+    if not raw.converged[index]:
+        raise ArtifactError("the engine's NMS did not converge; export again with fewer export.candidates")
+    keep = np.flatnonzero((raw.scores[index] != 0) & ~(raw.scores[index] < min_score))  # NaN is kept, to be refused
+    boxes, scores, labels = raw.boxes[index, keep], raw.scores[index, keep], raw.labels[index, keep]
+    _check_finite(boxes, scores)
+    if len(labels) and not 0 <= labels.min() <= labels.max() < len(contract.classes):
+        raise ArtifactError(f"the engine answered label {labels.max()}, but its contract has {len(contract.classes)} classes")
+    if contract.mask_frame is None:
+        return Detections(placement.undo(boxes), scores, labels)
+    if raw.masks is None:
+        raise ArtifactError(f"the engine answered no masks, but its contract has them (mask_frame {contract.mask_frame}); export again")
+    probabilities = raw.masks[index, keep]
+    _check_finite(probabilities)
+    found = masks.to_rle(probabilities, boxes, contract.mask_frame, placement, contract.preprocessing)
+    return Detections(placement.undo(boxes), scores, labels, found)
+
+
+def _check_finite(*values: NDArray[np.float32]) -> None:
+    if not all(np.isfinite(value).all() for value in values):
+        raise ArtifactError("the engine answered with numbers that are not finite; build it with a higher precision")

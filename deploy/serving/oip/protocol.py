@@ -1,0 +1,195 @@
+"""The Open Inference Protocol, version 2, apart from how it travels: what a model says of itself, and tensors in and out.
+
+https://github.com/kserve/open-inference-protocol; binary tensors, configuration, statistics and repository are Triton's extensions.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deploy.bundles import triton
+from deploy.bundles.manifest import Manifest
+from deploy.precision import Batch
+from deploy.runtimes import Raw
+from deploy.serving.batcher import Answer
+from deploy.serving.detect import Work
+from deploy.serving.metrics import Totals
+from deploy.serving.model import Model
+from deploy.serving.refusals import Invalid, TooLarge
+
+SERVER = "edgedistill"
+EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository", "statistics")
+INPUT = "images"
+Array = NDArray[Any]
+
+_DTYPES: dict[str, np.dtype[Any]] = {"FP32": np.dtype("<f4"), "INT64": np.dtype("<i8"), "BOOL": np.dtype("?")}
+"""On the wire; little-endian whatever the machine."""
+
+
+def server_metadata(version: str) -> dict[str, Any]:
+    """Of the server."""
+    return {"name": SERVER, "version": version, "extensions": list(EXTENSIONS)}
+
+
+def model_metadata(model: Model) -> dict[str, Any]:
+    """Names, types and shapes of the graph's tensors."""
+    manifest = model.bundle.manifest
+    inputs, outputs = triton.tensors(manifest)
+    return {
+        "name": model.name,
+        "versions": [str(model.version)],
+        "platform": platform(manifest),
+        "inputs": [one.metadata() for one in inputs],
+        "outputs": [one.metadata() for one in outputs],
+    }
+
+
+def model_config(model: Model) -> dict[str, Any]:
+    """Triton's model configuration of it."""
+    return triton.config(model.bundle.manifest, model.name, max_batch_size=model.batcher.max_batch_size)
+
+
+def platform(manifest: Manifest) -> str:
+    """What runs it."""
+    return f"edgedistill_{manifest.runtime}"
+
+
+def statistics(model: Model, total: Totals) -> dict[str, Any]:
+    """Triton's statistics, since the server began, in nanoseconds, every request's own time added up; it knows no separate transfer."""
+    compute, queue = round(total.compute_s * 1e9), round(total.queue_s * 1e9)
+    nothing, instant = {"count": 0, "ns": 0}, {"count": total.jobs, "ns": 0}
+    inference = {
+        "success": {"count": total.jobs, "ns": compute + queue},
+        "fail": nothing,
+        "queue": {"count": total.jobs, "ns": queue},
+        "compute_input": instant,
+        "compute_infer": {"count": total.jobs, "ns": compute},
+        "compute_output": instant,
+        "cache_hit": nothing,
+        "cache_miss": nothing,
+    }
+    counts = {"inference_count": total.images, "execution_count": total.passes}
+    one = {
+        "name": model.name,
+        "version": str(model.version),
+        "last_inference": 0,
+        **counts,
+        "inference_stats": inference,
+        "batch_stats": [],
+    }
+    return {"model_stats": [one]}
+
+
+def dtype(name: str) -> np.dtype[Any]:
+    """Of a type of the protocol.
+
+    Raises:
+        Invalid: the model has no tensor of that type.
+    """
+    if name not in _DTYPES:
+        raise Invalid(f"datatype {name!r}; this model's tensors are {', '.join(_DTYPES)}")
+    return _DTYPES[name]
+
+
+def check_input(manifest: Manifest, name: str, datatype: str, shape: Sequence[int], max_images: int) -> None:
+    """Refuse another tensor than the model's input.
+
+    Raises:
+        Invalid: its name, type or shape is another.
+        TooLarge: more than max_images.
+    """
+    size = manifest.contract.preprocessing
+    expected = [3, size.height, size.width]
+    if name != INPUT:
+        raise Invalid(f"input {name[:40]!r}; this model's is {INPUT}")
+    if datatype != "FP32":
+        raise Invalid(f"input {INPUT} has datatype {datatype[:20]!r}; it must be FP32")
+    if len(shape) != 4 or list(shape[1:]) != expected or shape[0] < 1:
+        raise Invalid(f"input {INPUT} has shape {list(shape)[:8]}; it must be [n, {', '.join(map(str, expected))}]")
+    if shape[0] > max_images:
+        raise TooLarge(f"{shape[0]} images in one request; allowed are {max_images}")
+
+
+def check_outputs(manifest: Manifest, names: Sequence[str]) -> tuple[str, ...]:
+    """The outputs to answer: those named, or all.
+
+    Raises:
+        Invalid: there is no such output, or it is asked for twice.
+    """
+    known = [one.name for one in triton.tensors(manifest)[1]]
+    unknown = [name for name in names if name not in known]
+    if len(set(names)) != len(names):
+        raise Invalid("an output is asked for twice")
+    if unknown:
+        raise Invalid(f"output {unknown[0][:40]!r}; this model's are {', '.join(known)}")
+    return tuple(names) or tuple(known)
+
+
+def infer(work: Work, images: Batch) -> dict[str, Array]:
+    """All outputs of images [n, 3, H, W], in batches that the engine takes.
+
+    Raises:
+        Expired, Gone, ArtifactError: see Work.result.
+    """
+    size = work.model.batcher.max_batch_size
+    futures = [work.submit(images[start : start + size]) for start in range(0, len(images), size)]
+    answers: list[Answer] = [work.result(future) for future in futures]
+    return _outputs([answer.raw for answer in answers])
+
+
+def datatype(value: Array) -> str:
+    """The protocol's name of an array's type."""
+    return {"f": "FP32", "i": "INT64", "b": "BOOL"}[value.dtype.kind]
+
+
+def to_bytes(value: Array) -> bytes:
+    """Row by row, little-endian."""
+    return np.ascontiguousarray(value, _DTYPES[datatype(value)]).tobytes()
+
+
+def from_bytes(content: bytes | memoryview, name: str, shape: Sequence[int]) -> Array:
+    """A tensor from the wire.
+
+    Raises:
+        Invalid: its length is not its shape's.
+    """
+    kind = dtype(name)
+    expected = int(np.prod(shape, dtype=np.int64)) * kind.itemsize
+    if len(content) != expected:
+        raise Invalid(f"a tensor {name} {list(shape)[:8]} has {expected:,} bytes, but {len(content):,} were sent")
+    return np.frombuffer(content, kind).reshape(tuple(shape))
+
+
+def check_supported(parameters: Iterable[Mapping[str, Any]]) -> None:
+    """Refuse what the parameters of inputs and outputs may ask for and this server does not do.
+
+    Raises:
+        Invalid: shared memory or classification.
+    """
+    given = {name for one in parameters for name in one}
+    for name in ("classification", "shared_memory_region"):
+        if name in given:
+            raise Invalid(f"parameter {name} is not supported")
+
+
+def timeout_ms(parameters: Mapping[str, Any]) -> float | None:
+    """The request's time from its parameter `timeout`, in microseconds; None where it states none.
+
+    Raises:
+        Invalid: it is not a positive number.
+    """
+    value = parameters.get("timeout")
+    if value in (None, 0):
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
+        raise Invalid("parameter timeout must be microseconds, above 0")
+    return value / 1000
+
+
+def _outputs(parts: Sequence[Raw]) -> dict[str, Array]:
+    names = ("boxes", "scores", "labels", "converged", *(("masks",) if parts[0].masks is not None else ()))
+    if len(parts) == 1:
+        return {name: getattr(parts[0], name) for name in names}
+    return {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}

@@ -1,0 +1,104 @@
+"""The student without its teacher, with each loss alone and with all of them, over several seeds: what each gains.
+
+Trainings are the stages of `edgedistill run`, so that the store keeps each and reuses what a run has trained.
+"""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from deploy.errors import ConfigError, DataError
+from pipeline.answer import Answer, say, silent
+from pipeline.config import PipelineConfig, load
+from pipeline.results.ablation import TOGETHER, UNDISTILLED, Ablation, render
+from pipeline.results.gains import paired_gain
+from pipeline.store.files import replace_json
+from pipeline.store.store import Store
+from stages.artifacts import Checkpoint
+from stages.config import LossConfig
+from stages.distill import distill
+from stages.prepare import prepare
+from stages.train import train_baseline, train_teacher
+
+
+def ablate(args: argparse.Namespace) -> Answer:
+    """Train every variant at every seed, seed by seed; write ablation.json and ablation.html beside the run's report."""
+    config = load(Path(args.config), args.settings)
+    if args.seeds < 1:
+        raise ConfigError(f"--seeds is {args.seeds}; give 1 or more, 3 or more for an interval worth reading")
+    importlib.import_module("scipy.stats")  # the intervals need it: rather missed now than after all trainings
+    store = Store(Path(args.runs), config.name, say=partial(say, stream=sys.stderr if args.json else sys.stdout))
+    if store.rank > 0:
+        store.say = silent
+    measured = measure(config, store, tuple(range(config.seed, config.seed + args.seeds)))
+    if store.rank > 0:
+        return Answer({}, "")
+    from pipeline.report.ablation_page import write_page
+
+    folder = store.root / config.name
+    write_page(measured, folder / "ablation.html")
+    figures = asdict(measured) | {"gap_closed": {name: measured.closed(name) for name in measured.gains}}
+    replace_json(folder / "ablation.json", {"format": 1, **figures})
+    return Answer(figures, "\n".join(["", render(measured), "", str(folder / "ablation.json"), str(folder / "ablation.html")]))
+
+
+def variants(config: PipelineConfig) -> dict[str, tuple[LossConfig, ...]]:
+    """The losses of each variant by its name: none, each alone, and all where there are several, as the file has them.
+
+    Raises:
+        ConfigError: none has a weight.
+    """
+    losses = [loss for loss in config.distill.losses if loss.weight > 0]
+    if not losses:
+        raise ConfigError("distill.losses: all have weight 0, so there is nothing to compare; give one a weight above 0")
+    alone: dict[str, tuple[LossConfig, ...]] = {loss.name: (loss,) for loss in losses}
+    return {UNDISTILLED: (), **alone, **({TOGETHER: config.distill.losses} if len(losses) > 1 else {})}
+
+
+def measure(config: PipelineConfig, store: Store, seeds: Sequence[int]) -> Ablation:
+    """Train what the store lacks; one teacher, that of the configuration's own seed, teaches at every seed.
+
+    Raises:
+        DataError: mAP is undefined on the split.
+    """
+    split, device, decisions = config.validation.split, config.device, config.export.decisions
+    dataset = store.run(prepare, config.data)
+    teacher = store.run(train_teacher, config.teacher, config.seed, device, split, dataset, decisions)
+    maps: dict[str, list[float]] = {name: [] for name in variants(config)}
+    for seed in seeds:
+        for name, student in _students(config, store, seed, dataset, teacher):
+            maps[name].append(_map(student))
+    undistilled = maps[UNDISTILLED]
+    return Ablation(
+        name=config.name,
+        split=split,
+        num_images=teacher.facts.accuracy.num_images,
+        seeds=tuple(seeds),
+        teacher=_map(teacher),
+        maps={name: tuple(values) for name, values in maps.items()},
+        gains={name: paired_gain(values, undistilled) for name, values in maps.items() if name != UNDISTILLED},
+    )
+
+
+def _students(config: PipelineConfig, store: Store, seed: int, dataset: Any, teacher: Checkpoint) -> Iterator[tuple[str, Checkpoint]]:
+    """Each variant's name and student, the same initialization and images in the same order for all."""
+    split, device, decisions = config.validation.split, config.device, config.export.decisions
+    for name, losses in variants(config).items():
+        view = store.at(f"{name}, seed {seed}")
+        if losses:
+            chosen = config.distill.model_copy(update={"losses": losses})
+            yield name, view.run(distill, chosen, config.student, seed, device, split, dataset, teacher, decisions)
+        else:
+            yield name, view.run(train_baseline, config.student, seed, device, split, dataset, decisions)
+
+
+def _map(checkpoint: Checkpoint) -> float:
+    accuracy = checkpoint.facts.accuracy
+    if accuracy.map is None:
+        raise DataError(f"mAP is undefined on split {accuracy.split}: it has no objects; give another with --set validation.split=...")
+    return accuracy.map

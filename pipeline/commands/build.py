@@ -1,0 +1,189 @@
+"""build: a bundle's engine made again for the machine at hand, measured and judged there, in a bundle of its own."""
+
+import argparse
+import shutil
+import sys
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from pydantic import ValidationError
+
+from deploy.bundles.bundle import Bundle
+from deploy.bundles.manifest import MANIFEST, Plan
+from deploy.errors import ArtifactError, ConfigError, Interrupted, RuntimeUnavailable
+from deploy.plugins import suggest
+from deploy.runtimes import on_site
+from pipeline.answer import Answer, say, silent
+from pipeline.results.table import verdict_table
+from pipeline.store.files import replace_folder
+from pipeline.store.store import Store
+from stages import artifacts
+from stages.artifacts import Dataset, OnnxModel
+from stages.config import DataConfig, GateConfig, PackageConfig, TargetConfig, ValidationConfig
+from stages.facts import FACTS, OnnxFacts, write_facts
+from stages.gate import gate
+from stages.measurement.verdicts import EXIT_INCOMPARABLE, exit_code
+from stages.optimize import ONNX, judging, optimize
+from stages.package import package
+from stages.prepare import gather
+from stages.validate import validate
+
+
+def build(args: argparse.Namespace) -> Answer:
+    """Make, measure, judge and package; the new bundle appears whole or not at all, whatever the verdicts."""
+    given, out = Bundle.load(Path(args.bundle)), Path(args.out).resolve()
+    target, every, validation = plan(given, args.target)
+    gates = _alone(every)
+    if out.exists():
+        raise ConfigError(f"--out {out}: exists already; give a new folder")
+    if args.data is None and (target.is_judged or target.precision == "int8"):
+        raise ConfigError(
+            f"target {target.name} is {target.precision}, which takes images to read ranges from or to judge on; give --data DIR"
+        )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        _build(given, target, gates, validation, args.data, out)
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted; nothing was written") from None
+    return _answer(Bundle.load(out), target, gates)
+
+
+def _build(
+    given: Bundle, target: TargetConfig, gates: tuple[GateConfig, ...], validation: ValidationConfig, data: str | None, out: Path
+) -> None:
+    """The new bundle, whole or not at all."""
+    with TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
+        store = Store(Path(scratch), target.name, say=partial(say, stream=sys.stderr)).at(target.name)
+        dataset = _data(store, data, validation.split, target, given)
+        target = _calibrated(target, dataset, validation.split)
+        made = _make(store, Path(scratch), given, target, gates, validation, dataset)
+        (made.root / FACTS).unlink()
+        (made.root / "stage.json").unlink()
+        replace_folder(made.root, out)
+
+
+def plan(given: Bundle, name: str | None) -> tuple[TargetConfig, tuple[GateConfig, ...], ValidationConfig]:
+    """The target of this name, the bundle's own for none, for this machine's device; its gates, and how it is measured.
+
+    Raises:
+        ConfigError: the bundle knows no such target.
+        ArtifactError: its plan is not one.
+    """
+    carried: Plan = given.manifest.plan
+    try:
+        targets = {one.name: one for one in map(TargetConfig.model_validate, carried.targets)}
+        gates = tuple(GateConfig.model_validate(one) for one in carried.gates)
+        validation = ValidationConfig.model_validate(carried.validation)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ArtifactError(f"{given.root / MANIFEST}: plan: {'.'.join(map(str, first['loc']))}: {first['msg']}; package again") from error
+    wanted = given.manifest.target if name is None else name
+    if wanted not in targets:
+        raise ConfigError(f"--target {wanted}{suggest(wanted, targets)}: the bundle knows {', '.join(targets)}")
+    target = targets[wanted]
+    here = target.model_copy(update=dict(on_site(target.runtime, target.options)))
+    return here, tuple(one for one in gates if one.target in (None, wanted)), validation
+
+
+def _alone(gates: tuple[GateConfig, ...]) -> tuple[GateConfig, ...]:
+    """Those that take nothing but the bundle; the others, which are said, were judged when the pipeline ran."""
+    left = {one: one.other or one.network for one in gates if one.other not in (None, "reference") or one.network is not None}
+    for one, other in left.items():
+        say(f"gate {one.name or one.metric} compares with {other}, which no bundle holds: it is not judged here", sys.stderr)
+    return tuple(one for one in gates if one not in left)
+
+
+def again(given: Bundle, scratch: Path, *, dataset: Dataset | None) -> Bundle:
+    """The bundle with its engine made for this machine, from its own graph, in a folder of `scratch`; not judged.
+
+    Raises:
+        RuntimeUnavailable: the engine cannot be built or run here.
+        ConfigError: int8 without images to read ranges from.
+    """
+    target, _, validation = plan(given, None)
+    if dataset is None and (target.is_judged or target.precision == "int8"):
+        raise ConfigError(f"target {target.name} is {target.precision}, which takes images to read ranges from; give --data DIR")
+    store = Store(scratch, target.name, say=silent).at(target.name)
+    made = _make(store, scratch, given, _calibrated(target, dataset, validation.split), (), validation, dataset)
+    return Bundle.load(made.root)
+
+
+def data_for(given: Bundle, folder: str, validation: ValidationConfig, scratch: Path) -> Dataset:
+    """The images to judge a bundle on, in COCO's layout."""
+    target = plan(given, None)[0]
+    found = _data(Store(scratch, target.name, say=silent).at(target.name), folder, validation.split, target, given)
+    assert found is not None
+    return found
+
+
+def _data(store: Store, folder: str | None, split: str, target: TargetConfig, given: Bundle) -> Dataset | None:
+    """The images to judge on, and those to read ranges from where the target needs them, in COCO's layout."""
+    if folder is None:
+        return None
+    contract = given.manifest.contract
+    config = DataConfig.model_validate({"dataset": "coco", "root": folder, "preprocessing": contract.preprocessing})
+    more = (target.calibration_split,) if target.precision in {"int8", "auto"} else ()
+    return store.run(gather, config, split, more, contract)
+
+
+def _calibrated(target: TargetConfig, dataset: Dataset | None, split: str) -> TargetConfig:
+    """The target; where the data lacks the split that ranges are read from, it is that which is judged on, and that is said."""
+    if dataset is None or target.precision not in {"int8", "auto"} or target.calibration_split in dataset.facts.splits:
+        return target
+    say(f"the data has no split {target.calibration_split}: int8 ranges are read from {split}, on which mAP is measured too", sys.stderr)
+    return target.model_copy(update={"calibration_split": split})
+
+
+def _make(
+    store: Store,
+    scratch: Path,
+    given: Bundle,
+    target: TargetConfig,
+    gates: tuple[GateConfig, ...],
+    validation: ValidationConfig,
+    dataset: Dataset | None,
+) -> artifacts.Bundle:
+    """The stages of a run that come after export.
+
+    Raises:
+        RuntimeUnavailable: the engine cannot be built here.
+    """
+    manifest = given.manifest
+    folder = scratch / manifest.provenance.artifacts.get("onnx", f"export-{manifest.graph.sha256[:16]}")
+    folder.mkdir()
+    shutil.copyfile(given.root / manifest.onnx, folder / ONNX)
+    write_facts(folder, OnnxFacts(contract=manifest.contract, **dict(manifest.graph)))
+    model = OnnxModel(folder)
+    engine = store.run(optimize, target, model, dataset, *judging(target, validation))
+    if engine.facts.why is not None:
+        raise RuntimeUnavailable(f"target {target.name}: {engine.facts.why}")
+    report = store.run(validate, validation, engine, dataset)
+    verdicts = store.run(gate, gates, validation, dataset, engine, model, report, {}, {}, {}, {})
+    words = PackageConfig(license=manifest.license, description=manifest.description)
+    return store.run(package, words, manifest.plan, engine, model, report, verdicts)
+
+
+def _answer(made: Bundle, target: TargetConfig, gates: tuple[GateConfig, ...]) -> Answer:
+    manifest = made.manifest
+    unmeasured = [target.name] if manifest.why is not None else []
+    code = exit_code(manifest.verdicts, gates, required=[target.name] if target.required else [], unmeasured=unmeasured)
+    verdicts = [verdict.model_dump() for verdict in manifest.verdicts]
+    data = {
+        "bundle": str(made.root),
+        "precision": manifest.precision,
+        "map": manifest.accuracy.map if manifest.accuracy else None,
+        "latency_end_to_end_p50_ms": manifest.latency.end_to_end.p50 if manifest.latency else None,
+        "lowest_ms": manifest.lowest_ms,
+        "fallback": None if manifest.fallback is None else manifest.fallback.model_dump(mode="json"),
+        "choice": None if manifest.choice is None else manifest.choice.model_dump(mode="json"),
+        "why": manifest.why,
+        "gates": verdicts,
+    }
+    figures = [f"mAP {data['map']:.4f}" if data["map"] is not None else "mAP not measured"]
+    figures.append(f"{manifest.latency.end_to_end.p50:.2f} ms end to end" if manifest.latency else f"not measured: {manifest.why}")
+    lines = [f"{made.root}: {manifest.runtime} {manifest.precision}, {', '.join(figures)}"]
+    lines += [str(decided) for decided in (manifest.choice, manifest.fallback) if decided is not None]
+    lines += [verdict_table(verdicts)] if verdicts else ["no gate is set, so nothing was judged"]
+    code = code or (0 if verdicts else EXIT_INCOMPARABLE)
+    return Answer({**data, "exit_code": code}, "\n".join(lines), code)

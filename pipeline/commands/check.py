@@ -1,0 +1,133 @@
+"""`edgedistill check`: the environment, the configuration and the data, looked at before anything runs."""
+
+import argparse
+import importlib.metadata
+import importlib.util
+import platform
+import re
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from deploy import machine, plugins
+from deploy.contract import ModelContract
+from deploy.errors import ArtifactError, ConfigError, DataError, EdgedistillError
+from pipeline.answer import Answer
+from pipeline.config import PipelineConfig, load
+from stages.datasets.cleaning.findings import Finding, examine
+
+DISTRIBUTION = "edgedistill"
+IMPORT_NAMES = ("pipeline", "stages", "deploy")
+
+
+def check(args: argparse.Namespace) -> Answer:
+    """Everything that can be known beforehand; without a pipeline.yaml, the environment alone."""
+    clashes = name_clashes()
+    found: dict[str, Any] = {
+        "python": platform.python_version(),
+        "machine": machine.identity(),
+        "packages": packages(),
+        "clashes": clashes,
+        "runtimes": runtimes(),
+        "config": None,
+        "networks": None,
+        "data": [],
+    }
+    lines = _environment_lines(found)
+    code = ConfigError.exit_code if clashes else 0
+    if Path(args.config).exists() or args.config != "pipeline.yaml" or args.settings:
+        config = load(Path(args.config), args.settings)
+        lines.append(f"{args.config}: valid")
+        problem = network_problem(config)
+        if problem is not None:
+            lines.append(f"error: {problem}")
+            code = code or problem.exit_code
+        findings = data_findings(config)
+        found["config"], found["networks"] = str(args.config), None if problem is None else str(problem)
+        found["data"] = [asdict(finding) for finding in findings]
+        lines += _data_lines(findings)
+        code = code or (DataError.exit_code if any(finding.level == "error" for finding in findings) else 0)
+    return Answer({**found, "exit_code": code}, "\n".join(lines), code)
+
+
+def packages() -> dict[str, str | None]:
+    """The versions of what we depend on, extras included, read without importing any; null where missing."""
+    needed = importlib.metadata.requires(DISTRIBUTION) or []
+    names = [re.split(r"[^A-Za-z0-9._-]", line, maxsplit=1)[0] for line in needed if "extra == 'dev'" not in line.replace('"', "'")]
+    found = {name: _version(name) for name in dict.fromkeys(names)}
+    return {name: version for name, version in found.items() if version or not found.get(f"{name}-gpu")}
+
+
+def name_clashes() -> dict[str, list[str]]:
+    """Installed distributions other than ours that own one of our import names; they overwrite our files without a word."""
+    owners = importlib.metadata.packages_distributions()
+    found = {name: sorted({owner for owner in owners.get(name, []) if owner.lower() != DISTRIBUTION}) for name in IMPORT_NAMES}
+    return {name: others for name, others in found.items() if others}
+
+
+def runtimes() -> dict[str, str | None]:
+    """Why engines of each runtime cannot run here; null where they can."""
+    return {name: plugins.load("deploy.runtimes", name).why_not() for name in plugins.names("deploy.runtimes")}
+
+
+def network_problem(config: PipelineConfig) -> EdgedistillError | None:
+    """Why teacher, student or losses cannot be built as configured; None where they can, or where torch is not installed."""
+    if importlib.util.find_spec("torch") is None:
+        return None
+    from stages.detectors.backbones.pretrained import left_out
+    from stages.training.checkpoint import build_detector, check_size
+    from stages.training.distillation import build_losses
+
+    anything = ModelContract(preprocessing=config.data.preprocessing, classes=("one", "other"), category_ids=(1, 2))
+    choices = config.teacher.detector, config.student.detector
+    try:
+        with left_out():
+            teacher, student = (build_detector(choice, len(anything.classes)) for choice in choices)
+        for detector, choice in zip((teacher, student), choices, strict=True):
+            check_size(detector, choice, anything)
+        build_losses(config.distill, student, teacher, config.seed)
+    except (ConfigError, ArtifactError) as error:
+        return error
+    return None
+
+
+def data_findings(config: PipelineConfig) -> list[Finding]:
+    """What is wrong or odd with the data, read as `prepare` reads it."""
+    with tempfile.TemporaryDirectory(prefix="edgedistill-") as folder:
+        try:
+            sources = plugins.load("stages.datasets", config.data.dataset).build(Path(folder), **config.data.options)
+            return examine(sources, config.data.preprocessing, strict=config.data.strict)
+        except DataError as error:
+            return [Finding("error", "", str(error))]
+
+
+def _environment_lines(found: Mapping[str, Any]) -> list[str]:
+    here = found["machine"]
+    installed = [f"{name} {version}" for name, version in found["packages"].items() if version]
+    missing = [name for name, version in found["packages"].items() if not version]
+    return [
+        f"python {found['python']} on {here['platform']}, {here['cpu']}, {here['cores']} cores, GPU: {here.get('gpu', 'none')}",
+        f"installed: {', '.join(installed)}",
+        f"not installed: {', '.join(missing) or 'none'}",
+        *(f"runtime {name}: {why or 'ready'}" for name, why in found["runtimes"].items()),
+        *(_clash_line(name, " ".join(owners)) for name, owners in found["clashes"].items()),
+    ]
+
+
+def _clash_line(name: str, others: str) -> str:
+    mend = f"pip uninstall {others} && pip install --force-reinstall --no-deps {DISTRIBUTION}"
+    return f"error: {others} installs a package called {name}, which is ours too; run: {mend}"
+
+
+def _data_lines(findings: list[Finding]) -> list[str]:
+    lines = [f"{finding.level}: {finding.split + ': ' if finding.split else ''}{finding.message}" for finding in findings]
+    return lines or ["data: nothing to complain about"]
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,206 @@
+"""gate: what was measured against its limits, and a new bundle against a kept one, both run by turns on this machine."""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from deploy import plugins
+from deploy.accuracy.judge import judge as detect
+from deploy.bundles.bundle import Bundle
+from deploy.bundles.manifest import MANIFEST, Verdict
+from deploy.comparison.metrics import Figures
+from deploy.comparison.side import Side
+from deploy.errors import ArtifactError, ConfigError, EdgedistillError
+from deploy.prediction.predictor import Predictor
+from pipeline.answer import Answer, say
+from pipeline.outputs import copy_bundles
+from pipeline.results.verdicts import annotate, text, write
+from stages.artifacts import Dataset, read_json
+from stages.config import GateConfig, ValidationConfig
+from stages.measurement.splits import split
+from stages.measurement.verdicts import EXIT_FAIL, EXIT_INCOMPARABLE, Judge, exit_code
+
+Rebuild = Callable[[Bundle, Path], Bundle]
+
+
+def gate(args: argparse.Namespace) -> Answer:
+    """Judge a configuration's targets, or a bundle."""
+    if Path(args.config).is_dir():
+        return _gate_bundle(args)
+    if args.data is not None:
+        raise ConfigError(f"--data {args.data}: {args.config} names its data itself; --data goes with a bundle")
+    return _gate_config(args)
+
+
+def _gate_config(args: argparse.Namespace) -> Answer:
+    """Nothing is trained or built: stages are reused; engines run only where a gate compares them."""
+    from pipeline.commands import build
+    from pipeline.commands.run import reused
+
+    result = reused(args)
+    config = result.config
+    verdicts: list[Verdict] = []
+    _refuse_idle(args, config.gates)
+    with ExitStack() as stack:
+        references = _References(args.reference, stack, partial(build.again, dataset=result.dataset))
+        for target in result.targets:
+            verdicts += target.verdicts.facts.verdicts
+            wanted = [one for one in config.gates_of(target.config.name) if one.other == "reference"]
+            if not wanted or _only_saves(args):
+                continue
+            own = replace(
+                _side(Bundle.load(target.bundle.root), config.validation, None),
+                detections=partial(read_json, target.report.root / "detections.json"),
+                name=target.config.name,
+            )
+            verdicts += _judge(own, wanted, references, result.dataset, config.validation)
+    required = [target.config.name for target in result.targets if target.config.required]
+    unmeasured = [target.config.name for target in result.targets if target.report.facts.why is not None]
+    code = exit_code(verdicts, config.gates, required=required, unmeasured=unmeasured)
+    folder = Path(args.runs) / config.name
+    bundles = {target.config.name: target.bundle.root for target in result.targets if target.report.facts.why is None}
+    return _answer(args, verdicts, code, folder, Path(args.config), config.gates, bundles)
+
+
+def _gate_bundle(args: argparse.Namespace) -> Answer:
+    """The verdicts that a bundle carries, and those versus a reference. A gate that judged nothing counts here."""
+    if args.settings:
+        raise ConfigError(f"--set {args.settings[0]}: {args.config} is a bundle, whose gates were judged when it was packaged; name a file")
+    given = Bundle.load(Path(args.config))
+    verdicts = list(given.manifest.verdicts)
+    from pipeline.commands import build
+
+    _, gates, validation = build.plan(given, None)
+    _refuse_idle(args, gates)
+    wanted = [one for one in gates if one.other == "reference"]
+    if args.data is not None and args.reference is None:
+        raise ConfigError(f"--data {args.data}: nothing is measured without --reference DIR")
+    if wanted and not _only_saves(args):
+        with ExitStack() as stack:
+            scratch = Path(stack.enter_context(TemporaryDirectory()))
+            dataset = build.data_for(given, args.data, validation, scratch) if args.data is not None else None
+            found = split(dataset, validation.split) if dataset is not None else None
+            own = _side(given, validation, found)
+            if found is not None:
+                own = replace(own, data=(found.digest(), len(found.images)))
+            references = _References(args.reference, stack, partial(build.again, dataset=dataset))
+            verdicts += _judge(own, wanted, references, dataset, validation)
+    code = exit_code(verdicts, ())
+    idle = any(verdict.verdict == "unmeasured" for verdict in verdicts) and code != EXIT_FAIL
+    return _answer(args, verdicts, EXIT_INCOMPARABLE if idle else code, None, None, gates, {given.manifest.target: given.root})
+
+
+def _refuse_idle(args: argparse.Namespace, gates: Iterable[GateConfig]) -> None:
+    """A reference that no gate compares with would judge nothing."""
+    if args.reference is not None and not any(one.other == "reference" for one in gates):
+        example = "{metric: map, max_drop: 0.01}"
+        raise ConfigError(f"--reference {args.reference}: no gate compares with a reference; add one, such as {example}")
+
+
+def _only_saves(args: argparse.Namespace) -> bool:
+    """Whether a first reference is kept: there is none yet to compare with."""
+    return args.save_reference is not None and args.reference is None
+
+
+class _References:
+    """The kept bundles of a folder, or a single one; engines of other machines are built again here."""
+
+    def __init__(self, folder: str | None, stack: ExitStack, again: Rebuild) -> None:
+        self._folder = None if folder is None else Path(folder)
+        self._stack = stack
+        self._again = again
+
+    def of(self, target: str) -> Bundle | str:
+        """The target's, with an engine for this machine; or why there is none."""
+        if self._folder is None:
+            return "no reference was given; keep one with --save-reference DIR, then give --reference DIR"
+        root = self._folder if (self._folder / MANIFEST).exists() else self._folder / target
+        if not (root / MANIFEST).exists():
+            return f"no reference: {root / MANIFEST} is not there; keep one with --save-reference {self._folder}"
+        try:
+            bundle = Bundle.load(root)
+            if bundle.manifest.target != target:
+                return f"{root} is of target {bundle.manifest.target}, not of {target}"
+            return self._here(bundle)
+        except (EdgedistillError, ValueError) as error:  # ValueError: a runtime that there is not
+            return str(error)
+
+    def _here(self, bundle: Bundle) -> Bundle:
+        manifest = bundle.manifest
+        runtime = plugins.load("deploy.runtimes", manifest.runtime)
+        why = "holds no engine" if manifest.engine is None else runtime.foreign(manifest.fingerprint)
+        if why is None:
+            return bundle
+        say(f"the reference {bundle.root}: {why}; its engine is built again here, from its own graph", sys.stderr)
+        made = self._again(bundle, Path(self._stack.enter_context(TemporaryDirectory())))
+        return Bundle(made.root, made.manifest.model_copy(update={"data": manifest.data}))
+
+
+def _judge(
+    own: Side, gates: Sequence[GateConfig], references: _References, dataset: Dataset | None, validation: ValidationConfig
+) -> Iterable[Verdict]:
+    found = references.of(own.name)
+    labeled = split(dataset, validation.split) if dataset is not None else None
+    other = found if isinstance(found, str) else replace(_side(found, validation, labeled), name="the reference")
+    judge = Judge(own, {"reference": other}, dataset, validation)
+    return [judge.verdict(one) for one in gates]
+
+
+def _side(bundle: Bundle, validation: ValidationConfig, labeled: Any) -> Side:
+    """A bundle as gates see it; it detects in the labeled images when asked."""
+    manifest = bundle.manifest
+    size = None if manifest.engine is None else (bundle.root / manifest.engine).stat().st_size
+    figures = Figures(manifest.accuracy, manifest.latency, size, manifest.cost, manifest.graph.network)
+    opened = partial(bundle.open, threads=validation.latency.threads)
+
+    def detections() -> Sequence[Mapping[str, Any]]:
+        with opened() as session:
+            return detect(Predictor(session, manifest.contract), labeled, f"gate {manifest.target}").detections
+
+    return Side(manifest.target, figures, manifest.contract, opened, detections, manifest.why, manifest.data)
+
+
+def _answer(
+    args: argparse.Namespace,
+    verdicts: Sequence[Verdict],
+    code: int,
+    folder: Path | None,
+    file: Path | None,
+    gates: Sequence[GateConfig],
+    bundles: Mapping[str, Path],
+) -> Answer:
+    code = code if verdicts or _only_saves(args) else EXIT_INCOMPARABLE
+    data = {"gates": [verdict.model_dump(mode="json") for verdict in verdicts], "exit_code": code}
+    lines = [text(verdicts) if verdicts or not gates else "every gate compares with a reference, and there was none yet"]
+    out = Path(args.out) if args.out is not None else folder
+    if out is not None:
+        lines += [str(path) for path in write(out, verdicts, code)]
+    lines += annotate(verdicts, gates, file, settings=args.settings)
+    if args.save_reference is not None:
+        lines.append(_save(Path(args.save_reference).resolve(), bundles, code))
+    return Answer(data, "\n".join(lines), code)
+
+
+def _save(folder: Path, bundles: Mapping[str, Path], code: int) -> str:
+    """Keep the bundles beside those of other targets, whole or not at all; nothing where not every gate passed.
+
+    Raises:
+        ConfigError: the folder holds something else.
+        ArtifactError: there is no bundle to keep.
+    """
+    if code != 0:
+        return f"{folder}: left as it is, since not every gate passed"
+    if not bundles:
+        raise ArtifactError(f"{folder}: nothing to keep, since no target was measured here")
+    kept = {path.name: path for path in folder.iterdir()} if folder.is_dir() else {}
+    other = next((path for path in kept.values() if not (path / MANIFEST).is_file()), None)
+    if other is not None or (folder.exists() and not folder.is_dir()):
+        raise ConfigError(f"--save-reference {folder}: holds {other or folder}, which is no bundle; give a new or an empty folder")
+    copy_bundles({**kept, **bundles}, folder)
+    return f"kept as reference: {', '.join(str(folder / name) for name in bundles)}"

@@ -1,0 +1,26 @@
+"""`edgedistill package`: everything that Docker, Triton and KServe need."""
+
+import argparse
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from deploy.bundles.bundle import Bundle
+from deploy.errors import ConfigError
+from deploy.shipping.ship import ship
+from pipeline.answer import Answer
+from pipeline.store.files import replace_folder
+
+
+def package(args: argparse.Namespace) -> Answer:
+    """Write the folder, whole or not at all."""
+    bundle, out = Bundle.load(Path(args.bundle)), Path(args.out).resolve()
+    if out.exists():
+        raise ConfigError(f"--out {out}: exists already; give a new folder")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
+        made = Path(scratch) / out.name
+        made.mkdir()
+        ship(bundle, made, image=args.image)
+        replace_folder(made, out)
+    files = sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file() and out / "bundle" not in path.parents)
+    return Answer({"out": str(out), "files": files}, "\n".join([f"{out}: bundle/", *(f"  {file}" for file in files)]))

@@ -1,0 +1,17 @@
+"""`edgedistill report`: draw report.html again."""
+
+import argparse
+from pathlib import Path
+
+from pipeline.answer import Answer
+from pipeline.commands.run import reused
+from pipeline.outputs import publish
+
+
+def report(args: argparse.Namespace) -> Answer:
+    """Draw report.html again."""
+    result = reused(args)
+    folder = Path(args.runs) / result.config.name
+    publish(result, folder, redraw=True)
+    path = folder / "report.html"
+    return Answer({"report": str(path)}, str(path))

@@ -1,0 +1,58 @@
+"""The commands on a bundle: predict, serve; they need the base installation only."""
+
+import argparse
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from deploy.bundles.bundle import Bundle
+from deploy.errors import ConfigError
+from deploy.serving.options import ServeConfig
+from pipeline.answer import Answer
+from pipeline.config import load
+from pipeline.config.document import parse
+from pipeline.config.overrides import Setting, apply
+
+
+def serve(args: argparse.Namespace) -> Answer:
+    """Serve until interrupted; with --check, only find out whether that would do."""
+    config = serve_config(args)
+    if args.check:
+        from deploy.serving.model import Model
+
+        bundle = Bundle.load(Path(args.bundle))
+        if not args.allow_ungated:
+            bundle.refuse_ungated_here()
+        model = Model.open(bundle, config)
+        size = model.batcher.max_batch_size
+        model.close()
+        reason = bundle.why_ungated_here()
+        ungated = "" if reason is None else f", UNGATED: {reason}"
+        answer = {"model": model.name, "max_batch_size": size, "why_ungated": reason}
+        return Answer(answer, f"{bundle.root}: can be served here, {size} images in a pass{ungated}")
+    from deploy.serving import process  # the web framework is an extra
+
+    process.serve(Path(args.bundle), config, allow_ungated=args.allow_ungated)
+    return Answer({}, "")
+
+
+def serve_config(args: argparse.Namespace) -> ServeConfig:
+    """Section serve of the file, then --set, then the options of their own.
+
+    Raises:
+        ConfigError: a key or a value is not allowed.
+    """
+    given = load(Path(args.config)).serve if args.config else ServeConfig()
+    values = given.model_dump()
+    for setting in (Setting.parse(text, parse) for text in args.settings):
+        apply(values, setting)
+    flags = {key: value for key in ("host", "port", "grpc_port") if (value := getattr(args, key)) is not None}
+    values |= flags
+    try:
+        return ServeConfig.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        allowed = f"; allowed: {', '.join(ServeConfig.model_fields)}" if first["type"] == "extra_forbidden" else ""
+        label = f"--{key.replace('_', '-')}" if key in flags else f"serve.{key}"
+        raise ConfigError(f"{label} {first['input']}: {first['msg']}{allowed}; see docs/CONFIG.md") from error

@@ -1,0 +1,150 @@
+"""YAML files as plain values: duplicate keys refused, `extends` followed, `--set` applied, and who said what remembered."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from deploy.errors import ConfigError
+from pipeline.config.overrides import Setting, apply
+
+EXTENDS = "extends"
+PLUGIN_KEYS = ("name", "dataset", "runtime")
+
+Key = str | int
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML in which a key given twice is an error and 1e-3 is a number."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"{key.value} is given twice", problem_mark=key.start_mark)
+            if isinstance(key, yaml.ScalarNode):
+                seen.add(key.value)
+        return node
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?(\.\d+|\d+(\.\d*)?)[eE][-+]?\d+$"), list("-+.0123456789"))
+
+
+def parse(text: str, label: str) -> Any:
+    """Parse YAML; `label` begins the error's line. Aliases become copies.
+
+    Raises:
+        ConfigError: not YAML, or a key given twice.
+    """
+    try:
+        return _copied(yaml.load(text, _Loader))  # noqa: S506 - a SafeLoader
+    except yaml.MarkedYAMLError as error:
+        line = f":{error.problem_mark.line + 1}" if error.problem_mark and "\n" in text else ""
+        raise ConfigError(f"{label}{line}: {error.problem}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{label}: {' '.join(str(error).split())}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{label}: an alias that contains itself") from error
+    except ValueError as error:
+        raise ConfigError(f"{label}: {error}") from error
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _copied(item) for key, item in value.items()}
+    return [_copied(item) for item in value] if isinstance(value, list) else value
+
+
+@dataclass(frozen=True)
+class Document:
+    """The merged values; `files` are what they came from, the outermost first, and `settings` what stands on top."""
+
+    data: dict[str, Any]
+    files: tuple[tuple[str, Mapping[str, Any]], ...]
+    settings: tuple[Setting, ...]
+
+    def origin(self, path: Sequence[Key]) -> str:
+        """The `--set` or the file that says what stands at a path."""
+        keys = [str(key) for key in path]
+        for setting in reversed(self.settings):
+            shared = min(len(keys), len(setting.path))
+            if shared and list(setting.path[:shared]) == keys[:shared]:
+                return f"--set {setting.text}"
+        for depth in range(len(path), 0, -1):
+            for label, data in self.files:
+                if reaches(data, path[:depth]):
+                    return label
+        return self.files[0][0]
+
+
+def reaches(data: Any, path: Sequence[Key]) -> bool:
+    """Whether something stands at a path."""
+    for key in path:
+        there = key in data if isinstance(data, Mapping) else isinstance(data, list) and isinstance(key, int) and key < len(data)
+        if not there:
+            return False
+        data = data[key]
+    return True
+
+
+def read_document(path: Path, settings: Sequence[str] = ()) -> Document:
+    """Read a file and what it extends, and apply `--set` settings.
+
+    Raises:
+        ConfigError: a file that cannot be read, a circle of `extends`, a setting that fits nowhere.
+    """
+    files = tuple(_chain(path, ()))
+    data: dict[str, Any] = {}
+    for _, layer in reversed(files):
+        data = merged(data, layer, top=True)
+    parsed = tuple(Setting.parse(text, parse) for text in settings)
+    for setting in parsed:
+        apply(data, setting)
+    return Document(data, files, parsed)
+
+
+def _chain(path: Path, inside: tuple[Path, ...]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    if path.resolve() in inside:
+        raise ConfigError(f"{inside[-1]}: extends {path}, which extends it in turn")
+    data = _read(path)
+    base = data.pop(EXTENDS, None)
+    yield str(path), data
+    if base is None:
+        return
+    if not isinstance(base, str):
+        raise ConfigError(f"{path}: {EXTENDS}: got {base!r}, allowed: one file name, relative to this file")
+    yield from _chain(path.parent / base, (*inside, path.resolve()))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such file; name a configuration file, pipeline.yaml for example") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
+    data = parse(text, str(path))
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: got {type(data).__name__}, allowed: a mapping with name, data, teacher, student, ...")
+    for key in data:
+        if not isinstance(key, str):
+            raise ConfigError(f"{path}: key {key!r} is not text; put it in quotes")
+    return data
+
+
+def merged(base: Mapping[str, Any], over: Mapping[str, Any], *, top: bool = False) -> dict[str, Any]:
+    """`over` laid on `base`: mappings merge, all else is replaced.
+
+    A mapping that names another plugin than its base replaces it whole, for the old plugin's options mean nothing to the new.
+    """
+    if not top and any(key in base and key in over and base[key] != over[key] for key in PLUGIN_KEYS):
+        return dict(over)
+    result = dict(base)
+    for key, value in over.items():
+        below = result.get(key)
+        result[key] = merged(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+    return result

@@ -1,0 +1,64 @@
+"""The line in pipeline.yaml at which each gate stands, for annotations."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import yaml
+
+from pipeline.config.document import EXTENDS
+
+
+def gate_lines(path: Path) -> list[tuple[Path, int]]:
+    """File and line, from 1, of each gate in order; of the file that gives the list, where `path` extends others.
+
+    A gate that is an alias stands where the alias does, not its anchor.
+    """
+    base: str | None = None
+    keys = _Events(yaml.parse(path.read_text(encoding="utf-8"), yaml.SafeLoader))
+    for key in keys.mapping():
+        if key == "gates":
+            return [(path, line + 1) for line in keys.sequence()]
+        event = keys.skip()
+        if key == EXTENDS and isinstance(event, yaml.ScalarEvent):
+            base = event.value
+    return gate_lines(path.parent / base) if base is not None else []
+
+
+class _Events:
+    """A walk over the events of one document whose top is a mapping."""
+
+    def __init__(self, events: Iterator[yaml.Event]) -> None:
+        self._events = events
+
+    def mapping(self) -> Iterator[str]:
+        """The keys; after each the caller takes its value."""
+        for event in self._events:
+            if isinstance(event, yaml.MappingStartEvent):
+                break
+        for event in self._events:
+            if isinstance(event, yaml.MappingEndEvent):
+                return
+            yield event.value if isinstance(event, yaml.ScalarEvent) else ""
+
+    def sequence(self) -> Iterator[int]:
+        """The lines, from 0, of the items of a sequence that comes next; nothing where something else does."""
+        if not isinstance(next(self._events), yaml.SequenceStartEvent):
+            return
+        for event in self._events:
+            if isinstance(event, yaml.SequenceEndEvent):
+                return
+            assert event.start_mark is not None
+            yield event.start_mark.line
+            self._rest(event)
+
+    def skip(self) -> yaml.Event:
+        """Take a value whole; its first event."""
+        event = next(self._events)
+        self._rest(event)
+        return event
+
+    def _rest(self, event: yaml.Event) -> None:
+        depth = 1 if isinstance(event, yaml.CollectionStartEvent) else 0
+        while depth:
+            inner = next(self._events)
+            depth += isinstance(inner, yaml.CollectionStartEvent) - isinstance(inner, yaml.CollectionEndEvent)

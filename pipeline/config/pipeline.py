@@ -1,0 +1,126 @@
+"""pipeline.yaml as one typed value."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+
+from deploy.comparison import metrics
+from deploy.contract import Frozen
+from deploy.plugins import suggest
+from deploy.serving.options import ServeConfig
+from pipeline.config.diagnose import Misfit, explain, refuse_coerced
+from pipeline.config.document import read_document
+from stages.config import (
+    DataConfig,
+    DetectorConfig,
+    DistillConfig,
+    ExportConfig,
+    GateConfig,
+    LossConfig,
+    PackageConfig,
+    StudentConfig,
+    TargetConfig,
+    TeacherConfig,
+    ValidationConfig,
+)
+
+REFERENCES = ("teacher", "baseline")
+"""What is measured beside the targets; no target may bear these names, nor the student's."""
+
+
+class PluginSection(NamedTuple):
+    """A section whose options stand in plugin files: their folder, the key that names one, the function that has the options."""
+
+    package: str
+    key: str
+    function: str = "build"
+    hidden: tuple[str, ...] = ()
+
+
+PLUGIN_SECTIONS: Mapping[type[BaseModel], PluginSection] = {
+    DataConfig: PluginSection("stages.datasets", "dataset"),
+    DetectorConfig: PluginSection("stages.detectors", "name"),
+    LossConfig: PluginSection("stages.losses", "name"),
+    TargetConfig: PluginSection("deploy.runtimes", "runtime", "compile", ("precision", "calibration", "heads", "quantization")),
+}
+
+FOLDER_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+
+
+class PipelineConfig(Frozen):
+    """All that a run depends on."""
+
+    name: str = Field(pattern=FOLDER_NAME, max_length=100, description="results go to runs/<name>")
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="where networks are trained")
+    data: DataConfig
+    teacher: TeacherConfig
+    student: StudentConfig
+    distill: DistillConfig
+    export: ExportConfig = ExportConfig()
+    targets: tuple[TargetConfig, ...] = Field(min_length=1)
+    validation: ValidationConfig = ValidationConfig()
+    gates: tuple[GateConfig, ...] = ()
+    package: PackageConfig = PackageConfig()
+    serve: ServeConfig = ServeConfig()
+
+    def gates_of(self, target: str) -> tuple[GateConfig, ...]:
+        """The gates that judge a target: those that name it and those that name none."""
+        return tuple(gate for gate in self.gates if gate.target in (None, target))
+
+    @field_validator("targets")
+    @classmethod
+    def _distinct(cls, targets: tuple[TargetConfig, ...]) -> tuple[TargetConfig, ...]:
+        for name, count in Counter(target.name for target in targets).items():
+            if count > 1:
+                raise ValueError(f"{count} targets are called {name}; give each its own name")
+            if name in (*REFERENCES, "student"):
+                raise ValueError(f"a target cannot be called {name}, which is what the figures of that network go by; rename it")
+        return targets
+
+    @field_validator("validation")
+    @classmethod
+    def _unseen(cls, validation: ValidationConfig) -> ValidationConfig:
+        if validation.split == "train":
+            raise ValueError("split train is what the networks learn from; choose another, val for example")
+        return validation
+
+    @model_validator(mode="after")
+    def _levels_match(self) -> "PipelineConfig":
+        """Known from the options where detectors have this one, and so before a teacher is trained; else it is the losses that refuse."""
+        own, other = (detector.options.get("strides") for detector in (self.student.detector, self.teacher.detector))
+        if own and other and not set(own) & set(other):
+            problem = f"none of {list(own)} is among the teacher's {list(other)}; give the two detectors at least one stride in common"
+            raise Misfit(("student", "detector", "strides"), problem)
+        return self
+
+    @model_validator(mode="after")
+    def _gates_can_be_judged(self) -> "PipelineConfig":
+        targets = [target.name for target in self.targets]
+        for index, gate in enumerate(self.gates):
+            try:
+                metrics.check(gate.metric)
+            except ValueError as error:
+                raise Misfit(("gates", index, "metric"), str(error)) from error
+            if gate.target is not None and gate.target not in targets:
+                problem = f"no target '{gate.target}'{suggest(gate.target, targets)}; choose from {', '.join(targets)}"
+                raise Misfit(("gates", index, "target"), problem)
+        return self
+
+
+def load(path: Path, settings: Sequence[str] = ()) -> PipelineConfig:
+    """Read a configuration file, what it extends, and `--set` settings ("a.b=value") on top.
+
+    Raises:
+        ConfigError: one line naming the file, the key, what was given and what is allowed.
+    """
+    document = read_document(path, settings)
+    try:
+        config = PipelineConfig.model_validate(document.data)
+    except ValidationError as error:
+        raise explain(error, document, PipelineConfig) from None
+    refuse_coerced(document, config.model_dump(mode="json"))
+    return config

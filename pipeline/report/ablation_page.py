@@ -1,0 +1,60 @@
+"""ablation.html: the table and the plot of an ablation in one file that opens offline."""
+
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from pipeline.report.charts import Chart, Line, Mark, Scale, Tick, extent
+from pipeline.report.words import fraction, percent, points
+from pipeline.results.ablation import UNDISTILLED, Ablation
+from pipeline.store.files import replace_text
+
+ROW_PX = 46
+WIDTH = 860
+FRAME_LEFT = 150
+LETTER_PX = 7
+
+
+def write_page(measured: Ablation, file: Path) -> None:
+    """Draw the page, whole or not at all."""
+    loader = FileSystemLoader(Path(__file__).parent)
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters.update({"fraction": fraction, "points": points, "percent": percent})
+    page = environment.get_template("ablation.html.j2")
+    means = {name: sum(values) / len(values) for name, values in measured.maps.items()}
+    closed = {name: measured.closed(name) for name in measured.gains}
+    replace_text(file, page.render(ablation=measured, undistilled=UNDISTILLED, means=means, closed=closed, chart=gain_chart(measured)))
+
+
+def gain_chart(measured: Ablation) -> Chart:
+    """A row a variant: each seed's gain, their mean, and its interval; the line at 0 is the undistilled student."""
+    names = list(measured.gains)
+    height = ROW_PX * len(names) + 60
+    left = max(FRAME_LEFT, 20 + LETTER_PX * max(map(len, names)))
+    frame = (left, 10.0, WIDTH - 20.0, height - 50.0)
+    ends = [end for gain in measured.gains.values() for end in (gain.low, gain.high, *gain.differences) if end is not None]
+    x = Scale(*extent([0.0, *(end * 100 for end in ends)], margin=0.06), frame[0], frame[2])
+    rows = {name: frame[1] + ROW_PX * (index + 0.5) for index, name in enumerate(names)}
+    lines = [Line("zero", f"M{x(0):g},{frame[1]:g}L{x(0):g},{frame[3]:g}", "undistilled")]
+    marks: list[Mark] = []
+    for name, gain in measured.gains.items():
+        y = rows[name]
+        if gain.low is not None and gain.high is not None:
+            title = f"{name}: 95 % interval {points(gain.low)} to {points(gain.high)}"
+            lines.append(Line("student", f"M{x(gain.low * 100):g},{y:g}L{x(gain.high * 100):g},{y:g}", title))
+        for seed, value in zip(measured.seeds, gain.differences, strict=True):
+            marks.append(Mark("seed", x(value * 100), y, f"{name}, seed {seed}: {points(value)} points"))
+        marks.append(Mark("student", x(gain.mean * 100), y, f"{name}: {points(gain.mean)} points in the mean"))
+    said = "; ".join(f"{name} {points(gain.mean)}" for name, gain in measured.gains.items())
+    return Chart(
+        title=f"Gain over the undistilled student in points of mAP: {said}",
+        width=WIDTH,
+        height=height,
+        frame=frame,
+        x_ticks=x.ticks(8),
+        y_ticks=tuple(Tick(y, name) for name, y in rows.items()),
+        x_title="gain over the undistilled student, points of mAP",
+        lines=tuple(lines),
+        marks=tuple(marks),
+        mark_radius=8,
+    )

@@ -1,0 +1,152 @@
+"""report.html: a run in one file that opens offline, without script, its plots inline and its pictures embedded."""
+
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from deploy import machine
+from pipeline.flow import RunResult, TargetResult
+from pipeline.report import boxes, pictures, plots, words
+from pipeline.report.engines import measured
+from pipeline.results.summary import difference, summarize
+from pipeline.results.verdicts import details
+from pipeline.store.files import replace_text
+from stages.artifacts import Checkpoint
+
+MOST_CLASSES = 80
+"""Of more classes, the report lists those that gained and those that lost most."""
+
+_FILTERS = ("fraction", "points", "change", "drifted", "convolutions", "percent", "milliseconds", "size", "count", "duration", "measured")
+_SOFTWARE = (
+    *("edgedistill", "torch", "torchvision", "accelerate", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino"),
+    *("tensorrt", "tensorrt-rtx-cu13"),
+)
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """AP over IoU 0.5 to 0.95 of one class in each network, fractions; `gain` is distilled less undistilled."""
+
+    name: str
+    teacher: float | None
+    baseline: float | None
+    student: float | None
+    gain: float | None
+
+
+def write_report(run: RunResult, file: Path) -> None:
+    """Draw the report of a run, whole or not at all.
+
+    Raises:
+        ArtifactError: an artifact of the run is damaged.
+    """
+    loader = FileSystemLoader(Path(__file__).parent)
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters.update({name: getattr(words, name) for name in _FILTERS})
+    replace_text(file, environment.get_template("report.html.j2").render(content(run)))
+
+
+def content(run: RunResult) -> dict[str, Any]:
+    """All that the template shows; every figure is one of summary.json's."""
+    summary = summarize(run)
+    classes = class_rows(run)
+    curves = {name: plots.read_curves(network.root / "curves.csv") for name, network in _networks(run).items()}
+    return {
+        "summary": summary,
+        "networks": words.NETWORKS,
+        "forms": words.FORMS,
+        "masks": any(
+            figures["mask_map"] is not None for figures in (*(summary[name] for name in _networks(run)), *summary["targets"].values())
+        ),
+        "headline": words.headline(summary),
+        "changes": [details(verdict) for target in run.targets for verdict in target.verdicts.facts.verdicts],
+        "verdicts": {name: words.worst(summary["gates"], name) for name in summary["targets"]},
+        "split": run.config.validation.split,
+        **measured(run, summary),
+        "training": dict(zip(("terms", "diagnostics"), plots.training(curves), strict=True)),
+        "classes": most_changed(classes),
+        "num_classes": len(classes),
+        **_pictures(run),
+        **_cost(run),
+        "facts": _facts(run),
+    }
+
+
+def class_rows(run: RunResult) -> list[ClassRow]:
+    """Each class's AP, in the data set's order."""
+    found = {key: network.facts.accuracy.per_class for key, network in _networks(run).items()}
+    rows = []
+    for name in run.dataset.facts.contract.classes:
+        teacher, baseline, student = (table.get(name) for table in found.values())
+        rows.append(ClassRow(name, teacher, baseline, student, difference(student, baseline)))
+    return rows
+
+
+def most_changed(rows: Sequence[ClassRow]) -> list[ClassRow]:
+    """All as they stand, or, of very many, those whose AP changed most, the largest gain first."""
+    if len(rows) <= MOST_CLASSES:
+        return list(rows)
+    changed = sorted((row for row in rows if row.gain is not None), key=lambda row: -(row.gain or 0))
+    half = MOST_CLASSES // 2
+    return changed if len(changed) <= MOST_CLASSES else changed[:half] + changed[-half:]
+
+
+def _networks(run: RunResult) -> dict[str, Checkpoint]:
+    return {"teacher": run.teacher, "baseline": run.baseline, "student": run.student}
+
+
+def _pictures(run: RunResult) -> dict[str, Any]:
+    split = run.config.validation.split
+    ids = pictures.choose(run.dataset, split, run.student)
+    return {
+        "photos": pictures.photos(run.dataset, split, _networks(run), ids),
+        "gazes": pictures.gazes(run.dataset, split, run.student, ids),
+        "num_pictures": len(ids),
+        "score": boxes.SCORE,
+        "iou": boxes.IOU,
+    }
+
+
+def _cost(run: RunResult) -> dict[str, Any]:
+    """Seconds that this run spent, that making all takes, and of the longest stage."""
+    seconds = [stage.seconds or 0.0 for stage in run.stages]
+    now = sum(stage.seconds or 0.0 for stage in run.stages if not stage.reused)
+    return {"spent": {"now": now, "all": sum(seconds)}, "longest": max(seconds, default=0.0) or 1.0}
+
+
+def _facts(run: RunResult) -> dict[str, Any]:
+    """What the figures depend on beside the configuration."""
+    dataset = run.dataset.facts
+    reports = (target.report.facts for target in run.targets)
+    return {
+        "machine": next((report.machine for report in reports if report.latency), machine.identity()),
+        "versions": {"python": platform.python_version(), **{name: version for name in _SOFTWARE if (version := _version(name))}},
+        "dataset": run.config.data.dataset,
+        "splits": {name: (split.num_images, split.num_boxes) for name, split in dataset.splits.items()},
+        "problems": dataset.num_problems,
+        "size": (dataset.contract.preprocessing.width, dataset.contract.preprocessing.height),
+        "engines": {target.config.name: _fingerprint(target) for target in run.targets},
+        "yaml": yaml.safe_dump(run.config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110),
+        "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    }
+
+
+def _fingerprint(target: TargetResult) -> dict[str, str]:
+    """Which engine was measured, hashes cut short; empty where there is none."""
+    facts = target.engine.facts
+    every = {"sha256": facts.sha256, **facts.fingerprint} if facts.sha256 else {}
+    return {key: value[:16] if key.endswith("sha256") else value for key, value in every.items() if value}
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None

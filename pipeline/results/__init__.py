@@ -1,0 +1,1 @@
+"""What commands answer with: summaries, tables, verdicts, history, ablations."""

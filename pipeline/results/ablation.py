@@ -1,0 +1,60 @@
+"""What each loss gains over several seeds, as a value and a table."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pipeline.results.gains import Gain
+from pipeline.results.summary import difference, gap_closed
+from pipeline.results.table import UNDEFINED, grid, number
+
+UNDISTILLED = "undistilled"
+
+
+TOGETHER = "all losses"
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """mAP of the teacher, and of each variant at each seed; `gains` are of every variant but the undistilled one."""
+
+    name: str
+    split: str
+    num_images: int
+    seeds: tuple[int, ...]
+    teacher: float
+    maps: Mapping[str, tuple[float, ...]]
+    gains: Mapping[str, Gain]
+
+    def closed(self, variant: str) -> float | None:
+        """How much of the teacher's lead over the undistilled student the variant makes good, of means; None unless the teacher leads."""
+        means = {name: sum(values) / len(values) for name, values in self.maps.items()}
+        return gap_closed(self.teacher, means[UNDISTILLED], means[variant])
+
+
+def render(measured: Ablation) -> str:
+    """The table for a terminal: mean mAP, the gain in points with its interval, the share of the teacher's lead made good."""
+    rows = [["teacher", number(measured.teacher), UNDEFINED, UNDEFINED, UNDEFINED]]
+    for name, values in measured.maps.items():
+        gain = measured.gains.get(name)
+        closed = None if gain is None else measured.closed(name)
+        rows.append(
+            [
+                name,
+                number(sum(values) / len(values)),
+                UNDEFINED if gain is None else f"{gain.mean * 100:+.2f}",
+                UNDEFINED if gain is None else interval(gain),
+                UNDEFINED if closed is None else f"{closed:.0%}",
+            ]
+        )
+    table = grid(["student", "mean map", "gain, points", "95 % interval", "lead closed"], rows)
+    lead = difference(measured.teacher, sum(measured.maps[UNDISTILLED]) / len(measured.seeds))
+    behind = (
+        "" if lead is None or lead > 0 else "\n! the teacher is not better than the undistilled student: there is nothing to learn from it"
+    )
+    trained = f"{len(measured.seeds)} seed{'s' if len(measured.seeds) > 1 else ''}"
+    return f"{table}\n{trained}, {measured.num_images} images of split {measured.split}{behind}"
+
+
+def interval(gain: Gain) -> str:
+    """In points; "-" for a single seed."""
+    return UNDEFINED if gain.low is None or gain.high is None else f"{gain.low * 100:+.2f} to {gain.high * 100:+.2f}"

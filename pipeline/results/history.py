@@ -1,0 +1,52 @@
+"""The metrics of past runs, a row each."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from deploy.comparison import metrics
+from pipeline.flow import RunResult
+from stages.gate import side_of
+from stages.measurement.verdicts import number as judged
+from stages.package import git_commit
+
+FILE = "history.jsonl"
+KEYS = frozenset({"time", "commit", "exit_code", "targets"})
+
+
+def add(result: RunResult, folder: Path, exit_code: int) -> None:
+    """Append a row unless the last one has the same figures."""
+    trained = {"teacher": result.teacher, "undistilled": result.baseline, "torch": result.student}
+    maps = {name: network.facts.accuracy.map for name, network in trained.items()}
+    figures: dict[str, dict[str, float]] = {}
+    for target in result.targets:
+        side = side_of(target.engine, target.report, result.onnx, result.config.validation, maps)
+        classes = [metrics.OF_CLASS + name for name in side.contract.classes]
+        known = {name: judged(side.figures, name)[0] for name in (*metrics.NAMES, *classes)} if side.why is None else {}
+        figures[target.config.name] = {name: value for name, value in known.items() if value is not None}
+    row = {"commit": git_commit(Path.cwd()), "exit_code": exit_code, "targets": figures}
+    path = folder / FILE
+    earlier = rows(path)
+    if earlier and {**earlier[-1], "time": None, "commit": None} == {**row, "time": None, "commit": None}:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    whole = not path.exists() or path.read_bytes().endswith(b"\n")
+    with path.open("a", encoding="utf-8") as file:
+        file.write("" if whole else "\n")
+        file.write(json.dumps({"time": datetime.now(UTC).isoformat(timespec="seconds"), **row}, allow_nan=False) + "\n")
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    """Past runs, the oldest first; half a line, which a crash may leave, is none."""
+    if not path.exists():
+        return []
+    found = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict) and row.keys() >= KEYS and isinstance(row["targets"], dict):
+            found.append(row)
+    return found

@@ -1,0 +1,112 @@
+"""summary.json: the figures of a run and the verdict on it, as strict JSON; null where a figure is undefined, never NaN."""
+
+from dataclasses import asdict
+from typing import Any
+
+from deploy.bundles.manifest import Verdict
+from deploy.comparison import metrics
+from pipeline.flow import RunResult
+from pipeline.store.store import StageRecord
+from stages.artifacts import Checkpoint, Engine, Parity, Report
+from stages.measurement.verdicts import exit_code
+
+
+def summarize(result: RunResult) -> dict[str, Any]:
+    """All that summary.json holds."""
+    networks = {"teacher": result.teacher, "baseline": result.baseline, "student": result.student}
+    figures = {name: network_figures(checkpoint) for name, checkpoint in networks.items()}
+    maps = {name: value["map"] for name, value in figures.items()}
+    verdicts = [verdict for target in result.targets for verdict in target.verdicts.facts.verdicts]
+    required = [target.config.name for target in result.targets if target.config.required]
+    unmeasured = [target.config.name for target in result.targets if target.report.facts.why is not None]
+    return {
+        "format": 1,
+        "name": result.config.name,
+        "seed": result.config.seed,
+        "exit_code": exit_code(verdicts, result.config.gates, required=required, unmeasured=unmeasured),
+        **figures,
+        "gain_map": difference(maps["student"], maps["baseline"]),
+        "gap_closed": gap_closed(maps["teacher"], maps["baseline"], maps["student"]),
+        "targets": {
+            target.config.name: {**target_figures(target.report), **engine_figures(target.engine), "parity": parity_figures(target.parity)}
+            for target in result.targets
+        },
+        "references": {name: target_figures(report) for name, report in result.references.items()},
+        "gates": [gate_figures(verdict) for verdict in verdicts],
+        "stages": [stage_figures(record) for record in result.stages],
+    }
+
+
+def network_figures(checkpoint: Checkpoint) -> dict[str, Any]:
+    """A trained network's accuracy, in torch, and its size."""
+    facts = checkpoint.facts
+    accuracy = facts.accuracy.model_dump(include={"map", "map_50", "map_75", "split", "num_images"})
+    return {
+        **accuracy,
+        "mask_map": metrics.value("mask_map", metrics.Figures(facts.accuracy)),
+        "parameters": facts.parameters,
+        "macs": facts.macs,
+    }
+
+
+def target_figures(report: Report) -> dict[str, Any]:
+    """What was measured of an engine; null with a `why` where it could not be."""
+    facts = report.facts
+    accuracy = facts.accuracy.model_dump(include={"map", "map_50", "map_75", "split", "num_images"}) if facts.accuracy else {}
+    latency = facts.latency.model_dump(include={"pre", "infer", "post", "end_to_end"}) if facts.latency else None
+    return {
+        "runtime": facts.runtime,
+        "precision": facts.precision,
+        **{key: accuracy.get(key) for key in ("map", "map_50", "map_75", "split", "num_images")},
+        "mask_map": metrics.value("mask_map", metrics.Figures(facts.accuracy)),
+        "latency_ms": latency,
+        "bytes": facts.bytes,
+        "sha256": facts.sha256,
+        "lowest_ms": facts.lowest_ms,
+        "engine_proof": facts.proof,
+        "why": facts.why,
+    }
+
+
+def engine_figures(engine: Engine) -> dict[str, Any]:
+    """Its precision proven, its cost counted; which layers int8 returned to float, and which precision was chosen of which.
+
+    The last two are null where there was nothing to decide.
+    """
+    facts = engine.facts
+    kept = {"limit", "float_map", "map", "float_layers", "num_layers"}
+    return {
+        "proof": facts.proof,
+        "cost": None if facts.cost is None else facts.cost.model_dump(mode="json"),
+        "fallback": None if facts.fallback is None else facts.fallback.model_dump(include=kept, mode="json"),
+        "choice": None if facts.choice is None else facts.choice.model_dump(mode="json"),
+    }
+
+
+def parity_figures(parity: Parity) -> dict[str, Any]:
+    """Where a target's accuracy went; of each tensor in half precision the largest value, the largest of all first."""
+    facts = parity.facts.model_dump(exclude={"target", "split"}, mode="json")
+    for step in facts["steps"]:
+        step["largest"] = [{"tensor": name, "value": value} for name, value in sorted(step["largest"].items(), key=lambda item: -item[1])]
+    return facts
+
+
+def gate_figures(verdict: Verdict) -> dict[str, Any]:
+    """One gate's verdict on one target."""
+    return verdict.model_dump(mode="json")
+
+
+def stage_figures(record: StageRecord) -> dict[str, Any]:
+    """What a stage cost; `seconds` are those of its run, where it was reused too."""
+    return asdict(record)
+
+
+def difference(one: float | None, other: float | None) -> float | None:
+    """one - other, null where either is."""
+    return None if one is None or other is None else one - other
+
+
+def gap_closed(teacher: float | None, baseline: float | None, student: float | None) -> float | None:
+    """How much of the teacher's lead over the undistilled student distillation made good; null unless the teacher leads."""
+    lead, gain = difference(teacher, baseline), difference(student, baseline)
+    return None if lead is None or gain is None or lead <= 0 else gain / lead

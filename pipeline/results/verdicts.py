@@ -1,0 +1,135 @@
+"""Verdicts for machines and people: gate.json, JUnit XML, Markdown for a pull request, annotations of a GitHub run."""
+
+import os
+import xml.etree.ElementTree as ET
+from collections.abc import Sequence
+from pathlib import Path
+
+from deploy.bundles.manifest import Verdict
+from pipeline.config.gate_lines import gate_lines
+from pipeline.results.table import number, verdict_table
+from pipeline.store.files import replace_json, replace_text
+from stages.config import GateConfig
+from stages.measurement.verdicts import limit
+
+SUITE = "edgedistill gates"
+_ERRORS = ("fail", "incomparable")
+_MARKS = {"pass": "✅", "fail": "❌", "inconclusive": "❔", "unmeasured": "⏭️", "incomparable": "🚫"}
+
+
+def text(verdicts: Sequence[Verdict]) -> str:
+    """The table for a terminal, with what was compared and what disturbed it below."""
+    if not verdicts:
+        return "no gate is set, so nothing was judged"
+    notes = [f"· {one.target}, gate {one.name}: {words}" for one in verdicts if (words := details(one)) is not None]
+    return "\n".join([verdict_table([one.model_dump(mode="json") for one in verdicts]), *notes])
+
+
+def details(one: Verdict) -> str | None:
+    """A gate on a change in words: the change, its interval, what was compared; None for any other gate."""
+    if one.effect is None:
+        return None
+    effect = one.effect.reversed() if one.limit.startswith("falls") else one.effect
+    share = one.limit.split(" from ")[0].endswith("%")
+    change, low, high = (f"{value:+.2%}" if share else f"{value + 0:+.3g}" for value in (effect.change, effect.low, effect.high))
+    interval = f" ({low} to {high})" if effect.num else ""
+    disturbed = None if one.load is None else one.load.warning()
+    warning = f"; {disturbed}" if disturbed is not None else ""
+    return f"changed by {change}{interval} from {number(one.reference)}; {one.how}{warning}"
+
+
+def write(folder: Path, verdicts: Sequence[Verdict], code: int) -> list[Path]:
+    """gate.json, gate.xml and gate.md, and the Markdown to the summary of a GitHub job where there is one."""
+    paths = [folder / "gate.json", folder / "gate.xml", folder / "gate.md"]
+    replace_json(paths[0], {"format": 1, "exit_code": code, "gates": [one.model_dump(mode="json") for one in verdicts]})
+    replace_text(paths[1], junit(verdicts))
+    replace_text(paths[2], markdown(verdicts, code))
+    summary = os.environ.get("GITHUB_STEP_SUMMARY")
+    if summary:
+        with Path(summary).open("a", encoding="utf-8") as file:
+            file.write(markdown(verdicts, code))
+    return paths
+
+
+def junit(verdicts: Sequence[Verdict]) -> str:
+    """One test case a gate: fail is a failure, incomparable an error, unmeasured and inconclusive are skipped."""
+    kinds = [one.verdict for one in verdicts]
+    counts = {"failures": kinds.count("fail"), "errors": kinds.count("incomparable")}
+    counts["skipped"] = kinds.count("unmeasured") + kinds.count("inconclusive")
+    totals = {"name": SUITE, "tests": str(len(verdicts)), **{name: str(count) for name, count in counts.items()}, "time": "0"}
+    suites = ET.Element("testsuites", {key: totals[key] for key in ("name", "tests", "failures", "errors", "time")})
+    suite = ET.SubElement(suites, "testsuite", totals)
+    for one in verdicts:
+        case = ET.SubElement(suite, "testcase", {"name": _plain(one.name), "classname": f"{_plain(one.target)}.{one.metric}", "time": "0"})
+        tag = {"fail": "failure", "incomparable": "error", "unmeasured": "skipped", "inconclusive": "skipped"}.get(one.verdict)
+        if tag is not None:
+            kind = {} if tag == "skipped" else {"type": one.verdict}
+            ET.SubElement(case, tag, {"message": _plain(message(one)), **kind})
+        ET.SubElement(case, "system-out").text = _plain(message(one))
+    ET.indent(suites)
+    return ET.tostring(suites, encoding="unicode", xml_declaration=False).join(('<?xml version="1.0" encoding="utf-8"?>\n', "\n"))
+
+
+def message(one: Verdict) -> str:
+    """A verdict in one line: measured, limit, interval, reason."""
+    parts = [f"{one.verdict}: {one.metric} on {one.target} is {number(one.measured)}, allowed {one.limit}", details(one), one.why]
+    return "; ".join(part for part in parts if part)
+
+
+def markdown(verdicts: Sequence[Verdict], code: int) -> str:
+    """A table for a pull request."""
+    kinds = [one.verdict for one in verdicts]
+    counts = ", ".join(f"{kinds.count(kind)} {kind}" for kind in _MARKS if kind in kinds) or "no gate is set"
+    lines = [f"### edgedistill gate: {counts} (exit code {code})", ""]
+    if verdicts:
+        lines += ["| | gate | target | measured | allowed | |", "| --- | --- | --- | ---: | --- | --- |"]
+    for one in verdicts:
+        notes = "; ".join(part for part in (details(one), one.why) if part)
+        cells = [_MARKS[one.verdict], one.name, one.target, f"{number(one.measured)}", one.limit, notes]
+        lines.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def annotate(verdicts: Sequence[Verdict], gates: Sequence[GateConfig], file: Path | None, *, settings: Sequence[str]) -> list[str]:
+    """GitHub's commands at the gates' own lines, in a GitHub run: an error for a gate that failed, a warning for an inconclusive one.
+
+    Args:
+        file: pipeline.yaml; None where a bundle's gates are judged, which stand in no file.
+        settings: of --set, by which a gate may stand in no file either.
+    """
+    if os.environ.get("GITHUB_ACTIONS") != "true":
+        return []
+    lines = gate_lines(file) if file is not None else []
+    if len(lines) != len(gates) or any(setting.startswith("gates=") for setting in settings):
+        lines = []
+    made = []
+    for one in verdicts:
+        level = "error" if one.verdict in _ERRORS else "warning" if one.verdict == "inconclusive" else None
+        if level is None:
+            continue
+        index = next((i for i, gate in enumerate(gates) if _is_of(one, gate)), None)
+        where = f" file={_property(str(lines[index][0]))},line={lines[index][1]}," if lines and index is not None else " "
+        made.append(f"::{level}{where}title={_property(f'gate {one.name}')}::{_escaped(message(one))}")
+    return made
+
+
+def _is_of(one: Verdict, gate: GateConfig) -> bool:
+    named = gate.name is None or gate.name == one.name
+    return named and gate.metric == one.metric and limit(gate) == one.limit and gate.target in (None, one.target)
+
+
+def _plain(value: str) -> str:
+    """Without the control characters that XML has no way to write."""
+    return "".join(character if character.isprintable() else " " for character in value)
+
+
+def _cell(value: str) -> str:
+    return " ".join(_plain(value).split()).replace("|", "\\|").replace("<", "&lt;")
+
+
+def _escaped(value: str) -> str:
+    return value.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _property(value: str) -> str:
+    return _escaped(value).replace(":", "%3A").replace(",", "%2C")

@@ -1,0 +1,234 @@
+"""Where the stages' results lie: one folder each, named after the hash of all that it depends on.
+
+runs/.store/<stage>-<hash>/            a finished artifact with stage.json: seconds, file sizes
+runs/.store/.<stage>-<hash>.partial/   scratch, renamed when whole; a resumable stage goes on from what a kill left there
+runs/.store/.<stage>-<hash>.lock       held by the process that makes it
+runs/<name>/lock.json                  what the last run of each stage depended on, to say why it is stale
+"""
+
+import copy
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar, get_type_hints
+
+from filelock import FileLock, Timeout
+
+from deploy.errors import ArtifactError, ConfigError, EdgedistillError
+from pipeline.answer import silent
+from pipeline.store import keys
+from pipeline.store.files import replace_folder, replace_json
+from stages.artifacts import Artifact
+from stages.facts import FACTS
+
+P = ParamSpec("P")
+A = TypeVar("A", bound=Artifact)
+
+STAMP = "stage.json"
+POLL_SECONDS = 0.2
+
+
+class NothingMeasured(EdgedistillError):
+    """A command that only reads the store found a stage that never ran like this."""
+
+    exit_code = 12
+
+
+class UntilReached(Exception):
+    """The stage named by --until has run, and the flow went on to the next."""
+
+
+@dataclass(frozen=True)
+class StageRecord:
+    """One stage instance of a run.
+
+    name: the stage; instance: the same, with ":<label>" where it runs several times ("optimize:cpu-int8").
+    key: its folder in the store. seconds: how long it took when it ran (since the last kill, where it was resumed), null in a dry
+    run where it never did.
+    reason: why it had to run; null where `reused`.
+    """
+
+    name: str
+    instance: str
+    key: str
+    seconds: float | None
+    reused: bool
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class Mode:
+    """How a store treats stages whose result is not there.
+
+    force: a stage (or instance) to run again with all that depends on it. until: the stage to end after.
+    dry: run nothing, only say what would. only: the stages that may run; for any other, NothingMeasured.
+    """
+
+    force: str | None = None
+    until: str | None = None
+    dry: bool = False
+    only: Collection[str] | None = None
+
+
+@dataclass
+class Store:
+    """Runs stages, or finds what they made before. `say` receives a line when a stage starts, ends or is reused."""
+
+    root: Path
+    name: str
+    mode: Mode = Mode()
+    say: Callable[[str], None] = silent
+    label: str | None = None
+    records: list[StageRecord] = field(default_factory=list)
+    _forced: set[str] = field(default_factory=set)
+    _last: dict[str, keys.Parts] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.rank = int(os.environ.get("RANK", "0"))
+        self.num_processes = int(os.environ.get("WORLD_SIZE", "1"))
+        if self.mode.force and self.num_processes > 1:
+            raise ConfigError("--force works in one process only; run it without torchrun, or delete the stage's folder in the store")
+        self._last = _remembered(self.lock_file)
+
+    @property
+    def lock_file(self) -> Path:
+        """What the last run of each stage depended on."""
+        return self.root / self.name / "lock.json"
+
+    def at(self, label: str) -> Self:
+        """The same store for a stage that runs several times, once a label."""
+        view = copy.copy(self)
+        view.label = label
+        return view
+
+    def run(self, stage: Callable[Concatenate[Path, P], A], *args: P.args, **kwargs: P.kwargs) -> A:
+        """The stage's artifact, made now or found.
+
+        Raises:
+            UntilReached: the run ends before this stage, as asked.
+            NothingMeasured: the artifact is not there, and the stage may not run.
+        """
+        name = keys.name(stage)
+        if self.mode.until and name != self.mode.until and any(record.name == self.mode.until for record in self.records):
+            raise UntilReached(self.mode.until)
+        parts = keys.parts_of(stage, *args, **kwargs)
+        path = self.root / ".store" / keys.key_of(parts)
+        instance = f"{name}:{self.label}" if self.label else name
+        reason = self._why_stale(instance, parts, path)
+        if reason is not None and not self.mode.dry:
+            if self.mode.only is not None and name not in self.mode.only:
+                raise NothingMeasured(f"nothing measured for this configuration ({instance}: {reason}); run: edgedistill run")
+            reason = self._make(stage, path, instance, reason, args, kwargs)
+        stamp = finished(path)
+        seconds = None if stamp is None else float(stamp["seconds"])
+        if reason is None:
+            self.say(f"{instance:<28} reused")
+        self.records.append(StageRecord(name, instance, path.name, seconds, reason is None, reason))
+        self._remember(instance, parts)
+        kind: type[A] = get_type_hints(stage)["return"]
+        return kind(path)
+
+    def _why_stale(self, instance: str, parts: keys.Parts, path: Path) -> str | None:
+        """The one reason to run, or None where the artifact can be reused."""
+        forced = next((f"input {name} runs again" for name, key in parts["inputs"].items() if key in self._forced), None)
+        if self.mode.force in (parts["stage"], instance):
+            forced = "forced"
+        if forced:
+            self._forced.add(path.name)
+            return forced
+        if finished(path) is not None:
+            return None
+        before = self._last.get(instance)
+        if before is None:
+            return "never ran"
+        return keys.difference(before, parts) or "its result is gone"
+
+    def _make(
+        self, stage: Callable[..., Artifact], path: Path, instance: str, reason: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> str | None:
+        """Run the stage; None where another process made the artifact meanwhile."""
+        scratch = path.with_name(f".{path.name}.partial")
+        if self.rank > 0:
+            # the first process has made or wiped the scratch folder before it joins the stage's process group, which others wait for
+            if keys.info(stage).distributed:
+                stage(scratch, *args, **kwargs)
+            while finished(path) is None:
+                time.sleep(POLL_SECONDS)
+            return reason
+        _make_folder(scratch.parent)
+        with self._locked(path, instance):
+            again = path.name in self._forced
+            if not again and finished(path) is not None:
+                return None
+            if again or not keys.info(stage).resumable:
+                shutil.rmtree(scratch, ignore_errors=True)
+            resumed = ", goes on where it was stopped" if scratch.exists() else ""
+            scratch.mkdir(exist_ok=True)
+            self.say(f"{instance:<28} running: {reason}{resumed}")
+            started = time.perf_counter()
+            stage(scratch, *args, **kwargs)
+            seconds = time.perf_counter() - started
+            _stamp(scratch, instance, seconds)
+            replace_folder(scratch, path)
+            self.say(f"{instance:<28} done in {seconds:.1f} s")
+        return reason
+
+    @contextmanager
+    def _locked(self, path: Path, instance: str) -> Iterator[None]:
+        lock = FileLock(path.with_name(f".{path.name}.lock"))
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            if self.num_processes > 1:
+                raise ConfigError(f"{instance}: another edgedistill process is making it in {self.root}; wait for its end") from None
+            self.say(f"{instance:<28} waiting: another process is making it")
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _remember(self, instance: str, parts: keys.Parts) -> None:
+        silent = self.mode.dry or self.mode.only is not None or self.rank > 0
+        if not silent and self._last.get(instance) != parts:
+            self._last[instance] = parts
+            replace_json(self.lock_file, {"format": 1, "stages": self._last})
+
+
+def finished(path: Path) -> dict[str, Any] | None:
+    """The stamp of an artifact that is whole; None where it is not there or any of its files is missing or cut short.
+
+    A file may have grown: TensorBoard's writer flushes when the process ends.
+    """
+    try:
+        stamp: dict[str, Any] = json.loads((path / STAMP).read_bytes())
+        whole = FACTS in stamp["files"] and all((path / name).stat().st_size >= size for name, size in stamp["files"].items())
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return stamp if whole else None
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be made ({error.strerror}); give another folder with --runs") from error
+
+
+def _stamp(folder: Path, instance: str, seconds: float) -> None:
+    files = {file.relative_to(folder).as_posix(): file.stat().st_size for file in sorted(folder.rglob("*")) if file.is_file()}
+    assert FACTS in files, f"{instance} wrote no {FACTS}"
+    replace_json(folder / STAMP, {"stage": instance, "seconds": seconds, "files": files})
+
+
+def _remembered(path: Path) -> dict[str, keys.Parts]:
+    try:
+        stages = json.loads(path.read_bytes())["stages"]
+        return {instance: parts for instance, parts in stages.items() if keys.are_parts(parts)}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}

@@ -1,0 +1,49 @@
+"""The sections of pipeline.yaml, typed.
+
+Nothing here imports torch, so that a file is checked in milliseconds and on a machine without torch.
+"""
+
+from stages.config.data import DataConfig
+from stages.config.distillation import DistillConfig, LossConfig
+from stages.config.gates import SHARE, Change, GateConfig, Versus
+from stages.config.plugin import DetectorConfig, Fraction, Plugin, Positive
+from stages.config.targets import ExportConfig, LatencyConfig, PackageConfig, TargetConfig, ValidationConfig
+from stages.config.training import (
+    Augmentation,
+    Color,
+    Crop,
+    Flip,
+    Mosaic,
+    Scale,
+    StudentConfig,
+    TeacherConfig,
+    TrainConfig,
+)
+
+__all__ = [
+    "SHARE",
+    "Augmentation",
+    "Change",
+    "Color",
+    "Crop",
+    "DataConfig",
+    "DetectorConfig",
+    "DistillConfig",
+    "ExportConfig",
+    "Flip",
+    "Fraction",
+    "GateConfig",
+    "LatencyConfig",
+    "LossConfig",
+    "Mosaic",
+    "PackageConfig",
+    "Plugin",
+    "Positive",
+    "Scale",
+    "StudentConfig",
+    "TargetConfig",
+    "TeacherConfig",
+    "TrainConfig",
+    "ValidationConfig",
+    "Versus",
+]

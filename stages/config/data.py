@@ -1,0 +1,28 @@
+"""Section data: which images, and how they are fitted to the network."""
+
+from typing import Any
+
+from pydantic import ConfigDict, Field, model_validator
+
+from deploy import plugins
+from deploy.contract import Frozen, Preprocessing
+
+
+class DataConfig(Frozen):
+    """`dataset` is a file of stages/datasets, whose options stand flat beside it."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    dataset: str = "digits"
+    preprocessing: Preprocessing = Preprocessing()
+    strict: bool = Field(default=False, description="refuse data with any problem instead of leaving the object or image out")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check(cls, value: Any) -> Any:
+        return plugins.fill("stages.datasets", value, own=("preprocessing", "strict"), key="dataset")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The data set's own options, defaults filled in."""
+        return dict(self.model_extra or {})

@@ -1,0 +1,49 @@
+"""Section distill: the losses, their weights, their schedule."""
+
+from collections import Counter
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from deploy import plugins
+from deploy.contract import Frozen
+from stages.config.plugin import Plugin
+
+
+class LossConfig(Plugin):
+    """A file of stages/losses with its options, times `weight`."""
+
+    weight: float = Field(default=1.0, ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check(cls, value: Any) -> Any:
+        return plugins.fill("stages.losses", value, own=("weight",))
+
+
+class DistillConfig(Frozen):
+    """The losses that carry the teacher's knowledge."""
+
+    losses: tuple[LossConfig, ...] = Field(min_length=1)
+    warmup_steps: int = Field(
+        default=150, ge=0, description="steps over which the losses' weight rises from 0, while the adapters are still random"
+    )
+    fade: Literal["none", "linear", "cosine"] = Field(default="none", description="how the losses' weight falls to 0 by the last step")
+
+    teacher_precision: Literal["same", "fp32", "bf16", "fp16"] = Field(
+        default="same", description="of the teacher's products; same is that of student.train.precision"
+    )
+    compile_teacher: bool = Field(
+        default=False, description="make the teacher's forward with torch.compile: a minute once, faster steps on a GPU"
+    )
+    shares_every: int = Field(
+        default=100, ge=0, description="steps between samples of each term's share of the gradient at the student's features; 0 for none"
+    )
+
+    @field_validator("losses")
+    @classmethod
+    def _distinct(cls, losses: tuple[LossConfig, ...]) -> tuple[LossConfig, ...]:
+        for name, count in Counter(loss.name for loss in losses).items():
+            if count > 1:
+                raise ValueError(f"{name} stands {count} times; give each loss once")
+        return losses

@@ -1,0 +1,79 @@
+"""The section `gates` of pipeline.yaml: limits on what was measured, and on how far it may move from something else."""
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from deploy.comparison import metrics
+from deploy.contract import Frozen
+
+Versus = Literal["teacher", "undistilled", "float", "reference"]
+SHARE = r"^\d+(\.\d+)?%$"
+Change = float | Annotated[str, Field(pattern=SHARE)]
+"""An amount in the metric's own unit, or a share of the reference's: "5%"."""
+
+
+class GateConfig(Frozen):
+    """A limit on a number, for one target or for every target measured here: `min`, `max` or both, or a change from something else.
+
+    Metrics: see deploy.comparison.metrics. Changes are judged with an interval: accuracy image by image, latency by turns on this machine.
+    """
+
+    metric: str
+    name: str | None = None
+    target: str | None = None
+    min: float | None = None
+    max: float | None = None
+    max_drop: Change | None = Field(default=None, description="how much lower it may be than `versus`: 0.01, or 5%")
+    max_increase: Change | None = Field(default=None, description="how much higher it may be than `versus`: 2, or 5%")
+    versus: Versus | None = Field(
+        default=None, description="float is the student's graph as exported, in fp32; reference is what gate --reference names"
+    )
+    on_noise: Literal["inconclusive", "pass", "fail"] = Field(default="inconclusive", description="the verdict where noise hides it")
+
+    @property
+    def is_change(self) -> bool:
+        """Whether it limits a change rather than the number itself."""
+        return self.max_drop is not None or self.max_increase is not None
+
+    @property
+    def other(self) -> Versus | None:
+        """What a change is from; None for a gate on the number itself."""
+        return (self.versus or "reference") if self.is_change else None
+
+    @property
+    def network(self) -> str | None:
+        """The network that the metric is a difference from: teacher, undistilled or torch; None for any other metric."""
+        return metrics.FROM.get(self.metric)
+
+    @property
+    def limit(self) -> tuple[float, bool]:
+        """A change's limit, and whether it is a share."""
+        given = self.max_increase if self.max_drop is None else self.max_drop
+        assert given is not None
+        return (float(given.removesuffix("%")) / 100, True) if isinstance(given, str) else (given, False)
+
+    @field_validator("max_drop", "max_increase", mode="before")
+    @classmethod
+    def _is_an_amount(cls, value: object) -> object:
+        if isinstance(value, str) and not re.fullmatch(SHARE, value):
+            raise ValueError(f"'{value}' is neither a number nor a share such as 5%")
+        return value
+
+    @model_validator(mode="after")
+    def _has_one_kind_of_limit(self) -> "GateConfig":
+        absolute = self.min is not None or self.max is not None
+        if not absolute and not self.is_change:
+            raise ValueError("give min, max or both, or one of max_drop and max_increase")
+        if self.max_drop is not None and self.max_increase is not None:
+            raise ValueError("max_drop and max_increase in one gate; give each a gate of its own")
+        if absolute and self.is_change:
+            raise ValueError("min or max beside max_drop or max_increase; give each a gate of its own")
+        if self.is_change and not metrics.can_be_compared(self.metric):
+            raise ValueError(f"metric {self.metric} with max_drop or max_increase; choose from {', '.join(metrics.COMPARED)}")
+        if self.is_change and self.limit[0] < 0:
+            raise ValueError(f"{'max_increase' if self.max_drop is None else 'max_drop'} {self.limit[0]:g}; allowed: 0 or more")
+        if absolute and (self.versus is not None or self.on_noise != "inconclusive"):
+            raise ValueError("versus and on_noise go with max_drop or max_increase; min and max are on the number itself")
+        return self

@@ -1,0 +1,35 @@
+"""Sections that choose a plugin and carry its options."""
+
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field, model_validator
+
+from deploy import plugins
+from deploy.contract import Frozen
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+Positive = Annotated[float, Field(gt=0)]
+
+
+class Plugin(Frozen):
+    """`{name: ..., option: ...}`: the options stand flat beside the name; the plugin file's keyword-only parameters are their schema."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    name: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options, defaults filled in."""
+        return dict(self.model_extra or {})
+
+
+class DetectorConfig(Plugin):
+    """A file of stages/detectors with its options."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check(cls, value: Any) -> Any:
+        return plugins.fill("stages.detectors", value)

@@ -1,0 +1,90 @@
+"""Sections export, targets, validation and package: what is built, measured and shipped."""
+
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from deploy import plugins
+from deploy.contract import Frozen
+from deploy.precision import RangeMethod
+from stages.config.plugin import Fraction, Plugin
+
+
+class ExportConfig(Frozen):
+    """The fixed-shape graph. `candidates` of each level or class are kept before NMS, `max_detections` an image after it."""
+
+    opset: int = Field(default=18, ge=18, le=23)
+    dynamic_batch: bool = True
+    max_detections: int = Field(default=100, ge=1, le=1000)
+    candidates: int = Field(default=200, ge=1, le=5000)
+    score_threshold: Fraction = 0.05
+    iou_threshold: Fraction = 0.6
+    proposals: int = Field(default=300, ge=1, le=2000, description="regions that a two-stage detector looks at")
+
+    @property
+    def decisions(self) -> "ExportConfig":
+        """The same detections with the file's own options left at their defaults: all that judging a network in torch depends on."""
+        return self.model_copy(update={"opset": 18, "dynamic_batch": True})
+
+
+class TargetConfig(Plugin):
+    """An engine to build: `runtime` is a file of deploy/runtimes, whose compile options stand flat beside it."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    runtime: str
+    precision: Literal["fp32", "fp16", "int8", "auto"] = "fp32"
+    required: bool = Field(default=False, description="fail the run where this target cannot be measured")
+    calibration_images: int = Field(default=128, ge=1, description="how many images int8 ranges are read from")
+    calibration_split: str = Field(default="train", description="the split that these are spread over")
+    ranges: RangeMethod = Field(default="min_max", description="how int8 ranges are read from them")
+    max_map_drop: float | None = Field(
+        default=None,
+        ge=0,
+        lt=1,
+        description="of int8 from the same engine in fp32, on `validation.split`; layers go back to float until it is met",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check(cls, value: Any) -> Any:
+        own = ("name", "precision", "required", "calibration_images", "calibration_split", "ranges", "max_map_drop")
+        hidden = ("precision", "calibration", "heads", "quantization")
+        return plugins.fill("deploy.runtimes", value, own=own, key="runtime", function="compile", hidden=hidden)
+
+    @model_validator(mode="after")
+    def _limit_is_of_int8(self) -> Self:
+        if self.max_map_drop is not None and self.precision not in {"int8", "auto"}:
+            raise ValueError(
+                f"max_map_drop limits what int8 may cost, but precision is {self.precision}; choose int8 or auto, or leave it out"
+            )
+        return self
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether building it takes a split to judge engines on."""
+        return self.precision == "auto" or self.max_map_drop is not None
+
+
+class LatencyConfig(Frozen):
+    """How long to measure: at least `min_passes` and `min_seconds`, after `warmup` passes."""
+
+    warmup: int = Field(default=20, ge=0)
+    min_passes: int = Field(default=100, ge=1)
+    min_seconds: float = Field(default=2.0, ge=0)
+    threads: int | None = Field(default=None, ge=1, description="threads of the runtime; null for its own choice")
+    max_seconds: float = Field(default=30.0, gt=0, description="of turns that two engines take where a gate compares their latencies")
+
+
+class ValidationConfig(Frozen):
+    """The split that engines are judged on, and the latency protocol."""
+
+    split: str = "val"
+    latency: LatencyConfig = LatencyConfig()
+    parity_images: int = Field(default=200, ge=1, description="images of the split on which half precision is computed without a GPU")
+
+
+class PackageConfig(Frozen):
+    """What the model card says beside the figures."""
+
+    license: str | None = None
+    description: str = ""

@@ -1,0 +1,108 @@
+"""The typed sections of pipeline.yaml that the stages read; pipeline/config/pipeline.py joins them into the whole file.
+
+Nothing here imports torch, so that a file is checked in milliseconds and on a machine without torch.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from deploy.contract import Frozen
+from stages.config.plugin import DetectorConfig, Fraction, Positive
+
+
+class Flip(Frozen):
+    """Mirror left to right with probability p."""
+
+    name: Literal["flip"]
+    p: Fraction = 0.5
+
+
+class Scale(Frozen):
+    """Zoom about the centre by a factor drawn from [min, max], padded or cropped to the input size."""
+
+    name: Literal["scale"]
+    min: float = Field(default=0.8, gt=0.05, le=8)
+    max: float = Field(default=1.25, gt=0.05, le=8)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Scale":
+        if self.min > self.max:
+            raise ValueError(f"min {self.min} is above max {self.max}")
+        return self
+
+
+class Crop(Frozen):
+    """Cut a random window that keeps a part of an object (torchvision's RandomIoUCrop) with probability p."""
+
+    name: Literal["crop"]
+    p: Fraction = 0.5
+    min_scale: float = Field(default=0.5, gt=0, le=1)
+
+
+class Color(Frozen):
+    """Change brightness, contrast, saturation and hue by up to these fractions."""
+
+    name: Literal["color"]
+    brightness: float = Field(default=0.2, ge=0, le=1)
+    contrast: float = Field(default=0.2, ge=0, le=1)
+    saturation: float = Field(default=0.2, ge=0, le=1)
+    hue: float = Field(default=0.02, ge=0, le=0.5)
+
+
+class Mosaic(Frozen):
+    """Join four images into one with probability p."""
+
+    name: Literal["mosaic"]
+    p: Fraction = 0.5
+
+
+Augmentation = Annotated[Flip | Scale | Crop | Color | Mosaic, Field(discriminator="name")]
+
+
+class TrainConfig(Frozen):
+    """One training. `batch_size` is global: processes share it. `clip` is the gradient's largest norm, null for none."""
+
+    epochs: int = Field(default=12, ge=0, description="0 leaves the detector as it was built or loaded")
+    batch_size: int = Field(default=16, ge=1)
+    accumulate: int = Field(
+        default=1,
+        ge=1,
+        description="parts that a batch is run in, for less memory; each divides by its own objects",
+    )
+    optimizer: Literal["sgd", "adamw"] = "adamw"
+    learning_rate: Positive = 1e-3
+    momentum: Fraction = Field(default=0.9, description="of SGD")
+    betas: tuple[Fraction, Fraction] = Field(
+        default=(0.9, 0.98), description="of AdamW; a second one near 1 never forgets the first steps of a short training"
+    )
+    weight_decay: float = Field(default=0.05, ge=0)
+    warmup_steps: int = Field(default=100, ge=0)
+    schedule: Literal["cosine", "multistep", "constant"] = "cosine"
+    milestones: tuple[Fraction, ...] = (0.67, 0.92)
+    gamma: Fraction = 0.1
+    ema: float | None = Field(default=0.998, ge=0, lt=1)
+    clip: Positive | None = 10.0
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    augment: tuple[Augmentation, ...] = ()
+    workers: int | None = Field(default=None, ge=0, description="loader processes; null lets the machine decide")
+
+    def num_steps(self, num_images: int) -> int:
+        """Steps of the whole training; an epoch's incomplete last batch is left out."""
+        return self.epochs * (num_images // min(self.batch_size, num_images))
+
+
+class TeacherConfig(Frozen):
+    """The large detector; with `weights` (a safetensors file or a checkpoint folder) it is loaded instead of trained."""
+
+    detector: DetectorConfig
+    train: TrainConfig = TrainConfig()
+    weights: str | None = None
+
+
+class StudentConfig(Frozen):
+    """The small detector and its training, the same with and without the teacher."""
+
+    detector: DetectorConfig
+    train: TrainConfig = TrainConfig()
+    weights: str | None = Field(default=None, description="weights to start from")

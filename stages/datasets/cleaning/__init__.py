@@ -1,0 +1,1 @@
+"""Annotations checked, mended and left out, with reasons."""

@@ -1,0 +1,191 @@
+"""Reads a data set before it is trained on and says what is wrong, or odd, with it.
+
+Errors make a run fail or its figures meaningless; warnings are left out or harm accuracy; notes are worth knowing.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from deploy.contract import Preprocessing
+from deploy.errors import DataError
+from deploy.prediction import preprocess
+from stages.datasets import Source
+from stages.datasets.cleaning import clean, rules
+from stages.datasets.cleaning.clean import Problems
+from stages.datasets.cleaning.images import ImageFile, scan
+
+Level = Literal["error", "warning", "info"]
+TINY_PX = 8.0
+"""An object whose side (root of its area) is below this in the network's input is hard to find at a stride of 8."""
+TINY_SHARE = 0.05
+IMBALANCE = 20.0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the examination; `split` is empty where it concerns all."""
+
+    level: Level
+    split: str
+    message: str
+
+
+@dataclass(frozen=True)
+class _Examined:
+    """A split after cleaning: its COCO dictionary, the readable files by image id, the categories by id."""
+
+    coco: Mapping[str, Any]
+    files: Mapping[int, ImageFile]
+    names: Mapping[int, str]
+
+
+def examine(sources: Mapping[str, Source], preprocessing: Preprocessing, *, strict: bool = False) -> list[Finding]:
+    """All findings, errors first.
+
+    Args:
+        strict: what cleaning would leave out counts as an error, as it does in the pipeline.
+    """
+    try:
+        rules.check_splits(sources)
+    except DataError as error:
+        return [Finding("error", "", str(error))]
+    findings: list[Finding] = []
+    examined: dict[str, _Examined] = {}
+    for split, source in sources.items():
+        paths = [source.images / row["file_name"] for row in source.coco["images"]]
+        files = scan(paths, f"examine {split} images", fingerprints=True)
+        problems = Problems()
+        coco = clean.clean(split, source, files, problems)
+        found = {row["id"]: file for row, file in zip(source.coco["images"], files, strict=True) if isinstance(file, ImageFile)}
+        examined[split] = _Examined(coco, found, rules.categories(source.coco))
+        findings += _left_out(split, problems, "error" if strict else "warning")
+        findings += _boxes(split, examined[split], preprocessing)
+        findings += _same_files(split, examined[split])
+    findings += _categories(examined)
+    findings += _leaks(examined)
+    order: dict[Level, int] = {"error": 0, "warning": 1, "info": 2}
+    return sorted(findings, key=lambda finding: order[finding.level])
+
+
+def _left_out(split: str, problems: Problems, level: Level) -> Iterator[Finding]:
+    for kind, count in problems.count.items():
+        first = problems.named[kind][0].removeprefix(f"{split}: ")
+        yield Finding(level, split, f"{kind}: {count}, the first {first}")
+
+
+def _boxes(split: str, examined: _Examined, preprocessing: Preprocessing) -> Iterator[Finding]:
+    rows, images = examined.coco["annotations"], examined.coco["images"]
+    if not images:
+        yield Finding("error", split, "no usable image")
+    if split == "train" and images and all(row["iscrowd"] for row in rows):
+        yield Finding("error", split, "no usable box to learn from")
+    empty = len(images) - len({row["image_id"] for row in rows})
+    if empty:
+        yield Finding("info", split, f"images without an object: {empty} of {len(images)}")
+    over = sum(_reaches_out(row["bbox"], examined.files[row["image_id"]]) for row in rows)
+    if over:
+        yield Finding("info", split, f"boxes over the edge of their image: {over} of {len(rows)}")
+    sides = [_side_px(row["bbox"], examined.files[row["image_id"]], preprocessing) for row in rows]
+    tiny = sum(side < TINY_PX for side in sides)
+    if sides and tiny > TINY_SHARE * len(sides):
+        size = f"{preprocessing.width} x {preprocessing.height}"
+        text = f"objects below {TINY_PX:g} px at the network's input of {size}: {tiny} of {len(sides)}; enlarge data.preprocessing"
+        yield Finding("warning", split, text)
+
+
+def _reaches_out(box: Sequence[float], file: ImageFile) -> bool:
+    x, y, w, h = box
+    return x < -1 or y < -1 or x + w > file.width + 1 or y + h > file.height + 1
+
+
+def _side_px(box: Sequence[float], file: ImageFile, preprocessing: Preprocessing) -> float:
+    """The root of a box's area in px of the network's input."""
+    placement = preprocess.place(file.width, file.height, preprocessing)
+    return math.sqrt(box[2] * placement.scale_x * box[3] * placement.scale_y)
+
+
+def _categories(examined: Mapping[str, _Examined]) -> Iterator[Finding]:
+    names = examined["train"].names
+    gaps = [number for number in range(min(names), max(names)) if number not in names] if max(names) - min(names) < 10_000 else []
+    if gaps:
+        shown = ", ".join(map(str, gaps[:5])) + (", ..." if len(gaps) > 5 else "")
+        yield Finding("info", "", f"category ids not in use: {shown}; the network's labels are contiguous all the same")
+    counts = {split: _count(one.coco["annotations"]) for split, one in examined.items()}
+    for split, count in counts.items():
+        absent = [name for number, name in names.items() if not count[number]]
+        if absent and count:
+            meaning = "cannot be learnt" if split == "train" else "has no accuracy there"
+            yield Finding("warning" if split in ("train", "val") else "info", split, f"no object of {_listed(absent)}; the class {meaning}")
+    present = {names[number]: count for number, count in counts["train"].items()}
+    if present and max(present.values()) > IMBALANCE * min(present.values()):
+        most, least = max(present, key=lambda name: present[name]), min(present, key=lambda name: present[name])
+        yield Finding("info", "train", f"classes are unbalanced: {present[most]} x {most}, {present[least]} x {least}")
+
+
+def _count(rows: Sequence[Mapping[str, Any]]) -> Counter[int]:
+    return Counter(row["category_id"] for row in rows if not row["iscrowd"])
+
+
+def _listed(words: Sequence[str]) -> str:
+    return ", ".join(words[:5]) + (f" and {len(words) - 5} more" if len(words) > 5 else "")
+
+
+def _same_files(split: str, examined: _Examined) -> Iterator[Finding]:
+    names = _names(examined)
+    twice = [number for number, count in Counter(file.sha256 for file in examined.files.values()).items() if count > 1]
+    if twice:
+        first = [names[number] for number, file in examined.files.items() if file.sha256 == twice[0]]
+        yield Finding("info", split, f"images that stand more than once: {len(twice)}, {first[0]} as {first[1]} for one")
+
+
+def _leaks(examined: Mapping[str, _Examined]) -> Iterator[Finding]:
+    """Pictures of one split that are in another; of train in any other, figures say too much."""
+    splits = list(examined)
+    for index, one in enumerate(splits):
+        for other in splits[index + 1 :]:
+            serious = "train" in (one, other)
+            same, alike = _shared(examined[one], examined[other])
+            if same:
+                text = (
+                    f"files that are also in {one}: {len(same)}, {same[0][1]} as {same[0][0]} for one; what is measured here says too much"
+                )
+                yield Finding("error" if serious else "warning", other, text)
+            if alike:
+                text = f"images that look like one in {one}: {len(alike)}, {alike[0][1]} like {alike[0][0]} for one"
+                yield Finding("warning" if serious else "info", other, text)
+
+
+def _shared(one: _Examined, other: _Examined) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """Pairs of file names: the same content, and another file of the same picture."""
+    names, others = _names(one), _names(other)
+    by_content = {file.sha256: names[number] for number, file in one.files.items()}
+    same = [(by_content[file.sha256], others[number]) for number, file in other.files.items() if file.sha256 in by_content]
+    by_look: dict[bytes, list[int]] = {}
+    for number, file in one.files.items():
+        by_look.setdefault(_outline(file.look), []).append(number)
+    alike = []
+    for number, file in other.files.items():
+        near = [n for n in by_look.get(_outline(file.look), []) if _alike(one.files[n].look, file.look)]
+        if near and file.sha256 not in by_content:
+            alike.append((names[near[0]], others[number]))
+    return same, alike
+
+
+def _names(examined: _Examined) -> dict[int, str]:
+    return {row["id"]: row["file_name"] for row in examined.coco["images"]}
+
+
+def _outline(look: bytes) -> bytes:
+    """Which sixteenths are lighter than their left neighbor: 12 bits that recompression hardly ever changes."""
+    coarse = np.frombuffer(look, dtype=np.uint8).reshape(4, 4, 4, 4).mean(axis=(1, 3))
+    return np.packbits(coarse[:, 1:] > coarse[:, :-1] + 4).tobytes()
+
+
+def _alike(look: bytes, other: bytes) -> bool:
+    a, b = (np.frombuffer(pixels, dtype=np.uint8).astype(np.int16) for pixels in (look, other))
+    return bool(a.std() > 4 and np.abs(a - b).max() <= 4)

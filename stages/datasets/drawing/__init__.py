@@ -1,0 +1,1 @@
+"""Images of digits, composed from files inside other packages."""

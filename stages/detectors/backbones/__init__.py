@@ -1,0 +1,1 @@
+"""Backbones, feature pyramids, pretrained weights."""

@@ -1,0 +1,111 @@
+"""A backbone and its feature pyramid.
+
+Lin et al., "Feature Pyramid Networks for Object Detection", CVPR 2017, https://arxiv.org/abs/1612.03144, as torchvision has it,
+with the names of its detectors' tensors. Departure: any choice of the backbone's levels.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+from torch import Tensor, nn
+from torch.nn import functional
+from torchvision.ops import FeaturePyramidNetwork
+from torchvision.ops.feature_pyramid_network import ExtraFPNBlock
+
+from stages.detectors.backbones.catalog import Norm, body
+
+Extra = Literal["pool", "p6p7", "p6p7_c5"]
+
+STRIDES = (4, 8, 16, 32, 64, 128)
+
+
+class _Pool(ExtraFPNBlock):
+    """Every second position of the coarsest level."""
+
+    def forward(self, results: list[Tensor], x: list[Tensor], names: list[str]) -> tuple[list[Tensor], list[str]]:
+        return [*results, functional.max_pool2d(results[-1], kernel_size=1, stride=2)], [*names, "pool"]
+
+
+class _Convolutions(ExtraFPNBlock):
+    """torchvision's LastLevelP6P7, of one level or two, from the coarsest level or from the backbone's own map."""
+
+    def __init__(self, in_channels: int, out_channels: int, num_levels: int, *, from_backbone: bool) -> None:
+        super().__init__()
+        self.from_backbone = from_backbone
+        self.p6 = nn.Conv2d(in_channels, out_channels, 3, 2, 1)
+        if num_levels > 1:
+            self.p7 = nn.Conv2d(out_channels, out_channels, 3, 2, 1)
+        for module in self.children():
+            assert isinstance(module, nn.Conv2d)
+            assert module.bias is not None
+            nn.init.kaiming_uniform_(module.weight, a=1)
+            nn.init.zeros_(module.bias)
+
+    def forward(self, results: list[Tensor], x: list[Tensor], names: list[str]) -> tuple[list[Tensor], list[str]]:
+        p6 = self.p6((x if self.from_backbone else results)[-1])
+        if not hasattr(self, "p7"):
+            return [*results, p6], [*names, "p6"]
+        return [*results, p6, self.p7(functional.relu(p6))], [*names, "p6", "p7"]
+
+
+class PyramidBackbone(nn.Module):
+    """Images [B, 3, H, W] to one map [B, out_channels, H / s, W / s], rounded up, for each stride s."""
+
+    def __init__(
+        self,
+        name: str,
+        width: int,
+        norm: Norm | None,
+        channels: int,
+        strides: tuple[int, ...],
+        weights: str | None,
+        extra: Extra = "pool",
+        fpn_norm: Callable[..., nn.Module] | None = None,
+    ) -> None:
+        """See `catalog.body`; `extra` makes the levels above the backbone's coarsest, `fpn_norm` follows each convolution.
+
+        Raises:
+            ValueError: options that do not go together.
+            ArtifactError: weights that cannot be had or are of another backbone.
+        """
+        super().__init__()
+        if tuple(sorted(set(strides))) != strides or not set(strides) <= set(STRIDES):
+            raise ValueError(f"strides {strides}: give an ascending choice of {', '.join(map(str, STRIDES))}")
+        self.out_channels = channels
+        self.strides = strides
+        self.body, inputs, available = body(name, width, norm, weights, strides)
+        above = tuple(stride for stride in strides if stride not in inputs)
+        _check(name, strides, above, [stride for stride in available if stride in STRIDES], extra)
+        made = _extra(extra, inputs, channels, len(above))
+        self.fpn = FeaturePyramidNetwork(list(inputs.values()), channels, made, norm_layer=fpn_norm)
+
+    def forward(self, images: Tensor) -> "dict[str, Tensor]":
+        """The pyramid, keyed by level, finest first."""
+        features: dict[str, Tensor] = self.fpn(self.body(images))
+        return features
+
+
+def _check(name: str, strides: tuple[int, ...], above: tuple[int, ...], available: Sequence[int], extra: Extra) -> None:
+    own = ", ".join(map(str, available))
+    if len(above) == len(strides):
+        raise ValueError(f"strides {strides}: at least one of {own} is needed, which {name} has")
+    last = max(available)
+    if above and last not in strides:
+        raise ValueError(f"strides {strides}: {last} is needed for {above[0]}, which is made from it")
+    expected = tuple(last * 2 ** (i + 1) for i in range(len(above)))
+    if above != expected:
+        raise ValueError(f"strides {strides}: {name} has {own}; above those every one is needed up to {strides[-1]}")
+    if extra == "pool" and len(above) > 1:
+        raise ValueError(f"strides {strides}: extra pool makes one level above {last}; set extra to p6p7, which makes two")
+    if len(above) > 2:
+        raise ValueError(f"strides {strides}: at most two levels are made above {name}'s {last}")
+
+
+def _extra(extra: Extra, inputs: dict[int, int], channels: int, num_levels: int) -> ExtraFPNBlock | None:
+    if not num_levels:
+        return None
+    if extra == "pool":
+        return _Pool()
+    from_backbone = extra == "p6p7_c5"
+    coarsest = inputs[max(inputs)]
+    return _Convolutions(coarsest if from_backbone else channels, channels, num_levels, from_backbone=from_backbone)

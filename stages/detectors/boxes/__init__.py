@@ -1,0 +1,1 @@
+"""Boxes: coding and suppression."""

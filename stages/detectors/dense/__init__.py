@@ -1,0 +1,1 @@
+"""What dense detectors share: FCOS, RetinaNet."""

@@ -1,0 +1,136 @@
+"""What FCOS and RetinaNet share: torchvision's one-stage models as detectors, and their deployed graph."""
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torchvision.models.detection.fcos import FCOS
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.retinanet import RetinaNet
+
+from stages.detectors import Answer, Detector, Graph, GraphOptions, Outputs, Target
+from stages.detectors.boxes.coding import clip
+from stages.detectors.boxes.nms import best, select
+
+CLASS_LAYERS = ("head.classification_head.cls_logits.",)
+"""How the names of the tensors begin that grow with the number of classes."""
+
+_NARROW_FROM = 4
+"""Levels of at least so many times the candidates are narrowed down to positions first; smaller ones are quicker at once."""
+
+
+class DenseDetector(Detector):
+    """A torchvision model of a pyramid, a head of convolutions shared by its levels, and anchors at every position.
+
+    Its head gives "cls_logits" [B, N, K] and "bbox_regression" [B, N, 4], and may give "bbox_ctrness" [B, N, 1].
+    """
+
+    def __init__(self, model: FCOS | RetinaNet, strides: tuple[int, ...]) -> None:
+        super().__init__()
+        self.model = model
+        self.strides = strides
+        width = model.backbone.out_channels
+        assert isinstance(width, int)
+        self.channels = (width,) * len(strides)
+
+    @abstractmethod
+    def losses(self, rows: list[dict[str, Tensor]], head: dict[str, Tensor], anchors: list[Tensor], sizes: list[int]) -> dict[str, Tensor]:
+        """The task losses; `rows` are the targets as torchvision takes them, `sizes` the numbers of anchors a level."""
+
+    @abstractmethod
+    def decode(self, deltas: Tensor, anchors: Tensor) -> Tensor:
+        """Boxes [B, N, 4] from what the head predicts [B, N, 4] for anchors [B, N, 4]."""
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """The pyramid, finest first."""
+        return list(self.model.backbone(images).values())
+
+    def anchors(self, images: Tensor, features: Sequence[Tensor]) -> list[Tensor]:
+        """For each image [N of all levels, 4], in float32: torchvision's generator takes the features' type, and half rounds by px."""
+        sizes = [(images.shape[-2], images.shape[-1])] * images.shape[0]
+        anchors: list[Tensor] = self.model.anchor_generator(ImageList(images, sizes), [level.float() for level in features])
+        return anchors
+
+    def sizes(self, features: Sequence[Tensor]) -> list[int]:
+        """The number of anchors of each level."""
+        places = self.model.anchor_generator.num_anchors_per_location()
+        return [level.shape[-2] * level.shape[-1] * num for level, num in zip(features, places, strict=True)]
+
+    def forward(self, images: Tensor, targets: Sequence[Target] | None = None) -> Outputs:
+        """Raw head outputs are those of the class's docstring, one tensor a level."""
+        features = self.features(images)
+        head = self.model.head(features)
+        sizes = self.sizes(features)
+        losses: dict[str, Tensor] = {}
+        if targets is not None:
+            rows = [{"boxes": target.boxes, "labels": target.labels} for target in targets]
+            with torch.autocast(images.device.type, enabled=False):
+                full = {name: tensor.float() for name, tensor in head.items()}
+                losses = self.losses(rows, full, self.anchors(images, features), sizes)
+        levels = {name: tensor.split(sizes, dim=1) for name, tensor in head.items()}
+        return Outputs(tuple(features), self.strides, levels, losses)
+
+    def graph(self, options: GraphOptions) -> Graph:
+        """See Detector.graph."""
+        return DenseGraph(self, options)
+
+
+class DenseGraph(Graph):
+    """The deployed form of a DenseDetector: the same decisions as torchvision's model in eval mode, at a fixed shape."""
+
+    def __init__(self, detector: DenseDetector, options: GraphOptions) -> None:
+        super().__init__()
+        self.detector = detector
+        self.options = options
+
+    def forward(self, images: Tensor) -> Answer:
+        """See Graph.forward."""
+        features = self.detector.features(images)
+        head: dict[str, Tensor] = self.detector.model.head(features)
+        sizes = self.detector.sizes(features)
+        levels = {name: tensor.float().split(sizes, dim=1) for name, tensor in head.items()}
+        anchors = self.detector.anchors(images[:1], features)[0].split(sizes)
+        parts = [self._level({name: split[i] for name, split in levels.items()}, anchors[i]) for i in range(len(sizes))]
+        boxes, scores, labels = (torch.cat(tensors, dim=1) for tensors in zip(*parts, strict=True))
+        boxes = clip(boxes, images.shape[-2], images.shape[-1])
+        answer = select(boxes, scores, labels, self.options.iou_threshold, self.options.max_detections)
+        return Answer(*answer, head=tuple(head.values()))
+
+    def _level(self, head: Mapping[str, Tensor], anchors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The level's candidates: boxes [B, N, 4], scores [B, N], 0 below the threshold, and labels [B, N]."""
+        scores, place, labels = candidates(head["cls_logits"], head.get("bbox_ctrness"), self.options.candidates)
+        scores = torch.where(scores > self.options.score_threshold, scores, torch.zeros_like(scores))
+        return self.detector.decode(_rows(head["bbox_regression"], place), anchors[place]), scores, labels
+
+
+def candidates(logits: Tensor, quality: Tensor | None, num_best: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The best pairs of a position and a class.
+
+    Args:
+        logits: [B, N, K].
+        quality: [B, N, 1] logits; with them a score is the geometric mean of both probabilities.
+
+    Returns:
+        Scores [B, M] descending, positions [B, M], classes [B, M]; M is num_best, or N * K where that is less.
+    """
+    num_classes = logits.shape[-1]
+    narrow = logits.shape[1] >= _NARROW_FROM * num_best
+    place = None
+    if narrow:  # the best num_best pairs lie at no more positions, those of the best single scores
+        strongest = _scores(logits.amax(dim=-1, keepdim=True), quality)[..., 0]
+        place = best(strongest, num_best)[1]
+        logits, quality = _rows(logits, place), None if quality is None else _rows(quality, place)
+    scores, chosen = best(_scores(logits, quality).flatten(1), min(num_best, logits.shape[1] * num_classes))
+    row = torch.div(chosen, num_classes, rounding_mode="floor")
+    return scores, row if place is None else torch.gather(place, 1, row), chosen - row * num_classes
+
+
+def _scores(logits: Tensor, quality: Tensor | None) -> Tensor:
+    scores = torch.sigmoid(logits)
+    return scores if quality is None else torch.sqrt(scores * torch.sigmoid(quality))
+
+
+def _rows(values: Tensor, place: Tensor) -> Tensor:
+    """The rows [B, M, C] of values [B, N, C] at places [B, M]."""
+    return torch.gather(values, 1, place[..., None].expand(-1, -1, values.shape[-1]))

@@ -1,0 +1,1 @@
+"""What detectors that predict a set of boxes share."""

@@ -1,0 +1,185 @@
+"""RT-DETR and its successors, RT-DETRv2, D-FINE and DEIMv2: decoders that also learn to denoise perturbed objects.
+
+Zhao et al., "DETRs Beat YOLOs on Real-time Object Detection", CVPR 2024, https://arxiv.org/abs/2304.08069; denoising after Zhang et al.,
+"DINO: DETR with Improved DeNoising Anchor Boxes for End-to-End Object Detection", ICLR 2023, https://arxiv.org/abs/2203.03605.
+Departures: in fresh networks batch normalization starts at 1 and convolutions in Kaiming's way (transformers starts both near 0, from
+where nothing is learned); position embeddings and anchors follow the image's size whatever the weights' configuration fixes.
+
+The parts of transformers' models are called one by one: as a whole they neither export with a dynamic batch nor without assertions.
+"""
+
+import importlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from stages.detectors.boxes.nms import best
+from stages.detectors.set_prediction import hub
+from stages.detectors.set_prediction.detector import (
+    Label,
+    Prediction,
+    SetPredictionDetector,
+    full_precision,
+    grid_boxes,
+    mended,
+    not_finite,
+)
+from stages.processes import rescale
+
+CLASS_LAYERS = (r"(model\.decoder\.)?class_embed\.", r"model\.enc_score_head\.", r"model\.denoising_class_embed\.")
+"""How the tensors are named that grow with the number of classes."""
+
+_OFF = 1e4
+"""The logit of anchors at the border: 1 after the sigmoid, as the largest float is, which half precision lacks."""
+
+
+@dataclass(frozen=True)
+class _Proposed:
+    """The encoder's best positions: features [B, Q, C], class logits [B, Q, K], boxes [B, Q, 4] as logits of fractions."""
+
+    features: Tensor
+    logits: Tensor
+    boxes: Tensor
+
+
+@dataclass(frozen=True)
+class _Noise:
+    """Perturbed objects: features [B, N, C], boxes [B, N, 4] as logits, who may attend to whom [N + Q, N + Q], and what the losses need."""
+
+    features: Tensor
+    boxes: Tensor
+    mask: Tensor
+    meta: dict[str, Any]
+
+
+class DenoisingDetector(SetPredictionDetector):
+    """See the module. Denoising queries are there in training mode alone, as are D-FINE's and DEIMv2's losses of all but the last layer."""
+
+    def __init__(self, model: Any) -> None:
+        """Take over the network of one of transformers' models."""
+        super().__init__()
+        self.config = model.config
+        self.strides = tuple(self.config.feat_strides)
+        self.channels = (self.config.encoder_hidden_dim,) * len(self.strides)
+        self.network = model.model  # it holds the heads that are used; the model's own ones are the same tensors
+        self.criterion = model.loss_function
+        self.config.auxiliary_loss = True
+        for module in self.network.modules():
+            if hasattr(module, "eval_size"):
+                module.eval_size = None
+        hub.untie(self.network)
+
+    def predict(self, images: Tensor, labels: list[Label] | None = None) -> Prediction:
+        """See SetPredictionDetector.predict."""
+        pyramid = self._pyramid(images)
+        levels = self._levels(pyramid)
+        shapes = [(level.shape[-2], level.shape[-1]) for level in levels]
+        self.check_positions(images, shapes, self.config.num_queries)
+        memory = torch.cat([level.flatten(2).transpose(1, 2) for level in levels], dim=1)
+        proposed = self._propose(memory, shapes)
+        noise = self._noise(labels) if self.training and labels is not None else None
+        decoded = self._decode(memory, shapes, proposed, noise)
+        first = noise.features.shape[1] if noise else 0
+        logits, boxes = decoded.intermediate_logits[:, -1, first:], decoded.intermediate_reference_points[:, -1, first:]
+        losses = {} if labels is None else self._losses(decoded, proposed, noise, labels)
+        return Prediction(tuple(pyramid), logits, boxes, losses=losses)
+
+    def _pyramid(self, images: Tensor) -> list[Tensor]:
+        network = self.network
+        if hasattr(network, "conv_encoder"):  # DEIMv2
+            return list(network.encoder(network.conv_encoder(images)).feature_maps)
+        features = network.backbone.model(images).feature_maps
+        projected = [project(feature) for project, feature in zip(network.encoder_input_proj, features, strict=True)]
+        return list(network.encoder(projected).last_hidden_state)
+
+    def _levels(self, pyramid: list[Tensor]) -> list[Tensor]:
+        """The decoder's levels: the pyramid's, and further ones from its coarsest."""
+        coarser = [pyramid[-1]] * (self.config.num_feature_levels - len(pyramid))
+        return [project(level) for project, level in zip(self.network.decoder_input_proj, [*pyramid, *coarser], strict=True)]
+
+    def _propose(self, memory: Tensor, shapes: list[tuple[int, int]]) -> _Proposed:
+        grid, inside = grid_boxes(shapes, memory.device)
+        anchors = torch.where(inside, torch.logit(grid), torch.full_like(grid, _OFF))
+        features = self.network.enc_output(memory * inside.to(memory.dtype))
+        logits = self.network.enc_score_head(features)
+        boxes = self.network.enc_bbox_head(features) + anchors
+        chosen = best(logits.amax(dim=-1), self.config.num_queries)[1][..., None]
+        return _Proposed(*(torch.gather(one, 1, chosen.expand(-1, -1, one.shape[-1])) for one in (features, logits, boxes)))
+
+    def _noise(self, labels: list[Label]) -> _Noise | None:
+        """None where there is nothing to perturb."""
+        config = self.config
+        found = importlib.import_module(type(self.network).__module__).get_contrastive_denoising_training_group(
+            labels,
+            config.num_labels,
+            config.num_queries,
+            getattr(self.network, "denoising_class_embed", None),
+            config.num_denoising,
+            config.label_noise_ratio,
+            config.box_noise_scale,
+        )
+        return None if found[0] is None else _Noise(*found)
+
+    def _decode(self, memory: Tensor, shapes: list[tuple[int, int]], proposed: _Proposed, noise: _Noise | None) -> Any:
+        queries, boxes = proposed.features.detach(), proposed.boxes.detach()
+        if self.config.learn_initial_query:
+            queries = self.network.weight_embedding.weight.expand_as(queries)
+        if noise is not None:
+            queries, boxes = torch.cat((noise.features, queries), dim=1), torch.cat((noise.boxes.detach(), boxes), dim=1)
+        return self.network.decoder(
+            inputs_embeds=queries,
+            encoder_hidden_states=memory,
+            encoder_attention_mask=None if noise is None else noise.mask,
+            reference_points=boxes,
+            # they are only compared with the memory's length: as plain integers, no assertion on tensors enters an exported graph
+            spatial_shapes=np.array(shapes, dtype=object),
+            spatial_shapes_list=shapes,
+        )
+
+    def _losses(self, decoded: Any, proposed: _Proposed, noise: _Noise | None, labels: list[Label]) -> dict[str, Tensor]:
+        logits, boxes = decoded.intermediate_logits, decoded.intermediate_reference_points
+        diverged = not_finite(logits, boxes, proposed.boxes)
+        with torch.autocast(boxes.device.type, enabled=False):
+            corners, references = decoded.intermediate_predicted_corners, decoded.initial_reference_points
+            given = full_precision([logits, boxes, proposed.logits, torch.sigmoid(proposed.boxes.float()), corners, references])
+            logits, boxes, proposed_logits, proposed_boxes, corners, references = mended(given) if diverged else given
+            _, terms, _ = self.criterion(
+                logits[:, -1],
+                labels,
+                boxes.device,
+                boxes[:, -1],
+                self.config,
+                logits,
+                boxes,
+                enc_topk_logits=proposed_logits,
+                enc_topk_bboxes=proposed_boxes,
+                denoising_meta_values=None if noise is None else noise.meta,
+                predicted_corners=corners,
+                initial_reference_points=references,
+            )
+        if diverged:  # the other processes wait for this one's sums and terms all the same
+            terms["loss_bbox"] = terms["loss_bbox"] + torch.nan
+        if self.training and self.config.num_denoising and noise is None:
+            # several processes wait for every parameter's gradient, also where a batch has nothing to denoise
+            terms["loss_bbox"] = terms["loss_bbox"] + 0 * self.network.denoising_class_embed.weight.sum()
+        return self._averaged(terms, labels)
+
+    def _averaged(self, terms: dict[str, Tensor], labels: list[Label]) -> dict[str, Tensor]:
+        """transformers divides by this process's objects; "loss_ddf" is a mean over queries and stays as it is."""
+        means = {name: value for name, value in terms.items() if name.startswith("loss_ddf")}
+        sums = {name: value for name, value in terms.items() if name not in means}
+        num_objects = sum(len(label["class_labels"]) for label in labels)
+        return {**rescale(sums, num_objects, next(self.parameters()).device), **means}
+
+
+def start_afresh(model: nn.Module) -> None:
+    """Weights from which a network can learn without any pretrained ones."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -1,0 +1,177 @@
+"""LW-DETR and RF-DETR: a plain vision transformer, and a decoder that several groups of queries train at once.
+
+Chen et al., "LW-DETR: A Transformer Replacement to YOLO for Real-Time Detection", https://arxiv.org/abs/2406.03458; groups after Chen et
+al., "Group DETR: Fast DETR Training with Group-Wise One-to-Many Assignment", ICCV 2023, https://arxiv.org/abs/2207.13085.
+Departure from transformers: in eval mode the losses match one group, the only one there is.
+"""
+
+import copy
+import re
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deploy.errors import DataError
+from stages.detectors.boxes.nms import best
+from stages.detectors.set_prediction import hub
+from stages.detectors.set_prediction.detector import (
+    Label,
+    Prediction,
+    SetPredictionDetector,
+    full_precision,
+    grid_boxes,
+    mended,
+    not_finite,
+)
+
+CLASS_LAYERS = (r"(model\.)*class_embed\.", r"(model\.)*enc_out_class_embed\.")
+"""How the tensors are named that grow with the number of classes."""
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    """hidden: [L, B, Q, C] of each decoder layer; reference: boxes [B, Q, 4] that all refine.
+
+    proposed, proposed_boxes: the encoder's best positions, [B, Q, C] and [B, Q, 4].
+    """
+
+    hidden: Tensor
+    reference: Tensor
+    proposed: Tensor
+    proposed_boxes: Tensor
+
+
+class GroupQueryDetector(SetPredictionDetector):
+    """See the module. Groups beyond the first are there in training mode alone."""
+
+    def __init__(self, model: Any) -> None:
+        """Take over one of transformers' models."""
+        super().__init__()
+        self.model = model
+        self.config = model.config
+        self.config.auxiliary_loss = True
+        self.alone = copy.copy(self.config)
+        self.alone.group_detr = 1
+        hub.untie(model)
+
+    @property
+    def detection(self) -> Any:
+        """transformers' model with the class and box heads."""
+        return self.model
+
+    @abstractmethod
+    def levels(self, images: Tensor) -> list[Tensor]:
+        """The maps that the decoder attends to, in its order."""
+
+    def masks(self, spatial: Tensor, hidden: Tensor, size: tuple[int, int]) -> list[Tensor] | None:
+        """Mask logits [B, Q, h, w] of each decoder layer, or None."""
+        return None
+
+    def predict(self, images: Tensor, labels: list[Label] | None = None) -> Prediction:
+        """See SetPredictionDetector.predict."""
+        levels = self.levels(images)
+        self.check_positions(images, [(level.shape[-2], level.shape[-1]) for level in levels], self.config.num_queries)
+        found = self._decode(levels)
+        size = (images.shape[-2], images.shape[-1])
+        hidden = found.hidden if labels is not None else found.hidden[-1:]
+        logits, boxes = self.detection.class_embed(hidden), moved(found.reference, self.detection.bbox_embed(hidden))
+        masks = self.masks(levels[0], found.hidden, size)
+        pyramid = tuple(sorted(levels, key=lambda level: -level.shape[-1]))
+        losses = {} if labels is None else self._losses(levels, found, logits, boxes, masks, labels, size)
+        return Prediction(pyramid, logits[-1], boxes[-1], masks[-1] if masks else None, losses)
+
+    def _decode(self, levels: list[Tensor]) -> _Decoded:
+        core, batch = self.detection.model, levels[0].shape[0]
+        shapes = [(level.shape[-2], level.shape[-1]) for level in levels]
+        memory = torch.cat([level.flatten(2).transpose(1, 2) for level in levels], dim=1)
+        grid, inside = grid_boxes(shapes, memory.device)
+        objects = torch.where(inside, memory, torch.zeros_like(memory))
+        groups = self.config.group_detr if self.training else 1
+        proposals = [self._propose(group, objects, grid, inside) for group in range(groups)]
+        proposed, proposed_boxes = (torch.cat(parts, dim=1) for parts in zip(*proposals, strict=True))
+        num_queries = self.config.num_queries * groups
+        reference = moved(proposed_boxes.detach(), core.reference_point_embed.weight[:num_queries].expand(batch, -1, -1))
+        decoded = core.decoder(
+            inputs_embeds=core.query_feat.weight[:num_queries].expand(batch, -1, -1),
+            reference_points=reference,
+            spatial_shapes_list=shapes,
+            valid_ratios=memory.new_ones(batch, len(shapes), 2),
+            encoder_hidden_states=memory,
+        )
+        return _Decoded(decoded.intermediate_hidden_states, reference, proposed, proposed_boxes)
+
+    def _propose(self, group: int, objects: Tensor, grid: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:
+        """A group's best positions, by class score: their features [B, Q, C] and boxes [B, Q, 4]."""
+        core = self.detection.model
+        features = core.enc_output_norm[group](core.enc_output[group](objects))
+        scores = core.enc_out_class_embed[group](features).amax(dim=-1, keepdim=True)
+        scores = torch.where(inside, scores, torch.full_like(scores, -torch.inf))[..., 0]
+        chosen = best(scores, self.config.num_queries)[1][..., None]
+        boxes = moved(grid, core.enc_out_bbox_embed[group](features))
+        chosen_features = torch.gather(features, 1, chosen.expand(-1, -1, features.shape[-1]))
+        return chosen_features, torch.gather(boxes, 1, chosen.expand(-1, -1, 4))
+
+    def _losses(
+        self,
+        levels: list[Tensor],
+        found: _Decoded,
+        logits: Tensor,
+        boxes: Tensor,
+        masks: list[Tensor] | None,
+        labels: list[Label],
+        size: Any,
+    ) -> dict[str, Tensor]:
+        diverged = not_finite(logits, boxes, found.proposed_boxes)
+        per_group = found.proposed.split(self.config.num_queries, dim=1)
+        heads = self.detection.model.enc_out_class_embed
+        proposed = torch.cat([head(part) for head, part in zip(heads, per_group, strict=False)], dim=1)
+        classes = [proposed, found.proposed_boxes]
+        last: list[Any] = [boxes[-1]]
+        layers: list[Any] = [logits, boxes]
+        if masks is not None:
+            if any("masks" not in label for label in labels):
+                raise DataError("this detector learns masks, which the data set lacks; set its option masks to false")
+            last, layers = [*last, masks[-1]], [*layers, masks]
+            classes = [*classes, self.proposed_masks(levels[0], found.proposed, size)]
+        config = self.config if self.training else self.alone
+        with torch.autocast(boxes.device.type, enabled=False):
+            arguments = full_precision([logits[-1], labels, boxes.device, *last, config, *layers, *classes])
+            arguments = mended(arguments) if diverged else arguments
+            _, terms, _ = self.model.loss_function(*arguments)
+        weights = self._weights()
+        losses = {name: value.sum() * weights[kind] for name, value in terms.items() if (kind := _kind(name)) in weights}
+        if diverged:  # the other processes wait for this one's sums and terms all the same
+            losses["loss_bbox"] = losses["loss_bbox"] + torch.nan
+        if masks is not None:
+            # without objects the masks' terms are empty; several processes wait for every parameter's gradient all the same
+            losses["loss_mask_ce"] = losses["loss_mask_ce"] + 0 * sum(mask.sum() for mask in masks)
+        return losses
+
+    def proposed_masks(self, spatial: Tensor, proposed: Tensor, size: tuple[int, int]) -> Tensor:
+        """Mask logits [B, Q, h, w] of what the encoder proposed."""
+        raise NotImplementedError
+
+    def _weights(self) -> dict[str, float]:
+        config = self.config
+        weights = {
+            "loss_ce": config.class_loss_coefficient,
+            "loss_bbox": config.bbox_loss_coefficient,
+            "loss_giou": config.giou_loss_coefficient,
+        }
+        if hasattr(config, "mask_class_loss_coefficient"):
+            weights |= {"loss_mask_ce": config.mask_class_loss_coefficient, "loss_mask_dice": config.mask_dice_loss_coefficient}
+        return weights
+
+
+def _kind(name: str) -> str:
+    """A term's name without the layer that it is of."""
+    return re.sub(r"_(\d+|enc)$", "", name)
+
+
+def moved(boxes: Tensor, deltas: Tensor) -> Tensor:
+    """Boxes [..., 4] (cx, cy, w, h) whose centers go by deltas times their size, and whose sizes grow by the deltas' exponentials."""
+    centers = deltas[..., :2] * boxes[..., 2:] + boxes[..., :2]
+    return torch.cat((centers, deltas[..., 2:].exp() * boxes[..., 2:]), dim=-1)

@@ -1,0 +1,1 @@
+"""What SSD and SSDlite share."""

@@ -1,0 +1,1 @@
+"""What detectors with proposals and regions share."""

@@ -1,0 +1,71 @@
+"""Faster R-CNN and Mask R-CNN on torchvision's modules, in the form that training and distillation use."""
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torchvision.models.detection.faster_rcnn import FasterRCNN
+from torchvision.models.detection.rpn import concat_box_prediction_layers
+
+from stages.detectors import Detector, Graph, GraphOptions, Outputs, Target
+from stages.detectors.two_stage.graph import TwoStageGraph
+from stages.detectors.two_stage.losses import proposal_losses, region_losses, rows
+from stages.detectors.two_stage.model import Pyramid, anchors_of
+
+
+class TwoStageDetector(Detector):
+    """A torchvision model, as `stages.detectors.two_stage.model` puts it together.
+
+    Args:
+        rpn_candidates: how many regions of each level the deployed graph looks at before suppression.
+    """
+
+    def __init__(self, model: FasterRCNN, pyramid: Pyramid, rpn_candidates: int) -> None:
+        super().__init__()
+        self.model = cast("Any", model)  # its parts are attributes that torch types as tensors or modules
+        self.pyramid = pyramid
+        self.rpn_candidates = rpn_candidates
+        self.strides = pyramid.strides
+        self.channels = (int(self.model.backbone.out_channels),) * len(pyramid.strides)
+        self.mask_frame = "box" if self.model.roi_heads.has_mask() else None
+
+    def forward(self, images: Tensor, targets: Sequence[Target] | None = None) -> Outputs:
+        """Raw head outputs are "rpn_logits" [B, A, H, W] and "rpn_deltas" [B, A * 4, H, W] a level; proposals are best first.
+
+        The second stage runs for the losses alone.
+
+        Raises:
+            ValueError: a detector of masks is given objects without.
+        """
+        size = images.shape[-2], images.shape[-1]
+        features = list(self.model.backbone(images).values())
+        logits, deltas = self.model.rpn.head(features)
+        anchors = anchors_of(self.model, images, features)
+        counts = [level[0].numel() for level in logits]
+        flat = [tensor.float() for tensor in concat_box_prediction_layers(logits, deltas)]
+        with torch.autocast(images.device.type, enabled=False), torch.no_grad():
+            boxes = self.model.rpn.box_coder.decode(flat[1], anchors).reshape(len(images), -1, 4)
+            proposals, _ = self.model.rpn.filter_proposals(boxes, flat[0], [size] * len(images), counts)
+        losses: dict[str, Tensor] = {}
+        if targets is not None:
+            given = rows(targets, size, masks=self.mask_frame is not None)
+            pooled = {str(index): features[index] for index in self.pyramid.pooled}
+            with torch.autocast(images.device.type, enabled=False):
+                losses = proposal_losses(self.model, flat[0], flat[1], anchors, given)
+            losses |= region_losses(self.model, pooled, proposals, given, size)
+        head = {"rpn_logits": tuple(logits), "rpn_deltas": tuple(deltas)}
+        return Outputs(tuple(features), self.strides, head, losses, tuple(proposals))
+
+    def walk(self, images: Tensor) -> None:
+        """See Detector.walk: the second stage too, on as many regions as a graph looks at."""
+        self(images)
+        options, heads = GraphOptions(), self.model.roi_heads
+        regions = images.new_zeros(options.proposals, self.channels[0], 7, 7)
+        heads.box_predictor(heads.box_head(regions))
+        if self.mask_frame is not None:
+            heads.mask_predictor(heads.mask_head(images.new_zeros(options.max_detections, self.channels[0], 14, 14)))
+
+    def graph(self, options: GraphOptions) -> Graph:
+        """See Detector.graph."""
+        return TwoStageGraph(self.model, self.pyramid, options, self.rpn_candidates)

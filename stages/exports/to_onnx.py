@@ -1,0 +1,111 @@
+"""From a torch graph to ONNX, with the tensors named between which the network lies."""
+
+import hashlib
+import logging
+import warnings
+from pathlib import Path
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from deploy.contract import Heads, NetworkFacts
+from deploy.errors import BuildError
+from stages.artifacts import Checkpoint, OnnxModel
+from stages.config import ExportConfig
+from stages.detectors import Graph
+from stages.facts import OnnxFacts, write_facts
+from stages.measurement.torch_accuracy import graph_options
+from stages.training.checkpoint import load_detector
+
+MODEL = "model.onnx"
+
+
+class _Flat(nn.Module):
+    """The graph's answer as a plain tuple of tensors."""
+
+    def __init__(self, graph: Graph) -> None:
+        super().__init__()
+        self.deployed = graph  # torch.export keeps an attribute named graph for itself
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        answer = self.deployed(images)
+        masks = () if answer.masks is None else (answer.masks,)
+        return (answer.boxes, answer.scores, answer.labels, answer.converged, *masks, *answer.head, *answer.pooled)
+
+
+def write(out: Path, config: ExportConfig, checkpoint: Checkpoint) -> OnnxModel:
+    """Export the checkpoint's graph to out/model.onnx.
+
+    Raises:
+        BuildError: the exporter refuses the graph.
+    """
+    facts = checkpoint.facts
+    size = facts.contract.preprocessing
+    graph = load_detector(checkpoint).graph(graph_options(config)).eval()
+    heads = export(graph, (size.height, size.width), out / MODEL, opset=config.opset, dynamic_batch=config.dynamic_batch)
+    content = (out / MODEL).read_bytes()
+    write_facts(
+        out,
+        OnnxFacts(
+            contract=facts.contract,
+            opset=config.opset,
+            max_detections=config.max_detections,
+            dynamic_batch=config.dynamic_batch,
+            sha256=hashlib.sha256(content).hexdigest(),
+            bytes=len(content),
+            heads=heads,
+            network=NetworkFacts(
+                detector=facts.detector.name, parameters=facts.parameters, macs=facts.macs, checkpoint=checkpoint.root.name
+            ),
+        ),
+    )
+    return OnnxModel(out)
+
+
+def export(graph: Graph, size: tuple[int, int], file: Path, *, opset: int = 18, dynamic_batch: bool = True) -> Heads:
+    """Write the graph for images of size (height, width) px; the result names the tensors between which its network lies.
+
+    Raises:
+        BuildError: the exporter refuses the graph.
+    """
+    images = torch.zeros(2 if dynamic_batch else 1, 3, *size)
+    with torch.no_grad():
+        answer = graph(images)
+    heads = Heads(
+        outputs=tuple(f"head_{index}" for index in range(len(answer.head))),
+        inputs=tuple(f"pooled_{index}" for index in range(len(answer.pooled))),
+    )
+    kept = ["boxes", "scores", "labels", "converged", *([] if answer.masks is None else ["masks"])]
+    _export(_Flat(graph).eval(), images, file, [*kept, *heads.outputs, *heads.inputs], opset, dynamic_batch)
+    model = onnx.load(str(file))
+    outputs = [output for output in model.graph.output if output.name in kept]
+    del model.graph.output[:]
+    model.graph.output.extend(outputs)
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, str(file))
+    return heads
+
+
+def _export(graph: nn.Module, images: Tensor, file: Path, names: list[str], opset: int, dynamic_batch: bool) -> None:
+    """torch's exporter, its remarks about its own internals left out."""
+    logging.getLogger("onnxscript").setLevel(logging.ERROR)
+    shapes = ({0: torch.export.Dim("batch", min=1, max=1024)},) if dynamic_batch else None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                graph,
+                (images,),
+                str(file),
+                dynamo=True,
+                opset_version=opset,
+                input_names=["images"],
+                output_names=names,
+                dynamic_shapes=shapes,
+                external_data=False,
+                verbose=False,
+            )
+    except torch.onnx.errors.OnnxExporterError as error:
+        reason = str(error).partition("## Exception summary")[2] or str(error)
+        raise BuildError(f"export: torch's ONNX exporter refused the graph: {' '.join(reason.split())[:300]}") from error

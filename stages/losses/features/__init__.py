@@ -1,0 +1,1 @@
+"""What losses on feature pyramids share."""

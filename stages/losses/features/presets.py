@@ -1,0 +1,86 @@
+"""The published and the normalised forms of structured distillation.
+
+Zhang & Ma, "Structured Knowledge Distillation for Accurate and Efficient Object Detection", IEEE TPAMI 2023,
+https://doi.org/10.1109/TPAMI.2023.3300470; first in ICLR 2021, https://openreview.net/forum?id=uKhGRvM8QNH.
+
+Where the constants come from: `code_*` from copies of the authors' supplementary code, `mmrazor` from OpenMMLab's
+re-implementation (configs/distill/mmdet/fbkd). Those of `paper_*` are the copies' with what later publications say of the
+paper's text: the attentions summed before the softmax, absolute values without adapters, both masks, the temperatures of the
+two families exchanged; they are partly recollections. All five measure errors by the Euclidean norm over the whole batch of a
+process, so that their weights hold for two images of 800 x 1333 px a process and pyramids of 256 channels.
+
+`normalised` is our own: the same terms per image and per level, of features whose channels are each brought to mean 0 and standard
+deviation 1 over the image's positions (or, by option, over those of the whole batch), as means of squares, so that one weight serves
+every batch size, resolution and channel count.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from deploy.errors import ConfigError
+from stages.losses.features.attention_maps import Statistics
+
+PresetName = Literal["normalised", "code_one_stage", "code_two_stage", "mmrazor", "paper_one_stage", "paper_two_stage"]
+
+
+@dataclass(frozen=True)
+class Preset:
+    """How both parts are computed.
+
+    error: the mean of squares over levels, or the Euclidean norm over the whole batch, summed over levels.
+    masks: one softmax of both networks' summed attention, or the mean of one softmax each.
+    channel_mask: whether channels are weighted beside positions.
+    compared: by the attention transfer, magnitudes or signed means behind an adapter.
+    temperature: of the masks. feature, transfer, relation: the terms' weights.
+    pools, reductions: of the relation modules, finest level first; the last serves all further levels.
+    batch_norm: whether the relation modules end in one, its scale starting at 0.
+    num_levels: at most so many levels, the finest ones; None for all.
+    statistics: what features are standardized over where squares are averaged, each image or the batch.
+    """
+
+    error: Literal["mean_square", "norm"] = "norm"
+    masks: Literal["summed", "averaged"] = "averaged"
+    channel_mask: bool = True
+    compared: Literal["magnitude", "adapted_mean"] = "adapted_mean"
+    temperature: float = 0.5
+    feature: float = 7e-5
+    transfer: float = 4e-3
+    relation: float = 7e-5
+    pools: tuple[int, ...] = (8, 4, 2)
+    reductions: tuple[int, ...] = (4, 4, 2)
+    batch_norm: bool = True
+    num_levels: int | None = None
+    statistics: Statistics = "image"
+
+
+def chosen(name: PresetName, statistics: Statistics) -> Preset:
+    """A preset with its statistics.
+
+    Raises:
+        ConfigError: they are the batch's, and the preset standardizes nothing.
+    """
+    form = PRESETS[name]
+    if statistics == "batch" and form.error == "norm":
+        raise ConfigError(f"statistics: batch goes with preset normalised, which standardizes features; {name} does not")
+    return replace(form, statistics=statistics)
+
+
+PRESETS: Mapping[PresetName, Preset] = {
+    "normalised": Preset(
+        error="mean_square",
+        masks="summed",
+        compared="magnitude",
+        feature=1.0,
+        transfer=1.0,
+        relation=1.0,
+        pools=(4, 2, 2, 1),
+        reductions=(2,),
+        batch_norm=False,
+    ),
+    "code_one_stage": Preset(temperature=0.1, feature=4.2e-4, transfer=2.4e-2, relation=4.2e-4),
+    "code_two_stage": Preset(channel_mask=False),
+    "mmrazor": Preset(channel_mask=False, num_levels=4),
+    "paper_one_stage": Preset(masks="summed", compared="magnitude", feature=4e-4, transfer=2e-2, relation=4e-4),
+    "paper_two_stage": Preset(masks="summed", compared="magnitude", temperature=0.1),
+}

@@ -1,0 +1,1 @@
+"""What measuring stages share: splits, images for latency, accuracy in torch, verdicts."""

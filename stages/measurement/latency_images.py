@@ -1,0 +1,25 @@
+"""The images that latency is measured on."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deploy.accuracy.spread import spread
+from deploy.contract import Preprocessing
+from deploy.prediction import image_files
+
+Image = NDArray[np.uint8]
+NUM_IMAGES = 64
+
+
+def of(files: Sequence[Path], preprocessing: Preprocessing) -> list[Image]:
+    """Some of these, decoded, spread evenly; grey noise of the network's size where there are none.
+
+    What noise costs is the network's time, not that of shrinking a photograph.
+    """
+    if files:
+        return [image_files.load_image(file) for file in spread(files, NUM_IMAGES)]
+    drawn = np.random.default_rng(0).integers(0, 256, (4, preprocessing.height, preprocessing.width, 1), np.uint8)
+    return [np.repeat(one, 3, axis=2) for one in drawn]

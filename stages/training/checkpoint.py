@@ -1,0 +1,106 @@
+"""Detectors to and from checkpoint folders."""
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch.utils.flop_counter import FlopCounterMode
+
+from deploy import plugins
+from deploy.contract import Accuracy, ModelContract
+from deploy.errors import ArtifactError, ConfigError
+from stages.artifacts import Checkpoint
+from stages.config import DetectorConfig
+from stages.detectors import Detector
+from stages.detectors.backbones.pretrained import left_out
+from stages.facts import CheckpointFacts, PluginChoice, write_facts
+
+WEIGHTS = "weights.safetensors"
+
+
+def build_detector(choice: DetectorConfig, num_classes: int, seed: int = 0) -> Detector:
+    """A detector with fresh weights that depend on the seed alone.
+
+    Raises:
+        ConfigError: options that do not go together.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            detector = plugins.load("stages.detectors", choice.name).build(num_classes, **choice.options)
+        except ValueError as error:
+            raise ConfigError(f"detector {choice.name}: {error}") from error
+    assert isinstance(detector, Detector)
+    return detector
+
+
+def check_size(detector: Detector, choice: DetectorConfig, contract: ModelContract) -> None:
+    """Refuse an image size that the detector's grid does not divide, or that is too small for it.
+
+    Raises:
+        ConfigError: naming the multiple or the size that is needed.
+    """
+    for key, value in (("height", contract.preprocessing.height), ("width", contract.preprocessing.width)):
+        if value % detector.size_multiple:
+            needed = f"{choice.name} as configured needs a multiple of {detector.size_multiple}"
+            raise ConfigError(f"data.preprocessing.{key}: got {value}, but {needed}")
+        if value < detector.min_side_px:
+            needed = f"{choice.name} as configured needs at least {detector.min_side_px}"
+            raise ConfigError(f"data.preprocessing.{key}: got {value}, but {needed}")
+
+
+def load_weights(detector: Detector, path: Path, advice: str = "give one of the detector that is configured") -> None:
+    """Fill the detector from a safetensors file, or from a checkpoint folder's; `advice` ends the line of an error.
+
+    Raises:
+        ArtifactError: no such file, damaged, or of another detector.
+    """
+    file = path / WEIGHTS if path.is_dir() else path
+    try:
+        state = load_file(str(file))
+    except (OSError, SafetensorError) as error:
+        raise ArtifactError(f"{file}: no readable safetensors file ({str(error).splitlines()[0]}); {advice}") from error
+    own = detector.state_dict()
+    for name in sorted(own.keys() ^ state.keys()):
+        side = "lacks" if name in own else "has an unknown"
+        raise ArtifactError(f"{file}: {side} tensor {name}, so it is of another detector; {advice}")
+    for name, tensor in own.items():
+        if tensor.shape != state[name].shape:
+            shapes = f"{tuple(state[name].shape)} instead of {tuple(tensor.shape)}"
+            raise ArtifactError(f"{file}: tensor {name} is {shapes}, so it is of a detector with other options or classes; {advice}")
+    detector.load_state_dict(state)
+
+
+def load_detector(checkpoint: Checkpoint) -> Detector:
+    """The checkpoint's detector in eval mode, on the CPU."""
+    facts = checkpoint.facts
+    choice = DetectorConfig.model_validate({"name": facts.detector.name, **facts.detector.options})
+    with left_out():
+        detector = build_detector(choice, len(facts.contract.classes))
+    load_weights(detector, checkpoint.file(WEIGHTS), f"delete {checkpoint.root} and run again")
+    return detector.eval()
+
+
+def count_macs(detector: Detector, contract: ModelContract) -> int:
+    """Multiply-accumulates of one image at the contract's size, suppression of overlaps apart."""
+    size = contract.preprocessing
+    device = next(detector.parameters()).device
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        detector.eval().walk(torch.zeros(1, 3, size.height, size.width, device=device))
+    return int(counter.get_total_flops()) // 2
+
+
+def save(out: Path, detector: Detector, choice: DetectorConfig, contract: ModelContract, epochs: int, accuracy: Accuracy) -> None:
+    """Write weights and facts."""
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in detector.state_dict().items()}
+    save_file(state, str(out / WEIGHTS))
+    facts = CheckpointFacts(
+        contract=contract.model_copy(update={"mask_frame": detector.mask_frame}),
+        detector=PluginChoice(name=choice.name, options=choice.options),
+        parameters=sum(p.numel() for p in detector.parameters()),
+        macs=count_macs(detector, contract),
+        epochs=epochs,
+        accuracy=accuracy,
+    )
+    write_facts(out, facts)

@@ -1,0 +1,189 @@
+"""Batches for training: the same images in the same views whatever the number of workers or processes."""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils import data
+from torchvision import tv_tensors
+
+from deploy.errors import ConfigError
+from deploy.prediction import image_files, preprocess
+from deploy.prediction.masks import decode, rectangle
+from stages.artifacts import Dataset
+from stages.config import TrainConfig
+from stages.detectors import Target
+from stages.training.augment import Sample, magnification, mosaic, mosaic_chance, tighten, transforms
+
+KEPT_BYTES = 2**28  # of decoded images
+
+
+@dataclass(frozen=True)
+class Batch:
+    """images [B, 3, H, W] as the deployed network receives them, and their objects in px of that input."""
+
+    images: Tensor
+    targets: tuple[Target, ...]
+
+    def to(self, device: torch.device) -> "Batch":
+        """The batch on another device."""
+        targets = tuple(
+            Target(t.boxes.to(device), t.labels.to(device), None if t.masks is None else t.masks.to(device)) for t in self.targets
+        )
+        return Batch(self.images.to(device, memory_format=torch.channels_last), targets)
+
+    def split(self, parts: int) -> "list[Batch]":
+        """So many parts, or as many as there are images, about equal in size."""
+        images = self.images.chunk(parts)
+        ends = [0, *accumulate(len(part) for part in images)]
+        return [Batch(part, self.targets[start:end]) for part, (start, end) in zip(images, pairwise(ends), strict=True)]
+
+
+class TrainingImages(data.Dataset[tuple[Tensor, Target]]):
+    """The train split; item (epoch, index) is a view that depends on the seed, the epoch and the index alone.
+
+    With `masks` its target has them, the box where an object is annotated without one.
+    """
+
+    def __init__(self, dataset: Dataset, config: TrainConfig, seed: int, *, masks: bool = False) -> None:
+        facts = dataset.facts
+        self._preprocessing = facts.contract.preprocessing
+        self._folder = dataset.images("train")
+        coco = json.loads(dataset.annotations("train").read_text(encoding="utf-8"))
+        self._files = [image["file_name"] for image in coco["images"]]
+        index = {image["id"]: i for i, image in enumerate(coco["images"])}
+        label = {category: i for i, category in enumerate(facts.contract.category_ids)}
+        boxes: list[list[list[float]]] = [[] for _ in self._files]
+        labels: list[list[int]] = [[] for _ in self._files]
+        self._masks: list[list[Any]] | None = [[] for _ in self._files] if masks else None
+        for annotation in coco["annotations"]:
+            if not annotation.get("iscrowd", 0):
+                x, y, w, h = annotation["bbox"]
+                image = index[annotation["image_id"]]
+                boxes[image].append([x, y, x + w, y + h])
+                labels[image].append(label[annotation["category_id"]])
+                if self._masks is not None:
+                    self._masks[image].append(annotation.get("segmentation") or rectangle(annotation["bbox"]))
+        self._boxes = [torch.tensor(rows, dtype=torch.float32).reshape(-1, 4) for rows in boxes]
+        self._labels = [torch.tensor(rows, dtype=torch.int64) for rows in labels]
+        self._transforms = transforms(config.augment, self._preprocessing.pad_value)
+        self._mosaic = mosaic_chance(config.augment)
+        self._room = magnification(config.augment)
+        self._kept: dict[int, tuple[NDArray[np.uint8], tuple[int, int]]] = {}
+        self._bytes_left = KEPT_BYTES
+        self._seed = seed
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Target]:
+        epoch, index = key
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(hash((self._seed, epoch, index)) % 2**63)  # no other device's: only this is forked
+            image, objects = self._view(index)
+        pixels = np.ascontiguousarray(image.numpy().transpose(1, 2, 0))
+        tensor, placement = preprocess.apply(pixels, self._preprocessing)
+        boxes = torch.from_numpy(placement.place(objects["boxes"].numpy()).astype(np.float32))
+        if self._masks is None:
+            return torch.from_numpy(tensor), Target(boxes, objects["labels"])
+        masks = torch.from_numpy(preprocess.fit_masks(objects["masks"].numpy(), placement, self._preprocessing))
+        return torch.from_numpy(tensor), tighten(Target(boxes, objects["labels"], masks))
+
+    def _view(self, index: int) -> Sample:
+        sample = self._read(index)
+        if self._mosaic and float(torch.rand(())) < self._mosaic:
+            sample = mosaic(sample, lambda: self._read(int(torch.randint(len(self), ()))), self._preprocessing.pad_value)
+        view: Sample = self._transforms(*sample)
+        return view
+
+    def _read(self, index: int) -> Sample:
+        image, (height, width) = self._pixels(index)
+        size = image.shape[0], image.shape[1]
+        scale = torch.tensor([size[1] / width, size[0] / height] * 2)
+        boxes = tv_tensors.BoundingBoxes(self._boxes[index] * scale, format="XYXY", canvas_size=size)
+        pixels = tv_tensors.Image(torch.from_numpy(image.transpose(2, 0, 1).copy()))
+        objects = {"boxes": boxes, "labels": self._labels[index]}
+        if self._masks is not None:
+            masks = np.zeros((len(boxes), *size), np.bool_)
+            for mask, segmentation in zip(masks, self._masks[index], strict=True):
+                mask[:] = preprocess.resize_masks(decode(segmentation, (height, width))[None], size)[0]
+            objects["masks"] = tv_tensors.Mask(torch.from_numpy(masks))
+        return pixels, objects
+
+    def _pixels(self, index: int) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+        """The image, shrunk to what its views can show, and its height and width before.
+
+        The first KEPT_BYTES of them are read once; not in a loader process, which ends with its epoch.
+        """
+        if index not in self._kept:
+            image = image_files.load_image(self._folder / self._files[index])
+            found = preprocess.shrink(image, self._preprocessing, self._room), (image.shape[0], image.shape[1])
+            if found[0].nbytes > self._bytes_left or data.get_worker_info() is not None:
+                return found
+            self._bytes_left -= found[0].nbytes
+            self._kept[index] = found
+        return self._kept[index]
+
+
+class EpochBatches(data.Sampler[list[tuple[int, int]]]):
+    """Batches of (epoch, index): one shuffle an epoch, each global batch dealt out to the processes, the incomplete last one left out.
+
+    Raises:
+        ConfigError: a batch that is no multiple of the number of processes.
+    """
+
+    def __init__(self, num_images: int, batch_size: int, seed: int, rank: int, num_processes: int) -> None:
+        self.epoch = 0
+        self._num_images = num_images
+        self._batch_size = min(batch_size, num_images)
+        if self._batch_size % num_processes:
+            given = f"a global batch of {self._batch_size} images (train.batch_size {batch_size}, {num_images} training images)"
+            raise ConfigError(f"{given} cannot be dealt out evenly to {num_processes} processes; give a multiple of {num_processes}")
+        self._seed = seed
+        self._rank = rank
+        self._num_processes = num_processes
+
+    def __len__(self) -> int:
+        return self._num_images // self._batch_size
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        generator = torch.Generator().manual_seed(hash((self._seed, self.epoch)) % 2**63)
+        order = torch.randperm(self._num_images, generator=generator).tolist()
+        for start in range(0, len(self) * self._batch_size, self._batch_size):
+            batch = order[start : start + self._batch_size]
+            yield [(self.epoch, index) for index in batch[self._rank :: self._num_processes]]
+
+
+def collate(samples: list[tuple[Tensor, Target]]) -> Batch:
+    """Stack the images of one batch."""
+    images, targets = zip(*samples, strict=True)
+    return Batch(torch.stack(images), targets)
+
+
+def num_cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def default_workers() -> int:
+    """One loader process for each core but one, at most four: the training thread keeps a core of its own."""
+    return min(4, num_cores() - 1) if hasattr(os, "fork") else 0
+
+
+def loader(images: TrainingImages, batches: EpochBatches, workers: int) -> "data.DataLoader[tuple[Tensor, Target]]":
+    """Iterates over the batches of `batches.epoch`."""
+    return data.DataLoader(
+        images,
+        batch_sampler=batches,
+        num_workers=workers,
+        collate_fn=collate,
+        pin_memory=torch.cuda.is_available(),
+        multiprocessing_context="fork" if workers and hasattr(os, "fork") else None,
+    )

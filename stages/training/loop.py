@@ -1,0 +1,248 @@
+"""The training loop, the same for teacher, student and distilled student.
+
+accelerate carries device, precision, distribution, checkpoints and trackers.
+"""
+
+import csv
+import math
+import shutil
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from deploy.errors import ArtifactError, ConfigError, DataError
+from deploy.progress import Steps
+from stages.artifacts import Checkpoint, Dataset
+from stages.config import DetectorConfig, ExportConfig, TrainConfig
+from stages.detectors import Detector
+from stages.measurement.torch_accuracy import evaluate
+from stages.processes import is_main_process, mean_over_processes
+from stages.training.checkpoint import save
+from stages.training.device import accelerator_for, leave_cores
+from stages.training.loader import Batch, EpochBatches, TrainingImages, default_workers, loader
+from stages.training.optimizer import optimizer_for
+from stages.training.schedule import learning_rate
+
+RESUME = "resume"
+_DAMAGED = (OSError, EOFError, RuntimeError, ValueError, LookupError, UnpicklingError, SafetensorError)
+"""What reading a state raises that a full disk or a power failure has cut short."""
+
+
+class Task(nn.Module):
+    """What is trained: a detector, with whatever a subclass adds to its losses."""
+
+    def __init__(self, detector: Detector) -> None:
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, batch: Batch, extra: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss to minimize and its named terms."""
+        losses = dict(self.detector(batch.images, batch.targets).losses)
+        return torch.stack(list(losses.values())).sum(), losses
+
+    def prepare(self, batch: Batch, step: int) -> Any:
+        """What `forward` receives as `extra`; called outside the distributed module, without gradient."""
+        return None
+
+
+class Progress:
+    """Where training stands; saved beside the weights."""
+
+    def __init__(self) -> None:
+        self.epoch = 0
+        self.step = 0
+        self.rows: list[dict[str, float]] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        """For accelerate."""
+        return {"epoch": self.epoch, "step": self.step, "rows": self.rows}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """For accelerate."""
+        self.epoch, self.step, self.rows = state["epoch"], state["step"], list(state["rows"])
+
+
+class Trainer:
+    """One training in a folder; started again there, it goes on after the last finished epoch."""
+
+    def __init__(self, task: Task, dataset: Dataset, config: TrainConfig, *, seed: int, device: str, folder: Path, label: str) -> None:
+        self._config = config
+        self._folder = folder
+        self._label = label
+        self._accelerator = accelerator_for(config, device, folder)
+        images = TrainingImages(dataset, config, seed, masks=task.detector.mask_frame is not None)
+        processes = self._accelerator.num_processes
+        self._batches = EpochBatches(len(images), config.batch_size, seed, self._accelerator.process_index, processes)
+        workers = default_workers() if config.workers is None else config.workers
+        leave_cores(workers)
+        self._loader = loader(images, self._batches, workers)
+        task.to(self._accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        optimizer = optimizer_for(task, config)
+        self._num_steps = config.num_steps(len(images))
+        schedule = learning_rate(config, self._num_steps)
+        self._scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
+        self._task = task
+        self._ema = AveragedModel(task.detector, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True) if config.ema else None
+        self._progress = Progress()
+        self._model, self._optimizer = self._accelerator.prepare(task, optimizer)
+        self._accelerator.register_for_checkpointing(self._scheduler, self._progress, *([self._ema] if self._ema else []))
+
+    def run(self) -> Detector:
+        """Train to the last epoch and return the detector whose weights are shipped: the average where there is one.
+
+        Raises:
+            ArtifactError: a loss that is not finite, named with its step.
+        """
+        self._resume()
+        self._accelerator.init_trackers("training")
+        with Steps(self._label, self._num_steps, self._progress.step) as steps:
+            while self._progress.epoch < self._config.epochs:
+                self._epoch(steps)
+                self._save()
+        for tracker in self._accelerator.trackers:
+            tracker.finish()
+        if self._accelerator.is_main_process and self._progress.rows:
+            self._write_curves()
+        trained = self._ema.module if self._ema else self._task.detector
+        assert isinstance(trained, Detector)
+        return trained.eval()
+
+    def _epoch(self, steps: Steps) -> None:
+        self._batches.epoch = self._progress.epoch
+        self._model.train()
+        sums: dict[str, list[float]] = defaultdict(list)
+        began = time.perf_counter()
+        for batch in self._loaded():
+            losses = self._step(batch.to(self._accelerator.device))
+            for name, value in losses.items():
+                sums[name].append(value)
+            steps.advance(f"loss {losses['loss']:.3f}")
+        row = {name: statistics.fmean(values) for name, values in sums.items()}
+        row["learning_rate"] = float(self._scheduler.get_last_lr()[0])
+        row["images_per_s"] = len(self._batches) * self._config.batch_size / (time.perf_counter() - began)
+        self._progress.epoch += 1
+        self._progress.rows.append({"epoch": self._progress.epoch, **row})
+        self._accelerator.log(row, step=self._progress.epoch)
+
+    def _loaded(self) -> Iterator[Batch]:
+        """The epoch's batches; the error of a loader process without the traceback that torch puts before its message."""
+        try:
+            yield from self._loader
+        except DataError as error:
+            raise DataError(str(error).rpartition(f"{DataError.__name__}: ")[2].strip()) from error
+
+    def _step(self, batch: Batch) -> dict[str, float]:
+        self._optimizer.zero_grad()
+        parts = batch.split(self._config.accumulate)
+        values: dict[str, float] = defaultdict(float)
+        for part in parts:
+            share = len(part.targets) / len(batch.targets)
+            for name, value in self._part(part, share, last=part is parts[-1]).items():
+                values[name] += value * share
+        if self._config.clip is not None:
+            values["grad_norm"] = float(self._accelerator.clip_grad_norm_(self._model.parameters(), self._config.clip))
+        self._optimizer.step()
+        self._scheduler.step()
+        self._progress.step += 1
+        if self._ema:
+            self._ema.update_parameters(self._task.detector)
+        return values
+
+    def _part(self, batch: Batch, share: float, *, last: bool) -> dict[str, float]:
+        """Forward and backward of a part of a batch; processes exchange gradients after the last one alone."""
+        with nullcontext() if last else self._accelerator.no_sync(self._model):
+            with self._accelerator.autocast():
+                extra = self._task.prepare(batch, self._progress.step)
+                loss, terms = self._forward(batch, extra)
+            values = self._check(loss, terms)
+            self._accelerator.backward(loss * share)
+        return values
+
+    def _forward(self, batch: Batch, extra: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        try:
+            loss, terms = self._model(batch, extra)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            needed = "raise train.batch_size, lower train.accumulate, or choose another norm"
+            raise ConfigError(f"{self._label}: batch normalization needs two images or more a process and part; {needed}") from error
+        return loss, terms
+
+    def _check(self, loss: Tensor, terms: Mapping[str, Tensor]) -> dict[str, float]:
+        """The terms averaged over processes as floats."""
+        names = [*terms, "loss"]
+        values = mean_over_processes(torch.stack([*(t.detach().float() for t in terms.values()), loss.detach().float()])).tolist()
+        for name, value in zip(names, values, strict=True):
+            if not math.isfinite(value):
+                where = f"step {self._progress.step} (epoch {self._progress.epoch + 1})"
+                raise ArtifactError(f"{self._label}: {name} is {value} at {where}; lower train.learning_rate or the loss's weight")
+        return dict(zip(names, values, strict=True))
+
+    def _save(self) -> None:
+        """Replace the state to resume from: whole in a folder beside it first, then renamed."""
+        fresh, old = self._folder / f"{RESUME}.new", self._folder / f"{RESUME}.old"
+        if self._accelerator.is_main_process:
+            shutil.rmtree(fresh, ignore_errors=True)
+        self._accelerator.wait_for_everyone()
+        try:
+            self._accelerator.save_state(str(fresh))
+        except RuntimeError as error:  # what torch.save raises on a full disk, without saying so
+            raise ArtifactError(f"{fresh}: cannot be written (is the disk full?); make room, or give another folder (--runs)") from error
+        self._accelerator.wait_for_everyone()
+        if self._accelerator.is_main_process:
+            # a whole state stands under one of the two names at every moment, also where this goes on from the old one
+            if (self._folder / RESUME).exists():
+                shutil.rmtree(old, ignore_errors=True)
+                (self._folder / RESUME).rename(old)
+            fresh.rename(self._folder / RESUME)
+            shutil.rmtree(old, ignore_errors=True)
+        self._accelerator.wait_for_everyone()
+
+    def _resume(self) -> None:
+        """Go on from the last whole state, if any."""
+        state = next((self._folder / name for name in (RESUME, f"{RESUME}.old") if (self._folder / name).exists()), None)
+        if state is None:
+            return
+        try:
+            self._accelerator.load_state(str(state))
+        except _DAMAGED as error:
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise ArtifactError(f"{state}: cannot be resumed from ({reason}); delete {self._folder} and run again") from error
+
+    def _write_curves(self) -> None:
+        names = list(dict.fromkeys(name for row in self._progress.rows for name in row))
+        with (self._folder / "curves.csv").open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, names)
+            writer.writeheader()
+            writer.writerows(self._progress.rows)
+
+
+def finish(
+    out: Path, detector: Detector, choice: DetectorConfig, epochs: int, dataset: Dataset, split: str, export: ExportConfig
+) -> Checkpoint:
+    """Judge the trained detector on the split and write its checkpoint, in the first process alone."""
+    if is_main_process():
+        accuracy = evaluate(out, detector, dataset, split, export)
+        save(out, detector, choice, dataset.facts.contract, epochs, accuracy)
+        _discard_state(out)
+    return Checkpoint(out)
+
+
+def _discard_state(folder: Path) -> None:
+    """Delete what training would resume from, under another name first: half of it must never be resumed from."""
+    used = folder / f"{RESUME}.used"
+    for leftover in (folder / f"{RESUME}.old", folder / f"{RESUME}.new", used):
+        shutil.rmtree(leftover, ignore_errors=True)
+    if (folder / RESUME).exists():
+        (folder / RESUME).rename(used)
+    shutil.rmtree(used, ignore_errors=True)

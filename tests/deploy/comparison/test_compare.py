@@ -1,0 +1,237 @@
+"""Changes and their uncertainty: COCO's matches drawn again, the bootstrap's coverage, engines that take turns."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_samples
+import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from deploy.accuracy.matches import match
+from deploy.comparison.bootstrap import blocks, drop
+from deploy.comparison.interleaved import Protocol, take_turns
+from deploy.comparison.interval import ERROR_RATE, Effect
+from deploy.machine.load import Watch
+from deploy.precision import Batch
+from deploy.prediction.predictor import Predictor
+from deploy.runtimes import Raw, Session
+
+AREAS = {"all": 0, "small": 1, "medium": 2, "large": 3}
+
+
+def scene(seed: int, num_images: int = 30, *, crowd: bool = True) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Objects of three classes and all sizes, some of them crowds; detections that are near, double, of another class, or of nothing."""
+    rng = np.random.default_rng(seed)
+    images = [{"id": 3 * i + 1, "width": 300, "height": 300, "file_name": f"{i}.png"} for i in range(num_images)]
+    categories = [{"id": 2 * c + 1, "name": f"class {c}"} for c in range(3)]
+    objects: list[dict[str, Any]] = []
+    found: list[dict[str, Any]] = []
+    for image in images:
+        for _ in range(rng.integers(0, 6)):
+            (x, y), (w, h) = rng.uniform(0, 200, 2), rng.choice([10, 30, 60, 110]) * rng.uniform(0.7, 1.3, 2)
+            category = int(rng.choice(3)) * 2 + 1
+            identity = {"id": len(objects) + 1, "image_id": image["id"], "category_id": category}
+            objects.append({**identity, "bbox": [x, y, w, h], "area": w * h, "iscrowd": int(crowd and rng.random() < 0.1)})
+            for _ in range(rng.integers(0, 3)):
+                dx, dy, dw, dh = rng.normal(0, 0.1, 4)
+                box = [x + dx * w, y + dy * h, w * (1 + dw), h * (1 + dh)]
+                other = category if rng.random() < 0.9 else int(rng.choice(3)) * 2 + 1
+                found.append({"image_id": image["id"], "category_id": other, "bbox": box, "score": round(float(rng.random()), 2)})
+        box = [*rng.uniform(0, 200, 2), *rng.uniform(10, 100, 2)]
+        found.append({"image_id": image["id"], "category_id": 1, "bbox": box, "score": round(float(rng.random()), 2)})
+    return {"images": images, "annotations": objects, "categories": categories}, found
+
+
+def reference(truth: dict[str, Any], found: list[dict[str, Any]]) -> Any:
+    """pycocotools' precision [IoU, recall, class, area, limit]."""
+    coco = COCO()
+    coco.dataset = truth
+    coco.createIndex()
+    judge = COCOeval(coco, coco.loadRes(found), "bbox")
+    judge.evaluate()
+    judge.accumulate()
+    return judge.eval["precision"]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_matches_give_cocos_precision(seed: int) -> None:
+    truth, found = scene(seed)
+    precision = reference(truth, found)
+    for area, column in AREAS.items():
+        made = match(truth, found, area=area)
+        for thresholds in (slice(None), slice(0, 1), slice(5, 6)):
+            table = precision[thresholds, :, :, column, 2]
+            assert made.mean_precision(None, thresholds) == pytest.approx(table[table > -1].mean(), abs=1e-9)
+    one = match(truth, found, classes=["class 1"]).mean_precision()
+    assert one == pytest.approx(precision[:, :, 1, 0, 2].mean(), abs=1e-9)
+
+
+def test_an_image_of_weight_three_is_three_images() -> None:
+    truth, found = scene(7, 12, crowd=False)
+    weights = np.array([0, 1, 3, 0, 2, 1, 1, 0, 1, 2, 1, 0], np.float64)
+    images: list[dict[str, Any]] = []
+    objects: list[dict[str, Any]] = []
+    detections: list[dict[str, Any]] = []
+    for index, count in enumerate(weights.astype(int)):
+        old = truth["images"][index]["id"]
+        for _ in range(count):
+            new = len(images) + 1
+            images.append({**truth["images"][index], "id": new})
+            objects += [{**one, "image_id": new, "id": len(objects) + 1 + i} for i, one in enumerate(_of(truth["annotations"], old))]
+            detections += [{**one, "image_id": new} for one in _of(found, old)]
+    copied = match({**truth, "images": images, "annotations": objects}, detections).mean_precision()
+    assert match(truth, found).mean_precision(weights) == pytest.approx(copied, abs=1e-9)
+
+
+def _of(rows: list[dict[str, Any]], image: int) -> list[dict[str, Any]]:
+    return [one for one in rows if one["image_id"] == image]
+
+
+def test_without_objects_there_is_no_map_and_without_detections_it_is_zero() -> None:
+    truth, found = scene(1)
+    assert match({**truth, "annotations": []}, found).mean_precision() is None
+    assert match(truth, []).mean_precision() == 0
+    assert drop(match({**truth, "annotations": []}, found), match({**truth, "annotations": []}, []), slice(None), relative=False) is None
+
+
+def test_the_same_detections_have_no_uncertainty_and_fewer_have_some() -> None:
+    truth, found = scene(2, 80)
+    whole, less = match(truth, found), match(truth, [one for one in found if one["score"] > 0.3])
+    assert drop(whole, whole, slice(None), relative=False) == Effect(change=0, low=0, high=0, num=80)
+    seen = drop(less, whole, slice(None), relative=False)
+    share = drop(less, whole, slice(None), relative=True)
+    assert seen is not None
+    assert share is not None
+    assert 0 < seen.low < seen.change < seen.high
+    assert share.change == pytest.approx(seen.change / (whole.mean_precision() or 0))
+    assert drop(whole, less, slice(None), relative=False) != seen.reversed()  # other draws are not made: only the sign and the order
+    back = drop(whole, less, slice(None), relative=False)
+    assert back is not None
+    assert back.change == -seen.change
+
+
+def test_the_interval_of_blocks_covers_what_it_says() -> None:
+    """20 % more in the mean, at an error rate of 1 % on either side; 200 experiments, of which some 4 may miss."""
+    rng = np.random.default_rng(0)
+    missed = 0
+    for seed in range(200):
+        moment = rng.normal(0, 0.1, (30, 1))  # what both have in common
+        own, other = (level * np.exp(moment + rng.normal(0, 0.05, (30, 5))) for level in (1.2, 1.0))
+        seen = blocks(own, other, lambda values: np.asarray(np.percentile(values, 50, axis=-1)), relative=True, seed=seed)
+        missed += not seen.low <= 0.2 <= seen.high
+    assert missed <= 200 * 2 * ERROR_RATE * 4
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "limit", "verdict"), [(0, 1, 1, "pass"), (0, 1, 0.99, "inconclusive"), (0, 1, 0, "inconclusive"), (0, 1, -0.1, "fail")]
+)
+def test_a_verdict_takes_the_whole_interval(low: float, high: float, limit: float, verdict: str) -> None:
+    assert Effect(change=(low + high) / 2, low=low, high=high, num=9).verdict(limit) == verdict
+
+
+def test_how_many_would_suffice() -> None:
+    seen = Effect(change=0.02, low=0.0, high=0.04, num=100)
+    assert seen.needed(0.01) == 400  # half the width takes four times as many
+    assert seen.needed(0.03) == 400
+    assert seen.needed(0.02) is None
+
+
+@dataclass
+class Sleeper(Session):
+    """Answers after so many milliseconds, nothing found."""
+
+    milliseconds: Callable[[], float]
+
+    def infer(self, images: Batch) -> Raw:
+        until = time.perf_counter() + self.milliseconds() / 1e3
+        while time.perf_counter() < until:
+            pass
+        zeros = np.zeros((len(images), 8), np.float32)
+        return Raw(np.zeros((len(images), 8, 4), np.float32), zeros, zeros.astype(np.int64), np.ones(len(images), np.bool_))
+
+    def close(self) -> None:
+        pass
+
+
+def sleeper(milliseconds: Callable[[], float]) -> Predictor:
+    return Predictor(Sleeper(milliseconds), onnx_samples.contract())
+
+
+IMAGE = [onnx_samples.picture({})]
+SHORT = Protocol(block_ms=4, min_blocks=12, max_seconds=3, warmup_seconds=0.1)
+
+
+def turns(own: float, other: float, limit: float, **options: Any) -> Any:
+    given = {"percentile": 50, "relative": True, "protocol": SHORT, **options}
+    return take_turns(sleeper(lambda: own), sleeper(lambda: other), IMAGE, value=lambda t: t.infer_ms, limit=limit, **given)
+
+
+def test_engines_that_take_turns() -> None:
+    seen = turns(1.5, 1.0, 0.1)
+    assert seen.effect.verdict(0.1) == "fail"
+    assert seen.effect.change == pytest.approx(0.5, abs=0.1)
+    assert seen.own_ms == pytest.approx(1.5, rel=0.1)
+    assert seen.enough
+    assert seen.blocks <= 24  # clear at the first or second look
+    assert turns(1.0, 1.0, 0.5).effect.verdict(0.5) == "pass"
+    assert turns(1.5, 1.0, 0.8, relative=False).effect.change == pytest.approx(0.5, abs=0.2)
+
+
+def test_the_budget_ends_what_does_not_become_clear() -> None:
+    rng = np.random.default_rng(0)
+    own, other = (sleeper(lambda: float(rng.choice([0.5, 2.0]))) for _ in range(2))
+    brief = SHORT.model_copy(update={"max_seconds": 0.3})
+    seen = take_turns(own, other, IMAGE, value=lambda t: t.infer_ms, limit=0.0, percentile=50, relative=True, protocol=brief)
+    assert seen.effect.verdict(0.0) == "inconclusive"
+    assert 0.3 <= seen.seconds < 2
+
+
+def test_what_else_the_machine_does_is_said() -> None:
+    watch = Watch()
+    time.sleep(0.05)
+    load = watch.seen()
+    assert load.other_cores is None or load.other_cores >= 0
+    quiet = load.model_copy(update={"other_cores": 0.0, "throttled": 0})
+    assert quiet.warning() is None
+    busy = quiet.model_copy(update={"other_cores": 1.25, "throttled": 3})
+    assert busy.warning() is not None
+    assert "other processes kept 1.2 of" in str(busy.warning())
+    assert "throttled 3 times" in str(busy.warning())
+
+
+def test_a_verdict_at_the_limit_itself_errs_as_seldom_as_it_says() -> None:
+    """Looks at doubling numbers of blocks, each at its share of the error rate; 400 engines exactly at the limit."""
+    protocol, rng, wrong = Protocol(), np.random.default_rng(1), 0
+    for seed in range(400):
+        own, other = (level * np.exp(rng.normal(0, 0.1, (192, 2))) for level in (1.1, 1.0))
+        for count in (24, 48, 96, 192):
+            seen = blocks(
+                *(own[:count], other[:count], lambda values: np.asarray(np.percentile(values, 50, axis=-1))),
+                relative=True,
+                error_rate=ERROR_RATE / protocol.looks,
+                seed=seed,
+            )
+            if seen.verdict(0.1) != "inconclusive":
+                wrong += 1
+                break
+    assert wrong <= 400 * 2 * ERROR_RATE * 2.5
+
+
+def test_the_looks_are_those_that_fit_the_budget() -> None:
+    assert Protocol().looks == 6  # at 24, 48, 96, 192 and 384 blocks, and when the time is up
+    assert Protocol(max_seconds=1).looks == 2
+    assert Protocol(max_seconds=120).looks == 8
+
+
+def test_few_passes_say_nothing_of_a_tail() -> None:
+    rng = np.random.default_rng(0)
+    own = sleeper(lambda: 3.0 if rng.random() < 0.02 else 0.3)
+    brief = SHORT.model_copy(update={"max_seconds": 0.4})
+    seen = take_turns(own, sleeper(lambda: 0.3), IMAGE, value=lambda t: t.infer_ms, limit=0.1, percentile=99, relative=True, protocol=brief)
+    assert seen.passes < 1000
+    assert not seen.enough
+    assert turns(0.5, 0.5, 9.0, percentile=50).enough

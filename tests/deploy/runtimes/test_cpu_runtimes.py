@@ -1,0 +1,194 @@
+"""ONNX Runtime and OpenVINO: what both promise."""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_samples
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+from places import ROOT
+
+from deploy import plugins
+from deploy.contract import MaskFrame
+from deploy.errors import ArtifactError, RuntimeUnavailable
+from deploy.precision import Precision
+from deploy.prediction import preprocess
+from deploy.runtimes import Raw, ort
+
+CELLS = {(0, 1): 0, (2, 3): 2, (3, 0): 1}
+HEADS = onnx_samples.HEADS
+FOUND = {(16.0, 0.0, 32.0, 16.0, 0), (48.0, 32.0, 64.0, 48.0, 2), (0.0, 48.0, 16.0, 64.0, 1)}
+
+
+@pytest.fixture(params=["ort", "openvino"])
+def runtime(request: pytest.FixtureRequest) -> Any:
+    if request.param == "openvino":
+        pytest.importorskip("openvino")
+    return plugins.load("deploy.runtimes", request.param)
+
+
+def images(*cells: dict[tuple[int, int], int]) -> NDArray[np.float32]:
+    preprocessing = onnx_samples.contract().preprocessing
+    return np.stack([preprocess.apply(onnx_samples.picture(one), preprocessing)[0] for one in cells])
+
+
+def build(runtime: Any, folder: Path, chosen: Precision, **sample: Any) -> Path:
+    model = onnx_samples.write(folder / "model.onnx", **sample)
+    out = folder / chosen
+    out.mkdir(exist_ok=True)
+    calibration = [images(CELLS), images({(1, 1): 1})]
+    file: Path = runtime.compile(model, out, precision=chosen, calibration=calibration, heads=HEADS).file
+    return file
+
+
+def found(raw: Raw, index: int = 0) -> set[tuple[float, ...]]:
+    keep = raw.scores[index] > 0
+    return {(*box, label) for box, label in zip(raw.boxes[index, keep].tolist(), raw.labels[index, keep].tolist(), strict=True)}
+
+
+@pytest.mark.parametrize("chosen", ["fp32", "fp16", "int8"])
+def test_every_precision_finds_the_same_boxes(runtime: Any, tmp_path: Path, chosen: Precision) -> None:
+    with runtime.open(build(runtime, tmp_path, chosen), threads=1) as session:
+        assert found(session.infer(images(CELLS))) == FOUND
+
+
+@pytest.mark.parametrize(
+    ("chosen", "counts"), [("fp32", (4, 0, 0)), ("fp16", (0, 4, 0)), ("int8", (2, 0, 2))], ids=["fp32", "fp16", "int8"]
+)
+def test_the_file_proves_its_precision_and_stays_float_after_the_head(
+    runtime: Any, tmp_path: Path, chosen: Precision, counts: tuple[int, ...]
+) -> None:
+    model = onnx_samples.write(tmp_path / "model.onnx")
+    compiled = runtime.compile(model, tmp_path, precision=chosen, calibration=[images(CELLS)], heads=HEADS)
+    assert tuple(compiled.proof[f"convolutions_{name}"] for name in ("fp32", "fp16", "int8")) == counts
+    assert compiled.proof["low_precision_after_head"] == 0
+
+
+def test_openvino_says_what_it_computes_in_which_on_a_cpu_is_no_half(tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    runtime = plugins.load("deploy.runtimes", "openvino")
+    floats = {"convolutions_fp32": 4}
+    expected: dict[Precision, dict[str, int]] = {
+        "fp32": floats,
+        "fp16": floats,
+        "int8": {"convolutions_fp32": 2, "convolutions_int8": 2},
+    }
+    for chosen, counts in expected.items():
+        with runtime.open(build(runtime, tmp_path, chosen), threads=1) as session:
+            assert session.proof() == {}  # nothing is compiled yet
+            session.infer(images(CELLS))
+            assert session.proof() == counts
+
+
+def test_batches_and_memory_of_ones_own(runtime: Any, tmp_path: Path) -> None:
+    with runtime.open(build(runtime, tmp_path, "fp32"), threads=1) as session:
+        both = session.infer(images(CELLS, {}))
+        assert found(both, 0) == FOUND
+        assert found(both, 1) == set()
+        assert both.converged.tolist() == [True, True]
+        kept = both.boxes.copy()
+        session.infer(images({}, {}))
+        assert np.array_equal(both.boxes, kept)
+        assert found(session.infer(images(CELLS))) == FOUND
+        types = (both.boxes.dtype, both.scores.dtype, both.labels.dtype, both.converged.dtype)
+        assert types == (np.float32, np.float32, np.int64, np.bool_)
+
+
+@pytest.mark.parametrize("chosen", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("mask_frame", ["box", "image"])
+def test_masks_are_answered_where_the_graph_has_them(runtime: Any, tmp_path: Path, chosen: Precision, mask_frame: MaskFrame) -> None:
+    model = onnx_samples.write(tmp_path / "model.onnx", mask_frame=mask_frame)
+    file = runtime.compile(model, tmp_path, precision=chosen, calibration=[images(CELLS)], heads=HEADS).file
+    with runtime.open(file, threads=1) as session:
+        raw = session.infer(images(CELLS, {}))
+    side = onnx_samples.BOX_MASK if mask_frame == "box" else 16
+    assert raw.masks is not None
+    assert raw.masks.shape == (2, onnx_samples.MAX_DETECTIONS, side, side)
+    assert raw.masks.dtype == np.float32
+    shares = (raw.masks[0, :3] > 0.5).mean(axis=(1, 2))
+    assert shares.tolist() == [0.5 if mask_frame == "box" else 1 / 16] * 3
+    with runtime.open(build(runtime, tmp_path, "fp32"), threads=1) as session:
+        assert session.infer(images(CELLS)).masks is None
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", None], ids=["empty", "garbage", "truncated"])
+def test_a_damaged_engine_is_refused_in_one_line(runtime: Any, tmp_path: Path, content: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    file = build(runtime, tmp_path, "fp32")
+    file.write_bytes(file.read_bytes()[:5000] if content is None else content)
+    with pytest.raises(ArtifactError, match=r"engine\.onnx: not an engine") as caught:
+        runtime.open(file)
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_missing_or_foreign_engine_is_refused(runtime: Any, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="No such file"):
+        runtime.open(tmp_path / "engine.onnx")
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])
+    other = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", [x], [y])
+    onnx.save(helper.make_model(other, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), tmp_path / "other.onnx")
+    with pytest.raises(ArtifactError, match="not an edgedistill engine"):
+        runtime.open(tmp_path / "other.onnx")
+
+
+def test_a_wrong_image_size_is_refused(runtime: Any, tmp_path: Path) -> None:
+    with runtime.open(build(runtime, tmp_path, "fp32"), threads=1) as session, pytest.raises(ArtifactError, match="failed on images"):
+        session.infer(np.zeros((1, 3, 32, 32), np.float32))
+
+
+@pytest.mark.parametrize(("name", "pip"), [("ort", '"edgedistill"'), ("openvino", r'"edgedistill\[openvino\]"')])
+def test_a_missing_package_is_named_with_its_pip_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, pip: str) -> None:
+    runtime = plugins.load("deploy.runtimes", name)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(RuntimeUnavailable, match=f"is not installed: pip install {pip}$"):
+        runtime.open(tmp_path / "engine.onnx")
+    with pytest.raises(RuntimeUnavailable, match=f"is not installed: pip install {pip}$"):
+        runtime.compile(tmp_path / "m", tmp_path, precision="fp32", calibration=[], heads=HEADS)
+
+
+def test_identity_names_version_and_processor_without_loading_anything() -> None:
+    code = "import sys; from deploy.runtimes import openvino, ort, trt, trt_rtx; [m.identity() for m in (openvino, ort, trt, trt_rtx)];"
+    code += "print([m for m in ('openvino', 'onnxruntime', 'onnx', 'tensorrt', 'tensorrt_rtx', 'cuda') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout == "[]\n"
+    assert ort.identity()["onnxruntime"].startswith("onnxruntime")
+    assert ort.identity()["cpu"]
+
+
+def test_running_an_engine_needs_neither_torch_nor_onnx(runtime: Any, tmp_path: Path) -> None:
+    file = build(runtime, tmp_path, "int8")
+    code = f"""
+import sys
+sys.modules.update(dict.fromkeys(("torch", "onnx", "onnxscript", "torchvision", "pycocotools"), None))
+from pathlib import Path
+import numpy as np
+from deploy import bundle, predict
+from {runtime.__name__} import open
+with open(Path({str(file)!r}), threads=1) as session:
+    print(session.infer(np.zeros((1, 3, 64, 64), np.float32)).scores.shape)
+"""
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert answer.stdout == "(1, 8)\n"
+    assert answer.stderr == ""
+
+
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+def test_a_provider_asked_for_by_name_is_there_or_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, provider: str) -> None:
+    file = build(ort, tmp_path, "fp32")
+    with ort.open(file, threads=1, options={"provider": "cpu"}) as session:
+        assert isinstance(session, ort.OrtSession)
+        assert session.provider == "CPUExecutionProvider"
+    monkeypatch.setattr("deploy.machine.gpu", dict)
+    with pytest.raises(RuntimeUnavailable, match=rf"provider {provider}: ONNX Runtime has no \w+ on this machine; choose auto or cpu"):
+        ort.open(file, options={"provider": provider})
+    # compiled in, but without its libraries: ONNX Runtime would go on with the CPU
+    monkeypatch.setattr("deploy.machine.gpu", lambda: {"gpu": "one"})
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: list(ort._CHAINS["tensorrt"]))
+    with pytest.raises(RuntimeUnavailable, match="does not start on this machine"):
+        ort.open(file, options={"provider": provider})

@@ -1,0 +1,473 @@
+"""The HTTP application, in this process."""
+
+import gzip
+import io
+import json
+import threading
+import time
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import artifact_samples as samples
+import numpy as np
+import onnx_samples
+import pytest
+from PIL import Image
+
+from deploy import machine
+from deploy.bundles.bundle import Bundle
+from deploy.bundles.manifest import MANIFEST
+from deploy.errors import ArtifactError, ConfigError
+from deploy.prediction import image_files, masks, preprocess
+from deploy.prediction.detections import to_coco
+from deploy.prediction.predictor import Predictor
+from deploy.runtimes import Raw, Session
+from deploy.serving.logs import Log
+from deploy.serving.options import ServeConfig
+
+testclient = pytest.importorskip("starlette.testclient")
+api = pytest.importorskip("deploy.serving.api")
+service = pytest.importorskip("deploy.serving.service")
+
+CELLS = {(0, 1): 0, (2, 3): 2}
+LIMIT = 20_000
+CONFIG = {"threads": 1, "max_batch_size": 4, "max_body_mib": LIMIT / 2**20, "max_pixels": 100_000, "max_images": 3}
+
+
+def encoded(cells: dict[tuple[int, int], int] = CELLS, kind: str = "PNG") -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(onnx_samples.picture(cells)).save(file, kind)
+    return file.getvalue()
+
+
+class Served:
+    """A loaded service, a client of it, and what it logged."""
+
+    def __init__(self, folder: Path, **options: Any) -> None:
+        self.lines = io.StringIO()
+        self.service = service.Service(folder, ServeConfig(**{**CONFIG, **options}), log=Log(self.lines))
+        self.service.load()
+        self.client = testclient.TestClient(api.app(self.service), raise_server_exceptions=False)
+
+    def log(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.lines.getvalue().splitlines()]
+
+    def metric(self, name: str) -> float:
+        """The value on the line of /metrics that begins so."""
+        line = next(line for line in self.client.get("/metrics").text.splitlines() if line.startswith(name))
+        return float(line.rpartition(" ")[2])
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return samples.bundle(tmp_path_factory.mktemp("served"))
+
+
+@pytest.fixture(scope="module")
+def served(bundle: Bundle) -> Iterator[Served]:
+    made = Served(bundle.root)
+    yield made
+    made.service.close()
+
+
+@pytest.fixture
+def client(served: Served) -> Any:
+    return served.client
+
+
+def expected(bundle: Bundle, *contents: bytes) -> list[dict[str, Any]]:
+    """What `predict` finds."""
+    contract = bundle.manifest.contract
+    with bundle.open(threads=1) as session:
+        predictor = Predictor(session, contract)
+        images = enumerate(map(image_files.load_image, contents), start=1)
+        return [one for number, image in images for one in to_coco(predictor.detect(image), number, contract)]
+
+
+class TestDetect:
+    def test_an_image_gives_coco_boxes_in_its_own_pixels(self, client: Any, bundle: Bundle) -> None:
+        answer = client.post("/v1/detect", content=encoded())
+        assert answer.status_code == 200
+        body = answer.json()
+        assert (body["model"], body["version"], body["images"]) == ("cells-here", "1", [{"id": 1, "width": 64, "height": 64}])
+        assert body["categories"] == [{"id": 3, "name": "red"}, {"id": 7, "name": "green"}, {"id": 90, "name": "blue"}]
+        assert {(one["category_id"], *one["bbox"]) for one in body["annotations"]} == {(3, 16, 0, 16, 16), (90, 48, 32, 16, 16)}
+        assert body["annotations"] == expected(bundle, encoded())
+        assert set(body["timings_ms"]) == {"decode", "pre", "queue", "infer", "post", "end_to_end"}
+
+    def test_several_files_of_a_form_are_answered_in_their_order(self, client: Any, bundle: Bundle) -> None:
+        contents = [encoded(), encoded({}), encoded({(3, 3): 1}, "JPEG")]
+        files = [("images", (f"{number}.png", content)) for number, content in enumerate(contents)]
+        body = client.post("/v1/detect", files=files, data={"note": "x"}).json()
+        assert [(one["id"], one["file_name"]) for one in body["images"]] == [(1, "0.png"), (2, "1.png"), (3, "2.png")]
+        assert body["annotations"] == expected(bundle, *contents)
+
+    def test_min_score_leaves_out_what_is_less_certain(self, client: Any) -> None:
+        scores = sorted(one["score"] for one in client.post("/v1/detect", content=encoded()).json()["annotations"])
+        least = (scores[0] + scores[1]) / 2
+        kept = client.post(f"/v1/detect?min_score={least}", content=encoded()).json()["annotations"]
+        assert [one["score"] for one in kept] == [score for score in scores if score >= least]
+
+    @pytest.mark.parametrize("frame", ["box", "image"])
+    def test_masks_are_answered_where_the_detector_has_them(self, tmp_path: Path, frame: Any) -> None:
+        made = samples.bundle(tmp_path)
+        content = onnx_samples.detector(mask_frame=frame).SerializeToString()
+        (made.root / "engine.onnx").write_bytes(content)
+        manifest = json.loads((made.root / MANIFEST).read_text())
+        manifest["contract"]["mask_frame"] = frame
+        samples.resign(made.root, manifest)
+        masked = Served(made.root)
+        detections = masked.client.post("/v1/detect", content=encoded()).json()["annotations"]
+        outputs = masked.client.get("/v2/models/cells-here").json()["outputs"]
+        assert outputs[-1] == {"name": "masks", "datatype": "FP32", "shape": [-1, onnx_samples.MAX_DETECTIONS, -1, -1]}
+        assert len(detections) == 2
+        for one in detections:
+            x, y, width, height = (int(value) for value in one["bbox"])
+            inside = masks.decode(one["segmentation"], (64, 64))
+            assert inside[y + 2 : y + height - 2, x + 2 : x + width // 2 - 2].all()
+            assert inside.sum() == pytest.approx(width * height / (2 if frame == "box" else 1), rel=0.2)
+        masked.service.close()
+
+    def test_an_image_without_objects_gives_an_empty_list(self, client: Any) -> None:
+        assert client.post("/v1/detect", content=encoded({})).json()["annotations"] == []
+
+    @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+    def test_a_compressed_body_is_unpacked(self, client: Any, encoding: str) -> None:
+        packed = gzip.compress(encoded()) if encoding == "gzip" else zlib.compress(encoded())
+        answer = client.post("/v1/detect", content=packed, headers={"content-encoding": encoding})
+        assert answer.json()["annotations"] == client.post("/v1/detect", content=encoded()).json()["annotations"]
+
+
+def large() -> bytes:
+    """A small file of many pixels."""
+    file = io.BytesIO()
+    Image.new("L", (1000, 101)).save(file, "PNG")
+    return file.getvalue()
+
+
+def run_lengths() -> bytes:
+    """A BMP of 8 bits a px, compressed."""
+    file = io.BytesIO()
+    Image.new("P", (8, 8)).save(file, "BMP")
+    content = bytearray(file.getvalue())
+    content[30:34] = (1).to_bytes(4, "little")
+    return bytes(content)
+
+
+def chunks(count: int) -> Iterator[bytes]:
+    for _ in range(count):
+        yield b"x" * 1000
+
+
+FORM = {"content-type": "multipart/form-data; boundary=x"}
+NO_FILE = b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\n1\r\n--x--\r\n'
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("content", "headers", "query", "code", "words"),
+        [
+            (b"", {}, "", 400, "not an image"),
+            (b"not an image", {}, "", 400, "not an image"),
+            (encoded()[:60], {}, "", 400, "cannot be read"),
+            (large(), {}, "", 400, "1000 x 101 px is above 100,000"),
+            (b"P5 8 8 254\n" + bytes(64), {}, "", 400, "not an image"),
+            (run_lengths(), {}, "", 400, "BMP with run lengths"),
+            (encoded(kind="JPEG") + b"\xff\xda" * 200, {}, "", 400, "more than 100 scans"),
+            (encoded(), {}, "?min_score=2", 400, "min_score '2'; allowed: 0 to 1"),
+            (encoded(), {}, "?min_score=nan", 400, "min_score 'nan'"),
+            (encoded(), {"x-timeout-ms": "soon"}, "", 400, "X-Timeout-Ms 'soon'"),
+            (NO_FILE, FORM, "", 400, "no file"),
+            (b"broken", FORM, "", 400, ""),
+            (b"x" * (LIMIT + 1), {}, "", 413, "above 20,000 bytes"),
+            (gzip.compress(bytes(LIMIT + 1), mtime=0), {"content-encoding": "gzip"}, "", 413, "unpacks to more than 20,000"),
+            (gzip.compress(encoded(), mtime=0)[:-9], {"content-encoding": "gzip"}, "", 400, "breaks off"),
+            (b"no gzip", {"content-encoding": "gzip"}, "", 400, "no gzip"),
+            (encoded(), {"content-encoding": "br"}, "", 415, "allowed: gzip, deflate"),
+            (gzip.compress(NO_FILE, mtime=0), {**FORM, "content-encoding": "gzip"}, "", 415, "of a form"),
+        ],
+    )
+    def test_one_line_says_what_is_wrong(
+        self, client: Any, content: bytes, headers: Mapping[str, str], query: str, code: int, words: str
+    ) -> None:
+        answer = client.post(f"/v1/detect{query}", content=content, headers=headers)
+        assert answer.status_code == code
+        assert words in answer.json()["error"]
+        assert "\n" not in answer.json()["error"]
+
+    def test_a_body_in_chunks_is_cut_off_at_the_limit(self, client: Any) -> None:
+        assert client.post("/v1/detect", content=chunks(50)).status_code == 413
+
+    def test_too_many_files_and_the_bad_one_among_several(self, client: Any) -> None:
+        four = [("images", ("a.png", encoded()))] * 4
+        assert client.post("/v1/detect", files=four).status_code == 413
+        answer = client.post("/v1/detect", files=[*four[:1], ("images", ("b.png", b"bad"))])
+        assert (answer.status_code, answer.json()["error"].partition(":")[0]) == (400, "image 2 of 2")
+
+    def test_other_methods_and_addresses(self, client: Any) -> None:
+        assert client.get("/v1/detect").status_code == 405
+        assert (client.get("/nothing").status_code, client.get("/nothing").json()) == (404, {"error": "Not Found"})
+
+    def test_an_engine_that_fails_is_a_500_and_the_next_request_is_answered(self, served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+        def fail(images: Any, deadline: float) -> Any:
+            raise ArtifactError("the engine failed")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(served.service._model.batcher, "submit", fail)
+            answer = served.client.post("/v1/detect", content=encoded())
+        assert (answer.status_code, answer.json()) == (500, {"error": "the engine failed"})
+        assert served.client.post("/v1/detect", content=encoded()).status_code == 200
+
+    def test_the_unexpected_keeps_its_traceback_to_the_log(self, served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr("deploy.prediction.image_files.load_image", lambda *_, **__: 1 / 0)
+            answer = served.client.post("/v1/detect", content=encoded())
+        assert (answer.status_code, "division" in answer.text) == (500, False)
+        assert "ZeroDivisionError" in "".join(served.log()[-1]["traceback"])
+
+
+class TestOperations:
+    def test_a_request_id_comes_back_and_stands_in_the_log(self, served: Served) -> None:
+        answer = served.client.post("/v1/detect", content=encoded(), headers={"x-request-id": "mine-1"})
+        assert answer.headers["x-request-id"] == "mine-1"
+        line = served.log()[-1]
+        assert (line["request_id"], line["path"], line["status"]) == ("mine-1", "/v1/detect", 200)
+        forged = served.client.post("/v1/detect", content=encoded(), headers={"x-request-id": 'a" b'})
+        assert forged.headers["x-request-id"] != 'a" b'
+
+    def test_metrics_count_requests_passes_and_errors(self, served: Served) -> None:
+        before = (
+            served.metric('edgedistill_requests_total{code="200",endpoint="detect"}'),
+            served.metric("edgedistill_compute_seconds_count"),
+        )
+        served.client.post("/v1/detect", content=encoded())
+        assert served.metric('edgedistill_requests_total{code="200",endpoint="detect"}') == before[0] + 1
+        assert served.metric("edgedistill_compute_seconds_count") == before[1] + 1
+        served.client.post("/v1/detect", content=b"bad")
+        assert served.metric('edgedistill_errors_total{kind="invalid"}') >= 1
+        text = served.client.get("/metrics").text
+        assert "edgedistill_engine_info{" in text
+        assert f'fingerprint_cpu="{machine.cpu_model()}"' in text
+        assert served.metric("edgedistill_ready") == 1
+
+    def test_a_draining_server_is_live_not_ready_and_finishes_what_comes(self, served: Served) -> None:
+        served.service.draining = True
+        try:
+            assert served.client.get("/v2/health/live").status_code == 200
+            assert served.client.get("/v2/health/ready").status_code == 400
+            assert served.client.get("/v2/models/cells-here/ready").status_code == 400
+            answer = served.client.post("/v1/detect", content=encoded())
+            assert (answer.status_code, answer.headers["connection"]) == (200, "close")
+        finally:
+            served.service.draining = False
+
+    def test_before_the_engine_is_loaded_requests_are_sent_away(self, bundle: Bundle) -> None:
+        early = service.Service(bundle.root, ServeConfig(), log=Log(io.StringIO()))
+        client = testclient.TestClient(api.app(early))
+        assert client.get("/v2/health/ready").status_code == 400
+        answer = client.post("/v1/detect", content=encoded())
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+        early.close()
+
+    def test_a_token_guards_all_but_health_the_page_and_the_document(self, bundle: Bundle, tmp_path: Path) -> None:
+        (tmp_path / "token").write_text("0123456789abcdef\n")
+        guarded = Served(bundle.root, token_file=tmp_path / "token")
+        client = guarded.client
+        for path in ("/", "/openapi.json", "/v2/health/live", "/v2/health/ready"):
+            assert client.get(path).status_code == 200
+        for path in ("/metrics", "/v2", "/v2/models/cells-here"):
+            assert (client.get(path).status_code, client.get(path).headers["www-authenticate"]) == (401, "Bearer")
+        assert client.post("/v1/detect", content=encoded(), headers={"authorization": "Bearer 0123456789abcdeF"}).status_code == 401
+        assert client.post("/v1/detect", content=encoded(), headers={"authorization": "Bearer 0123456789abcdef"}).status_code == 200
+        assert "0123456789abcde" not in guarded.lines.getvalue()
+        guarded.service.close()
+
+    @pytest.mark.parametrize(("content", "words"), [("short", "16 or more"), ("", "16 or more"), (None, "No such file")])
+    def test_a_token_that_is_none_is_refused(self, bundle: Bundle, tmp_path: Path, content: str | None, words: str) -> None:
+        file = tmp_path / "token"
+        if content is not None:
+            file.write_text(content)
+        with pytest.raises(ConfigError, match=words):
+            service.Service(bundle.root, ServeConfig(token_file=file))
+
+    def test_the_document_names_every_address_and_the_page_loads_nothing_from_elsewhere(self, client: Any) -> None:
+        document = client.get("/openapi.json").json()
+        routes = {(route.path, method.lower()) for route in client.app.routes for method in route.methods if method != "HEAD"}
+        assert {(path, method) for path, item in document["paths"].items() for method in item if method != "parameters"} == routes
+        page = client.get("/")
+        assert page.headers["content-security-policy"].startswith("default-src 'none'")
+        assert "http://" not in page.text.replace("http://www.w3.org", "")
+        assert "https://" not in page.text
+
+
+class TestGates:
+    def test_an_ungated_bundle_is_served_only_when_asked_for_and_loudly(self, tmp_path: Path) -> None:
+        made = samples.bundle(tmp_path, ({"metric": "map", "min": 2.0},))
+        lines = io.StringIO()
+        with pytest.raises(ArtifactError, match="--allow-ungated"):
+            service.Service(made.root, ServeConfig(**CONFIG), log=Log(lines)).load()
+        allowed = service.Service(made.root, ServeConfig(**CONFIG), allow_ungated=True, log=Log(lines))
+        allowed.load()
+        warned = [json.loads(line) for line in lines.getvalue().splitlines() if '"warning"' in line]
+        assert [one["event"] for one in warned] == ["ungated bundle"]
+        assert 'gated="false"' in allowed.metrics.text(pending=0, ready=True).decode()
+        allowed.close()
+
+    def test_gates_that_passed_on_another_kind_of_machine_do_not_count(self, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+        bundle.refuse_ungated_here()
+        elsewhere = {**machine.identity(), "cpu": "Imagined 3000"}
+        monkeypatch.setattr(machine, "identity", lambda: elsewhere)
+        with pytest.raises(ArtifactError, match=r"passed on .*, and this is Imagined 3000; judge it here: edgedistill build"):
+            bundle.refuse_ungated_here()
+        elsewhere["cpu"] = machine.cpu_model()
+        elsewhere["cores"] = "999"
+        bundle.refuse_ungated_here()
+
+
+class TestAdmission:
+    def test_a_request_is_refused_where_those_before_leave_it_no_time(self) -> None:
+        from deploy.serving.admission import Admission
+        from deploy.serving.refusals import Busy
+
+        admission = Admission(room=3, max_bytes=10)
+        with admission.place(0.01, 1.0):  # the first is always tried
+            with admission.place(3.0, 1.0), pytest.raises(Busy, match=r"may take 4\.5 s, and 4 s are allowed"), admission.place(4.0, 1.0):
+                pass
+            with admission.place(9.0, 1.0), admission.place(9.0, 1.0):
+                with pytest.raises(Busy, match="3 requests are being answered") as refused, admission.place(9.0, 1.0):
+                    pass
+                assert refused.value.headers == {"Retry-After": "3"}
+        assert (admission.pending, admission.images) == (0, 0)
+        with admission.place(100.0, 1.0, 16), pytest.raises(Busy, match=r"may take 26 s"), admission.place(20.0, 1.0):
+            pass
+
+    def test_bodies_share_the_memory_that_they_may_take(self) -> None:
+        from deploy.serving.admission import Admission
+        from deploy.serving.refusals import Busy
+
+        admission = Admission(room=3, max_bytes=10)
+        with admission.memory() as one, admission.memory() as other:
+            one(6)
+            with pytest.raises(Busy, match="6 bytes are in memory"):
+                other(5)
+            other(4)
+        assert admission.bytes == 0
+
+
+class TestModel:
+    @pytest.mark.parametrize("count", [2, 4])
+    def test_a_batch_answers_bit_for_bit_what_single_images_do(self, bundle: Bundle, count: int) -> None:
+        from deploy.serving.model import _images
+
+        images, _ = _images(bundle, count)
+        with bundle.open(threads=1) as session:
+            together = session.infer(images)
+            for index in range(count):
+                alone = session.infer(images[index : index + 1])
+                for name in ("boxes", "scores", "labels"):
+                    assert (getattr(alone, name)[0] == getattr(together, name)[index]).all()
+
+    def test_a_graph_of_one_image_is_not_asked_for_more(self, tmp_path: Path) -> None:
+        made = samples.bundle(tmp_path)
+        (made.root / "engine.onnx").write_bytes(onnx_samples.detector(dynamic_batch=False).SerializeToString())
+        manifest = json.loads((made.root / MANIFEST).read_text())
+        manifest["graph"]["dynamic_batch"] = False
+        samples.resign(made.root, manifest)
+        single = Served(made.root, max_batch_size=None)
+        assert single.service._model.batcher.max_batch_size == 1
+        files = [("images", ("a.png", encoded()))] * 3
+        assert len(single.client.post("/v1/detect", files=files).json()["annotations"]) == 6
+        single.service.close()
+        with pytest.raises(ArtifactError, match=r"no batch of 2: .*; set serve\.max_batch_size lower"):
+            Served(made.root, max_batch_size=2)
+
+    def test_an_engine_that_did_not_converge_fails_the_test(self, tmp_path: Path) -> None:
+        made = samples.bundle(tmp_path)
+        (made.root / "engine.onnx").write_bytes(onnx_samples.detector(converged=False).SerializeToString())
+        samples.resign(made.root, json.loads((made.root / MANIFEST).read_text()))
+        with pytest.raises(ArtifactError, match="did not converge"):
+            Served(made.root)
+
+    def test_a_mixture_of_answers_is_a_drift(self, bundle: Bundle) -> None:
+        from deploy.serving.model import drift
+
+        contract = bundle.manifest.contract
+        pictures = [onnx_samples.picture(cells) for cells in (CELLS, {(3, 3): 1, (0, 0): 2})]
+        images = np.stack([preprocess.apply(picture, contract.preprocessing)[0] for picture in pictures])
+        with bundle.open(threads=1) as session:
+            alone, together = session.infer(images[:1]), session.infer(images)
+        assert drift(alone, together, 0) == 0
+        assert drift(alone, together, 1) == float("inf")
+        assert drift(alone, replace(together, scores=together.scores * np.float32("nan")), 0) == float("inf")
+        assert 0 < drift(alone, replace(together, scores=together.scores - np.float32(0.01)), 0) < 0.02
+
+    def test_a_model_that_has_closed_is_not_taken(self, bundle: Bundle) -> None:
+        from deploy.serving.model import Model
+
+        model = Model.open(bundle, ServeConfig(**CONFIG))
+        assert model.take()
+        closing = threading.Thread(target=model.close)
+        closing.start()
+        closing.join(0.05)
+        assert closing.is_alive()
+        model.give_back()
+        closing.join(10)
+        assert not model.take()
+
+    def test_equal_sizes_are_taken_large_and_slower_ones_not(self, bundle: Bundle) -> None:
+        from deploy.serving.model import fastest_size
+
+        class Timed(Session):
+            def __init__(self, seconds: dict[int, float]) -> None:
+                self.seconds = seconds
+
+            def infer(self, images: Any) -> Raw:
+                time.sleep(self.seconds[len(images)])
+                return Raw(*(np.zeros(1) for _ in range(4)))  # type: ignore[arg-type]
+
+            def close(self) -> None:
+                """Nothing is open."""
+
+        assert fastest_size(bundle, Timed({1: 0.004, 2: 0.008, 4: 0.032, 8: 0.064})) == 2
+        assert fastest_size(bundle, Timed({1: 0.008, 2: 0.010, 4: 0.012, 8: 0.016})) == 8
+
+
+class TestSwap:
+    def test_a_new_bundle_takes_over_and_a_bad_one_changes_nothing(self, tmp_path: Path) -> None:
+        old, new, bad = (samples.bundle(tmp_path / name) for name in ("old", "new", "bad"))
+        link = tmp_path / "current"
+        link.symlink_to(old.root)
+        (bad.root / "engine.onnx").write_bytes(b"broken")
+        swapped = Served(link)
+        assert swapped.client.post("/v1/detect", content=encoded()).json()["version"] == "1"
+        link.unlink()
+        link.symlink_to(bad.root)
+        with pytest.raises(ArtifactError, match="sha256"):
+            swapped.service.load()
+        assert swapped.client.post("/v1/detect", content=encoded()).json()["version"] == "1"
+        samples.resign(bad.root, json.loads((bad.root / MANIFEST).read_text()))
+        with pytest.raises(ArtifactError, match="not an engine"):
+            swapped.service.load()
+        link.unlink()
+        link.symlink_to(new.root)
+        swapped.service.load()
+        assert swapped.client.post("/v1/detect", content=encoded()).json()["version"] == "2"
+        assert swapped.client.get("/v2/models/cells-here/versions/1").status_code == 404
+        assert (swapped.metric('edgedistill_swaps_total{result="done"}'), swapped.metric('edgedistill_swaps_total{result="refused"}')) == (
+            1,
+            2,
+        )
+        swapped.service.close()
+
+    def test_requests_swap_only_where_a_token_guards(self, bundle: Bundle, client: Any, tmp_path: Path) -> None:
+        assert client.post("/v2/repository/models/cells-here/load").status_code == 403
+        (tmp_path / "token").write_text("0123456789abcdef\n")
+        guarded = Served(bundle.root, token_file=tmp_path / "token")
+        headers = {"authorization": "Bearer 0123456789abcdef"}
+        assert guarded.client.post("/v2/repository/models/other/load", headers=headers).status_code == 404
+        assert guarded.client.post("/v2/repository/models/cells-here/load", headers=headers).status_code == 200
+        assert guarded.client.get("/v2/models/cells-here", headers=headers).json()["versions"] == ["2"]
+        guarded.service.close()

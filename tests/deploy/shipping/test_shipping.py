@@ -1,0 +1,328 @@
+"""What `package` and `push` write, read by those it is written for."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+from unittest.mock import create_autospec
+
+import artifact_samples as samples
+import onnx_samples
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from PIL import Image
+from serving_samples import Server
+
+from deploy.bundles import triton
+from deploy.bundles.bundle import Bundle, sha256
+from deploy.bundles.manifest import MANIFEST
+from deploy.prediction.detections import to_coco
+from deploy.prediction.image_files import load_image
+from deploy.prediction.predictor import Predictor
+from deploy.shipping import hub
+from pipeline import cli
+
+CELLS = {(0, 1): 0, (2, 3): 2}
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return samples.bundle(tmp_path_factory.mktemp("ship"), license="Apache-2.0")
+
+
+@pytest.fixture(scope="module")
+def shipped(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("out") / "ready"
+    assert cli.main(["package", str(bundle.root), "--out", str(out), "--image", "registry/cells:1"]) == 0
+    return out
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    path = tmp_path / "photo.png"
+    Image.fromarray(onnx_samples.picture(CELLS)).resize((200, 120)).save(path)
+    return path
+
+
+def expected(bundle: Bundle, photo: Path) -> list[dict[str, Any]]:
+    contract = bundle.manifest.contract
+    with bundle.open(threads=1) as session:
+        return to_coco(Predictor(session, contract).detect(load_image(photo)), 0, contract)
+
+
+class TestPackage:
+    def test_the_bundle_goes_along_whole(self, shipped: Path, bundle: Bundle) -> None:
+        assert Bundle.load(shipped / "bundle").manifest == bundle.manifest
+        assert not list(shipped.parent.glob(".*"))
+
+    def test_no_placeholder_is_left(self, shipped: Path) -> None:
+        for name in ("Dockerfile.cpu", "Dockerfile.gpu", "kserve.yaml", "README.md"):
+            left = re.findall(r"\$\{\w+\}", (shipped / name).read_text())
+            assert left == [], name
+
+    def test_triton_s_own_schema_reads_its_configuration(self, shipped: Path, bundle: Bundle) -> None:
+        text_format = pytest.importorskip("google.protobuf.text_format")
+        model_config = pytest.importorskip("tritonclient.grpc.model_config_pb2")
+        folder = shipped / "triton" / "cells-here"
+        config = text_format.Parse((folder / "config.pbtxt").read_text(), model_config.ModelConfig())
+        assert (config.name, config.backend, config.max_batch_size) == ("cells-here", "onnxruntime", 8)
+        assert [(one.name, model_config.DataType.Name(one.data_type), list(one.dims)) for one in config.input] == [
+            ("images", "TYPE_FP32", [3, 64, 64])
+        ]
+        k = onnx_samples.MAX_DETECTIONS
+        assert [(one.name, model_config.DataType.Name(one.data_type), list(one.dims)) for one in config.output] == [
+            ("boxes", "TYPE_FP32", [k, 4]),
+            ("scores", "TYPE_FP32", [k]),
+            ("labels", "TYPE_INT64", [k]),
+            ("converged", "TYPE_BOOL", [1]),
+        ]
+        assert list(config.output[3].reshape.shape) == []
+        assert config.dynamic_batching.max_queue_delay_microseconds > 0
+        assert config.model_warmup[0].inputs["images"].random_data
+        assert sha256(folder / "1" / config.default_model_filename) == bundle.manifest.files["engine.onnx"]
+        assert (folder / "labels.txt").read_text().splitlines() == list(onnx_samples.CLASSES)
+
+    @pytest.mark.parametrize(
+        ("runtime", "backend", "file"),
+        [("trt", "tensorrt", "model.plan"), ("openvino", "openvino", "model.onnx"), ("trt_rtx", "onnxruntime", "model.onnx")],
+    )
+    def test_every_runtime_has_a_backend(self, tmp_path: Path, runtime: str, backend: str, file: str) -> None:
+        made = samples.bundle(tmp_path)
+        (made.root / "engine.onnx").rename(made.root / "engine.bin")
+        manifest = json.loads((made.root / MANIFEST).read_text())
+        manifest |= {"runtime": runtime, "engine": "engine.bin"}
+        manifest["files"]["engine.bin"] = manifest["files"].pop("engine.onnx")
+        samples.resign(made.root, manifest)
+        foreign = Bundle.load(made.root)
+        triton.write(foreign, tmp_path / "repository")
+        folder = tmp_path / "repository" / "cells-here"
+        assert f'backend: "{backend}"' in (folder / "config.pbtxt").read_text()
+        engine = "model.onnx" if runtime == "trt_rtx" else "engine.bin"  # Triton has no backend for it
+        assert sha256(folder / "1" / file) == sha256(foreign.root / engine)
+
+    def test_kserve_probes_addresses_that_the_server_has(self, shipped: Path) -> None:
+        api = pytest.importorskip("deploy.serving.api")
+        service = yaml.safe_load((shipped / "kserve.yaml").read_text())
+        assert (service["apiVersion"], service["kind"]) == ("serving.kserve.io/v1beta1", "InferenceService")
+        assert re.fullmatch(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?", service["metadata"]["name"])
+        container = service["spec"]["predictor"]["containers"][0]
+        assert container["image"] == "registry/cells:1"
+        assert container["securityContext"]["runAsNonRoot"] is True
+        for probe in ("livenessProbe", "readinessProbe", "startupProbe"):
+            assert container[probe]["httpGet"]["path"] in api.openapi()["paths"]
+
+    @pytest.mark.parametrize("kind", ["cpu", "gpu"])
+    def test_dockerfiles_copy_what_is_there_and_run_as_nobody_special(self, shipped: Path, kind: str) -> None:
+        text = (shipped / f"Dockerfile.{kind}").read_text().replace("\\\n", " ")
+        words = [(line.partition(" ")[0], line.partition(" ")[2]) for line in text.splitlines() if line and not line.startswith("#")]
+        names = [instruction for instruction, _ in words]
+        assert names[0] == "FROM"
+        for instruction, rest in words:
+            if instruction == "COPY":  # Docker refuses one of which nothing is there
+                assert (shipped / rest.split()[0]).exists()
+        user = max(index for index, name in enumerate(names) if name == "USER")
+        assert words[user][1] == "10001"
+        assert user < names.index("CMD")
+        assert not {"RUN", "COPY"} & set(names[user:])
+
+    @pytest.mark.parametrize(
+        ("kind", "wheel", "version", "installed"),
+        [
+            ("cpu", False, "", ["edgedistill[serve,build]"]),
+            ("cpu", False, "==0.1.0", ["edgedistill[serve,build]==0.1.0"]),
+            ("cpu", True, "", ["WHEEL[serve,build]"]),
+            ("gpu", True, "", ["WHEEL[serve,build]", "onnxruntime-gpu[cuda,cudnn]"]),
+        ],
+    )
+    def test_what_dockerfiles_install(
+        self, shipped: Path, tmp_path: Path, kind: str, wheel: bool, version: str, installed: list[str]
+    ) -> None:
+        """Their own line, in a shell whose pip only says what it is asked for."""
+        text = (shipped / f"Dockerfile.{kind}").read_text().replace("\\\n", " ")
+        line = next(line.removeprefix("RUN ") for line in text.splitlines() if "pip install" in line)
+        (tmp_path / "wheels").mkdir()
+        if wheel:
+            (tmp_path / "wheels" / "edgedistill-0.1.0-py3-none-any.whl").touch()
+        script = f'pip() {{ for one in "$@"; do echo "$one"; done; }}\n{line.replace("/wheels", str(tmp_path / "wheels"))}'
+        environment = {**os.environ, "EDGEDISTILL_VERSION": version}
+        done = subprocess.run(["sh", "-c", script], env=environment, capture_output=True, text=True, check=True)
+        said = [word.replace(str(tmp_path / "wheels" / "edgedistill-0.1.0-py3-none-any.whl"), "WHEEL") for word in done.stdout.split()]
+        assert said == ["install", "--no-cache-dir", *installed]
+        for requirement in installed:
+            Requirement(requirement.replace("WHEEL", "edgedistill"))
+
+    def test_a_runtime_that_says_nothing_of_it_is_delivered_too(
+        self, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from deploy.runtimes import ort
+        from deploy.shipping.ship import ship
+
+        monkeypatch.delattr(ort, "DELIVERY")
+        ship(bundle, tmp_path)
+        assert "[serve,build]" in (tmp_path / "Dockerfile.cpu").read_text()
+        assert 'backend: "onnxruntime"' in (tmp_path / "triton" / "cells-here" / "config.pbtxt").read_text()
+
+    def test_a_runtime_of_one_device_has_one_dockerfile(self, tmp_path: Path) -> None:
+        from deploy.shipping.ship import ship
+
+        made = samples.bundle(tmp_path / "made")
+        manifest = json.loads((made.root / MANIFEST).read_text())
+        for runtime, kind in (("trt", "gpu"), ("openvino", "cpu")):
+            samples.resign(made.root, {**manifest, "runtime": runtime})
+            out = tmp_path / runtime
+            out.mkdir()
+            ship(Bundle.load(made.root), out)
+            assert [path.name for path in out.glob("Dockerfile.*")] == [f"Dockerfile.{kind}"]
+            assert f"-f Dockerfile.{kind}" in (out / "README.md").read_text()
+
+    def test_the_plain_example_finds_what_predict_finds(self, shipped: Path, bundle: Bundle, photo: Path) -> None:
+        command = [sys.executable, *map(str, (shipped / "plain_onnxruntime.py", shipped / "bundle", photo))]
+        found = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+        wanted = expected(bundle, photo)
+        assert [one["category"] for one in found] == [
+            dict(zip(onnx_samples.CATEGORY_IDS, onnx_samples.CLASSES, strict=True))[one["category_id"]] for one in wanted
+        ]
+        for one, other in zip(found, wanted, strict=True):
+            assert one["score"] == pytest.approx(other["score"], abs=1e-4)
+            assert one["bbox"] == pytest.approx(other["bbox"], abs=1e-3)
+
+    def test_the_client_asks_a_server(self, shipped: Path, bundle: Bundle, photo: Path) -> None:
+        pytest.importorskip("uvicorn")
+        with Server(bundle.root, "max_batch_size=1") as server:
+            command = [sys.executable, *map(str, (shipped / "client.py", photo, f"http://127.0.0.1:{server.port}"))]
+            found = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)["annotations"]
+        assert [{**one, "image_id": 0} for one in found] == expected(bundle, photo)
+
+    def test_what_is_refused(self, bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        (tmp_path / "there").mkdir()
+        assert cli.main(["package", str(bundle.root), "--out", str(tmp_path / "there")]) == 2
+        assert "exists already" in capsys.readouterr().err
+        assert cli.main(["package", str(tmp_path), "--out", str(tmp_path / "new")]) == 4
+        assert not (tmp_path / "new").exists()
+
+
+class TestStart:
+    """start.sh, as a container runs it."""
+
+    def start(self, tmp_path: Path, bundle: Path, **variables: str) -> tuple[int, str]:
+        """Run until the server would serve; the last command is only printed."""
+        programs = tmp_path / "bin"
+        programs.mkdir()
+        python = shlex.quote(sys.executable)
+        run = f'exec {python} -c "from pipeline.cli import main; import sys; sys.exit(main())" "$@"'
+        only_check = f'#!/bin/sh\ncase "$*" in\n  *--port*) echo "$@" ;;\n  *) {run} ;;\nesac\n'
+        (programs / "edgedistill").write_text(only_check)
+        (programs / "edgedistill").chmod(0o755)
+        script = Path(cli.__file__).parents[1] / "deploy" / "shipping" / "files" / "start.sh"
+        environment = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}", "EDGEDISTILL_BUNDLE": str(bundle)}
+        environment |= {"EDGEDISTILL_BUILT": str(tmp_path / "built"), **variables}
+        done = subprocess.run(["sh", str(script)], env=environment, capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout.splitlines()[-1] if done.stdout else done.stderr
+
+    def test_a_bundle_of_this_machine_is_served_as_it_is(self, bundle: Bundle, tmp_path: Path) -> None:
+        code, line = self.start(tmp_path, bundle.root, EDGEDISTILL_SERVE="--set sessions=2")
+        assert (code, line) == (0, f"serve {bundle.root} --host 0.0.0.0 --port 8000 --grpc-port 8001 --set sessions=2")
+        assert not (tmp_path / "built").exists()
+
+    def test_a_foreign_one_is_built_and_judged_here(self, tmp_path: Path) -> None:
+        made = samples.bundle(tmp_path / "made")
+        manifest = json.loads((made.root / MANIFEST).read_text())
+        manifest["machine"]["cpu"] = "Imagined 3000"
+        samples.resign(made.root, manifest)
+        samples.dataset(tmp_path / "data")
+        code, line = self.start(tmp_path, made.root, EDGEDISTILL_DATA=str(tmp_path / "data"))
+        assert (code, line.split()[:2]) == (0, ["serve", str(tmp_path / "built")])
+        Bundle.load(tmp_path / "built").refuse_ungated_here()
+        # the next start finds it; of another bundle it is built anew
+        stamp = (tmp_path / "built" / MANIFEST).stat().st_mtime_ns
+        shutil.rmtree(tmp_path / "bin")
+        assert self.start(tmp_path, made.root)[1].split()[:2] == ["serve", str(tmp_path / "built")]
+        assert (tmp_path / "built" / MANIFEST).stat().st_mtime_ns == stamp
+        manifest["description"] = "another"
+        samples.resign(made.root, manifest)
+        shutil.rmtree(tmp_path / "bin")
+        self.start(tmp_path, made.root, EDGEDISTILL_DATA=str(tmp_path / "data"))
+        assert (tmp_path / "built" / MANIFEST).stat().st_mtime_ns != stamp
+
+
+class TestPush:
+    @pytest.fixture
+    def client(self, monkeypatch: pytest.MonkeyPatch) -> Any:
+        """The upload client, its signatures kept, which remembers the folder's content."""
+        module = pytest.importorskip("huggingface_hub")
+        stand_in = create_autospec(module.HfApi)
+        client = stand_in.return_value
+        client.sent = {}
+
+        def upload(**given: Any) -> str:
+            client.sent = {path.name: path.read_bytes() for path in Path(given["folder_path"]).iterdir()}
+            return "https://hub.invalid/commit/1"
+
+        client.upload_folder.side_effect = upload
+        monkeypatch.setattr(module, "HfApi", stand_in)
+        return client
+
+    @pytest.fixture
+    def weights(self, tmp_path: Path) -> Path:
+        safetensors = pytest.importorskip("safetensors.numpy")
+        folder = tmp_path / "runs" / ".store" / "student"
+        folder.mkdir(parents=True)
+        import numpy as np
+
+        safetensors.save_file({"w": np.ones(3, np.float32)}, folder / "weights.safetensors")
+        return folder / "weights.safetensors"
+
+    def test_weights_graph_card_and_contract_go_up_in_one_commit(
+        self, client: Any, bundle: Bundle, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        runs = weights.parents[2]
+        assert cli.main(["push", str(bundle.root), "--repo", "me/cells", "--runs", str(runs), "--engine", "--private"]) == 0
+        assert "https://hub.invalid/commit/1" in capsys.readouterr().out
+        client.create_repo.assert_called_once_with("me/cells", private=True, exist_ok=True, repo_type="model")
+        assert client.upload_folder.call_count == 1
+        names = set(client.sent)
+        assert {"model.onnx", "model.safetensors", "README.md", "labels.txt", "preprocessing.json", "manifest.json"} <= names
+        assert len([name for name in names if re.fullmatch(r"engine-.+\.onnx", name)]) == 1
+        assert client.sent["model.safetensors"] == weights.read_bytes()
+        assert json.loads(client.sent["preprocessing.json"])["classes"] == list(onnx_samples.CLASSES)
+        for name, content in client.sent.items():
+            (tmp_path / name).write_bytes(content)
+        assert Bundle.load(tmp_path).manifest.engine in names  # what is downloaded is a bundle again
+        card = client.sent["README.md"].decode()
+        header = yaml.safe_load(card.split("---\n")[1])
+        assert (header["license"], header["pipeline_tag"]) == ("apache-2.0", "object-detection")
+        assert header["model-index"][0]["results"][0]["metrics"][0]["value"] == 0.5
+        assert "# cells-here" in card
+
+    def test_weights_that_are_missing_are_asked_for(self, client: Any, bundle: Bundle, tmp_path: Path, capsys: Any) -> None:
+        assert cli.main(["push", str(bundle.root), "--repo", "me/cells", "--runs", str(tmp_path)]) == 2
+        assert "--without-weights" in capsys.readouterr().err
+        assert client.upload_folder.call_count == 0
+        assert cli.main(["push", str(bundle.root), "--repo", "me/cells", "--without-weights"]) == 0
+        assert "model.safetensors" not in client.sent
+
+    def test_refusals_are_one_line(self, client: Any, bundle: Bundle, capsys: Any) -> None:
+        assert cli.main(["push", str(bundle.root), "--repo", "cells", "--without-weights"]) == 2
+        assert "give OWNER/NAME" in capsys.readouterr().err
+        errors = pytest.importorskip("huggingface_hub.errors")
+        broken = next(base for base in errors.HfHubHTTPError.__bases__ if base is not OSError)  # what a broken network raises
+        client.upload_folder.side_effect = broken("no route\nto host")
+        assert cli.main(["push", str(bundle.root), "--repo", "me/cells", "--without-weights"]) == 4
+        assert capsys.readouterr().err == "edgedistill: me/cells: the hub did not take it (no route to host)\n"
+
+    def test_a_missing_client_is_named(self, bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+        monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+        assert cli.main(["push", str(bundle.root), "--repo", "me/cells", "--without-weights"]) == 2
+        assert 'pip install "edgedistill[hub]"' in capsys.readouterr().err
+
+    def test_hubs_read_the_header(self, bundle: Bundle) -> None:
+        module = pytest.importorskip("huggingface_hub")
+        card = module.ModelCard(hub.front_matter(bundle) + "# text")
+        assert card.data.license == "apache-2.0"
+        assert card.data.eval_results[0].metric_value == 0.5

@@ -1,0 +1,61 @@
+from pathlib import Path
+
+import pytest
+from every_plugin import TestEveryPlugin
+
+from deploy import plugins
+
+__all__ = ["TestEveryPlugin"]
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A folder of plugins: soft has options, hard breaks the rules."""
+    folder = tmp_path / "toys"
+    folder.mkdir()
+    (folder / "__init__.py").touch()
+    (folder / "_shared.py").touch()
+    (folder / "soft.py").write_text(
+        "import nowhere\n\n\ndef build(size: int, *, weight: float = 0.5, parts: tuple[int, ...] = (1, 2), "
+        'color: Literal["red", "blue"] = "red", most: Annotated[int, Field(ge=1)] = 3) -> None:\n    """A toy."""\n'
+    )
+    (folder / "hard.py").write_text("def build(*, weight=1, kind: Path = 3) -> None:\n    pass\n")
+    (folder / "strange.py").write_text("def build(*, kind: Path = 3) -> None:\n    pass\n")
+    (folder / "empty.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    return "toys"
+
+
+def test_names_are_the_files(package: str) -> None:
+    assert plugins.names(package) == ["empty", "hard", "soft", "strange"]
+
+
+def test_defaults_are_filled_in_without_importing_the_plugin(package: str) -> None:
+    filled = plugins.fill(package, {"name": "soft", "weight": 2, "own": 1}, own=("own",))
+    assert filled == {"name": "soft", "own": 1, "weight": 2.0, "parts": (1, 2), "color": "red", "most": 3}
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({"name": "sofd"}, r"no 'sofd' in toys \(did you mean soft\?\); choose from empty, hard, soft, strange"),
+        ({"name": "_shared"}, "no '_shared' in toys"),
+        ({"name": "../soft"}, "no '../soft' in toys"),
+        ({"nam": "soft"}, "give a mapping with 'name'"),
+        ({"name": 3}, "give a mapping with 'name'"),
+        ("soft", "give a mapping with 'name'"),
+        ({"name": "soft", "wieght": 1}, r"soft has no option 'wieght' \(did you mean weight\?\); it has weight, parts, color, most"),
+        ({"name": "soft", "size": 1}, "soft has no option 'size'"),
+        ({"name": "soft", "weight": "much"}, "soft: weight: .*got 'much'"),
+        ({"name": "soft", "weight": float("nan")}, "soft: weight: "),
+        ({"name": "soft", "color": "green"}, "soft: color: "),
+        ({"name": "soft", "most": 0}, "soft: most: "),
+        ({"name": "soft", "parts": [1, "x"]}, "soft: parts.1: "),
+        ({"name": "empty"}, "defines no function build"),
+        ({"name": "hard"}, "option weight of build has no annotation"),
+        ({"name": "strange"}, "may use only .*Literal"),
+    ],
+)
+def test_a_wrong_choice_is_refused(package: str, value: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        plugins.fill(package, value)

@@ -1,0 +1,118 @@
+"""`edgedistill ablate`: what is trained, what is said of it, and the page."""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from places import ROOT
+
+from deploy.errors import ConfigError
+from pipeline import cli
+from pipeline.commands.ablate import variants
+from pipeline.config import load
+from pipeline.report.ablation_page import gain_chart, write_page
+from pipeline.results.ablation import Ablation, render
+from pipeline.results.gains import paired_gain
+
+SMALL = ROOT / "examples" / "small.yaml"
+OPTIONS = ("data.train_images=8", "data.val_images=4", "teacher.train.epochs=1", "student.train.epochs=1", "device=cpu")
+
+
+def ablation(*, teacher: float = 0.7, seeds: int = 3) -> Ablation:
+    maps = {
+        "undistilled": (0.50, 0.52, 0.51)[:seeds],
+        "attention": (0.53, 0.54, 0.55)[:seeds],
+        "non_local": (0.51, 0.50, 0.52)[:seeds],
+        "all losses": (0.56, 0.55, 0.57)[:seeds],
+    }
+    gains = {name: paired_gain(values, maps["undistilled"]) for name, values in maps.items() if name != "undistilled"}
+    return Ablation("digits", "val", 600, tuple(range(seeds)), teacher, maps, gains)
+
+
+class TestPairedGain:
+    def test_equals_the_tables_of_students_t(self) -> None:
+        gain = paired_gain([1.0, 2.0, 4.0], [0.5, 1.0, 2.0])  # differences 0.5, 1, 2; t(0.975, 2) = 4.30265
+        spread = math.sqrt(((0.5 - 7 / 6) ** 2 + (1 - 7 / 6) ** 2 + (2 - 7 / 6) ** 2) / 2)
+        assert gain.mean == pytest.approx(7 / 6)
+        assert gain.low == pytest.approx(7 / 6 - 4.30265 * spread / math.sqrt(3), rel=1e-5)
+        assert gain.high == pytest.approx(7 / 6 + 4.30265 * spread / math.sqrt(3), rel=1e-5)
+
+    def test_of_one_pair_has_no_interval(self) -> None:
+        assert paired_gain([0.5], [0.25]) == paired_gain([0.25], [0.0])
+        assert paired_gain([0.5], [0.25]).low is None
+
+    @pytest.mark.parametrize(("values", "others"), [([], []), ([1.0], [1.0, 2.0])])
+    def test_refuses_what_has_no_pairs(self, values: Sequence[float], others: Sequence[float]) -> None:
+        with pytest.raises(ValueError, match=r"pairs|zip"):
+            paired_gain(values, others)
+
+
+class TestSaid:
+    def test_table(self) -> None:
+        text = render(ablation())
+        assert "all losses" in text
+        assert "+5.00" in text
+        assert f"{(0.56 - 0.51) / (0.7 - 0.51):.0%}" in text
+        assert "3 seeds, 600 images of split val" in text
+
+    def test_one_seed_has_no_interval(self) -> None:
+        assert render(ablation(seeds=1)).count(" to ") == 0
+
+    def test_a_teacher_that_does_not_lead_is_said_so(self) -> None:
+        assert "the teacher is not better" in render(ablation(teacher=0.4))
+
+    def test_plot_has_each_seed_the_mean_and_the_interval(self) -> None:
+        chart = gain_chart(ablation())
+        assert [tick.text for tick in chart.y_ticks] == ["attention", "non_local", "all losses"]
+        assert len([mark for mark in chart.marks if mark.series == "seed"]) == 9
+        assert len([line for line in chart.lines if line.series == "student"]) == 3
+        left, _, right, _ = chart.frame
+        assert all(left <= mark.x <= right for mark in chart.marks)
+
+    def test_plot_leaves_room_for_long_names(self) -> None:
+        values = (0.5, 0.52)
+        name = "a_loss_of_somebody_with_a_long_name"
+        measured = Ablation("digits", "val", 600, (0, 1), 0.7, {"undistilled": values, name: values}, {name: paired_gain(values, values)})
+        assert gain_chart(measured).frame[0] - 7 >= len(name) * 6.5
+
+    def test_page(self, tmp_path: Path) -> None:
+        for measured in (ablation(), ablation(seeds=1), ablation(teacher=0.4)):
+            write_page(measured, tmp_path / "ablation.html")
+            text = (tmp_path / "ablation.html").read_text(encoding="utf-8")
+            assert "+5.0" in text or len(measured.seeds) == 1
+            assert "<script" not in text
+            assert "http" not in text.replace("http-equiv", "")
+
+
+def test_variants_are_none_each_and_all_of_the_losses_that_weigh() -> None:
+    config = load(SMALL)
+    names = [loss.name for loss in config.distill.losses]
+    assert list(variants(config)) == ["undistilled", *names, "all losses"]
+    one = load(SMALL, [f"distill.losses.0.weight={0}"])
+    assert list(variants(one)) == ["undistilled", names[1]]
+    with pytest.raises(ConfigError, match="all have weight 0"):
+        variants(load(SMALL, ["distill.losses.0.weight=0", "distill.losses.1.weight=0"]))
+
+
+def test_trains_every_variant_once_and_reuses_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = [word for option in OPTIONS for word in ("--set", option)]
+    arguments = ["ablate", str(SMALL), "--runs", str(tmp_path), "--seeds", "2", *settings]
+    assert cli.main(arguments) == 0
+    out = capsys.readouterr().out
+    assert out.count("running: never ran") == 2 + 2 * 4
+    name = load(SMALL).name
+    figures = json.loads((tmp_path / name / "ablation.json").read_text(encoding="utf-8"))
+    assert figures["seeds"] == [0, 1]
+    assert {len(values) for values in figures["maps"].values()} == {2}
+    assert (tmp_path / name / "ablation.html").exists()
+    assert cli.main(arguments) == 0
+    out = capsys.readouterr().out
+    assert out.count("reused") == 2 + 2 * 4
+    assert "running" not in out
+
+
+def test_refuses_no_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["ablate", str(SMALL), "--runs", str(tmp_path), "--seeds", "0"]) == 2
+    assert "--seeds is 0; give 1 or more" in capsys.readouterr().err

@@ -1,0 +1,202 @@
+"""build, through the command line as a stranger would use it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import artifact_samples as samples
+import pytest
+
+from deploy.bundles.bundle import Bundle, write
+from deploy.errors import ArtifactError
+from deploy.runtimes import fingerprint
+from pipeline.cli import main
+from pipeline.commands.build import plan
+from stages.artifacts import Dataset
+
+
+@pytest.fixture
+def given(tmp_path: Path) -> Bundle:
+    made = samples.bundle(tmp_path / "given", license="MIT")
+    targets = [
+        samples.target(),
+        samples.target(name="int8", precision="int8"),
+        samples.target(name="choice", precision="auto"),
+        samples.target(name="gpu", runtime="trt_rtx", precision="fp16"),
+        samples.target(name="needed", runtime="trt_rtx", precision="fp16", compute_capability="8.9", required=True),
+    ]
+    plan = made.manifest.plan.model_copy(update={"targets": tuple(one.model_dump(mode="json") for one in targets)})
+    return write(made.root, made.manifest.model_copy(update={"plan": plan}), made.manifest.files)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Dataset:
+    return samples.dataset(tmp_path / "cells")
+
+
+def build(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, dict[str, Any]]:
+    code = main(["build", *map(str, arguments), "--json"])
+    return code, json.loads(capsys.readouterr().out)
+
+
+def test_the_bundles_own_target_is_judged_again(given: Bundle, data: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, answer = build(capsys, given.root, "--data", data.root, "--out", tmp_path / "here")
+    assert (code, answer["map"], [gate["verdict"] for gate in answer["gates"]]) == (0, 1.0, ["pass", "pass"])
+    made = Bundle.load(tmp_path / "here")
+    assert made.gated
+    assert made.manifest.accuracy is not None
+    assert made.manifest.accuracy.map == 1
+    assert (made.manifest.license, made.manifest.graph, made.manifest.plan) == ("MIT", given.manifest.graph, given.manifest.plan)
+    assert made.manifest.provenance.artifacts["onnx"] == given.manifest.provenance.artifacts["onnx"]
+    assert {path.name for path in made.root.iterdir()} == {*made.manifest.files, "manifest.json"}
+    with made.open(threads=1):
+        pass
+
+
+def test_another_target_of_the_pipeline(given: Bundle, data: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, answer = build(capsys, given.root, "--target", "int8", "--data", data.root, "--out", tmp_path / "here")
+    assert (code, answer["precision"]) == (0, "int8")
+    assert Bundle.load(tmp_path / "here").manifest.proof["convolutions_int8"] > 0
+
+
+def test_what_was_decided_on_the_device_is_in_the_new_bundle_and_said(
+    given: Bundle, data: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    targets = (samples.target(name="limited", precision="int8", max_map_drop=0.5), samples.target(name="choice", precision="auto"))
+    plan = given.manifest.plan.model_copy(update={"targets": tuple(one.model_dump(mode="json") for one in targets)})
+    write(given.root, given.manifest.model_copy(update={"plan": plan}), given.manifest.files)
+    code, answer = build(capsys, given.root, "--target", "limited", "--data", data.root, "--out", tmp_path / "one")
+    made = Bundle.load(tmp_path / "one").manifest
+    assert (code, made.choice) == (0, None)
+    assert made.fallback is not None
+    assert (made.fallback.limit, made.fallback.float_map, made.fallback.float_layers) == (0.5, 1, ())
+    assert answer["fallback"] == made.fallback.model_dump(mode="json")
+    assert "none of 2 layers went back from int8 to float: mAP 1.0000" in (tmp_path / "one" / "README.md").read_text()
+    assert main(["build", str(given.root), "--target", "choice", "--data", str(data.root), "--out", str(tmp_path / "two")]) == 0
+    said = capsys.readouterr().out
+    chosen = Bundle.load(tmp_path / "two").manifest.choice
+    assert chosen is not None
+    assert f"{chosen.precision} is the fastest: fp32 mAP 1.0000, " in said
+    assert f"{chosen.precision} is the fastest: fp32 mAP 1.0000, " in (tmp_path / "two" / "README.md").read_text()
+
+
+def test_a_split_to_judge_on_is_data_enough(given: Bundle, data: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (data.root / "train.json").unlink()
+    code, answer = build(capsys, given.root, "--target", "choice", "--data", data.root, "--out", tmp_path / "here")
+    assert (code, answer["map"]) == (0, 1.0)
+
+
+def test_without_data_accuracy_is_not_judged(given: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, answer = build(capsys, given.root, "--out", tmp_path / "here")
+    assert (code, answer["map"]) == (12, None)
+    assert [gate["verdict"] for gate in answer["gates"]] == ["incomparable", "pass"]
+    assert answer["latency_end_to_end_p50_ms"] > 0
+    with pytest.raises(ArtifactError, match="is incomparable"):
+        Bundle.load(tmp_path / "here").refuse_ungated()
+
+
+def test_an_engine_that_cannot_run_here_is_packed_and_said(given: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    code, answer = build(capsys, given.root, "--target", "needed", "--out", tmp_path / "here")
+    assert (code, answer["why"] is not None) == (5, True)
+    assert Bundle.load(tmp_path / "here").manifest.engine == "engine.plan"
+
+
+REFUSALS = {
+    "no such target": (["--target", "in8"], 2, "--target in8 (did you mean int8?): the bundle knows here, int8, choice, gpu, needed"),
+    "int8 without data": (["--target", "int8"], 2, "give --data DIR"),
+    "a choice without data": (["--target", "choice"], 2, "give --data DIR"),
+    "no such data": (["--data", "nowhere"], 3, "nowhere: no such folder"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "code", "line"), REFUSALS.values(), ids=REFUSALS)
+def test_is_refused_in_one_line(
+    given: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], code: int, line: str
+) -> None:
+    found, answer = build(capsys, given.root, *arguments, "--out", tmp_path / "here")
+    assert (found, line in answer["error"], "\n" in answer["error"]) == (code, True, False)
+    assert not (tmp_path / "here").exists()
+    assert not list(tmp_path.glob(".here*"))
+
+
+def test_a_target_whose_device_is_not_here_writes_nothing(
+    given: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deploy.machine.gpu", dict)
+    code, answer = build(capsys, given.root, "--target", "gpu", "--out", tmp_path / "here")
+    assert (code, "target gpu: " in answer["error"]) == (5, True)
+    assert not (tmp_path / "here").exists()
+
+
+def test_a_folder_that_holds_something_is_kept(given: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, answer = build(capsys, given.root, "--out", given.root)
+    assert (code, "exists already" in answer["error"]) == (2, True)
+    assert Bundle.load(given.root).manifest == given.manifest
+
+
+@pytest.mark.parametrize("name", [".", ".."])
+def test_a_folder_that_is_there_is_refused_before_anything_is_measured(
+    given: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    code, answer = build(capsys, given.root, "--out", name)
+    assert (code, "exists already" in answer["error"]) == (2, True)
+
+
+def test_a_required_target_without_gates_ends_as_required(given: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    plan = given.manifest.plan.model_copy(update={"gates": ()})
+    write(given.root, given.manifest.model_copy(update={"plan": plan}), given.manifest.files)
+    assert build(capsys, given.root, "--target", "needed", "--out", tmp_path / "one")[0] == 5
+    assert build(capsys, given.root, "--out", tmp_path / "two")[0] == 12
+
+
+def test_images_to_read_ranges_from_need_no_boxes(given: Bundle, data: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = data.root / "train.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "annotations": []}))
+    code, answer = build(capsys, given.root, "--target", "int8", "--data", data.root, "--out", tmp_path / "here")
+    assert (code, answer["map"]) == (0, 1.0)
+
+
+def test_interrupted_it_says_that_nothing_was_written(
+    given: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("stages.validate.latency.measure", interrupt)
+    code, answer = build(capsys, given.root, "--out", tmp_path / "here")
+    assert (code, answer["error"]) == (130, "interrupted; nothing was written")
+    assert not list(tmp_path.glob("*here*"))
+
+
+def test_data_of_other_classes_is_refused(given: Bundle, data: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("train", "val"):
+        file = data.root / f"{name}.json"
+        file.write_text(file.read_text().replace('"red"', '"crimson"'))
+    code, answer = build(capsys, given.root, "--data", data.root, "--out", tmp_path / "here")
+    assert code == 3
+    assert "category 3 is 'crimson' in the data but 'red' in the bundle" in answer["error"]
+
+
+def test_a_target_for_another_gpu_becomes_one_for_the_gpu_that_is_here(given: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert plan(given, "needed")[0].options["compute_capability"] == "8.9"
+    monkeypatch.setattr("deploy.machine.gpu", lambda: {"gpu": "RTX 3090", "driver": "580", "compute_capability": "8.6"})
+    target = plan(given, "needed")[0]
+    assert target.options["compute_capability"] == "current"
+    assert fingerprint(target.runtime, target.options)["gpu"] == "RTX 3090"
+    assert plan(given, "here")[0] == samples.target()
+
+
+def test_an_engine_of_another_machine_names_this_command(given: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    fingerprint = {"tensorrt": "tensorrt 10.13.0", "compute_capability": "8.9", "gpu": "RTX 4090"}
+    monkeypatch.setattr("deploy.runtimes.trt.why_not", lambda: None)
+    monkeypatch.setattr("deploy.runtimes.trt.identity", lambda: {**fingerprint, "compute_capability": "8.7", "gpu": "Orin"})
+    made = Bundle(given.root, given.manifest.model_copy(update={"runtime": "trt", "fingerprint": fingerprint}))
+    with pytest.raises(
+        ArtifactError,
+        match=r"built for compute capability 8\.9, this machine has 8\.7; build it here: edgedistill build .* --data DIR --out DIR",
+    ):
+        made.open()

@@ -1,0 +1,210 @@
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+from places import ROOT
+
+from deploy.comparison.metrics import NAMES
+from deploy.errors import ConfigError
+from pipeline.commands.config import schema
+from pipeline.config import load
+
+
+def write(folder: Path, name: str, text: str) -> Path:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def refusal(path: Path, *settings: str) -> str:
+    """The one line that a configuration is refused with."""
+    with pytest.raises(ConfigError) as caught:
+        load(path, settings)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_defaults_are_filled_in_and_the_value_is_frozen(small_file: Path) -> None:
+    config = load(small_file)
+    assert (config.seed, config.device, config.export.opset) == (0, "auto", 18)
+    assert config.student.detector.options["backbone"]
+    assert config.serve.host == "127.0.0.1"
+    with pytest.raises(ValueError, match="frozen"):
+        config.seed = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("setting", "line"),
+    [
+        ("sed=1", "sed: no such key (did you mean seed?); choose from name, seed, device, "),
+        ("student.tran.epochs=3", "student.tran: no such key (did you mean train?); choose from detector, train, weights"),
+        ("student.train.epochs=-1", "student.train.epochs: got -1, allowed: greater than or equal to 0"),
+        ("student.train.epochs='3'", 'student.train.epochs: got "3", allowed: a number'),
+        ("student.train.epochs=true", "student.train.epochs: got true, allowed: a number"),
+        ("student.train.epochs=null", "student.train.epochs: got null, allowed: a valid integer"),
+        ("student.train=fast", 'student.train: got "fast", allowed: a mapping'),
+        ("student.train.optimizer=adam", 'student.train.optimizer: got "adam" (did you mean adamw?), allowed: sgd, adamw'),
+        ("student.train.augment=[{name: flop}]", "student.train.augment.0: no 'flop' (did you mean flip?); choose from flip, "),
+        ("student.train.augment=[{name: flip, q: 1}]", "student.train.augment.0.q: no such key; choose from name, p"),
+        ("student.train.augment=[{name: scale, min: 2}]", "student.train.augment.0: min 2.0 is above max 1.25"),
+        ("student.train.augment=[3]", "student.train.augment.0: got 3, allowed: a mapping"),
+        ("student.detector.name=fcs", "student.detector: no 'fcs' in stages.detectors (did you mean fcos?); choose from "),
+        ("student.detector=null", "student.detector: give a mapping with 'name'"),
+        ("student.detector.wdith=3", "student.detector: fcos has no option 'wdith'"),
+        ("distill.losses=[]", "distill.losses: got 0 entries, allowed: at least 1"),
+        ("distill.losses.0.name=atention", "distill.losses.0: no 'atention' in stages.losses (did you mean attention?)"),
+        ("distill.losses.0.wight=3", "distill.losses.0: attention has no option 'wight' (did you mean weight?)"),
+        ("distill.losses.0.temperature=warm", "distill.losses.0: attention: temperature: "),
+        ("data=3", "data: give a mapping with 'dataset'"),
+        ("data.dataset=digit", "data: no 'digit' in stages.datasets (did you mean digits?)"),
+        ("data.preprocessing.height=101", "data.preprocessing.height: got 101, allowed: a multiple of 4"),
+        ("data.strict=1", "data.strict: got 1, allowed: true or false"),
+        ("seed=.nan", "seed: got NaN, allowed: a finite number"),
+        ("seed=-1", "seed: got -1, allowed: greater than or equal to 0"),
+        ("device=gpu", 'device: got "gpu" (did you mean cpu?), allowed: auto, cpu, cuda'),
+        ("name=a/b", 'name: got "a/b", allowed: text that matches '),
+        ("name=12", "name: got 12, allowed: text"),
+        ("export.opset=99", "export.opset: got 99, allowed: less than or equal to 23"),
+        ("export=null", "export: got null, allowed: a mapping"),
+        ("targets=[]", "targets: got 0 entries, allowed: at least 1"),
+        ("targets=cpu", 'targets: got "cpu", allowed: a list'),
+        ("targets.0.runtime=onnx", "targets.0: no 'onnx' in deploy.runtimes"),
+        ("targets.0.precision=fp8", 'targets.0.precision: got "fp8", allowed: fp32, fp16, int8'),
+        ("targets.0.name=teacher", "targets: a target cannot be called teacher"),
+        ("targets=[{name: a, runtime: ort}, {name: a, runtime: ort}]", "targets: 2 targets are called a; give each its own name"),
+        ("validation.split=train", "validation: split train is what the networks learn from"),
+        ("gates.0.metric=mapp", "gates.0.metric: no metric 'mapp' (did you mean map?); choose from map, map_50, "),
+        ("gates.0.target=cpuu", "gates.0.target: no target 'cpuu' (did you mean cpu?); choose from cpu"),
+        ("gates.0.min=null", "gates.0: give min, max or both"),
+        ("serve.port=99999", "serve.port: got 99999, allowed: less than or equal to 65535"),
+        # the setting itself
+        ("gates.1.min=0.5", "gates is a list, got index '1', allowed: 0 to 0"),
+        ("gates.first.min=0.5", "gates is a list, got index 'first', allowed: 0 to 0"),
+        ("name.first=1", "name is 'small', which holds no 'first'"),
+        ("package.list.0=1", "package.list has no entries"),
+        ("seed", "give a path and a value, gates.0.min=0.5 for example"),
+        ("seed..x=1", "give a path and a value, gates.0.min=0.5 for example"),
+        ("export=[1", "expected ',' or ']', but got '<stream end>'"),
+        ("export={opset: 18, opset: 19}", "opset is given twice"),
+    ],
+)
+def test_a_wrong_setting_is_refused_in_one_line_that_names_it(small_file: Path, setting: str, line: str) -> None:
+    assert refusal(small_file, setting).startswith(f"--set {setting}: {line}")
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("", ": got NoneType, allowed: a mapping"),
+        ("- 1\n- 2\n", ": got list, allowed: a mapping"),
+        ("name: a\nname: b\n", ":2: name is given twice"),
+        ("name: [a\n", ":2: expected ',' or ']'"),
+        ("name: &a [*a]\n", ": an alias that contains itself"),
+        ("1: a\n", ": key 1 is not text; put it in quotes"),
+        ("name: small\n", ": data: missing, and has no default (and 4 more)"),
+        ("nam: small\n", ": nam: no such key (did you mean name?)"),
+        ("extends: 3\n", ": extends: got 3, allowed: one file name, relative to this file"),
+        ("name: 2024-13-45\n", ": month must be in 1..12"),
+    ],
+)
+def test_a_wrong_file_is_refused_in_one_line_that_names_it(tmp_path: Path, text: str, line: str) -> None:
+    path = write(tmp_path, "wrong.yaml", text)
+    assert refusal(path).startswith(f"{path}{line}")
+
+
+def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    assert refusal(tmp_path / "none.yaml").startswith(f"{tmp_path / 'none.yaml'}: no such file")
+    assert "cannot be read (Is a directory)" in refusal(tmp_path)
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    assert "cannot be read" in refusal(tmp_path / "binary.yaml")
+
+
+def test_settings_take_their_type_from_yaml_and_the_last_one_wins(small_file: Path) -> None:
+    config = load(small_file, ["seed=1", "seed=2", "student.train.learning_rate=1e-3", "gates.0.min=0.99", "teacher.weights=x=y"])
+    assert (config.seed, config.student.train.learning_rate, config.gates[0].min, config.teacher.weights) == (2, 0.001, 0.99, "x=y")
+
+
+def test_a_setting_makes_the_sections_on_its_way(small_file: Path) -> None:
+    assert load(small_file, ["validation.latency.min_passes=3"]).validation.latency.min_passes == 3
+
+
+def test_a_setting_changes_one_of_two_aliased_sections(tmp_path: Path, small_file: Path) -> None:
+    text = small_file.read_text()
+    text = text.replace("teacher: {detector: {name: fcos}}", "teacher: {detector: {name: fcos}, train: &training {epochs: 5}}")
+    path = write(tmp_path, "alias.yaml", text.replace("train: {epochs: 2}", "train: *training"))
+    config = load(path, ["student.train.epochs=9"])
+    assert (config.teacher.train.epochs, config.student.train.epochs) == (5, 9)
+
+
+class TestExtends:
+    def test_mappings_merge_and_lists_replace(self, tmp_path: Path, small_file: Path) -> None:
+        path = write(tmp_path, "over.yaml", f"extends: {small_file.name}\nstudent: {{train: {{epochs: 7}}}}\ngates: []\n")
+        config = load(path)
+        assert (config.student.train.epochs, config.student.detector.name, config.gates) == (7, "fcos", ())
+
+    def test_files_are_relative_to_the_one_that_names_them(self, tmp_path: Path, small_file: Path) -> None:
+        (tmp_path / "deep").mkdir()
+        write(tmp_path, "middle.yaml", f"extends: {small_file.name}\nseed: 5\n")
+        assert load(write(tmp_path / "deep", "over.yaml", "extends: ../middle.yaml\nname: deep\n")).seed == 5
+
+    def test_another_plugin_drops_the_options_of_the_one_it_replaces(self, tmp_path: Path, small_file: Path) -> None:
+        write(tmp_path, "base.yaml", f"extends: {small_file.name}\ndata: {{dataset: digits, val_images: 3}}\n")
+        path = write(tmp_path, "over.yaml", "extends: base.yaml\nname: other\ndata: {dataset: coco, root: somewhere}\n")
+        assert load(path).data.dataset == "coco"
+
+    def test_a_circle_is_refused(self, tmp_path: Path) -> None:
+        write(tmp_path, "a.yaml", "extends: b.yaml\n")
+        write(tmp_path, "b.yaml", "extends: a.yaml\n")
+        assert "b.yaml: extends " in refusal(tmp_path / "a.yaml")
+
+    def test_a_missing_base_is_named(self, tmp_path: Path) -> None:
+        assert refusal(write(tmp_path, "a.yaml", "extends: none.yaml\n")).startswith(f"{tmp_path / 'none.yaml'}: no such file")
+
+    def test_an_error_names_the_file_that_holds_the_value(self, tmp_path: Path, small_file: Path) -> None:
+        base = write(tmp_path, "base.yaml", small_file.read_text() + "seed: -1\n")
+        assert refusal(write(tmp_path, "over.yaml", "extends: base.yaml\nname: over\n")).startswith(f"{base}: seed: ")
+
+
+def test_gates_apply_to_the_target_they_name_or_to_all(small_file: Path) -> None:
+    config = load(
+        small_file,
+        ["targets=[{name: a, runtime: ort}, {name: b, runtime: ort}]", "gates=[{metric: map, min: 0}, {metric: bytes, max: 9, target: b}]"],
+    )
+    assert [len(config.gates_of(name)) for name in "ab"] == [1, 2]
+
+
+def test_metrics_are_those_that_a_report_holds() -> None:
+    assert {"map", "map_50", "mar_100", "bytes", "latency_pre_p50_ms", "latency_end_to_end_p99_ms"} <= set(NAMES)
+    assert not {"split", "num_images", "per_class", "latency_seconds_p50_ms"} & set(NAMES)
+
+
+SHIPPED = [ROOT / "pipeline.yaml", *sorted((ROOT / "examples").glob("*.yaml")), *sorted((ROOT / "benchmarks/evidence").glob("*.yaml"))]
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
+class TestEveryShippedFile:
+    def test_it_is_valid(self, path: Path) -> None:
+        assert load(path).name
+
+    def test_it_fits_the_schema_for_editors(self, path: Path) -> None:
+        jsonschema.validate(yaml.safe_load(path.read_text(encoding="utf-8")), schema())
+
+
+def test_the_first_gate_is_a_min_on_map() -> None:
+    gate = load(ROOT / "pipeline.yaml").gates[0]
+    assert (gate.metric, gate.min is not None) == ("map", True)
+
+
+def test_the_schema_refuses_what_the_pipeline_refuses(small_file: Path) -> None:
+    data = yaml.safe_load(small_file.read_text())
+    jsonschema.validate(data, schema())
+    for wrong in ({"sed": 1}, {"student": {"detector": {"name": "fcos", "wdith": 1}}}, {"distill": {"losses": [{"name": "atention"}]}}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate({**data, **wrong}, schema())
+
+
+def test_the_committed_schema_is_current() -> None:
+    committed = json.loads((ROOT / "docs" / "pipeline.commands.config.json").read_text(encoding="utf-8"))
+    assert committed == schema(), "run: make schema"

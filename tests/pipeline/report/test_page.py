@@ -1,0 +1,253 @@
+"""The report as a reader and a browser get it."""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+import run_samples
+
+from pipeline.flow import RunResult
+from pipeline.report import plots
+from pipeline.report.page import MOST_CLASSES, ClassRow, most_changed, write_report
+from pipeline.report.words import duration, fastest, headline, percent, points
+from pipeline.results.summary import summarize
+from stages.artifacts import Checkpoint
+from stages.facts import CheckpointFacts, write_facts
+
+SECTIONS = ("results", "tradeoff", "latency", "training", "classes", "curves", "pictures", "attention", "stages", "reproduce")
+VOID = {"meta", "link", "img", "br", "line", "path", "rect", "circle", "use", "image"}
+FETCHING = {"src", "href", "srcset", "xlink:href", "action", "data", "poster"}
+HOSTILE = "<script>alert(1)</script>"
+
+
+class Page(HTMLParser):
+    """Tags, attributes and text of a page; the nesting checked on the way."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.open: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open[-1:] != ["style"]:
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return re.sub(r"\s+", " ", " ".join(self.words))
+
+    def attributes(self, name: str) -> Iterator[str]:
+        return (value for _, attributes in self.tags if (value := attributes.get(name)) is not None)
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> RunResult:
+    root = tmp_path_factory.mktemp("run")
+    return run_samples.run(root / "run", run_samples.dataset(root / "data"))
+
+
+def written(run: RunResult, folder: Path) -> str:
+    file = folder / "report.html"
+    write_report(run, file)
+    assert [path.name for path in folder.iterdir() if "report" in path.name] == ["report.html"]
+    return file.read_text(encoding="utf-8")
+
+
+def test_the_largest_value_of_every_half_tensor_is_listed_the_largest_first(sample: RunResult, tmp_path: Path) -> None:
+    page = Page(written(sample, tmp_path))
+    assert "the largest value in half precision is 6.1e+04, of tensor add_3 ; half precision ends at 65,504 (all 2 tensors)" in page.text
+    assert "Tensor Largest value add_3 6.1e+04 mul_1 12.5" in page.text
+
+
+def with_accuracy(network: Checkpoint, root: Path, **changes: Any) -> Checkpoint:
+    """A copy of a checkpoint's facts alone, its accuracy changed."""
+    root.mkdir(parents=True)
+    facts = network.facts
+    accuracy = facts.accuracy.model_copy(update=changes)
+    write_facts(root, CheckpointFacts.model_validate({**facts.model_dump(), "accuracy": accuracy.model_dump()}))
+    return Checkpoint(root)
+
+
+class TestPage:
+    def test_opens_offline_and_is_small(self, sample: RunResult, tmp_path: Path) -> None:
+        text = written(sample, tmp_path)
+        page = Page(text)
+        fetched = [value for name in FETCHING for value in page.attributes(name)]
+        assert fetched
+        assert all(value.startswith(("#", "data:")) for value in fetched)
+        assert not re.search(r"(https?:)?//[a-z]", re.sub(r"base64,[^\"]*", "", text))
+        assert "url(" not in text
+        assert "@import" not in text
+        assert {"script", "iframe", "object", "embed"}.isdisjoint(tag for tag, _ in page.tags)
+        assert len(text.encode()) < 3_000_000
+
+    def test_has_every_section_and_no_dead_link(self, sample: RunResult, tmp_path: Path) -> None:
+        page = Page(written(sample, tmp_path))
+        ids = list(page.attributes("id"))
+        assert set(SECTIONS) <= set(ids)
+        assert len(ids) == len(set(ids))
+        assert {value[1:] for value in page.attributes("href") if value.startswith("#")} <= set(ids)
+        assert "empty" not in page.attributes("class")
+
+    def test_masks_have_a_column_where_any_network_has_them(self, sample: RunResult, tmp_path: Path) -> None:
+        assert "Mask mAP" not in Page(written(sample, tmp_path)).text
+        found = sample.student.facts.accuracy.model_copy(update={"map": 0.4321})
+        student = with_accuracy(sample.student, tmp_path / "student", segmentation=found)
+        text = Page(written(replace(sample, student=student), tmp_path)).text
+        assert text.count("Mask mAP") == 2
+        assert "0.432" in text
+
+    def test_every_picture_and_chart_is_described(self, sample: RunResult, tmp_path: Path) -> None:
+        page = Page(written(sample, tmp_path))
+        assert all(attributes.get("alt") for tag, attributes in page.tags if tag == "img")
+        pictures = [attributes for tag, attributes in page.tags if tag == "svg" and attributes.get("aria-hidden") != "true"]
+        assert len(pictures) > 30
+        assert all(attributes.get("role") == "img" and attributes.get("aria-label") for attributes in pictures)
+
+    def test_shows_the_summary_s_figures(self, sample: RunResult, tmp_path: Path) -> None:
+        summary = summarize(sample)
+        text = Page(written(sample, tmp_path)).text
+        for name in ("teacher", "baseline", "student"):
+            for figure in ("map", "map_50", "map_75"):
+                assert f"{summary[name][figure]:.3f}" in text
+        assert f"{summary['gain_map'] * 100:+.1f} points of mAP" in text
+        assert f"{summary['gap_closed'] * 100:.0f} % of the teacher's lead" in text
+        for name, target in summary["targets"].items():
+            assert name in text
+            if target["why"] is None:
+                assert f"{target['map']:.3f}" in text
+                assert f"{target['latency_ms']['end_to_end']['p99']:.2f}" in text
+            else:
+                assert target["why"] in text
+        for gate in summary["gates"]:
+            assert gate["limit"].replace(">=", "≥").replace("<=", "≤") in text
+        for stage in summary["stages"]:
+            assert stage["instance"] in text
+
+    def test_is_the_same_twice_but_for_its_date(self, sample: RunResult, tmp_path: Path) -> None:
+        one, other = written(sample, tmp_path), written(sample, tmp_path)
+        stamp = r"\d{4}-\d\d-\d\d \d\d:\d\d UTC"
+        assert re.sub(stamp, "", one) == re.sub(stamp, "", other)
+
+    def test_escapes_names_that_are_markup(self, tmp_path: Path) -> None:
+        data = run_samples.dataset(tmp_path / "data", (HOSTILE, '"><img src=x onerror=alert(1)>', "{{ 7 * 7 }}"))
+        text = written(run_samples.run(tmp_path / "run", data), tmp_path)
+        page = Page(text)
+        assert "<script" not in text
+        assert not list(page.attributes("onerror"))
+        assert HOSTILE in page.text
+        assert "{{ 7 * 7 }}" in page.text
+
+
+class TestMissingParts:
+    def test_nothing_measured(self, tmp_path: Path) -> None:
+        run = run_samples.run(tmp_path / "run", run_samples.dataset(tmp_path / "data"), gates=())
+        page = Page(written(run_samples.without_measurements(run), tmp_path))
+        assert "No engine could be measured on this machine." in page.text
+        assert page.text.count(run_samples.WHY) == 3
+        assert "No gate is configured" in page.text
+
+    def test_undefined_accuracy_and_no_detections(self, sample: RunResult, tmp_path: Path) -> None:
+        undefined = dict.fromkeys(("map", "map_50", "map_75"))
+        nothing = {"per_class": dict.fromkeys(sample.dataset.facts.contract.classes)}
+        teacher, baseline, student = (
+            with_accuracy(network, tmp_path / f"{number}", **undefined, **nothing)
+            for number, network in enumerate((sample.teacher, sample.baseline, sample.student))
+        )
+        (student.root / "detections.json").write_text("[]")
+        text = Page(written(replace(sample, teacher=teacher, baseline=baseline, student=student), tmp_path)).text
+        assert "Accuracy is undefined" in text
+        assert "No network was trained" in text
+        assert "No attention map was kept" in text
+        assert "0 found, 3 missed" in text
+
+    def test_one_epoch_and_blank_cells(self, tmp_path: Path) -> None:
+        run = run_samples.run(tmp_path / "run", run_samples.dataset(tmp_path / "data"), epochs=1)
+        (run.teacher.root / "curves.csv").write_text("epoch,loss,grad_norm\n1,,nan\n2,0.5,inf\n")
+        assert plots.read_curves(run.teacher.root / "curves.csv") == {"loss": [(2.0, 0.5)]}
+        assert "attention/feature" in Page(written(run, tmp_path)).text
+
+    def test_images_that_are_gone(self, tmp_path: Path) -> None:
+        run = run_samples.run(tmp_path / "run", run_samples.dataset(tmp_path / "data"))
+        (run.dataset.images("val") / "1.png").unlink()
+        (run.dataset.images("val") / "3.png").write_bytes(b"no image")
+        assert "2 of 6 images could not be read any more." in Page(written(run, tmp_path)).text
+
+    def test_of_many_classes_those_that_changed_most(self, sample: RunResult, tmp_path: Path) -> None:
+        rows = [ClassRow(f"{i}", 0.9, 0.5, 0.5 + i / 500, i / 500) for i in range(-50, 50)]
+        shown = most_changed([*rows, ClassRow("absent", None, None, None, None)])
+        half = MOST_CLASSES // 2
+        assert [row.name for row in shown] == [str(i) for i in (*range(49, 49 - half, -1), *range(half - 51, -51, -1))]
+        assert most_changed(rows[: 2 * half]) == rows[: 2 * half]
+
+    def test_more_classes_than_curves(self, tmp_path: Path) -> None:
+        data = run_samples.dataset(tmp_path / "data", [f"thing {i}" for i in range(25)], num_images=12)
+        text = Page(written(run_samples.run(tmp_path / "run", data), tmp_path)).text
+        assert "The 12 weakest classes" in text
+
+
+class TestHeadline:
+    @staticmethod
+    def summary(sample: RunResult, **changes: Any) -> dict[str, Any]:
+        return {**json.loads(json.dumps(summarize(sample))), **changes}
+
+    @pytest.mark.parametrize(
+        ("code", "tone", "words"),
+        [(0, "pass", "All 3 gates passed"), (5, "fail", "required"), (10, "fail", "0 of 3 gates failed"), (11, "open", "inconclusive")],
+    )
+    def test_verdict(self, sample: RunResult, code: int, tone: str, words: str) -> None:
+        said = headline(self.summary(sample, exit_code=code))
+        assert said.tone == tone
+        assert words in said.verdict
+
+    @pytest.mark.parametrize(
+        ("gain", "closed", "words"),
+        [
+            (0.031, 0.24, "3.1 points above the same network trained alone, 24 % of the way up to the teacher"),
+            (0.2, 1.5, "20.0 points above the same network trained alone, above even the teacher"),
+            (-0.02, -0.1, "2.0 points below the same network trained alone."),
+            (0.0001, 0.001, "as much as the same network trained alone"),
+            (0.05, None, "5.0 points above the same network trained alone."),
+        ],
+    )
+    def test_gain_in_words(self, sample: RunResult, gain: float, closed: float | None, words: str) -> None:
+        said = headline(self.summary(sample, gain_map=gain, gap_closed=closed))
+        assert words in said.sentences[0]
+
+    def test_the_fastest_engine_is_one_that_passed(self, sample: RunResult) -> None:
+        summary = self.summary(sample)
+        assert fastest(summary) == "cpu-int8"
+        for gate in summary["gates"]:
+            gate["verdict"] = "fail" if gate["target"] == "cpu-int8" else gate["verdict"]
+        assert fastest(summary) == "cpu-fp32"
+
+    @pytest.mark.parametrize(
+        ("value", "words"), [(0.5, "0.5 s"), (59.94, "59.9 s"), (60, "1 min 00 s"), (251, "4 min 11 s"), (7325, "2 h 02 min"), (None, "–")]
+    )
+    def test_duration(self, value: float | None, words: str) -> None:
+        assert duration(value) == words
+
+    def test_minus_is_a_minus(self) -> None:
+        assert points(-0.0123) == "−1.2"
+        assert percent(-0.1) == "−10 %"

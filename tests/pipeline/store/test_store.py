@@ -1,0 +1,395 @@
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from deploy.contract import Frozen
+from deploy.errors import ConfigError
+from pipeline.store import keys
+from pipeline.store.store import Mode, NothingMeasured, Store, UntilReached, finished
+from stages.artifacts import Artifact
+from stages.config import DetectorConfig, DistillConfig, LossConfig, TargetConfig
+from stages.facts import write_facts
+from stages.stage import StageInfo, stage
+
+LOSS = LossConfig.model_validate({"name": "attention"})
+CONFIG = DistillConfig(losses=(LOSS,))
+PLAIN = Mode()
+
+
+class Facts(Frozen):
+    text: str
+
+
+calls: list[str] = []
+
+
+@pytest.fixture(autouse=True)
+def _no_calls() -> None:
+    calls.clear()
+
+
+@stage(version=1)
+def grow(out: Path, seed: int) -> Artifact:
+    calls.append("grow")
+    write_facts(out, Facts(text=f"tree {seed}"))
+    return Artifact(out)
+
+
+@stage(version=1)
+def cut(out: Path, config: DistillConfig, tree: Artifact) -> Artifact:
+    calls.append("cut")
+    (out / "deep").mkdir()
+    (out / "deep" / "wood.txt").write_text(tree.file("artifact.json").read_text())
+    write_facts(out, Facts(text="wood"))
+    return Artifact(out)
+
+
+@stage(version=1, resumable=True)
+def climb(out: Path, steps: int, fail_at: int | None) -> Artifact:
+    reached = len(list(out.glob("step-*")))
+    for step in range(reached, steps):
+        if step == fail_at:
+            raise RuntimeError("fell")
+        calls.append(f"step {step}")
+        (out / f"step-{step}").touch()
+    write_facts(out, Facts(text="top"))
+    return Artifact(out)
+
+
+def flow(store: Store, config: DistillConfig = CONFIG, seed: int = 0) -> Artifact:
+    return store.run(cut, config, store.run(grow, seed))
+
+
+def reasons(store: Store) -> list[str | None]:
+    return [record.reason for record in store.records]
+
+
+def weighted(weight: float) -> DistillConfig:
+    return DistillConfig(losses=(LOSS.model_copy(update={"weight": weight}),))
+
+
+def test_a_second_run_reuses_all(tmp_path: Path) -> None:
+    lines: list[str] = []
+    first = flow(Store(tmp_path, "a", say=lines.append))
+    again = Store(tmp_path, "a", say=lines.append)
+    assert flow(again) == first
+    assert calls == ["grow", "cut"]
+    assert [record.reused for record in again.records] == [True, True]
+    assert all(record.seconds is not None for record in again.records)
+    assert [line.split()[1:][0] for line in lines] == ["running:", "done", "running:", "done", "reused", "reused"]
+    assert not list((tmp_path / ".store").glob(".*.partial"))
+
+
+def test_an_artifact_lies_in_a_folder_named_by_its_hash(tmp_path: Path) -> None:
+    artifact = flow(Store(tmp_path, "a"))
+    assert artifact.root.parent == tmp_path / ".store"
+    assert artifact.root.name.startswith("cut-")
+    assert len(artifact.root.name) == len("cut-") + 16
+    stamp = finished(artifact.root)
+    assert stamp is not None
+    assert set(stamp["files"]) == {"artifact.json", "deep/wood.txt"}
+
+
+class TestReasons:
+    def test_nothing_ran_before(self, tmp_path: Path) -> None:
+        store = Store(tmp_path, "a")
+        flow(store)
+        assert reasons(store) == ["never ran", "never ran"]
+
+    def test_a_configured_value(self, tmp_path: Path) -> None:
+        flow(Store(tmp_path, "a"))
+        store = Store(tmp_path, "a", Mode(dry=True))
+        flow(store, weighted(2.0))
+        assert reasons(store) == [None, "distill.losses.0.weight 1.0 -> 2.0"]
+
+    def test_an_input(self, tmp_path: Path) -> None:
+        flow(Store(tmp_path, "a"))
+        store = Store(tmp_path, "a")
+        flow(store, seed=1)
+        assert reasons(store) == ["seed 0 -> 1", "input tree changed"]
+
+    def test_a_loss_more(self, tmp_path: Path) -> None:
+        flow(Store(tmp_path, "a"))
+        store = Store(tmp_path, "a", Mode(dry=True))
+        flow(store, DistillConfig(losses=(LOSS, LossConfig.model_validate({"name": "non_local"}))))
+        assert reasons(store)[1] == "distill.losses.1.name (none) -> non_local"
+
+    def test_the_stage_code(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        flow(Store(tmp_path, "a"))
+        monkeypatch.setitem(cut.__dict__, "stage_info", StageInfo(version=2))
+        store = Store(tmp_path, "a")
+        flow(store)
+        assert reasons(store) == [None, "stage code version 1 -> 2"]
+
+    def test_what_it_runs_on(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        for version in ("1.0", "1.1"):
+            monkeypatch.setitem(grow.__dict__, "stage_info", StageInfo(1, identity=lambda _, now=version: {"runtime": now}))
+            store = Store(tmp_path, "a")
+            flow(store)
+        assert reasons(store) == ["runtime 1.0 -> 1.1", "input tree changed"]
+
+    def test_a_plugin_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        flow(Store(tmp_path, "a"))
+        monkeypatch.setattr(keys, "_digest", lambda *_: "other")
+        store = Store(tmp_path, "a")
+        flow(store)
+        assert reasons(store) == [None, "stages/losses/attention.py changed"]
+
+    def test_a_result_that_was_deleted(self, tmp_path: Path) -> None:
+        root = flow(Store(tmp_path, "a")).root
+        (root / "artifact.json").unlink()
+        store = Store(tmp_path, "a")
+        flow(store)
+        assert reasons(store) == [None, "its result is gone"]
+
+    def test_a_dry_run_runs_and_remembers_nothing(self, tmp_path: Path) -> None:
+        for _ in range(2):
+            store = Store(tmp_path, "a", Mode(dry=True))
+            flow(store)
+            assert reasons(store) == ["never ran", "never ran"]
+        assert calls == []
+        assert list(tmp_path.iterdir()) == []
+
+    def test_going_back_reuses_and_is_remembered(self, tmp_path: Path) -> None:
+        flow(Store(tmp_path, "a"))
+        flow(Store(tmp_path, "a"), weighted(2.0))
+        flow(Store(tmp_path, "a"))
+        store = Store(tmp_path, "a", Mode(dry=True))
+        flow(store, weighted(3.0))
+        assert reasons(store) == [None, "distill.losses.0.weight 1.0 -> 3.0"]
+        assert calls == ["grow", "cut", "cut"]
+
+    @pytest.mark.parametrize("content", ["", "[]", '{"stages": 3}', '{"stages": {"grow": 3, "cut": {}}}', "\x00"])
+    def test_a_damaged_memory_is_no_memory(self, tmp_path: Path, content: str) -> None:
+        (tmp_path / "a").mkdir()
+        (tmp_path / "a" / "lock.json").write_text(content)
+        store = Store(tmp_path, "a")
+        flow(store)
+        assert reasons(store) == ["never ran", "never ran"]
+
+
+class TestKeys:
+    def test_equal_arguments_give_equal_keys_however_they_are_passed(self, tmp_path: Path) -> None:
+        tree = Artifact(tmp_path / "grow-1")
+        assert keys.key_of(keys.parts_of(cut, CONFIG, tree)) == keys.key_of(keys.parts_of(cut, tree=tree, config=CONFIG))
+
+    def test_the_place_of_the_store_is_no_part_of_a_key(self, tmp_path: Path) -> None:
+        one, other = (keys.parts_of(cut, CONFIG, Artifact(tmp_path / folder / "grow-1")) for folder in ("a", "b"))
+        assert keys.key_of(one) == keys.key_of(other)
+
+    def test_every_plugin_that_a_configuration_names_is_digested(self) -> None:
+        detector = DetectorConfig.model_validate({"name": "fcos"})
+        target = TargetConfig.model_validate({"name": "cpu", "runtime": "ort"})
+
+        def build(out: Path, config: TargetConfig, losses: tuple[LossConfig, ...], detector: DetectorConfig) -> Artifact:
+            return Artifact(out)
+
+        parts = keys.parts_of(stage(version=1)(build), target, (LOSS,), detector)
+        assert list(parts["plugins"]) == ["deploy/runtimes/ort.py", "stages/detectors/fcos.py", "stages/losses/attention.py"]
+
+
+class TestDamage:
+    @pytest.mark.parametrize("name", ["artifact.json", "stage.json", "deep/wood.txt"])
+    def test_a_half_deleted_artifact_is_made_again(self, tmp_path: Path, name: str) -> None:
+        artifact = flow(Store(tmp_path, "a"))
+        (artifact.root / name).unlink()
+        assert flow(Store(tmp_path, "a")) == artifact
+        assert calls == ["grow", "cut", "cut"]
+        assert artifact.file("deep/wood.txt").exists()
+
+    def test_a_file_cut_short_is_made_again(self, tmp_path: Path) -> None:
+        artifact = flow(Store(tmp_path, "a"))
+        artifact.file("deep/wood.txt").write_text("wo")
+        flow(Store(tmp_path, "a"))
+        assert calls == ["grow", "cut", "cut"]
+
+    def test_a_stage_that_fails_leaves_scratch_only(self, tmp_path: Path) -> None:
+        with pytest.raises(RuntimeError, match="fell"):
+            Store(tmp_path, "a").run(climb, 3, 1)
+        assert [path.name[0] for path in (tmp_path / ".store").iterdir()] == [".", "."]
+        assert not (tmp_path / "a").exists()
+
+    def test_a_resumable_stage_goes_on_from_its_scratch(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        store = Store(tmp_path, "a")
+        with pytest.raises(RuntimeError):
+            store.run(climb, 3, 1)
+        scratch = next((tmp_path / ".store").glob("*.partial"))
+        # the same arguments, so that the scratch is the same; what made it fall is gone
+        whole = tmp_path / ".store" / keys.key_of(keys.parts_of(climb, 3, None))
+        scratch.rename(whole.with_name(f".{whole.name}.partial"))
+        lines: list[str] = []
+        Store(tmp_path, "a", say=lines.append).run(climb, 3, None)
+        assert calls == ["step 0", "step 1", "step 2"]
+        assert lines[0].endswith("running: never ran, goes on where it was stopped")
+
+    def test_another_stage_starts_from_nothing(self, tmp_path: Path) -> None:
+        path = tmp_path / ".store" / keys.key_of(keys.parts_of(grow, 0))
+        scratch = path.with_name(f".{path.name}.partial")
+        scratch.mkdir(parents=True)
+        (scratch / "left.txt").touch()
+        artifact = Store(tmp_path, "a").run(grow, 0)
+        assert not (artifact.root / "left.txt").exists()
+
+
+class TestForce:
+    def test_the_stage_and_all_that_depends_on_it_run_again(self, tmp_path: Path) -> None:
+        flow(Store(tmp_path, "a"))
+        store = Store(tmp_path, "a", Mode(force="grow"))
+        flow(store)
+        assert reasons(store) == ["forced", "input tree runs again"]
+        assert calls == ["grow", "cut"] * 2
+
+    def test_what_comes_before_is_left_alone(self, tmp_path: Path) -> None:
+        flow(Store(tmp_path, "a"))
+        flow(Store(tmp_path, "a", Mode(force="cut")))
+        assert calls == ["grow", "cut", "cut"]
+
+    def test_one_of_several_instances(self, tmp_path: Path) -> None:
+        for mode in (Mode(), Mode(force="grow:b")):
+            store = Store(tmp_path, "a", mode)
+            for label, seed in (("a", 0), ("b", 1)):
+                store.at(label).run(grow, seed)
+        assert reasons(store) == [None, "forced"]
+        assert [record.instance for record in store.records] == ["grow:a", "grow:b"]
+
+    def test_a_dry_run_says_so(self, tmp_path: Path) -> None:
+        flow(Store(tmp_path, "a"))
+        store = Store(tmp_path, "a", Mode(force="grow", dry=True))
+        flow(store)
+        assert reasons(store) == ["forced", "input tree runs again"]
+        assert calls == ["grow", "cut"]
+
+    def test_a_forced_stage_does_not_resume(self, tmp_path: Path) -> None:
+        with pytest.raises(RuntimeError):
+            Store(tmp_path, "a").run(climb, 3, 1)
+        with pytest.raises(RuntimeError):
+            Store(tmp_path, "a", Mode(force="climb")).run(climb, 3, 1)
+        assert calls == ["step 0", "step 0"]
+
+
+def test_until_ends_before_the_next_stage(tmp_path: Path) -> None:
+    store = Store(tmp_path, "a", Mode(until="grow"))
+    store.at("a").run(grow, 0)
+    store.at("b").run(grow, 1)
+    with pytest.raises(UntilReached):
+        store.run(cut, CONFIG, Artifact(tmp_path))
+    assert calls == ["grow", "grow"]
+
+
+def test_a_reading_command_runs_only_what_it_may(tmp_path: Path) -> None:
+    store = Store(tmp_path, "a", Mode(only={"cut"}))
+    with pytest.raises(NothingMeasured, match=r"^nothing measured for this configuration \(grow: never ran\); run: edgedistill run$"):
+        flow(store)
+    Store(tmp_path, "a").run(grow, 0)
+    flow(store)
+    assert calls == ["grow", "cut"]
+
+
+class TestTwoProcesses:
+    def test_the_second_waits_and_reuses(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        gate = threading.Event()
+
+        def slow(out: Path, seed: int) -> Artifact:
+            gate.wait(20)
+            return grow(out, seed)
+
+        lines: list[str] = []
+        marked = stage(version=1)(slow)
+        first = threading.Thread(target=lambda: Store(tmp_path, "a").run(marked, 0))
+        first.start()
+        while not list((tmp_path / ".store").glob("*.partial")):
+            time.sleep(0.01)
+
+        def heard(line: str) -> None:
+            lines.append(line)
+            gate.set()
+
+        store = Store(tmp_path, "b", say=heard)
+        store.run(marked, 0)
+        first.join()
+        assert calls == ["grow"]
+        assert "waiting: another process is making it" in lines[0]
+        assert store.records[0].reused
+
+    def test_killed_at_any_time_only_scratch_is_left(self, tmp_path: Path) -> None:
+        script = (
+            "import sys, time\nfrom pathlib import Path\nfrom deploy.contract import Frozen\nfrom pipeline.store.store import Store\n"
+            "from stages.artifacts import Artifact, write_facts\nfrom stages.stage import stage\n"
+            "class Facts(Frozen):\n    text: str\n"
+            "@stage(version=1)\ndef sleep(out: Path) -> Artifact:\n"
+            "    write_facts(out, Facts(text='half'))\n    print('in', flush=True)\n    time.sleep(60)\n    return Artifact(out)\n"
+            "Store(Path(sys.argv[1]), 'a').run(sleep)\n"
+        )
+        file = tmp_path / "script.py"
+        file.write_text(script)
+        with subprocess.Popen([sys.executable, "-P", str(file), str(tmp_path / "runs")], stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            process.send_signal(signal.SIGKILL)
+        assert {path.name[0] for path in (tmp_path / "runs" / ".store").iterdir()} == {"."}
+
+
+class TestTorchrun:
+    """The store's part: which process runs what. Process groups are the stages' own."""
+
+    @pytest.fixture
+    def follower(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Store]:
+        def make(mode: Mode = PLAIN) -> Store:
+            monkeypatch.setenv("RANK", "1")
+            monkeypatch.setenv("WORLD_SIZE", "2")
+            store = Store(tmp_path, "a", mode)
+            monkeypatch.delenv("RANK")
+            monkeypatch.delenv("WORLD_SIZE")
+            return store
+
+        return make
+
+    def test_a_follower_waits_for_what_the_first_process_makes(self, tmp_path: Path, follower: Callable[..., Store]) -> None:
+        store = follower()
+        waiting = threading.Thread(target=lambda: store.run(grow, 0))
+        waiting.start()
+        time.sleep(0.3)
+        assert calls == []
+        Store(tmp_path, "a").run(grow, 0)
+        waiting.join(10)
+        assert calls == ["grow"]
+        assert store.records[0].key == Store(tmp_path, "a").run(grow, 0).root.name
+
+    def test_a_follower_takes_part_in_a_distributed_stage(self, tmp_path: Path, follower: Callable[..., Store]) -> None:
+        both = threading.Barrier(2)
+        folders: list[Path] = []
+
+        def train(out: Path, seed: int) -> Artifact:
+            folders.append(out)
+            both.wait(10)
+            return Artifact(out) if threading.current_thread() is other else grow(out, seed)
+
+        marked = stage(version=1, distributed=True)(train)
+        store = follower()
+        other = threading.Thread(target=lambda: store.run(marked, 0))
+        other.start()
+        artifact = Store(tmp_path, "a").run(marked, 0)
+        other.join(10)
+        assert len(folders) == 2
+        assert len(set(folders)) == 1
+        assert finished(artifact.root)
+        assert calls == ["grow"]
+
+    def test_force_is_refused(self, follower: Callable[..., Store]) -> None:
+        with pytest.raises(ConfigError, match="--force works in one process only"):
+            follower(mode=Mode(force="grow"))
+
+
+def test_stage_json_is_strict_json(tmp_path: Path) -> None:
+    artifact = flow(Store(tmp_path, "a"))
+    stamp = json.loads((artifact.root / "stage.json").read_text())
+    assert stamp["stage"] == "cut"
+    assert stamp["seconds"] >= 0
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["lock.json"]

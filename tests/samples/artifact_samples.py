@@ -1,0 +1,175 @@
+"""Artifacts around the hand-made detector of onnx_samples, as the stages would find them in the store."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import onnx_samples
+from onnx import ModelProto
+from PIL import Image
+
+from deploy import machine
+from deploy.bundles.bundle import Bundle, sha256
+from deploy.bundles.manifest import MANIFEST, Plan
+from deploy.comparison.metrics import Figures
+from deploy.comparison.side import Side
+from deploy.contract import Accuracy, Latency, NetworkFacts, Percentiles
+from stages.artifacts import Checkpoint, Dataset, Engine, OnnxModel, Report
+from stages.config import GateConfig, LatencyConfig, PackageConfig, TargetConfig, ValidationConfig
+from stages.facts import CheckpointFacts, DatasetFacts, OnnxFacts, PluginChoice, ReportFacts, Split, write_facts
+from stages.gate import gate
+from stages.optimize import optimize
+from stages.package import package
+
+CELL = onnx_samples.CELL
+PASSING: Sequence[Mapping[str, Any]] = ({"metric": "map", "min": 0.5}, {"metric": "bytes", "max": 1e9})
+
+
+def dataset(root: Path, num_images: int = 6) -> Dataset:
+    """Splits train and val of black images with colored cells; the first image of each is empty."""
+    splits = {}
+    for seed, name in enumerate(("train", "val")):
+        random = np.random.default_rng(seed)
+        folder = root / "images" / name
+        folder.mkdir(parents=True)
+        images: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
+        for number in range(num_images):
+            cells = {(int(random.integers(4)), int(random.integers(4))): int(random.integers(3)) for _ in range(number % 3)}
+            Image.fromarray(onnx_samples.picture(cells)).save(folder / f"{number}.png")
+            images.append({"id": number + 1, "file_name": f"{number}.png", "width": 64, "height": 64})
+            for (row, column), label in cells.items():
+                box = [column * CELL, row * CELL, CELL, CELL]
+                category = onnx_samples.CATEGORY_IDS[label]
+                identity = {"id": len(annotations) + 1, "image_id": number + 1, "category_id": category}
+                annotations.append({**identity, "bbox": box, "area": CELL * CELL, "iscrowd": 0})
+        categories = [{"id": i, "name": n} for i, n in zip(onnx_samples.CATEGORY_IDS, onnx_samples.CLASSES, strict=True)]
+        truth = {"images": images, "annotations": annotations, "categories": categories}
+        (root / f"{name}.json").write_text(json.dumps(truth))
+        splits[name] = Split(images=f"images/{name}", annotations=f"{name}.json", num_images=num_images, num_boxes=len(annotations))
+    write_facts(root, DatasetFacts(contract=onnx_samples.contract(), splits=splits, problems={}, num_problems={}))
+    return Dataset(root)
+
+
+def model(root: Path, graph: ModelProto | None = None, *, converged: bool = True) -> OnnxModel:
+    """model.onnx with its facts; the sample, or a graph like it."""
+    root.mkdir(parents=True, exist_ok=True)
+    content = (graph or onnx_samples.detector(converged=converged)).SerializeToString()
+    (root / "model.onnx").write_bytes(content)
+    facts = OnnxFacts(
+        contract=onnx_samples.contract(),
+        opset=18,
+        max_detections=onnx_samples.MAX_DETECTIONS,
+        dynamic_batch=True,
+        sha256=hashlib.sha256(content).hexdigest(),
+        bytes=len(content),
+        heads=onnx_samples.HEADS,
+        network=NetworkFacts(detector="cells", parameters=1234, macs=5_000_000, checkpoint="student"),
+    )
+    write_facts(root, facts)
+    return OnnxModel(root)
+
+
+def checkpoint(root: Path) -> Checkpoint:
+    """The facts of a trained network, without its weights."""
+    root.mkdir(parents=True, exist_ok=True)
+    facts = CheckpointFacts(
+        contract=onnx_samples.contract(),
+        detector=PluginChoice(name="cells", options={}),
+        parameters=1234,
+        macs=5_000_000,
+        epochs=1,
+        accuracy=accuracy(),
+    )
+    write_facts(root, facts)
+    return Checkpoint(root)
+
+
+def target(**options: object) -> TargetConfig:
+    """A target called `here`."""
+    return TargetConfig.model_validate({"name": "here", "runtime": "ort", **options})
+
+
+def engine(root: Path, config: TargetConfig, *, converged: bool = True) -> Engine:
+    """The engine that `optimize` builds of the sample."""
+    out = root / "engine"
+    out.mkdir(parents=True)
+    return optimize(out, config, model(root / "model", converged=converged), dataset(root / "data"))
+
+
+def accuracy(**changes: float | None) -> Accuracy:
+    """0.5 everywhere but for the changes; no small object."""
+    names = [name for name in Accuracy.model_fields if name.startswith("ma")]
+    figures: dict[str, float | None] = {**dict.fromkeys(names, 0.5), "map_small": None, **changes}
+    return Accuracy.model_validate({"split": "val", "num_images": 6, "per_class": {"red": 0.5, "green": None}, **figures})
+
+
+def latency(p99: float = 9.0) -> Latency:
+    """Percentiles 1, 2, 3 and `p99` ms everywhere."""
+    values = Percentiles(p50=1, p90=2, p95=3, p99=p99)
+    return Latency(pre=values, infer=values, post=values, end_to_end=values, num_passes=100, seconds=2)
+
+
+def report(root: Path, *, why: str | None = None) -> Report:
+    """A report, measured unless there is a reason why not."""
+    root.mkdir(parents=True, exist_ok=True)
+    write_facts(root, report_facts(why=why))
+    return Report(root)
+
+
+def report_facts(*, why: str | None = None, target: str = "here", **changes: float | None) -> ReportFacts:
+    """As `report`, without a folder."""
+    return ReportFacts(
+        target=target,
+        runtime="ort",
+        precision="fp32",
+        accuracy=None if why else accuracy(**changes),
+        latency=None if why else latency(),
+        bytes=1000,
+        sha256="0" * 64,
+        machine=machine.identity(),
+        why=why,
+    )
+
+
+def side(facts: ReportFacts) -> Side:
+    """An engine with these figures, which cannot be run."""
+
+    def closed() -> NoReturn:
+        raise AssertionError("nothing is run")
+
+    figures = Figures(facts.accuracy, facts.latency, facts.bytes)
+    return Side(facts.target, figures, onnx_samples.contract(), closed, closed, facts.why, facts.data)
+
+
+def plan(gates: Sequence[Mapping[str, Any]] = PASSING) -> Plan:
+    """The target `here` and another with their gates, measured in an instant."""
+    return Plan(
+        targets=tuple(one.model_dump(mode="json") for one in (target(), target(name="int8", precision="int8"))),
+        gates=tuple(GateConfig.model_validate(one).model_dump(mode="json") for one in gates),
+        validation=ValidationConfig(latency=LatencyConfig(warmup=1, min_passes=3, min_seconds=0)).model_dump(mode="json"),
+    )
+
+
+def bundle(
+    root: Path, gates: Sequence[Mapping[str, Any]] = PASSING, *, why: str | None = None, built: Engine | None = None, **config: str
+) -> Bundle:
+    """A bundle of the sample detector with the verdicts of `gates` on a made-up report."""
+    out, verdicts = root / "bundle", root / "verdicts"
+    out.mkdir(parents=True)
+    verdicts.mkdir()
+    built = built or engine(root, target())
+    measured = report(root / "report", why=why)
+    chosen = tuple(GateConfig.model_validate(one) for one in gates)
+    judged = gate(verdicts, chosen, ValidationConfig(), None, built, model(root / "model"), measured, {}, {}, {}, {})
+    package(out, PackageConfig(**config), plan(gates), built, model(root / "model"), measured, judged)
+    return Bundle.load(out)
+
+
+def resign(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Write a manifest with the sha256 that the bundle's files have now."""
+    files = {name: sha256(folder / name) for name in manifest["files"]}
+    (folder / MANIFEST).write_text(json.dumps({**manifest, "files": files}))

@@ -1,0 +1,88 @@
+"""The flow without training: made-up networks, and the real stages from the graph on."""
+
+from pathlib import Path
+
+import artifact_samples
+import pytest
+
+from pipeline import flow
+from stages.artifacts import Checkpoint, Dataset, OnnxModel
+from stages.config import DataConfig, DistillConfig, ExportConfig, StudentConfig, TeacherConfig
+from stages.facts import write_facts
+from stages.stage import stage
+
+MAPS = {"teacher": 0.6, "baseline": 0.4, "student": 0.5}
+
+CONFIG = """\
+name: small
+data: {dataset: digits}
+teacher: {detector: {name: fcos}}
+student: {detector: {name: fcos}}
+distill: {losses: [{name: attention, weight: 1.0}]}
+targets:
+  - {name: cpu, runtime: ort}
+  - {name: gpu, runtime: trt, precision: fp16}
+validation: {latency: {warmup: 1, min_passes: 3, min_seconds: 0}}
+gates:
+  - {name: accuracy, metric: map, min: 0.1}
+"""
+
+
+@stage(version=1)
+def prepare(out: Path, config: DataConfig) -> Dataset:
+    """Images of colored cells."""
+    return artifact_samples.dataset(out)
+
+
+@stage(version=1)
+def train_teacher(
+    out: Path, config: TeacherConfig, seed: int, device: str, split: str, dataset: Dataset, export: ExportConfig
+) -> Checkpoint:
+    """The best network."""
+    return _network(out, "teacher")
+
+
+@stage(version=1)
+def train_baseline(
+    out: Path, config: StudentConfig, seed: int, device: str, split: str, dataset: Dataset, export: ExportConfig
+) -> Checkpoint:
+    """The worst network."""
+    return _network(out, "baseline")
+
+
+@stage(version=1)
+def distill(
+    out: Path,
+    config: DistillConfig,
+    student: StudentConfig,
+    seed: int,
+    device: str,
+    split: str,
+    dataset: Dataset,
+    teacher: Checkpoint,
+    export: ExportConfig,
+) -> Checkpoint:
+    """The network between both."""
+    return _network(out, "student")
+
+
+@stage(version=1)
+def export(out: Path, config: ExportConfig, student: Checkpoint) -> OnnxModel:
+    """A graph that finds colored cells, whatever the network."""
+    return artifact_samples.model(out)
+
+
+def replace_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the flow run these stages instead of those that train."""
+    for one in (prepare, train_teacher, train_baseline, distill, export):
+        monkeypatch.setattr(flow, one.__name__, one)
+    monkeypatch.setattr("deploy.runtimes.nvidia.session.why_not_installed", lambda *_: "tensorrt is not installed")
+    monkeypatch.setattr("pipeline.report.page.write_report", lambda _, file: file.write_text("<html>"))
+
+
+def _network(out: Path, name: str) -> Checkpoint:
+    checkpoint = artifact_samples.checkpoint(out)
+    figures = artifact_samples.accuracy(map=MAPS[name])
+    write_facts(out, checkpoint.facts.model_copy(update={"accuracy": figures}))
+    (out / "detections.json").write_text("[]")
+    return checkpoint

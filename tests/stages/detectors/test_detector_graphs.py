@@ -1,0 +1,122 @@
+"""Every detector's graph outside torch: ONNX Runtime gives its answer, and TensorRT for RTX builds it."""
+
+from pathlib import Path
+from typing import Any
+
+import detector_samples
+import numpy as np
+import onnx
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from deploy import plugins
+from deploy.contract import Heads
+from deploy.precision import Precision
+from deploy.runtimes import Raw, ort
+from stages.detectors import Answer, GraphOptions
+from stages.exports.to_onnx import export
+
+QUICK = ("fcos", "ssdlite", "faster_rcnn", "rt_detr_v2")
+"""One of each kind; the others are marked slow."""
+NAMES = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in plugins.names("stages.detectors")]
+DATA_DEPENDENT = {"NonZero", "NonMaxSuppression", "Unique", "Compress", "Loop", "If", "Scan", "RoiAlign", "MaxRoiAlign"}
+OPTIONS = GraphOptions(max_detections=20, candidates=60, score_threshold=0.0, proposals=40)
+
+
+class Exported:
+    """A tiny detector's graph in torch and in a file."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self.images = detector_samples.images(name, batch=3)
+        self.images[2] = 0  # an image without anything
+        self.graph: Any = detector_samples.confident(detector_samples.tiny(name)).graph(OPTIONS).eval()
+        self.file = folder / f"{name}.onnx"
+        self.size = (self.images.shape[2], self.images.shape[3])
+        self.heads: Heads = export(self.graph, self.size, self.file)
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    return Exported(request.param, tmp_path_factory.mktemp("graphs"))
+
+
+def arrays(answer: Answer) -> Raw:
+    masks = None if answer.masks is None else answer.masks.numpy()
+    return Raw(answer.boxes.numpy(), answer.scores.numpy(), answer.labels.numpy(), answer.converged.numpy(), masks)
+
+
+def agree(one: Raw, other: Raw, index: int, other_index: int, tolerance: float = 2e-3) -> None:
+    """As sets: each detection has a partner of its label, score and place, except where a score is a tie with the last one kept."""
+    last = max(one.scores[index].min(), other.scores[other_index].min())
+    free = list(range(other.scores.shape[1]))
+    for row in range(one.scores.shape[1]):
+        score = one.scores[index, row]
+        partner = next((k for k in free if _same(one, other, (index, row), (other_index, k), tolerance)), None)
+        if partner is not None:
+            free.remove(partner)
+        else:
+            assert score - last < tolerance, (row, score, one.boxes[index, row])
+
+
+def _same(one: Raw, other: Raw, a: tuple[int, int], b: tuple[int, int], tolerance: float) -> bool:
+    near: NDArray[np.bool_] = np.abs(one.boxes[a] - other.boxes[b]) < 0.1
+    masks = one.masks is None or other.masks is None or bool(np.abs(one.masks[a] - other.masks[b]).max() < 20 * tolerance)
+    return bool(one.labels[a] == other.labels[b] and abs(one.scores[a] - other.scores[b]) < tolerance and near.all() and masks)
+
+
+def test_onnx_runtime_answers_as_torch_does_at_any_batch(exported: Exported) -> None:
+    with torch.no_grad():
+        expected = arrays(exported.graph(exported.images))
+    with ort.open(exported.file, threads=1) as session:
+        together = session.infer(exported.images.numpy())
+        alone = [session.infer(exported.images[i : i + 1].numpy()) for i in range(3)]
+    assert together.converged.all()
+    assert (together.masks is None) == (expected.masks is None)
+    for index in range(3):
+        agree(expected, together, index, index)
+        agree(together, alone[index], index, 0)
+
+
+def test_its_shapes_do_not_depend_on_the_data(exported: Exported) -> None:
+    model = onnx.load(str(exported.file))
+    assert not {node.op_type for node in model.graph.node} & DATA_DEPENDENT
+    assert {node.domain for node in model.graph.node} <= {"", "ai.onnx"}
+    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True)
+    for output in inferred.graph.output:
+        sizes = [dimension.dim_value for dimension in output.type.tensor_type.shape.dim]
+        assert all(sizes[1:]), output.name
+
+
+def test_a_fixed_batch_exports_too(exported: Exported, tmp_path: Path) -> None:
+    export(exported.graph, exported.size, tmp_path / "fixed.onnx", dynamic_batch=False)
+    with ort.open(tmp_path / "fixed.onnx", threads=1) as session, ort.open(exported.file, threads=1) as dynamic:
+        agree(session.infer(exported.images[:1].numpy()), dynamic.infer(exported.images[:1].numpy()), 0, 0)
+
+
+BUILT = [
+    pytest.param(precision, gpu, marks=() if (precision, gpu) == ("fp16", "8.9") else pytest.mark.slow)
+    for precision in ("fp32", "fp16", "int8")
+    for gpu in ("8.6", "8.9", "12.0")
+]
+
+
+@pytest.mark.parametrize(("precision", "gpu"), BUILT)
+def test_tensorrt_builds_an_engine_whose_precision_its_network_shows(
+    exported: Exported, tmp_path: Path, precision: Precision, gpu: str
+) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    runtime = plugins.load("deploy.runtimes", "trt_rtx")
+    images = [exported.images[index : index + 1].numpy() for index in range(3)]
+    compiled = runtime.compile(
+        exported.file, tmp_path, precision=precision, calibration=images, heads=exported.heads, compute_capability=gpu
+    )
+    assert compiled.file.stat().st_size > 0
+    assert compiled.proof[f"convolutions_{precision}"] > 0
+    if precision == "int8":
+        # what is left in float are the prediction layers, and convolutions of other kinds than quantization knows
+        assert compiled.proof["convolutions_int8"] > compiled.proof["convolutions_fp32"]
+        assert compiled.proof["convolutions_fp16"] == 0
+    else:
+        assert sum(compiled.proof[f"convolutions_{kind}"] for kind in ("fp32", "fp16", "int8") if kind != precision) == 0
+    assert compiled.proof["low_precision_after_head"] == 0

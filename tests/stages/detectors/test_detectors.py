@@ -1,0 +1,3 @@
+from every_detector import TestEveryDetector
+
+__all__ = ["TestEveryDetector"]

@@ -1,0 +1,370 @@
+"""Cleaning as COCO means it, and what is refused instead."""
+
+import copy
+import errno
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from places import ROOT
+
+from deploy.errors import DataError
+from deploy.prediction import masks
+from deploy.prediction.image_files import load_image
+from stages.artifacts import Dataset
+from stages.config import DataConfig
+from stages.facts import DatasetFacts
+from stages.prepare import identity, prepare
+
+Rows = dict[str, list[dict[str, Any]]]
+NAN, INF = float("nan"), float("inf")
+
+
+class Folder:
+    """A small COCO folder: two images of 20 x 10 px a split with one box each, to be spoiled."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.splits: dict[str, Rows] = {split: self._rows(split) for split in ("train", "val")}
+
+    def _rows(self, split: str) -> Rows:
+        (self.root / "images").mkdir(parents=True, exist_ok=True)
+        images = [{"id": i, "file_name": f"{split}{i}.png", "width": 20, "height": 10} for i in (1, 2)]
+        for image in images:
+            Image.new("RGB", (20, 10), "white").save(self.root / "images" / str(image["file_name"]))
+        boxes = [{"id": 10 + i, "image_id": i, "category_id": 7, "bbox": [1, 2, 3, 4], "area": 12.0, "iscrowd": 0} for i in (1, 2)]
+        return {"images": images, "annotations": boxes, "categories": [{"id": 7, "name": "dog"}, {"id": 3, "name": "cat"}]}
+
+    @property
+    def train(self) -> Rows:
+        return self.splits["train"]
+
+    def box(self, **changes: Any) -> None:
+        """One more annotation of the first training image."""
+        row = self.train["annotations"][0] | {"id": 100 + len(self.train["annotations"])} | changes
+        self.train["annotations"].append({key: value for key, value in row.items() if value is not ...})
+
+    def prepare(self, **options: Any) -> Dataset:
+        for split, rows in self.splits.items():
+            path = self.root / "annotations" / f"instances_{split}.json"
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(json.dumps(rows), encoding="utf-8")
+        out = self.root / "out"
+        out.mkdir(exist_ok=True)
+        return prepare(out, DataConfig.model_validate({"dataset": "coco", "root": str(self.root), **options}))
+
+    def facts(self) -> DatasetFacts:
+        return self.prepare().facts
+
+    def kept(self) -> list[dict[str, Any]]:
+        return list(json.loads(self.prepare().annotations("train").read_text())["annotations"])
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    return Folder(tmp_path)
+
+
+class TestWhatIsWritten:
+    def test_contract_and_splits(self, folder: Folder) -> None:
+        facts = folder.prepare(preprocessing={"height": 64, "width": 96}).facts
+        assert facts.contract.category_ids == (3, 7)
+        assert facts.contract.classes == ("cat", "dog")
+        assert facts.contract.preprocessing.width == 96
+        assert {name: (s.num_images, s.num_boxes) for name, s in facts.splits.items()} == {"train": (2, 2), "val": (2, 2)}
+        assert (facts.num_problems, facts.problems) == ({}, {})
+
+    def test_images_outside_are_absolute_and_generated_ones_move_along(self, folder: Folder, tmp_path: Path) -> None:
+        dataset = folder.prepare()
+        assert dataset.images("train") == folder.root.resolve() / "images"
+        out = tmp_path / "scratch"
+        out.mkdir()
+        counts = {"train_images": 2, "val_images": 1, "test_images": 1, "shifted_images": 1}
+        made = prepare(out, DataConfig.model_validate({"dataset": "digits", **counts}))
+        moved = Dataset(made.root.rename(tmp_path / "final"))
+        assert sorted(path.name for path in moved.images("train").iterdir()) == ["000001.jpg", "000002.jpg"]
+        assert set(moved.facts.splits) == {"train", "val", "test", "shifted"}
+
+    def test_only_cocos_keys_are_kept(self, folder: Folder) -> None:
+        folder.train["images"][0] |= {"license": 3, "coco_url": "http://example.com", "width": NAN, "height": None}
+        folder.box(segmentation=[[1, 1, 4, 1, 4, 4]], score=NAN, attributes={"color": "red"})
+        last = folder.kept()[-1]
+        assert set(last) == {"id", "image_id", "category_id", "bbox", "area", "iscrowd", "segmentation"}
+
+    def test_what_is_missing_is_filled_in(self, folder: Folder) -> None:
+        del folder.train["images"][0]["width"], folder.train["images"][0]["height"]
+        folder.box(area=..., iscrowd=...)
+        dataset = folder.prepare()
+        coco = json.loads(dataset.annotations("train").read_text())
+        assert coco["images"][0] == {"id": 1, "file_name": "train1.png", "width": 20, "height": 10}
+        assert (coco["annotations"][-1]["area"], coco["annotations"][-1]["iscrowd"]) == (12.0, 0)
+        assert dataset.facts.num_problems == {}
+
+    def test_crowds_are_kept_as_crowds(self, folder: Folder) -> None:
+        folder.box(iscrowd=1, segmentation={"size": [10, 20], "counts": [0, 200]})
+        last = folder.kept()[-1]
+        assert (last["iscrowd"], last["segmentation"]["counts"]) == (1, [0, 200])
+
+    def test_images_without_objects_are_kept(self, folder: Folder) -> None:
+        folder.train["annotations"].pop()
+        assert (folder.facts().splits["train"].num_images, folder.facts().splits["train"].num_boxes) == (2, 1)
+
+    def test_boxes_over_the_edge_are_kept_as_they_are(self, folder: Folder) -> None:
+        folder.box(bbox=[-2.5, 5, 30, 30])
+        assert folder.kept()[-1]["bbox"] == [-2.5, 5, 30, 30]
+        assert folder.facts().num_problems == {}
+
+    def test_subfolders_in_file_names(self, folder: Folder) -> None:
+        (folder.root / "images/deep").mkdir()
+        Image.new("RGB", (20, 10)).save(folder.root / "images/deep/x.png")
+        folder.train["images"][0]["file_name"] = "deep/x.png"
+        dataset = folder.prepare()
+        assert load_image(dataset.images("train") / "deep/x.png").shape == (10, 20, 3)
+
+
+class TestMasks:
+    CODES = (
+        {"size": [10, 20], "counts": [13, 4, 6, 4, 173]},
+        {"size": [10, 20], "counts": masks.encode(np.ones((4, 3), bool), (10, 20), 1, 2)["counts"]},
+    )
+
+    @pytest.mark.parametrize("code", [*CODES, [[1, 2, 4, 2, 4, 6], [1, 3, 2, 3, 2, 4]]], ids=["counts", "text", "polygons"])
+    def test_every_form_is_kept_as_it_is(self, folder: Folder, code: Any) -> None:
+        folder.box(segmentation=code)
+        assert folder.kept()[-1]["segmentation"] == code
+        assert folder.facts().num_problems == {}
+
+    @pytest.mark.parametrize(
+        "code",
+        [
+            {"size": [20, 10], "counts": [13, 4, 6, 4, 173]},
+            {"size": [10, 20], "counts": [0, 100]},
+            {"size": [10, 20], "counts": [200]},
+            {"size": [10, 20], "counts": "not a code"},
+            {"size": [10, 20], "counts": ["a"]},
+            {"size": [10, 20], "counts": None},
+            {"size": 200, "counts": [200]},
+            {"counts": [200]},
+            [[1, 2, 3, 4]],
+            [[1, 2, 4, 2, NAN, 6]],
+            "mask.png",
+        ],
+        ids=str,
+    )
+    def test_what_cannot_be_read_is_left_out_and_its_object_stays(self, folder: Folder, code: Any) -> None:
+        folder.box(segmentation=code)
+        assert "segmentation" not in folder.kept()[-1]
+        facts = folder.facts()
+        assert facts.num_problems == {"unusable mask": 1}
+        assert facts.problems["unusable mask"][0].startswith("train: annotation 102 of train1.png, segmentation ")
+        assert facts.splits["train"].num_boxes == 3
+
+    @pytest.mark.parametrize("code", [None, [], ..., {}], ids=str)
+    def test_an_object_without_one_is_no_problem(self, folder: Folder, code: Any) -> None:
+        folder.box(segmentation=code)
+        assert folder.facts().num_problems == {}
+
+
+class TestWhatIsLeftOut:
+    @pytest.mark.parametrize(
+        ("box", "kind"),
+        [
+            ([1, 2, 0, 4], "degenerate box"),
+            ([1, 2, 3, -1], "degenerate box"),
+            ([NAN, 2, 3, 4], "degenerate box"),
+            ([1, 2, INF, 4], "degenerate box"),
+            ([1, 2, 3], "degenerate box"),
+            ("1 2 3 4", "degenerate box"),
+            (["1", 2, 3, 4], "degenerate box"),
+            (None, "degenerate box"),
+            (..., "degenerate box"),
+            ([20, 2, 3, 4], "box outside its image"),
+            ([1, 10, 3, 4], "box outside its image"),
+            ([-3, 2, 3, 4], "box outside its image"),
+            ([1, -9, 3, 4], "box outside its image"),
+        ],
+    )
+    def test_boxes(self, folder: Folder, box: Any, kind: str) -> None:
+        folder.box(bbox=box)
+        facts = folder.facts()
+        assert facts.num_problems == {kind: 1}
+        assert facts.problems[kind][0].startswith("train: annotation 102 of train1.png, bbox ")
+        assert facts.splits["train"].num_boxes == 2
+        with pytest.raises(DataError, match=f"^{kind}: train: annotation 102 .*mend the data, or set data.strict to false$") as error:
+            folder.prepare(strict=True)
+        assert "\n" not in str(error.value)
+
+    def spoil(self, path: Path, how: str) -> None:
+        match how:
+            case "missing":
+                path.unlink()
+            case "no image":
+                path.write_text("hello")
+            case "empty":
+                path.write_bytes(b"")
+            case "truncated":
+                noise = np.random.default_rng(0).integers(0, 256, (10, 20, 3), dtype=np.uint8)
+                Image.fromarray(noise).save(path)
+                path.write_bytes(path.read_bytes()[:-100])
+
+    @pytest.mark.parametrize(
+        ("how", "kind"),
+        [
+            ("missing", "missing image"),
+            ("no image", "unreadable image"),
+            ("empty", "unreadable image"),
+            ("truncated", "unreadable image"),
+        ],
+    )
+    def test_images_and_their_boxes(self, folder: Folder, how: str, kind: str) -> None:
+        self.spoil(folder.root / "images/train1.png", how)
+        folder.box(bbox=[0, 0, 0, 0])  # goes with its image, and is no problem of its own
+        facts = folder.facts()
+        assert facts.num_problems == {kind: 1}
+        assert "train1.png" in facts.problems[kind][0]
+        assert (facts.splits["train"].num_images, facts.splits["train"].num_boxes) == (1, 1)
+        with pytest.raises(DataError, match=rf"{kind}: .*train1\.png"):
+            folder.prepare(strict=True)
+
+    def test_many_are_counted_and_the_first_named(self, folder: Folder) -> None:
+        for _ in range(12):
+            folder.box(bbox=[0, 0, 0, 0])
+        facts = folder.facts()
+        assert facts.num_problems == {"degenerate box": 12}
+        assert [name.split()[2] for name in facts.problems["degenerate box"]] == ["102", "103", "104", "105", "106"]
+        with pytest.raises(DataError, match=r"annotation 102 .* \(and 11 more\); mend"):
+            folder.prepare(strict=True)
+
+    def test_a_size_that_is_not_the_files(self, folder: Folder) -> None:
+        folder.train["images"][0]["width"] = 400
+        folder.box(bbox=[300, 0, 10, 10])
+        facts = folder.facts()
+        assert facts.num_problems == {"size disagrees": 1, "box outside its image": 1}
+        assert facts.problems["size disagrees"] == ("train: train1.png is 20 x 10 px, annotated as 400 x 10; the file is trusted",)
+        images = json.loads(folder.prepare().annotations("train").read_text())["images"]
+        assert images[0]["width"] == 20
+
+
+class TestExifRotation:
+    """A mark is drawn at a known box of the stored pixels; wherever rotation takes it, the prepared box must lie there."""
+
+    def image(self, folder: Folder, orientation: int) -> None:
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        stored = Image.new("RGB", (20, 10))
+        stored.paste("white", (2, 1, 7, 4))
+        stored.save(folder.root / "images/train1.png", exif=exif)
+
+    @pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+    def test_annotations_of_the_stored_image_are_turned(self, folder: Folder, orientation: int) -> None:
+        self.image(folder, orientation)
+        folder.train["annotations"][0] |= {"bbox": [2, 1, 5, 3], "segmentation": [[2, 1, 7, 1, 7, 4, 2, 4]]}
+        folder.box(bbox=[2, 1, 5, 3], segmentation=masks.encode(np.ones((3, 5), bool), (10, 20), 2, 1))
+        dataset = folder.prepare()
+        assert dataset.facts.num_problems == {"size disagrees": 1}
+        coco = json.loads(dataset.annotations("train").read_text())
+        assert (coco["images"][0]["width"], coco["images"][0]["height"]) == (10, 20)
+        row = coco["annotations"][0]
+        rows, columns = np.nonzero(load_image(dataset.images("train") / "train1.png")[..., 0] > 128)
+        expected = [columns.min(), rows.min(), columns.max() + 1 - columns.min(), rows.max() + 1 - rows.min()]
+        assert row["bbox"] == expected
+        polygon = np.array(row["segmentation"][0]).reshape(-1, 2)
+        assert [*polygon.min(axis=0), *(polygon.max(axis=0) - polygon.min(axis=0))] == expected
+        code = coco["annotations"][-1]["segmentation"]
+        assert np.array_equal(masks.decode(code, (20, 10)), load_image(dataset.images("train") / "train1.png")[..., 0] > 128)
+
+    @pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+    def test_annotations_of_the_upright_image_are_left_alone(self, folder: Folder, orientation: int) -> None:
+        self.image(folder, orientation)
+        folder.train["images"][0] |= {"width": 10, "height": 20}
+        folder.train["annotations"][0]["bbox"] = [1, 12, 5, 6]
+        assert folder.kept()[0]["bbox"] == [1, 12, 5, 6]
+        assert folder.facts().num_problems == {}
+
+    def test_a_degenerate_box_stays_one(self, folder: Folder) -> None:
+        self.image(folder, 6)
+        folder.train["annotations"][0]["bbox"] = [2, 1, -5, 3]
+        assert folder.facts().num_problems == {"size disagrees": 1, "degenerate box": 1}
+
+
+REFUSED: list[tuple[Callable[[Folder], Any], str]] = [
+    (lambda f: f.box(image_id=99), "train: annotation 102 has image_id 99, which no image has"),
+    (lambda f: f.box(image_id="1"), "annotation 102 has image_id '1', which no image has"),
+    (lambda f: f.box(image_id=...), "annotation 102 has image_id None"),
+    (lambda f: f.box(category_id=5), "train: annotation 102 has unknown category_id 5; there are 3, 7"),
+    (lambda f: f.box(category_id=...), "unknown category_id None"),
+    (lambda f: f.box(id=10 + 1), "train: two annotation entries have the id 11; ids must be unique"),
+    (lambda f: f.box(id=...), "annotation number 3 has id None; ids are whole numbers"),
+    (lambda f: f.train["images"].append(f.train["images"][0]), "two image entries have the id 1"),
+    (lambda f: f.train["images"][0].update(id="a"), "image number 1 has id 'a'"),
+    (lambda f: f.train["images"][0].update(id=True), "image number 1 has id True"),
+    (lambda f: f.train["images"][0].pop("file_name"), "image 1 has no file_name"),
+    (lambda f: f.train["categories"].append({"id": 3, "name": "bird"}), "two category entries have the id 3"),
+    (lambda f: f.train["categories"].append({"id": 4, "name": "cat"}), "two categories are named 'cat'"),
+    (lambda f: f.train["categories"].append({"id": 4}), "category 4 has no name"),
+    (lambda f: f.train["categories"].clear(), "train: no categories"),
+    (lambda f: f.splits["val"]["categories"].append({"id": 4, "name": "bird"}), "val: category 4 is 'bird' but nothing in train"),
+    (lambda f: f.splits["val"]["categories"][0].update(name="wolf"), "val: category 7 is 'wolf' but 'dog' in train"),
+    (lambda f: f.train.pop("annotations"), "train: 'annotations' should be a list of objects"),
+    (lambda f: f.train["images"].append("a.png"), "train: 'images' should be a list of objects"),  # type: ignore[arg-type]
+    (lambda f: f.train.update(images=[], annotations=[]), "train: no usable image"),
+    (lambda f: f.train["annotations"].clear(), "train: no usable box to learn from"),
+    (lambda f: [row.update(iscrowd=1) for row in f.train["annotations"]], "train: no usable box to learn from"),
+    (
+        lambda f: [row.update(bbox=[0, 0, 0, 0]) for row in f.train["annotations"]],
+        "no usable box to learn from; degenerate box: train: annotation 11",
+    ),
+    (lambda f: [p.write_text("") for p in (f.root / "images").glob("val*")], "val: no usable image; unreadable image: val: "),
+    (lambda f: f.splits.pop("val"), "no val split among train"),
+    (lambda f: f.splits.pop("train"), "no train split among val"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "message"), REFUSED, ids=[message for _, message in REFUSED])
+def test_what_is_refused(folder: Folder, spoil: Callable[[Folder], Any], message: str) -> None:
+    spoil(folder)
+    with pytest.raises(DataError) as error:
+        folder.prepare()
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not (folder.root / "out/artifact.json").exists()
+
+
+def test_nothing_is_written_elsewhere(folder: Folder) -> None:
+    folder.prepare()
+    before = {path: path.stat().st_mtime_ns for path in folder.root.rglob("*") if "out" not in path.parts}
+    annotations = copy.deepcopy(folder.splits)
+    prepare(folder.root / "out", DataConfig.model_validate({"dataset": "coco", "root": str(folder.root)}))
+    assert {path: path.stat().st_mtime_ns for path in folder.root.rglob("*") if "out" not in path.parts} == before
+    assert folder.splits == annotations
+
+
+def test_a_full_disk_is_an_oserror_with_its_reason(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: Any, **options: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    folder.prepare()
+    config = DataConfig.model_validate({"dataset": "coco", "root": str(folder.root)})
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        prepare(folder.root / "out", config)
+
+
+def test_identity_is_the_data_sets_own(folder: Folder) -> None:
+    folder.prepare()
+    config = DataConfig.model_validate({"dataset": "coco", "root": str(folder.root)})
+    assert set(identity(config)) == {"annotations", "images"}
+    assert prepare.__dict__["stage_info"].identity is identity
+
+
+def test_torch_is_not_imported() -> None:
+    code = "import sys, stages.prepare, stages.datasets.cleaning.findings; print('torch' in sys.modules, 'globox' in sys.modules)"
+    root = ROOT
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]

@@ -1,0 +1,101 @@
+"""Two gloo processes train as one process does on the same global batches."""
+
+import csv
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from places import ROOT
+from torch import Tensor, distributed, multiprocessing, nn
+
+from stages.losses.features.non_local_block import NonLocalBlock
+
+SMALL = ROOT / "examples" / "small.yaml"
+OPTIONS = ["data.train_images=8", "teacher.train.epochs=5", "student.train.epochs=5", "device=cpu"]  # one step an epoch
+BIN = Path(sys.executable).parent
+TOLERANCE = 2e-4
+"""Relative; float32 sums in another order, over five steps of AdamW."""
+SHARES = 0.05
+"""Relative, of shares of the gradient: each process takes the norms over its own images."""
+
+
+def run(runs: Path, *launcher: str) -> str:
+    settings = [word for option in OPTIONS for word in ("--set", option)]
+    command = [*launcher, str(BIN / "edgedistill"), "run", str(SMALL), "--runs", str(runs), "--until", "distill", *settings]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CI": "true"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout + done.stderr
+
+
+def curves(runs: Path, stage: str) -> list[dict[str, float]]:
+    (folder,) = runs.glob(f".store/{stage}-*")
+    with (folder / "curves.csv").open(encoding="utf-8") as file:
+        return [{name: float(value) for name, value in row.items() if name != "images_per_s" and value} for row in csv.DictReader(file)]
+
+
+def test_two_processes_give_the_losses_of_one_step_for_step(tmp_path: Path) -> None:
+    run(tmp_path / "one")
+    torchrun = [str(BIN / "torchrun"), "--standalone", "--nproc_per_node=2", "--no-python"]
+    text = run(tmp_path / "two", *torchrun)
+    assert text.count("prepare   ") == 2, "only the first process may speak"  # it starts, and it is done
+    for stage in ("train_teacher", "train_baseline", "distill"):
+        one, two = curves(tmp_path / "one", stage), curves(tmp_path / "two", stage)
+        assert len(one) == len(two) == 5
+        for step, (expected, got) in enumerate(zip(one, two, strict=True)):
+            for name, value in expected.items():
+                close = SHARES if name.startswith("share/") else TOLERANCE
+                assert got[name] == pytest.approx(value, rel=close, abs=1e-6), f"{stage} step {step} {name}"
+    artifacts = [
+        sorted(path.name for path in (tmp_path / side / ".store").iterdir() if not path.name.startswith(".")) for side in ("one", "two")
+    ]
+    assert artifacts[0] == artifacts[1]
+    leftovers = [path for path in (tmp_path / "two" / ".store").iterdir() if path.name.endswith(".partial")]
+    assert not leftovers
+    shutil.rmtree(tmp_path)
+
+
+def related() -> tuple[NonLocalBlock, Tensor]:
+    """A relation module with a batch norm that counts, and the features of four images."""
+    torch.manual_seed(0)
+    block = NonLocalBlock(6, 3, 2, batch_norm=True)
+    assert block.norm is not None
+    nn.init.normal_(block.norm.weight)
+    return block, torch.randn(4, 6, 5, 7) * torch.tensor([1.0, 2.0, 3.0, 4.0])[:, None, None, None]
+
+
+def added_to_each(block: NonLocalBlock, features: Tensor) -> Tensor:
+    """What the module adds to each position, [B, n, C]."""
+    rows, weight, bias = block(features, features.flatten(2).transpose(1, 2))
+    added: Tensor = rows @ weight.transpose(1, 2) + bias[:, None]
+    return added
+
+
+def relate(rank: int, folder: Path) -> None:
+    """One process's half of the images."""
+    distributed.init_process_group("gloo", init_method=f"file://{folder / 'store'}", rank=rank, world_size=2)
+    block, features = related()
+    added = added_to_each(block, features[2 * rank : 2 * rank + 2])
+    added.sin().sum().backward()
+    torch.save((added.detach(), [parameter.grad for parameter in block.parameters()]), folder / f"{rank}.pt")
+    distributed.destroy_process_group()
+
+
+def test_batch_norm_of_relation_modules_sees_the_images_of_all_processes(tmp_path: Path) -> None:
+    block, features = related()
+    added = added_to_each(block, features)
+    added.sin().sum().backward()
+    drawn = added.detach().flatten(0, 1)
+    assert block.norm is not None
+    torch.testing.assert_close(drawn.mean(dim=0), block.norm.bias.detach(), atol=1e-5, rtol=0)
+    torch.testing.assert_close(drawn.std(dim=0, correction=0), block.norm.weight.detach().abs(), atol=1e-4, rtol=0)
+    multiprocessing.spawn(relate, (tmp_path,), nprocs=2)  # type: ignore[attr-defined,no-untyped-call]
+    (first, gradients), (second, others) = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    torch.testing.assert_close(torch.cat((first, second)), added.detach(), rtol=1e-4, atol=1e-5)
+    for parameter, one, other in zip(block.parameters(), gradients, others, strict=True):
+        assert parameter.grad is not None
+        torch.testing.assert_close(one + other, parameter.grad, rtol=1e-4, atol=1e-4)

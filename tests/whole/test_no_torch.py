@@ -1,0 +1,195 @@
+"""What an edge box does: the wheel in a virtual environment of its own, with the base and `serve`, without torch."""
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+import venv
+from collections.abc import Iterator
+from importlib.metadata import Distribution, distribution
+from pathlib import Path
+
+import artifact_samples
+import flow_samples
+import onnx_samples
+import pytest
+from packaging.requirements import Requirement
+from PIL import Image
+from places import ROOT
+
+from deploy.bundles.bundle import Bundle
+
+
+def needed(requirements: list[str], extra: str) -> dict[str, Distribution]:
+    """The distributions that requirements ask for on this machine, and those that these ask for."""
+    found: dict[str, Distribution] = {}
+    queue = [(Requirement(line), extra) for line in requirements]
+    while queue:
+        requirement, wanted = queue.pop()
+        if requirement.marker and not requirement.marker.evaluate({"extra": wanted}):
+            continue
+        one = distribution(requirement.name)
+        name = one.metadata["Name"].lower()
+        if name not in found or requirement.extras:
+            found[name] = one
+            queue += [(Requirement(line), inner) for line in one.requires or [] for inner in ("", *requirement.extras)]
+    return found
+
+
+def borrow(one: Distribution, site: Path) -> None:
+    """Link what a distribution installed here into another environment."""
+    for top in {file.parts[0] for file in one.files or [] if ".." not in file.parts}:
+        link = site / top
+        if top != "__pycache__" and not link.exists():
+            link.symlink_to(Path(str(one.locate_file(top))).resolve())
+
+
+def install(folder: Path, how: str, extra: str) -> Path:
+    """`edgedistill` from the wheel with an extra; its dependencies linked from here, or installed by pip, which downloads them."""
+    build = [sys.executable, "-P", "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    wheel = next(folder.glob("*.whl"))
+    venv.create(folder / "venv", with_pip=False)
+    python = folder / "venv" / "bin" / "python"
+    if not python.exists():
+        pytest.skip("virtual environments are laid out otherwise on this system")
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet"]
+    if how == "installed":
+        subprocess.run([*pip, f"{wheel}[{extra}]"], check=True)
+    else:
+        subprocess.run([*pip, "--no-deps", "--no-index", str(wheel)], check=True)
+        site = next((folder / "venv" / "lib").glob("python*/site-packages"))
+        declared = next(iter(Distribution.discover(name="edgedistill", path=[str(site)]))).requires
+        for one in needed(declared or [], extra).values():
+            borrow(one, site)
+    return python.with_name("edgedistill")
+
+
+HOW = ["linked", pytest.param("installed", marks=pytest.mark.slow)]
+
+
+@pytest.fixture(scope="module", params=HOW)
+def program(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return install(tmp_path_factory.mktemp(str(request.param)), request.param, "serve")
+
+
+@pytest.fixture(scope="module", params=HOW)
+def builder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return install(tmp_path_factory.mktemp(f"build-{request.param}"), request.param, "build")
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return artifact_samples.bundle(tmp_path_factory.mktemp("bundle"))
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    path = tmp_path / "picture.png"
+    Image.fromarray(onnx_samples.picture({(0, 1): 0, (2, 3): 2})).save(path)
+    return path
+
+
+def run(program: Path, *arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([str(program), *map(str, arguments)], cwd=cwd, capture_output=True, text=True, check=False)
+
+
+def test_there_is_no_torch(program: Path, tmp_path: Path) -> None:
+    for name in ("torch", "torchvision", "onnx", "accelerate", "safetensors"):
+        done = run(program.with_name("python"), "-c", f"import {name}", cwd=tmp_path)
+        assert f"No module named '{name}'" in done.stderr
+
+
+def test_a_folder_of_the_user_s_own_called_pipeline_is_not_imported(program: Path, tmp_path: Path) -> None:
+    (tmp_path / "pipeline").mkdir()
+    (tmp_path / "pipeline" / "__init__.py").write_text("raise SystemExit('the wrong one')")
+    assert run(program, "--help", cwd=tmp_path).returncode == 0
+
+
+def test_help_config_and_check(program: Path, tmp_path: Path) -> None:
+    assert run(program, "--help", cwd=tmp_path).returncode == 0
+    (tmp_path / "pipeline.yaml").write_text(flow_samples.CONFIG)
+    done = run(program, "config", cwd=tmp_path)
+    assert (done.returncode, done.stdout.startswith("name: small")) == (0, True)
+    (tmp_path / "empty").mkdir()
+    done = run(program, "check", "--json", cwd=tmp_path / "empty")
+    assert (done.returncode, json.loads(done.stdout)["packages"]["torch"]) == (0, None)
+
+
+def test_gate(program: Path, bundle: Bundle, tmp_path: Path) -> None:
+    done = run(program, "gate", bundle.root, cwd=tmp_path)
+    assert (done.returncode, "pass" in done.stdout, done.stderr) == (0, True, "")
+
+
+def test_predict(program: Path, bundle: Bundle, picture: Path, tmp_path: Path) -> None:
+    done = run(program, "predict", bundle.root, picture, "--out", "out", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads(done.stdout)["annotations"]) == 2
+    assert (tmp_path / "out" / "picture.png").exists()
+
+
+def test_build_makes_and_judges_engines_without_torch(builder: Path, bundle: Bundle, tmp_path: Path) -> None:
+    assert "No module named 'torch'" in run(builder.with_name("python"), "-c", "import torch", cwd=tmp_path).stderr
+    artifact_samples.dataset(tmp_path / "cells")
+    for target, precision in (("here", "fp32"), ("int8", "int8")):
+        done = run(builder, "build", bundle.root, "--target", target, "--data", "cells", "--out", target, "--json", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        answer = json.loads(done.stdout)
+        assert (answer["map"], answer["precision"]) == (1.0, precision)
+        assert run(builder, "gate", target, cwd=tmp_path).returncode == 0
+
+
+def test_build_says_what_to_install(program: Path, bundle: Bundle, tmp_path: Path) -> None:
+    done = run(program, "build", bundle.root, "--out", "out", cwd=tmp_path)
+    line = 'edgedistill: target here: onnx is not installed: pip install "edgedistill[build]"'
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (5, line)
+    assert not (tmp_path / "out").exists()
+
+
+def ready(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/health/ready", timeout=5) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+@pytest.fixture
+def address(program: Path, bundle: Bundle, tmp_path: Path) -> Iterator[str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [str(program), "serve", str(bundle.root), "--port", str(port)]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            for _ in range(300):
+                time.sleep(0.1)
+                if process.poll() is not None or ready(port):
+                    break
+            assert process.poll() is None, process.stderr.read() if process.stderr else ""
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=30)
+    assert not re.search("Traceback", errors)
+
+
+def test_serve(address: str, picture: Path) -> None:
+    request = urllib.request.Request(f"{address}/v1/detect", data=picture.read_bytes(), method="POST")
+    with urllib.request.urlopen(request, timeout=30) as response:
+        answer = json.load(response)
+    assert "bbox" in json.dumps(answer)
+
+
+def test_training_says_what_to_install(program: Path, tmp_path: Path) -> None:
+    artifact_samples.dataset(tmp_path / "cells")
+    pairs = [f"{split}_images: cells/images/{split}, {split}_annotations: cells/{split}.json" for split in ("train", "val")]
+    data = f"data={{dataset: coco, {', '.join(pairs)}}}"
+    (tmp_path / "pipeline.yaml").write_text(flow_samples.CONFIG)
+    done = run(program, "run", "--set", data, cwd=tmp_path)
+    line = "edgedistill: this needs torch, which is not installed; run: pip install 'edgedistill[train]'\n"
+    assert (done.returncode, done.stderr) == (2, line)
