@@ -1,7 +1,7 @@
 # make install   everything this machine can use, into .venv
 # make run       the pipeline on the embedded digits
 # make test      the test suite, less the tests marked slow
-# make check     style, types, import directions, what the wheel holds
+# make check     style, types, import directions, sizes and names, what the wheel holds
 .DEFAULT_GOAL := help
 .PHONY: help install run test test-slow test-gpu check format schema bench clean
 
@@ -45,6 +45,7 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/python -P tests/project/house.py
 	rm -rf build/wheel && $(BIN)/python -P -m hatchling build -t wheel -d build/wheel
 	$(BIN)/check-wheel-contents build/wheel
 

@@ -30,7 +30,7 @@ from stages.losses.features.non_local_block import NonLocalBlock, relation_matri
 from stages.losses.non_local import NonLocal
 from stages.training.checkpoint import build_detector
 from stages.training.distillation import Distillation, build_losses, loss_factor
-from stages.training.loader import Batch
+from stages.training.loader import TrainingBatch
 from stages.training.loop import Task
 from stages.training.optimizer import optimizer_for
 from stages.training.teacher import Teacher
@@ -190,7 +190,7 @@ def step_times(steps: int) -> dict[str, float]:
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(train.batch_size, 3, size.height, size.width, generator=generator).contiguous(memory_format=torch.channels_last)
     target = Target(torch.tensor([[10.0, 10.0, 40.0, 40.0], [50.0, 30.0, 80.0, 60.0]]), torch.tensor([1, 2]))
-    batch = Batch(images, (target,) * train.batch_size)
+    batch = TrainingBatch(images, (target,) * train.batch_size)
 
     def network(choice: object) -> Detector:
         made = build_detector(choice, 10)  # type: ignore[arg-type]

@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 import torch
 from torch import nn
 
-from deploy.accuracy.judge import Split, judge
+from deploy.accuracy.judge import LabeledSplit, judge
 from deploy.comparison.metrics import Figures
 from deploy.comparison.side import Side
 from deploy.prediction.predictor import Predictor
@@ -30,7 +30,7 @@ from stages.artifacts import Checkpoint, Dataset
 from stages.config import GateConfig
 from stages.distill import distill
 from stages.exports.to_onnx import export
-from stages.measurement.splits import split
+from stages.measurement.splits import labeled_split
 from stages.measurement.torch_accuracy import TorchSession, graph_options
 from stages.measurement.verdicts import Judge
 from stages.parity import some
@@ -61,17 +61,17 @@ class Bench:
 
     def __init__(self, config: PipelineConfig, student: Checkpoint, dataset: Dataset) -> None:
         self.config, self.student, self.dataset = config, student, dataset
-        self.split = split(dataset, config.validation.split)
+        self.split = labeled_split(dataset, config.validation.split)
         self.few = some(self.split, NUM_FEW)
         self.contract = student.facts.contract
         self.size = self.contract.preprocessing.height, self.contract.preprocessing.width
 
-    def found(self, session: Session, label: str, images: Split) -> tuple[float, Found]:
+    def found(self, session: Session, label: str, images: LabeledSplit) -> tuple[float, Found]:
         """mAP and detections of a session."""
         judged = judge(Predictor(session, self.contract), images, label)
         return judged.accuracy.map or 0.0, judged.detections
 
-    def in_torch(self, detector: Any, label: str, images: Split) -> tuple[float, Found]:
+    def in_torch(self, detector: Any, label: str, images: LabeledSplit) -> tuple[float, Found]:
         """The same of a detector."""
         return self.found(TorchSession(detector.graph(graph_options(self.config.export.decisions))), label, images)
 
@@ -116,7 +116,7 @@ def strength_of(bench: Bench, detector: Any, layer: str, seed: int, whole: float
     """How strong the noise must be, by bisection, with what is found then; None where the layer hardly matters."""
     found: dict[float, Found] = {}
 
-    def cost(strength: float, images: Split) -> float:
+    def cost(strength: float, images: LabeledSplit) -> float:
         after, found[strength] = bench.in_torch(damaged(detector, layer, seed, strength), f"{layer} {strength:.3f}", images)
         return (whole if images is bench.split else few) - after
 

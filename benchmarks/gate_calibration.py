@@ -21,7 +21,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from deploy.comparison.interleaved import Protocol, take_turns
+from deploy.comparison.interleaved import InterleavedProtocol, take_turns
 from deploy.comparison.metrics import Figures
 from deploy.comparison.side import Side
 from deploy.prediction.predictor import Predictor
@@ -38,7 +38,7 @@ RUNS = ROOT / "runs" / "gate-calibration"
 ROWS = ROOT / "runs" / "gate-calibration.jsonl"
 GATE = GateConfig.model_validate({"metric": "latency_end_to_end_p50_ms", "max_increase": "10%"})
 SLOWER = {"same": 0.0, "5 % slower": 0.05, "20 % slower": 0.20}
-LONG, OPENED = Protocol(min_blocks=30, max_seconds=20), 5
+LONG, OPENED = InterleavedProtocol(min_blocks=30, max_seconds=20), 5
 NUM_CLASSES = 10
 
 

@@ -33,7 +33,7 @@ from pipeline.store.store import Store
 from stages.artifacts import Checkpoint, Engine, OnnxModel, Report
 from stages.config import ExportConfig, TargetConfig
 from stages.export import export
-from stages.measurement.splits import split
+from stages.measurement.splits import labeled_split
 from stages.optimize import judging, optimize
 from stages.prepare import prepare
 from stages.train import train_baseline
@@ -88,7 +88,7 @@ def deployed(size: int, weights: Path, store: Store) -> Deployed:
             engine = view.run(optimize, target, model, dataset, *judging(target, config.validation))
             unseen = config.validation.model_copy(update={"split": "test"})
             engines[target.runtime, target.precision] = engine, view.run(validate, unseen, engine, dataset)
-    return Deployed(size, student, model, split(dataset, config.validation.split).images, engines)
+    return Deployed(size, student, model, labeled_split(dataset, config.validation.split).images, engines)
 
 
 def predictor(engine: Engine, threads: int) -> Predictor:

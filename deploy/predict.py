@@ -18,7 +18,7 @@ PREDICTIONS = "predictions.json"
 _DRAWN = (".png", ".jpg", ".jpeg", ".webp")
 
 
-def predict(bundle: Bundle, images: Sequence[Path], out: Path, *, min_score: float = 0.3) -> dict[str, Any]:
+def predict_images(bundle: Bundle, images: Sequence[Path], out: Path, *, min_score: float = 0.3) -> dict[str, Any]:
     """Write a drawn copy of every image and predictions.json into `out`: all of them, or none where one image cannot be read.
 
     Args:

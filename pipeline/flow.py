@@ -7,7 +7,7 @@ from typing import TypeVar
 from deploy.bundles.manifest import Plan
 from pipeline.config import REFERENCES, PipelineConfig
 from pipeline.store.store import StageRecord, Store
-from stages.artifacts import Bundle, Checkpoint, Dataset, Engine, OnnxModel, Parity, Report, Verdicts
+from stages.artifacts import Checkpoint, Dataset, Engine, OnnxModel, Package, Parity, Report, Verdicts
 from stages.config import GateConfig, TargetConfig
 from stages.distill import distill
 from stages.export import export
@@ -34,7 +34,7 @@ class TargetResult:
     report: Report
     parity: Parity
     verdicts: Verdicts
-    bundle: Bundle
+    bundle: Package
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ from typing import Any
 from deploy.errors import ArtifactError, DataError
 from deploy.plugins import suggest
 from stages.facts import (
-    BundleFacts,
     CheckpointFacts,
     DatasetFacts,
     EngineFacts,
     OnnxFacts,
+    PackageFacts,
     ParityFacts,
     ReportFacts,
     Split,
@@ -128,13 +128,13 @@ class Verdicts(Artifact):
 
 
 @dataclass(frozen=True)
-class Bundle(Artifact):
+class Package(Artifact):
     """Engine, ONNX, manifest.json and model card: what is deployed."""
 
     @property
-    def facts(self) -> BundleFacts:
+    def facts(self) -> PackageFacts:
         """Target and hash of the manifest."""
-        return read_facts(self.root, BundleFacts)
+        return read_facts(self.root, PackageFacts)
 
 
 def read_json(path: Path) -> Any:

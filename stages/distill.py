@@ -40,7 +40,7 @@ def distill(
     from stages.training.loop import Trainer, finish
     from stages.training.teacher import Teacher
 
-    splits.split(dataset, split)  # one that is not there, or empty, is refused before the training, not after
+    splits.labeled_split(dataset, split)  # one that is not there, or empty, is refused before the training, not after
     large = load_detector(teacher)
     detector = build_detector(student.detector, len(dataset.facts.contract.classes), seed)
     check_size(detector, student.detector, dataset.facts.contract)

@@ -163,7 +163,7 @@ class VerdictFacts(Frozen):
     verdicts: tuple[Verdict, ...]
 
 
-class BundleFacts(Frozen):
+class PackageFacts(Frozen):
     """`manifest.json` in the folder is what deployment reads."""
 
     target: str

@@ -9,8 +9,8 @@ from typing import Any
 from deploy import machine, plugins
 from deploy.accuracy.spread import spread
 from deploy.contract import Cost, Preprocessing
-from deploy.engines.build import Built, build
-from deploy.engines.request import Order, Source
+from deploy.engines.build import Built, build_engine
+from deploy.engines.request import GraphSource, Order
 from deploy.errors import ArtifactError, BuildError, RuntimeUnavailable
 from deploy.precision import Batch, Quantization
 from deploy.prediction import image_files, preprocess
@@ -18,7 +18,7 @@ from deploy.runtimes import fingerprint
 from stages.artifacts import Dataset, Engine, OnnxModel, read_json
 from stages.config import TargetConfig, ValidationConfig
 from stages.facts import EngineFacts, OnnxFacts, write_facts
-from stages.measurement.splits import split
+from stages.measurement.splits import labeled_split
 from stages.stage import stage
 
 ONNX = "model.onnx"
@@ -55,7 +55,7 @@ def optimize(
     built, why = None, None
     if dataset is not None and config.precision in {"int8", "auto"}:
         dataset.split(config.calibration_split)  # refused here, not in the midst of quantization
-    source = Source(
+    source = GraphSource(
         model.file(ONNX),
         facts.heads,
         facts.contract,
@@ -63,7 +63,7 @@ def optimize(
     )
     order = Order(config.runtime, config.precision, config.options, Quantization(config.ranges), config.max_map_drop, threads)
     try:
-        built = build(source, out, order, split(dataset, judged) if dataset is not None and judged is not None else None)
+        built = build_engine(source, out, order, labeled_split(dataset, judged) if dataset is not None and judged is not None else None)
     except RuntimeUnavailable as error:
         why = str(error)
     except (BuildError, ArtifactError) as error:

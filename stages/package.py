@@ -11,9 +11,9 @@ from deploy.bundles.card import model_card
 from deploy.bundles.manifest import MANIFEST, Manifest, Plan, Provenance, Verdict
 from deploy.contract import GraphFacts
 from deploy.machine import platform_name
-from stages.artifacts import Bundle, Engine, OnnxModel, Report, Verdicts
+from stages.artifacts import Engine, OnnxModel, Package, Report, Verdicts
 from stages.config import PackageConfig
-from stages.facts import BundleFacts, write_facts
+from stages.facts import PackageFacts, write_facts
 from stages.optimize import ONNX
 from stages.stage import stage
 
@@ -26,7 +26,7 @@ _PACKAGES = (
 
 
 @stage(version=4)
-def package(out: Path, config: PackageConfig, plan: Plan, engine: Engine, model: OnnxModel, report: Report, verdicts: Verdicts) -> Bundle:
+def package(out: Path, config: PackageConfig, plan: Plan, engine: Engine, model: OnnxModel, report: Report, verdicts: Verdicts) -> Package:
     """Copy engine and graph, write labels, manifest and model card; also where nothing was measured, or no engine was built."""
     name = engine.facts.file
     if name is not None:
@@ -37,8 +37,8 @@ def package(out: Path, config: PackageConfig, plan: Plan, engine: Engine, model:
     (out / CARD).write_text(model_card(manifest), encoding="utf-8")
     files = [ONNX, LABELS, CARD, *([name] if name is not None else [])]
     bundle.write(out, manifest, files)
-    write_facts(out, BundleFacts(target=manifest.target, sha256=bundle.sha256(out / MANIFEST)))
-    return Bundle(out)
+    write_facts(out, PackageFacts(target=manifest.target, sha256=bundle.sha256(out / MANIFEST)))
+    return Package(out)
 
 
 def _manifest(config: PackageConfig, plan: Plan, engine: Engine, model: OnnxModel, report: Report, verdicts: Verdicts) -> Manifest:

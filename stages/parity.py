@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 from deploy import plugins
 from deploy.accuracy import coco
 from deploy.accuracy.drift import drift
-from deploy.accuracy.judge import Split, judge
+from deploy.accuracy.judge import LabeledSplit, judge
 from deploy.accuracy.spread import spread
 from deploy.contract import ModelContract
 from deploy.errors import ArtifactError
@@ -19,7 +19,7 @@ from deploy.prediction.predictor import Predictor
 from stages.artifacts import Artifact, Checkpoint, Dataset, Engine, Parity, Report, read_json
 from stages.config import ValidationConfig
 from stages.facts import EngineFacts, ParityFacts, ParityStep, write_facts
-from stages.measurement.splits import split as judged_on
+from stages.measurement.splits import labeled_split
 from stages.stage import stage
 
 DETECTIONS = "detections.json"
@@ -28,7 +28,7 @@ NOTABLE = 0.0005
 """A step that loses more mAP than this is named."""
 
 
-class Form(NamedTuple):
+class StepDetections(NamedTuple):
     """What one form of the network finds in the split; `largest` and `why` as in ParityStep."""
 
     name: Literal["torch", "onnx", "typed", "engine"]
@@ -50,14 +50,14 @@ def parity(
         engine, report: the target's.
     """
     facts, measured = engine.facts, report.facts
-    split = judged_on(dataset, student.facts.accuracy.split)
+    split = labeled_split(dataset, student.facts.accuracy.split)
     if facts.typed is not None and facts.precision == "fp16":
         split = some(split, config.parity_images)
-    forms = [Form("torch", "torch", _found(student, split)), Form("onnx", PLAIN, _found(plain, split))]
+    forms = [StepDetections("torch", "torch", _found(student, split)), StepDetections("onnx", PLAIN, _found(plain, split))]
     if facts.typed is not None and facts.precision != "fp32":
         forms.append(_typed(engine.file(facts.typed), facts, split))
     if measured.accuracy is not None:
-        forms.append(Form("engine", f"{facts.runtime} {facts.precision}", _found(report, split)))
+        forms.append(StepDetections("engine", f"{facts.runtime} {facts.precision}", _found(report, split)))
     steps = tuple(_step(form, forms[:index], split, facts.contract) for index, form in enumerate(forms))
     named = culprit(steps)
     write_facts(
@@ -67,13 +67,13 @@ def parity(
     return Parity(out)
 
 
-def some(split: Split, count: int) -> Split:
+def some(split: LabeledSplit, count: int) -> LabeledSplit:
     """At most so many of its images, spread evenly, with their ground truth."""
     pairs = spread(list(zip(split.truth["images"], split.images, strict=True)), count)
     images, files = [image for image, _ in pairs], tuple(file for _, file in pairs)
     kept = {image["id"] for image in images}
     annotations = [one for one in split.truth["annotations"] if one["image_id"] in kept]
-    return Split(split.name, {**split.truth, "images": images, "annotations": annotations}, files)
+    return LabeledSplit(split.name, {**split.truth, "images": images, "annotations": annotations}, files)
 
 
 def culprit(steps: Sequence[ParityStep]) -> str | None:
@@ -84,13 +84,13 @@ def culprit(steps: Sequence[ParityStep]) -> str | None:
     return broken or (worst if worst is not None and losses[worst] > NOTABLE else None)
 
 
-def _found(judged: Artifact, split: Split) -> list[dict[str, Any]]:
+def _found(judged: Artifact, split: LabeledSplit) -> list[dict[str, Any]]:
     """The detections that were kept when it was judged, in the split's images."""
     kept = {image["id"] for image in split.truth["images"]}
     return [one for one in read_json(judged.file(DETECTIONS)) if one["image_id"] in kept]
 
 
-def _typed(file: Path, facts: EngineFacts, split: Split) -> Form:
+def _typed(file: Path, facts: EngineFacts, split: LabeledSplit) -> StepDetections:
     """The graph in the engine's precision, as it is written: halves are halves, integers their float equivalents."""
     label = f"parity {facts.target}"
     if facts.precision == "fp16":
@@ -99,14 +99,14 @@ def _typed(file: Path, facts: EngineFacts, split: Split) -> Form:
         how = "reference evaluator, in half"
         try:
             half = HalfSession(file)
-            return Form("typed", how, judge(Predictor(half, facts.contract), split, label).detections, half.largest)
+            return StepDetections("typed", how, judge(Predictor(half, facts.contract), split, label).detections, half.largest)
         except ArtifactError as error:  # a finding about this target, which leaves the others as they are
-            return Form("typed", how, None, why=str(error))
+            return StepDetections("typed", how, None, why=str(error))
     with plugins.load("deploy.runtimes", "ort").open(file, options={"optimization": "none", "provider": "cpu"}) as session:
-        return Form("typed", PLAIN, judge(Predictor(session, facts.contract), split, label).detections)
+        return StepDetections("typed", PLAIN, judge(Predictor(session, facts.contract), split, label).detections)
 
 
-def _step(form: Form, before: Sequence[Form], split: Split, contract: ModelContract) -> ParityStep:
+def _step(form: StepDetections, before: Sequence[StepDetections], split: LabeledSplit, contract: ModelContract) -> ParityStep:
     """Judged, and compared with the last form before it that found anything out."""
     last = next((one.detections for one in reversed(before) if one.detections is not None), None)
     accuracy = None

@@ -83,7 +83,7 @@ def _train(
     from stages.training.checkpoint import build_detector, check_size, load_weights
     from stages.training.loop import Task, Trainer, finish
 
-    splits.split(dataset, split)  # one that is not there, or empty, is refused before the training, not after
+    splits.labeled_split(dataset, split)  # one that is not there, or empty, is refused before the training, not after
     detector = build_detector(config.detector, len(dataset.facts.contract.classes), seed)
     check_size(detector, config.detector, dataset.facts.contract)
     if config.weights is not None:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy import machine, plugins
-from deploy.accuracy.judge import Split, judge
+from deploy.accuracy.judge import LabeledSplit, judge
 from deploy.contract import Accuracy, Latency
 from deploy.errors import RuntimeUnavailable
 from deploy.latency import measure, roofline
@@ -18,7 +18,7 @@ from stages.artifacts import Dataset, Engine, Report
 from stages.config import LatencyConfig, ValidationConfig
 from stages.facts import EngineFacts, ReportFacts, write_facts
 from stages.measurement import latency_images
-from stages.measurement.splits import split
+from stages.measurement.splits import labeled_split
 from stages.stage import stage
 
 
@@ -43,7 +43,7 @@ def validate(out: Path, config: ValidationConfig, engine: Engine, dataset: Datas
     if why is not None or facts.file is None:
         write_facts(out, _report(facts, None, None, why or "no engine was built"))
         return Report(out)
-    judged = split(dataset, config.split) if dataset is not None else None
+    judged = labeled_split(dataset, config.split) if dataset is not None else None
     try:
         session = runtime.open(engine.file(facts.file), threads=config.latency.threads, options=facts.options)
     except RuntimeUnavailable as error:  # such as a provider that the target asks for by name
@@ -62,7 +62,7 @@ def validate(out: Path, config: ValidationConfig, engine: Engine, dataset: Datas
     return Report(out)
 
 
-def _accuracy(out: Path, predictor: Predictor, judged: Split, label: str) -> Accuracy:
+def _accuracy(out: Path, predictor: Predictor, judged: LabeledSplit, label: str) -> Accuracy:
     found = judge(predictor, judged, label)
     (out / "detections.json").write_text(json.dumps(found.detections), encoding="utf-8")
     (out / "curves.json").write_text(json.dumps(found.curves, allow_nan=False), encoding="utf-8")

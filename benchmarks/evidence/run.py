@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from page import TWICE, over, write_page
-from imagenet_start import fetch_imagenet_start
 from filelock import FileLock, Timeout
+from imagenet_start import fetch_imagenet_start
+from page import TWICE, over, write_page
 
 from pipeline.commands.ablate import variants
 from pipeline.config import PipelineConfig, load

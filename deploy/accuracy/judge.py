@@ -17,7 +17,7 @@ from deploy.progress import track
 
 
 @dataclass(frozen=True)
-class Split:
+class LabeledSplit:
     """Images and their ground truth in COCO's format; `images` in the order of `truth["images"]`."""
 
     name: str
@@ -41,7 +41,7 @@ class Judged:
     curves: dict[str, Any]
 
 
-def judge(predictor: Predictor, split: Split, label: str) -> Judged:
+def judge(predictor: Predictor, split: LabeledSplit, label: str) -> Judged:
     """Detect in every image of the split.
 
     Raises:

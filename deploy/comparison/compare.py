@@ -8,11 +8,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.accuracy.judge import Split
+from deploy.accuracy.judge import LabeledSplit
 from deploy.accuracy.matches import Matches, match
 from deploy.comparison import metrics
 from deploy.comparison.bootstrap import drop
-from deploy.comparison.interleaved import DEFAULT, Protocol, take_turns
+from deploy.comparison.interleaved import DEFAULT, InterleavedProtocol, take_turns
 from deploy.comparison.interval import Effect
 from deploy.comparison.side import Side
 from deploy.machine.load import Load
@@ -54,9 +54,9 @@ class Comparison:
 
     own: Side
     reference: Side
-    split: Split | None
+    split: LabeledSplit | None
     images: Callable[[], Sequence[NDArray[np.uint8]]]
-    protocol: Protocol = DEFAULT
+    protocol: InterleavedProtocol = DEFAULT
     _matches: dict[tuple[str, ...], tuple[Matches, Matches]] = field(default_factory=dict)
     _found: tuple[Sequence[Mapping[str, Any]], Sequence[Mapping[str, Any]]] | None = None
 

@@ -24,7 +24,7 @@ Image = NDArray[np.uint8]
 Value = Callable[[Timings], float]
 
 
-class Protocol(Frozen):
+class InterleavedProtocol(Frozen):
     """How two engines take turns.
 
     A block is about `block_ms` of one engine, then of the other, in random order. After `min_blocks`, and whenever they have
@@ -45,7 +45,7 @@ class Protocol(Frozen):
         return 2 + max(0, math.floor(math.log2(max(1.0, most / self.min_blocks))))
 
 
-DEFAULT = Protocol()
+DEFAULT = InterleavedProtocol()
 MIN_BLOCKS = 12
 """Fewer say nothing of how they vary."""
 
@@ -69,7 +69,7 @@ class Turns:
         own, reference = np.array(self.own), np.array(self.reference)
         return blocks(own, reference, lambda values: _percentile(values, percentile), relative=relative, error_rate=error_rate)
 
-    def enough(self, percentile: float, protocol: Protocol) -> bool:
+    def enough(self, percentile: float, protocol: InterleavedProtocol) -> bool:
         """Whether there are blocks and passes enough for any verdict on the percentile."""
         beyond = sum(map(len, self.own)) * (1 - percentile / 100)
         return len(self.own) >= MIN_BLOCKS and beyond >= protocol.tail
@@ -97,7 +97,7 @@ def take_turns(
     percentile: float,
     limit: float,
     relative: bool,
-    protocol: Protocol = DEFAULT,
+    protocol: InterleavedProtocol = DEFAULT,
     seed: int = 0,
 ) -> Compared:
     """Measure both until it is clear whether `own` is slower than `reference` by more than `limit`.
@@ -146,7 +146,7 @@ def _percentile(values: Floats, percentile: float) -> Floats:
     return np.asarray(np.percentile(values, percentile, axis=-1))
 
 
-def _warm(side: Predictor, images: Sequence[Image], protocol: Protocol) -> float:
+def _warm(side: Predictor, images: Sequence[Image], protocol: InterleavedProtocol) -> float:
     """Run until two windows of passes in a row differ by less than 3 %, or the time is up; the last one's median in milliseconds."""
     start, before = perf_counter(), float("inf")
     while True:

@@ -6,11 +6,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from deploy import plugins
-from deploy.accuracy.judge import Split
+from deploy.accuracy.judge import LabeledSplit
 from deploy.engines.choice import Choice
 from deploy.engines.fallback import Fallback, search
 from deploy.engines.fastest import Offer, choose
-from deploy.engines.request import Order, Source
+from deploy.engines.request import GraphSource, Order
 from deploy.errors import BuildError, RuntimeUnavailable
 from deploy.precision import Precision
 from deploy.runtimes import Compiled
@@ -28,7 +28,7 @@ class Built:
     choice: Choice | None = None
 
 
-def build(source: Source, out: Path, order: Order, split: Split | None) -> Built:
+def build_engine(source: GraphSource, out: Path, order: Order, split: LabeledSplit | None) -> Built:
     """Write the engine into `out`.
 
     Args:
@@ -64,7 +64,7 @@ def build(source: Source, out: Path, order: Order, split: Split | None) -> Built
     return replace(best, compiled=compiled, choice=choice)
 
 
-def _built(source: Source, out: Path, order: Order, precision: Precision, split: Split | None) -> Built:
+def _built(source: GraphSource, out: Path, order: Order, precision: Precision, split: LabeledSplit | None) -> Built:
     if order.max_map_drop is None or precision != "int8":
         return Built(source.compile(order, out, precision, order.quantization), precision)
     assert split is not None, "a limit is judged on a split"

@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 from deploy.contract import Frozen
 from deploy.errors import BuildError
-from deploy.precision import Effect
+from deploy.precision import LayerError
 
 
-class Point(Frozen):
+class TriedPoint(Frozen):
     """So many layers in float, and the mAP that the engine then had, 0 to 1."""
 
     num_float: int
@@ -28,7 +28,7 @@ class Fallback(Frozen):
     float_layers: tuple[str, ...]
     num_layers: int
     effects: tuple[tuple[str, float], ...]
-    tried: tuple[Point, ...]
+    tried: tuple[TriedPoint, ...]
 
     def __str__(self) -> str:
         """In one sentence."""
@@ -42,7 +42,7 @@ class Fallback(Frozen):
 
 def search(
     num_layers: int,
-    rank: Callable[[], tuple[Effect, ...]],
+    rank: Callable[[], tuple[LayerError, ...]],
     judge: Callable[[frozenset[str]], float],
     float_map: float,
     limit: float,
@@ -86,5 +86,5 @@ def search(
         float_layers=tuple(effect.layer for effect in effects[:high]),
         num_layers=num_layers,
         effects=tuple((effect.layer, effect.error) for effect in effects),
-        tried=tuple(Point(num_float=count, map=value) for count, value in tried.items()),
+        tried=tuple(TriedPoint(num_float=count, map=value) for count, value in tried.items()),
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from deploy import plugins
-from deploy.accuracy.judge import Split, defined, judge
+from deploy.accuracy.judge import LabeledSplit, defined, judge
 from deploy.accuracy.spread import spread
 from deploy.contract import ModelContract
 from deploy.engines.choice import Choice, Measured
@@ -30,7 +30,7 @@ class Offer(NamedTuple):
     why: str | None
 
 
-def choose(order: Order, offers: Sequence[Offer], contract: ModelContract, split: Split) -> Choice:
+def choose(order: Order, offers: Sequence[Offer], contract: ModelContract, split: LabeledSplit) -> Choice:
     """Judge all on the split, and let those whose answers can be used take turns at its first images.
 
     Raises:
@@ -67,7 +67,7 @@ def _within(limit: float | None, first: float | None, own: float | None) -> bool
     return limit is None or defined(first, limit) - defined(own, limit) <= limit
 
 
-def _take_turns(predictors: dict[Precision, Predictor], split: Split) -> dict[Precision, float]:
+def _take_turns(predictors: dict[Precision, Predictor], split: LabeledSplit) -> dict[Precision, float]:
     """Median milliseconds end to end of each."""
     images = [image_files.load_image(file) for file in spread(split.images, NUM_IMAGES)]
     taken: dict[Precision, list[float]] = {precision: [] for precision in predictors}

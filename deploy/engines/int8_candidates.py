@@ -5,10 +5,10 @@ from pathlib import Path
 from tempfile import mkdtemp
 
 from deploy import plugins
-from deploy.accuracy.judge import Split, defined, judge
-from deploy.engines.request import Order, Source
+from deploy.accuracy.judge import LabeledSplit, defined, judge
+from deploy.engines.request import GraphSource, Order
 from deploy.errors import ArtifactError
-from deploy.precision import Effect, int8, network
+from deploy.precision import LayerError, int8, network
 from deploy.precision.sensitivity import rank
 from deploy.prediction.predictor import Predictor
 from deploy.runtimes import DEFAULTS, Compiled
@@ -17,7 +17,7 @@ from deploy.runtimes import DEFAULTS, Compiled
 class Candidates:
     """Engines with some layers in float, each built and judged; where the runtime cannot run here, its graph in ONNX Runtime."""
 
-    def __init__(self, source: Source, order: Order, split: Split, scratch: Path) -> None:
+    def __init__(self, source: GraphSource, order: Order, split: LabeledSplit, scratch: Path) -> None:
         self._source = source
         self._order = order
         self._split = split
@@ -31,7 +31,7 @@ class Candidates:
         with self._quantizer() as quantizer:
             return len(quantizer.layers)
 
-    def effects(self) -> tuple[Effect, ...]:
+    def effects(self) -> tuple[LayerError, ...]:
         """Of all layers."""
         with self._quantizer() as quantizer:
             return rank(quantizer, self._source.heads, self._source.calibration)

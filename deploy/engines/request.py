@@ -27,7 +27,7 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Source:
+class GraphSource:
     """The ONNX graph with what is known of it, and images to calibrate int8 with."""
 
     onnx: Path

@@ -43,7 +43,7 @@ class Quantization:
 PLAIN = Quantization()
 
 
-class Effect(NamedTuple):
+class LayerError(NamedTuple):
     """What int8 in one layer alone does to the head outputs: the mean square of the change over that of the output, of the worst one."""
 
     layer: str

@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from deploy.contract import Heads
-from deploy.precision import Batch, Calibration, Effect
+from deploy.precision import Batch, Calibration, LayerError
 from deploy.precision.int8 import Quantizer
 
 EVERY = 16
 """Of the calibration images, one in so many is looked at."""
 
 
-def rank(quantizer: Quantizer, heads: Heads, calibration: Calibration) -> tuple[Effect, ...]:
+def rank(quantizer: Quantizer, heads: Heads, calibration: Calibration) -> tuple[LayerError, ...]:
     """All layers, the one that hurts most first. Computed by ONNX Runtime on the CPU.
 
     Raises:
@@ -25,7 +25,9 @@ def rank(quantizer: Quantizer, heads: Heads, calibration: Calibration) -> tuple[
     """
     images = list(islice(calibration, 0, None, EVERY))
     expected = _head_outputs(quantizer.model, heads, images)
-    effects = [Effect(layer, _error(_head_outputs(quantizer.quantized({layer}), heads, images), expected)) for layer in quantizer.layers]
+    effects = [
+        LayerError(layer, _error(_head_outputs(quantizer.quantized({layer}), heads, images), expected)) for layer in quantizer.layers
+    ]
     return tuple(sorted(effects, key=lambda effect: -effect.error))
 
 

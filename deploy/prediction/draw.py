@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from deploy.prediction import masks
 from deploy.prediction.detections import Detections
 
-Color = tuple[int, int, int]
+LineColor = tuple[int, int, int]
 LEGIBLE_PX = 480
 OPACITY = 0.45
 _GOLDEN_RATIO = 0.618034
@@ -36,7 +36,7 @@ def draw(image: NDArray[np.uint8], detections: Detections, classes: Sequence[str
     return picture
 
 
-def color(label: int) -> Color:
+def color(label: int) -> LineColor:
     """A label's color, far from those of the labels beside it."""
     hue = label * _GOLDEN_RATIO % 1
     value = (1.0, 0.75, 0.9)[label // 8 % 3]
@@ -59,7 +59,7 @@ def _write(
     pen: ImageDraw.ImageDraw,
     text: str,
     corner: tuple[float, float],
-    ink: Color,
+    ink: LineColor,
     font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
     size: tuple[int, int],
 ) -> None:

@@ -45,10 +45,10 @@ def compile(
     # Identity and reasons are asked for where TensorRT is not installed; building needs the onnx package, running does not.
     import tensorrt
 
-    from deploy.runtimes.nvidia.engine import Settings, build
+    from deploy.runtimes.nvidia.engine import Settings, build_plan
 
     settings = Settings(max_batch, best_batch, workspace_mib, tf32, timing_cache)
-    return build(
+    return build_plan(
         tensorrt,
         onnx,
         out,

@@ -48,10 +48,10 @@ def compile(
     # Identity and reasons are asked for where the package is not installed; building needs the onnx package, running does not.
     import tensorrt_rtx
 
-    from deploy.runtimes.nvidia.engine import Settings, build
+    from deploy.runtimes.nvidia.engine import Settings, build_plan
 
     settings = Settings(max_batch, best_batch, workspace_mib, tf32, compute_capability=compute_capability)
-    return build(
+    return build_plan(
         tensorrt_rtx,
         onnx,
         out,

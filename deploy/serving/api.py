@@ -42,8 +42,8 @@ class Endpoints:
     async def detect(self, request: Request) -> Response:
         """Find objects in the image that is the body, or in the files of a multipart form."""
         config = self.service.config
-        min_score = number(request.query_params.get("min_score"), "min_score", 0.0, 1.0)
-        seconds = self.service.seconds(number(request.headers.get("x-timeout-ms"), "X-Timeout-Ms", 1.0, 1e9))
+        min_score = number_parameter(request.query_params.get("min_score"), "min_score", 0.0, 1.0)
+        seconds = self.service.seconds(number_parameter(request.headers.get("x-timeout-ms"), "X-Timeout-Ms", 1.0, 1e9))
         deadline = monotonic() + seconds
         admission = self.service.admission
         with self.service.lease() as model, admission.memory() as hold:
@@ -68,7 +68,7 @@ class Endpoints:
         return Response(text, headers={"content-type": metrics.CONTENT_TYPE})
 
 
-def number(text: str | None, name: str, low: float, high: float) -> float | None:
+def number_parameter(text: str | None, name: str, low: float, high: float) -> float | None:
     """A query's or header's number.
 
     Raises:

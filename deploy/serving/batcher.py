@@ -32,7 +32,7 @@ class Pass:
 
 
 @dataclass(frozen=True)
-class Answer:
+class JobResult:
     """A job's part of a pass, with its waiting and the pass's seconds."""
 
     raw: Raw
@@ -45,7 +45,7 @@ class _Job:
     images: Batch
     deadline: float
     arrived: float = field(default_factory=monotonic)
-    future: "Future[Answer]" = field(default_factory=Future)
+    future: "Future[JobResult]" = field(default_factory=Future)
 
 
 class Batcher:
@@ -70,7 +70,7 @@ class Batcher:
         for thread in self._threads:
             thread.start()
 
-    def submit(self, images: Batch, deadline: float) -> "Future[Answer]":
+    def submit(self, images: Batch, deadline: float) -> "Future[JobResult]":
         """Queue images [n, 3, H, W], n at most max_batch_size; cancel the future to have them skipped.
 
         Args:
@@ -157,7 +157,7 @@ class Batcher:
         start = 0
         for job, queue_s in zip(jobs, waited, strict=True):
             end = start + len(job.images)
-            job.future.set_result(Answer(_part(raw, start, end), queue_s, ended - started))
+            job.future.set_result(JobResult(_part(raw, start, end), queue_s, ended - started))
             start = end
 
     def _pace(self, arrived: float, ended: float, seconds: float, num_images: int) -> None:

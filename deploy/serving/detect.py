@@ -16,7 +16,7 @@ from deploy.precision import Batch
 from deploy.prediction import image_files, preprocess
 from deploy.prediction.detections import Detections, to_coco
 from deploy.prediction.predictor import decide
-from deploy.serving.batcher import Answer
+from deploy.serving.batcher import JobResult
 from deploy.serving.model import Model
 from deploy.serving.refusals import Expired, Gone, Invalid
 
@@ -30,7 +30,7 @@ class Work:
     def __init__(self, model: Model, deadline: float) -> None:
         self.model = model
         self.deadline = deadline
-        self._futures: list[Future[Answer]] = []
+        self._futures: list[Future[JobResult]] = []
         self._cancelled = False
         self._lock = Lock()
 
@@ -51,7 +51,7 @@ class Work:
         finally:
             _decoding.release()
 
-    def submit(self, images: Batch) -> "Future[Answer]":
+    def submit(self, images: Batch) -> "Future[JobResult]":
         """Queue images [n, 3, H, W], n at most the largest batch."""
         with self._lock:
             if self._cancelled:
@@ -60,7 +60,7 @@ class Work:
             self._futures.append(future)
             return future
 
-    def result(self, future: "Future[Answer]") -> Answer:
+    def result(self, future: "Future[JobResult]") -> JobResult:
         """Wait for an answer.
 
         Raises:
@@ -96,7 +96,7 @@ class File:
 class Placed:
     """A decoded image on its way through the engine."""
 
-    future: "Future[Answer]"
+    future: "Future[JobResult]"
     placement: preprocess.Placement
     decode_s: float
     pre_s: float

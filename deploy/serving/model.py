@@ -89,7 +89,7 @@ def test(bundle: Bundle, sessions: list[Session]) -> None:
     answers = [session.infer(images) for session in sessions for _ in range(2)]
     for raw in answers:
         decide(raw, placement, bundle.manifest.contract)
-        if drift(raw, answers[0]) > _SCORE_DRIFT:
+        if batch_drift(raw, answers[0]) > _SCORE_DRIFT:
             raise ArtifactError(f"{bundle.root}: its engine answers the same image differently from pass to pass; build it again")
 
 
@@ -107,7 +107,7 @@ def warm_up(bundle: Bundle, sessions: list[Session], max_batch_size: int) -> Non
                 raw = session.infer(images[:size])
             except ArtifactError as error:
                 raise ArtifactError(f"{bundle.root}: no batch of {size}: {error}; set serve.max_batch_size lower") from error
-            if max(drift(alone[index], raw, index) for index in range(size)) > _SCORE_DRIFT:
+            if max(batch_drift(alone[index], raw, index) for index in range(size)) > _SCORE_DRIFT:
                 raise ArtifactError(f"{bundle.root}: answers of a batch of {size} differ from single ones; set serve.max_batch_size to 1")
 
 
@@ -131,7 +131,7 @@ def fastest_size(bundle: Bundle, session: Session) -> int:
     return max(size for size, seconds in medians.items() if seconds <= _ABOUT * min(medians.values()))
 
 
-def drift(one: Raw, other: Raw, index: int = 0) -> float:
+def batch_drift(one: Raw, other: Raw, index: int = 0) -> float:
     """How far the answer to one image lies from the `index`-th of another: of scores, sorted; infinite where certain boxes differ."""
     mine, theirs = one.scores[0], other.scores[index]
     if all((getattr(one, name)[0] == getattr(other, name)[index]).all() for name in ("boxes", "scores", "labels")):

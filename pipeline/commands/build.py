@@ -143,7 +143,7 @@ def _make(
     gates: tuple[GateConfig, ...],
     validation: ValidationConfig,
     dataset: Dataset | None,
-) -> artifacts.Bundle:
+) -> artifacts.Package:
     """The stages of a run that come after export.
 
     Raises:

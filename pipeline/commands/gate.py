@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from deploy import plugins
-from deploy.accuracy.judge import judge as detect
+from deploy.accuracy.judge import judge
 from deploy.bundles.bundle import Bundle
 from deploy.bundles.manifest import MANIFEST, Verdict
 from deploy.comparison.metrics import Figures
@@ -23,7 +23,7 @@ from pipeline.outputs import copy_bundles
 from pipeline.results.verdicts import annotate, text, write
 from stages.artifacts import Dataset, read_json
 from stages.config import GateConfig, ValidationConfig
-from stages.measurement.splits import split
+from stages.measurement.splits import labeled_split
 from stages.measurement.verdicts import EXIT_FAIL, EXIT_INCOMPARABLE, Judge, exit_code
 
 Rebuild = Callable[[Bundle, Path], Bundle]
@@ -85,7 +85,7 @@ def _gate_bundle(args: argparse.Namespace) -> Answer:
         with ExitStack() as stack:
             scratch = Path(stack.enter_context(TemporaryDirectory()))
             dataset = build.data_for(given, args.data, validation, scratch) if args.data is not None else None
-            found = split(dataset, validation.split) if dataset is not None else None
+            found = labeled_split(dataset, validation.split) if dataset is not None else None
             own = _side(given, validation, found)
             if found is not None:
                 own = replace(own, data=(found.digest(), len(found.images)))
@@ -146,7 +146,7 @@ def _judge(
     own: Side, gates: Sequence[GateConfig], references: _References, dataset: Dataset | None, validation: ValidationConfig
 ) -> Iterable[Verdict]:
     found = references.of(own.name)
-    labeled = split(dataset, validation.split) if dataset is not None else None
+    labeled = labeled_split(dataset, validation.split) if dataset is not None else None
     other = found if isinstance(found, str) else replace(_side(found, validation, labeled), name="the reference")
     judge = Judge(own, {"reference": other}, dataset, validation)
     return [judge.verdict(one) for one in gates]
@@ -161,7 +161,7 @@ def _side(bundle: Bundle, validation: ValidationConfig, labeled: Any) -> Side:
 
     def detections() -> Sequence[Mapping[str, Any]]:
         with opened() as session:
-            return detect(Predictor(session, manifest.contract), labeled, f"gate {manifest.target}").detections
+            return judge(Predictor(session, manifest.contract), labeled, f"gate {manifest.target}").detections
 
     return Side(manifest.target, figures, manifest.contract, opened, detections, manifest.why, manifest.data)
 

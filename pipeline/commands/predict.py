@@ -11,12 +11,12 @@ from pipeline.answer import Answer
 
 def predict(args: argparse.Namespace) -> Answer:
     """Draw what a bundle finds in images."""
-    from deploy.predict import predict as draw  # `gate` needs no runtime
+    from deploy.predict import predict_images  # `gate` needs no runtime
 
     if not 0 <= args.score <= 1:
         raise ConfigError(f"--score {args.score}: allowed: 0 to 1")
     out = Path(args.out)
-    found = draw(Bundle.load(Path(args.bundle)), [Path(image) for image in args.images], out, min_score=args.score)
+    found = predict_images(Bundle.load(Path(args.bundle)), [Path(image) for image in args.images], out, min_score=args.score)
     counts = Counter(annotation["image_id"] for annotation in found["annotations"] if annotation["score"] >= args.score)
     lines = [
         f"{out / image['drawn']}: {counts[image['id']]} objects in {image['width']} x {image['height']} px" for image in found["images"]

@@ -9,7 +9,7 @@ from pydantic_core import ErrorDetails
 
 from deploy.errors import ConfigError
 from deploy.plugins import suggest
-from pipeline.config.document import Document, Key, reaches
+from pipeline.config.document import Document, PathPart, reaches
 
 _SHOULD_BE = "Input should be "
 
@@ -17,7 +17,7 @@ _SHOULD_BE = "Input should be "
 class Misfit(ValueError):
     """Two values that do not fit each other; `path` is the one to blame."""
 
-    def __init__(self, path: Sequence[Key], message: str) -> None:
+    def __init__(self, path: Sequence[PathPart], message: str) -> None:
         super().__init__(message)
         self.path = list(path)
 
@@ -42,17 +42,17 @@ def refuse_coerced(document: Document, resolved: Mapping[str, Any]) -> None:
             raise ConfigError(f"{_place(document, path)}got {_shown(given)}, allowed: {_kind(taken)}")
 
 
-def _place(document: Document, path: Sequence[Key]) -> str:
+def _place(document: Document, path: Sequence[PathPart]) -> str:
     dotted = ".".join(map(str, path))
     return f"{document.origin(path)}: {dotted}: " if dotted else f"{document.origin(path)}: "
 
 
-def _path(found: ErrorDetails, data: Any) -> list[Key]:
+def _path(found: ErrorDetails, data: Any) -> list[PathPart]:
     """Where the finding is in the file; pydantic adds the tags of unions, which are no keys."""
     cause = found.get("ctx", {}).get("error")
     if isinstance(cause, Misfit):
         return cause.path
-    path: list[Key] = []
+    path: list[PathPart] = []
     for key in found["loc"]:
         if reaches(data, [*path, key]):
             path.append(key)
@@ -108,7 +108,7 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def _siblings(model: type[BaseModel], path: Sequence[Key]) -> list[str]:
+def _siblings(model: type[BaseModel], path: Sequence[PathPart]) -> list[str]:
     """The keys that could stand where the path's last one does."""
     kinds = [model]
     for key in path[:-1]:
@@ -129,7 +129,7 @@ def _models(annotation: Any) -> Iterator[type[BaseModel]]:
         yield from _models(inner)
 
 
-def _pairs(given: Any, taken: Any, path: tuple[Key, ...]) -> Iterator[tuple[tuple[Key, ...], Any, Any]]:
+def _pairs(given: Any, taken: Any, path: tuple[PathPart, ...]) -> Iterator[tuple[tuple[PathPart, ...], Any, Any]]:
     if isinstance(given, Mapping) and isinstance(taken, Mapping):
         for key in given:
             yield from _pairs(given[key], taken.get(key), (*path, key))

@@ -14,7 +14,7 @@ from pipeline.config.overrides import Setting, apply
 EXTENDS = "extends"
 PLUGIN_KEYS = ("name", "dataset", "runtime")
 
-Key = str | int
+PathPart = str | int
 
 
 class _Loader(yaml.SafeLoader):
@@ -67,7 +67,7 @@ class Document:
     files: tuple[tuple[str, Mapping[str, Any]], ...]
     settings: tuple[Setting, ...]
 
-    def origin(self, path: Sequence[Key]) -> str:
+    def origin(self, path: Sequence[PathPart]) -> str:
         """The `--set` or the file that says what stands at a path."""
         keys = [str(key) for key in path]
         for setting in reversed(self.settings):
@@ -81,7 +81,7 @@ class Document:
         return self.files[0][0]
 
 
-def reaches(data: Any, path: Sequence[Key]) -> bool:
+def reaches(data: Any, path: Sequence[PathPart]) -> bool:
     """Whether something stands at a path."""
     for key in path:
         there = key in data if isinstance(data, Mapping) else isinstance(data, list) and isinstance(key, int) and key < len(data)

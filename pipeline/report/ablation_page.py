@@ -4,7 +4,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from pipeline.report.charts import Chart, Line, Mark, Scale, Tick, extent
+from pipeline.report.charts import AxisScale, Chart, Line, Mark, Tick, extent
 from pipeline.report.words import fraction, percent, points
 from pipeline.results.ablation import UNDISTILLED, Ablation
 from pipeline.store.files import replace_text
@@ -33,7 +33,7 @@ def gain_chart(measured: Ablation) -> Chart:
     left = max(FRAME_LEFT, 20 + LETTER_PX * max(map(len, names)))
     frame = (left, 10.0, WIDTH - 20.0, height - 50.0)
     ends = [end for gain in measured.gains.values() for end in (gain.low, gain.high, *gain.differences) if end is not None]
-    x = Scale(*extent([0.0, *(end * 100 for end in ends)], margin=0.06), frame[0], frame[2])
+    x = AxisScale(*extent([0.0, *(end * 100 for end in ends)], margin=0.06), frame[0], frame[2])
     rows = {name: frame[1] + ROW_PX * (index + 0.5) for index, name in enumerate(names)}
     lines = [Line("zero", f"M{x(0):g},{frame[1]:g}L{x(0):g},{frame[3]:g}", "undistilled")]
     marks: list[Mark] = []

@@ -14,7 +14,7 @@ LONGEST_TAG = 14
 TAG_HEIGHT = 0.062
 """Of the picture's width."""
 
-Kind = Literal["truth", "crowd", "found", "wrong", "missed"]
+BoxKind = Literal["truth", "crowd", "found", "wrong", "missed"]
 Corners = tuple[float, float, float, float]
 
 
@@ -30,10 +30,10 @@ class Tag:
 
 
 @dataclass(frozen=True)
-class Box:
+class DrawnBox:
     """A rectangle in px of the picture, and the words on its tag ("" for none)."""
 
-    kind: Kind
+    kind: BoxKind
     x: float
     y: float
     width: float
@@ -47,14 +47,14 @@ class View:
     """One network's boxes on a picture; `series` is teacher, baseline, student or truth."""
 
     series: str
-    boxes: tuple[Box, ...]
+    boxes: tuple[DrawnBox, ...]
     found: int
     wrong: int
     missed: int
 
 
 @dataclass(frozen=True)
-class Object:
+class MatchedObject:
     """An object of the ground truth, or a detection."""
 
     corners: Corners
@@ -63,10 +63,10 @@ class Object:
     crowd: bool = False
 
 
-def judge(series: str, truth: Sequence[Object], detections: Sequence[Object], names: Mapping[int, str]) -> View:
+def match_boxes(series: str, truth: Sequence[MatchedObject], detections: Sequence[MatchedObject], names: Mapping[int, str]) -> View:
     """Match the detections above SCORE to the objects, the most certain first, each object once."""
     open_objects = [o for o in truth if not o.crowd]
-    boxes: list[Box] = []
+    boxes: list[DrawnBox] = []
     for detection in sorted((d for d in detections if d.score >= SCORE), key=lambda d: -d.score):
         same = [o for o in open_objects if o.category == detection.category and iou(o.corners, detection.corners) >= IOU]
         if same:
@@ -87,18 +87,18 @@ def iou(one: Corners, other: Corners) -> float:
     return shared / union if union > 0 else 0.0
 
 
-def by_image(annotations: Sequence[Mapping[str, Any]], ids: Sequence[int]) -> dict[int, list[Object]]:
+def by_image(annotations: Sequence[Mapping[str, Any]], ids: Sequence[int]) -> dict[int, list[MatchedObject]]:
     """COCO annotations or results as objects, a list for each of these images."""
-    objects: dict[int, list[Object]] = {number: [] for number in ids}
+    objects: dict[int, list[MatchedObject]] = {number: [] for number in ids}
     for row in annotations:
         if row["image_id"] in objects:
             x, y, width, height = row["bbox"]
             crowd = bool(row.get("iscrowd", 0))
-            objects[row["image_id"]].append(Object((x, y, x + width, y + height), row["category_id"], row.get("score", 1.0), crowd))
+            objects[row["image_id"]].append(MatchedObject((x, y, x + width, y + height), row["category_id"], row.get("score", 1.0), crowd))
     return objects
 
 
-def truth_view(truth: Sequence[Object], names: Mapping[int, str]) -> View:
+def truth_view(truth: Sequence[MatchedObject], names: Mapping[int, str]) -> View:
     """The objects that there are."""
     boxes = [_box("crowd" if o.crowd else "truth", o, _shorten(names[o.category])) for o in truth]
     return View("truth", tuple(boxes), sum(box.kind == "truth" for box in boxes), 0, 0)
@@ -116,7 +116,7 @@ def tagged(view: View, width: int, height: int) -> View:
     return replace(view, boxes=tuple(boxes))
 
 
-def _tag(box: Box, width: int, height: int, taken: Sequence[Corners]) -> Tag:
+def _tag(box: DrawnBox, width: int, height: int, taken: Sequence[Corners]) -> Tag:
     """The first of five places that is free, else the first that lies within the picture."""
     high = round(width * TAG_HEIGHT, 1)
     wide = round(high * (0.48 * len(box.words) + 0.4), 1)
@@ -131,9 +131,9 @@ def _corners(tag: Tag) -> Corners:
     return tag.x, tag.y, tag.x + tag.width, tag.y + tag.height
 
 
-def _box(kind: Kind, found: Object, words: str) -> Box:
+def _box(kind: BoxKind, found: MatchedObject, words: str) -> DrawnBox:
     x1, y1, x2, y2 = found.corners
-    return Box(kind, round(x1, 1), round(y1, 1), round(x2 - x1, 1), round(y2 - y1, 1), words)
+    return DrawnBox(kind, round(x1, 1), round(y1, 1), round(x2 - x1, 1), round(y2 - y1, 1), words)
 
 
 def _shorten(name: str) -> str:

@@ -27,7 +27,7 @@ class Tick:
 
 
 @dataclass(frozen=True)
-class Scale:
+class AxisScale:
     """From values, low to high, to px, start to end; `log` spaces equal ratios equally."""
 
     low: float

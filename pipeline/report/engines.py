@@ -6,7 +6,7 @@ from typing import Any
 
 from pipeline.flow import RunResult
 from pipeline.report import plots
-from pipeline.report.plots import Engine, Panel
+from pipeline.report.plots import EnginePoint, Panel
 from pipeline.report.words import NETWORKS
 from stages.artifacts import Report, read_json
 
@@ -58,10 +58,10 @@ def measured(run: RunResult, summary: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def engines(summary: Mapping[str, Any]) -> list[Engine]:
+def engines(summary: Mapping[str, Any]) -> list[EnginePoint]:
     """The engines with both an accuracy and a latency, references first."""
     return [
-        Engine(name, series, figures["map"], figures["latency_ms"]["end_to_end"]["p50"])
+        EnginePoint(name, series, figures["map"], figures["latency_ms"]["end_to_end"]["p50"])
         for name, series, figures in _every(summary)
         if figures["map"] is not None and figures["latency_ms"]
     ]

@@ -7,7 +7,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from pipeline.report.charts import Chart, Label, Line, Mark, Scale, extent, path_of
+from pipeline.report.charts import AxisScale, Chart, Label, Line, Mark, extent, path_of
 from pipeline.results.table import number
 from pipeline.store.files import replace_text
 
@@ -30,8 +30,8 @@ def chart(metric: str, past: Sequence[Mapping[str, Any]], series: Mapping[str, S
     values = [value for points in series.values() for value in points if value is not None]
     if not values:
         return None
-    x = Scale(*extent(range(1, len(past) + 1), margin=0.03), FRAME[0], FRAME[2])
-    y = Scale(*extent(values, margin=0.08), FRAME[3], FRAME[1])
+    x = AxisScale(*extent(range(1, len(past) + 1), margin=0.03), FRAME[0], FRAME[2])
+    y = AxisScale(*extent(values, margin=0.08), FRAME[3], FRAME[1])
     lines, marks, labels = [], [], []
     for index, (target, points) in enumerate(series.items()):
         style = STYLES[index % len(STYLES)]

@@ -13,7 +13,7 @@ from PIL import Image
 
 from deploy.errors import DataError
 from deploy.prediction import image_files, preprocess
-from pipeline.report.boxes import View, by_image, judge, tagged, truth_view
+from pipeline.report.boxes import View, by_image, match_boxes, tagged, truth_view
 from stages.artifacts import Checkpoint, Dataset, read_json
 
 NUM_IMAGES = 6
@@ -57,7 +57,10 @@ def photos(dataset: Dataset, split: str, networks: Mapping[str, Checkpoint], ids
     shown = []
     for row, pixels in _readable(dataset, split, coco, ids):
         own = truth.get(row["id"], [])
-        views = [truth_view(own, names), *(judge(series, own, objects.get(row["id"], []), names) for series, objects in found.items())]
+        views = [
+            truth_view(own, names),
+            *(match_boxes(series, own, objects.get(row["id"], []), names) for series, objects in found.items()),
+        ]
         shown.append(_photo(row, pixels, views))
     return shown
 

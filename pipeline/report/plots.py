@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from pipeline.report.charts import Chart, Line, Mark, Point, Rectangle, Scale, extent, path_of, place_labels
+from pipeline.report.charts import AxisScale, Chart, Line, Mark, Point, Rectangle, extent, path_of, place_labels
 
 LOG_RATIO = 4
 """Latencies that lie further apart than this are drawn on a logarithmic axis."""
@@ -21,7 +21,7 @@ DERIVED = ("weighted/", "share/")
 
 
 @dataclass(frozen=True)
-class Engine:
+class EnginePoint:
     """A measured engine: `series` is teacher, baseline or student; latency is the end-to-end median in ms."""
 
     name: str
@@ -39,16 +39,16 @@ class Panel:
     figures: Mapping[str, float | None]
 
 
-def pareto(engines: Sequence[Engine]) -> list[Engine]:
+def pareto(engines: Sequence[EnginePoint]) -> list[EnginePoint]:
     """Those that no other engine beats in both speed and accuracy, the fastest first."""
-    front: list[Engine] = []
+    front: list[EnginePoint] = []
     for engine in sorted(engines, key=lambda e: (e.latency, -e.map)):
         if not front or engine.map > front[-1].map:
             front.append(engine)
     return front
 
 
-def tradeoff(engines: Sequence[Engine], width: int, height: int) -> Chart | None:
+def tradeoff(engines: Sequence[EnginePoint], width: int, height: int) -> Chart | None:
     """mAP against latency with the Pareto front; None where nothing was measured."""
     if not engines:
         return None
@@ -56,9 +56,9 @@ def tradeoff(engines: Sequence[Engine], width: int, height: int) -> Chart | None
     latencies = [engine.latency for engine in engines]
     log = max(latencies) > LOG_RATIO * min(latencies)
     low, high = (math.exp(v) for v in extent(map(math.log, latencies), margin=0.14)) if log else extent(latencies, margin=0.22)
-    x = Scale(low if log else max(low, 0), high, frame[0], frame[2], log)
+    x = AxisScale(low if log else max(low, 0), high, frame[0], frame[2], log)
     bottom, top = extent((engine.map for engine in engines), margin=0.15)
-    y = Scale(max(bottom, 0) if top > 0 else bottom, top, frame[3], frame[1])
+    y = AxisScale(max(bottom, 0) if top > 0 else bottom, top, frame[3], frame[1])
     marks = [Mark(e.series, x(e.latency), y(e.map), f"{e.name}: mAP {e.map:.3f}, {e.latency:.3g} ms") for e in engines]
     words = [(engine.name, f"{engine.map:.3f}, {engine.latency:.3g} ms") for engine in engines]
     corners = _staircase(pareto(engines), x, y, frame)
@@ -79,7 +79,7 @@ def tradeoff(engines: Sequence[Engine], width: int, height: int) -> Chart | None
     )
 
 
-def _staircase(front: Sequence[Engine], x: Scale, y: Scale, frame: Rectangle) -> list[Point]:
+def _staircase(front: Sequence[EnginePoint], x: AxisScale, y: AxisScale, frame: Rectangle) -> list[Point]:
     """Up at each engine of the front, then level: what can be had at each latency."""
     corners: list[Point] = [(x(front[0].latency), frame[3])]
     for engine in front:
@@ -131,8 +131,8 @@ def _training_panel(name: str, series: Mapping[str, Sequence[tuple[float, float]
     values = [value for points in series.values() for _, value in points]
     low, high = extent(values)
     first, last = min(p[0][0] for p in series.values()), max(p[-1][0] for p in series.values())
-    x = Scale(*extent((first, last)), frame[0], frame[2])
-    y = Scale(0 if min(values) >= 0 and low < high / 3 else low, high, frame[3], frame[1])
+    x = AxisScale(*extent((first, last)), frame[0], frame[2])
+    y = AxisScale(0 if min(values) >= 0 and low < high / 3 else low, high, frame[3], frame[1])
     placed = {key: [(x(epoch), y(value)) for epoch, value in points] for key, points in series.items()}
     lines = [Line(key, path_of(points), key) for key, points in placed.items() if len(points) > 1]
     ends = [Mark(key, *points[-1], f"{key}: {series[key][-1][1]:.4g}") for key, points in placed.items()]
@@ -150,13 +150,13 @@ def precision_recall(curves: Mapping[str, tuple[str, str, Mapping[str, Any]]], w
     if not lines:
         return None
     frame: Rectangle = (48, 12, width - 14, height - 44)
-    x, y = Scale(0, 1, frame[0], frame[2]), Scale(0, 1, frame[3], frame[1])
+    x, y = AxisScale(0, 1, frame[0], frame[2]), AxisScale(0, 1, frame[3], frame[1])
     drawn = tuple(Line(s, path_of(_descent(recall, found, x, y)), name, style) for name, s, style, recall, found in lines)
     title = f"Precision at IoU 0.5 against recall of {', '.join(line[0] for line in lines)}"
     return Chart(title, width, height, frame, x.ticks(5), y.ticks(5), "recall", "precision at IoU 0.5", drawn)
 
 
-def _descent(recall: Sequence[float], precision: Sequence[float], x: Scale, y: Scale) -> list[Point]:
+def _descent(recall: Sequence[float], precision: Sequence[float], x: AxisScale, y: AxisScale) -> list[Point]:
     """The curve in px, down to its first 0: beyond the highest recall there is nothing to draw."""
     end = next((step + 1 for step, value in enumerate(precision) if value == 0), len(precision))
     return [(x(r), y(p)) for r, p in zip(recall[:end], precision[:end], strict=True)]
@@ -170,7 +170,7 @@ def class_curves(curves: Mapping[str, Mapping[str, Any]], classes: Sequence[str]
 def _class_panel(name: str, series: Mapping[str, tuple[Sequence[float], Sequence[float] | None]]) -> Panel:
     width, height = 150, 112
     frame: Rectangle = (16, 6, width - 4, height - 14)
-    x, y = Scale(0, 1, frame[0], frame[2]), Scale(0, 1, frame[3], frame[1])
+    x, y = AxisScale(0, 1, frame[0], frame[2]), AxisScale(0, 1, frame[3], frame[1])
     drawn = tuple(Line(key, path_of(_descent(recall, found, x, y)), key) for key, (recall, found) in series.items() if found is not None)
     values = {key: average(found) for key, (_, found) in series.items()}
     said = ", ".join(f"{key} {'undefined' if value is None else f'{value:.3f}'}" for key, value in values.items())

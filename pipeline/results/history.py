@@ -8,7 +8,7 @@ from typing import Any
 from deploy.comparison import metrics
 from pipeline.flow import RunResult
 from stages.gate import side_of
-from stages.measurement.verdicts import number as judged
+from stages.measurement.verdicts import judged_number
 from stages.package import git_commit
 
 FILE = "history.jsonl"
@@ -23,7 +23,7 @@ def add(result: RunResult, folder: Path, exit_code: int) -> None:
     for target in result.targets:
         side = side_of(target.engine, target.report, result.onnx, result.config.validation, maps)
         classes = [metrics.OF_CLASS + name for name in side.contract.classes]
-        known = {name: judged(side.figures, name)[0] for name in (*metrics.NAMES, *classes)} if side.why is None else {}
+        known = {name: judged_number(side.figures, name)[0] for name in (*metrics.NAMES, *classes)} if side.why is None else {}
         figures[target.config.name] = {name: value for name, value in known.items() if value is not None}
     row = {"commit": git_commit(Path.cwd()), "exit_code": exit_code, "targets": figures}
     path = folder / FILE

@@ -5,7 +5,7 @@ Nothing here imports torch, so that a file is checked in milliseconds and on a m
 
 from stages.config.data import DataConfig
 from stages.config.distillation import DistillConfig, LossConfig
-from stages.config.gates import SHARE, Change, GateConfig, Versus
+from stages.config.gates import SHARE, GateConfig, Tolerance, Versus
 from stages.config.plugin import DetectorConfig, Fraction, Plugin, Positive
 from stages.config.targets import ExportConfig, LatencyConfig, PackageConfig, TargetConfig, ValidationConfig
 from stages.config.training import (
@@ -23,7 +23,6 @@ from stages.config.training import (
 __all__ = [
     "SHARE",
     "Augmentation",
-    "Change",
     "Color",
     "Crop",
     "DataConfig",
@@ -43,6 +42,7 @@ __all__ = [
     "StudentConfig",
     "TargetConfig",
     "TeacherConfig",
+    "Tolerance",
     "TrainConfig",
     "ValidationConfig",
     "Versus",

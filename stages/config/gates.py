@@ -10,7 +10,7 @@ from deploy.contract import Frozen
 
 Versus = Literal["teacher", "undistilled", "float", "reference"]
 SHARE = r"^\d+(\.\d+)?%$"
-Change = float | Annotated[str, Field(pattern=SHARE)]
+Tolerance = float | Annotated[str, Field(pattern=SHARE)]
 """An amount in the metric's own unit, or a share of the reference's: "5%"."""
 
 
@@ -25,8 +25,8 @@ class GateConfig(Frozen):
     target: str | None = None
     min: float | None = None
     max: float | None = None
-    max_drop: Change | None = Field(default=None, description="how much lower it may be than `versus`: 0.01, or 5%")
-    max_increase: Change | None = Field(default=None, description="how much higher it may be than `versus`: 2, or 5%")
+    max_drop: Tolerance | None = Field(default=None, description="how much lower it may be than `versus`: 0.01, or 5%")
+    max_increase: Tolerance | None = Field(default=None, description="how much higher it may be than `versus`: 2, or 5%")
     versus: Versus | None = Field(
         default=None, description="float is the student's graph as exported, in fp32; reference is what gate --reference names"
     )

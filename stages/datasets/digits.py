@@ -124,7 +124,7 @@ def _write(folder: Path, pool: _Pool, seeds: list[tuple[int, int, int]]) -> Sour
     return Source(folder, {"images": images, "annotations": annotations, "categories": categories})
 
 
-def _annotation(number: int, image: int, digit: scene.Object, box: tuple[float, float, float, float]) -> dict[str, Any]:
+def _annotation(number: int, image: int, digit: scene.PaintedDigit, box: tuple[float, float, float, float]) -> dict[str, Any]:
     return {
         "id": number,
         "image_id": image,

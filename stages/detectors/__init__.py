@@ -60,7 +60,7 @@ class GraphOptions:
     proposals: int = 300
 
 
-class Answer(NamedTuple):
+class GraphOutput(NamedTuple):
     """What a deployed graph returns, at shapes that depend on the batch alone.
 
     boxes: [B, K, 4] (x1, y1, x2, y2) in px of the network input; scores: [B, K], descending, 0 where padded; labels: [B, K] int64.
@@ -83,7 +83,7 @@ class Graph(nn.Module, ABC):
     """A detector's deployed form."""
 
     @abstractmethod
-    def forward(self, images: Tensor) -> Answer:
+    def forward(self, images: Tensor) -> GraphOutput:
         """Detect in images [B, 3, H, W]."""
 
 

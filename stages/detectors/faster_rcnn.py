@@ -15,7 +15,7 @@ from torchvision.models.detection import faster_rcnn as torchvisions
 
 from stages.detectors import Detector
 from stages.detectors.two_stage.detector import TwoStageDetector
-from stages.detectors.two_stage.model import Layout, faster, load, pyramid_of
+from stages.detectors.two_stage.model import TwoStageOptions, faster, load, pyramid_of
 
 _WEIGHTS: dict[tuple[str, int], type[WeightsEnum]] = {
     ("resnet50", 1): torchvisions.FasterRCNN_ResNet50_FPN_Weights,
@@ -65,7 +65,7 @@ def build(
     if weights is not None and backbone_weights is not None:
         raise ValueError(f"weights {weights} hold the backbone's too; set backbone_weights to null")
     shape = num_classes, version, backbone, width, backbone_weights, norm, fpn_channels, strides
-    layout = Layout(*shape, box_head_channels, anchor_scale, box_batch_size_per_image, rpn_score_threshold, weights)
+    layout = TwoStageOptions(*shape, box_head_channels, anchor_scale, box_batch_size_per_image, rpn_score_threshold, weights)
     model = faster(layout)
     load(model, layout, _WEIGHTS)
     return TwoStageDetector(model, pyramid_of(layout), rpn_candidates)

@@ -1,11 +1,11 @@
 """A split of the data as engines are judged on it."""
 
-from deploy.accuracy.judge import Split
+from deploy.accuracy.judge import LabeledSplit
 from deploy.errors import DataError
 from stages.artifacts import Dataset, read_json
 
 
-def split(dataset: Dataset, name: str) -> Split:
+def labeled_split(dataset: Dataset, name: str) -> LabeledSplit:
     """Its images and ground truth.
 
     Raises:
@@ -14,4 +14,4 @@ def split(dataset: Dataset, name: str) -> Split:
     truth = read_json(dataset.annotations(name))
     if not truth["images"]:
         raise DataError(f"the split '{name}' has no image to validate on")
-    return Split(name, truth, tuple(dataset.images(name) / image["file_name"] for image in truth["images"]))
+    return LabeledSplit(name, truth, tuple(dataset.images(name) / image["file_name"] for image in truth["images"]))

@@ -45,6 +45,6 @@ def evaluate(out: Path, detector: Detector, dataset: Dataset, split: str, export
     """COCO's numbers on a split; the detections go to out/detections.json."""
     contract = dataset.facts.contract.model_copy(update={"mask_frame": detector.mask_frame})
     predictor = Predictor(TorchSession(detector.graph(graph_options(export))), contract)
-    judged = judge(predictor, splits.split(dataset, split), f"evaluate on {split}")
+    judged = judge(predictor, splits.labeled_split(dataset, split), f"evaluate on {split}")
     (out / "detections.json").write_text(json.dumps(judged.detections), encoding="utf-8")
     return judged.accuracy

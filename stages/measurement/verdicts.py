@@ -8,19 +8,19 @@ from typing import Literal
 from deploy.bundles.manifest import Verdict
 from deploy.comparison import metrics
 from deploy.comparison.compare import Change, Comparison, Incomparable
-from deploy.comparison.interleaved import Protocol
+from deploy.comparison.interleaved import InterleavedProtocol
 from deploy.comparison.metrics import Figures
 from deploy.comparison.side import Side
 from deploy.errors import EdgedistillError
 from stages.artifacts import Dataset
 from stages.config import GateConfig, ValidationConfig, Versus
 from stages.measurement import latency_images
-from stages.measurement.splits import split
+from stages.measurement.splits import labeled_split
 
 EXIT_REQUIRED, EXIT_FAIL, EXIT_INCONCLUSIVE, EXIT_INCOMPARABLE = 5, 10, 11, 12
 
 
-Kind = Literal["pass", "fail", "inconclusive", "unmeasured", "incomparable"]
+VerdictKind = Literal["pass", "fail", "inconclusive", "unmeasured", "incomparable"]
 
 
 class Judge:
@@ -29,7 +29,7 @@ class Judge:
     def __init__(self, own: Side, others: Mapping[str, Side | str], dataset: Dataset | None, validation: ValidationConfig) -> None:
         self.own = own
         self._others = others
-        self._split = split(dataset, validation.split) if dataset is not None else None
+        self._split = labeled_split(dataset, validation.split) if dataset is not None else None
         self._max_seconds = validation.latency.max_seconds
         self._comparisons: dict[Versus, Comparison] = {}
 
@@ -42,8 +42,8 @@ class Judge:
             return blank.model_copy(update={"why": self.own.why})
         if one.other is not None:
             return self._change(one, one.other, blank)
-        measured, why = number(self.own.figures, one.metric)
-        kind: Kind = "incomparable" if measured is None else "pass" if _within(measured, one) else "fail"
+        measured, why = judged_number(self.own.figures, one.metric)
+        kind: VerdictKind = "incomparable" if measured is None else "pass" if _within(measured, one) else "fail"
         return blank.model_copy(update={"verdict": kind, "measured": measured, "why": why})
 
     def _change(self, one: GateConfig, versus: Versus, blank: Verdict) -> Verdict:
@@ -53,7 +53,7 @@ class Judge:
         except (Incomparable, EdgedistillError) as error:
             return blank.model_copy(update={"verdict": "incomparable", "why": str(error)})
         effect = change.effect.reversed() if falls else change.effect
-        clear: Kind = effect.verdict(bound) if change.too_few is None else "inconclusive"
+        clear: VerdictKind = effect.verdict(bound) if change.too_few is None else "inconclusive"
         kind = one.on_noise if clear == "inconclusive" else clear
         found = {"effect": effect, "reference": change.reference, "how": change.how, "load": change.load}
         why = _why(one, change, bound) if clear == "inconclusive" else None
@@ -69,7 +69,7 @@ class Judge:
             refuse_misfits(self.own, other)
             contract = self.own.contract.preprocessing
             images = partial(latency_images.of, self._split.images if self._split is not None else (), contract)
-            protocol = Protocol(max_seconds=self._max_seconds)
+            protocol = InterleavedProtocol(max_seconds=self._max_seconds)
             self._comparisons[versus] = Comparison(self.own, other, self._split, images, protocol)
         return self._comparisons[versus]
 
@@ -118,7 +118,7 @@ def limit(one: GateConfig) -> str:
     return " and ".join(parts)
 
 
-def number(figures: Figures, metric: str) -> tuple[float | None, str | None]:
+def judged_number(figures: Figures, metric: str) -> tuple[float | None, str | None]:
     """The number, or None and why there is none to judge."""
     try:
         found = metrics.value(metric, figures)

@@ -17,7 +17,7 @@ from stages.config import DistillConfig
 from stages.detectors import Detector, Outputs
 from stages.losses import Loss, Pyramid
 from stages.losses.features.attention_maps import spatial_attention, standardized
-from stages.training.loader import Batch
+from stages.training.loader import TrainingBatch
 from stages.training.loop import Task
 from stages.training.teacher import Teacher
 
@@ -85,13 +85,13 @@ class Distillation(Task):
         self._every = every
         self._teacher = teacher
 
-    def prepare(self, batch: Batch, step: int) -> Lesson | None:
+    def prepare(self, batch: TrainingBatch, step: int) -> Lesson | None:
         """The teacher's lesson on the student's own view; None where no loss would listen."""
         if not self.losses:
             return None
         return Lesson(self._teacher(batch.images), self._factor(step), bool(self._every) and step % self._every == 0)
 
-    def forward(self, batch: Batch, extra: Lesson | None) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, batch: TrainingBatch, extra: Lesson | None) -> tuple[Tensor, dict[str, Tensor]]:
         """The task losses as the baseline sums them, plus each weighted term.
 
         The named terms are unweighted; beside each stands weighted/<term>, and, where sampled, share/<term>: of the sum of the

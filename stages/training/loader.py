@@ -26,24 +26,24 @@ KEPT_BYTES = 2**28  # of decoded images
 
 
 @dataclass(frozen=True)
-class Batch:
+class TrainingBatch:
     """images [B, 3, H, W] as the deployed network receives them, and their objects in px of that input."""
 
     images: Tensor
     targets: tuple[Target, ...]
 
-    def to(self, device: torch.device) -> "Batch":
+    def to(self, device: torch.device) -> "TrainingBatch":
         """The batch on another device."""
         targets = tuple(
             Target(t.boxes.to(device), t.labels.to(device), None if t.masks is None else t.masks.to(device)) for t in self.targets
         )
-        return Batch(self.images.to(device, memory_format=torch.channels_last), targets)
+        return TrainingBatch(self.images.to(device, memory_format=torch.channels_last), targets)
 
-    def split(self, parts: int) -> "list[Batch]":
+    def split(self, parts: int) -> "list[TrainingBatch]":
         """So many parts, or as many as there are images, about equal in size."""
         images = self.images.chunk(parts)
         ends = [0, *accumulate(len(part) for part in images)]
-        return [Batch(part, self.targets[start:end]) for part, (start, end) in zip(images, pairwise(ends), strict=True)]
+        return [TrainingBatch(part, self.targets[start:end]) for part, (start, end) in zip(images, pairwise(ends), strict=True)]
 
 
 class TrainingImages(data.Dataset[tuple[Tensor, Target]]):
@@ -161,10 +161,10 @@ class EpochBatches(data.Sampler[list[tuple[int, int]]]):
             yield [(self.epoch, index) for index in batch[self._rank :: self._num_processes]]
 
 
-def collate(samples: list[tuple[Tensor, Target]]) -> Batch:
+def collate(samples: list[tuple[Tensor, Target]]) -> TrainingBatch:
     """Stack the images of one batch."""
     images, targets = zip(*samples, strict=True)
-    return Batch(torch.stack(images), targets)
+    return TrainingBatch(torch.stack(images), targets)
 
 
 def num_cores() -> int:

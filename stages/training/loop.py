@@ -29,7 +29,7 @@ from stages.measurement.torch_accuracy import evaluate
 from stages.processes import is_main_process, mean_over_processes
 from stages.training.checkpoint import save
 from stages.training.device import accelerator_for, leave_cores
-from stages.training.loader import Batch, EpochBatches, TrainingImages, default_workers, loader
+from stages.training.loader import EpochBatches, TrainingBatch, TrainingImages, default_workers, loader
 from stages.training.optimizer import optimizer_for
 from stages.training.schedule import learning_rate
 
@@ -45,12 +45,12 @@ class Task(nn.Module):
         super().__init__()
         self.detector = detector
 
-    def forward(self, batch: Batch, extra: Any) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, batch: TrainingBatch, extra: Any) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss to minimize and its named terms."""
         losses = dict(self.detector(batch.images, batch.targets).losses)
         return torch.stack(list(losses.values())).sum(), losses
 
-    def prepare(self, batch: Batch, step: int) -> Any:
+    def prepare(self, batch: TrainingBatch, step: int) -> Any:
         """What `forward` receives as `extra`; called outside the distributed module, without gradient."""
         return None
 
@@ -134,14 +134,14 @@ class Trainer:
         self._progress.rows.append({"epoch": self._progress.epoch, **row})
         self._accelerator.log(row, step=self._progress.epoch)
 
-    def _loaded(self) -> Iterator[Batch]:
+    def _loaded(self) -> Iterator[TrainingBatch]:
         """The epoch's batches; the error of a loader process without the traceback that torch puts before its message."""
         try:
             yield from self._loader
         except DataError as error:
             raise DataError(str(error).rpartition(f"{DataError.__name__}: ")[2].strip()) from error
 
-    def _step(self, batch: Batch) -> dict[str, float]:
+    def _step(self, batch: TrainingBatch) -> dict[str, float]:
         self._optimizer.zero_grad()
         parts = batch.split(self._config.accumulate)
         values: dict[str, float] = defaultdict(float)
@@ -158,7 +158,7 @@ class Trainer:
             self._ema.update_parameters(self._task.detector)
         return values
 
-    def _part(self, batch: Batch, share: float, *, last: bool) -> dict[str, float]:
+    def _part(self, batch: TrainingBatch, share: float, *, last: bool) -> dict[str, float]:
         """Forward and backward of a part of a batch; processes exchange gradients after the last one alone."""
         with nullcontext() if last else self._accelerator.no_sync(self._model):
             with self._accelerator.autocast():
@@ -168,7 +168,7 @@ class Trainer:
             self._accelerator.backward(loss * share)
         return values
 
-    def _forward(self, batch: Batch, extra: Any) -> tuple[Tensor, dict[str, Tensor]]:
+    def _forward(self, batch: TrainingBatch, extra: Any) -> tuple[Tensor, dict[str, Tensor]]:
         try:
             loss, terms = self._model(batch, extra)
         except ValueError as error:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from stages.detectors import Detector, Outputs
 
-Precision = Literal["same", "fp32", "bf16", "fp16"]
+TeacherPrecision = Literal["same", "fp32", "bf16", "fp16"]
 _TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -21,7 +21,7 @@ class Teacher:
         compiled: whether torch.compile makes its forward, which takes a minute or so once and pays on a GPU.
     """
 
-    def __init__(self, detector: Detector, precision: Precision = "same", *, compiled: bool = False) -> None:
+    def __init__(self, detector: Detector, precision: TeacherPrecision = "same", *, compiled: bool = False) -> None:
         self.detector = detector.eval().requires_grad_(False)
         self._precision = precision
         self._forward = torch.compile(self.detector, dynamic=False) if compiled else self.detector

@@ -8,6 +8,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeVar
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("edgedistill", "pipeline", "stages", "deploy")
@@ -19,6 +20,8 @@ MOST_SIDE_BY_SIDE = 16
 
 UNCOUNTED = (*REGISTRIES, "pipeline/commands", "deploy/serving")
 """Folders whose modules are one kind of thing, as many as there are; their sub-folders count."""
+
+N = TypeVar("N", bound=ast.AST)
 
 MOST_LINES, MOST_LINES_OF_A_FUNCTION = 299, 50
 
@@ -60,7 +63,7 @@ def crowded() -> Iterator[str]:
     """Folders with too much side by side."""
     for folder in folders():
         if (count := counted(folder)) > MOST_SIDE_BY_SIDE:
-            yield f"{_name(folder)}: {count} modules and folders side by side, allowed: {MOST_SIDE_BY_SIDE}; give some a folder named by a noun"
+            yield f"{_name(folder)}: {count} modules and folders side by side, allowed: {MOST_SIDE_BY_SIDE}; group some in a folder"
 
 
 def long_modules() -> Iterator[str]:
@@ -110,7 +113,7 @@ def back_into_registries() -> Iterator[str]:
                 yield f"{_name(path)}:{node.lineno}: imports the plugin {name}; move what both need into a folder below"
 
 
-def _nodes(*kinds: type) -> Iterator[tuple[Path, ast.AST]]:
+def _nodes(*kinds: type[N]) -> Iterator[tuple[Path, N]]:
     for path in modules():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, kinds):

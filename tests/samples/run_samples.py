@@ -17,7 +17,7 @@ from deploy.contract import Latency, ModelContract, Percentiles, Preprocessing
 from pipeline.config import PipelineConfig
 from pipeline.flow import RunResult, TargetResult
 from pipeline.store.store import StageRecord
-from stages.artifacts import Bundle, Checkpoint, Dataset, Engine, OnnxModel, Parity, Report, read_json
+from stages.artifacts import Checkpoint, Dataset, Engine, OnnxModel, Package, Parity, Report, read_json
 from stages.config import GateConfig, TargetConfig, ValidationConfig
 from stages.facts import CheckpointFacts, DatasetFacts, EngineFacts, ParityFacts, ParityStep, PluginChoice, ReportFacts, Split, write_facts
 from stages.gate import gate
@@ -190,7 +190,7 @@ def target_result(
     judged: Any = (ValidationConfig(), None, engine, model, measured_report, {}, {}, {}, {})
     verdicts = gate(folder(root / f"gate-{target.name}"), gates, *judged)
     passed = parity(folder(root / f"parity-{target.name}"), facts, data, truth, (results, less))
-    return TargetResult(target, engine, measured_report, passed, verdicts, Bundle(root))
+    return TargetResult(target, engine, measured_report, passed, verdicts, Package(root))
 
 
 def parity(

@@ -46,7 +46,7 @@ class Settings:
             raise BuildError(f"best_batch {self.best_batch} is above max_batch {self.max_batch}; raise max_batch")
 
 
-def build(
+def build_plan(
     trt: Any,
     onnx: Path,
     out: Path,

@@ -22,7 +22,7 @@ from deploy.runtimes import Raw, Session
 from deploy.runtimes.nvidia.cuda import Device
 from deploy.runtimes.nvidia.log import make_logger
 
-Key = tuple[tuple[int, ...], tuple[int, ...]]
+ContextKey = tuple[tuple[int, ...], tuple[int, ...]]
 """The images' shape and all buffers' addresses: what a recording holds for."""
 
 _OUTPUTS = {"boxes": np.float32, "scores": np.float32, "labels": np.int64, "converged": np.bool_}
@@ -102,8 +102,8 @@ class TensorRTSession(Session):
         self._cuda_graph = cuda_graph
         self._records = cuda_graph and not hasattr(trt, "CudaGraphStrategy")
         self._contexts: dict[tuple[int, ...], Any] = {}
-        self._recorded: dict[Key, Any] = {}
-        self._last: Key | None = None
+        self._recorded: dict[ContextKey, Any] = {}
+        self._last: ContextKey | None = None
         try:
             self._runtime = trt.Runtime(logger)
             self._engine = self._read(file)

@@ -61,7 +61,7 @@ class InferRequest(_Lenient):
 
 
 @dataclass(frozen=True)
-class Form:
+class ResponseFormat:
     """How an answer is to be written: which outputs, and those of them as bytes."""
 
     id: str | None
@@ -72,7 +72,7 @@ class Form:
 
 def routes(service: Service) -> list[Route]:
     """The protocol's addresses."""
-    http = Protocol(service)
+    http = HttpEndpoints(service)
     given = [
         ("/v2", http.server, "GET"),
         ("/v2/health/live", http.live, "GET"),
@@ -88,7 +88,7 @@ def routes(service: Service) -> list[Route]:
     return [Route(path, endpoint, methods=[method]) for path, endpoint, method in given]
 
 
-class Protocol:
+class HttpEndpoints:
     """See `routes`."""
 
     def __init__(self, service: Service) -> None:
@@ -175,7 +175,7 @@ class Protocol:
         return self.service.lease(request.path_params["name"], request.path_params.get("version"))
 
 
-def parse(model: Model, content: bytes, header: str | None, max_images: int) -> tuple[Any, Form]:
+def parse(model: Model, content: bytes, header: str | None, max_images: int) -> tuple[Any, ResponseFormat]:
     """The images [n, 3, H, W] of a request, and how to answer.
 
     Raises:
@@ -201,7 +201,7 @@ def parse(model: Model, content: bytes, header: str | None, max_images: int) -> 
     return images, _form(manifest, request)
 
 
-def write(model: Model, values: Mapping[str, Any], form: Form) -> tuple[bytes, int | None]:
+def write(model: Model, values: Mapping[str, Any], form: ResponseFormat) -> tuple[bytes, int | None]:
     """The answer's bytes, and the length of its JSON where tensors follow as bytes."""
     outputs: list[dict[str, Any]] = []
     tails: list[bytes] = []
@@ -221,13 +221,13 @@ def write(model: Model, values: Mapping[str, Any], form: Form) -> tuple[bytes, i
     return (b"".join([head, *tails]), len(head)) if tails else (head, None)
 
 
-def _form(manifest: Any, request: InferRequest) -> Form:
+def _form(manifest: Any, request: InferRequest) -> ResponseFormat:
     protocol.check_supported([*(one.parameters for one in request.inputs), *(one.parameters for one in request.outputs)])
     names = protocol.check_outputs(manifest, [one.name for one in request.outputs])
     every = request.parameters.get("binary_data_output") is True
     own = {one.name: one.parameters.get("binary_data", every) is True for one in request.outputs}
     binary = frozenset(name for name in names if own.get(name, every))
-    return Form(request.id, names, binary, protocol.timeout_ms(request.parameters))
+    return ResponseFormat(request.id, names, binary, protocol.timeout_ms(request.parameters))
 
 
 def _header_length(header: str | None, total: int) -> int:

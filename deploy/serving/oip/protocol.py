@@ -13,7 +13,7 @@ from deploy.bundles import triton
 from deploy.bundles.manifest import Manifest
 from deploy.precision import Batch
 from deploy.runtimes import Raw
-from deploy.serving.batcher import Answer
+from deploy.serving.batcher import JobResult
 from deploy.serving.detect import Work
 from deploy.serving.metrics import Totals
 from deploy.serving.model import Model
@@ -135,7 +135,7 @@ def infer(work: Work, images: Batch) -> dict[str, Array]:
     """
     size = work.model.batcher.max_batch_size
     futures = [work.submit(images[start : start + size]) for start in range(0, len(images), size)]
-    answers: list[Answer] = [work.result(future) for future in futures]
+    answers: list[JobResult] = [work.result(future) for future in futures]
     return _outputs([answer.raw for answer in answers])
 
 

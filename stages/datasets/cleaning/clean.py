@@ -17,7 +17,7 @@ from deploy.prediction import image_files, masks
 from stages.datasets import Source
 from stages.datasets.cleaning.images import ImageFile, Unusable
 
-Point = Callable[[float, float], tuple[float, float]]
+Transform = Callable[[float, float], tuple[float, float]]
 Box = tuple[float, float, float, float]
 MAX_NAMED = 5
 
@@ -77,7 +77,7 @@ class _Image:
     number: int
     name: str
     file: ImageFile
-    turn: Point | None
+    turn: Transform | None
 
     def row(self) -> dict[str, Any]:
         return {"id": self.number, "file_name": self.name, "width": self.file.width, "height": self.file.height}
@@ -138,10 +138,10 @@ def _code(found: Mapping[str, Any], image: _Image) -> Any:
     return masks.encode(image_files.upright(mask, image.file.orientation), size)
 
 
-def _turn(file: ImageFile) -> Point:
+def _turn(file: ImageFile) -> Transform:
     """From a point of the image as stored to the same point of the upright image."""
     width, height = file.width, file.height
-    turns: dict[int, Point] = {
+    turns: dict[int, Transform] = {
         5: lambda x, y: (y, x),
         6: lambda x, y: (width - y, x),
         7: lambda x, y: (width - y, height - x),
@@ -150,7 +150,7 @@ def _turn(file: ImageFile) -> Point:
     return turns[file.orientation]
 
 
-def _turn_box(box: Box, turn: Point) -> Box:
+def _turn_box(box: Box, turn: Transform) -> Box:
     x, y, w, h = box
     (left, top), (right, bottom) = turn(x, y), turn(x + w, y + h)
     return min(left, right), min(top, bottom), abs(right - left), abs(bottom - top)

@@ -14,7 +14,7 @@ from PIL import Image, ImageFilter
 Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 RGB = tuple[int, int, int]
-Box = tuple[int, int, int, int]  # row, column, height, width
+InkBox = tuple[int, int, int, int]  # row, column, height, width
 
 VERSION = 1  # raised whenever the same seed paints something else
 VISIBLE = 0.5  # a pixel belongs to a digit where its ink covers at least this much of it
@@ -36,7 +36,7 @@ class Style:
 
 
 @dataclass(frozen=True)
-class Object:
+class PaintedDigit:
     """A painted digit: its label and its visible ink [S, S]."""
 
     label: int
@@ -49,7 +49,7 @@ def scene(
     photographs: Sequence[Image.Image],
     glyphs: NDArray[np.uint8],
     labels: NDArray[np.int64],
-) -> tuple[Image.Image, list[Object]]:
+) -> tuple[Image.Image, list[PaintedDigit]]:
     """One image and what is on it.
 
     Args:
@@ -60,8 +60,8 @@ def scene(
     canvas = background(rng, photographs[int(rng.integers(len(photographs)))], style.side)
     wanted = int(rng.integers(style.min_digits, style.max_digits + 1))
     sizes = np.exp(rng.uniform(np.log(style.min_size), np.log(style.max_size), wanted))
-    objects: list[Object] = []
-    boxes: list[Box] = []
+    objects: list[PaintedDigit] = []
+    boxes: list[InkBox] = []
     for size in sorted(sizes, reverse=True):
         index = int(rng.integers(len(labels)))
         alpha = paint(glyphs[index], float(size), float(rng.uniform(-style.tilt, style.tilt)))
@@ -73,8 +73,8 @@ def scene(
         _apply_ink(canvas, place, alpha, _pick_ink(rng, style.inks, canvas[place], alpha))
         visible = np.zeros((style.side, style.side), dtype=np.bool_)
         visible[place] = alpha >= VISIBLE
-        objects = [Object(other.label, other.mask & ~visible) for other in objects]
-        objects.append(Object(int(labels[index]), visible))
+        objects = [PaintedDigit(other.label, other.mask & ~visible) for other in objects]
+        objects.append(PaintedDigit(int(labels[index]), visible))
     image = Image.fromarray((np.clip(canvas, 0, 255) + 0.5).astype(np.uint8))
     if style.blur:
         image = image.filter(ImageFilter.GaussianBlur(float(rng.uniform(0.3, 1.0) * style.blur)))
@@ -145,7 +145,7 @@ def _extent(mask: Mask) -> tuple[int, int, int, int]:
     return left, top, len(columns) - int(columns[::-1].argmax()), len(rows) - int(rows[::-1].argmax())
 
 
-def _free_spot(rng: np.random.Generator, shape: tuple[int, ...], side: int, taken: Sequence[Box]) -> tuple[int, int] | None:
+def _free_spot(rng: np.random.Generator, shape: tuple[int, ...], side: int, taken: Sequence[InkBox]) -> tuple[int, int] | None:
     """Row and column where a digit overlaps others by at most a twelfth of the smaller; None where 40 draws found none."""
     height, width = shape
     if max(height, width) + 2 * _MARGIN > side:

@@ -17,14 +17,14 @@ from stages.datasets.layouts import SPLITS, globox, list_images
 
 
 @dataclass(frozen=True)
-class Layout:
+class YoloFolder:
     """The image files of each split, and the class names in the order of their numbers."""
 
     images: Mapping[str, tuple[Path, ...]]
     names: tuple[str, ...]
 
 
-def discover(root: Path, names: Sequence[str] | None = None) -> Layout:
+def discover(root: Path, names: Sequence[str] | None = None) -> YoloFolder:
     """Read data.yaml (or any one YAML file beside the images); without it, take images/<split> and `names` or classes.txt.
 
     Raises:
@@ -42,7 +42,7 @@ def discover(root: Path, names: Sequence[str] | None = None) -> Layout:
             found |= {split: tuple(list_images(folders[0]))} if folders else {}
     if not found:
         raise DataError(f"{root}: no data.yaml with train and val, and no folder images/train; is it a YOLO folder?")
-    return Layout(found, _names(root, head, names))
+    return YoloFolder(found, _names(root, head, names))
 
 
 def label_file(image: Path) -> Path:
@@ -55,7 +55,7 @@ def label_file(image: Path) -> Path:
     return Path(*parts).with_suffix(".txt")
 
 
-def sources(root: Path, layout: Layout) -> dict[str, Source]:
+def sources(root: Path, layout: YoloFolder) -> dict[str, Source]:
     """Every split as COCO; category ids are the class numbers, from 0.
 
     Raises:

@@ -9,7 +9,7 @@ from torchvision.models.detection.fcos import FCOS
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.retinanet import RetinaNet
 
-from stages.detectors import Answer, Detector, Graph, GraphOptions, Outputs, Target
+from stages.detectors import Detector, Graph, GraphOptions, GraphOutput, Outputs, Target
 from stages.detectors.boxes.coding import clip
 from stages.detectors.boxes.nms import best, select
 
@@ -84,7 +84,7 @@ class DenseGraph(Graph):
         self.detector = detector
         self.options = options
 
-    def forward(self, images: Tensor) -> Answer:
+    def forward(self, images: Tensor) -> GraphOutput:
         """See Graph.forward."""
         features = self.detector.features(images)
         head: dict[str, Tensor] = self.detector.model.head(features)
@@ -95,7 +95,7 @@ class DenseGraph(Graph):
         boxes, scores, labels = (torch.cat(tensors, dim=1) for tensors in zip(*parts, strict=True))
         boxes = clip(boxes, images.shape[-2], images.shape[-1])
         answer = select(boxes, scores, labels, self.options.iou_threshold, self.options.max_detections)
-        return Answer(*answer, head=tuple(head.values()))
+        return GraphOutput(*answer, head=tuple(head.values()))
 
     def _level(self, head: Mapping[str, Tensor], anchors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The level's candidates: boxes [B, N, 4], scores [B, N], 0 below the threshold, and labels [B, N]."""

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from stages.detectors.boxes.nms import best
 from stages.detectors.set_prediction import hub
 from stages.detectors.set_prediction.detector import (
-    Label,
+    LabelDict,
     Prediction,
     SetPredictionDetector,
     full_precision,
@@ -72,7 +72,7 @@ class DenoisingDetector(SetPredictionDetector):
                 module.eval_size = None
         hub.untie(self.network)
 
-    def predict(self, images: Tensor, labels: list[Label] | None = None) -> Prediction:
+    def predict(self, images: Tensor, labels: list[LabelDict] | None = None) -> Prediction:
         """See SetPredictionDetector.predict."""
         pyramid = self._pyramid(images)
         levels = self._levels(pyramid)
@@ -109,7 +109,7 @@ class DenoisingDetector(SetPredictionDetector):
         chosen = best(logits.amax(dim=-1), self.config.num_queries)[1][..., None]
         return _Proposed(*(torch.gather(one, 1, chosen.expand(-1, -1, one.shape[-1])) for one in (features, logits, boxes)))
 
-    def _noise(self, labels: list[Label]) -> _Noise | None:
+    def _noise(self, labels: list[LabelDict]) -> _Noise | None:
         """None where there is nothing to perturb."""
         config = self.config
         found = importlib.import_module(type(self.network).__module__).get_contrastive_denoising_training_group(
@@ -139,7 +139,7 @@ class DenoisingDetector(SetPredictionDetector):
             spatial_shapes_list=shapes,
         )
 
-    def _losses(self, decoded: Any, proposed: _Proposed, noise: _Noise | None, labels: list[Label]) -> dict[str, Tensor]:
+    def _losses(self, decoded: Any, proposed: _Proposed, noise: _Noise | None, labels: list[LabelDict]) -> dict[str, Tensor]:
         logits, boxes = decoded.intermediate_logits, decoded.intermediate_reference_points
         diverged = not_finite(logits, boxes, proposed.boxes)
         with torch.autocast(boxes.device.type, enabled=False):
@@ -167,7 +167,7 @@ class DenoisingDetector(SetPredictionDetector):
             terms["loss_bbox"] = terms["loss_bbox"] + 0 * self.network.denoising_class_embed.weight.sum()
         return self._averaged(terms, labels)
 
-    def _averaged(self, terms: dict[str, Tensor], labels: list[Label]) -> dict[str, Tensor]:
+    def _averaged(self, terms: dict[str, Tensor], labels: list[LabelDict]) -> dict[str, Tensor]:
         """transformers divides by this process's objects; "loss_ddf" is a mean over queries and stays as it is."""
         means = {name: value for name, value in terms.items() if name.startswith("loss_ddf")}
         sums = {name: value for name, value in terms.items() if name not in means}

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from deploy.errors import ConfigError
-from stages.detectors import Answer, Detector, Graph, GraphOptions, Outputs, Target
+from stages.detectors import Detector, Graph, GraphOptions, GraphOutput, Outputs, Target
 from stages.detectors.boxes.coding import clip
 from stages.detectors.boxes.nms import best
 
-Label = dict[str, Tensor]
+LabelDict = dict[str, Tensor]
 """The objects of one image as transformers has them: "class_labels" [N], "boxes" [N, 4] as fractions, "masks" [N, H, W]."""
 
 
@@ -42,7 +42,7 @@ class SetPredictionDetector(Detector):
     """A detector whose `predict` runs one of transformers' networks."""
 
     @abstractmethod
-    def predict(self, images: Tensor, labels: list[Label] | None = None) -> Prediction:
+    def predict(self, images: Tensor, labels: list[LabelDict] | None = None) -> Prediction:
         """Run on images [B, 3, H, W]; with labels, the losses are in the result."""
 
     def forward(self, images: Tensor, targets: Sequence[Target] | None = None) -> Outputs:
@@ -79,7 +79,7 @@ class SetPredictionGraph(Graph):
         self.detector = detector
         self.options = options
 
-    def forward(self, images: Tensor) -> Answer:
+    def forward(self, images: Tensor) -> GraphOutput:
         """See Graph.forward."""
         prediction = self.detector.predict(images)
         num_queries, num_classes = prediction.logits.shape[-2:]
@@ -93,10 +93,10 @@ class SetPredictionGraph(Graph):
         settled = torch.ones_like(scores[:, 0], dtype=torch.bool)
         labels, head = chosen - query * num_classes, (prediction.logits, prediction.boxes)
         if prediction.masks is None:
-            return Answer(boxes, scores, labels, settled, head)
+            return GraphOutput(boxes, scores, labels, settled, head)
         place = query[..., None, None].expand(-1, -1, *prediction.masks.shape[-2:])
         masks = torch.sigmoid(torch.gather(prediction.masks.float(), 1, place))
-        return Answer(boxes, scores, labels, settled, (*head, prediction.masks), masks)
+        return GraphOutput(boxes, scores, labels, settled, (*head, prediction.masks), masks)
 
 
 def corners(boxes: Tensor, height: int, width: int) -> Tensor:
@@ -107,7 +107,7 @@ def corners(boxes: Tensor, height: int, width: int) -> Tensor:
     return torch.stack((left, top, right, bottom), dim=-1)
 
 
-def as_label(target: Target, images: Tensor) -> Label:
+def as_label(target: Target, images: Tensor) -> LabelDict:
     """A target in transformers' form."""
     height, width = images.shape[-2:]
     x1, y1, x2, y2 = target.boxes.float().unbind(dim=-1)

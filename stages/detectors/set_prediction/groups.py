@@ -18,7 +18,7 @@ from deploy.errors import DataError
 from stages.detectors.boxes.nms import best
 from stages.detectors.set_prediction import hub
 from stages.detectors.set_prediction.detector import (
-    Label,
+    LabelDict,
     Prediction,
     SetPredictionDetector,
     full_precision,
@@ -70,7 +70,7 @@ class GroupQueryDetector(SetPredictionDetector):
         """Mask logits [B, Q, h, w] of each decoder layer, or None."""
         return None
 
-    def predict(self, images: Tensor, labels: list[Label] | None = None) -> Prediction:
+    def predict(self, images: Tensor, labels: list[LabelDict] | None = None) -> Prediction:
         """See SetPredictionDetector.predict."""
         levels = self.levels(images)
         self.check_positions(images, [(level.shape[-2], level.shape[-1]) for level in levels], self.config.num_queries)
@@ -121,7 +121,7 @@ class GroupQueryDetector(SetPredictionDetector):
         logits: Tensor,
         boxes: Tensor,
         masks: list[Tensor] | None,
-        labels: list[Label],
+        labels: list[LabelDict],
         size: Any,
     ) -> dict[str, Tensor]:
         diverged = not_finite(logits, boxes, found.proposed_boxes)

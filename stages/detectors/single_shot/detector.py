@@ -13,7 +13,7 @@ from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 from torchvision.models.detection.ssd import SSD
 from torchvision.ops import box_iou
 
-from stages.detectors import Answer, Detector, Graph, GraphOptions, Outputs, Target
+from stages.detectors import Detector, Graph, GraphOptions, GraphOutput, Outputs, Target
 from stages.detectors.boxes.coding import clip, decode
 from stages.detectors.boxes.nms import select_per_class
 from stages.processes import rescale
@@ -96,7 +96,7 @@ class SsdGraph(Graph):
         self.detector = detector
         self.options = options
 
-    def forward(self, images: Tensor) -> Answer:
+    def forward(self, images: Tensor) -> GraphOutput:
         """See Graph.forward."""
         features = self.detector.features(images)
         head = self.detector.model.head(features)
@@ -107,7 +107,7 @@ class SsdGraph(Graph):
         boxes = clip(boxes, images.shape[-2], images.shape[-1])
         limits = self.options.max_detections, self.options.candidates
         answer = select_per_class(boxes, scores, self.options.iou_threshold, *limits)
-        return Answer(*answer, head=(logits, deltas))
+        return GraphOutput(*answer, head=(logits, deltas))
 
 
 def default_boxes(generator: DefaultBoxGenerator, grids: Sequence[tuple[int, int]], size: tuple[int, int]) -> Tensor:

@@ -11,7 +11,7 @@ from torchvision.models.detection.rpn import concat_box_prediction_layers
 from stages.detectors import Detector, Graph, GraphOptions, Outputs, Target
 from stages.detectors.two_stage.graph import TwoStageGraph
 from stages.detectors.two_stage.losses import proposal_losses, region_losses, rows
-from stages.detectors.two_stage.model import Pyramid, anchors_of
+from stages.detectors.two_stage.model import PooledPyramid, anchors_of
 
 
 class TwoStageDetector(Detector):
@@ -21,7 +21,7 @@ class TwoStageDetector(Detector):
         rpn_candidates: how many regions of each level the deployed graph looks at before suppression.
     """
 
-    def __init__(self, model: FasterRCNN, pyramid: Pyramid, rpn_candidates: int) -> None:
+    def __init__(self, model: FasterRCNN, pyramid: PooledPyramid, rpn_candidates: int) -> None:
         super().__init__()
         self.model = cast("Any", model)  # its parts are attributes that torch types as tensors or modules
         self.pyramid = pyramid

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 from torchvision.models.detection.faster_rcnn import FasterRCNN
 
-from stages.detectors import Answer, Graph, GraphOptions
+from stages.detectors import Graph, GraphOptions, GraphOutput
 from stages.detectors.boxes.coding import clip, decode
 from stages.detectors.boxes.nms import select_per_class
-from stages.detectors.two_stage.model import Pyramid, anchors_of
+from stages.detectors.two_stage.model import PooledPyramid, anchors_of
 from stages.detectors.two_stage.proposals import ProposalOptions, Proposals, propose
 from stages.detectors.two_stage.roi_align import roi_align
 
@@ -24,7 +24,7 @@ class TwoStageGraph(Graph):
         rpn_candidates: how many regions of each level are looked at before suppression.
     """
 
-    def __init__(self, model: FasterRCNN, pyramid: Pyramid, options: GraphOptions, rpn_candidates: int) -> None:
+    def __init__(self, model: FasterRCNN, pyramid: PooledPyramid, options: GraphOptions, rpn_candidates: int) -> None:
         super().__init__()
         self.model = cast("Any", model)  # its parts are attributes that torch types as tensors or modules
         self.pyramid = pyramid
@@ -32,7 +32,7 @@ class TwoStageGraph(Graph):
         rpn = self.model.rpn
         self.proposing = ProposalOptions(rpn_candidates, options.proposals, rpn.nms_thresh, rpn.score_thresh, rpn.min_size)
 
-    def forward(self, images: Tensor) -> Answer:
+    def forward(self, images: Tensor) -> GraphOutput:
         """See Graph.forward."""
         size = images.shape[-2], images.shape[-1]
         features = list(self.model.backbone(images).values())
@@ -45,11 +45,11 @@ class TwoStageGraph(Graph):
         raw = (*logits, *deltas, class_logits, box_deltas)
         converged = proposals.converged & settled
         if not heads.has_mask():
-            return Answer(boxes, scores, labels, converged, head=raw, pooled=(pooled,))
+            return GraphOutput(boxes, scores, labels, converged, head=raw, pooled=(pooled,))
         mask_pooled = self._pool(features, boxes, heads.mask_roi_pool.output_size[0])
         mask_logits = heads.mask_predictor(heads.mask_head(mask_pooled))
         masks = _masks(mask_logits.float(), scores, labels)
-        return Answer(boxes, scores, labels, converged, (*raw, mask_logits), masks, (pooled, mask_pooled))
+        return GraphOutput(boxes, scores, labels, converged, (*raw, mask_logits), masks, (pooled, mask_pooled))
 
     def _pool(self, features: list[Tensor], boxes: Tensor, output_size: int) -> Tensor:
         levels = [features[index].float() for index in self.pyramid.pooled]

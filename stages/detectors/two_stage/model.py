@@ -37,7 +37,7 @@ _ALL_SIZES = tuple(8 * stride for stride in _STRIDES)
 
 
 @dataclass(frozen=True)
-class Pyramid:
+class PooledPyramid:
     """The levels: their strides, finest first, and which of them regions are pooled from."""
 
     strides: tuple[int, ...]
@@ -45,7 +45,7 @@ class Pyramid:
 
 
 @dataclass(frozen=True)
-class Layout:
+class TwoStageOptions:
     """The options that Faster R-CNN and Mask R-CNN share; see stages/detectors/faster_rcnn.py.
 
     strides: None for those of torchvision's own pyramid of the backbone.
@@ -84,7 +84,7 @@ def anchors_of(model: faster_rcnn.FasterRCNN, images: Tensor, features: Sequence
     return anchors
 
 
-def pyramid_of(layout: Layout) -> Pyramid:
+def pyramid_of(layout: TwoStageOptions) -> PooledPyramid:
     """The levels that a layout has.
 
     Raises:
@@ -94,10 +94,10 @@ def pyramid_of(layout: Layout) -> Pyramid:
     pooled = tuple(i for i, stride in enumerate(strides) if stride <= _COARSEST_POOLED and stride not in strides[:i])
     if any(strides[after] != 2 * strides[before] for before, after in pairwise(pooled)):
         raise ValueError(f"strides {strides}: regions are pooled from adjacent levels; leave out none between the finest and the coarsest")
-    return Pyramid(strides, pooled)
+    return PooledPyramid(strides, pooled)
 
 
-def faster(layout: Layout) -> faster_rcnn.FasterRCNN:
+def faster(layout: TwoStageOptions) -> faster_rcnn.FasterRCNN:
     """A Faster R-CNN.
 
     Raises:
@@ -107,7 +107,7 @@ def faster(layout: Layout) -> faster_rcnn.FasterRCNN:
     return faster_rcnn.FasterRCNN(**_parts(layout))
 
 
-def mask(layout: Layout, mask_head_channels: int) -> mask_rcnn.MaskRCNN:
+def mask(layout: TwoStageOptions, mask_head_channels: int) -> mask_rcnn.MaskRCNN:
     """A Mask R-CNN; raises as `faster`."""
     names = [str(index) for index in pyramid_of(layout).pooled]
     layers = (mask_head_channels,) * 4
@@ -120,7 +120,7 @@ def mask(layout: Layout, mask_head_channels: int) -> mask_rcnn.MaskRCNN:
     )
 
 
-def load(model: faster_rcnn.FasterRCNN, layout: Layout, choices: dict[tuple[str, int], type[WeightsEnum]]) -> None:
+def load(model: faster_rcnn.FasterRCNN, layout: TwoStageOptions, choices: dict[tuple[str, int], type[WeightsEnum]]) -> None:
     """Give the model the layout's `weights`, if any; `choices` are torchvision's by backbone and version.
 
     Raises:
@@ -139,7 +139,7 @@ def load(model: faster_rcnn.FasterRCNN, layout: Layout, choices: dict[tuple[str,
         overwrite_eps(model, 0.0)  # with which these were trained, as torchvision's own functions say
 
 
-def _parts(layout: Layout) -> dict[str, Any]:
+def _parts(layout: TwoStageOptions) -> dict[str, Any]:
     """What torchvision's constructors take."""
     pyramid = pyramid_of(layout)
     backbone = _backbone(layout, pyramid.strides)
@@ -161,20 +161,20 @@ def _parts(layout: Layout) -> dict[str, Any]:
     }
 
 
-def _box_head(layout: Layout) -> nn.Module:
+def _box_head(layout: TwoStageOptions) -> nn.Module:
     channels, out = layout.fpn_channels, layout.box_head_channels
     if layout.version == 1:
         return faster_rcnn.TwoMLPHead(channels * 7 * 7, out)
     return faster_rcnn.FastRCNNConvFCHead((channels, 7, 7), [channels] * 4, [out], norm_layer=nn.BatchNorm2d)
 
 
-def _anchors(layout: Layout, strides: Sequence[int]) -> AnchorGenerator:
+def _anchors(layout: TwoStageOptions, strides: Sequence[int]) -> AnchorGenerator:
     sizes = tuple(_ALL_SIZES if layout.mobile else (8 * stride,) for stride in strides)
     scaled = tuple(tuple(max(1, round(size * layout.anchor_scale / 8)) for size in level) for level in sizes)
     return AnchorGenerator(scaled, (_RATIOS,) * len(strides))
 
 
-def _backbone(layout: Layout, strides: tuple[int, ...]) -> nn.Module:
+def _backbone(layout: TwoStageOptions, strides: tuple[int, ...]) -> nn.Module:
     norm: Callable[..., nn.Module] | None = nn.BatchNorm2d if layout.version == 2 else None
     if not layout.mobile:
         chosen = layout.backbone, layout.width, layout.frozen, layout.fpn_channels, strides, layout.backbone_weights

@@ -14,7 +14,7 @@ from deploy.bundles import bundle
 from deploy.bundles.bundle import Bundle
 from deploy.bundles.manifest import Manifest
 from deploy.errors import ArtifactError, ConfigError, DataError, EdgedistillError, RuntimeUnavailable
-from deploy.predict import drawn_names, predict
+from deploy.predict import drawn_names, predict_images
 from deploy.prediction import draw
 from deploy.prediction.detections import Detections
 from stages.package import git_commit
@@ -150,7 +150,7 @@ class TestPredict:
         Image.fromarray(onnx_samples.picture(CELLS)).save(photo)
         (tmp_path / "other").mkdir()
         Image.fromarray(onnx_samples.picture({})).save(tmp_path / "other" / "photo.png")
-        result = predict(made, [photo, tmp_path / "other" / "photo.png"], tmp_path / "out" / "deep")
+        result = predict_images(made, [photo, tmp_path / "other" / "photo.png"], tmp_path / "out" / "deep")
         assert json.loads((tmp_path / "out" / "deep" / "predictions.json").read_text()) == result
         assert {path.name for path in (tmp_path / "out" / "deep").iterdir()} == {"photo.png", "photo-2.png", "predictions.json"}
         found = {(one["image_id"], one["category_id"], *one["bbox"]) for one in result["annotations"]}
@@ -173,20 +173,20 @@ class TestPredict:
         made = samples.bundle(tmp_path)
         (tmp_path / "bad.png").write_bytes(b"no image")
         with pytest.raises(DataError, match=r"bad\.png"):
-            predict(made, [tmp_path / "bad.png"], tmp_path / "out")
+            predict_images(made, [tmp_path / "bad.png"], tmp_path / "out")
         with pytest.raises(ArtifactError, match="give another --out"):
-            predict(made, [], tmp_path / "bad.png")
+            predict_images(made, [], tmp_path / "bad.png")
 
     def test_one_bad_image_leaves_what_was_there(self, tmp_path: Path) -> None:
         made = samples.bundle(tmp_path)
         out, good, bad = (tmp_path / name for name in ("out", "good.png", "bad.png"))
         Image.fromarray(onnx_samples.picture(CELLS)).save(good)
-        predict(made, [good], out)
+        predict_images(made, [good], out)
         before = {path.name: path.read_bytes() for path in out.iterdir()}
         Image.fromarray(onnx_samples.picture({})).save(good)
         bad.write_bytes(b"no image")
         with pytest.raises(DataError, match=r"bad\.png"):
-            predict(made, [good, bad], out)
+            predict_images(made, [good, bad], out)
         assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
     @pytest.mark.parametrize("name", ["photo.png", "link.png"])
@@ -197,7 +197,7 @@ class TestPredict:
         (tmp_path / "link.png").symlink_to(photo)
         before = photo.read_bytes()
         with pytest.raises(ConfigError, match=rf"{name}: an image .*; give another --out"):
-            predict(made, [tmp_path / name], tmp_path / "made" / "..")
+            predict_images(made, [tmp_path / name], tmp_path / "made" / "..")
         assert photo.read_bytes() == before
         assert not (tmp_path / "predictions.json").exists()
 

@@ -13,7 +13,7 @@ from pycocotools.cocoeval import COCOeval
 
 from deploy.accuracy.matches import match
 from deploy.comparison.bootstrap import blocks, drop
-from deploy.comparison.interleaved import Protocol, take_turns
+from deploy.comparison.interleaved import InterleavedProtocol, take_turns
 from deploy.comparison.interval import ERROR_RATE, Effect
 from deploy.machine.load import Watch
 from deploy.precision import Batch
@@ -162,7 +162,7 @@ def sleeper(milliseconds: Callable[[], float]) -> Predictor:
 
 
 IMAGE = [onnx_samples.picture({})]
-SHORT = Protocol(block_ms=4, min_blocks=12, max_seconds=3, warmup_seconds=0.1)
+SHORT = InterleavedProtocol(block_ms=4, min_blocks=12, max_seconds=3, warmup_seconds=0.1)
 
 
 def turns(own: float, other: float, limit: float, **options: Any) -> Any:
@@ -205,7 +205,7 @@ def test_what_else_the_machine_does_is_said() -> None:
 
 def test_a_verdict_at_the_limit_itself_errs_as_seldom_as_it_says() -> None:
     """Looks at doubling numbers of blocks, each at its share of the error rate; 400 engines exactly at the limit."""
-    protocol, rng, wrong = Protocol(), np.random.default_rng(1), 0
+    protocol, rng, wrong = InterleavedProtocol(), np.random.default_rng(1), 0
     for seed in range(400):
         own, other = (level * np.exp(rng.normal(0, 0.1, (192, 2))) for level in (1.1, 1.0))
         for count in (24, 48, 96, 192):
@@ -222,9 +222,9 @@ def test_a_verdict_at_the_limit_itself_errs_as_seldom_as_it_says() -> None:
 
 
 def test_the_looks_are_those_that_fit_the_budget() -> None:
-    assert Protocol().looks == 6  # at 24, 48, 96, 192 and 384 blocks, and when the time is up
-    assert Protocol(max_seconds=1).looks == 2
-    assert Protocol(max_seconds=120).looks == 8
+    assert InterleavedProtocol().looks == 6  # at 24, 48, 96, 192 and 384 blocks, and when the time is up
+    assert InterleavedProtocol(max_seconds=1).looks == 2
+    assert InterleavedProtocol(max_seconds=120).looks == 8
 
 
 def test_few_passes_say_nothing_of_a_tail() -> None:

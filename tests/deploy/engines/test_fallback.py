@@ -17,7 +17,7 @@ from deploy.contract import Heads
 from deploy.engines import int8_candidates
 from deploy.engines.fallback import search
 from deploy.errors import ArtifactError, BuildError, DataError
-from deploy.precision import Effect
+from deploy.precision import LayerError
 from deploy.precision.int8 import Quantizer
 from deploy.precision.sensitivity import rank
 from deploy.runtimes import Compiled, Session, ort
@@ -26,7 +26,7 @@ from stages.artifacts import Engine
 from stages.optimize import CalibrationImages, optimize
 
 LIMIT = 0.01
-EFFECTS = tuple(Effect(f"layer{i}", 1 / (i + 1)) for i in range(20))
+EFFECTS = tuple(LayerError(f"layer{i}", 1 / (i + 1)) for i in range(20))
 
 
 def counted(needed: int) -> tuple[Callable[[frozenset[str]], float], list[int]]:
@@ -62,7 +62,7 @@ def test_a_drop_of_exactly_the_limit_passes() -> None:
 
 
 def test_layers_are_looked_at_only_where_one_has_to_go_back() -> None:
-    def never() -> tuple[Effect, ...]:
+    def never() -> tuple[LayerError, ...]:
         raise AssertionError("this takes minutes")
 
     found = search(20, never, lambda _: 0.6, 0.605, LIMIT)

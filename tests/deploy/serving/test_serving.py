@@ -392,17 +392,17 @@ class TestModel:
             Served(made.root)
 
     def test_a_mixture_of_answers_is_a_drift(self, bundle: Bundle) -> None:
-        from deploy.serving.model import drift
+        from deploy.serving.model import batch_drift
 
         contract = bundle.manifest.contract
         pictures = [onnx_samples.picture(cells) for cells in (CELLS, {(3, 3): 1, (0, 0): 2})]
         images = np.stack([preprocess.apply(picture, contract.preprocessing)[0] for picture in pictures])
         with bundle.open(threads=1) as session:
             alone, together = session.infer(images[:1]), session.infer(images)
-        assert drift(alone, together, 0) == 0
-        assert drift(alone, together, 1) == float("inf")
-        assert drift(alone, replace(together, scores=together.scores * np.float32("nan")), 0) == float("inf")
-        assert 0 < drift(alone, replace(together, scores=together.scores - np.float32(0.01)), 0) < 0.02
+        assert batch_drift(alone, together, 0) == 0
+        assert batch_drift(alone, together, 1) == float("inf")
+        assert batch_drift(alone, replace(together, scores=together.scores * np.float32("nan")), 0) == float("inf")
+        assert 0 < batch_drift(alone, replace(together, scores=together.scores - np.float32(0.01)), 0) < 0.02
 
     def test_a_model_that_has_closed_is_not_taken(self, bundle: Bundle) -> None:
         from deploy.serving.model import Model

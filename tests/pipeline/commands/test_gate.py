@@ -316,10 +316,10 @@ def test_a_foreign_reference_is_built_again_from_its_own_graph(
 
 
 def test_digest_is_of_annotations_and_pixels(tmp_path: Path) -> None:
-    from stages.measurement.splits import split
+    from stages.measurement.splits import labeled_split
 
     def digest(dataset: Dataset) -> str:
-        return split(dataset, "val").digest()
+        return labeled_split(dataset, "val").digest()
 
     first, second = samples.dataset(tmp_path / "a"), samples.dataset(tmp_path / "b")
     assert digest(first) == digest(second)

@@ -8,14 +8,14 @@ import pytest
 import run_samples
 
 from pipeline.report import charts, pictures, plots
-from pipeline.report.boxes import SCORE, Object, iou, judge, tagged
-from pipeline.report.plots import Engine
+from pipeline.report.boxes import SCORE, MatchedObject, iou, match_boxes, tagged
+from pipeline.report.plots import EnginePoint
 
 
 class TestCharts:
     def test_pareto_front(self) -> None:
         a, b, c, d = (
-            Engine(*values) for values in (("a", "student", 0.3, 1), ("b", "student", 0.5, 2), ("c", "s", 0.5, 3), ("d", "s", 0.2, 1))
+            EnginePoint(*values) for values in (("a", "student", 0.3, 1), ("b", "student", 0.5, 2), ("c", "s", 0.5, 3), ("d", "s", 0.2, 1))
         )
         assert plots.pareto([d, c, b, a]) == [a, b]
 
@@ -23,8 +23,10 @@ class TestCharts:
     @pytest.mark.parametrize("width", [380, 900])
     def test_labels_do_not_overlap_and_stay_inside(self, spread: float, width: int) -> None:
         random = np.random.default_rng(0)
-        engines = [Engine(f"target-{i}", "student", 0.4 + random.random() * spread / 100, 3 + random.random() * spread) for i in range(7)]
-        chart = plots.tradeoff([*engines, Engine("teacher", "teacher", 0.6, 40)], width, 430)
+        engines = [
+            EnginePoint(f"target-{i}", "student", 0.4 + random.random() * spread / 100, 3 + random.random() * spread) for i in range(7)
+        ]
+        chart = plots.tradeoff([*engines, EnginePoint("teacher", "teacher", 0.6, 40)], width, 430)
         assert chart is not None
         boxes = [charts.label_box(label) for label in chart.labels]
         assert len(boxes) == 8
@@ -45,10 +47,10 @@ class TestCharts:
         ],
     )
     def test_ticks_are_round(self, low: float, high: float, log: bool, texts: list[str]) -> None:
-        assert [tick.text for tick in charts.Scale(low, high, 0, 100, log).ticks(6 if log else 5)] == texts
+        assert [tick.text for tick in charts.AxisScale(low, high, 0, 100, log).ticks(6 if log else 5)] == texts
 
     def test_one_engine_and_a_constant(self) -> None:
-        assert plots.tradeoff([Engine("only", "student", 0.0, 2.0)], 380, 300) is not None
+        assert plots.tradeoff([EnginePoint("only", "student", 0.0, 2.0)], 380, 300) is not None
         assert plots.tradeoff([], 380, 300) is None
         assert charts.extent([3, 3]) == (2.7, 3.3)
 
@@ -58,20 +60,20 @@ NAMES = {1: "cat", 2: "dog"}
 
 class TestBoxes:
     def test_each_object_is_found_once_by_the_surest_box_of_its_class(self) -> None:
-        truth = [Object((0, 0, 10, 10), 1), Object((20, 0, 30, 10), 2)]
+        truth = [MatchedObject((0, 0, 10, 10), 1), MatchedObject((20, 0, 30, 10), 2)]
         found = [
-            Object((0, 0, 10, 10), 1, 0.6),
-            Object((0, 0, 10, 9), 1, 0.9),
-            Object((20, 0, 30, 10), 1, 0.8),
-            Object((20, 0, 30, 10), 2, SCORE - 0.01),
+            MatchedObject((0, 0, 10, 10), 1, 0.6),
+            MatchedObject((0, 0, 10, 9), 1, 0.9),
+            MatchedObject((20, 0, 30, 10), 1, 0.8),
+            MatchedObject((20, 0, 30, 10), 2, SCORE - 0.01),
         ]
-        view = judge("student", truth, found, NAMES)
+        view = match_boxes("student", truth, found, NAMES)
         assert (view.found, view.wrong, view.missed) == (1, 2, 1)
         assert [box.words for box in view.boxes if box.kind == "found"] == ["cat 0.90"]
 
     def test_boxes_in_a_crowd_are_neither_found_nor_wrong(self) -> None:
-        crowd = Object((0, 0, 100, 100), 1, crowd=True)
-        view = judge("student", [crowd], [Object((10, 10, 20, 20), 1, 0.9), Object((10, 10, 20, 20), 2, 0.9)], NAMES)
+        crowd = MatchedObject((0, 0, 100, 100), 1, crowd=True)
+        view = match_boxes("student", [crowd], [MatchedObject((10, 10, 20, 20), 1, 0.9), MatchedObject((10, 10, 20, 20), 2, 0.9)], NAMES)
         assert (view.found, view.wrong, view.missed) == (0, 1, 0)
 
     def test_iou(self) -> None:
@@ -79,7 +81,7 @@ class TestBoxes:
         assert iou((0, 0, 0, 0), (0, 0, 0, 0)) == 0
 
     def test_tags_stay_on_the_picture(self) -> None:
-        view = judge("student", [], [Object((90, 95, 100, 100), 1, 0.9), Object((0, 0, 5, 5), 2, 0.8)], NAMES)
+        view = match_boxes("student", [], [MatchedObject((90, 95, 100, 100), 1, 0.9), MatchedObject((0, 0, 5, 5), 2, 0.8)], NAMES)
         tags = [box.tag for box in tagged(view, 100, 100).boxes]
         assert all(tag and tag.x >= 0 and tag.y >= 0 and tag.x + tag.width <= 100 and tag.y + tag.height <= 100 for tag in tags)
 

@@ -14,7 +14,7 @@ from deploy import plugins
 from deploy.contract import Heads
 from deploy.precision import Precision
 from deploy.runtimes import Raw, ort
-from stages.detectors import Answer, GraphOptions
+from stages.detectors import GraphOptions, GraphOutput
 from stages.exports.to_onnx import export
 
 QUICK = ("fcos", "ssdlite", "faster_rcnn", "rt_detr_v2")
@@ -41,7 +41,7 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return Exported(request.param, tmp_path_factory.mktemp("graphs"))
 
 
-def arrays(answer: Answer) -> Raw:
+def arrays(answer: GraphOutput) -> Raw:
     masks = None if answer.masks is None else answer.masks.numpy()
     return Raw(answer.boxes.numpy(), answer.scores.numpy(), answer.labels.numpy(), answer.converged.numpy(), masks)
 

@@ -14,7 +14,7 @@ from deploy.contract import MaskFrame
 from deploy.prediction import masks
 from stages.artifacts import read_json
 from stages.config import ExportConfig
-from stages.detectors import Answer, Detector, Graph, GraphOptions, Outputs, Target
+from stages.detectors import Detector, Graph, GraphOptions, GraphOutput, Outputs, Target
 from stages.measurement.torch_accuracy import evaluate
 
 CELL = onnx_samples.CELL
@@ -27,7 +27,7 @@ class CellGraph(Graph):
         super().__init__()
         self.device = nn.Parameter(torch.zeros(1))
 
-    def forward(self, images: Tensor) -> Answer:
+    def forward(self, images: Tensor) -> GraphOutput:
         bright = nn.functional.avg_pool2d(images, CELL)
         scores, best = bright.sub(1).sigmoid().flatten(1).topk(8)
         scores = torch.where(scores > 0.5, scores, torch.zeros_like(scores))
@@ -38,7 +38,7 @@ class CellGraph(Graph):
         across = (px > boxes[..., 0, None]) & (px < boxes[..., 2, None])
         down = (px > boxes[..., 1, None]) & (px < boxes[..., 3, None])
         inside = (down[..., :, None] & across[..., None, :]).float()
-        return Answer(boxes, scores, labels, torch.ones(len(images), dtype=torch.bool), head=(bright,), masks=inside)
+        return GraphOutput(boxes, scores, labels, torch.ones(len(images), dtype=torch.bool), head=(bright,), masks=inside)
 
 
 class Cells(Detector):

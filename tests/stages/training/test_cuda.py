@@ -20,7 +20,7 @@ from stages.measurement.torch_accuracy import evaluate
 from stages.training.checkpoint import build_detector
 from stages.training.device import accelerator_for
 from stages.training.distillation import Distillation, build_losses, loss_factor
-from stages.training.loader import Batch, EpochBatches, TrainingImages, loader
+from stages.training.loader import EpochBatches, TrainingBatch, TrainingImages, loader
 from stages.training.loop import Task, Trainer
 from stages.training.teacher import Teacher
 
@@ -42,9 +42,9 @@ def _exact_products(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
 
 
-def batch_of(dataset: Dataset, *, masks: bool = False) -> Batch:
+def batch_of(dataset: Dataset, *, masks: bool = False) -> TrainingBatch:
     images = TrainingImages(dataset, tiny.schedule(), seed=0, masks=masks)
-    batch: Batch = next(iter(loader(images, EpochBatches(len(images), 4, 0, 0, 1), workers=0)))
+    batch: TrainingBatch = next(iter(loader(images, EpochBatches(len(images), 4, 0, 0, 1), workers=0)))
     return batch
 
 
@@ -55,7 +55,7 @@ def distillation(**options: Any) -> Distillation:
     return Distillation(student, Teacher(teacher, **options), build_losses(config, student, teacher, 0), loss_factor(config, 9), every=4)
 
 
-def step(task: Task, batch: Batch) -> tuple[dict[str, float], dict[str, Tensor]]:
+def step(task: Task, batch: TrainingBatch) -> tuple[dict[str, float], dict[str, Tensor]]:
     """The terms of one step, and every gradient."""
     loss, terms = task(batch, task.prepare(batch, 0))
     loss.backward()
@@ -84,7 +84,7 @@ def test_a_step_of_every_detector_is_that_of_the_cpu(name: str) -> None:
         pytest.importorskip("transformers", minversion="5.23")
     detector = detector_samples.tiny(name)
     images = detector_samples.images(name)
-    batch = Batch(images, detector_samples.targets(detector, name))
+    batch = TrainingBatch(images, detector_samples.targets(detector, name))
     on_gpu = copy.deepcopy(detector).to(CUDA)
     torch.manual_seed(0)
     expected = detector.train()(batch.images, batch.targets)
@@ -136,7 +136,7 @@ def test_a_training_broken_off_goes_on(dataset: Dataset, tmp_path: Path, precisi
     broken = training("broken")
     take = broken._step
 
-    def stop(batch: Batch) -> dict[str, float]:
+    def stop(batch: TrainingBatch) -> dict[str, float]:
         if broken._progress.step == 13:
             raise KeyboardInterrupt
         return take(batch)

@@ -16,7 +16,7 @@ from stages.config import DetectorConfig
 from stages.detectors import Detector
 from stages.training.checkpoint import build_detector
 from stages.training.distillation import Distillation, build_losses, loss_factor
-from stages.training.loader import Batch, EpochBatches, TrainingImages, loader
+from stages.training.loader import EpochBatches, TrainingBatch, TrainingImages, loader
 from stages.training.teacher import Teacher
 
 PAIRS = [
@@ -40,7 +40,7 @@ def build(name: str, seed: int) -> Detector:
     return build_detector(DetectorConfig.model_validate({"name": name, **TINY[name]}), 10, seed)
 
 
-def batches(dataset: Dataset, *, masks: bool) -> list[Batch]:
+def batches(dataset: Dataset, *, masks: bool) -> list[TrainingBatch]:
     """The data set's batches of four, in one fixed view."""
     images = TrainingImages(dataset, tiny.schedule(), seed=0, masks=masks)
     return list(loader(images, EpochBatches(len(images), 4, 0, 0, 1), workers=0))

@@ -6,7 +6,7 @@ import torch
 
 from stages.detectors import Detector
 from stages.training.checkpoint import build_detector
-from stages.training.teacher import Precision, Teacher
+from stages.training.teacher import Teacher, TeacherPrecision
 
 IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
@@ -16,7 +16,7 @@ def detector() -> Detector:
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("same", 1e-5), ("fp32", 1e-5), ("bf16", 0.05)])
-def test_its_pyramid_is_that_of_eval_mode_in_float32(precision: Precision, tolerance: float) -> None:
+def test_its_pyramid_is_that_of_eval_mode_in_float32(precision: TeacherPrecision, tolerance: float) -> None:
     with torch.no_grad():
         expected = detector().eval()(IMAGES).pyramid
     found = Teacher(detector(), precision)(IMAGES).pyramid

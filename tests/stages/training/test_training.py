@@ -27,7 +27,7 @@ from stages.prepare import prepare
 from stages.training.augment import Sample, mosaic, transforms
 from stages.training.checkpoint import build_detector
 from stages.training.distillation import Distillation, build_losses, gradient_shares, loss_factor
-from stages.training.loader import Batch, EpochBatches, TrainingImages
+from stages.training.loader import EpochBatches, TrainingBatch, TrainingImages
 from stages.training.loop import RESUME, Task, Trainer, _discard_state
 from stages.training.schedule import learning_rate
 from stages.training.teacher import Teacher
@@ -75,7 +75,7 @@ def test_a_training_broken_off_at_any_step_ends_with_the_same_weights(
     broken, _ = trainer(dataset, tmp_path / "broken", config, losses)
     take = broken._step
 
-    def stop_at_step(batch: Batch) -> dict[str, float]:
+    def stop_at_step(batch: TrainingBatch) -> dict[str, float]:
         if broken._progress.step == step:
             raise Stop
         return take(batch)
@@ -156,7 +156,7 @@ def test_sampling_the_shares_changes_no_weight(dataset: Dataset, tmp_path: Path)
 class Averaging(Task):
     """A loss that is the mean over images, whatever the part."""
 
-    def forward(self, batch: Batch, extra: Any) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, batch: TrainingBatch, extra: Any) -> tuple[Tensor, dict[str, Tensor]]:
         levels = self.detector(batch.images).pyramid
         loss = torch.stack([level.square().mean() for level in levels]).sum()
         return loss, {"power": loss}
@@ -180,7 +180,7 @@ def test_a_batch_run_in_parts_trains_as_the_whole_does(dataset: Dataset, tmp_pat
 
 def test_a_batch_is_split_with_its_targets() -> None:
     targets = tuple(Target(torch.full((1, 4), float(i)), torch.tensor([i])) for i in range(5))
-    parts = Batch(torch.arange(5.0).reshape(5, 1, 1, 1), targets).split(2)
+    parts = TrainingBatch(torch.arange(5.0).reshape(5, 1, 1, 1), targets).split(2)
     assert [part.images.flatten().tolist() for part in parts] == [[0, 1, 2], [3, 4]]
     assert [[int(t.labels) for t in part.targets] for part in parts] == [[0, 1, 2], [3, 4]]
 
@@ -191,7 +191,7 @@ def test_the_first_term_that_is_not_finite_is_named_with_its_level(dataset: Data
     assert isinstance(task, Distillation)
     plain = task.prepare
 
-    def broken(batch: Batch, step: int) -> Any:
+    def broken(batch: TrainingBatch, step: int) -> Any:
         lesson = plain(batch, step)
         assert lesson is not None
         if step == 2:
@@ -208,7 +208,7 @@ class Poisoned(Task):
 
     steps = 0
 
-    def forward(self, batch: Batch, extra: Any) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, batch: TrainingBatch, extra: Any) -> tuple[Tensor, dict[str, Tensor]]:
         loss, terms = super().forward(batch, extra)
         self.steps += 1
         bad = torch.tensor(float("inf") if self.steps > 3 else 0.0)
@@ -392,7 +392,7 @@ class TestTeacherOutputs:
         losses = {"attention": (build_losses(tiny.distillation(), student, teacher, 0)["attention"][0], 1.0)}
         task = Distillation(student, Teacher(teacher), losses, lambda step: 0.25 * (step + 1)).train()
         images = torch.randn(2, 3, 64, 64)
-        lesson = task.prepare(Batch(images, ()), 0)
+        lesson = task.prepare(TrainingBatch(images, ()), 0)
         assert lesson is not None
         assert lesson.factor == pytest.approx(0.25)
         with torch.no_grad():

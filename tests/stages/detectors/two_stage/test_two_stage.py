@@ -22,7 +22,7 @@ from deploy.errors import ConfigError
 from deploy.precision import fp16, network, typed
 from deploy.runtimes import trt_rtx
 from stages.config import DetectorConfig
-from stages.detectors import Answer, Graph, GraphOptions, Target
+from stages.detectors import Graph, GraphOptions, GraphOutput, Target
 from stages.detectors.two_stage.detector import TwoStageDetector
 from stages.exports.to_onnx import export
 from stages.training.checkpoint import build_detector
@@ -158,7 +158,7 @@ def torchvisions(own: Any, given: Tensor) -> list[dict[str, Tensor]]:
     return found
 
 
-def assert_same(expected: list[dict[str, Tensor]], answer: Answer) -> None:
+def assert_same(expected: list[dict[str, Tensor]], answer: GraphOutput) -> None:
     """Every detection is matched one to one: a box within 0.01 px, a score within 1e-4, a mask within 1e-3."""
     for index, one in enumerate(expected):
         real = answer.scores[index] > 0
@@ -179,13 +179,13 @@ def assert_same(expected: list[dict[str, Tensor]], answer: Answer) -> None:
             assert not answer.masks[index][~real].any()
 
 
-def in_onnx_runtime(file: Path, given: Tensor) -> Answer:
+def in_onnx_runtime(file: Path, given: Tensor) -> GraphOutput:
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     found = {
         name: torch.from_numpy(np.asarray(value)) for name, value in zip(names, session.run(None, {"images": given.numpy()}), strict=True)
     }
-    return Answer(found["boxes"], found["scores"], found["labels"], found["converged"], (), found.get("masks"))
+    return GraphOutput(found["boxes"], found["scores"], found["labels"], found["converged"], (), found.get("masks"))
 
 
 class Exported(NamedTuple):
