@@ -41,4 +41,4 @@ def fetch_imagenet_start(file: Path = FILE) -> Path:
 
 
 if __name__ == "__main__":
-    print(fetch(Path(sys.argv[1]) if len(sys.argv) > 1 else FILE))
+    print(fetch_imagenet_start(Path(sys.argv[1]) if len(sys.argv) > 1 else FILE))

@@ -75,7 +75,8 @@ def long_modules() -> Iterator[str]:
 
 def long_functions() -> Iterator[str]:
     """Functions that are too long, decorators and docstring included."""
-    for path, node in _nodes(ast.FunctionDef, ast.AsyncFunctionDef):
+    found: list[tuple[Path, ast.FunctionDef | ast.AsyncFunctionDef]] = [*_nodes(ast.FunctionDef), *_nodes(ast.AsyncFunctionDef)]
+    for path, node in found:
         first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
         if (count := (node.end_lineno or first) - first + 1) > MOST_LINES_OF_A_FUNCTION:
             yield f"{_name(path)}:{first}: {node.name} has {count} lines, allowed: {MOST_LINES_OF_A_FUNCTION}; split it"
@@ -94,7 +95,8 @@ def names_twice() -> Iterator[str]:
 
 def renamed() -> Iterator[str]:
     """Imports that give one of our own things another name."""
-    for path, node in _nodes(ast.ImportFrom, ast.Import):
+    found: list[tuple[Path, ast.ImportFrom | ast.Import]] = [*_nodes(ast.ImportFrom), *_nodes(ast.Import)]
+    for path, node in found:
         module = (node.module or "") if isinstance(node, ast.ImportFrom) else ""
         for alias in node.names:
             ours = (module or alias.name).split(".")[0] in PACKAGES
@@ -113,10 +115,10 @@ def back_into_registries() -> Iterator[str]:
                 yield f"{_name(path)}:{node.lineno}: imports the plugin {name}; move what both need into a folder below"
 
 
-def _nodes(*kinds: type[N]) -> Iterator[tuple[Path, N]]:
+def _nodes(kind: type[N]) -> Iterator[tuple[Path, N]]:
     for path in modules():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, kinds):
+            if isinstance(node, kind):
                 yield path, node
 
 

@@ -1,6 +1,7 @@
 """Building engines with TensorRT (10.13 and later, and 11) and TensorRT for RTX, which share one Python interface.
 
-Networks are strongly typed: deploy/precision writes precision into the ONNX graph, it is not asked for by flags. What the parsed network says of its types is therefore what the engine computes in.
+Networks are strongly typed: deploy/precision writes precision into the ONNX graph, it is not asked for by flags. What the parsed
+network says of its types is therefore what the engine computes in.
 """
 
 import os
