@@ -182,7 +182,7 @@ class TestProcess:
         assert json.loads(done.stdout)["package"]["description"] == "grün"
 
     def test_ctrl_c_is_one_line(self, small_file: Path) -> None:
-        wait = "import time; from pipeline import commands; commands.run = lambda args: (print('in', flush=True), time.sleep(60))"
+        wait = "import time; from pipeline.commands import run; run.run = lambda args: (print('in', flush=True), time.sleep(60))"
         script = f"import sys\nfrom pipeline.cli import main\n{wait}\nsys.exit(main(['run', {str(small_file)!r}]))"
         command = [sys.executable, "-P", "-c", script]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:

@@ -168,7 +168,8 @@ import sys
 sys.modules.update(dict.fromkeys(("torch", "onnx", "onnxscript", "torchvision", "pycocotools"), None))
 from pathlib import Path
 import numpy as np
-from deploy import bundle, predict
+from deploy import predict
+from deploy.bundles import bundle
 from {runtime.__name__} import open
 with open(Path({str(file)!r}), threads=1) as session:
     print(session.infer(np.zeros((1, 3, 64, 64), np.float32)).scores.shape)

@@ -206,5 +206,5 @@ def test_the_schema_refuses_what_the_pipeline_refuses(small_file: Path) -> None:
 
 
 def test_the_committed_schema_is_current() -> None:
-    committed = json.loads((ROOT / "docs" / "pipeline.commands.config.json").read_text(encoding="utf-8"))
+    committed = json.loads((ROOT / "docs" / "pipeline.schema.json").read_text(encoding="utf-8"))
     assert committed == schema(), "run: make schema"

@@ -321,7 +321,7 @@ class TestTwoProcesses:
     def test_killed_at_any_time_only_scratch_is_left(self, tmp_path: Path) -> None:
         script = (
             "import sys, time\nfrom pathlib import Path\nfrom deploy.contract import Frozen\nfrom pipeline.store.store import Store\n"
-            "from stages.artifacts import Artifact, write_facts\nfrom stages.stage import stage\n"
+            "from stages.artifacts import Artifact\nfrom stages.facts import write_facts\nfrom stages.stage import stage\n"
             "class Facts(Frozen):\n    text: str\n"
             "@stage(version=1)\ndef sleep(out: Path) -> Artifact:\n"
             "    write_facts(out, Facts(text='half'))\n    print('in', flush=True)\n    time.sleep(60)\n    return Artifact(out)\n"
