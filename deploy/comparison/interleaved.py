@@ -8,6 +8,7 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import cycle, islice
 from statistics import median
 from time import perf_counter
 
@@ -64,9 +65,10 @@ class Turns:
             taken = [value(sides[index].timed(image)[1]) for image in images]
             (self.own, self.reference)[index].append(taken)
 
-    def effect(self, percentile: float, *, relative: bool, error_rate: float) -> Effect:
+    def effect(self, percentile: float, protocol: InterleavedProtocol, *, relative: bool) -> Effect:
         """By how much the own percentile is higher."""
         own, reference = np.array(self.own), np.array(self.reference)
+        error_rate = ERROR_RATE / protocol.looks
         return blocks(own, reference, lambda values: _percentile(values, percentile), relative=relative, error_rate=error_rate)
 
     def enough(self, percentile: float, protocol: InterleavedProtocol) -> bool:
@@ -114,31 +116,25 @@ def take_turns(
     sides = (own, reference)
     length = max(1, round(protocol.block_ms / max(_warm(side, images, protocol) for side in sides)))
     shuffled = random.Random(seed)  # noqa: S311 - which engine begins
-    turns, place = Turns(), 0
-    load, start, look = Watch(), perf_counter(), protocol.min_blocks
-    while True:
-        chosen = [images[(place + step) % len(images)] for step in range(length)]
-        place += length
-        turns.add(sides, chosen, value, shuffled)
-        count, turns.seconds = len(turns.own), perf_counter() - start
-        spent = turns.seconds >= protocol.max_seconds
-        enough = turns.enough(percentile, protocol)
-        if not spent and (count < look or not enough):
-            continue
-        look = 2 * count
-        effect = turns.effect(percentile, relative=relative, error_rate=ERROR_RATE / protocol.looks)
-        if spent or effect.verdict(limit) != "inconclusive":
-            break
-    both = [float(np.percentile(side, percentile)) for side in (turns.own, turns.reference)]
+    supply = cycle(images)
+    turns, watch, start = Turns(), Watch(), perf_counter()
+    next_look, clear = protocol.min_blocks, False
+    while not clear and turns.seconds < protocol.max_seconds:
+        turns.add(sides, list(islice(supply, length)), value, shuffled)
+        turns.seconds = perf_counter() - start
+        if len(turns.own) >= next_look and turns.enough(percentile, protocol):
+            next_look = 2 * len(turns.own)
+            clear = turns.effect(percentile, protocol, relative=relative).verdict(limit) != "inconclusive"
+    own_ms, reference_ms = (float(np.percentile(side, percentile)) for side in (turns.own, turns.reference))
     return Compared(
-        effect=effect,
-        enough=enough,
-        own_ms=both[0],
-        reference_ms=both[1],
-        blocks=count,
-        passes=count * length,
+        effect=turns.effect(percentile, protocol, relative=relative),
+        enough=turns.enough(percentile, protocol),
+        own_ms=own_ms,
+        reference_ms=reference_ms,
+        blocks=len(turns.own),
+        passes=len(turns.own) * length,
         seconds=turns.seconds,
-        load=load.seen(),
+        load=watch.seen(),
     )
 
 

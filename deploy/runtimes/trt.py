@@ -9,13 +9,12 @@ from pydantic import Field
 from deploy import machine
 from deploy.contract import Heads
 from deploy.errors import RuntimeUnavailable
-from deploy.precision import PLAIN, Calibration, Precision, Quantization, Recipe
-from deploy.runtimes import DEFAULTS, Compiled, Delivery, Session, TritonBackend
+from deploy.precision import PLAIN, Calibration, Precision, Quantization
+from deploy.runtimes import DEFAULTS, Compiled, Delivery, Session, TritonBackend, nvidia
 from deploy.runtimes.nvidia import session
 
 DELIVERY = Delivery("tensorrt", ("gpu",), triton=TritonBackend("tensorrt", "tensorrt_plan", "model.plan"))
-INTEGERS = Recipe(signed_activations=True, quantize_bias=False, quantize_outputs=False)
-"""TensorRT knows only symmetric ranges, adds the bias in float, and fuses convolution and ReLU where nothing is rounded between."""
+INTEGERS = nvidia.INTEGERS
 
 
 def compile(

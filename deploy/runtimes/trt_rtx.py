@@ -10,11 +10,11 @@ from deploy import machine
 from deploy.contract import Heads
 from deploy.errors import RuntimeUnavailable
 from deploy.precision import PLAIN, Calibration, Precision, Quantization
-from deploy.runtimes import DEFAULTS, Compiled, Delivery, Session, trt
+from deploy.runtimes import DEFAULTS, Compiled, Delivery, Session, nvidia
 from deploy.runtimes.nvidia import session
 
 DELIVERY = Delivery("tensorrt-rtx", ("gpu",))
-INTEGERS = trt.INTEGERS
+INTEGERS = nvidia.INTEGERS
 
 
 def compile(

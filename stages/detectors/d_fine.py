@@ -10,7 +10,7 @@ from pydantic import Field
 
 from stages.detectors import Detector
 from stages.detectors.set_prediction import hgnet, hub
-from stages.detectors.set_prediction.denoising import CLASS_LAYERS, DenoisingDetector, start_afresh
+from stages.detectors.set_prediction.denoising import fresh, pretrained, shared_sizes
 
 
 def build(
@@ -40,29 +40,13 @@ def build(
         ValueError: options that do not go together, or transformers is not installed.
     """
     library = hub.library()
-    model_class = library.DFineForObjectDetection
     if weights is not None:
         sizes = {"backbone": backbone, "backbone_scale": backbone_scale, "width": width}
-        hub.refuse_sizes(weights, {**sizes, "depth": depth, "layers": layers, "queries": queries})
-        return DenoisingDetector(hub.load(model_class, weights, num_classes, CLASS_LAYERS))
+        return pretrained(
+            library.DFineForObjectDetection, weights, num_classes, {**sizes, "depth": depth, "layers": layers, "queries": queries}
+        )
     backbone_config = hgnet.configuration(library, backbone or "hgnetv2_b4", backbone_scale or 1.0, 3)
-    hidden = width or 256
-    config = library.DFineConfig(
-        num_labels=num_classes,
-        backbone_config=backbone_config,
-        freeze_backbone_batch_norms=False,
-        tie_word_embeddings=False,
-        encoder_in_channels=backbone_config.stage_out_channels[1:],
-        encoder_hidden_dim=hidden,
-        encoder_ffn_dim=4 * hidden,
-        d_model=hidden,
-        decoder_in_channels=[hidden] * 3,
-        decoder_ffn_dim=4 * hidden,
-        decoder_n_points=[3, 6, 3],
-        decoder_layers=layers or 6,
-        depth_mult=depth or 1.0,
-        num_queries=queries or 300,
-    )
-    model = model_class(config)
-    start_afresh(model)
-    return DenoisingDetector(model)
+    channels = backbone_config.stage_out_channels[1:]
+    shared = shared_sizes(num_classes, width or 256, channels, layers or 6, queries or 300, widening=4)
+    more = {"decoder_n_points": [3, 6, 3], "depth_mult": depth or 1.0}
+    return fresh(library.DFineForObjectDetection, library.DFineConfig(backbone_config=backbone_config, **shared, **more))

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from stages.detectors import Detector
 from stages.detectors.set_prediction import hgnet, hub
-from stages.detectors.set_prediction.denoising import CLASS_LAYERS, DenoisingDetector, start_afresh
+from stages.detectors.set_prediction.denoising import fresh, pretrained, shared_sizes
 
 _TRANSFORMERS: dict[str, tuple[int, int]] = {"dinov3_tiny": (192, 3), "dinov3_small": (384, 6)}
 """Width and attention heads."""
@@ -43,32 +43,15 @@ def build(
         ValueError: options that do not go together, or transformers is not installed.
     """
     library = hub.library()
-    model_class = library.Deimv2ForObjectDetection
     if weights is not None:
         sizes = {"backbone": backbone, "backbone_scale": backbone_scale, "width": width}
-        hub.refuse_sizes(weights, {**sizes, "depth": depth, "layers": layers, "queries": queries})
-        return DenoisingDetector(hub.load(model_class, weights, num_classes, CLASS_LAYERS))
+        return pretrained(
+            library.Deimv2ForObjectDetection, weights, num_classes, {**sizes, "depth": depth, "layers": layers, "queries": queries}
+        )
     backbone_config, channels = _backbone(library, backbone or "dinov3_small", backbone_scale)
-    hidden = width or 256
-    config = library.Deimv2Config(
-        num_labels=num_classes,
-        backbone_config=backbone_config,
-        freeze_backbone_batch_norms=False,
-        tie_word_embeddings=False,
-        encoder_in_channels=channels,
-        encoder_hidden_dim=hidden,
-        encoder_ffn_dim=2 * hidden,
-        d_model=hidden,
-        decoder_in_channels=[hidden] * 3,
-        decoder_ffn_dim=2 * hidden,
-        decoder_n_points=[3, 6, 3],
-        decoder_layers=layers or 4,
-        depth_mult=depth or 1.0,
-        num_queries=queries or 300,
-    )
-    model = model_class(config)
-    start_afresh(model)
-    return DenoisingDetector(model)
+    shared = shared_sizes(num_classes, width or 256, channels, layers or 4, queries or 300, widening=2)
+    more = {"decoder_n_points": [3, 6, 3], "depth_mult": depth or 1.0}
+    return fresh(library.Deimv2ForObjectDetection, library.Deimv2Config(backbone_config=backbone_config, **shared, **more))
 
 
 def _backbone(library: Any, name: str, scale: float | None) -> tuple[Any, list[int]]:

@@ -92,20 +92,19 @@ def build(
         )
     normalization = "frozen" if norm is None and weights is not None and backbone == "resnet50" else norm
     pyramid = PyramidBackbone(backbone, width, normalization, fpn_channels, strides, backbone_weights, extra)
-    head = _Head(fpn_channels, 1, num_classes, head_convs)
-    head.classification_head = FCOSClassificationHead(fpn_channels, 1, num_classes, head_convs, norm_layer=group_norm)
-    head.regression_head = FCOSRegressionHead(fpn_channels, 1, head_convs, norm_layer=group_norm)
-    first_reach = head.regression_head.bbox_reg.bias
-    assert first_reach is not None
-    nn.init.constant_(first_reach, _FIRST_REACH)
-    sizes = tuple((round(stride * range_scale),) for stride in strides)
-    model = FCOS(
-        pyramid,
-        num_classes,
-        anchor_generator=AnchorGenerator(sizes, ((1.0,),) * len(strides)),
-        head=head,
-        center_sampling_radius=1.5 / range_scale,
-    )
+    head = _head(fpn_channels, num_classes, head_convs)
+    anchors = AnchorGenerator(tuple((round(stride * range_scale),) for stride in strides), ((1.0,),) * len(strides))
+    model = FCOS(pyramid, num_classes, anchor_generator=anchors, head=head, center_sampling_radius=1.5 / range_scale)
     if weights is not None:
         load_torchvision(model, weights, FCOS_ResNet50_FPN_Weights, CLASS_LAYERS)
     return FcosDetector(model, strides)
+
+
+def _head(channels: int, num_classes: int, num_convs: int) -> _Head:
+    head = _Head(channels, 1, num_classes, num_convs)
+    head.classification_head = FCOSClassificationHead(channels, 1, num_classes, num_convs, norm_layer=group_norm)
+    head.regression_head = FCOSRegressionHead(channels, 1, num_convs, norm_layer=group_norm)
+    first_reach = head.regression_head.bbox_reg.bias
+    assert first_reach is not None
+    nn.init.constant_(first_reach, _FIRST_REACH)
+    return head

@@ -28,6 +28,8 @@ from stages.detectors.backbones.pyramid import PyramidBackbone
 from stages.detectors.boxes import coding
 from stages.detectors.dense.detector import CLASS_LAYERS, DenseDetector
 
+_WEIGHTS = {1: RetinaNet_ResNet50_FPN_Weights, 2: RetinaNet_ResNet50_FPN_V2_Weights}
+
 
 class RetinaNetDetector(DenseDetector):
     """See `build`."""
@@ -90,8 +92,7 @@ def build(
     head = _head(fpn_channels, anchors.num_anchors_per_location()[0], num_classes, version, head_convs)
     model = RetinaNet(pyramid, num_classes, anchor_generator=anchors, head=head)
     if weights is not None:
-        choices = RetinaNet_ResNet50_FPN_Weights if version == 1 else RetinaNet_ResNet50_FPN_V2_Weights
-        load_torchvision(model, weights, choices, CLASS_LAYERS)
+        load_torchvision(model, weights, _WEIGHTS[version], CLASS_LAYERS)
         if torchvisions and not weights.endswith(SUFFIXES):
             overwrite_eps(model, 0.0)  # torchvision's were trained with frozen normalization that added nothing
     return RetinaNetDetector(model, strides)

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from stages.detectors import Detector
 from stages.detectors.set_prediction import hub
-from stages.detectors.set_prediction.denoising import CLASS_LAYERS, DenoisingDetector, start_afresh
+from stages.detectors.set_prediction.denoising import fresh, pretrained, shared_sizes
 
 _DEPTHS: dict[str, tuple[str, tuple[int, int, int, int]]] = {
     "resnet10": ("basic", (1, 1, 1, 1)),
@@ -46,31 +46,14 @@ def build(
         ValueError: options that do not go together, or transformers is not installed.
     """
     library = hub.library()
-    model_class = library.RTDetrV2ForObjectDetection
     if weights is not None:
-        hub.refuse_sizes(
-            weights, {"backbone": backbone, "backbone_width": backbone_width, "width": width, "layers": layers, "queries": queries}
-        )
-        return DenoisingDetector(hub.load(model_class, weights, num_classes, CLASS_LAYERS))
+        sizes = {"backbone": backbone, "backbone_width": backbone_width, "width": width, "layers": layers, "queries": queries}
+        return pretrained(library.RTDetrV2ForObjectDetection, weights, num_classes, sizes)
     kind, depths = _DEPTHS[backbone or "resnet50"]
-    base, hidden = backbone_width or 64, width or 256
+    base = backbone_width or 64
     channels = [base * 2**stage * (4 if kind == "bottleneck" else 1) for stage in range(4)]
-    config = library.RTDetrV2Config(
-        num_labels=num_classes,
-        backbone_config=library.RTDetrResNetConfig(
-            embedding_size=base, hidden_sizes=channels, depths=list(depths), layer_type=kind, out_indices=[2, 3, 4]
-        ),
-        freeze_backbone_batch_norms=False,
-        tie_word_embeddings=False,
-        encoder_in_channels=channels[1:],
-        encoder_hidden_dim=hidden,
-        encoder_ffn_dim=4 * hidden,
-        d_model=hidden,
-        decoder_in_channels=[hidden] * 3,
-        decoder_ffn_dim=4 * hidden,
-        decoder_layers=layers or 6,
-        num_queries=queries or 300,
+    backbone_config = library.RTDetrResNetConfig(
+        embedding_size=base, hidden_sizes=channels, depths=list(depths), layer_type=kind, out_indices=[2, 3, 4]
     )
-    model = model_class(config)
-    start_afresh(model)
-    return DenoisingDetector(model)
+    shared = shared_sizes(num_classes, width or 256, channels[1:], layers or 6, queries or 300, widening=4)
+    return fresh(library.RTDetrV2ForObjectDetection, library.RTDetrV2Config(backbone_config=backbone_config, **shared))

@@ -81,25 +81,31 @@ def build_plan(
     if settings.compute_capability != "current":
         _choose_device(trt, config, settings.compute_capability)
     _add_profile(builder, config, network, settings)
-    cache = Path(settings.timing_cache).expanduser() if settings.timing_cache is not None else None
-    if cache is not None:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        kept = cache.read_bytes() if cache.exists() else b""
-        if not config.set_timing_cache(config.create_timing_cache(kept), False):  # one of another GPU or version
-            config.set_timing_cache(config.create_timing_cache(b""), False)
+    cache = _load_cache(config, settings.timing_cache)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise BuildError(f"{trt.__name__} cannot build the graph: {_with_operators(logger.reason(), model)}")
     file, graph = out / "engine.plan", out / "typed.onnx"
     file.write_bytes(plan)
     graph.write_bytes(model.SerializeToString())
-    measured = config.get_timing_cache() if cache is not None else None
-    if cache is not None and measured is not None:
+    if cache is not None and (measured := config.get_timing_cache()) is not None:
         _keep(cache, bytes(measured.serialize()))
     shown = parsed_proof(trt, network, heads)
     if shown["low_precision_after_head"] is None:  # strongly typed, the network has the graph's own types
         shown["low_precision_after_head"] = proof(model, heads)["low_precision_after_head"]
     return Compiled(file, shown, graph)
+
+
+def _load_cache(config: Any, name: str | None) -> Path | None:
+    """Hand the builder what it measured before; the cache's file, None where none is wanted."""
+    if name is None:
+        return None
+    cache = Path(name).expanduser()
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    kept = cache.read_bytes() if cache.exists() else b""
+    if not config.set_timing_cache(config.create_timing_cache(kept), False):  # one of another GPU or version
+        config.set_timing_cache(config.create_timing_cache(b""), False)
+    return cache
 
 
 def _keep(cache: Path, content: bytes) -> None:

@@ -175,7 +175,49 @@ class DenoisingDetector(SetPredictionDetector):
         return {**rescale(sums, num_objects, next(self.parameters()).device), **means}
 
 
-def start_afresh(model: nn.Module) -> None:
+def pretrained(model_class: Any, weights: str, num_classes: int, sizes: dict[str, Any]) -> DenoisingDetector:
+    """The detector of a hub id or a folder.
+
+    Raises:
+        ValueError: one of `sizes`, by their options' names, is given; the weights have their own.
+        ArtifactError: weights that cannot be had or are of another detector.
+    """
+    hub.refuse_sizes(weights, sizes)
+    return DenoisingDetector(hub.load(model_class, weights, num_classes, CLASS_LAYERS))
+
+
+def fresh(model_class: Any, config: Any) -> DenoisingDetector:
+    """A detector to be trained from nothing."""
+    model = model_class(config)
+    _start_afresh(model)
+    return DenoisingDetector(model)
+
+
+def shared_sizes(num_classes: int, width: int, channels: list[int], layers: int, queries: int, *, widening: int) -> dict[str, Any]:
+    """What the configurations of all these detectors have in common.
+
+    Args:
+        width: channels of the pyramid and of the queries.
+        channels: of the backbone's three levels, finest first.
+        layers: of the decoder.
+        widening: the channels inside feed-forward blocks, as a multiple of `width`.
+    """
+    return {
+        "num_labels": num_classes,
+        "freeze_backbone_batch_norms": False,
+        "tie_word_embeddings": False,
+        "encoder_in_channels": channels,
+        "encoder_hidden_dim": width,
+        "encoder_ffn_dim": widening * width,
+        "d_model": width,
+        "decoder_in_channels": [width] * 3,
+        "decoder_ffn_dim": widening * width,
+        "decoder_layers": layers,
+        "num_queries": queries,
+    }
+
+
+def _start_afresh(model: nn.Module) -> None:
     """Weights from which a network can learn without any pretrained ones."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
