@@ -224,11 +224,11 @@ class TestHeadline:
     @pytest.mark.parametrize(
         ("gain", "closed", "words"),
         [
-            (0.031, 0.24, "3.1 points above the same network trained alone, 24 % of the way up to the teacher"),
-            (0.2, 1.5, "20.0 points above the same network trained alone, above even the teacher"),
-            (-0.02, -0.1, "2.0 points below the same network trained alone."),
-            (0.0001, 0.001, "as much as the same network trained alone"),
-            (0.05, None, "5.0 points above the same network trained alone."),
+            (0.031, 0.24, "3.1 points above the baseline, the same network trained without the teacher, 24 % of the way up to the teacher"),
+            (0.2, 1.5, "20.0 points above the baseline, the same network trained without the teacher, above even the teacher"),
+            (-0.02, -0.1, "2.0 points below the baseline, the same network trained without the teacher."),
+            (0.0001, 0.001, "as much as the baseline, the same network trained without the teacher"),
+            (0.05, None, "5.0 points above the baseline, the same network trained without the teacher."),
         ],
     )
     def test_gain_in_words(self, sample: RunResult, gain: float, closed: float | None, words: str) -> None:
