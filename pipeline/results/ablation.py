@@ -9,6 +9,7 @@ from pipeline.results.table import LEGEND, UNDEFINED, grid, number
 
 BASELINE = "baseline"
 TOGETHER = "all losses"
+HEADER = ("network", "mean map", "gain, points", "95 % interval", "lead closed")
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,20 @@ class Ablation:
 
 
 def render(measured: Ablation) -> str:
-    """The table for a terminal: mean mAP, the gain in points with its interval, the share of the teacher's lead made good."""
+    """The table for a terminal."""
+    lead = difference(measured.teacher, sum(measured.maps[BASELINE]) / len(measured.seeds))
+    behind = "" if lead is None or lead > 0 else "\n! the teacher is not better than the baseline: there is nothing to learn from it"
+    return f"{grid(HEADER, table_rows(measured))}\n{counts(measured)}\n{LEGEND}{behind}"
+
+
+def counts(measured: Ablation) -> str:
+    """Numbers of seeds and images."""
+    trained = f"{len(measured.seeds)} seed{'s' if len(measured.seeds) > 1 else ''}"
+    return f"{trained}, {measured.num_images} images of split {measured.split}"
+
+
+def table_rows(measured: Ablation) -> list[list[str]]:
+    """One row per network: mean mAP, the gain in points with its interval, the share of the teacher's lead made good."""
     rows = [["teacher", number(measured.teacher), UNDEFINED, UNDEFINED, UNDEFINED]]
     for name, values in measured.maps.items():
         gain = measured.gains.get(name)
@@ -44,11 +58,7 @@ def render(measured: Ablation) -> str:
                 UNDEFINED if closed is None else f"{closed:.0%}",
             ]
         )
-    table = grid(["network", "mean map", "gain, points", "95 % interval", "lead closed"], rows)
-    lead = difference(measured.teacher, sum(measured.maps[BASELINE]) / len(measured.seeds))
-    behind = "" if lead is None or lead > 0 else "\n! the teacher is not better than the baseline: there is nothing to learn from it"
-    trained = f"{len(measured.seeds)} seed{'s' if len(measured.seeds) > 1 else ''}"
-    return f"{table}\n{trained}, {measured.num_images} images of split {measured.split}\n{LEGEND}{behind}"
+    return rows
 
 
 def interval(gain: Gain) -> str:
