@@ -24,7 +24,7 @@ def write_page(measured: Ablation, file: Path) -> None:
     page = environment.get_template("ablation.html.j2")
     means = {name: sum(values) / len(values) for name, values in measured.maps.items()}
     closed = {name: measured.closed(name) for name in measured.gains}
-    replace_text(file, page.render(ablation=measured, legend=LEGEND, means=means, closed=closed, chart=gain_chart(measured)))
+    replace_text(file, page.render(ablation=measured, about_baseline=LEGEND, means=means, closed=closed, chart=gain_chart(measured)))
 
 
 def gain_chart(measured: Ablation) -> Chart:

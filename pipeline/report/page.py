@@ -61,7 +61,7 @@ def content(run: RunResult) -> dict[str, Any]:
     return {
         "summary": summary,
         "networks": words.NETWORKS,
-        "legend": LEGEND,
+        "about_baseline": LEGEND,
         "forms": words.FORMS,
         "masks": any(
             figures["mask_map"] is not None for figures in (*(summary[name] for name in run.networks), *summary["targets"].values())

@@ -82,6 +82,7 @@ class TestSaid:
             write_page(measured, tmp_path / "ablation.html")
             text = (tmp_path / "ablation.html").read_text(encoding="utf-8")
             assert "+5.0" in text or len(measured.seeds) == 1
+            assert "Baseline: the student trained without the teacher." in text
             assert "<script" not in text
             assert "http" not in text.replace("http-equiv", "")
 
