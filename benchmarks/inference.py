@@ -70,7 +70,7 @@ def config_at(size: int, images: int, **student: object) -> PipelineConfig:
 
 
 def trained(config: PipelineConfig, store: Store) -> tuple[Any, Checkpoint]:
-    """The data and the student without a teacher."""
+    """The data and the baseline."""
     dataset = store.run(prepare, config.data)
     student = store.run(train_baseline, config.student, config.seed, "cpu", config.validation.split, dataset, config.export.decisions)
     return dataset, student

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from deploy.bundles.manifest import Plan
-from pipeline.config import REFERENCES, PipelineConfig
+from pipeline.config import FLOAT, REFERENCES, PipelineConfig
 from pipeline.store.store import StageRecord, Store
 from stages.artifacts import Checkpoint, Dataset, Engine, OnnxModel, Package, Parity, Report, Verdicts
 from stages.config import GateConfig, TargetConfig
@@ -21,8 +21,8 @@ from stages.validate import validate
 
 T = TypeVar("T")
 STAGES = ("prepare", "train_teacher", "train_baseline", "distill", "export", "optimize", "validate", "parity", "gate", "package")
-VERSUS = {"teacher": "teacher", "undistilled": "baseline", "float": "student"}
-"""What gates call the engines that targets are compared with, and what the flow calls them."""
+RIVALS = (*REFERENCES, FLOAT)
+"""The engines that gates may compare targets with."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,11 @@ class RunResult:
     references: Mapping[str, Report]
     stages: tuple[StageRecord, ...]
 
+    @property
+    def networks(self) -> dict[str, Checkpoint]:
+        """The trained networks by their names."""
+        return {"teacher": self.teacher, "baseline": self.baseline, "student": self.student}
+
 
 def compress(config: PipelineConfig, store: Store) -> RunResult:
     """From images to bundles: a teacher, the student without and with it, then an engine, its figures and verdicts a target.
@@ -72,17 +77,17 @@ def compress(config: PipelineConfig, store: Store) -> RunResult:
     model = store.run(export, graph, student)
     compared = {name: store.at(name).run(export, graph, network) for name, network in zip(REFERENCES, (teacher, baseline), strict=True)}
     builds = [(target, model) for target in config.targets] + [(reference(name), onnx) for name, onnx in compared.items()]
-    builds.append((reference("student", optimization="none"), model))
+    builds.append((reference(FLOAT, optimization="none"), model))
     engines = {
         target.name: store.at(target.name).run(optimize, target, onnx, dataset, *judging(target, config.validation))
         for target, onnx in builds
     }
     reports = {name: store.at(name).run(validate, config.validation, engine, dataset) for name, engine in engines.items()}
 
-    names, plain, how, plan = [target.name for target in config.targets], reports["student"], config.validation, plan_of(config)
+    names, plain, how, plan = [target.name for target in config.targets], reports[FLOAT], config.validation, plan_of(config)
     parities = {name: store.at(name).run(parity, how, student, plain, engines[name], reports[name], dataset) for name in names}
-    trained = {"teacher": teacher, "undistilled": baseline, "torch": student}
-    models, verdicts = {**compared, "student": model}, {}
+    trained = {"teacher": teacher, "baseline": baseline, "student": student}
+    models, verdicts = {**compared, FLOAT: model}, {}
     for name in names:
         gates = config.gates_of(name)
         networks = {title: network for title, network in trained.items() if any(one.network == title for one in gates)}
@@ -117,13 +122,13 @@ def compress(config: PipelineConfig, store: Store) -> RunResult:
 def _of_rivals(gates: Iterable[GateConfig], made: Mapping[str, T]) -> dict[str, T]:
     """What was made of the engines that the gates name, and of no other, so that nothing else makes them stale."""
     named = {one.other for one in gates}
-    return {versus: made[name] for versus, name in VERSUS.items() if versus in named}
+    return {name: made[name] for name in RIVALS if name in named}
 
 
 def instances(config: PipelineConfig) -> list[str]:
     """Every stage that runs more than once, with its label: "optimize:cpu-int8"."""
     targets = [target.name for target in config.targets]
-    labels = {"export": REFERENCES, "optimize": (*targets, *REFERENCES, "student"), "validate": (*targets, *REFERENCES, "student")}
+    labels = {"export": REFERENCES, "optimize": (*targets, *RIVALS), "validate": (*targets, *RIVALS)}
     labels |= dict.fromkeys(("parity", "gate", "package"), tuple(targets))
     return [f"{stage}:{label}" for stage in STAGES for label in labels.get(stage, ())]
 

@@ -133,7 +133,7 @@ class ParityStep(Frozen):
     `why` says the reason where it could not be computed, and the figures are null.
     """
 
-    name: Literal["torch", "onnx", "typed", "engine"]
+    name: Literal["student", "onnx", "typed", "engine"]
     how: str
     map: float | None
     map_50: float | None

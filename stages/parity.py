@@ -1,6 +1,7 @@
 """Where a target's accuracy went: the same images through every form that the network takes on its way to the engine.
 
-torch, the exported ONNX graph, the same in the target's precision, the engine. Between two steps stands what one conversion cost.
+The student in torch, the exported ONNX graph, the same in the target's precision, the engine. Between two steps stands what one
+conversion cost.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,14 +32,14 @@ NOTABLE = 0.0005
 class StepDetections(NamedTuple):
     """What one form of the network finds in the split; `largest` and `why` as in ParityStep."""
 
-    name: Literal["torch", "onnx", "typed", "engine"]
+    name: Literal["student", "onnx", "typed", "engine"]
     how: str
     detections: list[dict[str, Any]] | None
     largest: Mapping[str, float] = {}
     why: str | None = None
 
 
-@stage(version=2)
+@stage(version=3)
 def parity(
     out: Path, config: ValidationConfig, student: Checkpoint, plain: Report, engine: Engine, report: Report, dataset: Dataset
 ) -> Parity:
@@ -53,7 +54,7 @@ def parity(
     split = labeled_split(dataset, student.facts.accuracy.split)
     if facts.typed is not None and facts.precision == "fp16":
         split = some(split, config.parity_images)
-    forms = [StepDetections("torch", "torch", _found(student, split)), StepDetections("onnx", PLAIN, _found(plain, split))]
+    forms = [StepDetections("student", "torch", _found(student, split)), StepDetections("onnx", PLAIN, _found(plain, split))]
     if facts.typed is not None and facts.precision != "fp32":
         forms.append(_typed(engine.file(facts.typed), facts, split))
     if measured.accuracy is not None:

@@ -1,4 +1,4 @@
-"""Train a detector from its images alone: the large teacher, and the student as it is without one."""
+"""Train a detector from its images alone: the teacher, and the baseline, which is the student trained without it."""
 
 import hashlib
 from pathlib import Path

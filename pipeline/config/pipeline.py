@@ -28,7 +28,13 @@ from stages.config import (
 )
 
 REFERENCES = ("teacher", "baseline")
-"""What is measured beside the targets; no target may bear these names, nor the student's."""
+"""Networks that are measured in addition to the targets."""
+
+FLOAT = "float"
+"""The student's graph as exported, in fp32: every target's engine is compared with it."""
+
+TAKEN = (*REFERENCES, "student", FLOAT)
+"""Names that no target may have."""
 
 
 class PluginSection(NamedTuple):
@@ -77,7 +83,7 @@ class PipelineConfig(Frozen):
         for name, count in Counter(target.name for target in targets).items():
             if count > 1:
                 raise ValueError(f"{count} targets are called {name}; give each its own name")
-            if name in (*REFERENCES, "student"):
+            if name in TAKEN:
                 raise ValueError(f"a target cannot be called {name}, which is what the figures of that network go by; rename it")
         return targets
 

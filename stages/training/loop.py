@@ -1,4 +1,4 @@
-"""The training loop, the same for teacher, student and distilled student.
+"""The training loop, the same for teacher, baseline and student.
 
 accelerate carries device, precision, distribution, checkpoints and trackers.
 """

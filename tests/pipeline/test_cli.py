@@ -219,7 +219,9 @@ class TestRunText:
         assert re.fullmatch(r"prepare +running: never ran", lines[0])
         assert re.fullmatch(r"prepare +done in \d+\.\d s", lines[1])
         text = "\n".join(lines)
-        assert re.search(r"^student distilled +0\.5000 ", text, re.MULTILINE)
+        for name, figure in (("teacher", "0.6000"), ("baseline", "0.4000"), ("student", "0.5000")):
+            assert re.search(rf"^{name} +{figure} ", text, re.MULTILINE)
+        assert "baseline: the student trained without the teacher" in lines
         assert "gain by distillation: +0.1000 map, 50% of the gap to the teacher; on 6 images of split val" in text
         assert re.search(r"^cpu +ort +fp32 +1\.0000 ", text, re.MULTILINE)
         assert "! gpu was not measured: tensorrt is not installed" in text
