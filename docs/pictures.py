@@ -41,7 +41,8 @@ text { font: 13px system-ui, -apple-system, "Segoe UI", "Helvetica Neue", "Liber
 rect.box { fill: var(--box); stroke: var(--rule); } rect.stage { fill: var(--stage); } rect.registry { fill: var(--registry); }
 .arrow { stroke: var(--soft); stroke-width: 1.5; fill: none; marker-end: url(#head); } marker path { fill: var(--soft); }
 """
-HEAD = '<marker id="head" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto"><path d="M0,0L8,4L0,8z"/></marker>'
+HEAD = '<marker id="head" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
+HEAD += '<path d="M0,0L8,4L0,8z"/></marker>'
 
 
 def architecture() -> str:

@@ -53,7 +53,8 @@ class TestEveryPage:
     @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
     def test_every_file_named_exists(self, page: Path) -> None:
         folders = "pipeline|stages|deploy|tests|docs|examples|benchmarks"
-        named = set(re.findall(rf"`((?:{folders})/[\w/.-]*)`", prose(page)))
+        code = blocks(page, "sh") + re.findall(r"`([^`\n]+)`", prose(page))
+        named = {name for part in code for name in re.findall(rf"(?<![\w/.])((?:{folders})/(?:[\w/.-]*\w)?)", part)}
         examples = set(re.findall(r"The example, `([\w/.]+)`", text(EXTENDING)))
         assert not [name for name in named - examples if not (ROOT / name).exists()]
 
@@ -201,8 +202,14 @@ class TestArchitecture:
         real = {name: inspect.get_annotations(getattr(flow, name), eval_str=True)["return"].__name__ for name in flow.STAGES}
         assert said == real
 
+    def test_the_flow_is_quoted_as_it_is(self) -> None:
+        (quoted,) = blocks(ARCHITECTURE, "python")
+        source = " ".join(inspect.getsource(flow.compress).split())
+        assert all(" ".join(line.split()) in source for line in quoted.splitlines() if line)
+
     def test_every_contract_with_its_file_its_folder_and_its_test(self) -> None:
         contracts = rows(sections(ARCHITECTURE)["Contracts"])
+        assert [cells[0] for cells in contracts] == ["loss", "detector", "data set", "runtime", "stage", "command"]
         folders = [re.findall(r"`([\w/]+)/`", cells[2])[0] for cells in contracts]
         assert {place.package.replace(".", "/") for place in config.PLUGIN_SECTIONS.values()} <= set(folders)
         for cells in contracts:
