@@ -80,10 +80,11 @@ def _flow(top: float) -> Iterator[str]:
         for other in fed_by:
             yield _arrow(*corner(other), x, y)
     x, y = corner("distill")
-    yield from _text(x + 63, y + 106, "measured as an engine too,", "soft middle")
-    yield from _text(x + 63, y + 122, "for comparison", "soft middle")
+    yield from _text(x + 72, y + 106, "measured as an engine too,", "soft middle")
+    yield from _text(x + 72, y + 122, "for comparison", "soft middle")
     x, y = corner("package")
-    yield from _text(x + 46, y + 94, "predict, serve, build", "middle")
+    yield from _text(x + 53, y + 94, "predict, serve,", "middle")
+    yield from _text(x + 53, y + 111, "build", "middle")
     yield f'<path class="arrow" d="M{x + 53},{y + 48}v28"/>'
 
 
