@@ -219,11 +219,11 @@ class TestArchitecture:
     def test_every_contract_with_its_file_its_folder_and_its_test(self) -> None:
         contracts = rows(sections(ARCHITECTURE)["Contracts"])
         assert [cells[0] for cells in contracts] == ["loss", "detector", "data set", "runtime", "stage", "command"]
-        folders = [re.findall(r"`([\w/]+)/`", cells[2])[0] for cells in contracts]
+        folders = [re.findall(r"`([\w/]+)/`", cells[1])[0] for cells in contracts]
         assert {place.package.replace(".", "/") for place in config.PLUGIN_SECTIONS.values()} <= set(folders)
         for folder, cells in zip(folders, contracts, strict=True):
             paths = [name for cell in cells[1:] for name in re.findall(r"`([\w/.]+)`", cell)]
-            places = [Path(), Path(folder), Path("tests/contracts")]
+            places = [Path(), Path(folder), Path("tests/contracts"), Path("tests/project")]
             assert all(any((ROOT / place / name).exists() for place in places) for name in paths), cells
 
     def test_six_files_to_read_first(self) -> None:
