@@ -273,7 +273,7 @@ class TestBundleCommands:
         ("given", "line"),
         [
             (["--set", "sesions=2"], "serve.sesions 2: Extra inputs are not permitted; allowed: host, port, "),
-            (["--set", "sessions=0"], "serve.sessions 0: Input should be greater than or equal to 1; see docs/CONFIG.md"),
+            (["--set", "sessions=0"], "serve.sessions 0: Input should be greater than or equal to 1; see docs/configuration.md"),
             (["--port", "70000"], "--port 70000: Input should be less than or equal to 65535"),
             (["--set", "token_file=nowhere"], "serve.token_file nowhere: No such file or directory"),
         ],

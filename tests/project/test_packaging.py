@@ -1,4 +1,4 @@
-"""Guards for three import names that other distributions bear too: see docs/ARCHITECTURE.md."""
+"""Guards for three import names that other distributions bear too: see docs/decisions.md."""
 
 import ast
 import re
