@@ -15,6 +15,7 @@ import onnx_samples
 import pytest
 import yaml
 from PIL import Image
+from waiting import PATIENCE
 
 from deploy.errors import ArtifactError, BuildError, ConfigError, DataError, RuntimeUnavailable
 from deploy.serving.options import ServeConfig
@@ -105,7 +106,7 @@ class TestExitCodes:
         assert err.count("\n") == 1
 
     def test_help_and_readers_of_this_table_see_every_code(self, capsys: pytest.CaptureFixture[str]) -> None:
-        with pytest.raises(SystemExit):
+        with pytest.raises(SystemExit, match=r"^0$"):
             cli.main(["--help"])
         found = {int(number) for number in re.findall(r"^  (\d+) ", capsys.readouterr().out, re.MULTILINE)}
         assert found == {0, 1, 2, 3, 4, 5, 10, 11, 12, 130}
@@ -182,14 +183,14 @@ class TestProcess:
         assert json.loads(done.stdout)["package"]["description"] == "grün"
 
     def test_ctrl_c_is_one_line(self, small_file: Path) -> None:
-        wait = "import time; from pipeline.commands import run; run.run = lambda args: (print('in', flush=True), time.sleep(60))"
+        wait = "import time; from pipeline.commands import run; run.run = lambda args: (print('in', flush=True), time.sleep(600))"
         script = f"import sys\nfrom pipeline.cli import main\n{wait}\nsys.exit(main(['run', {str(small_file)!r}]))"
         command = [sys.executable, "-P", "-c", script]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
-            process.stdout.readline()
+            assert process.stdout.readline() == "in\n"
             process.send_signal(signal.SIGINT)
-            _, err = process.communicate(timeout=30)
+            _, err = process.communicate(timeout=PATIENCE)
         assert (process.returncode, err) == (130, "edgedistill: interrupted; the same command goes on from here\n")
 
 

@@ -1,15 +1,11 @@
 """What an edge box does: the wheel in a virtual environment of its own, with the base and `serve`, without torch."""
 
 import json
-import re
 import signal
-import socket
 import subprocess
 import sys
-import time
 import urllib.request
 import venv
-from collections.abc import Iterator
 from importlib.metadata import Distribution, distribution
 from pathlib import Path
 
@@ -20,6 +16,8 @@ import pytest
 from packaging.requirements import Requirement
 from PIL import Image
 from places import ROOT
+from serving_samples import Server
+from waiting import PATIENCE
 
 from deploy.bundles.bundle import Bundle
 
@@ -150,39 +148,14 @@ def test_build_says_what_to_install(program: Path, bundle: Bundle, tmp_path: Pat
     assert not (tmp_path / "out").exists()
 
 
-def ready(port: int) -> bool:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/health/ready", timeout=5) as answer:
-            return bool(answer.status == 200)
-    except OSError:
-        return False
-
-
-@pytest.fixture
-def address(program: Path, bundle: Bundle, tmp_path: Path) -> Iterator[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [str(program), "serve", str(bundle.root), "--port", str(port)]
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            for _ in range(300):
-                time.sleep(0.1)
-                if process.poll() is not None or ready(port):
-                    break
-            assert process.poll() is None, process.stderr.read() if process.stderr else ""
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            process.send_signal(signal.SIGINT)
-            _, errors = process.communicate(timeout=30)
-    assert not re.search("Traceback", errors)
-
-
-def test_serve(address: str, picture: Path) -> None:
-    request = urllib.request.Request(f"{address}/v1/detect", data=picture.read_bytes(), method="POST")
-    with urllib.request.urlopen(request, timeout=30) as response:
-        answer = json.load(response)
-    assert "bbox" in json.dumps(answer)
+def test_serve(program: Path, bundle: Bundle, picture: Path) -> None:
+    with Server(bundle.root, program=[program]) as server:
+        request = urllib.request.Request(f"http://127.0.0.1:{server.port}/v1/detect", data=picture.read_bytes(), method="POST")
+        with urllib.request.urlopen(request, timeout=PATIENCE) as response:
+            assert len(json.load(response)["annotations"]) == 2
+        server.send(signal.SIGINT)
+        assert server.end() == 130
+    assert server.last_words == ["edgedistill: interrupted; accepted requests were answered\n"]
 
 
 def test_training_says_what_to_install(program: Path, tmp_path: Path) -> None:
