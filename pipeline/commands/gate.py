@@ -17,7 +17,7 @@ from deploy.bundles.manifest import MANIFEST, Verdict
 from deploy.comparison.metrics import Figures
 from deploy.comparison.side import Side
 from deploy.errors import ArtifactError, ConfigError, EdgedistillError
-from deploy.prediction.predictor import Predictor
+from deploy.prediction.predictor import SessionPredictor
 from pipeline.answer import Answer, say
 from pipeline.outputs import copy_bundles
 from pipeline.results.verdicts import annotate, text, write
@@ -161,7 +161,7 @@ def _side(bundle: Bundle, validation: ValidationConfig, labeled: Any) -> Side:
 
     def detections() -> Sequence[Mapping[str, Any]]:
         with opened() as session:
-            return judge(Predictor(session, manifest.contract), labeled, f"gate {manifest.target}").detections
+            return judge(SessionPredictor(session, manifest.contract), labeled, f"gate {manifest.target}").detections
 
     return Side(manifest.target, figures, manifest.contract, opened, detections, manifest.why, manifest.data)
 

@@ -17,7 +17,7 @@ from deploy.comparison.interleaved import InterleavedProtocol, take_turns
 from deploy.comparison.interval import ERROR_RATE, Effect
 from deploy.machine.load import Watch
 from deploy.precision import Batch
-from deploy.prediction.predictor import Predictor
+from deploy.prediction.predictor import SessionPredictor
 from deploy.runtimes import Raw, Session
 
 AREAS = {"all": 0, "small": 1, "medium": 2, "large": 3}
@@ -157,8 +157,8 @@ class Sleeper(Session):
         pass
 
 
-def sleeper(milliseconds: Callable[[], float]) -> Predictor:
-    return Predictor(Sleeper(milliseconds), onnx_samples.contract())
+def sleeper(milliseconds: Callable[[], float]) -> SessionPredictor:
+    return SessionPredictor(Sleeper(milliseconds), onnx_samples.contract())
 
 
 IMAGE = [onnx_samples.picture({})]

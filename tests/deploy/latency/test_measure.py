@@ -8,7 +8,7 @@ import pytest
 from deploy.contract import Latency
 from deploy.latency import measure
 from deploy.precision import Batch
-from deploy.prediction.predictor import Predictor
+from deploy.prediction.predictor import SessionPredictor
 from deploy.runtimes import Raw, Session
 
 
@@ -31,7 +31,7 @@ class Slow(Session):
 
 def measured(session: Session, **protocol: float) -> Latency:
     images = [np.full((64, 64, 3), value, np.uint8) for value in (0, 100, 200)]
-    return measure.measure(Predictor(session, onnx_samples.contract()), images, **protocol)  # type: ignore[arg-type]
+    return measure.measure(SessionPredictor(session, onnx_samples.contract()), images, **protocol)  # type: ignore[arg-type]
 
 
 def test_warm_up_is_not_counted_and_every_image_takes_its_turn() -> None:
@@ -65,4 +65,4 @@ def test_percentiles_by_hand() -> None:
 
 def test_no_image_is_an_error() -> None:
     with pytest.raises(ValueError, match="no image"):
-        measure.measure(Predictor(Slow(0), onnx_samples.contract()), [])
+        measure.measure(SessionPredictor(Slow(0), onnx_samples.contract()), [])
