@@ -51,7 +51,7 @@ class GateResult:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class GateOptions:
     """What gates versus a reference compare with.
 
     reference: the folder of a bundle, or of one bundle per target. data: labeled images in COCO's layout, only with a bundle.
@@ -66,36 +66,34 @@ class Comparison:
 def gate(args: argparse.Namespace) -> Answer:
     """Judge a configuration's targets, or a bundle."""
     reference, data = (None if given is None else Path(given) for given in (args.reference, args.data))
-    comparison = Comparison(reference, data, first=args.save_reference is not None and reference is None)
+    options = GateOptions(reference, data, first=args.save_reference is not None and reference is None)
     file = Path(args.config)
     if file.is_dir():
         if args.settings:
             raise ConfigError(f"--set {args.settings[0]}: {file} is a bundle, whose gates were judged when it was packaged; name a file")
-        return _answer(args, gate_bundle(Bundle.load(file), comparison), None, None)
-    if data is not None:
-        raise ConfigError(f"--data {data}: {file} names its data itself; --data goes with a bundle")
+        return _answer(args, gate_bundle(Bundle.load(file), options), None, None)
     config = load(file, args.settings)
-    return _answer(args, gate_run(config, Path(args.runs), comparison), Path(args.runs) / config.name, file)
+    return _answer(args, gate_run(config, Path(args.runs), options), Path(args.runs) / config.name, file)
 
 
-def gate_run(config: PipelineConfig, runs: Path, comparison: Comparison) -> GateResult:
+def gate_run(config: PipelineConfig, runs: Path, options: GateOptions) -> GateResult:
     """Judge the targets of a configuration. Nothing is trained or built; engines run only if a gate compares them.
 
     Raises:
         ConfigError: a reference that no gate compares with, or data, which the configuration names itself.
         NothingMeasured: the configuration has not run yet.
     """
-    if comparison.data is not None:
-        raise ConfigError(f"--data {comparison.data}: pipeline {config.name} names its data itself; --data goes with a bundle")
+    if options.data is not None:
+        raise ConfigError(f"--data {options.data}: pipeline {config.name} names its data itself; --data goes with a bundle")
     result = reused(config, runs)
     verdicts: list[Verdict] = []
-    _refuse_idle(comparison, config.gates)
+    _refuse_idle(options, config.gates)
     with ExitStack() as stack:
-        references = _References(comparison.reference, stack, partial(build.again, dataset=result.dataset))
+        references = _References(options.reference, stack, partial(build.again, dataset=result.dataset))
         for target in result.targets:
             verdicts += target.verdicts.facts.verdicts
             wanted = [one for one in config.gates_of(target.config.name) if one.other == "reference"]
-            if not wanted or comparison.first:
+            if not wanted or options.first:
                 continue
             own = replace(
                 _side(Bundle.load(target.bundle.root), config.validation, None),
@@ -107,10 +105,10 @@ def gate_run(config: PipelineConfig, runs: Path, comparison: Comparison) -> Gate
     unmeasured = [target.config.name for target in result.targets if target.report.facts.why is not None]
     code = exit_code(verdicts, config.gates, required=required, unmeasured=unmeasured)
     bundles = {target.config.name: target.bundle.root for target in result.targets if target.report.facts.why is None}
-    return _result(verdicts, code, config.gates, bundles, comparison)
+    return _result(verdicts, code, config.gates, bundles, options)
 
 
-def gate_bundle(given: Bundle, comparison: Comparison) -> GateResult:
+def gate_bundle(given: Bundle, options: GateOptions) -> GateResult:
     """The verdicts that a bundle carries, and those versus a reference. A gate that judged nothing counts here.
 
     Raises:
@@ -118,36 +116,36 @@ def gate_bundle(given: Bundle, comparison: Comparison) -> GateResult:
     """
     verdicts = list(given.manifest.verdicts)
     _, gates, validation = build.plan(given, None)
-    _refuse_idle(comparison, gates)
+    _refuse_idle(options, gates)
     wanted = [one for one in gates if one.other == "reference"]
-    if comparison.data is not None and comparison.reference is None:
-        raise ConfigError(f"--data {comparison.data}: nothing is measured without --reference DIR")
-    if wanted and not comparison.first:
+    if options.data is not None and options.reference is None:
+        raise ConfigError(f"--data {options.data}: nothing is measured without --reference DIR")
+    if wanted and not options.first:
         with ExitStack() as stack:
             scratch = Path(stack.enter_context(TemporaryDirectory()))
-            dataset = None if comparison.data is None else build.data_for(given, str(comparison.data), validation, scratch)
+            dataset = None if options.data is None else build.data_for(given, str(options.data), validation, scratch)
             found = labeled_split(dataset, validation.split) if dataset is not None else None
             own = _side(given, validation, found)
             if found is not None:
                 own = replace(own, data=(found.digest(), len(found.images)))
-            references = _References(comparison.reference, stack, partial(build.again, dataset=dataset))
+            references = _References(options.reference, stack, partial(build.again, dataset=dataset))
             verdicts += _judge(own, wanted, references, dataset, validation)
     code = exit_code(verdicts, ())
     idle = any(verdict.verdict == "unmeasured" for verdict in verdicts) and code != EXIT_FAIL
-    return _result(verdicts, EXIT_INCOMPARABLE if idle else code, gates, {given.manifest.target: given.root}, comparison)
+    return _result(verdicts, EXIT_INCOMPARABLE if idle else code, gates, {given.manifest.target: given.root}, options)
 
 
 def _result(
-    verdicts: Sequence[Verdict], code: int, gates: tuple[GateConfig, ...], bundles: Mapping[str, Path], comparison: Comparison
+    verdicts: Sequence[Verdict], code: int, gates: tuple[GateConfig, ...], bundles: Mapping[str, Path], options: GateOptions
 ) -> GateResult:
-    return GateResult(tuple(verdicts), code if verdicts or comparison.first else EXIT_INCOMPARABLE, gates, bundles)
+    return GateResult(tuple(verdicts), code if verdicts or options.first else EXIT_INCOMPARABLE, gates, bundles)
 
 
-def _refuse_idle(comparison: Comparison, gates: Iterable[GateConfig]) -> None:
+def _refuse_idle(options: GateOptions, gates: Iterable[GateConfig]) -> None:
     """A reference that no gate compares with would judge nothing."""
-    if comparison.reference is not None and not any(one.other == "reference" for one in gates):
+    if options.reference is not None and not any(one.other == "reference" for one in gates):
         example = "{metric: map, max_drop: 0.01}"
-        raise ConfigError(f"--reference {comparison.reference}: no gate compares with a reference; add one, such as {example}")
+        raise ConfigError(f"--reference {options.reference}: no gate compares with a reference; add one, such as {example}")
 
 
 class _References:
