@@ -22,7 +22,7 @@ from torch import nn
 from deploy.accuracy.judge import LabeledSplit, judge
 from deploy.comparison.metrics import Figures
 from deploy.comparison.side import Side
-from deploy.prediction.predictor import Predictor
+from deploy.prediction.predictor import SessionPredictor
 from deploy.runtimes import Session, ort
 from pipeline.config import PipelineConfig, load
 from pipeline.store.store import Store
@@ -68,7 +68,7 @@ class Bench:
 
     def found(self, session: Session, label: str, images: LabeledSplit) -> tuple[float, Found]:
         """mAP and detections of a session."""
-        judged = judge(Predictor(session, self.contract), images, label)
+        judged = judge(SessionPredictor(session, self.contract), images, label)
         return judged.accuracy.map or 0.0, judged.detections
 
     def in_torch(self, detector: Any, label: str, images: LabeledSplit) -> tuple[float, Found]:

@@ -16,7 +16,7 @@ from deploy.accuracy.judge import LabeledSplit, judge
 from deploy.accuracy.spread import spread
 from deploy.contract import ModelContract
 from deploy.errors import ArtifactError
-from deploy.prediction.predictor import Predictor
+from deploy.prediction.predictor import SessionPredictor
 from stages.artifacts import Artifact, Checkpoint, Dataset, Engine, Parity, Report, read_json
 from stages.config import ValidationConfig
 from stages.facts import EngineFacts, ParityFacts, ParityStep, write_facts
@@ -100,11 +100,11 @@ def _typed(file: Path, facts: EngineFacts, split: LabeledSplit) -> StepDetection
         how = "reference evaluator, in half"
         try:
             half = HalfSession(file)
-            return StepDetections("typed", how, judge(Predictor(half, facts.contract), split, label).detections, half.largest)
+            return StepDetections("typed", how, judge(SessionPredictor(half, facts.contract), split, label).detections, half.largest)
         except ArtifactError as error:  # a finding about this target, which leaves the others as they are
             return StepDetections("typed", how, None, why=str(error))
     with plugins.load("deploy.runtimes", "ort").open(file, options={"optimization": "none", "provider": "cpu"}) as session:
-        return StepDetections("typed", PLAIN, judge(Predictor(session, facts.contract), split, label).detections)
+        return StepDetections("typed", PLAIN, judge(SessionPredictor(session, facts.contract), split, label).detections)
 
 
 def _step(form: StepDetections, before: Sequence[StepDetections], split: LabeledSplit, contract: ModelContract) -> ParityStep:

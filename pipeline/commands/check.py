@@ -19,7 +19,7 @@ from pipeline.config import PipelineConfig, load
 from stages.datasets.cleaning.findings import Finding, examine
 
 DISTRIBUTION = "edgedistill"
-IMPORT_NAMES = ("pipeline", "stages", "deploy")
+IMPORT_NAMES = ("edgedistill", "pipeline", "stages", "deploy")
 
 
 def check(args: argparse.Namespace) -> Answer:

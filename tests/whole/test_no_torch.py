@@ -21,6 +21,10 @@ from waiting import PATIENCE
 
 from deploy.bundles.bundle import Bundle
 
+SPLITS = (f"{split}_images: cells/images/{split}, {split}_annotations: cells/{split}.json" for split in ("train", "val"))
+COCO_DATA = f"{{dataset: coco, {', '.join(SPLITS)}}}"
+"""The section data of a pipeline whose images artifact_samples wrote into `cells`."""
+
 
 def needed(requirements: list[str], extra: str) -> dict[str, Distribution]:
     """The distributions that requirements ask for on this machine, and those that these ask for."""
@@ -130,6 +134,31 @@ def test_predict(program: Path, bundle: Bundle, picture: Path, tmp_path: Path) -
     assert (tmp_path / "out" / "picture.png").exists()
 
 
+FRONT_DOOR = """
+import sys
+import edgedistill
+
+with edgedistill.Predictor(edgedistill.Bundle.load(sys.argv[1])) as predictor:
+    print(sorted(predictor(sys.argv[2]).names))
+print(edgedistill.gate(sys.argv[1]).passed)
+try:
+    edgedistill.run("pipeline.yaml")
+except edgedistill.ConfigError as error:
+    print(error)
+"""
+
+
+def test_the_front_door(program: Path, bundle: Bundle, picture: Path, tmp_path: Path) -> None:
+    artifact_samples.dataset(tmp_path / "cells")
+    (tmp_path / "pipeline.yaml").write_text(flow_samples.CONFIG.replace("{dataset: digits}", COCO_DATA))
+    done = run(program.with_name("python"), "-c", FRONT_DOOR, bundle.root, picture, cwd=tmp_path)
+    assert done.stdout.splitlines() == [
+        "['blue', 'red']",
+        "True",
+        "this needs torch, which is not installed; run: pip install 'edgedistill[train]'",
+    ], done.stderr
+
+
 def test_build_makes_and_judges_engines_without_torch(builder: Path, bundle: Bundle, tmp_path: Path) -> None:
     assert "No module named 'torch'" in run(builder.with_name("python"), "-c", "import torch", cwd=tmp_path).stderr
     artifact_samples.dataset(tmp_path / "cells")
@@ -160,9 +189,7 @@ def test_serve(program: Path, bundle: Bundle, picture: Path) -> None:
 
 def test_training_says_what_to_install(program: Path, tmp_path: Path) -> None:
     artifact_samples.dataset(tmp_path / "cells")
-    pairs = [f"{split}_images: cells/images/{split}, {split}_annotations: cells/{split}.json" for split in ("train", "val")]
-    data = f"data={{dataset: coco, {', '.join(pairs)}}}"
     (tmp_path / "pipeline.yaml").write_text(flow_samples.CONFIG)
-    done = run(program, "run", "--set", data, cwd=tmp_path)
+    done = run(program, "run", "--set", f"data={COCO_DATA}", cwd=tmp_path)
     line = "edgedistill: this needs torch, which is not installed; run: pip install 'edgedistill[train]'\n"
     assert (done.returncode, done.stderr) == (2, line)

@@ -19,7 +19,7 @@ from stages.detectors.boxes.nms import best
 from stages.detectors.set_prediction import hub
 from stages.detectors.set_prediction.detector import (
     LabelDict,
-    Prediction,
+    SetPrediction,
     SetPredictionDetector,
     full_precision,
     grid_boxes,
@@ -70,7 +70,7 @@ class GroupQueryDetector(SetPredictionDetector):
         """Mask logits [B, Q, h, w] of each decoder layer, or None."""
         return None
 
-    def predict(self, images: Tensor, labels: list[LabelDict] | None = None) -> Prediction:
+    def predict(self, images: Tensor, labels: list[LabelDict] | None = None) -> SetPrediction:
         """See SetPredictionDetector.predict."""
         levels = self.levels(images)
         self.check_positions(images, [(level.shape[-2], level.shape[-1]) for level in levels], self.config.num_queries)
@@ -81,7 +81,7 @@ class GroupQueryDetector(SetPredictionDetector):
         masks = self.masks(levels[0], found.hidden, size)
         pyramid = tuple(sorted(levels, key=lambda level: -level.shape[-1]))
         losses = {} if labels is None else self._losses(levels, found, logits, boxes, masks, labels, size)
-        return Prediction(pyramid, logits[-1], boxes[-1], masks[-1] if masks else None, losses)
+        return SetPrediction(pyramid, logits[-1], boxes[-1], masks[-1] if masks else None, losses)
 
     def _decode(self, levels: list[Tensor]) -> _Decoded:
         core, batch = self.detection.model, levels[0].shape[0]

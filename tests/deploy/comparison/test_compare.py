@@ -16,7 +16,7 @@ from deploy.comparison.bootstrap import blocks, drop
 from deploy.comparison.interleaved import Compared, InterleavedProtocol, take_turns
 from deploy.comparison.interval import ERROR_RATE, Effect
 from deploy.precision import Batch
-from deploy.prediction.predictor import Predictor
+from deploy.prediction.predictor import SessionPredictor
 from deploy.runtimes import Raw, Session
 
 AREAS = {"all": 0, "small": 1, "medium": 2, "large": 3}
@@ -183,7 +183,7 @@ class Engines:
     def turns(self, own: Callable[[], float], other: Callable[[], float], limit: float, **options: Any) -> Compared:
         """Compare the median share of the engine's own time, unless the options say otherwise."""
         given = {"percentile": 50, "relative": True, "protocol": SHORT, **options}
-        first, second = (Predictor(Sleeper(self.clock, taken), onnx_samples.contract()) for taken in (own, other))
+        first, second = (SessionPredictor(Sleeper(self.clock, taken), onnx_samples.contract()) for taken in (own, other))
         return take_turns(first, second, IMAGE, value=lambda timings: timings.infer_ms, limit=limit, **given)
 
 

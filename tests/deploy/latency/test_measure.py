@@ -6,7 +6,7 @@ from clock import Clock
 from deploy.contract import Latency
 from deploy.latency import measure
 from deploy.precision import Batch
-from deploy.prediction.predictor import Predictor
+from deploy.prediction.predictor import SessionPredictor
 from deploy.runtimes import Raw, Session
 
 
@@ -37,7 +37,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 def measured(session: Session, **protocol: float) -> Latency:
     images = [np.full((64, 64, 3), value, np.uint8) for value in (0, 100, 200)]
-    return measure.measure(Predictor(session, onnx_samples.contract()), images, **protocol)  # type: ignore[arg-type]
+    return measure.measure(SessionPredictor(session, onnx_samples.contract()), images, **protocol)  # type: ignore[arg-type]
 
 
 def test_warm_up_is_not_counted_and_every_image_takes_its_turn(clock: Clock) -> None:
@@ -70,4 +70,4 @@ def test_percentiles_by_hand() -> None:
 
 def test_no_image_is_an_error(clock: Clock) -> None:
     with pytest.raises(ValueError, match="no image"):
-        measure.measure(Predictor(Slow(clock), onnx_samples.contract()), [])
+        measure.measure(SessionPredictor(Slow(clock), onnx_samples.contract()), [])

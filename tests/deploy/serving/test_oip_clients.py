@@ -15,7 +15,7 @@ from waiting import PATIENCE, until
 
 from deploy.bundles.bundle import Bundle
 from deploy.prediction import preprocess
-from deploy.prediction.predictor import Predictor, decide
+from deploy.prediction.predictor import SessionPredictor, decide
 from deploy.runtimes import Raw
 
 http = pytest.importorskip("tritonclient.http")
@@ -145,7 +145,7 @@ class TestHttp:
         answer = Raw(*(result.as_numpy(name) for name in ("boxes", "scores", "labels", "converged")))
         found = decide(answer, placement, contract)
         with bundle.open(threads=1) as session:
-            expected = Predictor(session, contract).detect(picture)
+            expected = SessionPredictor(session, contract).detect(picture)
         assert (found.boxes == expected.boxes).all()
         assert (found.scores == expected.scores).all()
         assert (found.labels == expected.labels).all()

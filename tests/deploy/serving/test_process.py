@@ -26,7 +26,7 @@ from deploy.accuracy import coco
 from deploy.accuracy.judge import LabeledSplit, judge
 from deploy.bundles.bundle import Bundle
 from deploy.bundles.manifest import MANIFEST
-from deploy.prediction.predictor import Predictor
+from deploy.prediction.predictor import SessionPredictor
 from deploy.runtimes import Raw
 from deploy.runtimes.ort import OrtSession
 
@@ -266,7 +266,7 @@ def test_map_through_the_server_is_that_of_validate(bundle: Bundle, tmp_path: Pa
     truth = json.loads(dataset.annotations("val").read_text())
     files = tuple(dataset.images("val") / image["file_name"] for image in truth["images"])
     with bundle.open() as session:
-        expected = judge(Predictor(session, bundle.manifest.contract), LabeledSplit("val", truth, files), "val").accuracy
+        expected = judge(SessionPredictor(session, bundle.manifest.contract), LabeledSplit("val", truth, files), "val").accuracy
 
     async def ask(port: int) -> list[dict[str, Any]]:
         client = Client(port)

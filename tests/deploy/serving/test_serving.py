@@ -24,7 +24,7 @@ from deploy.bundles.manifest import MANIFEST
 from deploy.errors import ArtifactError, ConfigError
 from deploy.prediction import image_files, masks, preprocess
 from deploy.prediction.detections import to_coco
-from deploy.prediction.predictor import Predictor
+from deploy.prediction.predictor import SessionPredictor
 from deploy.runtimes import Raw, Session
 from deploy.serving.logs import Log
 from deploy.serving.options import ServeConfig
@@ -83,7 +83,7 @@ def expected(bundle: Bundle, *contents: bytes) -> list[dict[str, Any]]:
     """What `predict` finds."""
     contract = bundle.manifest.contract
     with bundle.open(threads=1) as session:
-        predictor = Predictor(session, contract)
+        predictor = SessionPredictor(session, contract)
         images = enumerate(map(image_files.load_image, contents), start=1)
         return [one for number, image in images for one in to_coco(predictor.detect(image), number, contract)]
 

@@ -15,7 +15,7 @@ from places import ROOT
 from torch import Tensor
 
 from deploy.prediction import image_files, masks, preprocess
-from deploy.prediction.predictor import Predictor
+from deploy.prediction.predictor import SessionPredictor
 from deploy.runtimes import ort
 from stages.artifacts import Dataset
 from stages.config import DataConfig, ExportConfig
@@ -247,7 +247,7 @@ def test_masks_are_learnt_and_the_same_from_an_engine(tmp_path: Path) -> None:
     contract = dataset.facts.contract.model_copy(update={"mask_frame": detector.mask_frame})
     image = image_files.load_image(dataset.images("val") / "1.png")
     with ort.open(tmp_path / "model.onnx", threads=1) as session:
-        ours, theirs = (Predictor(one, contract).detect(image) for one in (session, TorchSession(graph)))
+        ours, theirs = (SessionPredictor(one, contract).detect(image) for one in (session, TorchSession(graph)))
     assert ours.masks is not None
     assert theirs.masks is not None
     assert len(ours.masks) == len(theirs.masks) > 0
