@@ -12,11 +12,12 @@ from deploy.errors import ConfigError
 from deploy.plugins import suggest
 from pipeline.answer import Answer, say, silent
 from pipeline.config import PipelineConfig, load
-from pipeline.flow import STAGES, RunResult, compress, instances
+from pipeline.flow import RunResult, compress, instances
 from pipeline.outputs import publish
 from pipeline.results.summary import stage_figures
 from pipeline.results.table import render
 from pipeline.store.store import Mode, Store, UntilReached
+from stages import STAGES
 
 CHEAP = frozenset({"gate", "package"})
 """The stages that train and build nothing, so that reading commands may run them; a gate that compares latencies measures them."""

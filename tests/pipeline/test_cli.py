@@ -23,6 +23,7 @@ from pipeline import answer, cli, flow
 from pipeline.answer import Answer
 from pipeline.commands import run
 from pipeline.refusals import refusal
+from stages import STAGES
 
 PROGRAM = (sys.executable, "-P", "-c", "import sys; from pipeline.cli import main; sys.exit(main())")
 
@@ -359,4 +360,4 @@ def test_lines_from_processes_after_the_first_are_not_printed(monkeypatch: pytes
 
 
 def test_the_names_of_stages_are_those_of_their_functions() -> None:
-    assert [getattr(flow, name).__name__ for name in flow.STAGES] == list(flow.STAGES)
+    assert [getattr(flow, name).__name__ for name in STAGES] == list(STAGES)

@@ -10,7 +10,7 @@ import flow_samples
 import pytest
 
 from pipeline import cli
-from pipeline.flow import STAGES
+from stages import STAGES
 from stages.stage import StageInfo
 
 Run = Callable[..., tuple[int, Any]]

@@ -20,6 +20,7 @@ from deploy.comparison import metrics
 from deploy.contract import Preprocessing
 from deploy.serving.options import ServeConfig
 from pipeline import cli, config, flow
+from stages import STAGES
 from stages.config import DataConfig
 from stages.config.distillation import DistillConfig, LossConfig
 from stages.config.gates import GateConfig
@@ -137,7 +138,7 @@ class TestCommandsPage:
         assert raised <= said.keys()
 
     def test_the_stages(self) -> None:
-        assert f"`{' '.join(flow.STAGES)}`" in " ".join(text(COMMANDS).split())
+        assert f"`{' '.join(STAGES)}`" in " ".join(text(COMMANDS).split())
 
 
 class TestOtherPages:
@@ -195,8 +196,8 @@ class TestArchitecture:
         shown = re.findall(r">([\w. /]+)</text>", picture)
         for contract in LAYERS:
             rooms = {room.strip() for layer in contract["layers"] for room in layer.split("|")}
-            assert rooms - set(flow.STAGES) - {"train"} <= set(shown), contract["name"]
-        assert set(flow.STAGES) <= set(shown)
+            assert rooms - set(STAGES) - {"train"} <= set(shown), contract["name"]
+        assert set(STAGES) <= set(shown)
 
     def test_the_picture_is_drawn_from_the_layers_as_they_are(self) -> None:
         spec = importlib.util.spec_from_file_location("pictures", ROOT / "docs" / "pictures.py")
@@ -208,7 +209,7 @@ class TestArchitecture:
 
     def test_every_stage_with_its_artifact(self) -> None:
         said = {cells[0].strip("`"): cells[2].strip("`") for cells in rows(sections(ARCHITECTURE)["The flow"])}
-        real = {name: inspect.get_annotations(getattr(flow, name), eval_str=True)["return"].__name__ for name in flow.STAGES}
+        real = {name: inspect.get_annotations(getattr(flow, name), eval_str=True)["return"].__name__ for name in STAGES}
         assert said == real
 
     def test_the_flow_is_quoted_as_it_is(self) -> None:
