@@ -4,16 +4,14 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from pipeline.report.charts import AxisScale, Chart, Line, Mark, Tick, extent
+from pipeline.report.charts import DETAIL_PX, AxisScale, Chart, Line, Mark, Tick, extent
 from pipeline.report.words import fraction, percent, points
 from pipeline.results.ablation import BASELINE, Ablation
 from pipeline.results.table import LEGEND
 from pipeline.store.files import replace_text
 
 ROW_PX = 46
-WIDTH = 860
-FRAME_LEFT = 150
-LETTER_PX = 7
+WIDTH = 900
 
 
 def write_page(measured: Ablation, file: Path) -> None:
@@ -31,7 +29,7 @@ def gain_chart(measured: Ablation) -> Chart:
     """A row a variant: each seed's gain, their mean, and its interval; the line at 0 is the baseline."""
     names = list(measured.gains)
     height = ROW_PX * len(names) + 60
-    left = max(FRAME_LEFT, 20 + LETTER_PX * max(map(len, names)))
+    left = 7 + DETAIL_PX * max(map(len, names))
     frame = (left, 10.0, WIDTH - 20.0, height - 50.0)
     ends = [end for gain in measured.gains.values() for end in (gain.low, gain.high, *gain.differences) if end is not None]
     x = AxisScale(*extent([0.0, *(end * 100 for end in ends)], margin=0.06), frame[0], frame[2])
