@@ -37,11 +37,11 @@ from stages.training.checkpoint import build_detector
 NUM_CLASSES = 80
 Side = Callable[[NDArray[np.float32]], object]
 CASES: dict[str, tuple[dict[str, Any], Callable[..., nn.Module], GraphOptions]] = {
-    "fcos": ({"name": "fcos"}, detection.fcos_resnet50_fpn, GraphOptions(100, 1000, 0.2, 0.6)),
-    "retinanet v1": ({"name": "retinanet", "version": 1}, detection.retinanet_resnet50_fpn, GraphOptions(300, 1000, 0.05, 0.5)),
-    "retinanet v2": ({"name": "retinanet", "version": 2}, detection.retinanet_resnet50_fpn_v2, GraphOptions(300, 1000, 0.05, 0.5)),
-    "ssd": ({"name": "ssd"}, detection.ssd300_vgg16, GraphOptions(200, 400, 0.01, 0.45)),
-    "ssdlite": ({"name": "ssdlite"}, detection.ssdlite320_mobilenet_v3_large, GraphOptions(300, 300, 0.001, 0.55)),
+    "fcos": ({"name": "fcos"}, detection.fcos_resnet50_fpn, GraphOptions(100, 1000, 0.2, 0.6, 300)),
+    "retinanet v1": ({"name": "retinanet", "version": 1}, detection.retinanet_resnet50_fpn, GraphOptions(300, 1000, 0.05, 0.5, 300)),
+    "retinanet v2": ({"name": "retinanet", "version": 2}, detection.retinanet_resnet50_fpn_v2, GraphOptions(300, 1000, 0.05, 0.5, 300)),
+    "ssd": ({"name": "ssd"}, detection.ssd300_vgg16, GraphOptions(200, 400, 0.01, 0.45, 300)),
+    "ssdlite": ({"name": "ssdlite"}, detection.ssdlite320_mobilenet_v3_large, GraphOptions(300, 300, 0.001, 0.55, 300)),
     "faster_rcnn v1": ({"name": "faster_rcnn", "version": 1}, detection.fasterrcnn_resnet50_fpn, GraphOptions(100, 1000, 0.05, 0.5, 1000)),
     "faster_rcnn v2": (
         {"name": "faster_rcnn", "version": 2},

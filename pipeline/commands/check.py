@@ -76,15 +76,13 @@ def network_problem(config: PipelineConfig) -> EdgedistillError | None:
     """Why teacher, student or losses cannot be built as configured; None where they can, or where torch is not installed."""
     if importlib.util.find_spec("torch") is None:
         return None
-    from stages.detectors.backbones.pretrained import left_out
     from stages.training.checkpoint import build_detector, check_size
     from stages.training.distillation import build_losses
 
     anything = ModelContract(preprocessing=config.data.preprocessing, classes=("one", "other"), category_ids=(1, 2))
     choices = config.teacher.detector, config.student.detector
     try:
-        with left_out():
-            teacher, student = (build_detector(choice, len(anything.classes)) for choice in choices)
+        teacher, student = (build_detector(choice, len(anything.classes), pretrained=False) for choice in choices)
         for detector, choice in zip((teacher, student), choices, strict=True):
             check_size(detector, choice, anything)
         build_losses(config.distill, student, teacher, config.seed)

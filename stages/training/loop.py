@@ -25,7 +25,7 @@ from deploy.progress import Steps
 from stages.artifacts import Checkpoint, Dataset
 from stages.config import DetectorConfig, ExportConfig, TrainConfig
 from stages.detectors import Detector
-from stages.measurement.torch_accuracy import evaluate
+from stages.measurement.torch_accuracy import evaluate, graph_options
 from stages.processes import is_main_process, mean_over_processes
 from stages.training.checkpoint import save
 from stages.training.device import accelerator_for, leave_cores
@@ -233,7 +233,7 @@ def finish(
     """Judge the trained detector on the split and write its checkpoint, in the first process alone."""
     if is_main_process():
         accuracy = evaluate(out, detector, dataset, split, export)
-        save(out, detector, choice, dataset.facts.contract, epochs, accuracy)
+        save(out, detector, choice, dataset.facts.contract, epochs, accuracy, graph_options(export))
         _discard_state(out)
     return Checkpoint(out)
 

@@ -1,9 +1,7 @@
 """Weights that others trained: torchvision's by name, or a local file; class layers of another number of classes stay fresh."""
 
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -27,31 +25,22 @@ class NoWeights(WeightsEnum):
     """Of a network that only files are there of."""
 
 
-_wanted: ContextVar[bool] = ContextVar("wanted", default=True)
+class Unread(str):
+    """The name of weights that are not read: a checkpoint's replace them, and they may no longer exist.
 
+    The name still decides the network's form, such as frozen normalization, so None in its place would build a different network.
+    """
 
-@contextmanager
-def left_out() -> Iterator[None]:
-    """Inside, detectors are built without pretrained weights: a checkpoint's own replace them anyway, and they may be gone."""
-    token = _wanted.set(False)
-    try:
-        yield
-    finally:
-        _wanted.reset(token)
-
-
-def wanted() -> bool:
-    """Whether a detector that is being built should load its pretrained weights; False inside `left_out`."""
-    return _wanted.get()
+    __slots__ = ()
 
 
 def load_torchvision(model: nn.Module, weights: str, choices: type[WeightsEnum], class_layers: Sequence[str]) -> tuple[str, ...]:
     """Fill a model; every tensor must be there in the model's shape, but class layers of another number of classes.
 
-    Those keep their values, and a line on stderr names them. Does nothing inside `left_out`.
+    Those keep their values, and a line on stderr names them.
 
     Args:
-        weights: a name of `choices`, such as COCO_V1, or a state dict in a file (.pth, .pt, .safetensors).
+        weights: a name of `choices`, such as COCO_V1, or a state dict in a file (.pth, .pt, .safetensors); Unread changes nothing.
         class_layers: how the names of the tensors begin whose first dimension grows with the number of classes.
 
     Returns:
@@ -61,7 +50,7 @@ def load_torchvision(model: nn.Module, weights: str, choices: type[WeightsEnum],
         ValueError: no such name.
         ArtifactError: a file that is missing, damaged or of another architecture, or weights that cannot be fetched.
     """
-    if not wanted():
+    if isinstance(weights, Unread):
         return ()
     state = _read("weights", weights, choices)
     own = model.state_dict()
@@ -78,14 +67,14 @@ def load_backbone(model: nn.Module, weights: str, choices: type[WeightsEnum], cl
     """Fill a backbone from an image classifier's weights.
 
     Args:
-        weights: a name of `choices`, such as IMAGENET1K_V1, or a state dict in a file (.pth, .pt, .safetensors).
+        weights: a name of `choices`, such as IMAGENET1K_V1, or a state dict in a file (.pth, .pt, .safetensors); Unread changes nothing.
         classifier: how the names of the tensors begin that are left out.
 
     Raises:
         ValueError: no such name.
         ArtifactError: as load_torchvision.
     """
-    if not wanted():
+    if isinstance(weights, Unread):
         return
     state = _read("backbone_weights", weights, choices)
     for name in [name for name in state if name.startswith(tuple(classifier))]:

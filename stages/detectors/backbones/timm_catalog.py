@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from deploy.errors import ArtifactError
 from deploy.plugins import suggest
-from stages.detectors.backbones.pretrained import SUFFIXES, NoWeights, load_backbone, wanted
+from stages.detectors.backbones.pretrained import SUFFIXES, NoWeights, Unread, load_backbone
 
 PROBE_PX = 64
 """Side of the image that a network is asked with what it gives."""
@@ -50,7 +50,7 @@ def body(name: str, norm: str | None, weights: str | None, strides: Sequence[int
     chosen = {stride: has[stride] for stride in strides if stride in has}
     if not chosen:
         return nn.Identity(), {}, tuple(has)
-    net = _create(name, weights if wanted() else None, list(chosen.values()))
+    net = _create(name, None if isinstance(weights, Unread) else weights, list(chosen.values()))
     channels = dict(zip(chosen, net.feature_info.channels(), strict=True))
     _check(net, name, channels)
     return _Levels(net, list(chosen)), channels, tuple(has)

@@ -14,7 +14,7 @@ from torch import nn
 
 from deploy.errors import ArtifactError
 from deploy.progress import note
-from stages.detectors.backbones import pretrained
+from stages.detectors.backbones.pretrained import Unread
 
 _DAMAGED = (OSError, EOFError, RuntimeError, ValueError, TypeError, KeyError, SafetensorError)
 """What reading a model raises that is not there, cut short, or something else."""
@@ -46,10 +46,10 @@ def refuse_sizes(weights: str, sizes: Mapping[str, object]) -> None:
 def load(model_class: Any, weights: str, num_classes: int, class_layers: Sequence[str]) -> Any:
     """A model with the weights of a hub id or a folder; class layers of another number of classes start anew, each named on stderr.
 
-    Parameters are float32 whatever the file has. Inside `pretrained.left_out` only the configuration is read, from the same place,
-    and the weights are fresh.
+    Parameters are float32 whatever the file has.
 
     Args:
+        weights: the id or the folder; of Unread ones only the configuration is read, and the weights are fresh.
         class_layers: patterns that the names of the tensors begin with that grow with the number of classes.
 
     Raises:
@@ -57,7 +57,7 @@ def load(model_class: Any, weights: str, num_classes: int, class_layers: Sequenc
     """
     config = _configuration(model_class, weights)
     previous, config.num_labels = config.num_labels, num_classes
-    if not pretrained.wanted():
+    if isinstance(weights, Unread):
         return model_class(config)
     try:
         with _quiet():

@@ -14,14 +14,14 @@ from deploy import plugins
 from deploy.contract import Heads
 from deploy.precision import Precision
 from deploy.runtimes import Raw, ort
-from stages.detectors import GraphOptions, GraphOutput
+from stages.detectors import GraphOutput
 from stages.exports.to_onnx import export
 
 QUICK = ("fcos", "ssdlite", "faster_rcnn", "rt_detr_v2")
 """One of each kind; the others are marked slow."""
 NAMES = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in plugins.names("stages.detectors")]
 DATA_DEPENDENT = {"NonZero", "NonMaxSuppression", "Unique", "Compress", "Loop", "If", "Scan", "RoiAlign", "MaxRoiAlign"}
-OPTIONS = GraphOptions(max_detections=20, candidates=60, score_threshold=0.0, proposals=40)
+OPTIONS = detector_samples.decisions(max_detections=20, candidates=60, score_threshold=0.0, proposals=40)
 
 
 class Exported:

@@ -26,7 +26,7 @@ from stages.exports.to_onnx import export
 from stages.training.checkpoint import build_detector, check_size
 
 SIZE = {"ssd": 300, "ssdlite": 320}
-OWN_SETTINGS = {"ssd": GraphOptions(200, 400, 0.01, 0.45), "ssdlite": GraphOptions(300, 300, 0.001, 0.55)}
+OWN_SETTINGS = {"ssd": GraphOptions(200, 400, 0.01, 0.45, 300), "ssdlite": GraphOptions(300, 300, 0.001, 0.55, 300)}
 Arrays = dict[str, Tensor]
 
 
