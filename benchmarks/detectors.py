@@ -30,7 +30,7 @@ from torchvision.models import detection
 from deploy import plugins
 from stages.config import DetectorConfig, ExportConfig
 from stages.detectors import Detector, GraphOptions
-from stages.exports.to_onnx import export
+from stages.exports.to_onnx import write_onnx
 from stages.measurement.torch_accuracy import graph_options
 from stages.training.checkpoint import build_detector
 
@@ -77,7 +77,7 @@ def torchvisions(detector: Detector, make: Callable[..., nn.Module], size: int, 
 def engine(detector: Detector, options: GraphOptions, size: int, file: Path, threads: int) -> Side:
     """Our graph as an engine; a file that is there is used."""
     if not file.exists():
-        export(detector.graph(options).eval(), (size, size), file.with_suffix(".partial"))
+        write_onnx(detector.graph(options).eval(), (size, size), file.with_suffix(".partial"))
         file.with_suffix(".partial").replace(file)
     session = plugins.load("deploy.runtimes", "ort").open(file, threads=threads)
     return session.infer

@@ -4,7 +4,6 @@ import argparse
 import importlib.metadata
 import importlib.util
 import platform
-import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -14,11 +13,12 @@ from typing import Any
 from deploy import machine, plugins
 from deploy.contract import ModelContract
 from deploy.errors import ArtifactError, ConfigError, DataError, EdgedistillError
+from deploy.machine import packages
+from deploy.machine.packages import DISTRIBUTION
 from pipeline.answer import Answer
 from pipeline.config import PipelineConfig, load
 from stages.datasets.cleaning.findings import Finding, examine
 
-DISTRIBUTION = "edgedistill"
 IMPORT_NAMES = ("pipeline", "stages", "deploy")
 
 
@@ -28,7 +28,7 @@ def check(args: argparse.Namespace) -> Answer:
     found: dict[str, Any] = {
         "python": platform.python_version(),
         "machine": machine.identity(),
-        "packages": packages(),
+        "packages": packages.dependencies(),
         "clashes": clashes,
         "runtimes": runtimes(),
         "config": None,
@@ -50,14 +50,6 @@ def check(args: argparse.Namespace) -> Answer:
         lines += _data_lines(findings)
         code = code or (DataError.exit_code if any(finding.level == "error" for finding in findings) else 0)
     return Answer({**found, "exit_code": code}, "\n".join(lines), code)
-
-
-def packages() -> dict[str, str | None]:
-    """The versions of what we depend on, extras included, read without importing any; null where missing."""
-    needed = importlib.metadata.requires(DISTRIBUTION) or []
-    names = [re.split(r"[^A-Za-z0-9._-]", line, maxsplit=1)[0] for line in needed if "extra == 'dev'" not in line.replace('"', "'")]
-    found = {name: _version(name) for name in dict.fromkeys(names)}
-    return {name: version for name, version in found.items() if version or not found.get(f"{name}-gpu")}
 
 
 def name_clashes() -> dict[str, list[str]]:
@@ -122,10 +114,3 @@ def _clash_line(name: str, others: str) -> str:
 def _data_lines(findings: list[Finding]) -> list[str]:
     lines = [f"{finding.level}: {finding.split + ': ' if finding.split else ''}{finding.message}" for finding in findings]
     return lines or ["data: nothing to complain about"]
-
-
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None

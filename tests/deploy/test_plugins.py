@@ -20,8 +20,8 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         'color: Literal["red", "blue"] = "red", most: Annotated[int, Field(ge=1)] = 3) -> None:\n    """A toy."""\n'
     )
     (folder / "marked.py").write_text(
-        "def build(*, first: Annotated[str, OptionRole.WEIGHTS] | None = None, last: Annotated[str, OptionRole.WEIGHTS] = '', plain: str = '', "
-        "levels: Annotated[tuple[int, ...], Field(min_length=1), OptionRole.STRIDES] = (8,)) -> None:\n    pass\n"
+        "def build(*, first: Annotated[str, OptionRole.WEIGHTS] | None = None, last: Annotated[str, OptionRole.WEIGHTS] = '', "
+        "levels: Annotated[tuple[int, ...], Field(min_length=1), OptionRole.STRIDES] = (8,), plain: str = '') -> None:\n    pass\n"
     )
     (folder / "hard.py").write_text("def build(*, weight=1, kind: Path = 3) -> None:\n    pass\n")
     (folder / "strange.py").write_text("def build(*, kind: Path = 3) -> None:\n    pass\n")

@@ -12,13 +12,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.models import WeightsEnum
 
-from deploy.errors import ArtifactError
+from deploy.errors import ArtifactError, in_one_line
 from deploy.plugins import suggest
 from deploy.progress import note
 
 SUFFIXES = (".pth", ".pt", ".safetensors")
-_DAMAGED = (OSError, EOFError, RuntimeError, ValueError, LookupError, UnpicklingError, SafetensorError)
-"""What reading a file raises that is cut short or holds something else."""
+DAMAGED = (OSError, EOFError, RuntimeError, ValueError, LookupError, UnpicklingError, SafetensorError)
+"""Raised when a file of tensors is read that was cut short, by a full disk or a power failure, or holds something else."""
 
 
 class NoWeights(WeightsEnum):
@@ -105,9 +105,9 @@ def _fetch(option: str, choice: WeightsEnum) -> Any:
         return choice.get_state_dict(progress=sys.stderr.isatty(), check_hash=True, map_location="cpu", weights_only=True)
     except OSError as error:
         raise ArtifactError(f"{option} {choice.name} cannot be fetched from {choice.url} ({error}); connect, or set it to null") from error
-    except _DAMAGED as error:
+    except DAMAGED as error:
         place = Path(torch.hub.get_dir()) / "checkpoints" / choice.url.rsplit("/", 1)[-1]
-        raise ArtifactError(f"{option} {choice.name}: {place} is damaged ({_line(error)}); delete it and run again") from error
+        raise ArtifactError(f"{option} {choice.name}: {place} is damaged ({in_one_line(error)}); delete it and run again") from error
 
 
 def _load(option: str, file: Path) -> Any:
@@ -115,12 +115,8 @@ def _load(option: str, file: Path) -> Any:
         raise ArtifactError(f"{option} {file}: no such file")
     try:
         return load_file(str(file)) if file.suffix == ".safetensors" else torch.load(file, map_location="cpu", weights_only=True)
-    except _DAMAGED as error:
-        raise ArtifactError(f"{option} {file}: no readable state dict ({_line(error)}); give another file") from error
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:120] or type(error).__name__
+    except DAMAGED as error:
+        raise ArtifactError(f"{option} {file}: no readable state dict ({in_one_line(error)}); give another file") from error
 
 
 def _other_count(given: Tensor, own: Tensor | None) -> bool:

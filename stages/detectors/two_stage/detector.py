@@ -36,7 +36,7 @@ class TwoStageDetector(Detector):
         The second stage runs for the losses alone.
 
         Raises:
-            ValueError: a detector of masks is given objects without.
+            DataError: a detector of masks is given objects without.
         """
         size = images.shape[-2], images.shape[-1]
         features = list(self.model.backbone(images).values())

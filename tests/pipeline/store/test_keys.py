@@ -8,7 +8,6 @@ from pydantic import BaseModel
 
 from pipeline import flow
 from pipeline.store import keys
-from stages.config import ExportConfig
 
 
 def configurations(stage: str) -> list[type[BaseModel]]:
@@ -26,8 +25,3 @@ def test_every_configuration_of_a_stage_has_a_name_of_its_own(stage: str) -> Non
 def test_stored_keys_hold_these_names() -> None:
     """A different name runs every stage again: change one only on purpose."""
     assert list(keys.SECTIONS.values()) == ["data", "teacher", "student", "distill", "export", "target", "validation", "package"]
-
-
-def test_a_class_may_be_renamed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ExportConfig, "__name__", "GraphConfig")
-    assert keys._section("config", ExportConfig()) == "export"

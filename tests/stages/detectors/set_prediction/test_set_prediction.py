@@ -26,7 +26,7 @@ from stages.detectors.set_prediction.denoising import DenoisingDetector
 from stages.detectors.set_prediction.detector import SetPredictionDetector, as_label
 from stages.detectors.set_prediction.groups import GroupQueryDetector
 from stages.detectors.set_prediction.resampling import bicubic
-from stages.exports.to_onnx import export
+from stages.exports.to_onnx import write_onnx
 from stages.training.checkpoint import build_detector
 
 pytest.importorskip("transformers")
@@ -394,7 +394,7 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     name, options = VARIANTS[request.param]
     detector = lively(build(name, **options))
     file = tmp_path_factory.mktemp("onnx") / "model.onnx"
-    return detector, file, export(detector.graph(GRAPH).eval(), (96, 128), file)
+    return detector, file, write_onnx(detector.graph(GRAPH).eval(), (96, 128), file)
 
 
 def run(file: Path, batch: Tensor) -> dict[str, Any]:

@@ -18,13 +18,13 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.rpn import RPNHead
 
 from deploy.contract import Heads
-from deploy.errors import ConfigError
+from deploy.errors import ConfigError, DataError
 from deploy.precision import fp16, network, typed
 from deploy.runtimes import trt_rtx
 from stages.config import DetectorConfig
 from stages.detectors import Graph, GraphOutput, Target
 from stages.detectors.two_stage.detector import TwoStageDetector
-from stages.exports.to_onnx import export
+from stages.exports.to_onnx import write_onnx
 from stages.training.checkpoint import build_detector
 
 HEIGHT, WIDTH = 128, 160
@@ -204,7 +204,7 @@ def export_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Exp
         detector, own = pair(case)
         graph = detector.graph(OWN).eval()
         file = tmp_path_factory.mktemp("exported") / "model.onnx"
-        return Exported(graph, file, export(graph, (HEIGHT, WIDTH), file), torchvisions(own, images()))
+        return Exported(graph, file, write_onnx(graph, (HEIGHT, WIDTH), file), torchvisions(own, images()))
 
     return exported
 
@@ -356,7 +356,7 @@ def test_the_second_stage_learns_from_as_many_regions_as_are_asked_for(name: str
 
 
 def test_mask_rcnn_refuses_objects_without_masks() -> None:
-    with pytest.raises(ValueError, match="choose faster_rcnn"):
+    with pytest.raises(DataError, match="learns masks, which the data set lacks; choose a detector without masks"):
         build("mask_rcnn", **TINY["mask_rcnn"])(images(), targets(masks=False))
 
 
