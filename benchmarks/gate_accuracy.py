@@ -29,7 +29,7 @@ from pipeline.store.store import Store
 from stages.artifacts import Checkpoint, Dataset
 from stages.config import GateConfig
 from stages.distill import distill
-from stages.exports.to_onnx import export
+from stages.exports.to_onnx import write_onnx
 from stages.measurement.splits import labeled_split
 from stages.measurement.torch_accuracy import TorchSession, graph_options
 from stages.measurement.verdicts import Judge
@@ -143,7 +143,7 @@ def again(bench: Bench, reference: Found, number: int) -> dict[str, Any]:
     with TemporaryDirectory() as scratch:
         file = Path(scratch) / "model.onnx"
         graph = load_detector(bench.student).eval().graph(graph_options(bench.config.export.decisions))
-        export(graph, bench.size, file, opset=opset, dynamic_batch=dynamic)
+        write_onnx(graph, bench.size, file, opset=opset, dynamic_batch=dynamic)
         with ort.open(file, threads=1 + number % 2, options={"optimization": optimization}) as session:
             found = bench.found(session, f"export {number}", bench.split)[1]
     how = {"opset": opset, "dynamic_batch": dynamic, "optimization": optimization}

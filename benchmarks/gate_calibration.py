@@ -28,7 +28,7 @@ from deploy.prediction.predictor import SessionPredictor
 from deploy.runtimes import ort
 from pipeline.config import load
 from stages.config import GateConfig, ValidationConfig
-from stages.exports.to_onnx import export
+from stages.exports.to_onnx import write_onnx
 from stages.measurement import latency_images
 from stages.measurement.verdicts import Judge
 from stages.training.checkpoint import build_detector
@@ -53,7 +53,7 @@ def student(folder: Path) -> tuple[Path, Any]:
     contract = ModelContract(preprocessing=config.data.preprocessing, classes=names, category_ids=tuple(range(NUM_CLASSES)))
     folder.mkdir(parents=True, exist_ok=True)
     shape = config.data.preprocessing.height, config.data.preprocessing.width
-    export(detector.graph(graph_options(config.export.decisions)).eval(), shape, folder / "model.onnx")
+    write_onnx(detector.graph(graph_options(config.export.decisions)).eval(), shape, folder / "model.onnx")
     return folder / "model.onnx", contract
 
 

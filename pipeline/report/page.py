@@ -4,7 +4,6 @@ import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from deploy import machine
+from deploy.machine import packages
 from pipeline.flow import RunResult, TargetResult
 from pipeline.report import boxes, pictures, plots, words
 from pipeline.report.engines import measured
@@ -24,10 +24,6 @@ MOST_CLASSES = 80
 """Of more classes, the report lists those that gained and those that lost most."""
 
 _FILTERS = ("fraction", "points", "change", "drifted", "convolutions", "percent", "milliseconds", "size", "count", "duration", "measured")
-_SOFTWARE = (
-    *("edgedistill", "torch", "torchvision", "accelerate", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino"),
-    *("tensorrt", "tensorrt-rtx-cu13"),
-)
 
 
 @dataclass(frozen=True)
@@ -124,7 +120,7 @@ def _facts(run: RunResult) -> dict[str, Any]:
     reports = (target.report.facts for target in run.targets)
     return {
         "machine": next((report.machine for report in reports if report.latency), machine.identity()),
-        "versions": {"python": platform.python_version(), **{name: version for name in _SOFTWARE if (version := _version(name))}},
+        "versions": {"python": platform.python_version(), **packages.installed()},
         "dataset": run.config.data.dataset,
         "splits": {name: (split.num_images, split.num_boxes) for name, split in dataset.splits.items()},
         "problems": dataset.num_problems,
@@ -140,10 +136,3 @@ def _fingerprint(target: TargetResult) -> dict[str, str]:
     facts = target.engine.facts
     every = {"sha256": facts.sha256, **facts.fingerprint} if facts.sha256 else {}
     return {key: value[:16] if key.endswith("sha256") else value for key, value in every.items() if value}
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return None

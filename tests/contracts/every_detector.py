@@ -7,11 +7,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 
 from deploy import plugins
-from stages.detectors import GraphOptions
 
 
 @pytest.mark.parametrize("name", plugins.names("stages.detectors"))
 class TestEveryDetector:
+    def test_its_weights_are_declared(self, name: str) -> None:
+        """Else a checkpoint trained from different content would be reused."""
+        named = {option for option in plugins.schema("stages.detectors", name).model_fields if "weights" in option}
+        assert named <= set(plugins.options_of("stages.detectors", name, plugins.OptionRole.WEIGHTS))
+
     def test_gives_the_pyramid_that_it_announces(self, name: str) -> None:
         detector, images = detector_samples.tiny(name).eval(), detector_samples.images(name)
         outputs = detector(images)
@@ -48,11 +52,11 @@ class TestEveryDetector:
         def layers(counter: FlopCounterMode) -> float:
             return sum(counter.get_flop_counts()["Global"].get(kind, 0) for kind in kinds)
 
-        images = detector_samples.images(name)[:1]
+        images, options = detector_samples.images(name)[:1], detector_samples.decisions(max_detections=15, proposals=50)
         with FlopCounterMode(display=False) as walked, torch.no_grad():
-            detector.walk(images)
+            detector.walk(images, options)
         with FlopCounterMode(display=False) as deployed, torch.no_grad():
-            detector.graph(GraphOptions()).eval()(images)
+            detector.graph(options).eval()(images)
         assert layers(walked) == pytest.approx(layers(deployed), rel=0.02)
 
     def test_learns_from_a_batch_without_objects(self, name: str) -> None:
@@ -79,7 +83,7 @@ class TestEveryDetector:
 
     def test_the_graph_answers_at_a_fixed_shape_and_each_image_alone(self, name: str) -> None:
         detector, images = detector_samples.confident(detector_samples.tiny(name)), detector_samples.images(name)
-        graph = detector.graph(GraphOptions(max_detections=15, candidates=50, score_threshold=0.0, proposals=50)).eval()
+        graph = detector.graph(detector_samples.decisions(max_detections=15, candidates=50, score_threshold=0.0, proposals=50)).eval()
         with torch.no_grad():
             answer = graph(images)
             alone = graph(images[1:])
@@ -104,6 +108,7 @@ class TestEveryDetector:
 
     def test_a_score_below_the_threshold_is_padding(self, name: str) -> None:
         detector = detector_samples.confident(detector_samples.tiny(name))
+        options = detector_samples.decisions(max_detections=15, score_threshold=0.999999)
         with torch.no_grad():
-            scores = detector.graph(GraphOptions(max_detections=15, score_threshold=0.999999)).eval()(detector_samples.images(name)).scores
+            scores = detector.graph(options).eval()(detector_samples.images(name)).scores
         assert ((scores == 0) | (scores > 0.999999)).all()

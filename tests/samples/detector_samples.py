@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stages.config import DetectorConfig
-from stages.detectors import Detector, Target
+from stages.config import DetectorConfig, ExportConfig
+from stages.detectors import Detector, GraphOptions, Target
+from stages.measurement.torch_accuracy import graph_options
 from stages.training.checkpoint import build_detector
 
 _TWO_STAGE: dict[str, Any] = {
@@ -51,6 +52,11 @@ def choice(name: str) -> DetectorConfig:
 def tiny(name: str, seed: int = 0, num_classes: int = 5) -> Detector:
     """The tiny detector."""
     return build_detector(choice(name), num_classes, seed)
+
+
+def decisions(**options: Any) -> GraphOptions:
+    """How a graph decides: by these options, and pipeline.yaml's defaults of all others."""
+    return graph_options(ExportConfig.model_validate(options))
 
 
 def images(name: str, batch: int = 2) -> Tensor:

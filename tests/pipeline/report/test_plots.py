@@ -8,7 +8,7 @@ import pytest
 import run_samples
 
 from pipeline.report import charts, pictures, plots
-from pipeline.report.boxes import SCORE, MatchedObject, iou, match_boxes, tagged
+from pipeline.report.boxes import SCORE, MatchedObject, match_boxes, tagged
 from pipeline.report.plots import EnginePoint
 
 
@@ -100,10 +100,6 @@ class TestBoxes:
         crowd = MatchedObject((0, 0, 100, 100), 1, crowd=True)
         view = match_boxes("student", [crowd], [MatchedObject((10, 10, 20, 20), 1, 0.9), MatchedObject((10, 10, 20, 20), 2, 0.9)], NAMES)
         assert (view.found, view.wrong, view.missed) == (0, 1, 0)
-
-    def test_iou(self) -> None:
-        assert iou((0, 0, 10, 10), (5, 0, 15, 10)) == pytest.approx(1 / 3)
-        assert iou((0, 0, 0, 0), (0, 0, 0, 0)) == 0
 
     def test_tags_stay_on_the_picture(self) -> None:
         view = match_boxes("student", [], [MatchedObject((90, 95, 100, 100), 1, 0.9), MatchedObject((0, 0, 5, 5), 2, 0.8)], NAMES)

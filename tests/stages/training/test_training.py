@@ -140,7 +140,7 @@ def test_batch_normalization_of_a_single_image_is_refused(dataset: Dataset, tmp_
     choice = tiny.detector({"name": "ssdlite", "width_mult": 0.25, "norm": "batch"})
     config = tiny.schedule(batch_size=1)
     training = Trainer(Task(build_detector(choice, 10)), dataset, config, seed=0, device="cpu", folder=tmp_path, label="student")
-    with pytest.raises(ConfigError, match="student: batch normalization needs two images or more a process and part; raise"):
+    with pytest.raises(ConfigError, match="student: batch normalization needs two images or more per process and part; raise"):
         training.run()
 
 
