@@ -314,7 +314,7 @@ class TestPush:
         broken = next(base for base in errors.HfHubHTTPError.__bases__ if base is not OSError)  # what a broken network raises
         client.upload_folder.side_effect = broken("no route\nto host")
         assert cli.main(["push", str(bundle.root), "--repo", "me/cells", "--without-weights"]) == 4
-        assert capsys.readouterr().err == "edgedistill: me/cells: the hub did not take it (no route to host)\n"
+        assert capsys.readouterr().err == "edgedistill: me/cells: the upload to the hub failed (no route to host)\n"
 
     def test_a_missing_client_is_named(self, bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
         monkeypatch.setitem(sys.modules, "huggingface_hub", None)

@@ -71,7 +71,7 @@ def test_what_was_decided_on_the_device_is_in_the_new_bundle_and_said(
     assert made.fallback is not None
     assert (made.fallback.limit, made.fallback.float_map, made.fallback.float_layers) == (0.5, 1, ())
     assert answer["fallback"] == made.fallback.model_dump(mode="json")
-    assert "none of 2 layers went back from int8 to float: mAP 1.0000" in (tmp_path / "one" / "README.md").read_text()
+    assert "none of 2 layers were returned from int8 to float: mAP 1.0000" in (tmp_path / "one" / "README.md").read_text()
     assert main(["build", str(given.root), "--target", "choice", "--data", str(data.root), "--out", str(tmp_path / "two")]) == 0
     said = capsys.readouterr().out
     chosen = Bundle.load(tmp_path / "two").manifest.choice

@@ -97,7 +97,7 @@ def test_the_same_engine_passes_and_says_what_was_compared(make: Any, gate: Gate
     accuracy, latency, size = answer["gates"]
     assert (accuracy["measured"], accuracy["reference"], accuracy["how"]) == (1, 1, f"{NUM_IMAGES} images")
     assert accuracy["effect"] == {"change": 0, "low": 0, "high": 0, "num": NUM_IMAGES}
-    assert "by turns on photographs" in latency["how"]
+    assert "passes per engine on photographs, interleaved in" in latency["how"]
     assert latency["effect"]["low"] < latency["effect"]["change"] < latency["effect"]["high"]
     assert size["effect"]["num"] == 0
 
@@ -176,7 +176,7 @@ BROKEN: dict[str, tuple[Callable[[Case], object], int, str]] = {
     "half an engine": (lambda c: (c.reference / "model.onnx").write_bytes(b"half"), 12, "sha256"),
     "half an engine, new": (lambda c: (c.new / "model.onnx").write_bytes(b"half"), 4, "sha256"),
     "no new bundle": (lambda c: shutil.rmtree(c.new), 2, "new"),
-    "no new manifest": (lambda c: (c.new / MANIFEST).unlink(), 4, "give the folder of a bundle"),
+    "no new manifest": (lambda c: (c.new / MANIFEST).unlink(), 4, "pass the folder of a bundle"),
     "of another target": (lambda c: c.edit(c.reference, target="there"), 12, "is of target there, not of here"),
     "of another runtime": (lambda c: c.edit(c.reference, runtime="abacus"), 12, "abacus"),
     "no engine, and none can be built": (without_engine, 12, "trt"),
@@ -213,7 +213,7 @@ UNDEFINED: dict[str, tuple[dict[str, Any], str]] = {
     "no such class": ({"metric": "map/pink", "max_drop": 0.1}, "no class 'pink'"),
     "no such objects": ({"metric": "map_large", "max_drop": 0.1}, "undefined"),
     "no masks": ({"metric": "mask_map", "max_drop": 0.1}, "without masks"),
-    "an older bundle without costs": ({"metric": "operators", "max_increase": 0}, "is not known"),
+    "an older bundle without costs": ({"metric": "operators", "max_increase": 0}, "is unknown"),
 }
 
 
