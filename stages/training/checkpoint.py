@@ -39,7 +39,7 @@ def check_size(detector: Detector, choice: DetectorConfig, contract: ModelContra
     """Refuse an image size that the detector's grid does not divide, or that is too small for it.
 
     Raises:
-        ConfigError: naming the multiple or the size that is needed.
+        ConfigError: the size is refused; the message names the multiple or the size that is needed.
     """
     for key, value in (("height", contract.preprocessing.height), ("width", contract.preprocessing.width)):
         if value % detector.size_multiple:
@@ -50,11 +50,11 @@ def check_size(detector: Detector, choice: DetectorConfig, contract: ModelContra
             raise ConfigError(f"data.preprocessing.{key}: got {value}, but {needed}")
 
 
-def load_weights(detector: Detector, path: Path, advice: str = "give one of the detector that is configured") -> None:
+def load_weights(detector: Detector, path: Path, advice: str = "use one of the configured detector") -> None:
     """Fill the detector from a safetensors file, or from a checkpoint folder's; `advice` ends the line of an error.
 
     Raises:
-        ArtifactError: no such file, damaged, or of another detector.
+        ArtifactError: the file does not exist, is damaged, or belongs to a different detector.
     """
     file = path / WEIGHTS if path.is_dir() else path
     try:
@@ -64,11 +64,13 @@ def load_weights(detector: Detector, path: Path, advice: str = "give one of the 
     own = detector.state_dict()
     for name in sorted(own.keys() ^ state.keys()):
         side = "lacks" if name in own else "has an unknown"
-        raise ArtifactError(f"{file}: {side} tensor {name}, so it is of another detector; {advice}")
+        raise ArtifactError(f"{file}: {side} tensor {name}, so it belongs to a different detector; {advice}")
     for name, tensor in own.items():
         if tensor.shape != state[name].shape:
             shapes = f"{tuple(state[name].shape)} instead of {tuple(tensor.shape)}"
-            raise ArtifactError(f"{file}: tensor {name} is {shapes}, so it is of a detector with other options or classes; {advice}")
+            raise ArtifactError(
+                f"{file}: tensor {name} is {shapes}, so it belongs to a detector with different options or classes; {advice}"
+            )
     detector.load_state_dict(state)
 
 

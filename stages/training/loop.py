@@ -1,6 +1,6 @@
-"""The training loop, the same for teacher, student and distilled student.
+"""The training loop, the same for teacher, baseline and student.
 
-accelerate carries device, precision, distribution, checkpoints and trackers.
+accelerate handles device, precision, distribution, checkpoints and trackers.
 """
 
 import csv
@@ -35,7 +35,7 @@ from stages.training.schedule import learning_rate
 
 RESUME = "resume"
 _DAMAGED = (OSError, EOFError, RuntimeError, ValueError, LookupError, UnpicklingError, SafetensorError)
-"""What reading a state raises that a full disk or a power failure has cut short."""
+"""Raised when reading a state that a full disk or a power failure has truncated."""
 
 
 class Task(nn.Module):
@@ -56,7 +56,7 @@ class Task(nn.Module):
 
 
 class Progress:
-    """Where training stands; saved beside the weights."""
+    """How far training has come; saved with the weights."""
 
     def __init__(self) -> None:
         self.epoch = 0
@@ -73,7 +73,7 @@ class Progress:
 
 
 class Trainer:
-    """One training in a folder; started again there, it goes on after the last finished epoch."""
+    """One training in a folder; started again there, it continues after the last finished epoch."""
 
     def __init__(self, task: Task, dataset: Dataset, config: TrainConfig, *, seed: int, device: str, folder: Path, label: str) -> None:
         self._config = config
@@ -98,10 +98,10 @@ class Trainer:
         self._accelerator.register_for_checkpointing(self._scheduler, self._progress, *([self._ema] if self._ema else []))
 
     def run(self) -> Detector:
-        """Train to the last epoch and return the detector whose weights are shipped: the average where there is one.
+        """Train to the last epoch and return the detector whose weights are shipped: the average if there is one.
 
         Raises:
-            ArtifactError: a loss that is not finite, named with its step.
+            ArtifactError: a loss is not finite; the message names it and its step.
         """
         self._resume()
         self._accelerator.init_trackers("training")
@@ -159,7 +159,7 @@ class Trainer:
         return values
 
     def _part(self, batch: TrainingBatch, share: float, *, last: bool) -> dict[str, float]:
-        """Forward and backward of a part of a batch; processes exchange gradients after the last one alone."""
+        """Forward and backward of a part of a batch; processes exchange gradients only after the last part."""
         with nullcontext() if last else self._accelerator.no_sync(self._model):
             with self._accelerator.autocast():
                 extra = self._task.prepare(batch, self._progress.step)
@@ -174,8 +174,8 @@ class Trainer:
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise
-            needed = "raise train.batch_size, lower train.accumulate, or choose another norm"
-            raise ConfigError(f"{self._label}: batch normalization needs two images or more a process and part; {needed}") from error
+            needed = "raise train.batch_size, lower train.accumulate, or choose a different norm"
+            raise ConfigError(f"{self._label}: batch normalization needs two images or more per process and part; {needed}") from error
         return loss, terms
 
     def _check(self, loss: Tensor, terms: Mapping[str, Tensor]) -> dict[str, float]:
@@ -189,7 +189,7 @@ class Trainer:
         return dict(zip(names, values, strict=True))
 
     def _save(self) -> None:
-        """Replace the state to resume from: whole in a folder beside it first, then renamed."""
+        """Replace the state to resume from: written completely to a folder next to it, then renamed."""
         fresh, old = self._folder / f"{RESUME}.new", self._folder / f"{RESUME}.old"
         if self._accelerator.is_main_process:
             shutil.rmtree(fresh, ignore_errors=True)
@@ -197,10 +197,10 @@ class Trainer:
         try:
             self._accelerator.save_state(str(fresh))
         except RuntimeError as error:  # what torch.save raises on a full disk, without saying so
-            raise ArtifactError(f"{fresh}: cannot be written (is the disk full?); make room, or give another folder (--runs)") from error
+            raise ArtifactError(f"{fresh}: cannot be written (is the disk full?); make room, or use a different folder (--runs)") from error
         self._accelerator.wait_for_everyone()
         if self._accelerator.is_main_process:
-            # a whole state stands under one of the two names at every moment, also where this goes on from the old one
+            # at every moment a complete state has one of the two names, even if this run resumed from the old one
             if (self._folder / RESUME).exists():
                 shutil.rmtree(old, ignore_errors=True)
                 (self._folder / RESUME).rename(old)
@@ -209,7 +209,7 @@ class Trainer:
         self._accelerator.wait_for_everyone()
 
     def _resume(self) -> None:
-        """Go on from the last whole state, if any."""
+        """Continue from the last complete state, if any."""
         state = next((self._folder / name for name in (RESUME, f"{RESUME}.old") if (self._folder / name).exists()), None)
         if state is None:
             return
@@ -230,7 +230,7 @@ class Trainer:
 def finish(
     out: Path, detector: Detector, choice: DetectorConfig, epochs: int, dataset: Dataset, split: str, export: ExportConfig
 ) -> Checkpoint:
-    """Judge the trained detector on the split and write its checkpoint, in the first process alone."""
+    """Judge the trained detector on the split and write its checkpoint, in the first process only."""
     if is_main_process():
         accuracy = evaluate(out, detector, dataset, split, export)
         save(out, detector, choice, dataset.facts.contract, epochs, accuracy)
@@ -239,7 +239,7 @@ def finish(
 
 
 def _discard_state(folder: Path) -> None:
-    """Delete what training would resume from, under another name first: half of it must never be resumed from."""
+    """Delete the state that training would resume from, renaming it first: half of it must never be resumed from."""
     used = folder / f"{RESUME}.used"
     for leftover in (folder / f"{RESUME}.old", folder / f"{RESUME}.new", used):
         shutil.rmtree(leftover, ignore_errors=True)

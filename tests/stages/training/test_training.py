@@ -140,7 +140,7 @@ def test_batch_normalization_of_a_single_image_is_refused(dataset: Dataset, tmp_
     choice = tiny.detector({"name": "ssdlite", "width_mult": 0.25, "norm": "batch"})
     config = tiny.schedule(batch_size=1)
     training = Trainer(Task(build_detector(choice, 10)), dataset, config, seed=0, device="cpu", folder=tmp_path, label="student")
-    with pytest.raises(ConfigError, match="student: batch normalization needs two images or more a process and part; raise"):
+    with pytest.raises(ConfigError, match="student: batch normalization needs two images or more per process and part; raise"):
         training.run()
 
 
@@ -253,13 +253,13 @@ def test_batches_of_two_processes_together_are_those_of_one() -> None:
 
 
 def test_a_batch_that_cannot_be_dealt_out_evenly_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"3 images \(train.batch_size 4, 3 training images\) cannot be dealt out evenly to 2 processes"):
+    with pytest.raises(ConfigError, match=r"3 images \(train.batch_size 4, 3 training images\) cannot be divided evenly among 2 processes"):
         EpochBatches(3, 4, seed=0, rank=0, num_processes=2)
 
 
 def test_cuda_that_is_not_here_is_refused(dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ConfigError, match="device: cuda, but torch finds no CUDA GPU here"):
+    with pytest.raises(ConfigError, match="device: cuda, but torch finds no CUDA GPU on this machine"):
         Trainer(Task(build_detector(tiny.detector(), 10)), dataset, tiny.schedule(), seed=0, device="cuda", folder=tmp_path, label="test")
 
 
@@ -403,5 +403,5 @@ class TestTeacherOutputs:
 
 
 def test_a_loss_given_twice_is_refused() -> None:
-    with pytest.raises(ValidationError, match="attention stands 2 times"):
+    with pytest.raises(ValidationError, match="attention is listed 2 times"):
         tiny.distillation(losses=[LossConfig.model_validate({"name": "attention"})] * 2)
