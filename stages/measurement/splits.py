@@ -1,4 +1,4 @@
-"""A split of the data as engines are judged on it."""
+"""A split of the data, as engines are judged on it."""
 
 from deploy.accuracy.judge import LabeledSplit
 from deploy.errors import DataError
@@ -6,7 +6,7 @@ from stages.artifacts import Dataset, read_json
 
 
 def labeled_split(dataset: Dataset, name: str) -> LabeledSplit:
-    """Its images and ground truth.
+    """The split's images and ground truth.
 
     Raises:
         DataError: the data has no such split, or it is empty.

@@ -77,7 +77,7 @@ def test_defaults_are_filled_in_and_the_value_is_frozen(small_file: Path) -> Non
         ("validation.split=train", "validation: split train is what the networks learn from"),
         ("gates.0.metric=mapp", "gates.0.metric: no metric 'mapp' (did you mean map?); choose from map, map_50, "),
         ("gates.0.target=cpuu", "gates.0.target: no target 'cpuu' (did you mean cpu?); choose from cpu"),
-        ("gates.0.min=null", "gates.0: give min, max or both"),
+        ("gates.0.min=null", "gates.0: set min, max or both"),
         ("serve.port=99999", "serve.port: got 99999, allowed: less than or equal to 65535"),
         # the setting itself
         ("gates.1.min=0.5", "gates is a list, got index '1', allowed: 0 to 0"),
