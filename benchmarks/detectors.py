@@ -30,18 +30,18 @@ from torchvision.models import detection
 from deploy import plugins
 from stages.config import DetectorConfig, ExportConfig
 from stages.detectors import Detector, GraphOptions
-from stages.exports.to_onnx import export
+from stages.exports.to_onnx import write_onnx
 from stages.measurement.torch_accuracy import graph_options
 from stages.training.checkpoint import build_detector
 
 NUM_CLASSES = 80
 Side = Callable[[NDArray[np.float32]], object]
 CASES: dict[str, tuple[dict[str, Any], Callable[..., nn.Module], GraphOptions]] = {
-    "fcos": ({"name": "fcos"}, detection.fcos_resnet50_fpn, GraphOptions(100, 1000, 0.2, 0.6)),
-    "retinanet v1": ({"name": "retinanet", "version": 1}, detection.retinanet_resnet50_fpn, GraphOptions(300, 1000, 0.05, 0.5)),
-    "retinanet v2": ({"name": "retinanet", "version": 2}, detection.retinanet_resnet50_fpn_v2, GraphOptions(300, 1000, 0.05, 0.5)),
-    "ssd": ({"name": "ssd"}, detection.ssd300_vgg16, GraphOptions(200, 400, 0.01, 0.45)),
-    "ssdlite": ({"name": "ssdlite"}, detection.ssdlite320_mobilenet_v3_large, GraphOptions(300, 300, 0.001, 0.55)),
+    "fcos": ({"name": "fcos"}, detection.fcos_resnet50_fpn, GraphOptions(100, 1000, 0.2, 0.6, 300)),
+    "retinanet v1": ({"name": "retinanet", "version": 1}, detection.retinanet_resnet50_fpn, GraphOptions(300, 1000, 0.05, 0.5, 300)),
+    "retinanet v2": ({"name": "retinanet", "version": 2}, detection.retinanet_resnet50_fpn_v2, GraphOptions(300, 1000, 0.05, 0.5, 300)),
+    "ssd": ({"name": "ssd"}, detection.ssd300_vgg16, GraphOptions(200, 400, 0.01, 0.45, 300)),
+    "ssdlite": ({"name": "ssdlite"}, detection.ssdlite320_mobilenet_v3_large, GraphOptions(300, 300, 0.001, 0.55, 300)),
     "faster_rcnn v1": ({"name": "faster_rcnn", "version": 1}, detection.fasterrcnn_resnet50_fpn, GraphOptions(100, 1000, 0.05, 0.5, 1000)),
     "faster_rcnn v2": (
         {"name": "faster_rcnn", "version": 2},
@@ -77,7 +77,7 @@ def torchvisions(detector: Detector, make: Callable[..., nn.Module], size: int, 
 def engine(detector: Detector, options: GraphOptions, size: int, file: Path, threads: int) -> Side:
     """Our graph as an engine; an existing file is reused."""
     if not file.exists():
-        export(detector.graph(options).eval(), (size, size), file.with_suffix(".partial"))
+        write_onnx(detector.graph(options).eval(), (size, size), file.with_suffix(".partial"))
         file.with_suffix(".partial").replace(file)
     session = plugins.load("deploy.runtimes", "ort").open(file, threads=threads)
     return session.infer

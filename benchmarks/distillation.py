@@ -196,7 +196,7 @@ def step_times(steps: int) -> dict[str, float]:
         made = build_detector(choice, 10)  # type: ignore[arg-type]
         return made.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload,no-any-return]
 
-    teacher, student, alone = network(config.teacher.detector), network(config.student.detector), network(config.student.detector)
+    teacher, student, baseline = network(config.teacher.detector), network(config.student.detector), network(config.student.detector)
     losses = build_losses(config.distill, student, teacher, 0)
     distilled = Distillation(student, Teacher(teacher), losses, loss_factor(config.distill, 1000), config.distill.shares_every)
 
@@ -216,7 +216,7 @@ def step_times(steps: int) -> dict[str, float]:
         with torch.no_grad():
             teacher.eval()(images)
 
-    return medians({"distilled": step(distilled), "alone": step(Task(alone).train()), "teacher": forward}, steps)
+    return medians({"distilled": step(distilled), "baseline": step(Task(baseline).train()), "teacher": forward}, steps)
 
 
 def main() -> None:
@@ -234,8 +234,8 @@ def main() -> None:
     memory = {name: peak(name, args.threads) for name in FORMS}
     print(f"peak beyond inputs           plain {memory['plain']:8.0f} MiB  ours {memory['ours']:8.0f} MiB")
     step = step_times(args.steps)
-    parts = step["alone"] + step["teacher"]
-    print(f"training step, pipeline.yaml  student and teacher apart {parts * 1e3:.1f} ms   distillation {step['distilled'] * 1e3:.1f} ms")
+    parts = step["baseline"] + step["teacher"]
+    print(f"training step, pipeline.yaml  baseline and teacher apart {parts * 1e3:.1f} ms   distillation {step['distilled'] * 1e3:.1f} ms")
     figures = {
         "relation_speedup": relation["plain"] / relation["ours"],
         "speedup": terms["plain"] / terms["ours"],

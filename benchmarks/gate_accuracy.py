@@ -22,14 +22,14 @@ from torch import nn
 from deploy.accuracy.judge import LabeledSplit, judge
 from deploy.comparison.metrics import Figures
 from deploy.comparison.side import Side
-from deploy.prediction.predictor import Predictor
+from deploy.prediction.predictor import SessionPredictor
 from deploy.runtimes import Session, ort
 from pipeline.config import PipelineConfig, load
 from pipeline.store.store import Store
 from stages.artifacts import Checkpoint, Dataset
 from stages.config import GateConfig
 from stages.distill import distill
-from stages.exports.to_onnx import export
+from stages.exports.to_onnx import write_onnx
 from stages.measurement.splits import labeled_split
 from stages.measurement.torch_accuracy import TorchSession, graph_options
 from stages.measurement.verdicts import Judge
@@ -68,7 +68,7 @@ class Bench:
 
     def found(self, session: Session, label: str, images: LabeledSplit) -> tuple[float, Found]:
         """mAP and detections of a session."""
-        judged = judge(Predictor(session, self.contract), images, label)
+        judged = judge(SessionPredictor(session, self.contract), images, label)
         return judged.accuracy.map or 0.0, judged.detections
 
     def in_torch(self, detector: Any, label: str, images: LabeledSplit) -> tuple[float, Found]:
@@ -143,7 +143,7 @@ def again(bench: Bench, reference: Found, number: int) -> dict[str, Any]:
     with TemporaryDirectory() as scratch:
         file = Path(scratch) / "model.onnx"
         graph = load_detector(bench.student).eval().graph(graph_options(bench.config.export.decisions))
-        export(graph, bench.size, file, opset=opset, dynamic_batch=dynamic)
+        write_onnx(graph, bench.size, file, opset=opset, dynamic_batch=dynamic)
         with ort.open(file, threads=1 + number % 2, options={"optimization": optimization}) as session:
             found = bench.found(session, f"export {number}", bench.split)[1]
     how = {"opset": opset, "dynamic_batch": dynamic, "optimization": optimization}

@@ -24,11 +24,11 @@ from onnx import helper, numpy_helper
 from deploy.comparison.interleaved import InterleavedProtocol, take_turns
 from deploy.comparison.metrics import Figures
 from deploy.comparison.side import Side
-from deploy.prediction.predictor import Predictor
+from deploy.prediction.predictor import SessionPredictor
 from deploy.runtimes import ort
 from pipeline.config import load
 from stages.config import GateConfig, ValidationConfig
-from stages.exports.to_onnx import export
+from stages.exports.to_onnx import write_onnx
 from stages.measurement import latency_images
 from stages.measurement.verdicts import Judge
 from stages.training.checkpoint import build_detector
@@ -53,7 +53,7 @@ def student(folder: Path) -> tuple[Path, Any]:
     contract = ModelContract(preprocessing=config.data.preprocessing, classes=names, category_ids=tuple(range(NUM_CLASSES)))
     folder.mkdir(parents=True, exist_ok=True)
     shape = config.data.preprocessing.height, config.data.preprocessing.width
-    export(detector.graph(graph_options(config.export.decisions)).eval(), shape, folder / "model.onnx")
+    write_onnx(detector.graph(graph_options(config.export.decisions)).eval(), shape, folder / "model.onnx")
     return folder / "model.onnx", contract
 
 
@@ -102,7 +102,7 @@ def rise(own: Side, reference: Side, images: Any) -> float:
     changes = []
     for _ in range(OPENED):
         with own.open() as one, reference.open() as other:
-            sides = Predictor(one, own.contract), Predictor(other, reference.contract)
+            sides = SessionPredictor(one, own.contract), SessionPredictor(other, reference.contract)
             found = take_turns(*sides, images, value=lambda t: t.end_to_end_ms, percentile=50, limit=9e9, relative=True, protocol=LONG)
         changes.append(found.effect.change)
     return float(np.median(changes))

@@ -27,7 +27,7 @@ from torchvision.models.detection.retinanet import RetinaNet
 
 from deploy import plugins
 from deploy.prediction import image_files
-from deploy.prediction.predictor import Predictor, Timings
+from deploy.prediction.predictor import SessionPredictor, Timings
 from pipeline.config import PipelineConfig, load
 from pipeline.store.store import Store
 from stages.artifacts import Checkpoint, Engine, OnnxModel, Report
@@ -91,12 +91,12 @@ def deployed(size: int, weights: Path, store: Store) -> Deployed:
     return Deployed(size, student, model, labeled_split(dataset, config.validation.split).images, engines)
 
 
-def predictor(engine: Engine, threads: int) -> Predictor:
+def predictor(engine: Engine, threads: int) -> SessionPredictor:
     """The engine as it is served."""
     facts = engine.facts
     assert facts.file is not None
     session = plugins.load("deploy.runtimes", facts.runtime).open(engine.file(facts.file), threads=threads, options=facts.options)
-    return Predictor(session, facts.contract)
+    return SessionPredictor(session, facts.contract)
 
 
 def rivals(at: Deployed, threads: int, folder: Path) -> dict[str, Side]:

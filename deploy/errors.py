@@ -52,6 +52,17 @@ class Interrupted(EdgedistillError):
     exit_code = 130
 
 
+_LONGEST = 200
+
+
+def in_one_line(error: BaseException) -> str:
+    """An exception's whole message in one line of at most 200 characters; its kind if it has no message.
+
+    For errors whose first line does not say enough, such as those of model hubs.
+    """
+    return " ".join(str(error).split())[:_LONGEST] or type(error).__name__
+
+
 def first_line(error: BaseException) -> str:
     """What an exception says, in one line: its first that is not empty, else its kind."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -9,18 +9,32 @@ import difflib
 import importlib
 import importlib.util
 from collections.abc import Iterable, Mapping
+from enum import Enum
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+
+
+class OptionRole(Enum):
+    """What an option means to code that knows no single plugin; part of the option's annotation, `Annotated[str, OptionRole.WEIGHTS]`.
+
+    WEIGHTS: the name of pretrained weights, or a file or folder of them; a training depends on the content, too.
+    STRIDES: the strides of the detector's pyramid.
+    """
+
+    WEIGHTS = "weights"
+    STRIDES = "strides"
+
 
 _SCOPE = {
     "Annotated": Annotated,
     "Field": Field,
     "Literal": Literal,
     "Mapping": Mapping,
+    "OptionRole": OptionRole,
     **{kind.__name__: kind for kind in (bool, dict, float, int, list, str, tuple)},
 }
 
@@ -85,6 +99,16 @@ def schema(package: str, name: str, function: str = "build", hidden: tuple[str, 
     return create_model(name, __config__=config, **fields)
 
 
+def options_of(package: str, name: str, role: OptionRole) -> tuple[str, ...]:
+    """The plugin's options that have a role."""
+    fields = schema(package, name).model_fields
+    return tuple(option for option, field in fields.items() if any(_has(part, role) for part in (field.annotation, *field.metadata)))
+
+
+def _has(annotation: Any, role: OptionRole) -> bool:
+    return annotation is role or any(_has(part, role) for part in get_args(annotation))
+
+
 def _evaluate(path: Path, node: ast.expr) -> Any:
     try:
         return eval(compile(ast.Expression(node), str(path), "eval"), dict(_SCOPE))  # noqa: S307 - the project's own source
@@ -105,7 +129,7 @@ def fill(
     """Check a YAML mapping `{key: plugin, option: ...}` and return it with the plugin's defaults filled in.
 
     Args:
-        own: keys that belong to the caller, passed through.
+        own: keys that belong to the caller, `key` among them or not; passed through.
         hidden: parameters of `function` that are not options.
 
     Raises:
@@ -117,7 +141,7 @@ def fill(
         raise ValueError(f"give a mapping with '{key}', one of {', '.join(names(package))}; got {value!r}")  # noqa: TRY004 - pydantic
     options = {k: v for k, v in value.items() if k != key and k not in own}
     model = schema(package, value[key], function, hidden)
-    known = [*model.model_fields, *own]
+    known = [*model.model_fields, *(name for name in own if name != key)]
     for option in options:
         if option not in model.model_fields:
             raise ValueError(f"{value[key]} has no option '{option}'{suggest(option, known)}; it has {', '.join(known) or 'none'}")

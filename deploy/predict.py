@@ -11,7 +11,7 @@ from deploy.errors import ArtifactError, ConfigError
 from deploy.prediction import image_files
 from deploy.prediction.detections import to_coco
 from deploy.prediction.draw import draw
-from deploy.prediction.predictor import Predictor
+from deploy.prediction.predictor import SessionPredictor
 from deploy.progress import track
 
 PREDICTIONS = "predictions.json"
@@ -40,7 +40,7 @@ def predict_images(bundle: Bundle, images: Sequence[Path], out: Path, *, min_sco
     annotations: list[dict[str, Any]] = []
     _refuse_to_replace(images, [out / name for name in names])
     with bundle.open() as session, _scratch(out) as made:
-        predictor = Predictor(session, contract)
+        predictor = SessionPredictor(session, contract)
         for number, path in enumerate(track(images, "predict", len(images)), start=1):
             image = image_files.load_image(path)
             found = predictor.detect(image)

@@ -1,14 +1,14 @@
 """The pipeline as one plain function, and what it returns."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 from deploy.bundles.manifest import Plan
-from pipeline.config import REFERENCES, PipelineConfig
+from pipeline.config import FLOAT, REFERENCES, PipelineConfig
 from pipeline.store.store import StageRecord, Store
+from stages import STAGES
 from stages.artifacts import Checkpoint, Dataset, Engine, OnnxModel, Package, Parity, Report, Verdicts
-from stages.config import GateConfig, TargetConfig
+from stages.config import TargetConfig
 from stages.distill import distill
 from stages.export import export
 from stages.gate import gate
@@ -19,10 +19,8 @@ from stages.prepare import prepare
 from stages.train import train_baseline, train_teacher
 from stages.validate import validate
 
-T = TypeVar("T")
-STAGES = ("prepare", "train_teacher", "train_baseline", "distill", "export", "optimize", "validate", "parity", "gate", "package")
-VERSUS = {"teacher": "teacher", "undistilled": "baseline", "float": "student"}
-"""What gates call the engines that targets are compared with, and what the flow calls them."""
+RIVALS = (*REFERENCES, FLOAT)
+"""The engines that gates may compare targets with."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,7 @@ class RunResult:
     """All that a whole run made.
 
     `references` are the reports of the teacher and the baseline as ONNX Runtime fp32 engines, by "teacher" and "baseline".
-    `stages` has one record a stage instance, in the order of the flow.
+    `stages` has one record per stage instance, in the order of the flow.
     """
 
     config: PipelineConfig
@@ -55,9 +53,23 @@ class RunResult:
     references: Mapping[str, Report]
     stages: tuple[StageRecord, ...]
 
+    @property
+    def networks(self) -> dict[str, Checkpoint]:
+        """The trained networks by their names."""
+        return {"teacher": self.teacher, "baseline": self.baseline, "student": self.student}
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """An engine, the graph it was built from, and what was measured of it."""
+
+    model: OnnxModel
+    engine: Engine
+    report: Report
+
 
 def compress(config: PipelineConfig, store: Store) -> RunResult:
-    """From images to bundles: a teacher, the student without and with it, then an engine, its figures and verdicts a target.
+    """From images to bundles: a teacher, the student without and with it, then an engine, its figures and verdicts per target.
 
     The teacher and the baseline become engines too, so that latency is compared like for like; they are not judged or packaged.
     So does the student's graph as it was exported, which every target's engine is compared with.
@@ -70,60 +82,67 @@ def compress(config: PipelineConfig, store: Store) -> RunResult:
     student = store.run(distill, config.distill, config.student, seed, device, split, dataset, teacher, decisions)
 
     model = store.run(export, graph, student)
-    compared = {name: store.at(name).run(export, graph, network) for name, network in zip(REFERENCES, (teacher, baseline), strict=True)}
-    builds = [(target, model) for target in config.targets] + [(reference(name), onnx) for name, onnx in compared.items()]
-    builds.append((reference("student", optimization="none"), model))
-    engines = {
-        target.name: store.at(target.name).run(optimize, target, onnx, dataset, *judging(target, config.validation))
-        for target, onnx in builds
-    }
-    reports = {name: store.at(name).run(validate, config.validation, engine, dataset) for name, engine in engines.items()}
+    exported = {"teacher": store.at("teacher").run(export, graph, teacher), "baseline": store.at("baseline").run(export, graph, baseline)}
+    builds = [*((target, model) for target in config.targets), *((reference(name), onnx) for name, onnx in exported.items())]
+    measured = _measure(config, store, dataset, [*builds, (reference(FLOAT, optimization="none"), model)])
 
-    names, plain, how, plan = [target.name for target in config.targets], reports["student"], config.validation, plan_of(config)
-    parities = {name: store.at(name).run(parity, how, student, plain, engines[name], reports[name], dataset) for name in names}
-    trained = {"teacher": teacher, "undistilled": baseline, "torch": student}
-    models, verdicts = {**compared, "student": model}, {}
-    for name in names:
-        gates = config.gates_of(name)
-        networks = {title: network for title, network in trained.items() if any(one.network == title for one in gates)}
-        others = _of_rivals(gates, engines), _of_rivals(gates, models), _of_rivals(gates, reports)
-        verdicts[name] = store.at(name).run(gate, gates, how, dataset, engines[name], model, reports[name], networks, *others)
-    bundles = {
-        name: store.at(name).run(package, config.package, plan, engines[name], model, reports[name], verdicts[name]) for name in names
-    }
-    return RunResult(
-        config=config,
-        dataset=dataset,
-        teacher=teacher,
-        baseline=baseline,
-        student=student,
-        onnx=model,
-        targets=tuple(
-            TargetResult(
-                target,
-                engines[target.name],
-                reports[target.name],
-                parities[target.name],
-                verdicts[target.name],
-                bundles[target.name],
-            )
-            for target in config.targets
-        ),
-        references={name: reports[name] for name in REFERENCES},
-        stages=tuple(store.records),
+    names, networks = [target.name for target in config.targets], {"teacher": teacher, "baseline": baseline, "student": student}
+    parities = {name: _compare(config, store, dataset, student, measured, name) for name in names}
+    verdicts = {name: _judge(config, store, dataset, networks, measured, name) for name in names}
+    bundles = {name: _pack(config, store, measured[name], verdicts[name], name) for name in names}
+    targets = tuple(
+        TargetResult(target, measured[name].engine, measured[name].report, parities[name], verdicts[name], bundles[name])
+        for name, target in zip(names, config.targets, strict=True)
     )
+    references = {name: measured[name].report for name in REFERENCES}
+    return RunResult(config, dataset, teacher, baseline, student, model, targets, references, tuple(store.records))
 
 
-def _of_rivals(gates: Iterable[GateConfig], made: Mapping[str, T]) -> dict[str, T]:
-    """What was made of the engines that the gates name, and of no other, so that nothing else makes them stale."""
-    named = {one.other for one in gates}
-    return {versus: made[name] for versus, name in VERSUS.items() if versus in named}
+def _measure(
+    config: PipelineConfig, store: Store, dataset: Dataset, builds: Sequence[tuple[TargetConfig, OnnxModel]]
+) -> dict[str, _Measured]:
+    """Build all engines, then measure them, by their targets' names."""
+    how = config.validation
+    engines = {target.name: store.at(target.name).run(optimize, target, model, dataset, *judging(target, how)) for target, model in builds}
+    reports = {name: store.at(name).run(validate, how, engine, dataset) for name, engine in engines.items()}
+    return {target.name: _Measured(model, engines[target.name], reports[target.name]) for target, model in builds}
+
+
+def _compare(
+    config: PipelineConfig, store: Store, dataset: Dataset, student: Checkpoint, measured: Mapping[str, _Measured], name: str
+) -> Parity:
+    """Where a target's accuracy went, from the trained student to its engine."""
+    own = measured[name]
+    return store.at(name).run(parity, config.validation, student, measured[FLOAT].report, own.engine, own.report, dataset)
+
+
+def _judge(
+    config: PipelineConfig,
+    store: Store,
+    dataset: Dataset,
+    networks: Mapping[str, Checkpoint],
+    measured: Mapping[str, _Measured],
+    name: str,
+) -> Verdicts:
+    """A target's verdicts, made from the networks and engines that its gates name and from no others: those never make them stale."""
+    own, gates = measured[name], config.gates_of(name)
+    named = {title: network for title, network in networks.items() if any(one.network == title for one in gates)}
+    rivals = {rival: measured[rival] for rival in RIVALS if any(one.other == rival for one in gates)}
+    engines = {rival: made.engine for rival, made in rivals.items()}
+    models = {rival: made.model for rival, made in rivals.items()}
+    reports = {rival: made.report for rival, made in rivals.items()}
+    own_files = own.engine, own.model, own.report
+    return store.at(name).run(gate, gates, config.validation, dataset, *own_files, named, engines, models, reports)
+
+
+def _pack(config: PipelineConfig, store: Store, own: _Measured, verdicts: Verdicts, name: str) -> Package:
+    return store.at(name).run(package, config.package, plan_of(config), own.engine, own.model, own.report, verdicts)
 
 
 def instances(config: PipelineConfig) -> list[str]:
     """Every stage that runs more than once, with its label: "optimize:cpu-int8"."""
     targets = [target.name for target in config.targets]
-    labels = {"export": REFERENCES, "optimize": (*targets, *REFERENCES, "student"), "validate": (*targets, *REFERENCES, "student")}
+    labels = {"export": REFERENCES, "optimize": (*targets, *RIVALS), "validate": (*targets, *RIVALS)}
     labels |= dict.fromkeys(("parity", "gate", "package"), tuple(targets))
     return [f"{stage}:{label}" for stage in STAGES for label in labels.get(stage, ())]
 

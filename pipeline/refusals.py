@@ -3,10 +3,9 @@
 import errno
 from collections.abc import Iterator
 
-from deploy.errors import EdgedistillError
+from deploy.errors import ArtifactError, ConfigError, EdgedistillError
 
 INTERRUPTED = 130
-NOT_WRITABLE = 4
 
 _EXTRAS = {
     "build": ("onnx",),
@@ -26,17 +25,23 @@ def refusal(error: BaseException) -> tuple[int, str] | None:
     """The exit code and the line for an error that the user can mend; None for an unexpected one."""
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED, "interrupted; the same command goes on from here"
+    mended = mendable(error)
+    return None if mended is None else (mended.exit_code, " ".join(str(mended).split()))
+
+
+def mendable(error: BaseException) -> EdgedistillError | None:
+    """An error that the user can mend, as one of ours: a full or read-only disk, a missing extra; None for an unexpected one."""
     if isinstance(error, EdgedistillError):
-        return error.exit_code, " ".join(str(error).split())
+        return error
     for cause in _chain(error):
         if isinstance(cause, OSError) and cause.errno in _UNWRITABLE:
             place = cause.filename2 or cause.filename  # of a copy, the second is what was written
             problem = f"{f'{place}:' if place else 'results'} cannot be written ({cause.strerror})"
-            return NOT_WRITABLE, f"{problem}; make room or access, or give another folder (--runs, --out)"
+            return ArtifactError(f"{problem}; make room or access, or give another folder (--runs, --out)")
         if _FULL in str(cause):
-            return NOT_WRITABLE, f"{_FULL}; free some, or give another folder (--runs, --out)"
+            return ArtifactError(f"{_FULL}; free some, or give another folder (--runs, --out)")
         if isinstance(cause, ModuleNotFoundError) and (extra := _extra(cause)):
-            return 2, f"this needs {cause.name}, which is not installed; run: pip install 'edgedistill[{extra}]'"
+            return ConfigError(f"this needs {cause.name}, which is not installed; run: pip install 'edgedistill[{extra}]'")
     return None
 
 

@@ -1,9 +1,13 @@
 """Write a detector's deployed graph as ONNX."""
 
+import hashlib
 from pathlib import Path
 
+from deploy.contract import NetworkFacts
 from stages.artifacts import Checkpoint, OnnxModel
 from stages.config import ExportConfig
+from stages.facts import OnnxFacts, write_facts
+from stages.optimize import ONNX
 from stages.stage import stage
 
 
@@ -15,6 +19,27 @@ def export(out: Path, config: ExportConfig, student: Checkpoint) -> OnnxModel:
         BuildError: the graph cannot be exported.
     """
     # Imported here: a stage that is reused, or judged on a machine without torch, must not import torch.
-    from stages.exports.to_onnx import write
+    from stages.exports.to_onnx import write_onnx
+    from stages.measurement.torch_accuracy import graph_options
+    from stages.training.checkpoint import load_detector
 
-    return write(out, config, student)
+    facts, file = student.facts, out / ONNX
+    size = facts.contract.preprocessing
+    graph = load_detector(student).graph(graph_options(config)).eval()
+    heads = write_onnx(graph, (size.height, size.width), file, opset=config.opset, dynamic_batch=config.dynamic_batch)
+    content = file.read_bytes()
+    network = NetworkFacts(detector=facts.detector.name, parameters=facts.parameters, macs=facts.macs, checkpoint=student.root.name)
+    write_facts(
+        out,
+        OnnxFacts(
+            contract=facts.contract,
+            opset=config.opset,
+            max_detections=config.max_detections,
+            dynamic_batch=config.dynamic_batch,
+            sha256=hashlib.sha256(content).hexdigest(),
+            bytes=len(content),
+            heads=heads,
+            network=network,
+        ),
+    )
+    return OnnxModel(out)

@@ -133,7 +133,7 @@ class ParityStep(Frozen):
     If it could not be computed, the figures are null and `why` gives the reason.
     """
 
-    name: Literal["torch", "onnx", "typed", "engine"]
+    name: Literal["student", "onnx", "typed", "engine"]
     how: str
     map: float | None
     map_50: float | None

@@ -32,8 +32,8 @@ def gate(
     """Judge one target; a failed gate is a verdict, not an error. Gates versus a reference are left to `edgedistill gate`.
 
     Args:
-        networks: teacher, undistilled and torch, for the figures that are differences from them; engines, models and reports:
-            teacher, undistilled and float, which gates with `versus` are judged against.
+        networks: teacher, baseline and student, for the figures that are differences from them; engines, models and reports:
+            teacher, baseline and float, which gates with `versus` are judged against.
     """
     maps = {name: network.facts.accuracy.map for name, network in networks.items()}
     own = side_of(engine, report, model, validation, maps)

@@ -1,6 +1,5 @@
 """The bundle: everything needed to deploy one engine, and to know where it came from."""
 
-import importlib.metadata
 import platform
 import shutil
 import subprocess
@@ -10,7 +9,7 @@ from deploy.bundles import bundle
 from deploy.bundles.card import model_card
 from deploy.bundles.manifest import MANIFEST, Manifest, Plan, Provenance, Verdict
 from deploy.contract import GraphFacts
-from deploy.machine import platform_name
+from deploy.machine import packages, platform_name
 from stages.artifacts import Engine, OnnxModel, Package, Report, Verdicts
 from stages.config import PackageConfig
 from stages.facts import PackageFacts, write_facts
@@ -19,13 +18,9 @@ from stages.stage import stage
 
 CARD = "README.md"
 LABELS = "labels.txt"
-_PACKAGES = (
-    *("edgedistill", "faster-coco-eval", "numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "pillow"),
-    *("tensorrt", "tensorrt-rtx-cu12", "tensorrt-rtx-cu13", "torch", "torchvision"),
-)
 
 
-@stage(version=4)
+@stage(version=5)
 def package(out: Path, config: PackageConfig, plan: Plan, engine: Engine, model: OnnxModel, report: Report, verdicts: Verdicts) -> Package:
     """Copy engine and graph, write labels, manifest and model card; also if nothing was measured or no engine was built."""
     name = engine.facts.file
@@ -70,10 +65,10 @@ def _manifest(config: PackageConfig, plan: Plan, engine: Engine, model: OnnxMode
         proof=built.proof,
         engine_proof=measured.proof,
         provenance=Provenance(
-            edgedistill=_version("edgedistill") or "unknown",
+            edgedistill=packages.version(packages.DISTRIBUTION) or "unknown",
             python=platform.python_version(),
             platform=platform_name(),
-            packages={name: version for name in _PACKAGES if (version := _version(name))},
+            packages=packages.installed(),
             git_commit=git_commit(Path.cwd()),
             artifacts={"student": graph.network.checkpoint, **{name: artifact.root.name for name, artifact in inputs.items()}},
         ),
@@ -90,10 +85,3 @@ def git_commit(folder: Path) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return answer.stdout.strip() or None
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return None

@@ -16,7 +16,7 @@ from deploy.accuracy.judge import LabeledSplit, judge
 from deploy.accuracy.spread import spread
 from deploy.contract import ModelContract
 from deploy.errors import ArtifactError
-from deploy.prediction.predictor import Predictor
+from deploy.prediction.predictor import SessionPredictor
 from stages.artifacts import Artifact, Checkpoint, Dataset, Engine, Parity, Report, read_json
 from stages.config import ValidationConfig
 from stages.facts import EngineFacts, ParityFacts, ParityStep, write_facts
@@ -32,14 +32,14 @@ NOTABLE = 0.0005
 class StepDetections(NamedTuple):
     """What one form of the network finds in the split; `largest` and `why` as in ParityStep."""
 
-    name: Literal["torch", "onnx", "typed", "engine"]
+    name: Literal["student", "onnx", "typed", "engine"]
     how: str
     detections: list[dict[str, Any]] | None
     largest: Mapping[str, float] = {}
     why: str | None = None
 
 
-@stage(version=2)
+@stage(version=3)
 def parity(
     out: Path, config: ValidationConfig, student: Checkpoint, plain: Report, engine: Engine, report: Report, dataset: Dataset
 ) -> Parity:
@@ -54,7 +54,7 @@ def parity(
     split = labeled_split(dataset, student.facts.accuracy.split)
     if facts.typed is not None and facts.precision == "fp16":
         split = some(split, config.parity_images)
-    forms = [StepDetections("torch", "torch", _found(student, split)), StepDetections("onnx", PLAIN, _found(plain, split))]
+    forms = [StepDetections("student", "torch", _found(student, split)), StepDetections("onnx", PLAIN, _found(plain, split))]
     if facts.typed is not None and facts.precision != "fp32":
         forms.append(_typed(engine.file(facts.typed), facts, split))
     if measured.accuracy is not None:
@@ -100,11 +100,11 @@ def _typed(file: Path, facts: EngineFacts, split: LabeledSplit) -> StepDetection
         how = "reference evaluator, in half"
         try:
             half = HalfSession(file)
-            return StepDetections("typed", how, judge(Predictor(half, facts.contract), split, label).detections, half.largest)
+            return StepDetections("typed", how, judge(SessionPredictor(half, facts.contract), split, label).detections, half.largest)
         except ArtifactError as error:  # a finding about this target that does not affect the others
             return StepDetections("typed", how, None, why=str(error))
     with plugins.load("deploy.runtimes", "ort").open(file, options={"optimization": "none", "provider": "cpu"}) as session:
-        return StepDetections("typed", PLAIN, judge(Predictor(session, facts.contract), split, label).detections)
+        return StepDetections("typed", PLAIN, judge(SessionPredictor(session, facts.contract), split, label).detections)
 
 
 def _step(form: StepDetections, before: Sequence[StepDetections], split: LabeledSplit, contract: ModelContract) -> ParityStep:

@@ -4,6 +4,7 @@ import hashlib
 from pathlib import Path
 
 from deploy.errors import ArtifactError
+from deploy.plugins import OptionRole
 from stages.artifacts import Checkpoint, Dataset
 from stages.config import DetectorConfig, ExportConfig, StudentConfig, TeacherConfig
 from stages.measurement import splits
@@ -31,9 +32,8 @@ def weights_file(path: Path) -> Path:
 
 
 def option_digests(detector: DetectorConfig) -> dict[str, str]:
-    """The sha256 of each local file or folder that the detector's options `weights` and `backbone_weights` name."""
-    named = {name: detector.options.get(name) for name in ("weights", "backbone_weights")}
-    paths = {name: Path(value) for name, value in named.items() if isinstance(value, str)}
+    """The sha256 of each local file or folder that the detector's options name weights in."""
+    paths = {name: Path(value) for name, value in detector.options_of(OptionRole.WEIGHTS).items() if value is not None}
     return {f"detector.{name}": _digest(path) for name, path in paths.items() if path.exists()}
 
 

@@ -13,7 +13,7 @@ from deploy.accuracy.judge import LabeledSplit, judge
 from deploy.contract import Accuracy, Latency
 from deploy.errors import RuntimeUnavailable
 from deploy.latency import measure, roofline
-from deploy.prediction.predictor import Predictor
+from deploy.prediction.predictor import SessionPredictor
 from stages.artifacts import Dataset, Engine, Report
 from stages.config import LatencyConfig, ValidationConfig
 from stages.facts import EngineFacts, ReportFacts, write_facts
@@ -50,7 +50,7 @@ def validate(out: Path, config: ValidationConfig, engine: Engine, dataset: Datas
         write_facts(out, _report(facts, None, None, str(error)))
         return Report(out)
     with session:
-        predictor = Predictor(session, facts.contract)
+        predictor = SessionPredictor(session, facts.contract)
         accuracy = _accuracy(out, predictor, judged, f"validate {facts.target}") if judged is not None else None
         images = latency_images.of(judged.images if judged is not None else (), facts.contract.preprocessing)
         measured = _latency(predictor, images, config.latency)
@@ -62,14 +62,14 @@ def validate(out: Path, config: ValidationConfig, engine: Engine, dataset: Datas
     return Report(out)
 
 
-def _accuracy(out: Path, predictor: Predictor, judged: LabeledSplit, label: str) -> Accuracy:
+def _accuracy(out: Path, predictor: SessionPredictor, judged: LabeledSplit, label: str) -> Accuracy:
     found = judge(predictor, judged, label)
     (out / "detections.json").write_text(json.dumps(found.detections), encoding="utf-8")
     (out / "curves.json").write_text(json.dumps(found.curves, allow_nan=False), encoding="utf-8")
     return found.accuracy
 
 
-def _latency(predictor: Predictor, images: Sequence[NDArray[np.uint8]], config: LatencyConfig) -> Latency:
+def _latency(predictor: SessionPredictor, images: Sequence[NDArray[np.uint8]], config: LatencyConfig) -> Latency:
     return measure.measure(predictor, images, warmup=config.warmup, min_passes=config.min_passes, min_seconds=config.min_seconds)
 
 

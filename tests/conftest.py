@@ -23,6 +23,13 @@ gates:
 """
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What is marked slow may take an hour before it counts as hanging."""
+    for item in items:
+        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(3600))
+
+
 @pytest.fixture(autouse=True)
 def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test depends on the variables of the shell that started it."""

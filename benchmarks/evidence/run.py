@@ -26,7 +26,7 @@ from page import TWICE, over, write_page
 
 from pipeline.commands.ablate import variants
 from pipeline.config import PipelineConfig, load
-from pipeline.results.ablation import TOGETHER, UNDISTILLED, Ablation, render
+from pipeline.results.ablation import BASELINE, TOGETHER, Ablation, render
 from pipeline.results.gains import paired_gain
 from pipeline.store.store import Store
 from stages.artifacts import Checkpoint, Dataset
@@ -42,6 +42,8 @@ PAIRS = ("cross-kind", "two-stage")
 FOLDS = ("bccd",)
 """Studies whose images are dealt out in five parts: at each seed the student trains on one and is tested on the next, its teacher was
 trained on the three others. In the end every image has been tested once."""
+FORMER_ROLES = {"undistilled": BASELINE, "undistilled, twice the steps": TWICE}
+"""Kept rows have these names, and digests made with them; `rows` alone translates both."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,8 @@ class Study:
     def roles(self) -> list[str]:
         """What is trained at each seed, the teacher first."""
         if self.name in PAIRS:
-            return [TEACHER, UNDISTILLED, TOGETHER]
-        return [TEACHER, UNDISTILLED, *(name for name in variants(self.config) if name != UNDISTILLED), TWICE]
+            return [TEACHER, BASELINE, TOGETHER]
+        return [TEACHER, BASELINE, *(name for name in variants(self.config) if name != BASELINE), TWICE]
 
     def units(self) -> Iterator[tuple[str, int]]:
         """Role and seed of every training, seed by seed."""
@@ -105,11 +107,16 @@ def rows(study: Study) -> list[dict[str, Any]]:
     if not study.rows_file.exists():
         return []
     every = [json.loads(line) for line in study.rows_file.read_text(encoding="utf-8").splitlines()]
-    return [row for row in every if row["digest"] == digest(study, row["role"], row["seed"])]
+    return [_renewed(study, row) for row in every if row["digest"] == digest(study, row["role"], row["seed"])]
+
+
+def _renewed(study: Study, row: dict[str, Any]) -> dict[str, Any]:
+    role = FORMER_ROLES.get(row["role"])
+    return row if role is None else {**row, "role": role, "digest": digest(study, role, row["seed"])}
 
 
 def elsewhere(study: Study, role: str, seed: int) -> dict[str, Any] | None:
-    """The same training's row of another study: they may share a teacher, or a student alone."""
+    """The same training's row of another study: they may share a teacher, or a baseline."""
     wanted = digest(study, role, seed)
     same = next((row for other in studies() for row in rows(other) if row["digest"] == wanted), None)
     return None if same is None else {**same, "study": study.name}
@@ -223,7 +230,7 @@ def finding(study: Study) -> Ablation | None:
         return None
     teachers = [maps[TEACHER][study.teacher_seed(seed)] for seed in whole]
     values = {role: tuple(maps[role][seed] for seed in whole) for role in study.roles()[1:]}
-    gains = {role: paired_gain(own, values[UNDISTILLED]) for role, own in values.items() if role != UNDISTILLED}
+    gains = {role: paired_gain(own, values[BASELINE]) for role, own in values.items() if role != BASELINE}
     count = sum(num_images[seed] for seed in whole) if study.folds else num_images[whole[0]]
     return Ablation(study.name, "test", count, whole, sum(teachers) / len(teachers), values, gains)
 

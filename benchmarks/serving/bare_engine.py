@@ -6,7 +6,7 @@ from typing import Any
 from deploy.bundles.bundle import Bundle
 from deploy.prediction import image_files
 from deploy.prediction.detections import to_coco
-from deploy.prediction.predictor import Predictor
+from deploy.prediction.predictor import SessionPredictor
 
 
 class Engine:
@@ -14,7 +14,7 @@ class Engine:
 
     def __init__(self, folder: Path) -> None:
         bundle = Bundle.load(folder)
-        self.predictor = Predictor(bundle.open(threads=1), bundle.manifest.contract)
+        self.predictor = SessionPredictor(bundle.open(threads=1), bundle.manifest.contract)
 
     def __call__(self, content: bytes) -> list[dict[str, Any]]:
         """COCO results for the bytes of an image."""

@@ -107,7 +107,7 @@ def enlarged(given: Bundle, out: Path) -> Path:
     """The bundle's student exported for SIZE px, in a bundle that runs and is not gated."""
     from stages.artifacts import Checkpoint
     from stages.config import ExportConfig
-    from stages.exports.to_onnx import export
+    from stages.exports.to_onnx import write_onnx
     from stages.measurement.torch_accuracy import graph_options
     from stages.training.checkpoint import load_detector
 
@@ -116,7 +116,7 @@ def enlarged(given: Bundle, out: Path) -> Path:
     checkpoint = Checkpoint(runs / ".store" / manifest.graph.network.checkpoint)
     out.mkdir(parents=True)
     decisions = ExportConfig(max_detections=manifest.graph.max_detections)
-    export(load_detector(checkpoint).graph(graph_options(decisions)).eval(), (SIZE, SIZE), out / "engine.onnx")
+    write_onnx(load_detector(checkpoint).graph(graph_options(decisions)).eval(), (SIZE, SIZE), out / "engine.onnx")
     preprocessing = manifest.contract.preprocessing.model_copy(update={"height": SIZE, "width": SIZE})
     contract = manifest.contract.model_copy(update={"preprocessing": preprocessing})
     changed = {"contract": contract, "engine": "engine.onnx", "onnx": "engine.onnx", "verdicts": ()}

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.contract import Frozen
+from deploy.prediction.detections import corners
 
 Floats = NDArray[np.float64]
 Detection = Mapping[str, Any]
@@ -80,7 +81,6 @@ def _grouped(detections: Sequence[Detection]) -> dict[tuple[int, int], tuple[Flo
         rows[one["image_id"], one["category_id"]].append(one)
     found = {}
     for key, group in rows.items():
-        boxes = np.array([one["bbox"] for one in group], np.float64)
-        boxes[:, 2:] += boxes[:, :2]
+        boxes = np.array([corners(one["bbox"]) for one in group], np.float64)
         found[key] = boxes, np.array([one["score"] for one in group], np.float64)
     return found

@@ -12,7 +12,7 @@ from deploy.contract import Accuracy
 from deploy.errors import ArtifactError, DataError
 from deploy.prediction import image_files
 from deploy.prediction.detections import to_coco
-from deploy.prediction.predictor import Predictor
+from deploy.prediction.predictor import SessionPredictor
 from deploy.progress import track
 
 
@@ -41,7 +41,7 @@ class Judged:
     curves: dict[str, Any]
 
 
-def judge(predictor: Predictor, split: LabeledSplit, label: str) -> Judged:
+def judge(predictor: SessionPredictor, split: LabeledSplit, label: str) -> Judged:
     """Detect in every image of the split.
 
     Raises:

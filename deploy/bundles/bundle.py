@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Self
 
@@ -23,12 +24,13 @@ class Bundle:
     manifest: Manifest
 
     @classmethod
-    def load(cls, folder: Path) -> Self:
+    def load(cls, folder: str | PathLike[str]) -> Self:
         """Read a bundle and check every file.
 
         Raises:
             ArtifactError: the manifest or a file is missing, damaged or another one.
         """
+        folder = Path(folder)
         manifest = _read_manifest(folder)
         for name, expected in manifest.files.items():
             if sha256(folder / name) != expected:

@@ -2,9 +2,10 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 from deploy.comparison.interval import Effect
+from deploy.comparison.metrics import FORMER_NAMES
 from deploy.contract import Accuracy, Cost, Frozen, GraphFacts, Latency, ModelContract
 from deploy.engines.choice import Choice
 from deploy.engines.fallback import Fallback
@@ -20,6 +21,10 @@ FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")]
 
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+def _present(name: Any) -> Any:
+    return FORMER_NAMES.get(name, name) if isinstance(name, str) else name
 
 
 class Verdict(Frozen):
@@ -41,6 +46,17 @@ class Verdict(Frozen):
     how: str | None = None
     load: Load | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _renewed(cls, given: Any) -> Any:
+        """Bundles of earlier versions use former names in the metric, in the limit, and in the name of a gate that was given none."""
+        if not isinstance(given, dict) or not all(isinstance(given.get(key), str) for key in ("metric", "limit")):
+            return given
+        words = {"metric": _present(given["metric"]), "limit": " ".join(map(_present, given["limit"].split(" ")))}
+        if given.get("name") == f"{given['metric']} {given['limit']} on {given.get('target')}":
+            words["name"] = f"{words['metric']} {words['limit']} on {given.get('target')}"
+        return {**given, **words}
+
 
 class Provenance(Frozen):
     """What made the bundle; `artifacts` names the store's folders, whose names hold the hashes of all that went into them."""
@@ -59,6 +75,12 @@ class Plan(Frozen):
     targets: tuple[dict[str, Any], ...]
     gates: tuple[dict[str, Any], ...]
     validation: dict[str, Any]
+
+    @field_validator("gates")
+    @classmethod
+    def _renewed(cls, gates: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], ...]:
+        """As in verdicts."""
+        return tuple({key: _present(value) if key in ("metric", "versus") else value for key, value in gate.items()} for gate in gates)
 
 
 class Manifest(Frozen):

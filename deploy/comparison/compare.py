@@ -16,7 +16,7 @@ from deploy.comparison.interleaved import DEFAULT, InterleavedProtocol, take_tur
 from deploy.comparison.interval import Effect
 from deploy.comparison.side import Side
 from deploy.machine.load import Load
-from deploy.prediction.predictor import Predictor, Timings
+from deploy.prediction.predictor import SessionPredictor, Timings
 
 _THRESHOLDS = {"map_50": slice(0, 1), "map_75": slice(5, 6)}
 
@@ -92,7 +92,7 @@ class Comparison:
         value: Callable[[Timings], float] = attrgetter(f"{part}_ms")
         images = self.images()
         with self.own.open() as first, self.reference.open() as second:
-            sides = Predictor(first, self.own.contract), Predictor(second, self.reference.contract)
+            sides = SessionPredictor(first, self.own.contract), SessionPredictor(second, self.reference.contract)
             seen = take_turns(*sides, images, value=value, percentile=percentile, limit=limit, relative=relative, protocol=self.protocol)
         shown = "noise" if self.split is None else "photographs"
         lacking = (

@@ -19,7 +19,7 @@ from deploy.comparison.bootstrap import Floats, blocks
 from deploy.comparison.interval import ERROR_RATE, Effect
 from deploy.contract import Frozen
 from deploy.machine.load import Load, Watch
-from deploy.prediction.predictor import Predictor, Timings
+from deploy.prediction.predictor import SessionPredictor, Timings
 
 Image = NDArray[np.uint8]
 Value = Callable[[Timings], float]
@@ -59,7 +59,7 @@ class Turns:
     reference: list[list[float]] = field(default_factory=list)
     seconds: float = 0.0
 
-    def add(self, sides: Sequence[Predictor], images: Sequence[Image], value: Value, order: random.Random) -> None:
+    def add(self, sides: Sequence[SessionPredictor], images: Sequence[Image], value: Value, order: random.Random) -> None:
         """One block of each, on the same images, in random order."""
         for index in order.sample((0, 1), 2):
             taken = [value(sides[index].timed(image)[1]) for image in images]
@@ -91,8 +91,8 @@ class Compared(Frozen):
 
 
 def take_turns(
-    own: Predictor,
-    reference: Predictor,
+    own: SessionPredictor,
+    reference: SessionPredictor,
     images: Sequence[Image],
     *,
     value: Value,
@@ -142,7 +142,7 @@ def _percentile(values: Floats, percentile: float) -> Floats:
     return np.asarray(np.percentile(values, percentile, axis=-1))
 
 
-def _warm(side: Predictor, images: Sequence[Image], protocol: InterleavedProtocol) -> float:
+def _warm(side: SessionPredictor, images: Sequence[Image], protocol: InterleavedProtocol) -> float:
     """Run until two windows of passes in a row differ by less than 3 %, or the time is up; the last one's median in milliseconds."""
     start, before = perf_counter(), float("inf")
     while True:

@@ -13,7 +13,8 @@ _PERCENTILES = tuple(Percentiles.model_fields)
 _LATENCIES = tuple(f"latency_{part}_{percentile}_ms" for part in _PARTS for percentile in _PERCENTILES)
 _NETWORK = ("parameters", "macs")
 _COST = ("engine_macs", "operators", "weight_bytes", "peak_activation_bytes")
-FROM = {"gain_map": "undistilled", "teacher_drop_map": "teacher", "torch_drop_map": "torch"}
+FROM = {"gain_map": "baseline", "teacher_drop_map": "teacher", "student_drop_map": "student"}
+"""The network that each difference is from."""
 OF_CLASS = "map/"
 NAMES = (*_ACCURACY, *_MASKS, *FROM, *_LATENCIES, "images_per_s", "bytes", *_NETWORK, *_COST)
 MATCHED = ("map", "map_50", "map_75", "map_small", "map_medium", "map_large", *_MASKS)
@@ -21,11 +22,14 @@ MATCHED = ("map", "map_50", "map_75", "map_small", "map_medium", "map_large", *_
 EXACT = ("bytes", *_NETWORK, *_COST)
 """Those that are counted, not measured."""
 COMPARED = (*MATCHED, f"{OF_CLASS}<class>", *_LATENCIES, *EXACT)
+FORMER_NAMES = {"undistilled": "baseline", "torch_drop_map": "student_drop_map"}
+"""Networks and metrics that earlier versions called differently. Their bundles and histories are read under the present names;
+configurations must use the present ones."""
 
 
 @dataclass(frozen=True)
 class Figures:
-    """All that is known of one engine. `maps` are those of the networks it comes from, by teacher, undistilled and torch."""
+    """All that is known of one engine. `maps` are those of the networks it comes from, by teacher, baseline and student."""
 
     accuracy: Accuracy | None = None
     latency: Latency | None = None
@@ -41,6 +45,8 @@ def check(name: str) -> str:
     Raises:
         ValueError: there is no such metric; the message lists those there are.
     """
+    if FORMER_NAMES.get(name) in NAMES:
+        raise ValueError(f"metric '{name}' is now called {FORMER_NAMES[name]}")
     if name not in NAMES and not name.startswith(OF_CLASS):
         words = f"latency_<{'|'.join(_PARTS)}>_<{'|'.join(_PERCENTILES)}>_ms"
         allowed = ", ".join([*(one for one in NAMES if one not in _LATENCIES), f"{OF_CLASS}<class>", words])

@@ -15,7 +15,7 @@ from deploy.engines.request import Order
 from deploy.errors import ArtifactError, BuildError
 from deploy.precision import Precision
 from deploy.prediction import image_files
-from deploy.prediction.predictor import Predictor
+from deploy.prediction.predictor import SessionPredictor
 
 NUM_IMAGES = 32
 ROUNDS = 4
@@ -41,7 +41,7 @@ def choose(order: Order, offers: Sequence[Offer], contract: ModelContract, split
     if offers[0].file is None:
         raise BuildError(offers[0].why or "no engine was built")
     runtime = plugins.load("deploy.runtimes", order.runtime)
-    opened: dict[Precision, Predictor] = {}
+    opened: dict[Precision, SessionPredictor] = {}
     maps: dict[Precision, float | None] = {}
     reasons = {precision: why for precision, _, why in offers}
     with ExitStack() as stack:
@@ -49,7 +49,8 @@ def choose(order: Order, offers: Sequence[Offer], contract: ModelContract, split
             if file is None:
                 continue
             try:
-                predictor = Predictor(stack.enter_context(runtime.open(file, threads=order.threads, options=order.options)), contract)
+                session = stack.enter_context(runtime.open(file, threads=order.threads, options=order.options))
+                predictor = SessionPredictor(session, contract)
                 maps[precision] = judge(predictor, split, f"auto: {precision}").accuracy.map
             except ArtifactError as error:
                 if file == offers[0].file:
@@ -67,7 +68,7 @@ def _within(limit: float | None, first: float | None, own: float | None) -> bool
     return limit is None or defined(first, limit) - defined(own, limit) <= limit
 
 
-def _take_turns(predictors: dict[Precision, Predictor], split: LabeledSplit) -> dict[Precision, float]:
+def _take_turns(predictors: dict[Precision, SessionPredictor], split: LabeledSplit) -> dict[Precision, float]:
     """Median milliseconds end to end of each."""
     images = [image_files.load_image(file) for file in spread(split.images, NUM_IMAGES)]
     taken: dict[Precision, list[float]] = {precision: [] for precision in predictors}

@@ -10,7 +10,7 @@ from deploy.engines.request import GraphSource, Order
 from deploy.errors import ArtifactError
 from deploy.precision import LayerError, int8, network
 from deploy.precision.sensitivity import rank
-from deploy.prediction.predictor import Predictor
+from deploy.prediction.predictor import SessionPredictor
 from deploy.runtimes import DEFAULTS, Compiled
 
 
@@ -83,7 +83,7 @@ class Candidates:
         runtime = self._runtime if self._runs_here else plugins.load("deploy.runtimes", "ort")
         options = self._order.options if self._runs_here else DEFAULTS
         with runtime.open(file, options=options) as session:
-            found = judge(Predictor(session, self._source.contract), self._split, label)
+            found = judge(SessionPredictor(session, self._source.contract), self._split, label)
         assert self._order.max_map_drop is not None, "candidates are for a limit"
         return defined(found.accuracy.map, self._order.max_map_drop)
 

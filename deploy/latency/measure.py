@@ -7,11 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.contract import Latency, Percentiles
-from deploy.prediction.predictor import Predictor, Timings
+from deploy.prediction.predictor import SessionPredictor, Timings
 
 
 def measure(
-    predictor: Predictor, images: Sequence[NDArray[np.uint8]], *, warmup: int = 20, min_passes: int = 100, min_seconds: float = 2.0
+    predictor: SessionPredictor, images: Sequence[NDArray[np.uint8]], *, warmup: int = 20, min_passes: int = 100, min_seconds: float = 2.0
 ) -> Latency:
     """Detect in one image after another, again from the first after the last, and keep every pass.
 

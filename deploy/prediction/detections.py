@@ -1,5 +1,6 @@
 """What a detector found in one image."""
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,8 +36,8 @@ class Detections:
 
 def to_coco(detections: Detections, image_id: int, contract: ModelContract) -> list[dict[str, Any]]:
     """As COCO results: `bbox` is [x, y, width, height] in px, `category_id` the data set's own, `segmentation` where there are masks."""
-    corners = detections.boxes
-    boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
+    low, high = detections.boxes[:, :2], detections.boxes[:, 2:]
+    boxes = np.concatenate([low, high - low], axis=1)
     results: list[dict[str, Any]] = [
         {"image_id": image_id, "category_id": contract.category_ids[label], "bbox": box, "score": score}
         for box, score, label in zip(boxes.tolist(), detections.scores.tolist(), detections.labels.tolist(), strict=True)
@@ -44,3 +45,18 @@ def to_coco(detections: Detections, image_id: int, contract: ModelContract) -> l
     if detections.masks is None:
         return results
     return [{**result, "segmentation": mask} for result, mask in zip(results, detections.masks, strict=True)]
+
+
+def by_image(rows: Iterable[Mapping[str, Any]], ids: Iterable[int]) -> dict[int, list[Mapping[str, Any]]]:
+    """COCO annotations or results, for each of these images its own, in the order given."""
+    found: dict[int, list[Mapping[str, Any]]] = {number: [] for number in ids}
+    for row in rows:
+        if row["image_id"] in found:
+            found[row["image_id"]].append(row)
+    return found
+
+
+def corners(bbox: Sequence[float]) -> tuple[float, float, float, float]:
+    """x1, y1, x2, y2 of COCO's x, y, width, height."""
+    x, y, width, height = bbox
+    return x, y, x + width, y + height

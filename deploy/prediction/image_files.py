@@ -3,6 +3,8 @@
 import io
 import struct
 import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -66,15 +68,34 @@ def load_oriented(source: Path | bytes, *, max_pixels: int = MAX_PIXELS, trusted
     """
     name = f"image of {len(source)} bytes" if isinstance(source, bytes) else str(source)
     formats = FORMATS if trusted else _BOUNDED
+    with _refused(name, formats), Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats) as image:
+        _refuse_large(image, name, max_pixels)
+        if not trusted:
+            _refuse_slow(image, source, name)
+        return _decode(image, name)
+
+
+def from_pillow(image: Image.Image) -> NDArray[np.uint8]:
+    """A picture of Pillow's as RGB [H, W, 3], upright: the same pixels as load_image gives for its file.
+
+    Raises:
+        DataError: as load_image.
+    """
+    name = getattr(image, "filename", "") or f"image of mode {image.mode}"
+    with _refused(name, FORMATS):
+        _refuse_large(image, name, MAX_PIXELS)
+        return _decode(image, name)[0]
+
+
+@contextmanager
+def _refused(name: str, formats: Sequence[str]) -> Iterator[None]:
+    """Turn what Pillow raises into one line.
+
+    Raises:
+        DataError: the image cannot be read.
+    """
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats) as image:
-            if image.width * image.height > max_pixels:
-                raise DataError(f"{name}: {image.width} x {image.height} px is above {max_pixels:,}; cut it into tiles")
-            if not trusted:
-                _refuse_slow(image, source, name)
-            image.load()
-            orientation = _orientation(image)
-            return upright(_to_rgb(image, name), orientation), orientation
+        yield
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(f"{name}: more than {MAX_PIXELS:,} px; cut it into tiles") from error
     except UnidentifiedImageError as error:
@@ -82,6 +103,17 @@ def load_oriented(source: Path | bytes, *, max_pixels: int = MAX_PIXELS, trusted
     except _UNREADABLE as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"{name}: cannot be read as an image ({reason})") from error
+
+
+def _decode(image: Image.Image, name: str) -> tuple[NDArray[np.uint8], int]:
+    image.load()
+    orientation = _orientation(image)
+    return upright(_to_rgb(image, name), orientation), orientation
+
+
+def _refuse_large(image: Image.Image, name: str, max_pixels: int) -> None:
+    if image.width * image.height > max_pixels:
+        raise DataError(f"{name}: {image.width} x {image.height} px is above {max_pixels:,}; cut it into tiles")
 
 
 def _refuse_slow(image: Image.Image, source: Path | bytes, name: str) -> None:

@@ -23,7 +23,7 @@ class Timings:
     end_to_end_ms: float
 
 
-class Predictor:
+class SessionPredictor:
     """An open session behind the contract's preprocessing. The caller closes the session."""
 
     def __init__(self, session: Session, contract: ModelContract) -> None:

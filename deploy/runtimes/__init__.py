@@ -89,6 +89,9 @@ class Raw:
 DEFAULTS: Mapping[str, Any] = MappingProxyType({})
 """A target's options where it has none."""
 
+NOT_OPTIONS = ("precision", "calibration", "heads", "quantization")
+"""The keyword-only parameters of every `compile` that are not options of the target."""
+
 
 def delivery(name: str) -> Delivery:
     """A runtime's own, or the defaults."""

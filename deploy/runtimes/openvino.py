@@ -4,7 +4,6 @@ The engine is an ONNX file, compiled for the machine when it is opened: once for
 OpenVINO runs fixed shapes faster than dynamic ones.
 """
 
-import importlib.metadata
 import importlib.util
 from collections import Counter
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ import numpy as np
 from deploy import machine
 from deploy.contract import Heads
 from deploy.errors import ArtifactError, RuntimeUnavailable
+from deploy.machine import packages
 from deploy.machine.peak import Peak, cpu
 from deploy.precision import PLAIN, Batch, Calibration, Precision, Quantization, Recipe
 from deploy.runtimes import DEFAULTS, Compiled, Delivery, Raw, Session, TritonBackend
@@ -67,7 +67,7 @@ def open(file: Path, *, threads: int | None = None, options: Mapping[str, Any] =
 
 def identity() -> dict[str, str]:
     """OpenVINO's version and the processor."""
-    return {"openvino": _version() or "not installed", "cpu": machine.cpu_model()}
+    return {"openvino": packages.version("openvino") or "not installed", "cpu": machine.cpu_model()}
 
 
 def foreign(fingerprint: Mapping[str, str]) -> None:
@@ -125,13 +125,6 @@ class OpenVinoSession(Session):
         """Free the memory of all compiled forms."""
         self._requests.clear()
         self._model = self._core = None
-
-
-def _version() -> str | None:
-    try:
-        return importlib.metadata.version("openvino")
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _last_line(error: Exception) -> str:

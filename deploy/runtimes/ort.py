@@ -5,7 +5,6 @@ provider computes fp16 graphs in fp32, so that precision is worth its while on a
 """
 
 import contextlib
-import importlib.metadata
 import importlib.util
 import io
 import os
@@ -18,6 +17,7 @@ import numpy as np
 from deploy import machine
 from deploy.contract import Heads
 from deploy.errors import ArtifactError, RuntimeUnavailable, first_line
+from deploy.machine import packages
 from deploy.machine.peak import Peak, cpu
 from deploy.precision import PLAIN, Batch, Calibration, Precision, Quantization, Recipe
 from deploy.runtimes import DEFAULTS, ONNX_BACKEND, Compiled, Delivery, Raw, Session
@@ -99,7 +99,7 @@ def open(file: Path, *, threads: int | None = None, options: Mapping[str, Any] =
 
 def identity() -> dict[str, str]:
     """ONNX Runtime's version, the processor and the GPU."""
-    return {"onnxruntime": _version() or "not installed", "cpu": machine.cpu_model(), **machine.gpu()}
+    return {"onnxruntime": packages.first(*_DISTRIBUTIONS), "cpu": machine.cpu_model(), **machine.gpu()}
 
 
 def foreign(fingerprint: Mapping[str, str]) -> None:
@@ -164,10 +164,3 @@ def _providers(onnxruntime: Any, wanted: str) -> list[str]:
     with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(Exception):  # it prints what it does not find
         onnxruntime.preload_dlls()
     return list(chain)
-
-
-def _version() -> str | None:
-    for distribution in _DISTRIBUTIONS:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            return f"{distribution} {importlib.metadata.version(distribution)}"
-    return None

@@ -9,6 +9,7 @@ from pydantic import Field
 from deploy import machine
 from deploy.contract import Heads
 from deploy.errors import RuntimeUnavailable
+from deploy.machine import packages
 from deploy.precision import PLAIN, Calibration, Precision, Quantization
 from deploy.runtimes import DEFAULTS, Compiled, Delivery, Session, TritonBackend, nvidia
 from deploy.runtimes.nvidia import session
@@ -72,7 +73,7 @@ def open(file: Path, *, threads: int | None = None, options: Mapping[str, Any] =
 
 def identity() -> dict[str, str]:
     """TensorRT's version and the GPU."""
-    return {"tensorrt": session.version("tensorrt", "tensorrt-cu13", "tensorrt-cu12"), **machine.gpu()}
+    return {"tensorrt": packages.first("tensorrt", "tensorrt-cu13", "tensorrt-cu12"), **machine.gpu()}
 
 
 def foreign(fingerprint: Mapping[str, str]) -> str | None:

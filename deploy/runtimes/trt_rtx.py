@@ -9,6 +9,7 @@ from pydantic import Field
 from deploy import machine
 from deploy.contract import Heads
 from deploy.errors import RuntimeUnavailable
+from deploy.machine import packages
 from deploy.precision import PLAIN, Calibration, Precision, Quantization
 from deploy.runtimes import DEFAULTS, Compiled, Delivery, Session, nvidia
 from deploy.runtimes.nvidia import session
@@ -76,7 +77,7 @@ def open(file: Path, *, threads: int | None = None, options: Mapping[str, Any] =
 
 def identity() -> dict[str, str]:
     """TensorRT for RTX's version and the GPU."""
-    return {"tensorrt_rtx": session.version("tensorrt-rtx-cu13", "tensorrt-rtx-cu12", "tensorrt-rtx"), **machine.gpu()}
+    return {"tensorrt_rtx": packages.first("tensorrt-rtx-cu13", "tensorrt-rtx-cu12", "tensorrt-rtx"), **machine.gpu()}
 
 
 def fingerprint(options: Mapping[str, Any]) -> dict[str, str]:

@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from deploy.bundles.bundle import Bundle, write
-from deploy.errors import ArtifactError, ConfigError
+from deploy.errors import ArtifactError, ConfigError, in_one_line
 
 WEIGHTS = "model.safetensors"
 CONTRACT = "preprocessing.json"
@@ -45,11 +45,11 @@ def push(bundle: Bundle, repository: str, weights: Path | None, *, private: bool
             message = f"{bundle.manifest.name}, edgedistill {bundle.manifest.provenance.edgedistill}"
             done: Any = client.upload_folder(repo_id=repository, folder_path=scratch, commit_message=message, repo_type="model")
         except HFValidationError as error:
-            raise ConfigError(f"--repo {repository}: {_line(error)}") from error
+            raise ConfigError(f"--repo {repository}: {in_one_line(error)}") from error
         except LocalTokenNotFoundError as error:
             raise ConfigError("push needs a token of the hub: set HF_TOKEN, or run hf auth login") from error
         except broken as error:
-            raise ArtifactError(f"{repository}: the hub did not take it ({_line(error)})") from error
+            raise ArtifactError(f"{repository}: the hub did not take it ({in_one_line(error)})") from error
     return str(getattr(done, "commit_url", done))
 
 
@@ -98,7 +98,3 @@ def front_matter(bundle: Bundle) -> str:
 def _network(kind: type[Exception]) -> tuple[type[Exception], ...]:
     """An error's bases: of the hub's own, the HTTP library's, which differs from release to release."""
     return tuple(base for base in kind.__bases__ if issubclass(base, Exception))
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

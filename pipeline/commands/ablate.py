@@ -1,4 +1,4 @@
-"""The student without its teacher, with each loss alone and with all of them, over several seeds: what each gains.
+"""The baseline, and the student with each loss alone and with all of them, over several seeds: what each gains.
 
 Trainings are the stages of `edgedistill run`, so that the store keeps each and reuses what a run has trained.
 """
@@ -15,7 +15,7 @@ from typing import Any
 from deploy.errors import ConfigError, DataError
 from pipeline.answer import Answer, say, silent
 from pipeline.config import PipelineConfig, load
-from pipeline.results.ablation import TOGETHER, UNDISTILLED, Ablation, render
+from pipeline.results.ablation import BASELINE, TOGETHER, Ablation, render
 from pipeline.results.gains import paired_gain
 from pipeline.store.files import replace_json
 from pipeline.store.store import Store
@@ -57,7 +57,7 @@ def variants(config: PipelineConfig) -> dict[str, tuple[LossConfig, ...]]:
     if not losses:
         raise ConfigError("distill.losses: all have weight 0, so there is nothing to compare; give one a weight above 0")
     alone: dict[str, tuple[LossConfig, ...]] = {loss.name: (loss,) for loss in losses}
-    return {UNDISTILLED: (), **alone, **({TOGETHER: config.distill.losses} if len(losses) > 1 else {})}
+    return {BASELINE: (), **alone, **({TOGETHER: config.distill.losses} if len(losses) > 1 else {})}
 
 
 def measure(config: PipelineConfig, store: Store, seeds: Sequence[int]) -> Ablation:
@@ -73,7 +73,7 @@ def measure(config: PipelineConfig, store: Store, seeds: Sequence[int]) -> Ablat
     for seed in seeds:
         for name, student in _students(config, store, seed, dataset, teacher):
             maps[name].append(_map(student))
-    undistilled = maps[UNDISTILLED]
+    baseline = maps[BASELINE]
     return Ablation(
         name=config.name,
         split=split,
@@ -81,7 +81,7 @@ def measure(config: PipelineConfig, store: Store, seeds: Sequence[int]) -> Ablat
         seeds=tuple(seeds),
         teacher=_map(teacher),
         maps={name: tuple(values) for name, values in maps.items()},
-        gains={name: paired_gain(values, undistilled) for name, values in maps.items() if name != UNDISTILLED},
+        gains={name: paired_gain(values, baseline) for name, values in maps.items() if name != BASELINE},
     )
 
 

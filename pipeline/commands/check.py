@@ -4,7 +4,6 @@ import argparse
 import importlib.metadata
 import importlib.util
 import platform
-import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -14,12 +13,13 @@ from typing import Any
 from deploy import machine, plugins
 from deploy.contract import ModelContract
 from deploy.errors import ArtifactError, ConfigError, DataError, EdgedistillError
+from deploy.machine import packages
+from deploy.machine.packages import DISTRIBUTION
 from pipeline.answer import Answer
 from pipeline.config import PipelineConfig, load
 from stages.datasets.cleaning.findings import Finding, examine
 
-DISTRIBUTION = "edgedistill"
-IMPORT_NAMES = ("pipeline", "stages", "deploy")
+IMPORT_NAMES = ("edgedistill", "pipeline", "stages", "deploy")
 
 
 def check(args: argparse.Namespace) -> Answer:
@@ -28,7 +28,7 @@ def check(args: argparse.Namespace) -> Answer:
     found: dict[str, Any] = {
         "python": platform.python_version(),
         "machine": machine.identity(),
-        "packages": packages(),
+        "packages": packages.dependencies(),
         "clashes": clashes,
         "runtimes": runtimes(),
         "config": None,
@@ -52,14 +52,6 @@ def check(args: argparse.Namespace) -> Answer:
     return Answer({**found, "exit_code": code}, "\n".join(lines), code)
 
 
-def packages() -> dict[str, str | None]:
-    """The versions of what we depend on, extras included, read without importing any; null where missing."""
-    needed = importlib.metadata.requires(DISTRIBUTION) or []
-    names = [re.split(r"[^A-Za-z0-9._-]", line, maxsplit=1)[0] for line in needed if "extra == 'dev'" not in line.replace('"', "'")]
-    found = {name: _version(name) for name in dict.fromkeys(names)}
-    return {name: version for name, version in found.items() if version or not found.get(f"{name}-gpu")}
-
-
 def name_clashes() -> dict[str, list[str]]:
     """Installed distributions other than ours that own one of our import names; they overwrite our files without a word."""
     owners = importlib.metadata.packages_distributions()
@@ -76,15 +68,13 @@ def network_problem(config: PipelineConfig) -> EdgedistillError | None:
     """Why teacher, student or losses cannot be built as configured; None where they can, or where torch is not installed."""
     if importlib.util.find_spec("torch") is None:
         return None
-    from stages.detectors.backbones.pretrained import left_out
     from stages.training.checkpoint import build_detector, check_size
     from stages.training.distillation import build_losses
 
     anything = ModelContract(preprocessing=config.data.preprocessing, classes=("one", "other"), category_ids=(1, 2))
     choices = config.teacher.detector, config.student.detector
     try:
-        with left_out():
-            teacher, student = (build_detector(choice, len(anything.classes)) for choice in choices)
+        teacher, student = (build_detector(choice, len(anything.classes), pretrained=False) for choice in choices)
         for detector, choice in zip((teacher, student), choices, strict=True):
             check_size(detector, choice, anything)
         build_losses(config.distill, student, teacher, config.seed)
@@ -124,10 +114,3 @@ def _clash_line(name: str, others: str) -> str:
 def _data_lines(findings: list[Finding]) -> list[str]:
     lines = [f"{finding.level}: {finding.split + ': ' if finding.split else ''}{finding.message}" for finding in findings]
     return lines or ["data: nothing to complain about"]
-
-
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None

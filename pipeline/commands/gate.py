@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,8 +17,11 @@ from deploy.bundles.manifest import MANIFEST, Verdict
 from deploy.comparison.metrics import Figures
 from deploy.comparison.side import Side
 from deploy.errors import ArtifactError, ConfigError, EdgedistillError
-from deploy.prediction.predictor import Predictor
+from deploy.prediction.predictor import SessionPredictor
 from pipeline.answer import Answer, say
+from pipeline.commands import build
+from pipeline.commands.run import reused
+from pipeline.config import PipelineConfig, load
 from pipeline.outputs import copy_bundles
 from pipeline.results.verdicts import annotate, text, write
 from stages.artifacts import Dataset, read_json
@@ -29,30 +32,68 @@ from stages.measurement.verdicts import EXIT_FAIL, EXIT_INCOMPARABLE, Judge, exi
 Rebuild = Callable[[Bundle, Path], Bundle]
 
 
+@dataclass(frozen=True)
+class GateResult:
+    """The verdicts on a run's targets, or on a bundle.
+
+    gates: the configured gates. bundles: the folders of the measured bundles, by target.
+    """
+
+    verdicts: tuple[Verdict, ...]
+    exit_code: int
+    gates: tuple[GateConfig, ...]
+    bundles: Mapping[str, Path]
+
+    @property
+    def passed(self) -> bool:
+        """Whether there was something to judge and all of it passed."""
+        return self.exit_code == 0
+
+
+@dataclass(frozen=True)
+class GateOptions:
+    """What gates versus a reference compare with.
+
+    reference: the folder of a bundle, or of one bundle per target. data: labeled images in COCO's layout, only with a bundle.
+    first: there is no reference yet and one is about to be kept, so these gates are not judged.
+    """
+
+    reference: Path | None = None
+    data: Path | None = None
+    first: bool = False
+
+
 def gate(args: argparse.Namespace) -> Answer:
     """Judge a configuration's targets, or a bundle."""
-    if Path(args.config).is_dir():
-        return _gate_bundle(args)
-    if args.data is not None:
-        raise ConfigError(f"--data {args.data}: {args.config} names its data itself; --data goes with a bundle")
-    return _gate_config(args)
+    reference, data = (None if given is None else Path(given) for given in (args.reference, args.data))
+    options = GateOptions(reference, data, first=args.save_reference is not None and reference is None)
+    file = Path(args.config)
+    if file.is_dir():
+        if args.settings:
+            raise ConfigError(f"--set {args.settings[0]}: {file} is a bundle, whose gates were judged when it was packaged; name a file")
+        return _answer(args, gate_bundle(Bundle.load(file), options), None, None)
+    config = load(file, args.settings)
+    return _answer(args, gate_run(config, Path(args.runs), options), Path(args.runs) / config.name, file)
 
 
-def _gate_config(args: argparse.Namespace) -> Answer:
-    """Nothing is trained or built: stages are reused; engines run only where a gate compares them."""
-    from pipeline.commands import build
-    from pipeline.commands.run import reused
+def gate_run(config: PipelineConfig, runs: Path, options: GateOptions) -> GateResult:
+    """Judge the targets of a configuration. Nothing is trained or built; engines run only if a gate compares them.
 
-    result = reused(args)
-    config = result.config
+    Raises:
+        ConfigError: a reference that no gate compares with, or data, which the configuration names itself.
+        NothingMeasured: the configuration has not run yet.
+    """
+    if options.data is not None:
+        raise ConfigError(f"--data {options.data}: pipeline {config.name} names its data itself; --data goes with a bundle")
+    result = reused(config, runs)
     verdicts: list[Verdict] = []
-    _refuse_idle(args, config.gates)
+    _refuse_idle(options, config.gates)
     with ExitStack() as stack:
-        references = _References(args.reference, stack, partial(build.again, dataset=result.dataset))
+        references = _References(options.reference, stack, partial(build.again, dataset=result.dataset))
         for target in result.targets:
             verdicts += target.verdicts.facts.verdicts
             wanted = [one for one in config.gates_of(target.config.name) if one.other == "reference"]
-            if not wanted or _only_saves(args):
+            if not wanted or options.first:
                 continue
             own = replace(
                 _side(Bundle.load(target.bundle.root), config.validation, None),
@@ -63,56 +104,55 @@ def _gate_config(args: argparse.Namespace) -> Answer:
     required = [target.config.name for target in result.targets if target.config.required]
     unmeasured = [target.config.name for target in result.targets if target.report.facts.why is not None]
     code = exit_code(verdicts, config.gates, required=required, unmeasured=unmeasured)
-    folder = Path(args.runs) / config.name
     bundles = {target.config.name: target.bundle.root for target in result.targets if target.report.facts.why is None}
-    return _answer(args, verdicts, code, folder, Path(args.config), config.gates, bundles)
+    return _result(verdicts, code, config.gates, bundles, options)
 
 
-def _gate_bundle(args: argparse.Namespace) -> Answer:
-    """The verdicts that a bundle carries, and those versus a reference. A gate that judged nothing counts here."""
-    if args.settings:
-        raise ConfigError(f"--set {args.settings[0]}: {args.config} is a bundle, whose gates were judged when it was packaged; name a file")
-    given = Bundle.load(Path(args.config))
+def gate_bundle(given: Bundle, options: GateOptions) -> GateResult:
+    """The verdicts that a bundle carries, and those versus a reference. A gate that judged nothing counts here.
+
+    Raises:
+        ConfigError: a reference that no gate compares with, or data without a reference.
+    """
     verdicts = list(given.manifest.verdicts)
-    from pipeline.commands import build
-
     _, gates, validation = build.plan(given, None)
-    _refuse_idle(args, gates)
+    _refuse_idle(options, gates)
     wanted = [one for one in gates if one.other == "reference"]
-    if args.data is not None and args.reference is None:
-        raise ConfigError(f"--data {args.data}: nothing is measured without --reference DIR")
-    if wanted and not _only_saves(args):
+    if options.data is not None and options.reference is None:
+        raise ConfigError(f"--data {options.data}: nothing is measured without --reference DIR")
+    if wanted and not options.first:
         with ExitStack() as stack:
             scratch = Path(stack.enter_context(TemporaryDirectory()))
-            dataset = build.data_for(given, args.data, validation, scratch) if args.data is not None else None
+            dataset = None if options.data is None else build.data_for(given, str(options.data), validation, scratch)
             found = labeled_split(dataset, validation.split) if dataset is not None else None
             own = _side(given, validation, found)
             if found is not None:
                 own = replace(own, data=(found.digest(), len(found.images)))
-            references = _References(args.reference, stack, partial(build.again, dataset=dataset))
+            references = _References(options.reference, stack, partial(build.again, dataset=dataset))
             verdicts += _judge(own, wanted, references, dataset, validation)
     code = exit_code(verdicts, ())
     idle = any(verdict.verdict == "unmeasured" for verdict in verdicts) and code != EXIT_FAIL
-    return _answer(args, verdicts, EXIT_INCOMPARABLE if idle else code, None, None, gates, {given.manifest.target: given.root})
+    return _result(verdicts, EXIT_INCOMPARABLE if idle else code, gates, {given.manifest.target: given.root}, options)
 
 
-def _refuse_idle(args: argparse.Namespace, gates: Iterable[GateConfig]) -> None:
+def _result(
+    verdicts: Sequence[Verdict], code: int, gates: tuple[GateConfig, ...], bundles: Mapping[str, Path], options: GateOptions
+) -> GateResult:
+    return GateResult(tuple(verdicts), code if verdicts or options.first else EXIT_INCOMPARABLE, gates, bundles)
+
+
+def _refuse_idle(options: GateOptions, gates: Iterable[GateConfig]) -> None:
     """A reference that no gate compares with would judge nothing."""
-    if args.reference is not None and not any(one.other == "reference" for one in gates):
+    if options.reference is not None and not any(one.other == "reference" for one in gates):
         example = "{metric: map, max_drop: 0.01}"
-        raise ConfigError(f"--reference {args.reference}: no gate compares with a reference; add one, such as {example}")
-
-
-def _only_saves(args: argparse.Namespace) -> bool:
-    """Whether a first reference is kept: there is none yet to compare with."""
-    return args.save_reference is not None and args.reference is None
+        raise ConfigError(f"--reference {options.reference}: no gate compares with a reference; add one, such as {example}")
 
 
 class _References:
     """The kept bundles of a folder, or a single one; engines of other machines are built again here."""
 
-    def __init__(self, folder: str | None, stack: ExitStack, again: Rebuild) -> None:
-        self._folder = None if folder is None else Path(folder)
+    def __init__(self, folder: Path | None, stack: ExitStack, again: Rebuild) -> None:
+        self._folder = folder
         self._stack = stack
         self._again = again
 
@@ -161,21 +201,14 @@ def _side(bundle: Bundle, validation: ValidationConfig, labeled: Any) -> Side:
 
     def detections() -> Sequence[Mapping[str, Any]]:
         with opened() as session:
-            return judge(Predictor(session, manifest.contract), labeled, f"gate {manifest.target}").detections
+            return judge(SessionPredictor(session, manifest.contract), labeled, f"gate {manifest.target}").detections
 
     return Side(manifest.target, figures, manifest.contract, opened, detections, manifest.why, manifest.data)
 
 
-def _answer(
-    args: argparse.Namespace,
-    verdicts: Sequence[Verdict],
-    code: int,
-    folder: Path | None,
-    file: Path | None,
-    gates: Sequence[GateConfig],
-    bundles: Mapping[str, Path],
-) -> Answer:
-    code = code if verdicts or _only_saves(args) else EXIT_INCOMPARABLE
+def _answer(args: argparse.Namespace, result: GateResult, folder: Path | None, file: Path | None) -> Answer:
+    """The result for the terminal and for CI systems, written into `folder` unless --out names another; the reference is kept."""
+    verdicts, gates, code = result.verdicts, result.gates, result.exit_code
     data = {"gates": [verdict.model_dump(mode="json") for verdict in verdicts], "exit_code": code}
     lines = [text(verdicts) if verdicts or not gates else "every gate compares with a reference, and there was none yet"]
     out = Path(args.out) if args.out is not None else folder
@@ -183,7 +216,7 @@ def _answer(
         lines += [str(path) for path in write(out, verdicts, code)]
     lines += annotate(verdicts, gates, file, settings=args.settings)
     if args.save_reference is not None:
-        lines.append(_save(Path(args.save_reference).resolve(), bundles, code))
+        lines.append(_save(Path(args.save_reference).resolve(), result.bundles, code))
     return Answer(data, "\n".join(lines), code)
 
 

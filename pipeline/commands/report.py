@@ -5,12 +5,13 @@ from pathlib import Path
 
 from pipeline.answer import Answer
 from pipeline.commands.run import reused
+from pipeline.config import load
 from pipeline.outputs import publish
 
 
 def report(args: argparse.Namespace) -> Answer:
     """Draw report.html again."""
-    result = reused(args)
+    result = reused(load(Path(args.config), args.settings), Path(args.runs))
     folder = Path(args.runs) / result.config.name
     publish(result, folder, redraw=True)
     path = folder / "report.html"

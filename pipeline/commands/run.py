@@ -1,20 +1,23 @@
-"""The commands on a configuration: run, report."""
+"""`edgedistill run`: every stage made or reused, then summary, report and bundles."""
 
 import argparse
 import sys
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from deploy.errors import ConfigError
 from deploy.plugins import suggest
 from pipeline.answer import Answer, say, silent
 from pipeline.config import PipelineConfig, load
-from pipeline.flow import STAGES, RunResult, compress, instances
+from pipeline.flow import RunResult, compress, instances
 from pipeline.outputs import publish
 from pipeline.results.summary import stage_figures
 from pipeline.results.table import render
 from pipeline.store.store import Mode, Store, UntilReached
+from stages import STAGES
 
 CHEAP = frozenset({"gate", "package"})
 """The stages that train and build nothing, so that reading commands may run them; a gate that compares latencies measures them."""
@@ -23,41 +26,81 @@ LAST_DISTRIBUTED = "distill"
 """After it, the processes after the first have nothing to do."""
 
 
+@dataclass(frozen=True)
+class FinishedRun:
+    """A complete run.
+
+    result: every artifact. summary: the contents of summary.json. folder: has summary.json, report.html and the bundles.
+    """
+
+    result: RunResult
+    summary: Mapping[str, Any]
+    folder: Path
+
+    @property
+    def exit_code(self) -> int:
+        """The exit code of `edgedistill run`: 0 if every gate passed, 10, 11 or 12 if not, 5 if a required target could not be measured."""
+        return int(self.summary["exit_code"])
+
+    @property
+    def report(self) -> Path:
+        """report.html."""
+        return self.folder / "report.html"
+
+    @property
+    def bundles(self) -> dict[str, Path]:
+        """The folder of each target's bundle, by the target's name."""
+        return {target.config.name: self.folder / "bundle" / target.config.name for target in self.result.targets}
+
+
 def run(args: argparse.Namespace) -> Answer:
     """Make or reuse every stage; write summary, report and bundles whatever the verdict."""
     config = load(Path(args.config), args.settings)
-    for option, allowed in ((args.until, [*STAGES]), (args.force, [*STAGES, *instances(config)])):
-        if option is not None and option not in allowed:
-            raise ConfigError(f"no stage '{option}'{suggest(option, allowed)}; choose from {', '.join(STAGES)}")
-    store = _store(args, config)
-    try:
-        result = compress(config, store)
-    except UntilReached as reached:
-        return _plan(store) if args.dry_run else _partial(store, str(reached))
-    if args.dry_run:
-        return _plan(store)
-    folder = store.root / config.name
-    summary = publish(result, folder)
-    paths = [folder / "summary.json", folder / "report.html", *(folder / "bundle" / target.name for target in config.targets)]
-    text = "\n".join(["", render(summary), "", *map(str, paths)])
-    return Answer(summary, text, summary["exit_code"])
-
-
-def reused(args: argparse.Namespace) -> RunResult:
-    """What a run has made of the configuration; only the cheap stages run where they must."""
-    config = load(Path(args.config), args.settings)
-    return compress(config, Store(Path(args.runs), config.name, Mode(only=CHEAP)))
-
-
-def _store(args: argparse.Namespace, config: PipelineConfig) -> Store:
-    """The store in this process: the first of several says what it does, the others only train."""
     mode = Mode(force=args.force, until=args.until, dry=args.dry_run)
-    log = partial(say, stream=sys.stderr if args.json else sys.stdout)
-    store = Store(Path(args.runs), config.name, mode, say=silent if args.dry_run else log)
+    log = silent if mode.dry else partial(say, stream=sys.stderr if args.json else sys.stdout)
+    store = open_store(config, Path(args.runs), mode, log)
+    try:
+        if mode.dry:
+            compress(config, store)
+            return _plan(store)
+        finished = finish(config, store)
+    except UntilReached as reached:
+        return _plan(store) if mode.dry else _partial(store, str(reached))
+    paths = [finished.folder / "summary.json", finished.report, *finished.bundles.values()]
+    text = "\n".join(["", render(finished.summary), "", *map(str, paths)])
+    return Answer(finished.summary, text, finished.exit_code)
+
+
+def open_store(config: PipelineConfig, runs: Path, mode: Mode, log: Callable[[str], None]) -> Store:
+    """The store in this process: the first of several logs what it does, the others only train.
+
+    Raises:
+        ConfigError: the mode names an unknown stage, or forces one in several processes.
+    """
+    for stage, allowed in ((mode.until, [*STAGES]), (mode.force, [*STAGES, *instances(config)])):
+        if stage is not None and stage not in allowed:
+            raise ConfigError(f"no stage '{stage}'{suggest(stage, allowed)}; choose from {', '.join(STAGES)}")
+    store = Store(runs, config.name, mode, say=log)
     if store.rank > 0:
         until = LAST_DISTRIBUTED if mode.until is None else min(mode.until, LAST_DISTRIBUTED, key=STAGES.index)
         return replace(store, mode=replace(mode, until=until), say=silent)
     return store
+
+
+def finish(config: PipelineConfig, store: Store) -> FinishedRun:
+    """Make or reuse every stage, then write summary, report and bundles, whatever the verdict.
+
+    Raises:
+        UntilReached: the store's mode ends earlier.
+    """
+    result = compress(config, store)
+    folder = store.root / config.name
+    return FinishedRun(result, publish(result, folder), folder)
+
+
+def reused(config: PipelineConfig, runs: Path) -> RunResult:
+    """The artifacts that earlier runs of the configuration made; only the cheap stages run if they must."""
+    return compress(config, Store(runs, config.name, Mode(only=CHEAP)))
 
 
 def _plan(store: Store) -> Answer:

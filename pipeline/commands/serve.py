@@ -55,4 +55,4 @@ def serve_config(args: argparse.Namespace) -> ServeConfig:
         key = ".".join(map(str, first["loc"]))
         allowed = f"; allowed: {', '.join(ServeConfig.model_fields)}" if first["type"] == "extra_forbidden" else ""
         label = f"--{key.replace('_', '-')}" if key in flags else f"serve.{key}"
-        raise ConfigError(f"{label} {first['input']}: {first['msg']}{allowed}; see docs/CONFIG.md") from error
+        raise ConfigError(f"{label} {first['input']}: {first['msg']}{allowed}; see docs/configuration.md") from error

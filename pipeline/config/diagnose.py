@@ -7,6 +7,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from deploy.comparison.metrics import FORMER_NAMES
 from deploy.errors import ConfigError
 from deploy.plugins import suggest
 from pipeline.config.document import Document, PathPart, reaches
@@ -77,6 +78,8 @@ def _finding(found: ErrorDetails, model: type[BaseModel]) -> str:
 
 def _choice(given: Any, context: Mapping[str, Any]) -> str:
     words = context["expected"].replace("'", "").replace(" or ", ", ").split(", ")
+    if (present := FORMER_NAMES.get(str(given))) in words:
+        return f"{_shown(given)} is now called {present}"
     return f"got {_shown(given)}{suggest(str(given), words)}, allowed: {', '.join(words)}"
 
 

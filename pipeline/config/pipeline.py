@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -9,7 +10,8 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 
 from deploy.comparison import metrics
 from deploy.contract import Frozen
-from deploy.plugins import suggest
+from deploy.plugins import OptionRole, suggest
+from deploy.runtimes import NOT_OPTIONS
 from deploy.serving.options import ServeConfig
 from pipeline.config.diagnose import Misfit, explain, refuse_coerced
 from pipeline.config.document import read_document
@@ -28,7 +30,13 @@ from stages.config import (
 )
 
 REFERENCES = ("teacher", "baseline")
-"""What is measured beside the targets; no target may bear these names, nor the student's."""
+"""Networks that are measured in addition to the targets."""
+
+FLOAT = "float"
+"""The student's graph as exported, in fp32: every target's engine is compared with it."""
+
+TAKEN = (*REFERENCES, "student", FLOAT)
+"""Names that no target may have."""
 
 
 class PluginSection(NamedTuple):
@@ -44,7 +52,7 @@ PLUGIN_SECTIONS: Mapping[type[BaseModel], PluginSection] = {
     DataConfig: PluginSection("stages.datasets", "dataset"),
     DetectorConfig: PluginSection("stages.detectors", "name"),
     LossConfig: PluginSection("stages.losses", "name"),
-    TargetConfig: PluginSection("deploy.runtimes", "runtime", "compile", ("precision", "calibration", "heads", "quantization")),
+    TargetConfig: PluginSection("deploy.runtimes", "runtime", "compile", NOT_OPTIONS),
 }
 
 FOLDER_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
@@ -77,7 +85,7 @@ class PipelineConfig(Frozen):
         for name, count in Counter(target.name for target in targets).items():
             if count > 1:
                 raise ValueError(f"{count} targets are called {name}; give each its own name")
-            if name in (*REFERENCES, "student"):
+            if name in TAKEN:
                 raise ValueError(f"a target cannot be called {name}, which is what the figures of that network go by; rename it")
         return targets
 
@@ -91,10 +99,11 @@ class PipelineConfig(Frozen):
     @model_validator(mode="after")
     def _levels_match(self) -> "PipelineConfig":
         """Known from the options where detectors have this one, and so before a teacher is trained; else it is the losses that refuse."""
-        own, other = (detector.options.get("strides") for detector in (self.student.detector, self.teacher.detector))
-        if own and other and not set(own) & set(other):
-            problem = f"none of {list(own)} is among the teacher's {list(other)}; give the two detectors at least one stride in common"
-            raise Misfit(("student", "detector", "strides"), problem)
+        student, teacher = (network.detector.options_of(OptionRole.STRIDES) for network in (self.student, self.teacher))
+        for (name, own), other in product(student.items(), teacher.values()):
+            if own and other and not set(own) & set(other):
+                problem = f"none of {list(own)} is among the teacher's {list(other)}; give the two detectors at least one stride in common"
+                raise Misfit(("student", "detector", name), problem)
         return self
 
     @model_validator(mode="after")

@@ -4,15 +4,14 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from pipeline.report.charts import AxisScale, Chart, Line, Mark, Tick, extent
+from pipeline.report.charts import DETAIL_PX, AxisScale, Chart, Line, Mark, Tick, extent
 from pipeline.report.words import fraction, percent, points
-from pipeline.results.ablation import UNDISTILLED, Ablation
+from pipeline.results.ablation import BASELINE, Ablation
+from pipeline.results.table import LEGEND
 from pipeline.store.files import replace_text
 
 ROW_PX = 46
-WIDTH = 860
-FRAME_LEFT = 150
-LETTER_PX = 7
+WIDTH = 900
 
 
 def write_page(measured: Ablation, file: Path) -> None:
@@ -23,19 +22,19 @@ def write_page(measured: Ablation, file: Path) -> None:
     page = environment.get_template("ablation.html.j2")
     means = {name: sum(values) / len(values) for name, values in measured.maps.items()}
     closed = {name: measured.closed(name) for name in measured.gains}
-    replace_text(file, page.render(ablation=measured, undistilled=UNDISTILLED, means=means, closed=closed, chart=gain_chart(measured)))
+    replace_text(file, page.render(ablation=measured, about_baseline=LEGEND, means=means, closed=closed, chart=gain_chart(measured)))
 
 
 def gain_chart(measured: Ablation) -> Chart:
-    """A row a variant: each seed's gain, their mean, and its interval; the line at 0 is the undistilled student."""
+    """A row a variant: each seed's gain, their mean, and its interval; the line at 0 is the baseline."""
     names = list(measured.gains)
     height = ROW_PX * len(names) + 60
-    left = max(FRAME_LEFT, 20 + LETTER_PX * max(map(len, names)))
+    left = 7 + DETAIL_PX * max(map(len, names))
     frame = (left, 10.0, WIDTH - 20.0, height - 50.0)
     ends = [end for gain in measured.gains.values() for end in (gain.low, gain.high, *gain.differences) if end is not None]
     x = AxisScale(*extent([0.0, *(end * 100 for end in ends)], margin=0.06), frame[0], frame[2])
     rows = {name: frame[1] + ROW_PX * (index + 0.5) for index, name in enumerate(names)}
-    lines = [Line("zero", f"M{x(0):g},{frame[1]:g}L{x(0):g},{frame[3]:g}", "undistilled")]
+    lines = [Line("zero", f"M{x(0):g},{frame[1]:g}L{x(0):g},{frame[3]:g}", BASELINE)]
     marks: list[Mark] = []
     for name, gain in measured.gains.items():
         y = rows[name]
@@ -47,13 +46,13 @@ def gain_chart(measured: Ablation) -> Chart:
         marks.append(Mark("student", x(gain.mean * 100), y, f"{name}: {points(gain.mean)} points in the mean"))
     said = "; ".join(f"{name} {points(gain.mean)}" for name, gain in measured.gains.items())
     return Chart(
-        title=f"Gain over the undistilled student in points of mAP: {said}",
+        title=f"Gain over the baseline in points of mAP: {said}",
         width=WIDTH,
         height=height,
         frame=frame,
         x_ticks=x.ticks(8),
         y_ticks=tuple(Tick(y, name) for name, y in rows.items()),
-        x_title="gain over the undistilled student, points of mAP",
+        x_title="gain over the baseline, points of mAP",
         lines=tuple(lines),
         marks=tuple(marks),
         mark_radius=8,

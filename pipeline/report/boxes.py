@@ -1,8 +1,14 @@
 """Boxes on a picture: which detections found an object, which are wrong, and what was missed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deploy.accuracy.drift import overlaps
+from deploy.prediction.detections import by_image, corners
 
 SCORE = 0.3
 """Boxes less certain than this are not drawn."""
@@ -65,37 +71,35 @@ class MatchedObject:
 
 def match_boxes(series: str, truth: Sequence[MatchedObject], detections: Sequence[MatchedObject], names: Mapping[int, str]) -> View:
     """Match the detections above SCORE to the objects, the most certain first, each object once."""
-    open_objects = [o for o in truth if not o.crowd]
+    objects = [o for o in truth if not o.crowd]
+    sure = sorted((d for d in detections if d.score >= SCORE), key=lambda d: -d.score)
+    covered = overlaps(_array(sure), _array(objects))
+    unfound = list(range(len(objects)))
     boxes: list[DrawnBox] = []
-    for detection in sorted((d for d in detections if d.score >= SCORE), key=lambda d: -d.score):
-        same = [o for o in open_objects if o.category == detection.category and iou(o.corners, detection.corners) >= IOU]
+    for detection, shares in zip(sure, covered, strict=True):
+        same = [i for i in unfound if objects[i].category == detection.category and shares[i] >= IOU]
         if same:
-            open_objects.remove(max(same, key=lambda o: iou(o.corners, detection.corners)))
+            unfound.remove(max(same, key=lambda i: float(shares[i])))
         elif any(o.crowd and o.category == detection.category and _covered(detection.corners, o.corners) for o in truth):
             continue
         boxes.append(_box("found" if same else "wrong", detection, f"{_shorten(names[detection.category])} {detection.score:.2f}"))
     boxes.sort(key=lambda box: box.kind)
-    missed = [_box("missed", o, "") for o in open_objects]
+    missed = [_box("missed", objects[i], "") for i in unfound]
     wrong = sum(box.kind == "wrong" for box in boxes)
     return View(series, (*missed, *boxes), len(boxes) - wrong, wrong, len(missed))
 
 
-def iou(one: Corners, other: Corners) -> float:
-    """Intersection over union, 0 for empty boxes."""
-    shared = _shared(one, other)
-    union = _area(one) + _area(other) - shared
-    return shared / union if union > 0 else 0.0
-
-
-def by_image(annotations: Sequence[Mapping[str, Any]], ids: Sequence[int]) -> dict[int, list[MatchedObject]]:
+def objects_of(rows: Iterable[Mapping[str, Any]], ids: Iterable[int]) -> dict[int, list[MatchedObject]]:
     """COCO annotations or results as objects, a list for each of these images."""
-    objects: dict[int, list[MatchedObject]] = {number: [] for number in ids}
-    for row in annotations:
-        if row["image_id"] in objects:
-            x, y, width, height = row["bbox"]
-            crowd = bool(row.get("iscrowd", 0))
-            objects[row["image_id"]].append(MatchedObject((x, y, x + width, y + height), row["category_id"], row.get("score", 1.0), crowd))
-    return objects
+    return {number: [_object(row) for row in own] for number, own in by_image(rows, ids).items()}
+
+
+def _object(row: Mapping[str, Any]) -> MatchedObject:
+    return MatchedObject(corners(row["bbox"]), row["category_id"], row.get("score", 1.0), bool(row.get("iscrowd", 0)))
+
+
+def _array(objects: Sequence[MatchedObject]) -> NDArray[np.float64]:
+    return np.array([o.corners for o in objects], np.float64).reshape(-1, 4)
 
 
 def truth_view(truth: Sequence[MatchedObject], names: Mapping[int, str]) -> View:

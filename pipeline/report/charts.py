@@ -1,8 +1,10 @@
 """Charts as plain numbers: where ticks, lines, marks and words stand. The template draws them, in the colors of the page."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+
+from pipeline.report.words import MINUS
 
 GAP = 10
 """px between a mark and its words."""
@@ -10,9 +12,14 @@ GAP = 10
 LINE_HEIGHT = 15
 ASCENT = 11
 MARK_RADIUS = 6
-_BESIDE = ((1, 0), (-1, 0), (0, -1), (0, 1), (1, -1), (-1, -1), (1, 1), (-1, 1))
+NAME_PX, DETAIL_PX = 7.9, 6.9
+"""Width of a letter of a label's first and second line, px."""
+
+_BESIDE = ((1.0, 0.0), (-1.0, 0.0), (0.0, -1.0), (0.0, 1.0), (1.0, -1.0), (-1.0, -1.0), (1.0, 1.0), (-1.0, 1.0))
+_AROUND = tuple((math.cos(math.pi * turn / 8), -math.sin(math.pi * turn / 8)) for turn in range(16))
 _DISTANCES = range(24, 300, 12)
-_TURNS = 16
+_ROUNDS = 3
+"""How often each words' place is chosen anew, knowing where all others stand."""
 
 Point = tuple[float, float]
 Rectangle = tuple[float, float, float, float]
@@ -71,14 +78,18 @@ class Mark:
 
 @dataclass(frozen=True)
 class Label:
-    """Words beside a mark: `text` over `detail`, from x to the right, the first baseline at y; `leader` ties distant ones to it."""
+    """Words beside a mark: `text` over `detail`, the first baseline at y; x is their start, middle or end, whichever `anchor` says.
+
+    `leader` is a path that ties distant words to their mark.
+    """
 
     series: str
     x: float
     y: float
     text: str
     detail: str
-    leader: str | None
+    anchor: str = "start"
+    leader: str | None = None
 
 
 @dataclass(frozen=True)
@@ -120,7 +131,22 @@ def tick_text(value: float) -> str:
     if 1e-12 < abs(value) < 1e-2:
         mantissa, exponent = f"{value:.1e}".split("e")
         return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
-    return f"{value / 1000:g}k" if abs(value) >= 10_000 else f"{round(value, 10):g}"
+    return (f"{value / 1000:g}k" if abs(value) >= 10_000 else f"{round(value, 10):g}").replace("-", MINUS)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where words may stand: how far from their mark, on which side of it, and points along the line that ties distant ones to it."""
+
+    box: Rectangle
+    anchor: str
+    distance: float
+    leader: tuple[Point, ...] = ()
+
+    def cost(self, taken: Sequence[Rectangle], placed: Sequence["_Place"]) -> float:
+        """How many marks, lines and words the leader runs through, and other leaders through the words; distance counts a little."""
+        run_through = sum(_covers(box, self.leader) for box in taken) + sum(_covers(self.box, other.leader) for other in placed)
+        return run_through + self.distance / 60
 
 
 def place_labels(
@@ -130,71 +156,68 @@ def place_labels(
 
     A mark for whose words there is no room anywhere gets none.
     """
-    taken = [(mark.x - MARK_RADIUS, mark.y - MARK_RADIUS, mark.x + MARK_RADIUS, mark.y + MARK_RADIUS) for mark in marks]
-    taken += obstacles
-    labels: list[Label] = []
-    leaders: list[Rectangle] = []
-    for mark, (text, detail) in sorted(zip(marks, words, strict=True), key=lambda pair: (pair[0].x, pair[0].y)):
-        places = [
-            (box, _leader(mark, box) if distant else ())
-            for box, distant in _candidates(mark, _extent_of(text, detail))
-            if _inside(box, frame) and not any(_overlap(box, other) for other in taken)
-        ]
-        uncrossed = (place for place in places if not _crossed(*place, labels, leaders))
-        box, leader = next(uncrossed, places[0] if places else (None, ()))
-        if box is not None:
-            taken.append(box)
-            leaders += leader
-            path = f"M{mark.x:g},{mark.y:g}L{leader[-1][0]:g},{leader[-1][1]:g}" if leader else None
-            labels.append(Label(mark.series, round(box[0], 1), round(box[1] + ASCENT, 1), text, detail, path))
-    return tuple(labels)
+    fixed = [(mark.x - MARK_RADIUS, mark.y - MARK_RADIUS, mark.x + MARK_RADIUS, mark.y + MARK_RADIUS) for mark in marks]
+    fixed += obstacles
+    places = [
+        [place for place in _places(m, *_extent_of(*said)) if _inside(place.box, frame)] for m, said in zip(marks, words, strict=True)
+    ]
+    order = sorted(range(len(marks)), key=lambda index: (marks[index].x, marks[index].y))
+    chosen: dict[int, _Place] = {}
+    for index in order * _ROUNDS:
+        others = [place for other, place in chosen.items() if other != index]
+        taken = [*fixed, *(other.box for other in others)]
+        free = [place for place in places[index] if not any(_overlap(place.box, box) for box in taken)]
+        if free:
+            chosen[index] = min(free, key=lambda place: place.cost(taken, others))
+    return tuple(_label(marks[index], *words[index], chosen[index]) for index in order if index in chosen)
 
 
-def _crossed(box: Rectangle, leader: Sequence[Rectangle], labels: Sequence[Label], leaders: Sequence[Rectangle]) -> bool:
-    """Whether a line runs through words: another's through these, or this one's through others."""
-    return any(_overlap(box, step) for step in leaders) or any(_overlap(step, label_box(label)) for step in leader for label in labels)
-
-
-def _leader(mark: Mark, box: Rectangle) -> tuple[Rectangle, ...]:
-    """Points along the line from a mark to the nearest edge of its words, as boxes of 1 px, the last on the edge."""
-    x, y = round(_clamp(mark.x, box[0], box[2]), 1), round(_clamp(mark.y, box[1], box[3]), 1)
-    steps = [(mark.x + (x - mark.x) * n / 12, mark.y + (y - mark.y) * n / 12) for n in range(3, 13)]
-    return tuple((px, py, px + 1, py + 1) for px, py in steps)
+def _label(mark: Mark, text: str, detail: str, place: _Place) -> Label:
+    left, top, right, _ = place.box
+    x = {"start": left, "middle": (left + right) / 2, "end": right}[place.anchor]
+    leader = path_of([(mark.x, mark.y), place.leader[-1]]) if place.leader else None
+    return Label(mark.series, round(x, 1), round(top + ASCENT, 1), text, detail, place.anchor, leader)
 
 
 def label_box(label: Label) -> Rectangle:
     """Where the words stand, px."""
     width, height = _extent_of(label.text, label.detail)
-    return label.x, label.y - ASCENT, label.x + width, label.y - ASCENT + height
+    left = label.x - {"start": 0.0, "middle": width / 2, "end": width}[label.anchor]
+    return left, label.y - ASCENT, left + width, label.y - ASCENT + height
 
 
 def _extent_of(text: str, detail: str) -> tuple[float, float]:
     """Width and height of two lines of words in the widest of the usual fonts."""
-    return max(7.9 * len(text), 6.9 * len(detail)), 2.0 * LINE_HEIGHT
+    return max(NAME_PX * len(text), DETAIL_PX * len(detail)), 2.0 * LINE_HEIGHT
 
 
-def _candidates(mark: Mark, size: tuple[float, float]) -> Iterable[tuple[Rectangle, bool]]:
-    """Places for a box of that size, the best first, and whether each is so far off that it needs a line to the mark."""
-    width, height = size
-    for right, down in _BESIDE:
-        left = mark.x + (GAP if right > 0 else -GAP - width if right < 0 else -width / 2)
-        top = mark.y + (GAP if down > 0 else -GAP - height if down < 0 else -height / 2)
-        yield (left, top, left + width, top + height), False
-    for distance in _DISTANCES:
-        for turn in range(_TURNS):
-            angle = 2 * math.pi * turn / _TURNS
-            left = mark.x + math.cos(angle) * (distance + width / 2) - width / 2
-            top = mark.y - math.sin(angle) * (distance + height / 2) - height / 2
-            yield (left, top, left + width, top + height), True
+def _places(mark: Mark, width: float, height: float) -> Iterator[_Place]:
+    """Places around a mark for words of that size, the best first."""
+    for distance, directions in ((GAP, _BESIDE), *((distance, _AROUND) for distance in _DISTANCES)):
+        for right, down in directions:
+            left = mark.x + right * (distance + width / 2) - width / 2
+            top = mark.y + down * (distance + height / 2) - height / 2
+            box = (left, top, left + width, top + height)
+            end = round(_clamp(mark.x, left, box[2]), 1), round(_clamp(mark.y, top, box[3]), 1)
+            leader = _steps((mark.x, mark.y), end) if distance > GAP else ()
+            yield _Place(box, "start" if right > 0.5 else "end" if right < -0.5 else "middle", distance, leader)
+
+
+def _steps(start: Point, end: Point) -> tuple[Point, ...]:
+    """Points along a line, without those next to its start."""
+    return tuple((start[0] + (end[0] - start[0]) * n / 12, start[1] + (end[1] - start[1]) * n / 12) for n in range(3, 13))
+
+
+def _covers(box: Rectangle, points: Sequence[Point]) -> bool:
+    return any(box[0] < x < box[2] and box[1] < y < box[3] for x, y in points)
 
 
 def _round_steps(low: float, high: float, count: int, *, smallest: float) -> list[float]:
-    rough = (high - low) / count
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = max(next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * (1 - 1e-9)), smallest)
-    first = math.ceil(low / step - 1e-9)
-    last = math.floor(high / step + 1e-9)
-    return [number * step for number in range(first, last + 1)]
+    """Multiples of the smallest round step that needs no more than `count` steps."""
+    power = 10.0 ** math.floor(math.log10((high - low) / count))
+    steps = (max(power * factor, smallest) for factor in (1, 2, 5, 10, 20))
+    multiples = ((step, range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)) for step in steps)
+    return next([number * step for number in numbers] for step, numbers in multiples if len(numbers) <= count + 1)
 
 
 def _round_ratios(low: float, high: float, count: int) -> list[float]:

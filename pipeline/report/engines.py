@@ -7,7 +7,6 @@ from typing import Any
 from pipeline.flow import RunResult
 from pipeline.report import plots
 from pipeline.report.plots import EnginePoint, Panel
-from pipeline.report.words import NETWORKS
 from stages.artifacts import Report, read_json
 
 PARTS = ("pre", "infer", "post")
@@ -79,13 +78,13 @@ def latency_rows(summary: Mapping[str, Any]) -> list[LatencyRow]:
 
 def precision_curves(run: RunResult) -> list[Curves]:
     """Those of the engines whose accuracy was measured, references first."""
-    reports = [(NETWORKS[name].lower(), name, "solid", report) for name, report in run.references.items()]
+    reports = [(name, name, "solid", report) for name, report in run.references.items()]
     reports += [(target.config.name, "student", _STYLES[target.engine.facts.precision], target.report) for target in run.targets]
     return [Curves(name, series, style, value, found) for name, series, style, report in reports for value, found in _read(report)]
 
 
 def class_curves(curves: Sequence[Curves], best: Curves, classes: Sequence[str]) -> list[Panel]:
-    """A panel a class: the best target's curve before the teacher's and the undistilled student's."""
+    """A panel a class: the best target's curve before the teacher's and the baseline's."""
     series = {c.series: c.values for c in curves if c.series != "student"} | {"student": best.values}
     own = best.values["iou_50"]["per_class"]
     defined = [name for name in classes if own.get(name) is not None]
@@ -95,7 +94,7 @@ def class_curves(curves: Sequence[Curves], best: Curves, classes: Sequence[str])
 
 
 def _every(summary: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str, Any]]]:
-    references = [(NETWORKS[name].lower(), name, figures) for name, figures in summary["references"].items()]
+    references = [(name, name, figures) for name, figures in summary["references"].items()]
     return references + [(name, "student", figures) for name, figures in summary["targets"].items()]
 
 

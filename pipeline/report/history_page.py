@@ -7,12 +7,12 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from pipeline.report.charts import AxisScale, Chart, Label, Line, Mark, extent, path_of
+from pipeline.report.charts import NAME_PX, AxisScale, Chart, Label, Line, Mark, extent, path_of
 from pipeline.results.table import number
 from pipeline.store.files import replace_text
 
-WIDTH, HEIGHT = 860, 320
-FRAME = (70.0, 14.0, WIDTH - 150.0, HEIGHT - 50.0)
+WIDTH, HEIGHT = 900, 320
+LEFT, TOP, BOTTOM = 52.0, 14.0, HEIGHT - 50.0
 STYLES = ("student", "teacher", "baseline")
 
 
@@ -30,8 +30,9 @@ def chart(metric: str, past: Sequence[Mapping[str, Any]], series: Mapping[str, S
     values = [value for points in series.values() for value in points if value is not None]
     if not values:
         return None
-    x = AxisScale(*extent(range(1, len(past) + 1), margin=0.03), FRAME[0], FRAME[2])
-    y = AxisScale(*extent(values, margin=0.08), FRAME[3], FRAME[1])
+    right = WIDTH - 24 - NAME_PX * max(map(len, series))
+    x = AxisScale(*extent(range(1, len(past) + 1), margin=0.03), LEFT, right)
+    y = AxisScale(*extent(values, margin=0.08), BOTTOM, TOP)
     lines, marks, labels = [], [], []
     for index, (target, points) in enumerate(series.items()):
         style = STYLES[index % len(STYLES)]
@@ -41,12 +42,12 @@ def chart(metric: str, past: Sequence[Mapping[str, Any]], series: Mapping[str, S
         lines.append(Line(style, path_of([(left, top) for left, top, _, _ in placed]), target))
         marks += [Mark(style, left, top, f"{target}, {when}: {number(value)}") for left, top, value, when in placed]
         left, top, value, _ = placed[-1]
-        labels.append((top, Label(style, left + 14, top, target, number(value), "")))
+        labels.append((top, Label(style, left + 14, top, target, number(value))))
     return Chart(
         title=f"{metric} over {len(past)} runs of {', '.join(series)}",
         width=WIDTH,
         height=HEIGHT,
-        frame=FRAME,
+        frame=(LEFT, TOP, right, BOTTOM),
         x_ticks=x.ticks(8, whole=True),
         y_ticks=y.ticks(6),
         x_title="run, the oldest first",
@@ -58,10 +59,10 @@ def chart(metric: str, past: Sequence[Mapping[str, Any]], series: Mapping[str, S
 
 def _apart(labels: Sequence[tuple[float, Label]], room: float = 32.0) -> tuple[Label, ...]:
     """One below the other, with room for two lines of words each, and none below the frame."""
-    placed, free = [], FRAME[1] + 10
+    placed, free = [], TOP + 10
     ordered = sorted(labels, key=lambda item: item[0])
     for index, (top, label) in enumerate(ordered):
-        last = FRAME[3] - room * (len(ordered) - index - 1) - 12
+        last = BOTTOM - room * (len(ordered) - index - 1) - 12
         at = max(free, min(top, last))
         placed.append(replace(label, y=at))
         free = at + room

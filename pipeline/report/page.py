@@ -4,7 +4,6 @@ import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -12,27 +11,24 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from deploy import machine
+from deploy.machine import packages
 from pipeline.flow import RunResult, TargetResult
 from pipeline.report import boxes, pictures, plots, words
 from pipeline.report.engines import measured
 from pipeline.results.summary import difference, summarize
+from pipeline.results.table import LEGEND
 from pipeline.results.verdicts import details
 from pipeline.store.files import replace_text
-from stages.artifacts import Checkpoint
 
 MOST_CLASSES = 80
 """Of more classes, the report lists those that gained and those that lost most."""
 
 _FILTERS = ("fraction", "points", "change", "drifted", "convolutions", "percent", "milliseconds", "size", "count", "duration", "measured")
-_SOFTWARE = (
-    *("edgedistill", "torch", "torchvision", "accelerate", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino"),
-    *("tensorrt", "tensorrt-rtx-cu13"),
-)
 
 
 @dataclass(frozen=True)
 class ClassRow:
-    """AP over IoU 0.5 to 0.95 of one class in each network, fractions; `gain` is distilled less undistilled."""
+    """AP over IoU 0.5 to 0.95 of one class in each network, fractions; `gain` is the student's less the baseline's."""
 
     name: str
     teacher: float | None
@@ -57,13 +53,14 @@ def content(run: RunResult) -> dict[str, Any]:
     """All that the template shows; every figure is one of summary.json's."""
     summary = summarize(run)
     classes = class_rows(run)
-    curves = {name: plots.read_curves(network.root / "curves.csv") for name, network in _networks(run).items()}
+    curves = {name: plots.read_curves(network.root / "curves.csv") for name, network in run.networks.items()}
     return {
         "summary": summary,
         "networks": words.NETWORKS,
+        "about_baseline": LEGEND,
         "forms": words.FORMS,
         "masks": any(
-            figures["mask_map"] is not None for figures in (*(summary[name] for name in _networks(run)), *summary["targets"].values())
+            figures["mask_map"] is not None for figures in (*(summary[name] for name in run.networks), *summary["targets"].values())
         ),
         "headline": words.headline(summary),
         "changes": [details(verdict) for target in run.targets for verdict in target.verdicts.facts.verdicts],
@@ -81,7 +78,7 @@ def content(run: RunResult) -> dict[str, Any]:
 
 def class_rows(run: RunResult) -> list[ClassRow]:
     """Each class's AP, in the data set's order."""
-    found = {key: network.facts.accuracy.per_class for key, network in _networks(run).items()}
+    found = {key: network.facts.accuracy.per_class for key, network in run.networks.items()}
     rows = []
     for name in run.dataset.facts.contract.classes:
         teacher, baseline, student = (table.get(name) for table in found.values())
@@ -98,15 +95,11 @@ def most_changed(rows: Sequence[ClassRow]) -> list[ClassRow]:
     return changed if len(changed) <= MOST_CLASSES else changed[:half] + changed[-half:]
 
 
-def _networks(run: RunResult) -> dict[str, Checkpoint]:
-    return {"teacher": run.teacher, "baseline": run.baseline, "student": run.student}
-
-
 def _pictures(run: RunResult) -> dict[str, Any]:
     split = run.config.validation.split
     ids = pictures.choose(run.dataset, split, run.student)
     return {
-        "photos": pictures.photos(run.dataset, split, _networks(run), ids),
+        "photos": pictures.photos(run.dataset, split, run.networks, ids),
         "gazes": pictures.gazes(run.dataset, split, run.student, ids),
         "num_pictures": len(ids),
         "score": boxes.SCORE,
@@ -127,7 +120,7 @@ def _facts(run: RunResult) -> dict[str, Any]:
     reports = (target.report.facts for target in run.targets)
     return {
         "machine": next((report.machine for report in reports if report.latency), machine.identity()),
-        "versions": {"python": platform.python_version(), **{name: version for name in _SOFTWARE if (version := _version(name))}},
+        "versions": {"python": platform.python_version(), **packages.installed()},
         "dataset": run.config.data.dataset,
         "splits": {name: (split.num_images, split.num_boxes) for name, split in dataset.splits.items()},
         "problems": dataset.num_problems,
@@ -143,10 +136,3 @@ def _fingerprint(target: TargetResult) -> dict[str, str]:
     facts = target.engine.facts
     every = {"sha256": facts.sha256, **facts.fingerprint} if facts.sha256 else {}
     return {key: value[:16] if key.endswith("sha256") else value for key, value in every.items() if value}
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return None

@@ -11,10 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from deploy.accuracy.judge import LabeledSplit
 from deploy.errors import DataError
 from deploy.prediction import image_files, preprocess
-from pipeline.report.boxes import View, by_image, match_boxes, tagged, truth_view
+from pipeline.report.boxes import View, match_boxes, objects_of, tagged, truth_view
 from stages.artifacts import Checkpoint, Dataset, read_json
+from stages.measurement.splits import labeled_split
 
 NUM_IMAGES = 6
 PHOTO_PX = 480
@@ -50,12 +52,12 @@ class Gaze:
 
 def photos(dataset: Dataset, split: str, networks: Mapping[str, Checkpoint], ids: Sequence[int]) -> list[Photo]:
     """The split's images of these ids with the boxes of the ground truth and of each network; images that are gone are left out."""
-    coco = read_json(dataset.annotations(split))
-    names = {category["id"]: str(category["name"]) for category in coco["categories"]}
-    truth = by_image(coco["annotations"], ids)
-    found = {series: by_image(_detections(checkpoint), ids) for series, checkpoint in networks.items()}
+    labeled = labeled_split(dataset, split)
+    names = {category["id"]: str(category["name"]) for category in labeled.truth["categories"]}
+    truth = objects_of(labeled.truth["annotations"], ids)
+    found = {series: objects_of(_detections(checkpoint), ids) for series, checkpoint in networks.items()}
     shown = []
-    for row, pixels in _readable(dataset, split, coco, ids):
+    for row, pixels in _readable(labeled, ids):
         own = truth.get(row["id"], [])
         views = [
             truth_view(own, names),
@@ -67,7 +69,7 @@ def photos(dataset: Dataset, split: str, networks: Mapping[str, Checkpoint], ids
 
 def choose(dataset: Dataset, split: str, student: Checkpoint) -> list[int]:
     """The images to show: those whose attention was kept, else the first of the split."""
-    known = [image["id"] for image in read_json(dataset.annotations(split))["images"]]
+    known = [image["id"] for image in labeled_split(dataset, split).truth["images"]]
     kept = set(_attention(student)["image_ids"].tolist()) if (student.root / ATTENTION).exists() else set()
     return [i for i in known if i in kept][:NUM_IMAGES] or known[:NUM_IMAGES]
 
@@ -78,9 +80,8 @@ def gazes(dataset: Dataset, split: str, student: Checkpoint, ids: Sequence[int])
         return []
     arrays = _attention(student)
     rows = {number: position for position, number in enumerate(arrays["image_ids"].tolist())}
-    coco = read_json(dataset.annotations(split))
     shown = []
-    for row, pixels in _readable(dataset, split, coco, [i for i in ids if i in rows]):
+    for row, pixels in _readable(labeled_split(dataset, split), [i for i in ids if i in rows]):
         teacher, student_map = (over_image(arrays[name][rows[row["id"]]], pixels, dataset) for name in ("teacher", "student"))
         small = _fitted(pixels, HEAT_PX)
         shown.append(
@@ -122,13 +123,13 @@ def jpeg(image: Image.Image) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def _readable(dataset: Dataset, split: str, coco: Mapping[str, Any], ids: Sequence[int]) -> list[tuple[dict[str, Any], NDArray[np.uint8]]]:
+def _readable(split: LabeledSplit, ids: Sequence[int]) -> list[tuple[dict[str, Any], NDArray[np.uint8]]]:
     """The rows and pixels of the images that can still be read."""
-    rows = {image["id"]: image for image in coco["images"]}
+    images = {row["id"]: (row, file) for row, file in zip(split.truth["images"], split.images, strict=True)}
     found = []
-    for number in ids:
+    for row, file in (images[number] for number in ids):
         try:
-            found.append((rows[number], image_files.load_image(dataset.images(split) / rows[number]["file_name"])))
+            found.append((row, image_files.load_image(file)))
         except DataError:  # a picture that is gone since does not spoil the report; its template counts those there are
             continue
     return found

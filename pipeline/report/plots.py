@@ -68,7 +68,7 @@ def tradeoff(engines: Sequence[EnginePoint], width: int, height: int) -> Chart |
         width=width,
         height=height,
         frame=frame,
-        x_ticks=x.ticks(max(3, width // 90)),
+        x_ticks=x.ticks(max(4, width // 110)),
         y_ticks=y.ticks(5),
         x_title=f"latency end to end, median, ms{' (logarithmic)' if log else ''}",
         y_title="mAP",
@@ -127,7 +127,7 @@ def training(curves: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]) 
 
 def _training_panel(name: str, series: Mapping[str, Sequence[tuple[float, float]]]) -> Panel:
     width, height = 250, 156
-    frame: Rectangle = (40, 10, width - 8, height - 24)
+    frame: Rectangle = (46, 10, width - 8, height - 24)
     values = [value for points in series.values() for _, value in points]
     low, high = extent(values)
     first, last = min(p[0][0] for p in series.values()), max(p[-1][0] for p in series.values())

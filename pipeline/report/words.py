@@ -6,10 +6,10 @@ from typing import Any
 
 UNDEFINED = "–"
 MINUS = "−"
-NETWORKS = {"teacher": "Teacher", "baseline": "Undistilled", "student": "Distilled"}
-"""How the three networks are called, by their names in summary.json."""
+NETWORKS = ("teacher", "baseline", "student")
+"""The three networks in the order in which they are shown."""
 
-FORMS = {"torch": "Network in torch", "onnx": "Exported graph", "typed": "Graph in target precision", "engine": "Engine"}
+FORMS = {"student": "Student in torch", "onnx": "Exported graph", "typed": "Graph in target precision", "engine": "Engine"}
 """The forms that the network takes on its way to an engine, by their names in summary.json."""
 
 _WORST_FIRST = ("fail", "incomparable", "inconclusive", "unmeasured", "pass")
@@ -151,9 +151,11 @@ def _accuracy(summary: Mapping[str, Any]) -> str:
     if student["map"] is None or gain is None:
         return f"Accuracy is undefined: split {student['split']} has no object to find."
     if round(abs(gain) * 100, 1) == 0:
-        change = "as much as the same network trained alone"
+        change = "as much as the baseline, the same network trained without the teacher"
     else:
-        change = f"{abs(gain) * 100:.1f} points {'above' if gain > 0 else 'below'} the same network trained alone"
+        change = (
+            f"{abs(gain) * 100:.1f} points {'above' if gain > 0 else 'below'} the baseline, the same network trained without the teacher"
+        )
     own = f"Taught by its teacher, the student of {count(student['parameters'])} parameters reaches mAP {fraction(student['map'])}"
     way = ""
     if closed is not None and closed > 0:

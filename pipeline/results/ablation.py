@@ -5,17 +5,16 @@ from dataclasses import dataclass
 
 from pipeline.results.gains import Gain
 from pipeline.results.summary import difference, gap_closed
-from pipeline.results.table import UNDEFINED, grid, number
+from pipeline.results.table import LEGEND, UNDEFINED, grid, number
 
-UNDISTILLED = "undistilled"
-
-
+BASELINE = "baseline"
 TOGETHER = "all losses"
+HEADER = ("network", "mean map", "gain, points", "95 % interval", "lead closed")
 
 
 @dataclass(frozen=True)
 class Ablation:
-    """mAP of the teacher, and of each variant at each seed; `gains` are of every variant but the undistilled one."""
+    """mAP of the teacher, and of each variant at each seed; `gains` are of every variant but the baseline."""
 
     name: str
     split: str
@@ -26,13 +25,26 @@ class Ablation:
     gains: Mapping[str, Gain]
 
     def closed(self, variant: str) -> float | None:
-        """How much of the teacher's lead over the undistilled student the variant makes good, of means; None unless the teacher leads."""
+        """How much of the teacher's lead over the baseline the variant makes good, of means; None unless the teacher leads."""
         means = {name: sum(values) / len(values) for name, values in self.maps.items()}
-        return gap_closed(self.teacher, means[UNDISTILLED], means[variant])
+        return gap_closed(self.teacher, means[BASELINE], means[variant])
 
 
 def render(measured: Ablation) -> str:
-    """The table for a terminal: mean mAP, the gain in points with its interval, the share of the teacher's lead made good."""
+    """The table for a terminal."""
+    lead = difference(measured.teacher, sum(measured.maps[BASELINE]) / len(measured.seeds))
+    behind = "" if lead is None or lead > 0 else "\n! the teacher is not better than the baseline: there is nothing to learn from it"
+    return f"{grid(HEADER, table_rows(measured))}\n{counts(measured)}\n{LEGEND}{behind}"
+
+
+def counts(measured: Ablation) -> str:
+    """Numbers of seeds and images."""
+    trained = f"{len(measured.seeds)} seed{'s' if len(measured.seeds) > 1 else ''}"
+    return f"{trained}, {measured.num_images} images of split {measured.split}"
+
+
+def table_rows(measured: Ablation) -> list[list[str]]:
+    """One row per network: mean mAP, the gain in points with its interval, the share of the teacher's lead made good."""
     rows = [["teacher", number(measured.teacher), UNDEFINED, UNDEFINED, UNDEFINED]]
     for name, values in measured.maps.items():
         gain = measured.gains.get(name)
@@ -46,13 +58,7 @@ def render(measured: Ablation) -> str:
                 UNDEFINED if closed is None else f"{closed:.0%}",
             ]
         )
-    table = grid(["student", "mean map", "gain, points", "95 % interval", "lead closed"], rows)
-    lead = difference(measured.teacher, sum(measured.maps[UNDISTILLED]) / len(measured.seeds))
-    behind = (
-        "" if lead is None or lead > 0 else "\n! the teacher is not better than the undistilled student: there is nothing to learn from it"
-    )
-    trained = f"{len(measured.seeds)} seed{'s' if len(measured.seeds) > 1 else ''}"
-    return f"{table}\n{trained}, {measured.num_images} images of split {measured.split}{behind}"
+    return rows
 
 
 def interval(gain: Gain) -> str:

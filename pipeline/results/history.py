@@ -1,6 +1,7 @@
 """The metrics of past runs, a row each."""
 
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,7 @@ KEYS = frozenset({"time", "commit", "exit_code", "targets"})
 
 def add(result: RunResult, folder: Path, exit_code: int) -> None:
     """Append a row unless the last one has the same figures."""
-    trained = {"teacher": result.teacher, "undistilled": result.baseline, "torch": result.student}
-    maps = {name: network.facts.accuracy.map for name, network in trained.items()}
+    maps = {name: network.facts.accuracy.map for name, network in result.networks.items()}
     figures: dict[str, dict[str, float]] = {}
     for target in result.targets:
         side = side_of(target.engine, target.report, result.onnx, result.config.validation, maps)
@@ -38,7 +38,7 @@ def add(result: RunResult, folder: Path, exit_code: int) -> None:
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
-    """Past runs, the oldest first; half a line, which a crash may leave, is none."""
+    """Past runs, the oldest first, their metrics under the present names; half a line, which a crash may leave, is none."""
     if not path.exists():
         return []
     found = []
@@ -47,6 +47,14 @@ def rows(path: Path) -> list[dict[str, Any]]:
             row = json.loads(line)
         except ValueError:
             continue
-        if isinstance(row, dict) and row.keys() >= KEYS and isinstance(row["targets"], dict):
-            found.append(row)
+        if isinstance(row, dict) and row.keys() >= KEYS and _are_figures(row["targets"]):
+            found.append({**row, "targets": {target: _renewed(figures) for target, figures in row["targets"].items()}})
     return found
+
+
+def _are_figures(targets: Any) -> bool:
+    return isinstance(targets, dict) and all(isinstance(figures, dict) for figures in targets.values())
+
+
+def _renewed(figures: Mapping[str, Any]) -> dict[str, Any]:
+    return {metrics.FORMER_NAMES.get(name, name): value for name, value in figures.items()}

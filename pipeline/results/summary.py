@@ -13,8 +13,7 @@ from stages.measurement.verdicts import exit_code
 
 def summarize(result: RunResult) -> dict[str, Any]:
     """All that summary.json holds."""
-    networks = {"teacher": result.teacher, "baseline": result.baseline, "student": result.student}
-    figures = {name: network_figures(checkpoint) for name, checkpoint in networks.items()}
+    figures = {name: network_figures(checkpoint) for name, checkpoint in result.networks.items()}
     maps = {name: value["map"] for name, value in figures.items()}
     verdicts = [verdict for target in result.targets for verdict in target.verdicts.facts.verdicts]
     required = [target.config.name for target in result.targets if target.config.required]
@@ -107,6 +106,6 @@ def difference(one: float | None, other: float | None) -> float | None:
 
 
 def gap_closed(teacher: float | None, baseline: float | None, student: float | None) -> float | None:
-    """How much of the teacher's lead over the undistilled student distillation made good; null unless the teacher leads."""
+    """How much of the teacher's lead over the baseline distillation made good; null unless the teacher leads."""
     lead, gain = difference(teacher, baseline), difference(student, baseline)
     return None if lead is None or gain is None or lead <= 0 else gain / lead

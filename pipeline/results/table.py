@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 UNDEFINED = "-"
+LEGEND = "baseline: the student trained without the teacher"
 
 
 def render(summary: Mapping[str, Any]) -> str:
@@ -44,17 +45,18 @@ def _shown(figures: Iterable[Mapping[str, Any]], *names: str) -> list[str]:
 
 
 def _networks(summary: Mapping[str, Any]) -> list[str]:
-    rows, shown = [], _shown((summary[key] for key in ("teacher", "baseline", "student")), "map", "map_50", "map_75")
-    for key, title in (("teacher", "teacher"), ("baseline", "student undistilled"), ("student", "student distilled")):
-        figures = summary[key]
+    names = ("teacher", "baseline", "student")
+    rows, shown = [], _shown((summary[name] for name in names), "map", "map_50", "map_75")
+    for name in names:
+        figures = summary[name]
         size = [_millions(figures["parameters"]), _millions(figures["macs"])]
-        rows.append([title, *(number(figures[name]) for name in shown), *size])
+        rows.append([name, *(number(figures[metric]) for metric in shown), *size])
     table = grid(["network", *shown, "parameters", "MACs"], rows)
     closed = summary["gap_closed"]
     gap = f", {closed:.0%} of the gap to the teacher" if closed is not None else ""
     gain = summary["gain_map"]
     judged = f"{summary['student']['num_images']} images of split {summary['student']['split']}"
-    return [f"{table}\ngain by distillation: {UNDEFINED if gain is None else f'{gain:+.4f}'} map{gap}; on {judged}"]
+    return [f"{table}\ngain by distillation: {UNDEFINED if gain is None else f'{gain:+.4f}'} map{gap}; on {judged}\n{LEGEND}"]
 
 
 def _targets(targets: Mapping[str, Any]) -> str:

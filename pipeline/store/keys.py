@@ -12,9 +12,31 @@ from pydantic import BaseModel
 from deploy import plugins
 from pipeline.config import PLUGIN_SECTIONS
 from stages.artifacts import Artifact
+from stages.config import (
+    DataConfig,
+    DistillConfig,
+    ExportConfig,
+    PackageConfig,
+    StudentConfig,
+    TargetConfig,
+    TeacherConfig,
+    ValidationConfig,
+)
 from stages.stage import StageInfo
 
 Parts = dict[str, Any]
+
+SECTIONS: Mapping[type[BaseModel], str] = {
+    DataConfig: "data",
+    TeacherConfig: "teacher",
+    StudentConfig: "student",
+    DistillConfig: "distill",
+    ExportConfig: "export",
+    TargetConfig: "target",
+    ValidationConfig: "validation",
+    PackageConfig: "package",
+}
+"""What configurations are called in keys and in reasons, as in pipeline.yaml. A different name here runs every stage again."""
 
 
 def info(stage: Callable[..., Any]) -> StageInfo:
@@ -94,9 +116,7 @@ def flat(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
 
 def _section(parameter: str, value: Any) -> str:
     """What the user calls an argument: the section of pipeline.yaml for a configuration."""
-    if isinstance(value, BaseModel):
-        return type(value).__name__.removesuffix("Config").lower()
-    return parameter
+    return SECTIONS.get(type(value), parameter)
 
 
 def _plain(value: Any) -> Any:

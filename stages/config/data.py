@@ -20,7 +20,7 @@ class DataConfig(Frozen):
     @model_validator(mode="before")
     @classmethod
     def _check(cls, value: Any) -> Any:
-        return plugins.fill("stages.datasets", value, own=("preprocessing", "strict"), key="dataset")
+        return plugins.fill("stages.datasets", value, own=tuple(cls.model_fields), key="dataset")
 
     @property
     def options(self) -> dict[str, Any]:

@@ -18,7 +18,7 @@ class LossConfig(Plugin):
     @model_validator(mode="before")
     @classmethod
     def _check(cls, value: Any) -> Any:
-        return plugins.fill("stages.losses", value, own=("weight",))
+        return plugins.fill("stages.losses", value, own=tuple(cls.model_fields))
 
 
 class DistillConfig(Frozen):

@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 from deploy.comparison import metrics
 from deploy.contract import Frozen
 
-Versus = Literal["teacher", "undistilled", "float", "reference"]
+Versus = Literal["teacher", "baseline", "float", "reference"]
 SHARE = r"^\d+(\.\d+)?%$"
 Tolerance = float | Annotated[str, Field(pattern=SHARE)]
 """An amount in the metric's own unit, or a share of the value compared with: "5%"."""
@@ -47,7 +47,7 @@ class GateConfig(Frozen):
 
     @property
     def network(self) -> str | None:
-        """The network that the metric is a difference from: teacher, undistilled or torch; None for any other metric."""
+        """The network that the metric is a difference from: teacher, baseline or student; None for any other metric."""
         return metrics.FROM.get(self.metric)
 
     @property

@@ -6,6 +6,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from deploy import plugins
 from deploy.contract import Frozen
+from deploy.plugins import OptionRole
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -32,4 +33,8 @@ class DetectorConfig(Plugin):
     @model_validator(mode="before")
     @classmethod
     def _check(cls, value: Any) -> Any:
-        return plugins.fill("stages.detectors", value)
+        return plugins.fill("stages.detectors", value, own=tuple(cls.model_fields))
+
+    def options_of(self, role: OptionRole) -> dict[str, Any]:
+        """The options that have a role, with their values."""
+        return {name: self.options[name] for name in plugins.options_of("stages.detectors", self.name, role)}

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from deploy import plugins
 from deploy.contract import Frozen
 from deploy.precision import RangeMethod
+from deploy.runtimes import NOT_OPTIONS
 from stages.config.plugin import Fraction, Plugin
 
 
@@ -47,9 +48,8 @@ class TargetConfig(Plugin):
     @model_validator(mode="before")
     @classmethod
     def _check(cls, value: Any) -> Any:
-        own = ("name", "precision", "required", "calibration_images", "calibration_split", "ranges", "max_map_drop")
-        hidden = ("precision", "calibration", "heads", "quantization")
-        return plugins.fill("deploy.runtimes", value, own=own, key="runtime", function="compile", hidden=hidden)
+        own = tuple(cls.model_fields)
+        return plugins.fill("deploy.runtimes", value, own=own, key="runtime", function="compile", hidden=NOT_OPTIONS)
 
     @model_validator(mode="after")
     def _limit_is_of_int8(self) -> Self:

@@ -1,6 +1,7 @@
 """The detector contract; every other file in this folder is one detector, and its file name is the name in pipeline.yaml.
 
-A file defines `build(num_classes: int, *, <options>) -> Detector`. Its keyword-only parameters are the options in YAML.
+A file defines `build(num_classes: int, *, <options>) -> Detector`. Its keyword-only parameters are the options in YAML. Two kinds are
+marked in their annotations, see `deploy.plugins.OptionRole`: names of pretrained weights, and strides of the pyramid.
 """
 
 from abc import ABC, abstractmethod
@@ -53,11 +54,11 @@ class GraphOptions:
     max_detections: maximum number per image, after NMS.
     """
 
-    max_detections: int = 100
-    candidates: int = 300
-    score_threshold: float = 0.05
-    iou_threshold: float = 0.6
-    proposals: int = 300
+    max_detections: int
+    candidates: int
+    score_threshold: float
+    iou_threshold: float
+    proposals: int
 
 
 class GraphOutput(NamedTuple):
@@ -105,8 +106,8 @@ class Detector(nn.Module, ABC):
     def forward(self, images: Tensor, targets: Sequence[Target] | None = None) -> Outputs:
         """Run on images [B, 3, H, W]; with targets, the task losses are in the result."""
 
-    def walk(self, images: Tensor) -> None:
-        """Run every layer as often as the deployed graph does with default options, so that its products can be counted."""
+    def walk(self, images: Tensor, options: GraphOptions) -> None:
+        """Run every layer as often as the deployed graph with these options does, so that its products can be counted."""
         self(images)
 
     @abstractmethod

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from deploy.plugins import OptionRole
 from stages.detectors import Detector
 from stages.detectors.set_prediction import hgnet, hub
 from stages.detectors.set_prediction.denoising import fresh, pretrained, shared_sizes
@@ -16,7 +17,7 @@ from stages.detectors.set_prediction.denoising import fresh, pretrained, shared_
 def build(
     num_classes: int,
     *,
-    weights: str | None = None,
+    weights: Annotated[str, OptionRole.WEIGHTS] | None = None,
     backbone: Literal["hgnetv2_b0", "hgnetv2_b2", "hgnetv2_b4", "hgnetv2_b5"] | None = None,
     backbone_scale: Annotated[float, Field(gt=0, le=1)] | None = None,
     width: Literal[32, 64, 128, 256] | None = None,

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from deploy.plugins import OptionRole
 from stages.detectors import Detector
 from stages.detectors.set_prediction import hgnet, hub
 from stages.detectors.set_prediction.denoising import fresh, pretrained, shared_sizes
@@ -19,7 +20,7 @@ _TRANSFORMERS: dict[str, tuple[int, int]] = {"dinov3_tiny": (192, 3), "dinov3_sm
 def build(
     num_classes: int,
     *,
-    weights: str | None = None,
+    weights: Annotated[str, OptionRole.WEIGHTS] | None = None,
     backbone: Literal["hgnetv2_b0", "hgnetv2_b2", "dinov3_tiny", "dinov3_small"] | None = None,
     backbone_scale: Annotated[float, Field(gt=0, le=1)] | None = None,
     width: Literal[32, 64, 128, 256] | None = None,

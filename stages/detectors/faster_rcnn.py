@@ -13,6 +13,7 @@ from pydantic import Field
 from torchvision.models import WeightsEnum
 from torchvision.models.detection import faster_rcnn as torchvisions
 
+from deploy.plugins import OptionRole
 from stages.detectors import Detector
 from stages.detectors.two_stage.detector import TwoStageDetector
 from stages.detectors.two_stage.model import TwoStageOptions, faster, load, pyramid_of
@@ -30,16 +31,16 @@ def build(
     version: Literal[1, 2] = 1,
     backbone: str = "resnet50",
     width: Annotated[int, Field(ge=8, le=256, multiple_of=8)] = 64,
-    backbone_weights: str | None = None,
+    backbone_weights: Annotated[str, OptionRole.WEIGHTS] | None = None,
     norm: Literal["batch", "group", "frozen"] | None = None,
     fpn_channels: Annotated[int, Field(ge=16, le=1024, multiple_of=8)] = 256,
-    strides: Annotated[tuple[Literal[4, 8, 16, 32, 64], ...], Field(min_length=1)] | None = None,
+    strides: Annotated[tuple[Literal[4, 8, 16, 32, 64], ...], Field(min_length=1), OptionRole.STRIDES] | None = None,
     box_head_channels: Annotated[int, Field(ge=16, le=4096)] = 1024,
     anchor_scale: Annotated[float, Field(gt=0, le=32)] = 8.0,
     box_batch_size_per_image: Annotated[int, Field(ge=4, le=4096)] = 512,
     rpn_candidates: Annotated[int, Field(ge=1, le=3000)] = 1000,
     rpn_score_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.0,
-    weights: str | None = None,
+    weights: Annotated[str, OptionRole.WEIGHTS] | None = None,
 ) -> Detector:
     """A Faster R-CNN detector.
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.fcos import FCOS, FCOS_ResNet50_FPN_Weights, FCOSClassificationHead, FCOSHead, FCOSRegressionHead
 
+from deploy.plugins import OptionRole
 from stages.detectors import Detector
 from stages.detectors.backbones.catalog import group_norm
 from stages.detectors.backbones.pretrained import load_torchvision
@@ -57,14 +58,14 @@ def build(
     *,
     backbone: str = "resnet50",
     width: Annotated[int, Field(ge=8, le=256, multiple_of=8)] = 64,
-    backbone_weights: str | None = None,
+    backbone_weights: Annotated[str, OptionRole.WEIGHTS] | None = None,
     norm: Literal["batch", "group", "frozen"] | None = None,
     fpn_channels: Annotated[int, Field(ge=32, le=1024, multiple_of=32)] = 256,
-    strides: Annotated[tuple[Literal[4, 8, 16, 32, 64, 128], ...], Field(min_length=1)] = (8, 16, 32, 64, 128),
+    strides: Annotated[tuple[Literal[4, 8, 16, 32, 64, 128], ...], Field(min_length=1), OptionRole.STRIDES] = (8, 16, 32, 64, 128),
     extra: Literal["pool", "p6p7", "p6p7_c5"] = "p6p7",
     head_convs: Annotated[int, Field(ge=1, le=8)] = 4,
     range_scale: Annotated[float, Field(gt=0, le=4)] = 1.0,
-    weights: str | None = None,
+    weights: Annotated[str, OptionRole.WEIGHTS] | None = None,
 ) -> Detector:
     """An FCOS detector.
 

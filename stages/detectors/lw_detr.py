@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from torch import Tensor, nn
 
+from deploy.plugins import OptionRole
 from stages.detectors import Detector
 from stages.detectors.set_prediction import hub
 from stages.detectors.set_prediction.groups import CLASS_LAYERS, GroupQueryDetector
@@ -54,7 +55,7 @@ class LwDetrDetector(GroupQueryDetector):
 def build(
     num_classes: int,
     *,
-    weights: str | None = None,
+    weights: Annotated[str, OptionRole.WEIGHTS] | None = None,
     backbone_width: Literal[48, 96, 192, 384, 768] | None = None,
     backbone_layers: Annotated[int, Field(ge=2, le=24)] | None = None,
     windows: Literal[1, 2, 4] | None = None,

@@ -21,6 +21,7 @@ from torchvision.models.detection.retinanet import (
 )
 from torchvision.ops import Conv2dNormActivation
 
+from deploy.plugins import OptionRole
 from stages.detectors import Detector
 from stages.detectors.backbones.catalog import group_norm
 from stages.detectors.backbones.pretrained import SUFFIXES, load_torchvision
@@ -52,16 +53,16 @@ def build(
     version: Literal[1, 2] = 2,
     backbone: str = "resnet50",
     width: Annotated[int, Field(ge=8, le=256, multiple_of=8)] = 64,
-    backbone_weights: str | None = None,
+    backbone_weights: Annotated[str, OptionRole.WEIGHTS] | None = None,
     norm: Literal["batch", "group", "frozen"] | None = None,
     fpn_channels: Annotated[int, Field(ge=32, le=1024, multiple_of=32)] = 256,
-    strides: Annotated[tuple[Literal[4, 8, 16, 32, 64, 128], ...], Field(min_length=1)] = (8, 16, 32, 64, 128),
+    strides: Annotated[tuple[Literal[4, 8, 16, 32, 64, 128], ...], Field(min_length=1), OptionRole.STRIDES] = (8, 16, 32, 64, 128),
     extra: Literal["pool", "p6p7", "p6p7_c5"] | None = None,
     head_convs: Annotated[int, Field(ge=1, le=8)] = 4,
     anchor_scale: Annotated[float, Field(ge=1, le=16)] = 4.0,
     anchor_sizes: Annotated[int, Field(ge=1, le=5)] = 3,
     anchor_ratios: Annotated[tuple[Annotated[float, Field(ge=0.05, le=20)], ...], Field(min_length=1)] = (0.5, 1.0, 2.0),
-    weights: str | None = None,
+    weights: Annotated[str, OptionRole.WEIGHTS] | None = None,
 ) -> Detector:
     """A RetinaNet detector.
 

@@ -12,6 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from deploy.plugins import OptionRole
 from stages.detectors import Detector
 from stages.detectors.set_prediction import hub
 from stages.detectors.set_prediction.groups import CLASS_LAYERS, GroupQueryDetector
@@ -81,7 +82,7 @@ class RfDetrDetector(GroupQueryDetector):
 def build(
     num_classes: int,
     *,
-    weights: str | None = None,
+    weights: Annotated[str, OptionRole.WEIGHTS] | None = None,
     masks: bool = False,
     backbone_width: Literal[64, 128, 192, 384, 768] | None = None,
     backbone_layers: Annotated[int, Field(ge=2, le=24)] | None = None,

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from deploy.plugins import OptionRole
 from stages.detectors import Detector
 from stages.detectors.set_prediction import hub
 from stages.detectors.set_prediction.denoising import fresh, pretrained, shared_sizes
@@ -24,7 +25,7 @@ _DEPTHS: dict[str, tuple[str, tuple[int, int, int, int]]] = {
 def build(
     num_classes: int,
     *,
-    weights: str | None = None,
+    weights: Annotated[str, OptionRole.WEIGHTS] | None = None,
     backbone: Literal["resnet10", "resnet18", "resnet34", "resnet50", "resnet101"] | None = None,
     backbone_width: Annotated[int, Field(ge=8, le=256, multiple_of=8)] | None = None,
     width: Literal[32, 64, 128, 256] | None = None,

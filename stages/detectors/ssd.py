@@ -21,6 +21,7 @@ from torchvision.models.detection import SSD300_VGG16_Weights
 from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 from torchvision.models.detection.ssd import SSD
 
+from deploy.plugins import OptionRole
 from stages.detectors import Detector
 from stages.detectors.backbones.pretrained import load_backbone, load_torchvision
 from stages.detectors.single_shot.detector import CLASS_LAYERS, SsdDetector
@@ -114,8 +115,8 @@ def build(
     width: Annotated[int, Field(ge=8, le=64, multiple_of=8)] = 64,
     norm: Literal["none", "batch"] = "none",
     levels: Annotated[int, Field(ge=2, le=6)] = 6,
-    weights: str | None = None,
-    backbone_weights: str | None = None,
+    weights: Annotated[str, OptionRole.WEIGHTS] | None = None,
+    backbone_weights: Annotated[str, OptionRole.WEIGHTS] | None = None,
 ) -> Detector:
     """An SSD detector.
 

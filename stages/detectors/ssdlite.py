@@ -22,6 +22,7 @@ from torchvision.models.detection.ssd import SSD
 from torchvision.models.detection.ssdlite import SSDLiteFeatureExtractorMobileNet, SSDLiteHead
 from torchvision.ops import FrozenBatchNorm2d
 
+from deploy.plugins import OptionRole
 from stages.detectors import Detector
 from stages.detectors.backbones.catalog import group_norm
 from stages.detectors.backbones.pretrained import load_backbone, load_torchvision
@@ -47,8 +48,8 @@ def build(
     width_mult: Annotated[float, Field(ge=0.25, le=1, multiple_of=0.125)] = 1.0,
     norm: Literal["batch", "group", "frozen"] = "batch",
     reduced_tail: bool | None = None,
-    weights: str | None = None,
-    backbone_weights: str | None = None,
+    weights: Annotated[str, OptionRole.WEIGHTS] | None = None,
+    backbone_weights: Annotated[str, OptionRole.WEIGHTS] | None = None,
 ) -> Detector:
     """An SSDlite detector.
 

@@ -1,6 +1,5 @@
 """Exports a torch graph to ONNX and names the tensors that delimit the network."""
 
-import hashlib
 import logging
 import warnings
 from pathlib import Path
@@ -9,16 +8,9 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from deploy.contract import Heads, NetworkFacts
+from deploy.contract import Heads
 from deploy.errors import BuildError
-from stages.artifacts import Checkpoint, OnnxModel
-from stages.config import ExportConfig
 from stages.detectors import Graph
-from stages.facts import OnnxFacts, write_facts
-from stages.measurement.torch_accuracy import graph_options
-from stages.training.checkpoint import load_detector
-
-MODEL = "model.onnx"
 
 
 class _Flat(nn.Module):
@@ -34,36 +26,7 @@ class _Flat(nn.Module):
         return (answer.boxes, answer.scores, answer.labels, answer.converged, *masks, *answer.head, *answer.pooled)
 
 
-def write(out: Path, config: ExportConfig, checkpoint: Checkpoint) -> OnnxModel:
-    """Export the checkpoint's graph to out/model.onnx.
-
-    Raises:
-        BuildError: the exporter refuses the graph.
-    """
-    facts = checkpoint.facts
-    size = facts.contract.preprocessing
-    graph = load_detector(checkpoint).graph(graph_options(config)).eval()
-    heads = export(graph, (size.height, size.width), out / MODEL, opset=config.opset, dynamic_batch=config.dynamic_batch)
-    content = (out / MODEL).read_bytes()
-    write_facts(
-        out,
-        OnnxFacts(
-            contract=facts.contract,
-            opset=config.opset,
-            max_detections=config.max_detections,
-            dynamic_batch=config.dynamic_batch,
-            sha256=hashlib.sha256(content).hexdigest(),
-            bytes=len(content),
-            heads=heads,
-            network=NetworkFacts(
-                detector=facts.detector.name, parameters=facts.parameters, macs=facts.macs, checkpoint=checkpoint.root.name
-            ),
-        ),
-    )
-    return OnnxModel(out)
-
-
-def export(graph: Graph, size: tuple[int, int], file: Path, *, opset: int = 18, dynamic_batch: bool = True) -> Heads:
+def write_onnx(graph: Graph, size: tuple[int, int], file: Path, *, opset: int = 18, dynamic_batch: bool = True) -> Heads:
     """Write the graph for images of size (height, width) px; the result names the tensors that delimit its network.
 
     Raises:

@@ -60,11 +60,11 @@ class Attention(Loss):
         self.channel_adapters = nn.ModuleList(nn.Linear(own, other) for own, other in widths if adapted)
 
     def forward(self, student: Outputs, teacher: Outputs, targets: Sequence[Target]) -> dict[str, Tensor]:
-        """Terms "feature", "spatial" and "channel" of each level."""
+        """The terms "feature", "spatial" and "channel" of each level, if they have a weight."""
         terms: dict[str, Tensor] = {}
         for index, (own, other) in enumerate(pairs(student, teacher, self.levels)):
-            level = {f"{name}/{self.strides[index]}": value for name, value in self._level(index, own, other).items()}
-            terms.update({name: value for name, value in level.items() if self.weight(name) > 0})
+            level = self._level(index, own, other)
+            terms |= {f"{name}/{self.strides[index]}": value for name, value in level.items()}
         return terms
 
     def _level(self, index: int, own: Tensor, other: Tensor) -> dict[str, Tensor]:
@@ -75,17 +75,23 @@ class Attention(Loss):
             adapted = own if isinstance(adapter, nn.Identity) else adapted
         compared = own if not normalised and own.shape == other.shape else adapted
         error = mean_square if normalised else norm
-        difference = adapted - other
-        if self.preset.channel_mask:
-            difference = difference * self._mask(channel_attention, compared, other).sqrt()
+        terms: dict[str, Tensor] = {}
+        if self.preset.feature > 0:
+            difference = adapted - other
+            if self.preset.channel_mask:
+                difference = difference * self._mask(channel_attention, compared, other).sqrt()
+            terms["feature"] = error(difference, self._mask(spatial_attention, own, other))
+        if self.preset.transfer > 0:
+            spatial, channel = self._transfer(index, own, compared, other)
+            terms |= {"spatial": error(spatial), "channel": error(channel)}
+        return terms
+
+    def _transfer(self, index: int, own: Tensor, compared: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+        """The differences between the networks' attention over positions, and over channels of the features `compared`."""
         if self.spatial_adapters:
             spatial = self.spatial_adapters[index](channel_mean(own)) - channel_mean(other)
-            channel = self.channel_adapters[index](position_mean(own).flatten(1)) - position_mean(other).flatten(1)
-        else:
-            spatial = spatial_attention(own) - spatial_attention(other)
-            channel = channel_attention(compared) - channel_attention(other)
-        feature = error(difference, self._mask(spatial_attention, own, other))
-        return {"feature": feature, "spatial": error(spatial), "channel": error(channel)}
+            return spatial, self.channel_adapters[index](position_mean(own).flatten(1)) - position_mean(other).flatten(1)
+        return spatial_attention(own) - spatial_attention(other), channel_attention(compared) - channel_attention(other)
 
     @torch.no_grad()
     def _mask(self, attention: Callable[[Tensor], Tensor], own: Tensor, other: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""A split of the data, as engines are judged on it."""
+"""A split of the data: what networks learn from, and what engines are judged on."""
 
 from deploy.accuracy.judge import LabeledSplit
 from deploy.errors import DataError
@@ -13,5 +13,5 @@ def labeled_split(dataset: Dataset, name: str) -> LabeledSplit:
     """
     truth = read_json(dataset.annotations(name))
     if not truth["images"]:
-        raise DataError(f"the split '{name}' has no image to validate on")
+        raise DataError(f"the split '{name}' has no images")
     return LabeledSplit(name, truth, tuple(dataset.images(name) / image["file_name"] for image in truth["images"]))

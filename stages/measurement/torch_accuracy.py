@@ -8,7 +8,7 @@ import torch
 from deploy.accuracy.judge import judge
 from deploy.contract import Accuracy
 from deploy.precision import Batch
-from deploy.prediction.predictor import Predictor
+from deploy.prediction.predictor import SessionPredictor
 from deploy.runtimes import Raw, Session
 from stages.artifacts import Dataset
 from stages.config import ExportConfig
@@ -44,7 +44,7 @@ def graph_options(export: ExportConfig) -> GraphOptions:
 def evaluate(out: Path, detector: Detector, dataset: Dataset, split: str, export: ExportConfig) -> Accuracy:
     """COCO's numbers on a split; the detections are written to out/detections.json."""
     contract = dataset.facts.contract.model_copy(update={"mask_frame": detector.mask_frame})
-    predictor = Predictor(TorchSession(detector.graph(graph_options(export))), contract)
+    predictor = SessionPredictor(TorchSession(detector.graph(graph_options(export))), contract)
     judged = judge(predictor, splits.labeled_split(dataset, split), f"evaluate on {split}")
     (out / "detections.json").write_text(json.dumps(judged.detections), encoding="utf-8")
     return judged.accuracy

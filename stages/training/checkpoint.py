@@ -9,30 +9,40 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from deploy import plugins
 from deploy.contract import Accuracy, ModelContract
-from deploy.errors import ArtifactError, ConfigError
+from deploy.errors import ArtifactError, ConfigError, first_line
+from deploy.plugins import OptionRole
 from stages.artifacts import Checkpoint
 from stages.config import DetectorConfig
-from stages.detectors import Detector
-from stages.detectors.backbones.pretrained import left_out
+from stages.detectors import Detector, GraphOptions
+from stages.detectors.backbones.pretrained import Unread
 from stages.facts import CheckpointFacts, PluginChoice, write_facts
 
 WEIGHTS = "weights.safetensors"
 
 
-def build_detector(choice: DetectorConfig, num_classes: int, seed: int = 0) -> Detector:
-    """A detector with fresh weights that depend on the seed alone.
+def build_detector(choice: DetectorConfig, num_classes: int, seed: int = 0, *, pretrained: bool = True) -> Detector:
+    """A detector whose fresh weights depend only on the seed.
+
+    Args:
+        pretrained: whether to read the weights that the options name; without them it has the same form and fresh weights.
 
     Raises:
         ConfigError: options that do not go together.
+        ArtifactError: weights that are not available or belong to a different detector.
     """
+    options = choice.options if pretrained else choice.options | _unread(choice)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            detector = plugins.load("stages.detectors", choice.name).build(num_classes, **choice.options)
+            detector = plugins.load("stages.detectors", choice.name).build(num_classes, **options)
         except ValueError as error:
             raise ConfigError(f"detector {choice.name}: {error}") from error
     assert isinstance(detector, Detector)
     return detector
+
+
+def _unread(choice: DetectorConfig) -> dict[str, Unread]:
+    return {name: Unread(weights) for name, weights in choice.options_of(OptionRole.WEIGHTS).items() if weights is not None}
 
 
 def check_size(detector: Detector, choice: DetectorConfig, contract: ModelContract) -> None:
@@ -60,7 +70,7 @@ def load_weights(detector: Detector, path: Path, advice: str = "use one of the c
     try:
         state = load_file(str(file))
     except (OSError, SafetensorError) as error:
-        raise ArtifactError(f"{file}: no readable safetensors file ({str(error).splitlines()[0]}); {advice}") from error
+        raise ArtifactError(f"{file}: not a readable safetensors file ({first_line(error)}); {advice}") from error
     own = detector.state_dict()
     for name in sorted(own.keys() ^ state.keys()):
         side = "lacks" if name in own else "has an unknown"
@@ -78,30 +88,37 @@ def load_detector(checkpoint: Checkpoint) -> Detector:
     """The checkpoint's detector in eval mode, on the CPU."""
     facts = checkpoint.facts
     choice = DetectorConfig.model_validate({"name": facts.detector.name, **facts.detector.options})
-    with left_out():
-        detector = build_detector(choice, len(facts.contract.classes))
+    detector = build_detector(choice, len(facts.contract.classes), pretrained=False)
     load_weights(detector, checkpoint.file(WEIGHTS), f"delete {checkpoint.root} and run again")
     return detector.eval()
 
 
-def count_macs(detector: Detector, contract: ModelContract) -> int:
-    """Multiply-accumulates of one image at the contract's size, suppression of overlaps apart."""
+def count_macs(detector: Detector, contract: ModelContract, options: GraphOptions) -> int:
+    """Multiply-accumulates of the deployed graph for one image at the contract's size, without the suppression of overlaps."""
     size = contract.preprocessing
     device = next(detector.parameters()).device
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        detector.eval().walk(torch.zeros(1, 3, size.height, size.width, device=device))
+        detector.eval().walk(torch.zeros(1, 3, size.height, size.width, device=device), options)
     return int(counter.get_total_flops()) // 2
 
 
-def save(out: Path, detector: Detector, choice: DetectorConfig, contract: ModelContract, epochs: int, accuracy: Accuracy) -> None:
-    """Write weights and facts."""
+def save(
+    out: Path,
+    detector: Detector,
+    choice: DetectorConfig,
+    contract: ModelContract,
+    epochs: int,
+    accuracy: Accuracy,
+    options: GraphOptions,
+) -> None:
+    """Write weights and facts; `options` are those of the graph that is deployed."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in detector.state_dict().items()}
     save_file(state, str(out / WEIGHTS))
     facts = CheckpointFacts(
         contract=contract.model_copy(update={"mask_frame": detector.mask_frame}),
         detector=PluginChoice(name=choice.name, options=choice.options),
         parameters=sum(p.numel() for p in detector.parameters()),
-        macs=count_macs(detector, contract),
+        macs=count_macs(detector, contract, options),
         epochs=epochs,
         accuracy=accuracy,
     )

@@ -7,14 +7,14 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DataLoaderConfiguration, ProjectConfiguration
 
+from deploy import machine
 from deploy.errors import ConfigError
 from stages.config import TrainConfig
-from stages.training.loader import num_cores
 
 
 def leave_cores(workers: int) -> None:
     """Compute with at most the cores that the loader leaves: more threads than free cores wait for one another."""
-    torch.set_num_threads(max(1, min(torch.get_num_threads(), num_cores() - workers)))
+    torch.set_num_threads(max(1, min(torch.get_num_threads(), machine.num_cores() - workers)))
 
 
 def accelerator_for(config: TrainConfig, device: str, folder: Path) -> Accelerator:

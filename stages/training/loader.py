@@ -1,6 +1,5 @@
 """Batches for training: the same images in the same views whatever the number of workers or processes."""
 
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,12 +13,15 @@ from torch import Tensor
 from torch.utils import data
 from torchvision import tv_tensors
 
-from deploy.errors import ConfigError
+from deploy import machine
+from deploy.errors import ConfigError, DataError
 from deploy.prediction import image_files, preprocess
+from deploy.prediction.detections import by_image, corners
 from deploy.prediction.masks import decode, rectangle
 from stages.artifacts import Dataset
 from stages.config import TrainConfig
 from stages.detectors import Target
+from stages.measurement.splits import labeled_split
 from stages.training.augment import Sample, magnification, mosaic, mosaic_chance, tighten, transforms
 
 KEPT_BYTES = 2**28  # for decoded images
@@ -55,24 +57,15 @@ class TrainingImages(data.Dataset[tuple[Tensor, Target]]):
     def __init__(self, dataset: Dataset, config: TrainConfig, seed: int, *, masks: bool = False) -> None:
         facts = dataset.facts
         self._preprocessing = facts.contract.preprocessing
-        self._folder = dataset.images("train")
-        coco = json.loads(dataset.annotations("train").read_text(encoding="utf-8"))
-        self._files = [image["file_name"] for image in coco["images"]]
-        index = {image["id"]: i for i, image in enumerate(coco["images"])}
+        split = labeled_split(dataset, "train")
+        self._files = split.images
         label = {category: i for i, category in enumerate(facts.contract.category_ids)}
-        boxes: list[list[list[float]]] = [[] for _ in self._files]
-        labels: list[list[int]] = [[] for _ in self._files]
-        self._masks: list[list[Any]] | None = [[] for _ in self._files] if masks else None
-        for annotation in coco["annotations"]:
-            if not annotation.get("iscrowd", 0):
-                x, y, w, h = annotation["bbox"]
-                image = index[annotation["image_id"]]
-                boxes[image].append([x, y, x + w, y + h])
-                labels[image].append(label[annotation["category_id"]])
-                if self._masks is not None:
-                    self._masks[image].append(annotation.get("segmentation") or rectangle(annotation["bbox"]))
-        self._boxes = [torch.tensor(rows, dtype=torch.float32).reshape(-1, 4) for rows in boxes]
-        self._labels = [torch.tensor(rows, dtype=torch.int64) for rows in labels]
+        countable = (one for one in split.truth["annotations"] if not one.get("iscrowd", 0))
+        objects = by_image(countable, (image["id"] for image in split.truth["images"])).values()
+        self._boxes = [torch.tensor([corners(one["bbox"]) for one in rows], dtype=torch.float32).reshape(-1, 4) for rows in objects]
+        self._labels = [torch.tensor([label[one["category_id"]] for one in rows], dtype=torch.int64) for rows in objects]
+        outlines = ([one.get("segmentation") or rectangle(one["bbox"]) for one in rows] for rows in objects)
+        self._masks: list[list[Any]] | None = list(outlines) if masks else None
         self._transforms = transforms(config.augment, self._preprocessing.pad_value)
         self._mosaic = mosaic_chance(config.augment)
         self._room = magnification(config.augment)
@@ -123,7 +116,7 @@ class TrainingImages(data.Dataset[tuple[Tensor, Target]]):
         The first KEPT_BYTES of images are read once and kept, except in a loader process, which ends with its epoch.
         """
         if index not in self._kept:
-            image = image_files.load_image(self._folder / self._files[index])
+            image = image_files.load_image(self._files[index])
             found = preprocess.shrink(image, self._preprocessing, self._room), (image.shape[0], image.shape[1])
             if found[0].nbytes > self._bytes_left or data.get_worker_info() is not None:
                 return found
@@ -161,26 +154,40 @@ class EpochBatches(data.Sampler[list[tuple[int, int]]]):
             yield [(self.epoch, index) for index in batch[self._rank :: self._num_processes]]
 
 
-def collate(samples: list[tuple[Tensor, Target]]) -> TrainingBatch:
-    """Stack the images of one batch."""
-    images, targets = zip(*samples, strict=True)
+class _Readable(data.Dataset[tuple[Tensor, Target] | DataError]):
+    """The same images, with an error in place of an unusable one.
+
+    If it were raised in a loader process, torch would raise a different error whose message is a traceback.
+    """
+
+    def __init__(self, images: TrainingImages) -> None:
+        self._images = images
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Target] | DataError:
+        try:
+            return self._images[key]
+        except DataError as error:
+            return error
+
+
+def collate(samples: list[tuple[Tensor, Target] | DataError]) -> TrainingBatch | DataError:
+    """Stack the images of one batch; if one of them is unusable, the first error."""
+    read = [sample for sample in samples if not isinstance(sample, DataError)]
+    if len(read) < len(samples):
+        return next(sample for sample in samples if isinstance(sample, DataError))
+    images, targets = zip(*read, strict=True)
     return TrainingBatch(torch.stack(images), targets)
-
-
-def num_cores() -> int:
-    """The number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def default_workers() -> int:
     """One loader process per core except one, but at most four: the training thread keeps a core of its own."""
-    return min(4, num_cores() - 1) if hasattr(os, "fork") else 0
+    return min(4, machine.num_cores() - 1) if hasattr(os, "fork") else 0
 
 
-def loader(images: TrainingImages, batches: EpochBatches, workers: int) -> "data.DataLoader[tuple[Tensor, Target]]":
-    """Iterates over the batches of `batches.epoch`."""
+def loader(images: TrainingImages, batches: EpochBatches, workers: int) -> "data.DataLoader[tuple[Tensor, Target] | DataError]":
+    """Iterates over the batches of `batches.epoch`, with an error in place of a batch that has an unusable image."""
     return data.DataLoader(
-        images,
+        _Readable(images),
         batch_sampler=batches,
         num_workers=workers,
         collate_fn=collate,

@@ -12,30 +12,28 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from deploy.errors import ArtifactError, ConfigError, DataError
+from deploy.errors import ArtifactError, DataError, in_one_line
 from deploy.progress import Steps
 from stages.artifacts import Checkpoint, Dataset
 from stages.config import DetectorConfig, ExportConfig, TrainConfig
 from stages.detectors import Detector
-from stages.measurement.torch_accuracy import evaluate
+from stages.detectors.backbones.pretrained import DAMAGED
+from stages.measurement.torch_accuracy import evaluate, graph_options
 from stages.processes import is_main_process, mean_over_processes
 from stages.training.checkpoint import save
 from stages.training.device import accelerator_for, leave_cores
 from stages.training.loader import EpochBatches, TrainingBatch, TrainingImages, default_workers, loader
+from stages.training.normalization import single_values_refused
 from stages.training.optimizer import optimizer_for
 from stages.training.schedule import learning_rate
 
 RESUME = "resume"
-_DAMAGED = (OSError, EOFError, RuntimeError, ValueError, LookupError, UnpicklingError, SafetensorError)
-"""Raised when reading a state that a full disk or a power failure has truncated."""
 
 
 class Task(nn.Module):
@@ -102,10 +100,12 @@ class Trainer:
 
         Raises:
             ArtifactError: a loss is not finite; the message names it and its step.
+            ConfigError: batch normalization over a single value.
+            DataError: an image is unusable.
         """
         self._resume()
         self._accelerator.init_trackers("training")
-        with Steps(self._label, self._num_steps, self._progress.step) as steps:
+        with single_values_refused(self._task, self._label), Steps(self._label, self._num_steps, self._progress.step) as steps:
             while self._progress.epoch < self._config.epochs:
                 self._epoch(steps)
                 self._save()
@@ -135,11 +135,15 @@ class Trainer:
         self._accelerator.log(row, step=self._progress.epoch)
 
     def _loaded(self) -> Iterator[TrainingBatch]:
-        """The epoch's batches; the error of a loader process without the traceback that torch puts before its message."""
-        try:
-            yield from self._loader
-        except DataError as error:
-            raise DataError(str(error).rpartition(f"{DataError.__name__}: ")[2].strip()) from error
+        """The epoch's batches.
+
+        Raises:
+            DataError: an image is unusable.
+        """
+        for batch in self._loader:
+            if isinstance(batch, DataError):
+                raise batch
+            yield batch
 
     def _step(self, batch: TrainingBatch) -> dict[str, float]:
         self._optimizer.zero_grad()
@@ -163,20 +167,10 @@ class Trainer:
         with nullcontext() if last else self._accelerator.no_sync(self._model):
             with self._accelerator.autocast():
                 extra = self._task.prepare(batch, self._progress.step)
-                loss, terms = self._forward(batch, extra)
+                loss, terms = self._model(batch, extra)
             values = self._check(loss, terms)
             self._accelerator.backward(loss * share)
         return values
-
-    def _forward(self, batch: TrainingBatch, extra: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        try:
-            loss, terms = self._model(batch, extra)
-        except ValueError as error:
-            if "more than 1 value per channel" not in str(error):
-                raise
-            needed = "raise train.batch_size, lower train.accumulate, or choose a different norm"
-            raise ConfigError(f"{self._label}: batch normalization needs two images or more per process and part; {needed}") from error
-        return loss, terms
 
     def _check(self, loss: Tensor, terms: Mapping[str, Tensor]) -> dict[str, float]:
         """The terms averaged over processes as floats."""
@@ -215,9 +209,8 @@ class Trainer:
             return
         try:
             self._accelerator.load_state(str(state))
-        except _DAMAGED as error:
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
-            raise ArtifactError(f"{state}: cannot be resumed from ({reason}); delete {self._folder} and run again") from error
+        except DAMAGED as error:
+            raise ArtifactError(f"{state}: cannot be resumed from ({in_one_line(error)}); delete {self._folder} and run again") from error
 
     def _write_curves(self) -> None:
         names = list(dict.fromkeys(name for row in self._progress.rows for name in row))
@@ -233,7 +226,7 @@ def finish(
     """Judge the trained detector on the split and write its checkpoint, in the first process only."""
     if is_main_process():
         accuracy = evaluate(out, detector, dataset, split, export)
-        save(out, detector, choice, dataset.facts.contract, epochs, accuracy)
+        save(out, detector, choice, dataset.facts.contract, epochs, accuracy, graph_options(export))
         _discard_state(out)
     return Checkpoint(out)
 

@@ -7,11 +7,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 
 from deploy import plugins
-from stages.detectors import GraphOptions
 
 
 @pytest.mark.parametrize("name", plugins.names("stages.detectors"))
 class TestEveryDetector:
+    def test_its_weights_are_declared(self, name: str) -> None:
+        """Else a checkpoint trained from different content would be reused."""
+        named = {option for option in plugins.schema("stages.detectors", name).model_fields if "weights" in option}
+        assert named <= set(plugins.options_of("stages.detectors", name, plugins.OptionRole.WEIGHTS))
+
     def test_gives_the_pyramid_that_it_announces(self, name: str) -> None:
         detector, images = detector_samples.tiny(name).eval(), detector_samples.images(name)
         outputs = detector(images)
@@ -29,10 +33,7 @@ class TestEveryDetector:
         assert losses
         assert all(torch.isfinite(loss) for loss in losses.values())
         torch.stack(list(losses.values())).sum().backward()
-        excused = tuple(detector_samples.WITHOUT_GRADIENT.get(name, {}))
-        without = [n for n, p in detector.named_parameters() if p.requires_grad and p.grad is None]
-        assert [n for n in without if not any(part in n for part in excused)] == []
-        assert all(any(part in n for n in without) for part in excused)  # the list says nothing that is not so
+        assert [n for n, p in detector.named_parameters() if p.requires_grad and p.grad is None] == []
 
     def test_half_precision_leaves_the_anchors_alone(self, name: str) -> None:
         """torchvision's anchors take the type of the features, and bfloat16 rounds them by several px far from the corner."""
@@ -51,11 +52,11 @@ class TestEveryDetector:
         def layers(counter: FlopCounterMode) -> float:
             return sum(counter.get_flop_counts()["Global"].get(kind, 0) for kind in kinds)
 
-        images = detector_samples.images(name)[:1]
+        images, options = detector_samples.images(name)[:1], detector_samples.decisions(max_detections=15, proposals=50)
         with FlopCounterMode(display=False) as walked, torch.no_grad():
-            detector.walk(images)
+            detector.walk(images, options)
         with FlopCounterMode(display=False) as deployed, torch.no_grad():
-            detector.graph(GraphOptions()).eval()(images)
+            detector.graph(options).eval()(images)
         assert layers(walked) == pytest.approx(layers(deployed), rel=0.02)
 
     def test_learns_from_a_batch_without_objects(self, name: str) -> None:
@@ -82,7 +83,7 @@ class TestEveryDetector:
 
     def test_the_graph_answers_at_a_fixed_shape_and_each_image_alone(self, name: str) -> None:
         detector, images = detector_samples.confident(detector_samples.tiny(name)), detector_samples.images(name)
-        graph = detector.graph(GraphOptions(max_detections=15, candidates=50, score_threshold=0.0, proposals=50)).eval()
+        graph = detector.graph(detector_samples.decisions(max_detections=15, candidates=50, score_threshold=0.0, proposals=50)).eval()
         with torch.no_grad():
             answer = graph(images)
             alone = graph(images[1:])
@@ -107,6 +108,7 @@ class TestEveryDetector:
 
     def test_a_score_below_the_threshold_is_padding(self, name: str) -> None:
         detector = detector_samples.confident(detector_samples.tiny(name))
+        options = detector_samples.decisions(max_detections=15, score_threshold=0.999999)
         with torch.no_grad():
-            scores = detector.graph(GraphOptions(max_detections=15, score_threshold=0.999999)).eval()(detector_samples.images(name)).scores
+            scores = detector.graph(options).eval()(detector_samples.images(name)).scores
         assert ((scores == 0) | (scores > 0.999999)).all()

@@ -3,15 +3,16 @@
 import pytest
 
 from deploy import plugins
+from pipeline.config import PLUGIN_SECTIONS
 
-PACKAGES = {"stages.detectors": "build", "stages.losses": "build", "stages.datasets": "build", "deploy.runtimes": "compile"}
-EVERY = [(package, name) for package in PACKAGES for name in plugins.names(package)]
+PLACES = {place.package: place for place in PLUGIN_SECTIONS.values()}
+EVERY = [(package, name) for package in PLACES for name in plugins.names(package)]
 
 
 @pytest.mark.parametrize(("package", "name"), EVERY, ids=lambda value: value)
 class TestEveryPlugin:
     def test_its_options_can_be_read_without_importing_it(self, package: str, name: str) -> None:
-        model = plugins.schema(package, name, PACKAGES[package], ("precision", "calibration", "heads", "quantization"))
+        model = plugins.schema(package, name, PLACES[package].function, PLACES[package].hidden)
         assert all(field.annotation is not None for field in model.model_fields.values())
 
     def test_its_file_says_what_it_is(self, package: str, name: str) -> None:

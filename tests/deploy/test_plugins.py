@@ -19,6 +19,10 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         "import nowhere\n\n\ndef build(size: int, *, weight: float = 0.5, parts: tuple[int, ...] = (1, 2), "
         'color: Literal["red", "blue"] = "red", most: Annotated[int, Field(ge=1)] = 3) -> None:\n    """A toy."""\n'
     )
+    (folder / "marked.py").write_text(
+        "def build(*, first: Annotated[str, OptionRole.WEIGHTS] | None = None, last: Annotated[str, OptionRole.WEIGHTS] = '', "
+        "levels: Annotated[tuple[int, ...], Field(min_length=1), OptionRole.STRIDES] = (8,), plain: str = '') -> None:\n    pass\n"
+    )
     (folder / "hard.py").write_text("def build(*, weight=1, kind: Path = 3) -> None:\n    pass\n")
     (folder / "strange.py").write_text("def build(*, kind: Path = 3) -> None:\n    pass\n")
     (folder / "empty.py").touch()
@@ -27,7 +31,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_names_are_the_files(package: str) -> None:
-    assert plugins.names(package) == ["empty", "hard", "soft", "strange"]
+    assert plugins.names(package) == ["empty", "hard", "marked", "soft", "strange"]
 
 
 def test_defaults_are_filled_in_without_importing_the_plugin(package: str) -> None:
@@ -35,10 +39,16 @@ def test_defaults_are_filled_in_without_importing_the_plugin(package: str) -> No
     assert filled == {"name": "soft", "own": 1, "weight": 2.0, "parts": (1, 2), "color": "red", "most": 3}
 
 
+def test_options_are_found_by_their_role(package: str) -> None:
+    assert plugins.options_of(package, "marked", plugins.OptionRole.WEIGHTS) == ("first", "last")
+    assert plugins.options_of(package, "marked", plugins.OptionRole.STRIDES) == ("levels",)
+    assert plugins.options_of(package, "soft", plugins.OptionRole.WEIGHTS) == ()
+
+
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ({"name": "sofd"}, r"no 'sofd' in toys \(did you mean soft\?\); choose from empty, hard, soft, strange"),
+        ({"name": "sofd"}, r"no 'sofd' in toys \(did you mean soft\?\); choose from empty, hard, marked, soft, strange"),
         ({"name": "_shared"}, "no '_shared' in toys"),
         ({"name": "../soft"}, "no '../soft' in toys"),
         ({"nam": "soft"}, "give a mapping with 'name'"),

@@ -15,6 +15,7 @@ import onnx_samples
 import pytest
 import yaml
 from PIL import Image
+from waiting import PATIENCE
 
 from deploy.errors import ArtifactError, BuildError, ConfigError, DataError, RuntimeUnavailable
 from deploy.serving.options import ServeConfig
@@ -22,6 +23,7 @@ from pipeline import answer, cli, flow
 from pipeline.answer import Answer
 from pipeline.commands import run
 from pipeline.refusals import refusal
+from stages import STAGES
 
 PROGRAM = (sys.executable, "-P", "-c", "import sys; from pipeline.cli import main; sys.exit(main())")
 
@@ -105,7 +107,7 @@ class TestExitCodes:
         assert err.count("\n") == 1
 
     def test_help_and_readers_of_this_table_see_every_code(self, capsys: pytest.CaptureFixture[str]) -> None:
-        with pytest.raises(SystemExit):
+        with pytest.raises(SystemExit, match=r"^0$"):
             cli.main(["--help"])
         found = {int(number) for number in re.findall(r"^  (\d+) ", capsys.readouterr().out, re.MULTILINE)}
         assert found == {0, 1, 2, 3, 4, 5, 10, 11, 12, 130}
@@ -182,14 +184,14 @@ class TestProcess:
         assert json.loads(done.stdout)["package"]["description"] == "grün"
 
     def test_ctrl_c_is_one_line(self, small_file: Path) -> None:
-        wait = "import time; from pipeline.commands import run; run.run = lambda args: (print('in', flush=True), time.sleep(60))"
+        wait = "import time; from pipeline.commands import run; run.run = lambda args: (print('in', flush=True), time.sleep(600))"
         script = f"import sys\nfrom pipeline.cli import main\n{wait}\nsys.exit(main(['run', {str(small_file)!r}]))"
         command = [sys.executable, "-P", "-c", script]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
-            process.stdout.readline()
+            assert process.stdout.readline() == "in\n"
             process.send_signal(signal.SIGINT)
-            _, err = process.communicate(timeout=30)
+            _, err = process.communicate(timeout=PATIENCE)
         assert (process.returncode, err) == (130, "edgedistill: interrupted; the same command goes on from here\n")
 
 
@@ -219,7 +221,9 @@ class TestRunText:
         assert re.fullmatch(r"prepare +running: never ran", lines[0])
         assert re.fullmatch(r"prepare +done in \d+\.\d s", lines[1])
         text = "\n".join(lines)
-        assert re.search(r"^student distilled +0\.5000 ", text, re.MULTILINE)
+        for name, figure in (("teacher", "0.6000"), ("baseline", "0.4000"), ("student", "0.5000")):
+            assert re.search(rf"^{name} +{figure} ", text, re.MULTILINE)
+        assert "baseline: the student trained without the teacher" in lines
         assert "gain by distillation: +0.1000 map, 50% of the gap to the teacher; on 6 images of split val" in text
         assert re.search(r"^cpu +ort +fp32 +1\.0000 ", text, re.MULTILINE)
         assert "! gpu was not measured: tensorrt is not installed" in text
@@ -271,7 +275,7 @@ class TestBundleCommands:
         ("given", "line"),
         [
             (["--set", "sesions=2"], "serve.sesions 2: Extra inputs are not permitted; allowed: host, port, "),
-            (["--set", "sessions=0"], "serve.sessions 0: Input should be greater than or equal to 1; see docs/CONFIG.md"),
+            (["--set", "sessions=0"], "serve.sessions 0: Input should be greater than or equal to 1; see docs/configuration.md"),
             (["--port", "70000"], "--port 70000: Input should be less than or equal to 65535"),
             (["--set", "token_file=nowhere"], "serve.token_file nowhere: No such file or directory"),
         ],
@@ -356,4 +360,4 @@ def test_lines_from_processes_after_the_first_are_not_printed(monkeypatch: pytes
 
 
 def test_the_names_of_stages_are_those_of_their_functions() -> None:
-    assert [getattr(flow, name).__name__ for name in flow.STAGES] == list(flow.STAGES)
+    assert [getattr(flow, name).__name__ for name in STAGES] == list(STAGES)

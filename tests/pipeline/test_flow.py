@@ -10,7 +10,7 @@ import flow_samples
 import pytest
 
 from pipeline import cli
-from pipeline.flow import STAGES
+from stages import STAGES
 from stages.stage import StageInfo
 
 Run = Callable[..., tuple[int, Any]]
@@ -18,8 +18,8 @@ Run = Callable[..., tuple[int, Any]]
 ALL = [
     *("prepare", "train_teacher", "train_baseline", "distill"),
     *("export", "export:teacher", "export:baseline"),
-    *("optimize:cpu", "optimize:gpu", "optimize:teacher", "optimize:baseline", "optimize:student"),
-    *("validate:cpu", "validate:gpu", "validate:teacher", "validate:baseline", "validate:student"),
+    *("optimize:cpu", "optimize:gpu", "optimize:teacher", "optimize:baseline", "optimize:float"),
+    *("validate:cpu", "validate:gpu", "validate:teacher", "validate:baseline", "validate:float"),
     *("parity:cpu", "parity:gpu"),
     *("gate:cpu", "gate:gpu", "package:cpu", "package:gpu"),
 ]
@@ -111,8 +111,8 @@ def test_force_runs_what_follows_too(again: Run) -> None:
 
 
 def test_force_knows_every_instance_and_no_other(again: Run) -> None:
-    _, answer = again("run", "--force", "validate:student")
-    assert ran(answer) == ["validate:student", "parity:cpu", "parity:gpu"]
+    _, answer = again("run", "--force", "validate:float")
+    assert ran(answer) == ["validate:float", "parity:cpu", "parity:gpu"]
     code, answer = again("run", "--force", "parity:teacher")
     assert (code, "no stage 'parity:teacher'" in answer["error"]) == (2, True)
 
@@ -267,13 +267,15 @@ class TestReference:
         assert (code, answer["gates"][0]["why"]) == (11, "6 images are too few to tell; at least 20 are needed")
         assert {path.name for path in Path("out").iterdir()} == {"gate.json", "gate.xml", "gate.md"}
 
-    def test_a_gate_versus_the_teacher_is_judged_by_a_run(self, again: Run) -> None:
-        versus = "gates=[{metric: map, max_drop: 1, versus: teacher, target: cpu}, {metric: gain_map, min: 1, target: cpu}]"
-        code, answer = again("run", "--set", versus)
+    def test_gates_versus_the_other_networks_are_judged_by_a_run(self, again: Run) -> None:
+        changes = [f"{{metric: map, max_drop: 1, versus: {name}, target: cpu}}" for name in ("teacher", "baseline", "float")]
+        numbers = [f"{{metric: {name}, min: 1, target: cpu}}" for name in ("gain_map", "student_drop_map")]
+        code, answer = again("run", "--set", f"gates=[{', '.join([*changes, *numbers])}]")
         assert code == 10
         assert set(ran(answer)) == {"gate:cpu", "gate:gpu", "package:cpu", "package:gpu"}
-        assert [one["verdict"] for one in answer["gates"]] == ["inconclusive", "fail"]  # on six images
-        assert answer["gates"][0]["effect"]["num"] == 6
+        assert [one["verdict"] for one in answer["gates"]] == ["inconclusive"] * 3 + ["fail"] * 2  # on six images
+        assert [one["effect"]["num"] for one in answer["gates"][:3]] == [6, 6, 6]
+        assert [one["measured"] for one in answer["gates"][3:]] == pytest.approx([1.0 - 0.4, 0.5 - 1.0])
 
     def test_data_is_named_by_the_file(self, again: Run) -> None:
         code, answer = again("gate", "--reference", "kept", "--data", "x")
@@ -282,7 +284,8 @@ class TestReference:
 
 class TestHistory:
     def test_has_a_row_for_every_run_with_other_figures(self, again: Run) -> None:
-        assert again("history")[1]["targets"]["cpu"] == [pytest.approx(again("history")[1]["targets"]["cpu"][0])]
+        summary = json.loads(Path("runs/small/summary.json").read_text())
+        assert again("history")[1]["targets"]["cpu"] == [summary["targets"]["cpu"]["map"]]
         again("run")
         assert len(again("history")[1]["runs"]) == 1
         again("run", "--set", "gates.0.max=0.5")
@@ -300,6 +303,8 @@ class TestHistory:
     def test_refusals(self, run: Run, again: Run) -> None:
         assert again("history", "--metric", "mapp")[0] == 2
         assert again("history", "--target", "cpuu")[0] == 2
+        code, answer = again("history", "--metric", "torch_drop_map")
+        assert (code, answer["error"]) == (2, "--metric torch_drop_map: metric 'torch_drop_map' is now called student_drop_map")
 
     def test_nothing_on_record(self, run: Run) -> None:
         code, answer = run("history")

@@ -1,4 +1,4 @@
-"""Guards for three import names that other distributions bear too: see docs/ARCHITECTURE.md."""
+"""Guards for import names that other distributions bear too: see docs/decisions.md."""
 
 import ast
 import re
@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from places import ROOT
 
-PACKAGES = ("pipeline", "stages", "deploy")
+PACKAGES = ("edgedistill", "pipeline", "stages", "deploy")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+ABOUT = f"edgedistill-{PROJECT['version']}.dist-info"
 SOURCES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
 PROSE = [path for pattern in ("*.md", "docs/*.md", "Makefile", "examples/*", "benchmarks/*.py") for path in sorted(ROOT.glob(pattern))]
 
@@ -35,7 +36,7 @@ def imported(path: Path) -> set[str]:
 
 def test_the_wheel_holds_our_packages_and_nothing_else(wheel: zipfile.ZipFile) -> None:
     tops = {name.split("/")[0] for name in wheel.namelist()}
-    assert tops == {*PACKAGES, "edgedistill-0.1.0.dist-info"}
+    assert tops == {*PACKAGES, ABOUT}
     assert not [name for name in wheel.namelist() if Path(name).name.startswith("test_")]
     beside = {name for name in wheel.namelist() if not name.endswith(".py") and "dist-info" not in name}
     served = {"page.html", "openapi.yaml", "Dockerfile", "kserve.yaml", "start.sh", "README.md"}
@@ -50,10 +51,10 @@ def test_the_wheel_holds_every_file_of_our_packages(wheel: zipfile.ZipFile) -> N
 
 
 def test_the_wheel_says_what_it_is(wheel: zipfile.ZipFile) -> None:
-    metadata = wheel.read("edgedistill-0.1.0.dist-info/METADATA").decode()
+    metadata = wheel.read(f"{ABOUT}/METADATA").decode()
     assert "License-Expression: Apache-2.0" in metadata
     assert "Requires-Python: >=3.11" in metadata
-    assert "Apache License" in wheel.read("edgedistill-0.1.0.dist-info/licenses/LICENSE").decode()
+    assert "Apache License" in wheel.read(f"{ABOUT}/licenses/LICENSE").decode()
     assert "py3-none-any" in str(wheel.filename)
 
 
@@ -64,7 +65,7 @@ def test_one_console_script_of_the_distribution_s_name() -> None:
 
 @pytest.mark.parametrize("path", PROSE, ids=lambda path: path.name)
 def test_no_document_starts_a_package_as_a_module(path: Path) -> None:
-    assert not re.search(r"-m (pipeline|stages|deploy)\b", path.read_text(encoding="utf-8"))
+    assert not re.search(r"-m (edgedistill|pipeline|stages|deploy)\b", path.read_text(encoding="utf-8"))
 
 
 def test_nothing_is_pickled() -> None:

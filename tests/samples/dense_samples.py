@@ -13,7 +13,7 @@ from torchvision.ops import box_iou
 
 from stages.detectors import GraphOptions
 from stages.detectors.dense.detector import DenseDetector
-from stages.exports.to_onnx import export
+from stages.exports.to_onnx import write_onnx
 
 D = TypeVar("D", bound=DenseDetector)
 Arrays = dict[str, NDArray[Any]]
@@ -56,7 +56,7 @@ def by_torch(detector: DenseDetector, images: Tensor, options: GraphOptions) -> 
 
 
 def by_onnx(detector: DenseDetector, images: Tensor, options: GraphOptions, file: Path) -> list[Arrays]:
-    export(detector.graph(options).eval(), (images.shape[-2], images.shape[-1]), file)
+    write_onnx(detector.graph(options).eval(), (images.shape[-2], images.shape[-1]), file)
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     boxes, scores, labels, converged = session.run(["boxes", "scores", "labels", "converged"], {"images": images.numpy()})
     assert converged.all()

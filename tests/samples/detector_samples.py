@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stages.config import DetectorConfig
-from stages.detectors import Detector, Target
+from stages.config import DetectorConfig, ExportConfig
+from stages.detectors import Detector, GraphOptions, Target
+from stages.measurement.torch_accuracy import graph_options
 from stages.training.checkpoint import build_detector
 
 _TWO_STAGE: dict[str, Any] = {
@@ -34,11 +35,8 @@ TINY: dict[str, dict[str, Any]] = {
     "rt_detr_v2": {"backbone": "resnet10", "backbone_width": 8, "width": 32, "layers": 2, "queries": 20},
 }
 
-SIZE: dict[str, tuple[int, int]] = {}
-"""Height and width in px of the images that a tiny detector is tested on, where 96 x 128 does not suit it."""
-
-WITHOUT_GRADIENT: dict[str, dict[str, str]] = {}
-"""Trained parameters, by a part of their names, that the task losses do not reach, each with the reason."""
+SIZE = (96, 128)
+"""Height and width in px of the images that a tiny detector is tested on."""
 
 _LAST_LAYERS = re.compile(
     r"(cls_logits|cls_score|class_embed(\.\d+)?|enc_score_head|enc_out_class_embed\.\d+|classification_head\.module_list\.\d+(\.1)?"
@@ -56,16 +54,20 @@ def tiny(name: str, seed: int = 0, num_classes: int = 5) -> Detector:
     return build_detector(choice(name), num_classes, seed)
 
 
+def decisions(**options: Any) -> GraphOptions:
+    """How a graph decides: by these options, and pipeline.yaml's defaults of all others."""
+    return graph_options(ExportConfig.model_validate(options))
+
+
 def images(name: str, batch: int = 2) -> Tensor:
-    """Noise of a size that suits the detector."""
-    return torch.randn(batch, 3, *SIZE.get(name, (96, 128)), generator=torch.Generator().manual_seed(5))
+    """Noise, [batch, 3, H, W]."""
+    return torch.randn(batch, 3, *SIZE, generator=torch.Generator().manual_seed(5))
 
 
 def targets(detector: Detector, name: str) -> tuple[Target, Target]:
     """An image with two objects, and an empty one."""
-    height, width = SIZE.get(name, (96, 128))
     boxes = torch.tensor([[10.0, 12.0, 50.0, 60.0], [60.0, 60.0, 90.0, 94.0]])
-    masks = torch.zeros(2, height, width, dtype=torch.bool)
+    masks = torch.zeros(2, *SIZE, dtype=torch.bool)
     for mask, (x1, y1, x2, y2) in zip(masks, boxes.int().tolist(), strict=True):
         mask[y1:y2, x1:x2] = True
     both, none = (masks, masks[:0]) if detector.mask_frame else (None, None)

@@ -197,8 +197,8 @@ def parity(
     root: Path, engine: EngineFacts, data: Dataset, truth: Mapping[str, Any], results: tuple[list[dict[str, Any]], list[dict[str, Any]]]
 ) -> Parity:
     """What parity writes: from torch to the graph nothing changes, in the engine's precision some; a half tensor comes near its limit."""
-    forms: list[tuple[Literal["torch", "onnx", "typed", "engine"], str, list[dict[str, Any]]]] = [
-        ("torch", "torch", results[0]),
+    forms: list[tuple[Literal["student", "onnx", "typed", "engine"], str, list[dict[str, Any]]]] = [
+        ("student", "torch", results[0]),
         ("onnx", "ONNX Runtime, not optimized", results[0]),
     ]
     if engine.precision != "fp32":

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +17,7 @@ from typing import Any, Self
 
 import onnx_samples
 from PIL import Image
+from waiting import PATIENCE, join, until
 
 from deploy.serving.logs import Log
 from deploy.serving.options import ServeConfig
@@ -24,6 +25,8 @@ from deploy.serving.options import ServeConfig
 SLOW = """
 import sys, time
 from deploy.runtimes.ort import OrtSession
+from deploy.serving import process
+{changes}
 fast = OrtSession.infer
 def infer(self, images):
     time.sleep({seconds} * len(images))
@@ -32,7 +35,7 @@ OrtSession.infer = infer
 from pipeline.cli import main
 sys.exit(main())
 """
-"""An engine whose speed is known: it rests so long for each image."""
+"""An engine whose speed is known: it rests so long for each image; and a server whose constants may be changed."""
 
 
 def encoded(cells: dict[tuple[int, int], int], kind: str = "PNG") -> bytes:
@@ -54,10 +57,10 @@ class Running:
         self.listener = process.listen("127.0.0.1", 0)
         self.service = Service(folder, config, log=Log(self.lines))
         self.server = process._Server(self.service, self.listener)
-        self._thread = threading.Thread(target=lambda: asyncio.run(self.server.run()))
+        self._thread = threading.Thread(target=lambda: asyncio.run(self.server.run()), name="server", daemon=True)
         self._thread.start()
-        while "grpc://" not in self.lines.getvalue():
-            assert self._thread.is_alive()
+        until(lambda: "grpc://" in self.lines.getvalue() or not self._thread.is_alive(), "the server to start")
+        assert self._thread.is_alive(), self.lines.getvalue()
 
     @property
     def http(self) -> str:
@@ -76,40 +79,52 @@ class Running:
 
     def stop(self) -> None:
         self.server.should_exit = True
-        self._thread.join(20)
+        join(self._thread)
         self.listener.close()
 
 
 class Server:
-    """`edgedistill serve` on a free port; a context manager that ends it."""
+    """`edgedistill serve` on a free port; a context manager that ends it.
 
-    def __init__(self, bundle: Path, *settings: str, seconds: float = 0.0) -> None:
+    `program` is another one than the slow engine's; `changes` are statements about `deploy.serving.process` in that one.
+    """
+
+    def __init__(self, bundle: Path, *settings: str, seconds: float = 0.0, changes: str = "", program: Sequence[object] = ()) -> None:
         options = [f"--set={setting}" for setting in ("threads=1", *settings)]
-        command = [sys.executable, "-c", SLOW.format(seconds=seconds), "serve", str(bundle), "--port", "0", *options]
+        slow = (sys.executable, "-c", SLOW.format(seconds=seconds, changes=changes))
+        command = [*map(str, program or slow), "serve", str(bundle), "--port", "0", *options]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, bufsize=1)
         self.lines: list[dict[str, Any]] = []
+        self.last_words: list[str] = []
         self._reading = threading.Thread(target=self._read, daemon=True)  # a pipe that nobody empties would hold the server up
         self._reading.start()
-        self.port = int(self.until("listening")["address"].rpartition(":")[2])
-        self.until("serving")
+        try:
+            self.port = int(self.until("listening")["address"].rpartition(":")[2])
+            self.until("serving")
+        except BaseException:
+            self.process.kill()
+            self.end()
+            raise
 
     def _read(self) -> None:
         assert self.process.stderr is not None
         for text in self.process.stderr:
             if not text.startswith("{"):
-                continue  # the program's last words
+                self.last_words.append(text)
+                continue
             line = json.loads(text)
             if line["event"] != "request" or line["path"] == "/v1/detect":
                 self.lines.append(line)
 
     def until(self, event: str) -> dict[str, Any]:
         """Wait for an event in the log."""
-        for _ in range(6000):
-            if (line := next((one for one in self.lines if one["event"] == event), None)) is not None:
-                return line
-            assert self._reading.is_alive(), self.lines
-            time.sleep(0.01)
-        raise AssertionError(f"no '{event}' within a minute: {self.lines}")
+        until(lambda: self.said(event) or not self._reading.is_alive(), f"'{event}' in the server's log")
+        assert self.said(event), (self.lines, self.last_words)
+        return self.said(event)[0]
+
+    def said(self, event: str) -> list[dict[str, Any]]:
+        """The lines of an event."""
+        return [line for line in list(self.lines) if line["event"] == event]
 
     def send(self, number: signal.Signals) -> None:
         """Signal it."""
@@ -117,13 +132,13 @@ class Server:
 
     def end(self) -> int:
         """Wait for its end; the exit code."""
-        self.process.wait(60)
-        self._reading.join(60)
+        self.process.wait(PATIENCE)
+        join(self._reading)
         return self.process.returncode
 
     def answered(self, status: int) -> int:
         """How many requests for detections the log says were answered so."""
-        return sum(line.get("path") == "/v1/detect" and line["status"] == status for line in self.lines)
+        return sum(line.get("path") == "/v1/detect" and line["status"] == status for line in list(self.lines))
 
     def memory_kib(self) -> int:
         """Resident."""
@@ -205,17 +220,33 @@ async def once(port: int, content: bytes) -> Reply:
         await asyncio.sleep(0)
 
 
-async def load(port: int, connections: int, content: Callable[[int], bytes], go_on: Callable[[int], bool]) -> list[Reply]:
-    """Ask on every connection, one request after the other, while `go_on(number of answers)`; ends, too, when nobody listens."""
+async def load(
+    port: int,
+    connections: int,
+    content: Callable[[int], bytes],
+    go_on: Callable[[int], bool],
+    *,
+    heard: Callable[[Reply], None] = lambda _: None,
+    seconds: float = 500.0,
+) -> list[Reply]:
+    """Ask on every connection, one request after the other, while `go_on(number of answers)`; ends, too, when nobody listens.
+
+    Args:
+        heard: called with every answer.
+        seconds: after which it is an AssertionError that `go_on` still says so.
+    """
     replies: list[Reply] = []
+    deadline = time.monotonic() + seconds
 
     async def one() -> None:
         client = Client(port)
         while go_on(len(replies)):
+            assert time.monotonic() < deadline, f"still asking after {seconds:g} s and {len(replies)} answers"
             try:
                 replies.append(await client.ask(content(len(replies))))
             except (ConnectionRefusedError, ConnectionResetError):
                 break
+            heard(replies[-1])
         client.close()
 
     await asyncio.gather(*(one() for _ in range(connections)))

@@ -119,7 +119,7 @@ def test_every_metric_has_a_value_where_all_was_measured() -> None:
     accuracy = samples.accuracy(map_small=0.1).model_copy(update={"segmentation": report.accuracy})
     network = NetworkFacts(detector="cells", parameters=1234, macs=5, checkpoint="student")
     cost = Cost(macs=6, operators={"Conv": 2, "Relu": 1}, weight_bytes=7, peak_activation_bytes=8, input_bytes=9)
-    maps = {"teacher": 0.7, "undistilled": 0.4, "torch": 0.51}
+    maps = {"teacher": 0.7, "baseline": 0.4, "student": 0.51}
     known = metrics.Figures(accuracy, report.latency, report.bytes, cost, network, maps)
     values = {name: metrics.value(name, known) for name in metrics.NAMES}
     assert len(values) == 12 + 3 + 3 + 16 + 1 + 1 + 2 + 4
@@ -127,7 +127,7 @@ def test_every_metric_has_a_value_where_all_was_measured() -> None:
     assert (values["operators"], values["engine_macs"], values["macs"], values["images_per_s"]) == (3, 6, 5, 50)
     assert values["gain_map"] == pytest.approx(0.1)
     assert values["teacher_drop_map"] == pytest.approx(0.2)
-    assert values["torch_drop_map"] == pytest.approx(0.01)
+    assert values["student_drop_map"] == pytest.approx(0.01)
     assert metrics.value("map/red", known) == 0.5
     assert metrics.value("map/green", known) is None
     with pytest.raises(ValueError, match="no class 'rod' \\(did you mean red\\?\\): there are red, green"):

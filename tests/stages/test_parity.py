@@ -25,7 +25,7 @@ class Forms:
         self.root = root
         self.dataset: Dataset = samples.dataset(root / "data")
         self.model: OnnxModel = samples.model(root / "model")
-        _, self.plain = self.target("student", optimization="none")
+        _, self.plain = self.target("float", optimization="none")
         self.student: Checkpoint = samples.checkpoint(root / "student")
         accuracy = self.plain.facts.accuracy
         assert accuracy is not None
@@ -54,8 +54,8 @@ def forms(tmp_path: Path) -> Forms:
 
 def test_a_float_engine_has_lost_nothing(forms: Forms) -> None:
     steps = forms.parity(*forms.target("cpu"))
-    assert list(steps) == ["torch", "onnx", "engine"]
-    assert steps["torch"].drift is None
+    assert list(steps) == ["student", "onnx", "engine"]
+    assert steps["student"].drift is None
     assert all(step.map == 1 for step in steps.values())
     assert steps["engine"].drift is not None
     assert steps["engine"].drift.matched == 1
@@ -64,7 +64,7 @@ def test_a_float_engine_has_lost_nothing(forms: Forms) -> None:
 
 def test_half_is_computed_in_half_and_its_largest_values_named(forms: Forms) -> None:
     steps = forms.parity(*forms.target("half", precision="fp16"))
-    assert list(steps) == ["torch", "onnx", "typed", "engine"]
+    assert list(steps) == ["student", "onnx", "typed", "engine"]
     assert "reference evaluator" in steps["typed"].how
     assert steps["typed"].map == 1
     assert steps["typed"].largest["features"] > 0
@@ -74,7 +74,7 @@ def test_half_is_computed_in_half_and_its_largest_values_named(forms: Forms) -> 
 def test_half_is_computed_on_some_of_the_images_and_all_forms_are_judged_on_those(forms: Forms) -> None:
     steps = forms.parity(*forms.target("half", precision="fp16"), QUICK.model_copy(update={"parity_images": 2}))
     assert forms.facts.num_images == 2
-    assert {step.map for step in steps.values()} == {steps["torch"].map}
+    assert {step.map for step in steps.values()} == {steps["student"].map}
     forms.parity(*forms.target("cpu"), QUICK.model_copy(update={"parity_images": 2}))
     assert forms.facts.num_images == 6
 
@@ -89,14 +89,14 @@ def test_an_overflow_in_half_is_a_finding_and_no_error(forms: Forms) -> None:
     assert steps["typed"].map is None
     assert steps["typed"].why is not None
     assert "is not finite in half precision" in steps["typed"].why
-    assert (forms.facts.culprit, list(steps)) == ("typed", ["torch", "onnx", "typed", "engine"])
+    assert (forms.facts.culprit, list(steps)) == ("typed", ["student", "onnx", "typed", "engine"])
     assert steps["engine"].drift is not None
 
 
 def test_what_cannot_run_here_is_followed_as_far_as_its_graph(forms: Forms) -> None:
     pytest.importorskip("tensorrt_rtx")
     steps = forms.parity(*forms.target("gpu", runtime="trt_rtx", precision="fp16", compute_capability="8.9"))
-    assert list(steps) == ["torch", "onnx", "typed"]
+    assert list(steps) == ["student", "onnx", "typed"]
     assert steps["typed"].map == 1
     assert forms.facts.why is not None
 
@@ -123,7 +123,7 @@ LOSSES = [((0.5, 0.5), None), ((0.5, 0.5 - NOTABLE / 2), None), ((0.5, 0.4, 0.1)
 @pytest.mark.parametrize(("maps", "worst"), LOSSES)
 def test_only_a_notable_loss_has_a_culprit(maps: tuple[float, ...], worst: str | None) -> None:
     moved = Drift(matched=1, box_mean_px=0, box_max_px=0, score_mean=0, score_max=0)
-    names = ("torch", "onnx", "typed")
+    names = ("student", "onnx", "typed")
     steps = [
         ParityStep.model_validate({"name": name, "how": "", "map": value, "map_50": value, "drift": moved, "largest": {}})
         for name, value in zip(names, maps, strict=False)

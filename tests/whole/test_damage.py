@@ -22,6 +22,7 @@ from deploy.bundles import bundle
 from pipeline import cli, flow
 from stages.artifacts import Checkpoint, Dataset
 from stages.config import DetectorConfig, ExportConfig, StudentConfig, TeacherConfig
+from stages.measurement.torch_accuracy import graph_options
 from stages.stage import stage
 from stages.training.checkpoint import build_detector, save
 
@@ -130,7 +131,8 @@ def untrained(
     """A checkpoint without training."""
     choice = DetectorConfig.model_validate(DETECTOR)
     contract = dataset.facts.contract
-    save(out, build_detector(choice, len(contract.classes)), choice, contract, 0, artifact_samples.accuracy())
+    detector = build_detector(choice, len(contract.classes))
+    save(out, detector, choice, contract, 0, artifact_samples.accuracy(), graph_options(export))
     return Checkpoint(out)
 
 
@@ -165,7 +167,8 @@ class TestCheckpoint:
     def test_weights_of_another_detector_are_refused(self, distill: Run, changes: dict[str, int], words: str) -> None:
         other = build_detector(DetectorConfig.model_validate({**DETECTOR, **changes}), 3)
         Path("other").mkdir()
-        save(Path("other"), other, DetectorConfig.model_validate(DETECTOR), onnx_samples.contract(), 0, artifact_samples.accuracy())
+        choice = DetectorConfig.model_validate(DETECTOR)
+        save(Path("other"), other, choice, onnx_samples.contract(), 0, artifact_samples.accuracy(), graph_options(ExportConfig()))
         code, _, line = distill("--set", "student.weights=other")
         assert (code, words in line) == (4, True), line
 

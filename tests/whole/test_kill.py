@@ -13,7 +13,9 @@ from typing import Any, NamedTuple
 
 import pytest
 from places import ROOT
+from waiting import PATIENCE
 
+pytestmark = pytest.mark.timeout(3600)  # a run is started a dozen times over
 SMALL = ROOT / "examples" / "small.yaml"
 PROGRAM = Path(sys.executable).with_name("edgedistill")
 OPTIONS = (
@@ -22,7 +24,7 @@ OPTIONS = (
     *("teacher.train.epochs=4", "student.train.epochs=6", "student.train.workers=1", "device=cpu"),
     *("validation.latency.warmup=0", "validation.latency.min_passes=4", "validation.latency.min_seconds=0"),
 )
-TIMEOUT = 300
+TIMEOUT = 900
 
 
 def at_once(store: Path, pid: int) -> bool:
@@ -106,7 +108,7 @@ def stopped(runs: Path, stop: Stop, number: signal.Signals) -> tuple[int, str, s
             time.sleep(0.005)
         assert process.poll() is None, f"{stop.stage} ended before it could be stopped"
         (os.kill if stop.alone else os.killpg)(process.pid, number)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=PATIENCE)
         return process.returncode, said + out, err
 
 

@@ -1,15 +1,11 @@
 """What an edge box does: the wheel in a virtual environment of its own, with the base and `serve`, without torch."""
 
 import json
-import re
 import signal
-import socket
 import subprocess
 import sys
-import time
 import urllib.request
 import venv
-from collections.abc import Iterator
 from importlib.metadata import Distribution, distribution
 from pathlib import Path
 
@@ -20,8 +16,14 @@ import pytest
 from packaging.requirements import Requirement
 from PIL import Image
 from places import ROOT
+from serving_samples import Server
+from waiting import PATIENCE
 
 from deploy.bundles.bundle import Bundle
+
+SPLITS = (f"{split}_images: cells/images/{split}, {split}_annotations: cells/{split}.json" for split in ("train", "val"))
+COCO_DATA = f"{{dataset: coco, {', '.join(SPLITS)}}}"
+"""The section data of a pipeline whose images artifact_samples wrote into `cells`."""
 
 
 def needed(requirements: list[str], extra: str) -> dict[str, Distribution]:
@@ -132,6 +134,31 @@ def test_predict(program: Path, bundle: Bundle, picture: Path, tmp_path: Path) -
     assert (tmp_path / "out" / "picture.png").exists()
 
 
+FRONT_DOOR = """
+import sys
+import edgedistill
+
+with edgedistill.Predictor(edgedistill.Bundle.load(sys.argv[1])) as predictor:
+    print(sorted(predictor(sys.argv[2]).names))
+print(edgedistill.gate(sys.argv[1]).passed)
+try:
+    edgedistill.run("pipeline.yaml")
+except edgedistill.ConfigError as error:
+    print(error)
+"""
+
+
+def test_the_front_door(program: Path, bundle: Bundle, picture: Path, tmp_path: Path) -> None:
+    artifact_samples.dataset(tmp_path / "cells")
+    (tmp_path / "pipeline.yaml").write_text(flow_samples.CONFIG.replace("{dataset: digits}", COCO_DATA))
+    done = run(program.with_name("python"), "-c", FRONT_DOOR, bundle.root, picture, cwd=tmp_path)
+    assert done.stdout.splitlines() == [
+        "['blue', 'red']",
+        "True",
+        "this needs torch, which is not installed; run: pip install 'edgedistill[train]'",
+    ], done.stderr
+
+
 def test_build_makes_and_judges_engines_without_torch(builder: Path, bundle: Bundle, tmp_path: Path) -> None:
     assert "No module named 'torch'" in run(builder.with_name("python"), "-c", "import torch", cwd=tmp_path).stderr
     artifact_samples.dataset(tmp_path / "cells")
@@ -150,46 +177,19 @@ def test_build_says_what_to_install(program: Path, bundle: Bundle, tmp_path: Pat
     assert not (tmp_path / "out").exists()
 
 
-def ready(port: int) -> bool:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/health/ready", timeout=5) as answer:
-            return bool(answer.status == 200)
-    except OSError:
-        return False
-
-
-@pytest.fixture
-def address(program: Path, bundle: Bundle, tmp_path: Path) -> Iterator[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [str(program), "serve", str(bundle.root), "--port", str(port)]
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            for _ in range(300):
-                time.sleep(0.1)
-                if process.poll() is not None or ready(port):
-                    break
-            assert process.poll() is None, process.stderr.read() if process.stderr else ""
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            process.send_signal(signal.SIGINT)
-            _, errors = process.communicate(timeout=30)
-    assert not re.search("Traceback", errors)
-
-
-def test_serve(address: str, picture: Path) -> None:
-    request = urllib.request.Request(f"{address}/v1/detect", data=picture.read_bytes(), method="POST")
-    with urllib.request.urlopen(request, timeout=30) as response:
-        answer = json.load(response)
-    assert "bbox" in json.dumps(answer)
+def test_serve(program: Path, bundle: Bundle, picture: Path) -> None:
+    with Server(bundle.root, program=[program]) as server:
+        request = urllib.request.Request(f"http://127.0.0.1:{server.port}/v1/detect", data=picture.read_bytes(), method="POST")
+        with urllib.request.urlopen(request, timeout=PATIENCE) as response:
+            assert len(json.load(response)["annotations"]) == 2
+        server.send(signal.SIGINT)
+        assert server.end() == 130
+    assert server.last_words == ["edgedistill: interrupted; accepted requests were answered\n"]
 
 
 def test_training_says_what_to_install(program: Path, tmp_path: Path) -> None:
     artifact_samples.dataset(tmp_path / "cells")
-    pairs = [f"{split}_images: cells/images/{split}, {split}_annotations: cells/{split}.json" for split in ("train", "val")]
-    data = f"data={{dataset: coco, {', '.join(pairs)}}}"
     (tmp_path / "pipeline.yaml").write_text(flow_samples.CONFIG)
-    done = run(program, "run", "--set", data, cwd=tmp_path)
+    done = run(program, "run", "--set", f"data={COCO_DATA}", cwd=tmp_path)
     line = "edgedistill: this needs torch, which is not installed; run: pip install 'edgedistill[train]'\n"
     assert (done.returncode, done.stderr) == (2, line)

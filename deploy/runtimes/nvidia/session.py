@@ -4,7 +4,6 @@ Tested against a stand-in for TensorRT and CUDA, and by tests marked `gpu`, whic
 """
 
 import importlib
-import importlib.metadata
 import importlib.util
 import json
 from collections import Counter
@@ -65,16 +64,6 @@ def foreign(fingerprint: Mapping[str, str], here: Mapping[str, str], keys: Seque
     if other is None:
         return None
     return f"built for {other.replace('_', ' ')} {fingerprint[other]}, this machine has {here.get(other, 'none')}"
-
-
-def version(*distributions: str) -> str:
-    """Of the first that is installed."""
-    for distribution in distributions:
-        try:
-            return f"{distribution} {importlib.metadata.version(distribution)}"
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return "not installed"
 
 
 class TensorRTSession(Session):

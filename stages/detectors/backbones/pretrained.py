@@ -1,9 +1,7 @@
 """Pretrained weights: torchvision's by name, or a local file; class layers for a different number of classes keep fresh weights."""
 
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -14,44 +12,35 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.models import WeightsEnum
 
-from deploy.errors import ArtifactError
+from deploy.errors import ArtifactError, in_one_line
 from deploy.plugins import suggest
 from deploy.progress import note
 
 SUFFIXES = (".pth", ".pt", ".safetensors")
-_DAMAGED = (OSError, EOFError, RuntimeError, ValueError, LookupError, UnpicklingError, SafetensorError)
-"""Raised when reading a file that is truncated or contains something else."""
+DAMAGED = (OSError, EOFError, RuntimeError, ValueError, LookupError, UnpicklingError, SafetensorError)
+"""Raised when reading a file of tensors that a full disk or a power failure has truncated, or that contains something else."""
 
 
 class NoWeights(WeightsEnum):
     """For a network whose weights exist only as files."""
 
 
-_wanted: ContextVar[bool] = ContextVar("wanted", default=True)
+class Unread(str):
+    """The name of weights that are not read: a checkpoint's replace them, and they may no longer exist.
 
+    The name still decides the network's form, such as frozen normalization, so None in its place would build a different network.
+    """
 
-@contextmanager
-def left_out() -> Iterator[None]:
-    """Inside, detectors are built without pretrained weights: a checkpoint's own replace them anyway, and they may be gone."""
-    token = _wanted.set(False)
-    try:
-        yield
-    finally:
-        _wanted.reset(token)
-
-
-def wanted() -> bool:
-    """Whether a detector that is being built should load its pretrained weights; False inside `left_out`."""
-    return _wanted.get()
+    __slots__ = ()
 
 
 def load_torchvision(model: nn.Module, weights: str, choices: type[WeightsEnum], class_layers: Sequence[str]) -> tuple[str, ...]:
     """Fill a model; every tensor must exist in the model's shape, except class layers for a different number of classes.
 
-    Those keep their values, and a line on stderr names them. Does nothing inside `left_out`.
+    Those keep their values, and a line on stderr names them.
 
     Args:
-        weights: a name of `choices`, such as COCO_V1, or a state dict in a file (.pth, .pt, .safetensors).
+        weights: a name of `choices`, such as COCO_V1, or a state dict in a file (.pth, .pt, .safetensors); Unread changes nothing.
         class_layers: prefixes of the names of tensors whose first dimension grows with the number of classes.
 
     Returns:
@@ -61,7 +50,7 @@ def load_torchvision(model: nn.Module, weights: str, choices: type[WeightsEnum],
         ValueError: no such name.
         ArtifactError: a file that is missing, damaged or for a different architecture, or weights that cannot be downloaded.
     """
-    if not wanted():
+    if isinstance(weights, Unread):
         return ()
     state = _read("weights", weights, choices)
     own = model.state_dict()
@@ -78,14 +67,14 @@ def load_backbone(model: nn.Module, weights: str, choices: type[WeightsEnum], cl
     """Fill a backbone from an image classifier's weights.
 
     Args:
-        weights: a name of `choices`, such as IMAGENET1K_V1, or a state dict in a file (.pth, .pt, .safetensors).
+        weights: a name of `choices`, such as IMAGENET1K_V1, or a state dict in a file (.pth, .pt, .safetensors); Unread changes nothing.
         classifier: prefixes of the names of tensors that are left out.
 
     Raises:
         ValueError: no such name.
         ArtifactError: as load_torchvision.
     """
-    if not wanted():
+    if isinstance(weights, Unread):
         return
     state = _read("backbone_weights", weights, choices)
     for name in [name for name in state if name.startswith(tuple(classifier))]:
@@ -118,9 +107,9 @@ def _fetch(option: str, choice: WeightsEnum) -> Any:
         raise ArtifactError(
             f"{option} {choice.name} cannot be downloaded from {choice.url} ({error}); go online, or set it to null"
         ) from error
-    except _DAMAGED as error:
+    except DAMAGED as error:
         place = Path(torch.hub.get_dir()) / "checkpoints" / choice.url.rsplit("/", 1)[-1]
-        raise ArtifactError(f"{option} {choice.name}: {place} is damaged ({_line(error)}); delete it and run again") from error
+        raise ArtifactError(f"{option} {choice.name}: {place} is damaged ({in_one_line(error)}); delete it and run again") from error
 
 
 def _load(option: str, file: Path) -> Any:
@@ -128,12 +117,8 @@ def _load(option: str, file: Path) -> Any:
         raise ArtifactError(f"{option} {file}: no such file")
     try:
         return load_file(str(file)) if file.suffix == ".safetensors" else torch.load(file, map_location="cpu", weights_only=True)
-    except _DAMAGED as error:
-        raise ArtifactError(f"{option} {file}: not a readable state dict ({_line(error)}); use a different file") from error
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:120] or type(error).__name__
+    except DAMAGED as error:
+        raise ArtifactError(f"{option} {file}: not a readable state dict ({in_one_line(error)}); use a different file") from error
 
 
 def _other_count(given: Tensor, own: Tensor | None) -> bool:

@@ -6,9 +6,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from deploy.errors import ArtifactError
+from deploy.errors import ArtifactError, first_line, in_one_line
 from deploy.plugins import suggest
-from stages.detectors.backbones.pretrained import SUFFIXES, NoWeights, load_backbone, wanted
+from stages.detectors.backbones.pretrained import SUFFIXES, NoWeights, Unread, load_backbone
 
 PROBE_PX = 64
 """Side in px of the image that probes what a network returns."""
@@ -45,12 +45,12 @@ def body(name: str, norm: str | None, weights: str | None, strides: Sequence[int
     try:
         reductions = cast("Any", timm.create_model(name, features_only=True)).feature_info.reduction()
     except RuntimeError as error:  # an unknown tag
-        raise ValueError(f"no backbone 'timm:{name}' ({str(error).splitlines()[0]}); see timm.list_pretrained()") from error
+        raise ValueError(f"no backbone 'timm:{name}' ({first_line(error)}); see timm.list_pretrained()") from error
     has = {stride: index for index, stride in enumerate(reductions)}
     chosen = {stride: has[stride] for stride in strides if stride in has}
     if not chosen:
         return nn.Identity(), {}, tuple(has)
-    net = _create(name, weights if wanted() else None, list(chosen.values()))
+    net = _create(name, None if isinstance(weights, Unread) else weights, list(chosen.values()))
     channels = dict(zip(chosen, net.feature_info.channels(), strict=True))
     _check(net, name, channels)
     return _Levels(net, list(chosen)), channels, tuple(has)
@@ -80,7 +80,7 @@ def _create(name: str, weights: str | None, indices: list[int]) -> Any:
         if not _all_used(net):  # some keep layers after the last of these levels; this way they are cut off
             net = timm.create_model(name, features_only=True, out_indices=indices, feature_cls="getter", **options)
     except (OSError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = in_one_line(error)
         raise ArtifactError(
             f"backbone_weights {weights} of timm:{name} are not available ({reason}); go online, or set them to null"
         ) from error
@@ -108,7 +108,7 @@ def _check(net: nn.Module, name: str, channels: dict[int, int]) -> None:
         with torch.no_grad():
             shapes = [tuple(level.shape) for level in net(torch.zeros(1, 3, PROBE_PX, PROBE_PX))]
     except (AssertionError, RuntimeError) as error:
-        raise ValueError(f"backbone timm:{name} does not accept images of {PROBE_PX} px ({' '.join(str(error).split())[:120]})") from error
+        raise ValueError(f"backbone timm:{name} does not accept images of {PROBE_PX} px ({in_one_line(error)})") from error
     net.train()
     if shapes != [(1, count, PROBE_PX // stride, PROBE_PX // stride) for stride, count in channels.items()]:
         raise ValueError(f"backbone timm:{name} does not return maps [B, C, H / stride, W / stride]; choose a convolutional network")

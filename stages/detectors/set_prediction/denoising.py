@@ -20,7 +20,7 @@ from stages.detectors.boxes.nms import best
 from stages.detectors.set_prediction import hub
 from stages.detectors.set_prediction.detector import (
     LabelDict,
-    Prediction,
+    SetPrediction,
     SetPredictionDetector,
     full_precision,
     grid_boxes,
@@ -72,7 +72,7 @@ class DenoisingDetector(SetPredictionDetector):
                 module.eval_size = None
         hub.untie(self.network)
 
-    def predict(self, images: Tensor, labels: list[LabelDict] | None = None) -> Prediction:
+    def predict(self, images: Tensor, labels: list[LabelDict] | None = None) -> SetPrediction:
         """See SetPredictionDetector.predict."""
         pyramid = self._pyramid(images)
         levels = self._levels(pyramid)
@@ -85,7 +85,7 @@ class DenoisingDetector(SetPredictionDetector):
         first = noise.features.shape[1] if noise else 0
         logits, boxes = decoded.intermediate_logits[:, -1, first:], decoded.intermediate_reference_points[:, -1, first:]
         losses = {} if labels is None else self._losses(decoded, proposed, noise, labels)
-        return Prediction(tuple(pyramid), logits, boxes, losses=losses)
+        return SetPrediction(tuple(pyramid), logits, boxes, losses=losses)
 
     def _pyramid(self, images: Tensor) -> list[Tensor]:
         network = self.network

@@ -22,7 +22,7 @@ LabelDict = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Prediction:
+class SetPrediction:
     """A network's answer for a batch.
 
     pyramid: the maps that its decoder attends to, finest first.
@@ -42,7 +42,7 @@ class SetPredictionDetector(Detector):
     """A detector whose `predict` runs one of transformers' networks."""
 
     @abstractmethod
-    def predict(self, images: Tensor, labels: list[LabelDict] | None = None) -> Prediction:
+    def predict(self, images: Tensor, labels: list[LabelDict] | None = None) -> SetPrediction:
         """Run on images [B, 3, H, W]; with labels, the losses are in the result."""
 
     def forward(self, images: Tensor, targets: Sequence[Target] | None = None) -> Outputs:

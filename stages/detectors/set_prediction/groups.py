@@ -19,7 +19,7 @@ from stages.detectors.boxes.nms import best
 from stages.detectors.set_prediction import hub
 from stages.detectors.set_prediction.detector import (
     LabelDict,
-    Prediction,
+    SetPrediction,
     SetPredictionDetector,
     full_precision,
     grid_boxes,
@@ -70,7 +70,7 @@ class GroupQueryDetector(SetPredictionDetector):
         """Mask logits [B, Q, h, w] of each decoder layer, or None."""
         return None
 
-    def predict(self, images: Tensor, labels: list[LabelDict] | None = None) -> Prediction:
+    def predict(self, images: Tensor, labels: list[LabelDict] | None = None) -> SetPrediction:
         """See SetPredictionDetector.predict."""
         levels = self.levels(images)
         self.check_positions(images, [(level.shape[-2], level.shape[-1]) for level in levels], self.config.num_queries)
@@ -81,7 +81,7 @@ class GroupQueryDetector(SetPredictionDetector):
         masks = self.masks(levels[0], found.hidden, size)
         pyramid = tuple(sorted(levels, key=lambda level: -level.shape[-1]))
         losses = {} if labels is None else self._losses(levels, found, logits, boxes, masks, labels, size)
-        return Prediction(pyramid, logits[-1], boxes[-1], masks[-1] if masks else None, losses)
+        return SetPrediction(pyramid, logits[-1], boxes[-1], masks[-1] if masks else None, losses)
 
     def _decode(self, levels: list[Tensor]) -> _Decoded:
         core, batch = self.detection.model, levels[0].shape[0]
@@ -128,19 +128,19 @@ class GroupQueryDetector(SetPredictionDetector):
         per_group = found.proposed.split(self.config.num_queries, dim=1)
         heads = self.detection.model.enc_out_class_embed
         proposed = torch.cat([head(part) for head, part in zip(heads, per_group, strict=False)], dim=1)
-        classes = [proposed, found.proposed_boxes]
-        last: list[Any] = [boxes[-1]]
-        layers: list[Any] = [logits, boxes]
+        given: dict[str, Any] = {"logits": logits[-1], "labels": labels, "pred_boxes": boxes[-1]}
+        given |= {"outputs_class": logits, "outputs_coord": boxes}
+        given |= {"enc_outputs_class": proposed, "enc_outputs_coord": found.proposed_boxes}
         if masks is not None:
             if any("masks" not in label for label in labels):
                 raise DataError("this detector learns masks, which the data set lacks; set its option masks to false")
-            last, layers = [*last, masks[-1]], [*layers, masks]
-            classes = [*classes, self.proposed_masks(levels[0], found.proposed, size)]
+            given |= {"pred_masks": masks[-1], "outputs_masks": masks}
+            given["enc_outputs_masks"] = self.proposed_masks(levels[0], found.proposed, size)
         config = self.config if self.training else self.alone
         with torch.autocast(boxes.device.type, enabled=False):
-            arguments = full_precision([logits[-1], labels, boxes.device, *last, config, *layers, *classes])
-            arguments = mended(arguments) if diverged else arguments
-            _, terms, _ = self.model.loss_function(*arguments)
+            given = full_precision(given)
+            given = mended(given) if diverged else given
+            _, terms, _ = self.model.loss_function(**given, device=boxes.device, config=config)
         weights = self._weights()
         losses = {name: value.sum() * weights[kind] for name, value in terms.items() if (kind := _kind(name)) in weights}
         if diverged:  # the other processes wait for this one's sums and terms anyway

@@ -9,15 +9,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 
-from deploy.errors import ArtifactError
+from deploy.errors import ArtifactError, in_one_line
 from deploy.progress import note
-from stages.detectors.backbones import pretrained
+from stages.detectors.backbones.pretrained import DAMAGED, Unread
 
-_DAMAGED = (OSError, EOFError, RuntimeError, ValueError, TypeError, KeyError, SafetensorError)
-"""Raised when reading a model that is missing, truncated or something else."""
+_UNREADABLE = (*DAMAGED, TypeError)
+"""Raised when reading a model that is missing, truncated or something else; TypeError by a configuration with wrong types."""
 
 
 def library() -> Any:
@@ -46,10 +45,10 @@ def refuse_sizes(weights: str, sizes: Mapping[str, object]) -> None:
 def load(model_class: Any, weights: str, num_classes: int, class_layers: Sequence[str]) -> Any:
     """A model with the weights of a hub id or folder; class layers for a different number of classes are re-initialized, see stderr.
 
-    Parameters are float32 whatever the file has. Inside `pretrained.left_out` only the configuration is read, from the same place,
-    and the weights are fresh.
+    Parameters are float32, whatever the file has.
 
     Args:
+        weights: the id or the folder; if Unread, only the configuration is read, and the weights are fresh.
         class_layers: patterns for how the names of tensors that grow with the number of classes begin.
 
     Raises:
@@ -57,16 +56,16 @@ def load(model_class: Any, weights: str, num_classes: int, class_layers: Sequenc
     """
     config = _configuration(model_class, weights)
     previous, config.num_labels = config.num_labels, num_classes
-    if not pretrained.wanted():
+    if isinstance(weights, Unread):
         return model_class(config)
     try:
         with _quiet():
             model, report = model_class.from_pretrained(
                 weights, config=config, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True, use_safetensors=True
             )
-    except _DAMAGED as error:
+    except _UNREADABLE as error:
         raise ArtifactError(
-            f"weights {weights}: cannot be read ({_line(error)}); go online, or use a folder that save_pretrained wrote"
+            f"weights {weights}: cannot be read ({in_one_line(error)}); go online, or use a folder that save_pretrained wrote"
         ) from error
     anew = sorted({name for name, *_ in report["mismatched_keys"]})
     _check(weights, report, anew, class_layers if previous != num_classes else ())
@@ -108,8 +107,8 @@ def _configuration(model_class: Any, weights: str) -> Any:
         found = kind.get_config_dict(weights)[0].get("model_type")
         if found == kind.model_type:
             return kind.from_pretrained(weights)
-    except _DAMAGED as error:
-        reason = f"not a folder that save_pretrained wrote, and the hub does not provide it ({_line(error)})"
+    except _UNREADABLE as error:
+        reason = f"not a folder that save_pretrained wrote, and the hub does not provide it ({in_one_line(error)})"
         raise ArtifactError(f"weights {weights}: {reason}; go online, or use such a folder") from error
     raise ArtifactError(f"weights {weights}: for a {found or 'nameless'} model, but this detector needs {kind.model_type}")
 
@@ -128,7 +127,3 @@ def _check(weights: str, report: Mapping[str, Any], anew: Sequence[str], class_l
     for name, given, own in sorted(report["mismatched_keys"]):
         if not any(re.match(pattern, name) for pattern in class_layers):
             raise ArtifactError(f"weights {weights}: tensor {name} is {tuple(given)} instead of {tuple(own)}, {other}")
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:120] or type(error).__name__

@@ -36,7 +36,7 @@ class TwoStageDetector(Detector):
         The second stage runs only for the losses.
 
         Raises:
-            ValueError: a detector with masks is given objects without masks.
+            DataError: a detector with masks is given objects without masks.
         """
         size = images.shape[-2], images.shape[-1]
         features = list(self.model.backbone(images).values())
@@ -57,10 +57,10 @@ class TwoStageDetector(Detector):
         head = {"rpn_logits": tuple(logits), "rpn_deltas": tuple(deltas)}
         return Outputs(tuple(features), self.strides, head, losses, tuple(proposals))
 
-    def walk(self, images: Tensor) -> None:
-        """See Detector.walk: the second stage too, on as many regions as a graph looks at."""
+    def walk(self, images: Tensor, options: GraphOptions) -> None:
+        """See Detector.walk: the second stage too, on as many regions as the graph considers."""
         self(images)
-        options, heads = GraphOptions(), self.model.roi_heads
+        heads = self.model.roi_heads
         regions = images.new_zeros(options.proposals, self.channels[0], 7, 7)
         heads.box_predictor(heads.box_head(regions))
         if self.mask_frame is not None:

@@ -8,6 +8,7 @@ from torch import Tensor
 from torchvision.models.detection.faster_rcnn import FasterRCNN
 from torchvision.models.detection.roi_heads import fastrcnn_loss, maskrcnn_loss
 
+from deploy.errors import DataError
 from stages.detectors import Target
 from stages.processes import rescale
 
@@ -22,14 +23,14 @@ def rows(targets: Sequence[Target], size: tuple[int, int], *, masks: bool) -> li
         size: the image's height and width in px.
 
     Raises:
-        ValueError: masks are required of objects that have none.
+        DataError: masks are required of objects that have none.
     """
     found: list[Row] = []
     for target in targets:
         row = {"boxes": target.boxes, "labels": target.labels + 1}
         if masks:
             if target.masks is None and len(target.boxes):
-                raise ValueError("mask_rcnn learns from masks, and the targets have none; choose faster_rcnn")
+                raise DataError("this detector learns masks, which the data set lacks; choose a detector without masks")
             row["masks"] = target.boxes.new_zeros(0, *size) if target.masks is None else target.masks
         found.append(row)
     return found

@@ -17,6 +17,7 @@ from deploy.errors import ArtifactError, ConfigError, DataError, EdgedistillErro
 from deploy.predict import drawn_names, predict_images
 from deploy.prediction import draw
 from deploy.prediction.detections import Detections
+from pipeline.commands import build
 from stages.package import git_commit
 
 CELLS = {(0, 1): 0, (2, 3): 2}
@@ -234,6 +235,37 @@ class TestDraw:
         apart = np.abs(colors[:, None] - colors[None]).sum(-1) + 999 * np.eye(20, dtype=int)
         assert apart.min() >= 40
         assert len({tuple(color) for color in colors.tolist()}) == 20
+
+
+def test_a_bundle_of_an_earlier_version_is_read_under_the_present_names(tmp_path: Path) -> None:
+    folder = samples.bundle(tmp_path).root
+    manifest = json.loads((folder / "manifest.json").read_text())
+    common = {"target": "here", "verdict": "pass", "measured": 0.0}
+    manifest["verdicts"] = [
+        {**common, "name": "lossless", "metric": "torch_drop_map", "limit": "<= 0.0005"},
+        {**common, "name": "torch_drop_map <= 0.0005 on here", "metric": "torch_drop_map", "limit": "<= 0.0005"},
+        {**common, "name": "no undistilled red", "metric": "map/undistilled", "limit": "falls <= 0.01 from undistilled"},
+        {**common, "name": "map falls <= 1% from undistilled on here", "metric": "map", "limit": "falls <= 1% from undistilled"},
+    ]
+    manifest["plan"]["gates"] = [
+        {"metric": "torch_drop_map", "max": 0.0005, "name": "torch_drop_map"},
+        {"metric": "map/undistilled", "max_drop": 0.01, "versus": "undistilled"},
+        {"metric": "map", "max_drop": 0.01, "versus": None},
+    ]
+    samples.resign(folder, manifest)
+    read = Bundle.load(folder)
+    assert [(one.name, one.metric, one.limit) for one in read.manifest.verdicts] == [
+        ("lossless", "student_drop_map", "<= 0.0005"),
+        ("student_drop_map <= 0.0005 on here", "student_drop_map", "<= 0.0005"),
+        ("no undistilled red", "map/undistilled", "falls <= 0.01 from baseline"),
+        ("map falls <= 1% from baseline on here", "map", "falls <= 1% from baseline"),
+    ]
+    _, gates, _ = build.plan(read, None)
+    assert [(one.metric, one.versus, one.name) for one in gates] == [
+        ("student_drop_map", None, "torch_drop_map"),
+        ("map/undistilled", "baseline", None),
+        ("map", None, None),
+    ]
 
 
 def test_manifests_round_trip_through_json(tmp_path: Path) -> None:

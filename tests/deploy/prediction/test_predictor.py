@@ -13,7 +13,7 @@ from deploy.precision import Batch
 from deploy.prediction import masks
 from deploy.prediction.detections import Detections, to_coco
 from deploy.prediction.draw import color, draw
-from deploy.prediction.predictor import Predictor, decide
+from deploy.prediction.predictor import SessionPredictor, decide
 from deploy.prediction.preprocess import Placement
 from deploy.runtimes import Raw, Session, ort
 
@@ -45,7 +45,7 @@ class Fixed(Session):
 def test_boxes_come_back_in_pixels_of_the_original_image() -> None:
     contract = ONE_CLASS
     session = Fixed(raw([[0, 16, 32, 32], [32, 8, 64, 70]], [0.9, 0.8], [0, 0]))
-    found = Predictor(session, contract).detect(np.zeros((64, 128, 3), np.uint8))  # halved, 16 px of padding above and below
+    found = SessionPredictor(session, contract).detect(np.zeros((64, 128, 3), np.uint8))  # halved, 16 px of padding above and below
     assert session.shapes == [(1, 3, 64, 64)]
     assert found.boxes.tolist() == [[0, 0, 64, 32], [64, 0, 128, 64]]
     assert to_coco(found, 7, contract)[0] == {"image_id": 7, "category_id": 5, "bbox": [0, 0, 64, 32], "score": pytest.approx(0.9)}
@@ -78,7 +78,7 @@ def test_an_answer_that_cannot_be_used_is_refused_in_one_line(answer: Raw, messa
 
 
 def test_the_parts_of_a_pass_add_up_to_its_time() -> None:
-    predictor = Predictor(Fixed(raw([[0, 0, 1, 1]], [0.5], [0])), onnx_samples.contract())
+    predictor = SessionPredictor(Fixed(raw([[0, 0, 1, 1]], [0.5], [0])), onnx_samples.contract())
     _, timings = predictor.timed(np.zeros((64, 64, 3), np.uint8))
     assert min(timings.pre_ms, timings.infer_ms, timings.post_ms) > 0
     assert timings.pre_ms + timings.infer_ms + timings.post_ms == pytest.approx(timings.end_to_end_ms)
@@ -99,7 +99,7 @@ class TestMasks:
     def detect(self, folder: Path, frame: MaskFrame) -> tuple[Detections, ModelContract]:
         contract = onnx_samples.contract(mask_frame=frame)
         with ort.open(onnx_samples.write(folder / "model.onnx", mask_frame=frame), threads=1) as session:
-            return Predictor(session, contract).detect(self.image()), contract
+            return SessionPredictor(session, contract).detect(self.image()), contract
 
     def test_a_mask_of_the_image_comes_back_in_its_pixels(self, tmp_path: Path) -> None:
         found, _ = self.detect(tmp_path, "image")

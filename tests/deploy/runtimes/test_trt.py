@@ -17,7 +17,7 @@ from deploy.errors import ArtifactError, BuildError, RuntimeUnavailable
 from deploy.latency import measure
 from deploy.precision import Precision, fp16, typed
 from deploy.prediction import preprocess
-from deploy.prediction.predictor import Predictor
+from deploy.prediction.predictor import SessionPredictor
 from deploy.runtimes import ort, trt, trt_rtx
 from deploy.runtimes.nvidia.cuda import Device
 from deploy.runtimes.nvidia.log import make_logger, plain
@@ -275,7 +275,7 @@ def test_an_engine_built_and_run_on_the_gpu_agrees_with_onnx_runtime(
         peak = session.peak(chosen)
         assert peak is None or min(peak.macs, peak.bytes) > 0
         pictures = [onnx_samples.picture({(0, 1): 0})]
-        took = measure.measure(Predictor(session, onnx_samples.contract()), pictures, warmup=2, min_passes=20, min_seconds=0)
+        took = measure.measure(SessionPredictor(session, onnx_samples.contract()), pictures, warmup=2, min_passes=20, min_seconds=0)
         assert 0 < took.infer.p50 <= took.end_to_end.p50
 
 

@@ -1,15 +1,18 @@
 """Several requests, one pass of the engine."""
 
 import threading
+from concurrent.futures import Future
 from time import monotonic
 from typing import Any
 
 import numpy as np
 import pytest
+from clock import Clock
+from waiting import PATIENCE, join, until
 
 from deploy.errors import ArtifactError
 from deploy.runtimes import Raw, Session
-from deploy.serving.batcher import Batcher
+from deploy.serving.batcher import Batcher, JobResult
 from deploy.serving.refusals import Busy, Expired
 
 
@@ -21,7 +24,7 @@ class Slow(Session):
         self.sizes: list[int] = []
 
     def infer(self, images: Any) -> Raw:
-        self.free.wait(10)
+        assert self.free.wait(PATIENCE)
         self.sizes.append(len(images))
         if (images < 0).any():
             raise ArtifactError("a negative image")
@@ -37,78 +40,98 @@ def one(value: float, count: int = 1) -> Any:
     return np.full((count, 1, 1, 1), value, np.float32)
 
 
+def submit(batcher: Batcher, value: float, count: int = 1, seconds: float = PATIENCE) -> "Future[JobResult]":
+    return batcher.submit(one(value, count), monotonic() + seconds)
+
+
+def scores(*futures: "Future[JobResult]") -> list[list[float]]:
+    return [future.result(PATIENCE).raw.scores.ravel().tolist() for future in futures]
+
+
+def taken(batcher: Batcher) -> None:
+    """Wait until every job so far is in an engine's hands."""
+    until(lambda: not batcher._jobs, "an engine to take the jobs")
+
+
 class TestBatcher:
     @pytest.fixture
     def slow(self) -> Slow:
         return Slow()
 
-    def batcher(self, *sessions: Session, **options: Any) -> Any:
+    def batcher(self, *sessions: Session, **options: Any) -> Batcher:
         return Batcher(sessions, **{"max_batch_size": 4, **options})
 
     def test_what_waits_passes_together_and_each_gets_its_own(self, slow: Slow) -> None:
         batcher = self.batcher(slow)
-        first = batcher.submit(one(1), monotonic() + 10)
-        while batcher._jobs:
-            pass
-        rest = [batcher.submit(one(value, count), monotonic() + 10) for value, count in ((2, 1), (3, 2), (4, 2), (5, 1))]
+        first = submit(batcher, 1)
+        taken(batcher)
+        rest = [submit(batcher, value, count) for value, count in ((2, 1), (3, 2), (4, 2), (5, 1))]
         slow.free.set()
-        assert [future.result(10).raw.scores.ravel().tolist() for future in (first, *rest)] == [[1], [2], [3, 3], [4, 4], [5]]
+        assert scores(first, *rest) == [[1], [2], [3, 3], [4, 4], [5]]
         assert slow.sizes == [1, 3, 3]
         batcher.close()
 
     def test_cancelled_and_late_jobs_never_reach_the_engine(self, slow: Slow) -> None:
         batcher = self.batcher(slow)
-        first = batcher.submit(one(1), monotonic() + 10)
-        while batcher._jobs:
-            pass
-        gone, late, kept = (batcher.submit(one(value), monotonic() + seconds) for value, seconds in ((2, 10), (3, -1), (4, 10)))
+        first = submit(batcher, 1)
+        taken(batcher)
+        gone, late, kept = submit(batcher, 2), submit(batcher, 3, seconds=-1), submit(batcher, 4)
         assert gone.cancel()
         slow.free.set()
-        assert (first.result(10).raw.scores.item(), kept.result(10).raw.scores.item()) == (1, 4)
-        with pytest.raises(Expired):
-            late.result(10)
+        assert scores(first, kept) == [[1], [4]]
+        with pytest.raises(Expired, match="before its turn came"):
+            late.result(PATIENCE)
         assert slow.sizes == [1, 1]
         batcher.close()
 
     def test_one_job_s_failure_is_its_own(self, slow: Slow) -> None:
         batcher = self.batcher(slow)
-        first = batcher.submit(one(1), monotonic() + 10)
-        while batcher._jobs:
-            pass
-        good, bad = (batcher.submit(one(value), monotonic() + 10) for value in (2, -1))
+        first = submit(batcher, 1)
+        taken(batcher)
+        good, bad = submit(batcher, 2), submit(batcher, -1)
         slow.free.set()
-        assert (first.result(10).raw.scores.item(), good.result(10).raw.scores.item()) == (1, 2)
+        assert scores(first, good) == [[1], [2]]
         with pytest.raises(ArtifactError, match="negative"):
-            bad.result(10)
+            bad.result(PATIENCE)
+        assert slow.sizes == [1, 2, 1, 1]
         batcher.close()
 
-    def test_a_delay_gathers_more_and_ends(self, slow: Slow) -> None:
+    def test_a_delay_gathers_more_until_it_ends_or_the_batch_is_full(self, slow: Slow, monkeypatch: pytest.MonkeyPatch) -> None:
+        clock = Clock(monotonic())
+        clock.replace(monkeypatch, "deploy.serving.batcher.monotonic")
         slow.free.set()
-        batcher = self.batcher(slow, max_delay_s=0.2)
-        futures = [batcher.submit(one(value), monotonic() + 10) for value in (1, 2, 3)]
-        assert [future.result(10).raw.scores.item() for future in futures] == [1, 2, 3]
+        batcher = self.batcher(slow, max_delay_s=0.1)
+        some = [submit(batcher, value) for value in (1, 2, 3)]
+        assert not some[0].running()
+        assert len(batcher._jobs) == 3  # the clock stands still, and so do they
+        clock.seconds += PATIENCE / 2
+        assert scores(*some) == [[1], [2], [3]]
         assert slow.sizes == [3]
-        full = [batcher.submit(one(value), monotonic() + 10) for value in (1, 2, 3, 4)]
-        assert all(future.result(0.15) for future in full)
+        clock.seconds = monotonic()
+        assert scores(*[submit(batcher, value) for value in (1, 2, 3, 4)]) == [[1], [2], [3], [4]]
+        assert slow.sizes == [3, 4]
         batcher.close()
 
     def test_closing_finishes_what_is_queued_and_takes_no_more(self, slow: Slow) -> None:
         batcher = self.batcher(slow, max_batch_size=1)
-        futures = [batcher.submit(one(value), monotonic() + 10) for value in (1, 2, 3)]
+        futures = [submit(batcher, value) for value in (1, 2, 3)]
+        closing = threading.Thread(target=batcher.close, daemon=True)
+        closing.start()
+        until(lambda: batcher._closed, "the batcher to close")
+        with pytest.raises(Busy, match="is being closed"):
+            submit(batcher, 1)
+        assert not any(future.done() for future in futures)
         slow.free.set()
-        batcher.close()
+        join(closing)
         assert [future.result(0).raw.scores.item() for future in futures] == [1, 2, 3]
-        with pytest.raises(Busy):
-            batcher.submit(one(1), monotonic() + 10)
 
     def test_sessions_work_side_by_side(self) -> None:
         sessions = Slow(), Slow()
         batcher = self.batcher(*sessions, max_batch_size=1)
-        futures = [batcher.submit(one(value), monotonic() + 10) for value in (1, 2)]
-        while batcher._jobs:
-            pass
+        futures = [submit(batcher, value) for value in (1, 2)]
+        taken(batcher)
         for session in sessions:
             session.free.set()
-        assert sorted(future.result(10).raw.scores.item() for future in futures) == [1, 2]
+        assert scores(*futures) == [[1], [2]]
         assert [session.sizes for session in sessions] == [[1], [1]]
         batcher.close()

@@ -2,7 +2,7 @@
 
 import asyncio
 import queue
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,11 @@ import numpy as np
 import onnx_samples
 import pytest
 from serving_samples import Running
+from waiting import PATIENCE, until
 
 from deploy.bundles.bundle import Bundle
 from deploy.prediction import preprocess
-from deploy.prediction.predictor import Predictor, decide
+from deploy.prediction.predictor import SessionPredictor, decide
 from deploy.runtimes import Raw
 
 http = pytest.importorskip("tritonclient.http")
@@ -65,6 +66,12 @@ def check(result: Any, raw: Raw, names: tuple[str, ...] = ("boxes", "scores", "l
         expected = getattr(raw, name)
         assert (value.dtype, value.shape) == (expected.dtype, expected.shape), name
         assert (value == expected).all(), name
+
+
+def both(lines: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Two lines, or none while there are fewer."""
+    found = list(lines)
+    return found if len(found) >= 2 else []
 
 
 class TestHttp:
@@ -138,7 +145,7 @@ class TestHttp:
         answer = Raw(*(result.as_numpy(name) for name in ("boxes", "scores", "labels", "converged")))
         found = decide(answer, placement, contract)
         with bundle.open(threads=1) as session:
-            expected = Predictor(session, contract).detect(picture)
+            expected = SessionPredictor(session, contract).detect(picture)
         assert (found.boxes == expected.boxes).all()
         assert (found.scores == expected.scores).all()
         assert (found.labels == expected.labels).all()
@@ -173,7 +180,7 @@ class TestHttp:
         data = [0.0] * (3 * 64 * 64)
         body: dict[str, Any] = {"inputs": [{"name": "images", "datatype": "FP32", "shape": [1, 3, 64, 64], "data": data}]}
         change(body)
-        answer = httpx.post(f"http://{running.http}/v2/models/{NAME}/infer", json=body)
+        answer = httpx.post(f"http://{running.http}/v2/models/{NAME}/infer", json=body, timeout=PATIENCE)
         assert answer.status_code == 400, answer.text
         assert words in answer.json()["error"]
         assert "\n" not in answer.json()["error"]
@@ -185,12 +192,13 @@ class TestHttp:
             client.infer(NAME, asked(http, np.zeros((17, 3, 64, 64), np.float32)))
         for header in ("9999", "-1", "x"):
             headers = {"inference-header-content-length": header}
-            assert httpx.post(f"http://{running.http}/v2/models/{NAME}/infer", content=b"{}", headers=dict(headers)).status_code == 400
+            answer = httpx.post(f"http://{running.http}/v2/models/{NAME}/infer", content=b"{}", headers=headers, timeout=PATIENCE)
+            assert answer.status_code == 400
 
     def test_a_request_s_own_time_is_kept(self, client: Any, images: Any, raw: Raw) -> None:
         with pytest.raises(http.InferenceServerException, match="the request's time"):
             client.infer(NAME, asked(http, images), timeout=1)
-        check(client.infer(NAME, asked(http, images), timeout=5_000_000), raw)
+        check(client.infer(NAME, asked(http, images), timeout=int(PATIENCE * 1e6)), raw)
 
 
 class TestGrpc:
@@ -244,13 +252,13 @@ class TestGrpc:
         client.start_stream(lambda result, error: streamed.put((result, error)))
         for name in (NAME, "other"):
             client.async_stream_infer(name, asked(grpc, images))
-        answers = [called.get(timeout=20) for _ in range(3)] + [streamed.get(timeout=20)]
-        assert "no model 'other" in str(streamed.get(timeout=20)[1])
+        answers = [called.get(timeout=PATIENCE) for _ in range(3)] + [streamed.get(timeout=PATIENCE)]
+        assert "no model 'other" in str(streamed.get(timeout=PATIENCE)[1])
         client.stop_stream()
         for result, error in answers:
             assert error is None
             check(result, raw)
-        lines = [line for line in running.log() if line.get("path") == "ModelStreamInfer"]
+        lines = until(lambda: both(line for line in running.log() if line.get("path") == "ModelStreamInfer"), "both in the log")
         assert [line["status"] for line in lines] == ["OK", "NOT_FOUND"]
         assert "no model 'other" in lines[1]["reason"]
 
@@ -282,18 +290,18 @@ class TestGrpc:
 
         method = "/inference.GRPCInferenceService/ModelInfer"
         with insecure_channel(running.grpc, compression=Compression.Gzip) as channel, pytest.raises(RpcError) as refused:
-            channel.unary_unary(method)(bytes(1_000_000), timeout=20)
+            channel.unary_unary(method)(bytes(1_000_000), timeout=PATIENCE)
         assert refused.value.code() in (StatusCode.UNIMPLEMENTED, StatusCode.INTERNAL)
 
     def test_what_is_no_message_is_refused(self, running: Running) -> None:
         from grpc import RpcError, StatusCode, insecure_channel
 
         with insecure_channel(running.grpc) as channel, pytest.raises(RpcError) as refused:
-            channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")(b"\xff" * 100, timeout=20)
+            channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")(b"\xff" * 100, timeout=PATIENCE)
         assert refused.value.code() == StatusCode.INVALID_ARGUMENT
 
     def test_refusals_have_the_code_of_their_kind(self, client: Any, images: Any) -> None:
-        with pytest.raises(grpc.InferenceServerException) as refused:
+        with pytest.raises(grpc.InferenceServerException, match="no model 'other") as refused:
             client.infer("other", asked(grpc, images))
         assert refused.value.status() == "StatusCode.NOT_FOUND"
         with pytest.raises(grpc.InferenceServerException, match=r"must be \[n, 3, 64, 64\]") as refused:

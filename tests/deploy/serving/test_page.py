@@ -16,6 +16,7 @@ import onnx_samples
 import pytest
 from PIL import Image
 from serving_samples import Server, encoded
+from waiting import PATIENCE
 
 playwright = pytest.importorskip("playwright.sync_api")
 pytest.importorskip("uvicorn")
@@ -38,7 +39,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     with playwright.sync_playwright() as run:
-        made = run.chromium.launch(executable_path=BROWSER, args=FAKE_CAMERA)
+        playwright.expect.set_options(timeout=1000 * PATIENCE)
+        made = run.chromium.launch(executable_path=BROWSER, args=FAKE_CAMERA, timeout=1000 * PATIENCE)
         yield made
         made.close()
 
@@ -47,6 +49,7 @@ def browser() -> Iterator[Any]:
 def page(browser: Any, server: Server) -> Iterator[Any]:
     """The page, its errors and its requests."""
     context = browser.new_context(viewport={"width": 1100, "height": 700}, permissions=["camera", "clipboard-read", "clipboard-write"])
+    context.set_default_timeout(1000 * PATIENCE)
     made = context.new_page()
     made.errors, made.asked = [], []
     made.on("pageerror", lambda error: made.errors.append(str(error)))
@@ -74,7 +77,7 @@ def drop(page: Any, content: bytes) -> None:
 
 
 def wait_for(page: Any, words: str) -> None:
-    playwright.expect(page.locator("#status")).to_contain_text(words, timeout=10_000)
+    playwright.expect(page.locator("#status")).to_contain_text(words)
 
 
 def hue(category: int) -> tuple[int, int, int]:
@@ -84,7 +87,7 @@ def hue(category: int) -> tuple[int, int, int]:
 
 
 def test_a_dropped_image_gets_its_boxes_where_they_belong(page: Any, server: Server) -> None:
-    assert page.inner_text("#model") == "Model cells-here, version 1."
+    playwright.expect(page.locator("#model")).to_have_text("Model cells-here, version 1.")
     drop(page, encoded(CELLS))
     wait_for(page, "2 found: 1 × blue, 1 × red.")
     shown = pixels(page)
@@ -147,13 +150,13 @@ def test_the_curl_line_is_copied_and_works(page: Any, server: Server, tmp_path: 
     assert line == f"curl --data-binary @image.jpg http://127.0.0.1:{server.port}/v1/detect"
     if shutil.which("curl"):
         (tmp_path / "image.jpg").write_bytes(encoded(CELLS))
-        done = subprocess.run(line.split(), cwd=tmp_path, capture_output=True, check=True)
+        done = subprocess.run(line.split(), cwd=tmp_path, capture_output=True, check=True, timeout=PATIENCE)
         assert len(json.loads(done.stdout)["annotations"]) == 2
 
 
 def test_the_camera_is_shown_and_stopped(page: Any) -> None:
     page.click("#camera")
-    playwright.expect(page.locator("#canvas")).to_have_attribute("aria-label", re.compile(r"Image of \d+ by \d+ px"), timeout=10_000)
+    playwright.expect(page.locator("#canvas")).to_have_attribute("aria-label", re.compile(r"Image of \d+ by \d+ px"))
     assert page.inner_text("#camera") == "Stop the camera"
     assert page.get_attribute("#camera", "aria-pressed") == "true"
     page.click("#camera")
@@ -165,6 +168,7 @@ def test_a_guarded_server_asks_for_its_token(browser: Any, tmp_path: Path) -> No
     (tmp_path / "token").write_text("0123456789abcdef")
     with Server(samples.bundle(tmp_path / "made").root, "max_batch_size=1", f"token_file={tmp_path / 'token'}") as guarded:
         page = browser.new_page()
+        page.set_default_timeout(1000 * PATIENCE)
         page.goto(f"http://127.0.0.1:{guarded.port}/")
         page.fill("#token", "0123456789abcdef")
         page.keyboard.press("Tab")

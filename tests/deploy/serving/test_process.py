@@ -6,9 +6,12 @@ import json
 import signal
 import socket
 import struct
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +20,18 @@ import numpy as np
 import onnx_samples
 import pytest
 from serving_samples import Client, Reply, Running, Server, encoded, load, once, request
+from waiting import PATIENCE, until
 
 from deploy.accuracy import coco
 from deploy.accuracy.judge import LabeledSplit, judge
 from deploy.bundles.bundle import Bundle
 from deploy.bundles.manifest import MANIFEST
-from deploy.prediction.predictor import Predictor
+from deploy.prediction.predictor import SessionPredictor
+from deploy.runtimes import Raw
+from deploy.runtimes.ort import OrtSession
 
 pytest.importorskip("uvicorn")
+process = pytest.importorskip("deploy.serving.process")
 
 IMAGE = encoded({(0, 1): 0, (2, 3): 2})
 SECONDS = 0.02
@@ -36,9 +43,15 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return samples.bundle(tmp_path_factory.mktemp("process"))
 
 
+def call(address: str | int) -> socket.socket:
+    """A connection to `host:port`, or to a port here."""
+    host, _, port = str(address).rpartition(":")
+    return socket.create_connection((host or "127.0.0.1", int(port)), timeout=PATIENCE)
+
+
 def listening(port: int) -> bool:
     """A new connection is taken."""
-    with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)):
+    with contextlib.suppress(ConnectionRefusedError), call(port):
         return True
     return False
 
@@ -49,34 +62,35 @@ def detections(reply: Reply) -> dict[str, Any]:
 
 
 def test_overload_is_refused_and_the_accepted_are_answered_in_time(bundle: Bundle) -> None:
-    """Ten times more than the engine can do: 100 clients that ask again at once when refused."""
-    deadline, seconds = 1.0, 3.0
-    settings = ("max_batch_size=1", "queue_size=10", f"timeout_ms={1000 * deadline}")
+    """Ten times more than there are places: 100 clients that ask again at once when refused, until 60 were accepted."""
+    accepted: list[Reply] = []
 
-    async def overload(port: int) -> tuple[list[Reply], list[Reply], float]:
-        alone_until = time.monotonic() + 1
-        alone = await load(port, 2, lambda _: request(IMAGE), lambda _: time.monotonic() < alone_until)
-        until = time.monotonic() + seconds
-        health = load(port, 1, lambda _: request(b"", "/v2/health/ready", "GET"), lambda _: time.monotonic() < until)
-        ask = asyncio.gather(load(port, 100, lambda _: request(IMAGE), lambda _: time.monotonic() < until), health)
-        replies, ready = await ask
-        return replies, ready, len(alone)
+    def heard(reply: Reply) -> None:
+        if reply.status == 200:
+            accepted.append(reply)
 
+    def go_on(_: int) -> bool:
+        return len(accepted) < 60
+
+    async def overload(port: int) -> tuple[list[Reply], list[Reply]]:
+        health = load(port, 1, lambda _: request(b"", "/v2/health/ready", "GET"), go_on)
+        replies, ready = await asyncio.gather(load(port, 100, lambda _: request(IMAGE), go_on, heard=heard), health)
+        return replies, ready
+
+    settings = ("max_batch_size=1", "queue_size=10", f"timeout_ms={1000 * PATIENCE}")
     with Server(bundle.root, *settings, seconds=SECONDS) as server:
-        replies, ready, alone = asyncio.run(overload(server.port))
+        replies, ready = asyncio.run(overload(server.port))
     counts = Counter(reply.status for reply in replies)
-    assert set(counts) == {200, 503}, counts
-    assert len(replies) >= 10 * seconds / SECONDS / 2  # the load was an overload
-    assert all(reply.seconds < deadline for reply in replies if reply.status == 200)
+    assert set(counts) == {200, 503}, counts  # accepted and late would be 504
+    assert counts[503] > counts[200]  # the load was an overload
     assert all(int(reply.headers["retry-after"]) >= 1 for reply in replies if reply.status == 503)
     assert {reply.status for reply in ready} == {200}
-    assert counts[200] / seconds > 0.7 * alone
 
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_under_load_leaves_no_accepted_request_without_its_answer(bundle: Bundle, stop: signal.Signals) -> None:
     """After SIGTERM the clients go on for a while, as a load balancer does until it has seen `not ready`; else to the end."""
-    with Server(bundle.root, "drain_seconds=2", "max_batch_size=1", seconds=SECONDS) as server:
+    with Server(bundle.root, "drain_seconds=4", "max_batch_size=1", seconds=SECONDS) as server:
         stopped: list[float] = []
 
         def go_on(count: int) -> bool:
@@ -94,15 +108,14 @@ def test_a_signal_under_load_leaves_no_accepted_request_without_its_answer(bundl
     lost = sum(reply.status == 0 for reply in replies)
     assert lost == 0 if stop == signal.SIGTERM else lost <= 8
     assert code == (0 if stop == signal.SIGTERM else 130)
-    assert any(line["event"] == "draining" for line in server.lines)
+    assert server.said("draining")
 
 
 def test_a_client_that_has_called_when_the_server_ends_may_still_ask(bundle: Bundle) -> None:
-    with Server(bundle.root, seconds=SECONDS) as server, socket.create_connection(("127.0.0.1", server.port)) as called:
+    with Server(bundle.root, seconds=SECONDS, changes=f"process._FIRST_SECONDS = {PATIENCE}") as server, call(server.port) as called:
         assert asyncio.run(once(server.port, request(IMAGE))).status == 200  # the one before was accepted, too
         server.send(signal.SIGINT)
-        while listening(server.port):
-            time.sleep(0.01)
+        until(lambda: not listening(server.port), "the server to take no more calls")
         called.sendall(request(IMAGE))
         answer = called.makefile("rb").read()  # to the end: it is closed after the answer
         assert server.end() == 130
@@ -112,9 +125,10 @@ def test_a_client_that_has_called_when_the_server_ends_may_still_ask(bundle: Bun
 
 
 def test_a_client_that_has_called_and_is_silent_does_not_hold_up_the_end(bundle: Bundle) -> None:
-    with Server(bundle.root) as server, socket.create_connection(("127.0.0.1", server.port)) as called:
+    """It is given one second; whoever begins to ask, here as long as whoever has asked: ten minutes."""
+    changes = "process.Connection._wait.__defaults__ = (600,)"
+    with Server(bundle.root, "timeout_ms=600000", changes=changes) as server, call(server.port) as called:
         assert asyncio.run(once(server.port, request(IMAGE))).status == 200
-        called.settimeout(6)  # it is given one second; a client that begins to ask, ten
         server.send(signal.SIGINT)
         assert called.recv(1) == b""
         assert server.end() == 130
@@ -131,33 +145,20 @@ def test_a_bundle_swapped_under_load_loses_and_mixes_nothing(tmp_path: Path) -> 
     link = tmp_path / "current"
     link.symlink_to(old.root)
     with Server(link, "max_batch_size=4", "sessions=2", seconds=0.002) as server:
-        after: list[int] = []
+        after: list[Reply] = []
+
+        def heard(reply: Reply) -> None:
+            if b'"version":"2"' in reply.body:
+                after.append(reply)
 
         def go_on(count: int) -> bool:
-            if count == 100 and link.resolve() == old.root.resolve():
+            if count == 100:
                 (tmp_path / "next").symlink_to(new.root)
                 (tmp_path / "next").replace(link)
                 server.send(signal.SIGHUP)
             return len(after) < 200
 
-        def content(_: int) -> bytes:
-            return request(IMAGE)
-
-        async def ask() -> list[Reply]:
-            replies: list[Reply] = []
-
-            async def one() -> None:
-                client = Client(server.port)
-                while go_on(len(replies)):
-                    replies.append(await client.ask(content(0)))
-                    if b'"version":"2"' in replies[-1].body:
-                        after.append(1)
-                client.close()
-
-            await asyncio.gather(*(one() for _ in range(8)))
-            return replies
-
-        replies = asyncio.run(ask())
+        replies = asyncio.run(load(server.port, 8, lambda _: request(IMAGE), go_on, heard=heard))
     assert {reply.status for reply in replies} == {200}
     answers = {json.dumps(detections(reply)) for reply in replies}
     assert {json.loads(answer)["version"] for answer in answers} == {"1", "2"}
@@ -172,65 +173,92 @@ def test_a_bundle_that_fails_is_rolled_back_under_load(tmp_path: Path) -> None:
     with Server(made.root, "max_batch_size=2") as server:
         (made.root / "engine.onnx").write_bytes(b"broken")
         server.send(signal.SIGHUP)
-        replies = asyncio.run(load(server.port, 4, lambda _: request(IMAGE), lambda count: count < 200))
+        replies = asyncio.run(
+            load(server.port, 4, lambda _: request(IMAGE), lambda count: count < 200 or not server.said("bundle refused"))
+        )
         server.send(signal.SIGTERM)
         assert server.end() == 0
     assert {(reply.status, detections(reply)["version"]) for reply in replies} == {(200, "1")}
-    assert any(line["event"] == "bundle refused" for line in server.lines)
 
 
-def test_a_client_that_goes_away_has_its_work_skipped(bundle: Bundle) -> None:
-    async def hang_up(port: int) -> None:
-        for _ in range(20):
-            _, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.write(request(IMAGE))
-            await writer.drain()
-            await asyncio.sleep(0.005)
-            writer.close()
-            await writer.wait_closed()
-        assert (await once(port, request(IMAGE))).status == 200
+def test_a_client_that_goes_away_has_its_work_skipped(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    free, passes, infer = threading.Event(), list[int](), OrtSession.infer
 
-    with Server(bundle.root, "max_batch_size=1", "drain_seconds=0", seconds=0.1) as server:
-        start = time.monotonic()
-        asyncio.run(hang_up(server.port))
-        assert time.monotonic() - start < 20 * 0.1
-        server.send(signal.SIGTERM)
-        server.end()
-    assert server.answered(499) >= 15
+    def held(session: OrtSession, images: Any) -> Raw:
+        passes.append(len(images))
+        assert free.wait(PATIENCE)
+        return infer(session, images)
+
+    running = Running(bundle.root, timeout_ms=600_000)
+    monkeypatch.setattr(OrtSession, "infer", held)
+    assert running.service._model is not None
+    queued = running.service._model.batcher._jobs
+
+    def one_and(number: int) -> bool:
+        return (len(passes), len(queued)) == (1, number)
+
+    def gone() -> int:
+        return sum(line["event"] == "request" and line["status"] == 499 for line in running.log())
+
+    try:
+        with contextlib.ExitStack() as clients:
+            for number in range(20):
+                clients.enter_context(call(running.http)).sendall(request(IMAGE))
+                until(partial(one_and, number), "one job in the engine and the others behind it")
+        until(lambda: gone() == 19, "the others to be given up")
+        free.set()
+        until(lambda: gone() == 20, "the one in the engine to be given up")
+        with call(running.http) as client:
+            client.sendall(request(IMAGE))
+            assert client.recv(1000).startswith(b"HTTP/1.1 200 ")
+    finally:
+        free.set()
+        running.stop()
+    assert passes == [1, 1]
 
 
 def test_a_body_that_does_not_come_is_not_waited_for(bundle: Bundle) -> None:
     async def dawdle(port: int) -> bytes:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(request(IMAGE)[:-10])
+        writer.write(request(IMAGE, headers="x-timeout-ms: 300\r\n")[:-10])
         answer = await reader.readuntil(b"\r\n")
         writer.close()
         await writer.wait_closed()
         return answer
 
-    with Server(bundle.root, "timeout_ms=300", "max_batch_size=1") as server:
+    with Server(bundle.root, "max_batch_size=1", "timeout_ms=600000") as server:
         assert asyncio.run(dawdle(server.port)).split()[1] == b"408"
         assert asyncio.run(once(server.port, request(IMAGE))).status == 200
 
 
-@pytest.mark.parametrize("sent", [b"", b"POST /v1/detect HT", b"GET /v2 HTTP/1.1\r\nhost: x\r\n"])
-def test_headers_that_do_not_come_are_not_waited_for(bundle: Bundle, monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
-    from deploy.serving import process
+class TestHeaders:
+    @pytest.fixture
+    def running(self, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
+        """A server that waits one second for headers."""
+        wait = process.Connection._wait
+        monkeypatch.setattr(process.Connection, "_wait", lambda connection, seconds=1.0: wait(connection, seconds))
+        made = Running(bundle.root)
+        yield made
+        made.stop()
 
-    monkeypatch.setattr(process, "_HEADER_SECONDS", 0.2)
-    running = Running(bundle.root)
-    try:
-        host, port = running.http.split(":")
-        with socket.create_connection((host, int(port)), timeout=20) as connection:
+    @pytest.mark.parametrize("sent", [b"", b"POST /v1/detect HT", b"GET /v2 HTTP/1.1\r\nhost: x\r\n"])
+    def test_that_do_not_come_are_not_waited_for(self, running: Running, sent: bytes) -> None:
+        with call(running.http) as connection:
+            start = time.monotonic()
             connection.sendall(sent)
             assert connection.recv(1) == b""
-        with socket.create_connection((host, int(port)), timeout=20) as connection:
-            for _ in range(2):
-                connection.sendall(request(b"", "/v2/health/live", "GET"))
-                time.sleep(0.3)  # at rest between requests it may stay longer
-                assert connection.recv(1000).startswith(b"HTTP/1.1 200")
-    finally:
-        running.stop()
+            assert time.monotonic() - start > 0.5  # no sooner
+
+    def test_between_two_requests_a_connection_may_rest_longer(self, running: Running) -> None:
+        connection = HTTPConnection(running.http, timeout=PATIENCE)
+        connection.connect()
+        connection.auto_open = 0
+        for _ in range(2):
+            connection.request("GET", "/v2/health/live")
+            with connection.getresponse() as answer:
+                assert (answer.status, answer.read()) == (200, b'{"live":true}')
+            time.sleep(1.5)
+        connection.close()
 
 
 def test_map_through_the_server_is_that_of_validate(bundle: Bundle, tmp_path: Path) -> None:
@@ -238,7 +266,7 @@ def test_map_through_the_server_is_that_of_validate(bundle: Bundle, tmp_path: Pa
     truth = json.loads(dataset.annotations("val").read_text())
     files = tuple(dataset.images("val") / image["file_name"] for image in truth["images"])
     with bundle.open() as session:
-        expected = judge(Predictor(session, bundle.manifest.contract), LabeledSplit("val", truth, files), "val").accuracy
+        expected = judge(SessionPredictor(session, bundle.manifest.contract), LabeledSplit("val", truth, files), "val").accuracy
 
     async def ask(port: int) -> list[dict[str, Any]]:
         client = Client(port)

@@ -4,7 +4,6 @@ import gzip
 import io
 import json
 import threading
-import time
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -15,7 +14,9 @@ import artifact_samples as samples
 import numpy as np
 import onnx_samples
 import pytest
+from clock import Clock
 from PIL import Image
+from waiting import join, until
 
 from deploy import machine
 from deploy.bundles.bundle import Bundle
@@ -23,7 +24,7 @@ from deploy.bundles.manifest import MANIFEST
 from deploy.errors import ArtifactError, ConfigError
 from deploy.prediction import image_files, masks, preprocess
 from deploy.prediction.detections import to_coco
-from deploy.prediction.predictor import Predictor
+from deploy.prediction.predictor import SessionPredictor
 from deploy.runtimes import Raw, Session
 from deploy.serving.logs import Log
 from deploy.serving.options import ServeConfig
@@ -82,7 +83,7 @@ def expected(bundle: Bundle, *contents: bytes) -> list[dict[str, Any]]:
     """What `predict` finds."""
     contract = bundle.manifest.contract
     with bundle.open(threads=1) as session:
-        predictor = Predictor(session, contract)
+        predictor = SessionPredictor(session, contract)
         images = enumerate(map(image_files.load_image, contents), start=1)
         return [one for number, image in images for one in to_coco(predictor.detect(image), number, contract)]
 
@@ -409,23 +410,26 @@ class TestModel:
 
         model = Model.open(bundle, ServeConfig(**CONFIG))
         assert model.take()
-        closing = threading.Thread(target=model.close)
+        closing = threading.Thread(target=model.close, daemon=True)
         closing.start()
-        closing.join(0.05)
+        until(lambda: model._free._waiters, "the model to wait for its last request")  # type: ignore[attr-defined]
         assert closing.is_alive()
         model.give_back()
-        closing.join(10)
+        join(closing)
         assert not model.take()
 
-    def test_equal_sizes_are_taken_large_and_slower_ones_not(self, bundle: Bundle) -> None:
+    def test_equal_sizes_are_taken_large_and_slower_ones_not(self, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
         from deploy.serving.model import fastest_size
+
+        clock = Clock()
+        clock.replace(monkeypatch, "deploy.serving.model.monotonic", "deploy.serving.model.perf_counter")
 
         class Timed(Session):
             def __init__(self, seconds: dict[int, float]) -> None:
                 self.seconds = seconds
 
             def infer(self, images: Any) -> Raw:
-                time.sleep(self.seconds[len(images)])
+                clock.seconds += self.seconds[len(images)]
                 return Raw(*(np.zeros(1) for _ in range(4)))  # type: ignore[arg-type]
 
             def close(self) -> None:
@@ -433,6 +437,7 @@ class TestModel:
 
         assert fastest_size(bundle, Timed({1: 0.004, 2: 0.008, 4: 0.032, 8: 0.064})) == 2
         assert fastest_size(bundle, Timed({1: 0.008, 2: 0.010, 4: 0.012, 8: 0.016})) == 8
+        assert fastest_size(bundle, Timed({1: 0.004, 2: 0.008, 4: 0.0163, 8: 0.0328})) == 4  # 2 % is about equal
 
 
 class TestSwap:

@@ -24,7 +24,7 @@ from deploy.bundles.bundle import Bundle, sha256
 from deploy.bundles.manifest import MANIFEST
 from deploy.prediction.detections import to_coco
 from deploy.prediction.image_files import load_image
-from deploy.prediction.predictor import Predictor
+from deploy.prediction.predictor import SessionPredictor
 from deploy.shipping import hub
 from pipeline import cli
 
@@ -53,7 +53,7 @@ def photo(tmp_path: Path) -> Path:
 def expected(bundle: Bundle, photo: Path) -> list[dict[str, Any]]:
     contract = bundle.manifest.contract
     with bundle.open(threads=1) as session:
-        return to_coco(Predictor(session, contract).detect(load_image(photo)), 0, contract)
+        return to_coco(SessionPredictor(session, contract).detect(load_image(photo)), 0, contract)
 
 
 class TestPackage:

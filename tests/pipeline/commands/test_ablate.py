@@ -22,12 +22,12 @@ OPTIONS = ("data.train_images=8", "data.val_images=4", "teacher.train.epochs=1",
 
 def ablation(*, teacher: float = 0.7, seeds: int = 3) -> Ablation:
     maps = {
-        "undistilled": (0.50, 0.52, 0.51)[:seeds],
+        "baseline": (0.50, 0.52, 0.51)[:seeds],
         "attention": (0.53, 0.54, 0.55)[:seeds],
         "non_local": (0.51, 0.50, 0.52)[:seeds],
         "all losses": (0.56, 0.55, 0.57)[:seeds],
     }
-    gains = {name: paired_gain(values, maps["undistilled"]) for name, values in maps.items() if name != "undistilled"}
+    gains = {name: paired_gain(values, maps["baseline"]) for name, values in maps.items() if name != "baseline"}
     return Ablation("digits", "val", 600, tuple(range(seeds)), teacher, maps, gains)
 
 
@@ -74,7 +74,7 @@ class TestSaid:
     def test_plot_leaves_room_for_long_names(self) -> None:
         values = (0.5, 0.52)
         name = "a_loss_of_somebody_with_a_long_name"
-        measured = Ablation("digits", "val", 600, (0, 1), 0.7, {"undistilled": values, name: values}, {name: paired_gain(values, values)})
+        measured = Ablation("digits", "val", 600, (0, 1), 0.7, {"baseline": values, name: values}, {name: paired_gain(values, values)})
         assert gain_chart(measured).frame[0] - 7 >= len(name) * 6.5
 
     def test_page(self, tmp_path: Path) -> None:
@@ -82,6 +82,7 @@ class TestSaid:
             write_page(measured, tmp_path / "ablation.html")
             text = (tmp_path / "ablation.html").read_text(encoding="utf-8")
             assert "+5.0" in text or len(measured.seeds) == 1
+            assert "Baseline: the student trained without the teacher." in text
             assert "<script" not in text
             assert "http" not in text.replace("http-equiv", "")
 
@@ -89,9 +90,9 @@ class TestSaid:
 def test_variants_are_none_each_and_all_of_the_losses_that_weigh() -> None:
     config = load(SMALL)
     names = [loss.name for loss in config.distill.losses]
-    assert list(variants(config)) == ["undistilled", *names, "all losses"]
+    assert list(variants(config)) == ["baseline", *names, "all losses"]
     one = load(SMALL, [f"distill.losses.0.weight={0}"])
-    assert list(variants(one)) == ["undistilled", names[1]]
+    assert list(variants(one)) == ["baseline", names[1]]
     with pytest.raises(ConfigError, match="all have weight 0"):
         variants(load(SMALL, ["distill.losses.0.weight=0", "distill.losses.1.weight=0"]))
 

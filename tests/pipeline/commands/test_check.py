@@ -88,7 +88,7 @@ def test_the_same_file_in_train_and_val(data: Data) -> None:
     (data.root / "val/1.png").write_bytes((data.root / "train/2.png").read_bytes())
     found = data.only()
     assert (found.level, found.split) == ("error", "val")
-    assert found.message.startswith("files that are also in train: 1, 1.png as 2.png")
+    assert found.message.startswith("files that are also in train: 1, for example 1.png as 2.png")
 
 
 def test_the_same_file_in_val_and_test_is_less_serious(data: Data) -> None:
@@ -101,7 +101,7 @@ def test_the_same_picture_in_another_file(data: Data) -> None:
     picture(2).save(data.root / "val/1.png", "JPEG", quality=85)
     found = data.only()
     assert (found.level, found.split) == ("warning", "val")
-    assert found.message.startswith("images that look like one in train: 1, 1.png like 2.png")
+    assert found.message.startswith("images that look like one in train: 1, for example 1.png like 2.png")
 
 
 def test_flat_pictures_are_not_taken_for_the_same(data: Data) -> None:

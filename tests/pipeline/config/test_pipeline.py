@@ -73,9 +73,13 @@ def test_defaults_are_filled_in_and_the_value_is_frozen(small_file: Path) -> Non
         ("targets.0.runtime=onnx", "targets.0: no 'onnx' in deploy.runtimes"),
         ("targets.0.precision=fp8", 'targets.0.precision: got "fp8", allowed: fp32, fp16, int8'),
         ("targets.0.name=teacher", "targets: a target cannot be called teacher"),
+        ("targets.0.name=float", "targets: a target cannot be called float"),
         ("targets=[{name: a, runtime: ort}, {name: a, runtime: ort}]", "targets: 2 targets are called a; give each its own name"),
         ("validation.split=train", "validation: split train is what the networks learn from"),
         ("gates.0.metric=mapp", "gates.0.metric: no metric 'mapp' (did you mean map?); choose from map, map_50, "),
+        ("gates.0.metric=torch_drop_map", "gates.0.metric: metric 'torch_drop_map' is now called student_drop_map"),
+        ("gates.0={metric: map, max_drop: 0, versus: undistilled}", 'gates.0.versus: "undistilled" is now called baseline'),
+        ("gates.0={metric: map, max_drop: 0, versus: undistiled}", 'gates.0.versus: got "undistiled", allowed: teacher, baseline, float,'),
         ("gates.0.target=cpuu", "gates.0.target: no target 'cpuu' (did you mean cpu?); choose from cpu"),
         ("gates.0.min=null", "gates.0: set min, max or both"),
         ("serve.port=99999", "serve.port: got 99999, allowed: less than or equal to 65535"),
@@ -112,6 +116,19 @@ def test_a_wrong_setting_is_refused_in_one_line_that_names_it(small_file: Path, 
 def test_a_wrong_file_is_refused_in_one_line_that_names_it(tmp_path: Path, text: str, line: str) -> None:
     path = write(tmp_path, "wrong.yaml", text)
     assert refusal(path).startswith(f"{path}{line}")
+
+
+@pytest.mark.parametrize(
+    ("gate", "line"),
+    [
+        ("{metric: torch_drop_map, max: 0.01}", "gates.0.metric: metric 'torch_drop_map' is now called student_drop_map"),
+        ("{metric: map, max_drop: 0.01, versus: undistilled}", 'gates.0.versus: "undistilled" is now called baseline'),
+    ],
+)
+def test_a_former_name_in_a_file_is_refused_with_the_present_one(tmp_path: Path, small_file: Path, gate: str, line: str) -> None:
+    path = write(tmp_path, "former.yaml", f"extends: {small_file}\ngates: [{gate}]\n")
+    assert refusal(path) == f"{path}: {line}"
+    assert ConfigError.exit_code == 2
 
 
 def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:

@@ -128,6 +128,7 @@ class TestPage:
     def test_shows_the_summary_s_figures(self, sample: RunResult, tmp_path: Path) -> None:
         summary = summarize(sample)
         text = Page(written(sample, tmp_path)).text
+        assert "Baseline: the student trained without the teacher, from" in text
         for name in ("teacher", "baseline", "student"):
             for figure in ("map", "map_50", "map_75"):
                 assert f"{summary[name][figure]:.3f}" in text
@@ -224,11 +225,11 @@ class TestHeadline:
     @pytest.mark.parametrize(
         ("gain", "closed", "words"),
         [
-            (0.031, 0.24, "3.1 points above the same network trained alone, 24 % of the way up to the teacher"),
-            (0.2, 1.5, "20.0 points above the same network trained alone, above even the teacher"),
-            (-0.02, -0.1, "2.0 points below the same network trained alone."),
-            (0.0001, 0.001, "as much as the same network trained alone"),
-            (0.05, None, "5.0 points above the same network trained alone."),
+            (0.031, 0.24, "3.1 points above the baseline, the same network trained without the teacher, 24 % of the way up to the teacher"),
+            (0.2, 1.5, "20.0 points above the baseline, the same network trained without the teacher, above even the teacher"),
+            (-0.02, -0.1, "2.0 points below the baseline, the same network trained without the teacher."),
+            (0.0001, 0.001, "as much as the baseline, the same network trained without the teacher"),
+            (0.05, None, "5.0 points above the baseline, the same network trained without the teacher."),
         ],
     )
     def test_gain_in_words(self, sample: RunResult, gain: float, closed: float | None, words: str) -> None:

@@ -8,7 +8,7 @@ import pytest
 import run_samples
 
 from pipeline.report import charts, pictures, plots
-from pipeline.report.boxes import SCORE, MatchedObject, iou, match_boxes, tagged
+from pipeline.report.boxes import SCORE, MatchedObject, match_boxes, tagged
 from pipeline.report.plots import EnginePoint
 
 
@@ -35,6 +35,29 @@ class TestCharts:
         left, top, right, bottom = chart.frame
         assert all(left <= x1 and top <= y1 and x2 <= right and y2 <= bottom for x1, y1, x2, y2 in boxes)
 
+    def test_words_end_where_their_mark_is_and_a_leader_only_ties_distant_ones(self) -> None:
+        alone = charts.Mark("student", 80, 50, "")
+        frame = (0, 0, 100, 100)
+        (beside,) = charts.place_labels([alone], [("name", "0.5, 2 ms")], frame)
+        assert (beside.anchor, beside.x, beside.leader) == ("end", 80 - charts.GAP, None)
+        below = (0, 38, 100, 62)
+        (distant,) = charts.place_labels([alone], [("name", "0.5, 2 ms")], frame, [below])
+        assert distant.leader is not None
+        assert charts.label_box(distant)[3] <= 38
+
+    @pytest.mark.parametrize("seed", [4, 13, 14, 65, 69])
+    def test_leaders_of_a_handful_of_engines_do_not_run_through_words(self, seed: int) -> None:
+        random = np.random.default_rng(seed)
+        marks = [charts.Mark("student", 150 + random.random() * 90, 200 + random.random() * 30, "") for _ in range(6)]
+        labels = charts.place_labels(marks, [(f"engine-{i}", "0.512, 2.1 ms") for i in range(6)], (0, 0, 380, 380))
+        assert len(labels) == 6
+        boxes = [charts.label_box(label) for label in labels]
+        for label in labels:
+            if label.leader:
+                x0, y0, x1, y1 = map(float, label.leader.removeprefix("M").replace("L", ",").split(","))
+                points = [(x0 + (x1 - x0) * n / 12, y0 + (y1 - y0) * n / 12) for n in range(3, 12)]
+                assert not any(left < x < right and top < y < bottom for left, top, right, bottom in boxes for x, y in points)
+
     @pytest.mark.parametrize(
         ("low", "high", "log", "texts"),
         [
@@ -43,7 +66,9 @@ class TestCharts:
             (0.0, 0.0015, False, ["0", "5e-4", "1e-3", "1.5e-3"]),
             (3, 50, True, ["3", "5", "10", "20", "30", "50"]),
             (4.0, 4.4, True, ["4", "4.1", "4.2", "4.3", "4.4"]),
-            (0, 52000, False, ["0", "20k", "40k"]),
+            (0, 52000, False, ["0", "10k", "20k", "30k", "40k", "50k"]),
+            (-2.5, 4.5, False, ["−2", "0", "2", "4"]),
+            (58.0, 143.0, False, ["60", "80", "100", "120", "140"]),
         ],
     )
     def test_ticks_are_round(self, low: float, high: float, log: bool, texts: list[str]) -> None:
@@ -75,10 +100,6 @@ class TestBoxes:
         crowd = MatchedObject((0, 0, 100, 100), 1, crowd=True)
         view = match_boxes("student", [crowd], [MatchedObject((10, 10, 20, 20), 1, 0.9), MatchedObject((10, 10, 20, 20), 2, 0.9)], NAMES)
         assert (view.found, view.wrong, view.missed) == (0, 1, 0)
-
-    def test_iou(self) -> None:
-        assert iou((0, 0, 10, 10), (5, 0, 15, 10)) == pytest.approx(1 / 3)
-        assert iou((0, 0, 0, 0), (0, 0, 0, 0)) == 0
 
     def test_tags_stay_on_the_picture(self) -> None:
         view = match_boxes("student", [], [MatchedObject((90, 95, 100, 100), 1, 0.9), MatchedObject((0, 0, 5, 5), 2, 0.8)], NAMES)

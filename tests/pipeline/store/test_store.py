@@ -3,15 +3,16 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from waiting import PATIENCE, join, until
 
 from deploy.contract import Frozen
 from deploy.errors import ConfigError
 from pipeline.store import keys
+from pipeline.store import store as store_module
 from pipeline.store.store import Mode, NothingMeasured, Store, UntilReached, finished
 from stages.artifacts import Artifact
 from stages.config import DetectorConfig, DistillConfig, LossConfig, TargetConfig
@@ -218,7 +219,7 @@ class TestDamage:
 
     def test_a_resumable_stage_goes_on_from_its_scratch(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         store = Store(tmp_path, "a")
-        with pytest.raises(RuntimeError):
+        with pytest.raises(RuntimeError, match="fell"):
             store.run(climb, 3, 1)
         scratch = next((tmp_path / ".store").glob("*.partial"))
         # the same arguments, so that the scratch is the same; what made it fall is gone
@@ -267,9 +268,9 @@ class TestForce:
         assert calls == ["grow", "cut"]
 
     def test_a_forced_stage_does_not_resume(self, tmp_path: Path) -> None:
-        with pytest.raises(RuntimeError):
+        with pytest.raises(RuntimeError, match="fell"):
             Store(tmp_path, "a").run(climb, 3, 1)
-        with pytest.raises(RuntimeError):
+        with pytest.raises(RuntimeError, match="fell"):
             Store(tmp_path, "a", Mode(force="climb")).run(climb, 3, 1)
         assert calls == ["step 0", "step 0"]
 
@@ -297,15 +298,14 @@ class TestTwoProcesses:
         gate = threading.Event()
 
         def slow(out: Path, seed: int) -> Artifact:
-            gate.wait(20)
+            assert gate.wait(PATIENCE)
             return grow(out, seed)
 
         lines: list[str] = []
         marked = stage(version=1)(slow)
-        first = threading.Thread(target=lambda: Store(tmp_path, "a").run(marked, 0))
+        first = threading.Thread(target=lambda: Store(tmp_path, "a").run(marked, 0), daemon=True)
         first.start()
-        while not list((tmp_path / ".store").glob("*.partial")):
-            time.sleep(0.01)
+        until(lambda: list((tmp_path / ".store").glob("*.partial")), "the first to begin")
 
         def heard(line: str) -> None:
             lines.append(line)
@@ -313,7 +313,7 @@ class TestTwoProcesses:
 
         store = Store(tmp_path, "b", say=heard)
         store.run(marked, 0)
-        first.join()
+        join(first)
         assert calls == ["grow"]
         assert "waiting: another process is making it" in lines[0]
         assert store.records[0].reused
@@ -324,14 +324,14 @@ class TestTwoProcesses:
             "from stages.artifacts import Artifact\nfrom stages.facts import write_facts\nfrom stages.stage import stage\n"
             "class Facts(Frozen):\n    text: str\n"
             "@stage(version=1)\ndef sleep(out: Path) -> Artifact:\n"
-            "    write_facts(out, Facts(text='half'))\n    print('in', flush=True)\n    time.sleep(60)\n    return Artifact(out)\n"
+            "    write_facts(out, Facts(text='half'))\n    print('in', flush=True)\n    time.sleep(600)\n    return Artifact(out)\n"
             "Store(Path(sys.argv[1]), 'a').run(sleep)\n"
         )
         file = tmp_path / "script.py"
         file.write_text(script)
         with subprocess.Popen([sys.executable, "-P", str(file), str(tmp_path / "runs")], stdout=subprocess.PIPE) as process:
             assert process.stdout is not None
-            process.stdout.readline()
+            assert process.stdout.readline() == b"in\n"
             process.send_signal(signal.SIGKILL)
         assert {path.name[0] for path in (tmp_path / "runs" / ".store").iterdir()} == {"."}
 
@@ -351,14 +351,24 @@ class TestTorchrun:
 
         return make
 
-    def test_a_follower_waits_for_what_the_first_process_makes(self, tmp_path: Path, follower: Callable[..., Store]) -> None:
+    def test_a_follower_waits_for_what_the_first_process_makes(
+        self, tmp_path: Path, follower: Callable[..., Store], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         store = follower()
-        waiting = threading.Thread(target=lambda: store.run(grow, 0))
+        looked = threading.Event()
+        monkeypatch.setattr(store_module, "POLL_SECONDS", 0.01)
+
+        def look(path: Path) -> object:
+            looked.set()
+            return finished(path)
+
+        monkeypatch.setattr(store_module, "finished", look)
+        waiting = threading.Thread(target=lambda: store.run(grow, 0), daemon=True)
         waiting.start()
-        time.sleep(0.3)
+        assert looked.wait(PATIENCE)
         assert calls == []
         Store(tmp_path, "a").run(grow, 0)
-        waiting.join(10)
+        join(waiting)
         assert calls == ["grow"]
         assert store.records[0].key == Store(tmp_path, "a").run(grow, 0).root.name
 
@@ -368,15 +378,15 @@ class TestTorchrun:
 
         def train(out: Path, seed: int) -> Artifact:
             folders.append(out)
-            both.wait(10)
+            both.wait(PATIENCE)
             return Artifact(out) if threading.current_thread() is other else grow(out, seed)
 
         marked = stage(version=1, distributed=True)(train)
         store = follower()
-        other = threading.Thread(target=lambda: store.run(marked, 0))
+        other = threading.Thread(target=lambda: store.run(marked, 0), daemon=True)
         other.start()
         artifact = Store(tmp_path, "a").run(marked, 0)
-        other.join(10)
+        join(other)
         assert len(folders) == 2
         assert len(set(folders)) == 1
         assert finished(artifact.root)

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from waiting import join
 
 from deploy import plugins
 from deploy.errors import DataError
@@ -374,11 +375,11 @@ class TestBccd:
     def address(self, archive: Path) -> Iterator[str]:
         handler = functools.partial(QuietHandler, directory=str(archive.parent))
         with socketserver.TCPServer(("127.0.0.1", 0), handler) as server:
-            thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+            thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
             thread.start()
             yield f"http://127.0.0.1:{server.server_address[1]}/repo.zip"
             server.shutdown()
-            thread.join()
+            join(thread)
 
     def digest(self, archive: Path) -> str:
         return bccd.content(bccd._unpack(archive.read_bytes()))

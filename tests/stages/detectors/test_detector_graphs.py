@@ -14,14 +14,14 @@ from deploy import plugins
 from deploy.contract import Heads
 from deploy.precision import Precision
 from deploy.runtimes import Raw, ort
-from stages.detectors import GraphOptions, GraphOutput
-from stages.exports.to_onnx import export
+from stages.detectors import GraphOutput
+from stages.exports.to_onnx import write_onnx
 
 QUICK = ("fcos", "ssdlite", "faster_rcnn", "rt_detr_v2")
 """One of each kind; the others are marked slow."""
 NAMES = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in plugins.names("stages.detectors")]
 DATA_DEPENDENT = {"NonZero", "NonMaxSuppression", "Unique", "Compress", "Loop", "If", "Scan", "RoiAlign", "MaxRoiAlign"}
-OPTIONS = GraphOptions(max_detections=20, candidates=60, score_threshold=0.0, proposals=40)
+OPTIONS = detector_samples.decisions(max_detections=20, candidates=60, score_threshold=0.0, proposals=40)
 
 
 class Exported:
@@ -33,7 +33,7 @@ class Exported:
         self.graph: Any = detector_samples.confident(detector_samples.tiny(name)).graph(OPTIONS).eval()
         self.file = folder / f"{name}.onnx"
         self.size = (self.images.shape[2], self.images.shape[3])
-        self.heads: Heads = export(self.graph, self.size, self.file)
+        self.heads: Heads = write_onnx(self.graph, self.size, self.file)
 
 
 @pytest.fixture(scope="module", params=NAMES)
@@ -89,7 +89,7 @@ def test_its_shapes_do_not_depend_on_the_data(exported: Exported) -> None:
 
 
 def test_a_fixed_batch_exports_too(exported: Exported, tmp_path: Path) -> None:
-    export(exported.graph, exported.size, tmp_path / "fixed.onnx", dynamic_batch=False)
+    write_onnx(exported.graph, exported.size, tmp_path / "fixed.onnx", dynamic_batch=False)
     with ort.open(tmp_path / "fixed.onnx", threads=1) as session, ort.open(exported.file, threads=1) as dynamic:
         agree(session.infer(exported.images[:1].numpy()), dynamic.infer(exported.images[:1].numpy()), 0, 0)
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from dense_samples import by_onnx, by_torch, difference, lively, torchvisions
-from detector_samples import TINY
+from detector_samples import TINY, decisions
 from torch import Tensor, nn
 from torchvision.models.detection import fcos_resnet50_fpn
 from torchvision.models.detection.fcos import FCOS_ResNet50_FPN_Weights
@@ -31,8 +31,8 @@ def images(batch: int = 2) -> Tensor:
     return torch.randn(batch, 3, 96, 128, generator=torch.Generator().manual_seed(5))
 
 
-FEW = GraphOptions(max_detections=30, candidates=50, score_threshold=0.3, iou_threshold=0.6)
-TORCHVISIONS = GraphOptions(max_detections=100, candidates=1000, score_threshold=0.2, iou_threshold=0.6)
+FEW = decisions(max_detections=30, candidates=50, score_threshold=0.3, iou_threshold=0.6)
+TORCHVISIONS = decisions(max_detections=100, candidates=1000, score_threshold=0.2, iou_threshold=0.6)
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from dense_samples import by_onnx, by_torch, difference, lively, overlapping, torchvisions
-from detector_samples import TINY
+from detector_samples import TINY, decisions
 from torch import Tensor, nn
 from torchvision.models.detection import retinanet_resnet50_fpn, retinanet_resnet50_fpn_v2
 from torchvision.models.detection.retinanet import RetinaNet, RetinaNet_ResNet50_FPN_V2_Weights, RetinaNet_ResNet50_FPN_Weights
@@ -16,15 +16,14 @@ from torchvision.ops import FrozenBatchNorm2d
 from deploy.errors import ArtifactError, ConfigError
 from stages.config import DetectorConfig
 from stages.detectors import GraphOptions, Target
-from stages.detectors.backbones.pretrained import left_out
 from stages.detectors.retinanet import RetinaNetDetector
 from stages.training.checkpoint import build_detector
 
 VERSIONS = {1: retinanet_resnet50_fpn, 2: retinanet_resnet50_fpn_v2}
 
 
-FEW = GraphOptions(max_detections=30, candidates=50, score_threshold=0.3, iou_threshold=0.5)
-TORCHVISIONS = GraphOptions(max_detections=300, candidates=1000, score_threshold=0.05, iou_threshold=0.5)
+FEW = decisions(max_detections=30, candidates=50, score_threshold=0.3, iou_threshold=0.5)
+TORCHVISIONS = decisions(max_detections=300, candidates=1000, score_threshold=0.05, iou_threshold=0.5)
 
 
 def retinanet(num_classes: int = 5, **options: Any) -> RetinaNetDetector:
@@ -33,8 +32,9 @@ def retinanet(num_classes: int = 5, **options: Any) -> RetinaNetDetector:
     return detector
 
 
-def whole(version: int, num_classes: int = 91, **options: Any) -> RetinaNetDetector:
-    detector = build_detector(DetectorConfig.model_validate({"name": "retinanet", "version": version, **options}), num_classes)
+def whole(version: int, num_classes: int = 91, *, pretrained: bool = True, **options: Any) -> RetinaNetDetector:
+    choice = DetectorConfig.model_validate({"name": "retinanet", "version": version, **options})
+    detector = build_detector(choice, num_classes, pretrained=pretrained)
     assert isinstance(detector, RetinaNetDetector)
     return detector
 
@@ -137,8 +137,7 @@ def test_names_of_torchvisions_older_files_are_read(tmp_path: Path) -> None:
 
 
 def test_normalization_is_as_torchvision_trained_its_weights() -> None:
-    with left_out():
-        first, second = whole(1, weights="COCO_V1"), whole(2, weights="COCO_V1")
+    first, second = (whole(version, weights="COCO_V1", pretrained=False) for version in (1, 2))
     assert {module.eps for module in first.modules() if isinstance(module, FrozenBatchNorm2d)} == {0.0}
     assert not any(isinstance(module, nn.BatchNorm2d) for module in first.modules())
     assert not any(isinstance(module, FrozenBatchNorm2d) for module in second.modules())

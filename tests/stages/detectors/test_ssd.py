@@ -22,11 +22,11 @@ from stages.config import DetectorConfig
 from stages.detectors import GraphOptions, Target
 from stages.detectors.single_shot.detector import SsdDetector
 from stages.detectors.ssd import _normalize
-from stages.exports.to_onnx import export
+from stages.exports.to_onnx import write_onnx
 from stages.training.checkpoint import build_detector, check_size
 
 SIZE = {"ssd": 300, "ssdlite": 320}
-OWN_SETTINGS = {"ssd": GraphOptions(200, 400, 0.01, 0.45), "ssdlite": GraphOptions(300, 300, 0.001, 0.55)}
+OWN_SETTINGS = {"ssd": GraphOptions(200, 400, 0.01, 0.45, 300), "ssdlite": GraphOptions(300, 300, 0.001, 0.55, 300)}
 Arrays = dict[str, Tensor]
 
 
@@ -117,7 +117,7 @@ def check_parity(name: str, num_classes: int, folder: Path, onnx: bool = True) -
     assert answer.converged.all()
     check_same(expected, answer.boxes, answer.scores, answer.labels)
     if onnx:
-        export(graph, (SIZE[name], SIZE[name]), folder / "m.onnx")
+        write_onnx(graph, (SIZE[name], SIZE[name]), folder / "m.onnx")
         session = onnxruntime.InferenceSession(str(folder / "m.onnx"), providers=["CPUExecutionProvider"])
         raw = session.run(["boxes", "scores", "labels", "converged"], {"images": images(name).numpy()})
         assert raw[3].all()

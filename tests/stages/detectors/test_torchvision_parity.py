@@ -24,7 +24,7 @@ from stages.artifacts import Dataset, read_json
 from stages.config import DataConfig, DetectorConfig
 from stages.detectors import Detector, GraphOptions
 from stages.detectors.boxes.nms import select
-from stages.exports.to_onnx import export
+from stages.exports.to_onnx import write_onnx
 from stages.prepare import prepare
 from stages.training.checkpoint import build_detector
 from stages.training.loop import Task, Trainer
@@ -231,7 +231,7 @@ def test_torchvisions_detections_are_found_again(name: str, dataset: Dataset, tm
     model.transform.postprocess = lambda result, *_: result  # masks as they are, before they are pasted
     background = BENCHMARK.background(make)
     graph = detector.graph(options).eval()
-    export(graph, (size, size), tmp_path / "model.onnx")
+    write_onnx(graph, (size, size), tmp_path / "model.onnx")
     num_images = num_expected = 0
     exceptions: dict[str, int] = {"torch": 0, "onnx": 0}
     with ort.open(tmp_path / "model.onnx", threads=1) as session:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from detector_samples import TINY
+from detector_samples import TINY, decisions
 
 from deploy import plugins
 from stages.artifacts import Dataset
@@ -69,8 +69,7 @@ def test_a_student_learns_from_a_teacher_of_another_kind(dataset: Dataset, large
 def test_a_detector_is_one_new_file(dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file dropped into the folder is built from pipeline.yaml's options, distilled and exported, with no edit elsewhere."""
     import stages.detectors as package
-    from stages.detectors import GraphOptions
-    from stages.exports.to_onnx import export
+    from stages.exports.to_onnx import write_onnx
 
     folder = tmp_path / "detectors"
     shutil.copytree(plugins.folder("stages.detectors"), folder, ignore=shutil.ignore_patterns("__pycache__"))
@@ -89,7 +88,7 @@ def test_a_detector_is_one_new_file(dataset: Dataset, tmp_path: Path, monkeypatc
     total.backward()
     assert any(term.startswith("attention/feature/") for term in terms)
     assert all(parameter.grad is not None for parameter in student.parameters())
-    export(student.graph(GraphOptions(max_detections=5)).eval(), (SIZE, SIZE), tmp_path / "model.onnx")
+    write_onnx(student.graph(decisions(max_detections=5)).eval(), (SIZE, SIZE), tmp_path / "model.onnx")
 
 
 _DROPPED_IN = '''

@@ -15,12 +15,12 @@ from places import ROOT
 from torch import Tensor
 
 from deploy.prediction import image_files, masks, preprocess
-from deploy.prediction.predictor import Predictor
+from deploy.prediction.predictor import SessionPredictor
 from deploy.runtimes import ort
 from stages.artifacts import Dataset
 from stages.config import DataConfig, ExportConfig
 from stages.detectors import Detector, Target
-from stages.exports.to_onnx import export
+from stages.exports.to_onnx import write_onnx
 from stages.measurement.torch_accuracy import TorchSession, evaluate, graph_options
 from stages.prepare import prepare
 from stages.training.augment import mask_boxes, tighten
@@ -202,8 +202,9 @@ def test_without_being_asked_no_mask_is_read(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_batch_moves_its_masks(tmp_path: Path) -> None:
-    moved = collate(views(discs(tmp_path), [])[:2]).to(torch.device("meta"))
-    assert isinstance(moved, TrainingBatch)
+    batch = collate([*views(discs(tmp_path), [])[:2]])
+    assert isinstance(batch, TrainingBatch)
+    moved = batch.to(torch.device("meta"))
     assert all(target.masks is not None and target.masks.is_meta for target in moved.targets)
 
 
@@ -243,11 +244,11 @@ def test_masks_are_learnt_and_the_same_from_an_engine(tmp_path: Path) -> None:
     assert accuracy.segmentation.map_50 is not None
     assert accuracy.segmentation.map_50 > 0.7
     graph = detector.graph(graph_options(ExportConfig())).eval()
-    export(graph, (96, 128), tmp_path / "model.onnx")
+    write_onnx(graph, (96, 128), tmp_path / "model.onnx")
     contract = dataset.facts.contract.model_copy(update={"mask_frame": detector.mask_frame})
     image = image_files.load_image(dataset.images("val") / "1.png")
     with ort.open(tmp_path / "model.onnx", threads=1) as session:
-        ours, theirs = (Predictor(one, contract).detect(image) for one in (session, TorchSession(graph)))
+        ours, theirs = (SessionPredictor(one, contract).detect(image) for one in (session, TorchSession(graph)))
     assert ours.masks is not None
     assert theirs.masks is not None
     assert len(ours.masks) == len(theirs.masks) > 0

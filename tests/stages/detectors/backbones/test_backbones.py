@@ -14,7 +14,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from deploy.errors import ArtifactError
 from stages.detectors.backbones.catalog import NAMES, Norm, build_layers
-from stages.detectors.backbones.pretrained import left_out
+from stages.detectors.backbones.pretrained import Unread
 from stages.detectors.backbones.pyramid import PyramidBackbone
 
 QUICK = {"resnet10", "resnet18", "mobilenet_v3_small", "regnet_y_400mf", "efficientnet_b0"}
@@ -250,9 +250,8 @@ class TestTimm:
         with pytest.raises(ValueError, match=r'timm is not installed: pip install "edgedistill\[timm\]"'):
             pyramid("timm:resnet18")
 
-    def test_left_out_no_weights_are_needed(self) -> None:
-        """Inside it the names alone count: the tensors are those of networks without any."""
+    def test_unread_weights_are_not_needed(self) -> None:
+        """Only their names count: the tensors are named as in networks without any."""
         for name, weights in (("timm:resnet18", "pretrained"), ("resnet18", "IMAGENET1K_V1")):
-            with left_out():
-                made = pyramid(name, weights=weights)
+            made = pyramid(name, weights=Unread(weights))
             assert made.state_dict().keys() == pyramid(name).state_dict().keys()

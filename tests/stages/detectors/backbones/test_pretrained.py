@@ -4,6 +4,7 @@ from collections import OrderedDict
 from functools import partial
 from pathlib import Path
 
+import detector_samples
 import pytest
 import tiny
 import torch
@@ -11,11 +12,12 @@ from safetensors.torch import save_file
 from torch import nn
 from torchvision.models import Weights, WeightsEnum
 
+from deploy import plugins
 from deploy.errors import ArtifactError
 from stages import distill, train
 from stages.artifacts import Checkpoint, Dataset
 from stages.config import ExportConfig, StudentConfig, TeacherConfig
-from stages.detectors.backbones.pretrained import left_out, load_backbone, load_torchvision
+from stages.detectors.backbones.pretrained import Unread, load_backbone, load_torchvision
 from stages.training.checkpoint import build_detector, load_detector, save
 
 UNREACHABLE = "http://127.0.0.1:9/tiny-0123abcd.pth"
@@ -103,10 +105,10 @@ class TestWholeModels:
         with pytest.raises(ArtifactError, match=rf"w.pth {said}, so they are for a different architecture"):
             load_torchvision(model(), stored(tmp_path / "w.pth", other), Choices, ("cls.",))
 
-    def test_left_out_nothing_is_read(self) -> None:
+    def test_nothing_is_read_of_unread_weights(self) -> None:
         own = model()
-        with left_out():
-            assert load_torchvision(own, "COCO_V9", Choices, ()) == ()
+        assert load_torchvision(own, Unread("COCO_V9"), Choices, ()) == ()
+        load_backbone(own, Unread("gone.pth"), Choices, ())
         assert_equal(own, model())
 
 
@@ -190,6 +192,21 @@ class TestStages:
         (tmp_path / "folder" / "deep" / "w.pth").rename(tmp_path / "folder" / "w.pth")
         assert self.identities({option: str(tmp_path / "folder")})[0] != seen[-1]
 
+    def test_every_option_that_is_declared_counts(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A detector's third file of weights, of whatever name."""
+        (tmp_path / "detectors").mkdir()
+        signature = "num_classes: int, *, encoder: Annotated[str, OptionRole.WEIGHTS] | None = None, note: str = ''"
+        (tmp_path / "detectors" / "third.py").write_text(f"def build({signature}) -> None:\n    pass\n")
+        monkeypatch.setattr(plugins, "folder", lambda _: tmp_path / "detectors")
+        file = tmp_path / "encoder.pth"
+        seen = []
+        for content in (b"one", b"two"):
+            file.write_bytes(content)
+            detector = tiny.detector({"name": "third", "encoder": str(file), "note": str(file)})
+            seen.append(train.identity(TeacherConfig(detector=detector)))
+        assert [list(one) for one in seen] == [["detector.encoder"]] * 2
+        assert seen[0] != seen[1]
+
     def test_a_name_has_no_content(self) -> None:
         assert self.identities({"weights": "COCO_V1"}) == [{}, {}, {}]
         assert self.identities({}) == [{}, {}, {}]
@@ -214,9 +231,16 @@ class TestStages:
     def test_a_checkpoint_is_loaded_though_its_first_weights_are_gone(self, tmp_path: Path) -> None:
         dataset = tiny.dataset(tmp_path / "data")
         choice = tiny.detector({**tiny.STUDENT, "backbone_weights": str(tmp_path / "gone.pth")})
-        with left_out():
-            detector = build_detector(choice, 10, 1)
+        detector = build_detector(choice, 10, 1, pretrained=False)
         judged = self.run(tmp_path / "out", TeacherConfig(detector=tiny.detector(), train=tiny.schedule(epochs=0)), dataset)
         (tmp_path / "ck").mkdir()
-        save(tmp_path / "ck", detector, choice, dataset.facts.contract, 1, judged.facts.accuracy)
+        save(tmp_path / "ck", detector, choice, dataset.facts.contract, 1, judged.facts.accuracy, detector_samples.decisions())
         assert_equal(load_detector(Checkpoint(tmp_path / "ck")), detector)
+
+    def test_a_build_depends_on_its_arguments_alone(self, tmp_path: Path) -> None:
+        file = stored(tmp_path / "w.pth", build_detector(tiny.detector(), 10, 3).get_submodule("model"))
+        choice = tiny.detector({**tiny.STUDENT, "weights": file})
+        fresh = build_detector(choice, 10, 1, pretrained=False)
+        assert_equal(build_detector(choice, 10, 1), build_detector(tiny.detector(), 10, 3))
+        assert_equal(fresh, build_detector(tiny.detector(), 10, 1))
+        assert_equal(build_detector(choice, 10, 1, pretrained=False), fresh)

@@ -10,7 +10,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from detector_samples import TINY
+from detector_samples import TINY, decisions
 from torch import Tensor, nn
 from torchvision.models import detection, resnet18
 from torchvision.models.detection import backbone_utils, faster_rcnn, mask_rcnn
@@ -18,18 +18,18 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.rpn import RPNHead
 
 from deploy.contract import Heads
-from deploy.errors import ConfigError
+from deploy.errors import ConfigError, DataError
 from deploy.precision import fp16, network, typed
 from deploy.runtimes import trt_rtx
 from stages.config import DetectorConfig
-from stages.detectors import Graph, GraphOptions, GraphOutput, Target
+from stages.detectors import Graph, GraphOutput, Target
 from stages.detectors.two_stage.detector import TwoStageDetector
-from stages.exports.to_onnx import export
+from stages.exports.to_onnx import write_onnx
 from stages.training.checkpoint import build_detector
 
 HEIGHT, WIDTH = 128, 160
 NUM_CLASSES = 5
-OWN = GraphOptions(max_detections=100, candidates=1000, score_threshold=0.05, iou_threshold=0.5, proposals=1000)
+OWN = decisions(max_detections=100, candidates=1000, score_threshold=0.05, iou_threshold=0.5, proposals=1000)
 """What torchvision does by default."""
 IDENTITY: dict[str, Any] = {"min_size": HEIGHT, "max_size": WIDTH, "image_mean": [0.0] * 3, "image_std": [1.0] * 3}
 COUNTS: dict[str, Any] = {"rpn_pre_nms_top_n_test": 1000, "rpn_post_nms_top_n_test": 1000}
@@ -204,7 +204,7 @@ def export_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Exp
         detector, own = pair(case)
         graph = detector.graph(OWN).eval()
         file = tmp_path_factory.mktemp("exported") / "model.onnx"
-        return Exported(graph, file, export(graph, (HEIGHT, WIDTH), file), torchvisions(own, images()))
+        return Exported(graph, file, write_onnx(graph, (HEIGHT, WIDTH), file), torchvisions(own, images()))
 
     return exported
 
@@ -223,7 +223,7 @@ def test_torch_and_onnx_runtime_find_what_torchvision_finds(case: str, export_on
 @pytest.mark.parametrize("case", ["faster_rcnn v2", "mask_rcnn v1"])
 def test_a_batch_is_its_images_alone_and_an_empty_image_is_fine(case: str) -> None:
     name, options, _ = CASES[case]
-    graph = decided(build(name, **options)).graph(GraphOptions(proposals=100, candidates=50, max_detections=30)).eval()
+    graph = decided(build(name, **options)).graph(decisions(proposals=100, candidates=50, max_detections=30)).eval()
     with torch.no_grad():
         both = graph(images())
         alone = [graph(image[None]) for image in images()]
@@ -338,7 +338,7 @@ def test_without_any_region_the_losses_are_zero_and_finite() -> None:
 
 
 def test_a_graph_without_any_region_finds_nothing() -> None:
-    graph = build("mask_rcnn", **MASKS, rpn_score_threshold=0.999).graph(GraphOptions(score_threshold=0.01)).eval()
+    graph = build("mask_rcnn", **MASKS, rpn_score_threshold=0.999).graph(decisions(score_threshold=0.01)).eval()
     with torch.no_grad():
         answer = graph(images())
     assert answer.converged.all()
@@ -356,7 +356,7 @@ def test_the_second_stage_learns_from_as_many_regions_as_are_asked_for(name: str
 
 
 def test_mask_rcnn_refuses_objects_without_masks() -> None:
-    with pytest.raises(ValueError, match="choose faster_rcnn"):
+    with pytest.raises(DataError, match="learns masks, which the data set lacks; choose a detector without masks"):
         build("mask_rcnn", **TINY["mask_rcnn"])(images(), targets(masks=False))
 
 
@@ -429,7 +429,7 @@ def test_eight_images_are_learned_by_heart(name: str) -> None:
         nn.utils.clip_grad_norm_(detector.parameters(), 10.0)
         optimizer.step()
     with torch.no_grad():
-        answer = detector.eval().graph(GraphOptions(proposals=50, max_detections=10)).eval()(pictures)
+        answer = detector.eval().graph(decisions(proposals=50, max_detections=10)).eval()(pictures)
     assert answer.converged.all()
     for index, target in enumerate(given):
         assert answer.scores[index, 0] > 0.5

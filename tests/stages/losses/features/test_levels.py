@@ -12,7 +12,7 @@ FINE, COARSE = Pyramid((4, 8, 16), (1, 2, 3)), Pyramid((8, 16, 32), (10, 20, 30)
 
 
 def outputs(*sizes: tuple[int, int], strides: tuple[int, ...]) -> Outputs:
-    return Outputs(tuple(torch.rand(2, 3, *size) for size in sizes), strides, {})
+    return Outputs(tuple(torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0)) for size in sizes), strides, {})
 
 
 def test_levels_are_matched_by_stride_and_not_by_index() -> None:

@@ -1,0 +1,40 @@
+"""Which packages are installed, and in which version; read from their metadata, without importing any."""
+
+import importlib.metadata
+import re
+
+DISTRIBUTION = "edgedistill"
+
+
+def version(distribution: str) -> str | None:
+    """A package's version; None if it is not installed."""
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def first(*distributions: str) -> str:
+    """Name and version of the first of these that is installed, or "not installed": packages that come under several names."""
+    found = ((name, version(name)) for name in distributions)
+    return next((f"{name} {installed}" for name, installed in found if installed), "not installed")
+
+
+def dependencies() -> dict[str, str | None]:
+    """The version of each package that edgedistill depends on, extras included; None if it is not installed.
+
+    A package without a version is left out if its build for GPUs is installed. Empty if edgedistill itself is not installed.
+    """
+    try:
+        needed = importlib.metadata.requires(DISTRIBUTION) or []
+    except importlib.metadata.PackageNotFoundError:
+        return {}
+    names = [re.split(r"[^A-Za-z0-9._-]", line, maxsplit=1)[0] for line in needed if "extra == 'dev'" not in line.replace('"', "'")]
+    found = {name: version(name) for name in dict.fromkeys(names)}
+    return {name: installed for name, installed in found.items() if installed or not found.get(f"{name}-gpu")}
+
+
+def installed() -> dict[str, str]:
+    """The versions of edgedistill and of those of its dependencies that are installed, sorted by name."""
+    found = {DISTRIBUTION: version(DISTRIBUTION), **dependencies()}
+    return {name: number for name, number in sorted(found.items()) if number}

@@ -1,0 +1,106 @@
+"""An open bundle that finds objects in images."""
+
+import os
+from pathlib import Path
+from threading import Lock
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from deploy.bundles.bundle import Bundle
+from deploy.errors import ConfigError, DataError
+from deploy.prediction import image_files
+from deploy.prediction.predictor import SessionPredictor
+from edgedistill.prediction import Prediction
+
+Picture = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8]
+"""A path, the bytes of an image file, an image of Pillow's, or [H, W, 3] uint8 RGB."""
+
+
+class Predictor:
+    """Finds objects in images with a bundle, which is checked and opened once; a context manager.
+
+    May be used from several threads. Image files are decoded side by side, the network looks at one image at a time; for more at
+    once, open a predictor in each thread or use `edgedistill serve`.
+    """
+
+    def __init__(self, bundle: Bundle | str | os.PathLike[str], *, min_score: float = 0.3, threads: int | None = None) -> None:
+        """Open a bundle.
+
+        Args:
+            bundle: a folder with manifest.json, or `Bundle.load(folder)`.
+            min_score: objects of a lower score are left out, 0 to 1.
+            threads: CPU threads of the engine; None leaves the number to the runtime.
+
+        Raises:
+            ConfigError: min_score or threads is out of range.
+            ArtifactError: the bundle is damaged, holds no engine, or one built on a different machine.
+            RuntimeUnavailable: the engine cannot run on this machine.
+        """
+        if not 0 <= min_score <= 1:
+            raise ConfigError(f"min_score {min_score}: allowed: 0 to 1")
+        if threads is not None and threads < 1:
+            raise ConfigError(f"threads {threads}: allowed: 1 or more, or None")
+        self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.load(bundle)
+        self.min_score = min_score
+        self._lock = Lock()
+        self._open: SessionPredictor | None = SessionPredictor(self.bundle.open(threads=threads), self.bundle.manifest.contract)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Every class that the detector knows; a prediction's labels are indices into it."""
+        return self.bundle.manifest.contract.classes
+
+    def __call__(self, image: Picture) -> Prediction:
+        """Find the objects of one image.
+
+        Args:
+            image: a path, the bytes of an image file, an image of Pillow's, or [H, W, 3] uint8 RGB. The camera's rotation (EXIF) is
+                undone first, so boxes are in px of the upright image.
+
+        Raises:
+            DataError: the image cannot be read, or the array is of a different kind.
+            ArtifactError: the engine's answer is unusable.
+            RuntimeError: the predictor is closed.
+        """
+        pixels = _pixels(image)
+        with self._lock:
+            if self._open is None:
+                raise RuntimeError("the predictor is closed; open another one")
+            found, timings = self._open.timed(pixels)
+        return Prediction(pixels, self.classes, found.above(self.min_score), timings)
+
+    def close(self) -> None:
+        """Free the engine, after the image that it is looking at; may be called twice."""
+        with self._lock:
+            if self._open is not None:
+                self._open.session.close()
+            self._open = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+def _pixels(image: Picture) -> NDArray[np.uint8]:
+    """[H, W, 3] uint8 RGB of our own, which the caller cannot change later."""
+    if isinstance(image, Image.Image):
+        pixels = image_files.from_pillow(image)
+    elif isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise DataError(f"an array {list(image.shape)} of {image.dtype}: allowed is [H, W, 3] of uint8, RGB; convert it first")
+        pixels = np.array(image, order="C")
+    elif isinstance(image, bytes):
+        pixels = image_files.load_image(image)
+    elif isinstance(image, str | os.PathLike):
+        pixels = image_files.load_image(Path(image))
+    else:
+        raise TypeError(f"{type(image).__name__}: an image is a path, bytes, an image of Pillow's or [H, W, 3] uint8 RGB")
+    if 0 in pixels.shape:
+        raise DataError(f"an image of {pixels.shape[1]} x {pixels.shape[0]} px: there is nothing in it to look at")
+    return pixels

@@ -1,0 +1,3 @@
+from every_runtime import TestEveryRuntime
+
+__all__ = ["TestEveryRuntime"]

@@ -1,0 +1,22 @@
+import json
+from pathlib import Path
+
+from pipeline.results.history import rows
+
+
+def test_rows_of_an_earlier_version_are_read_under_the_present_names(tmp_path: Path) -> None:
+    file = tmp_path / "history.jsonl"
+    common = {"time": "2025-11-01T12:00:00+00:00", "commit": None, "exit_code": 0}
+    figures = {"map": 0.5, "torch_drop_map": 0.25, "map/undistilled": 0.75}
+    past = [{**common, "targets": {"torch_drop_map": figures}}, {**common, "targets": {"cpu": {"student_drop_map": 0.125}}}]
+    file.write_text("".join(json.dumps(row) + "\n" for row in past))
+    assert [row["targets"] for row in rows(file)] == [
+        {"torch_drop_map": {"map": 0.5, "student_drop_map": 0.25, "map/undistilled": 0.75}},
+        {"cpu": {"student_drop_map": 0.125}},
+    ]
+
+
+def test_targets_without_figures_are_no_run(tmp_path: Path) -> None:
+    file = tmp_path / "history.jsonl"
+    file.write_text(json.dumps({"time": "", "commit": None, "exit_code": 0, "targets": {"cpu": 3}}) + "\n")
+    assert rows(file) == []

@@ -1,0 +1,28 @@
+"""What keys call the arguments of stages."""
+
+import inspect
+from typing import get_type_hints
+
+import pytest
+from pydantic import BaseModel
+
+from pipeline import flow
+from pipeline.store import keys
+from stages import STAGES
+
+
+def configurations(stage: str) -> list[type[BaseModel]]:
+    """The classes of a stage's configurations, less the plan, which goes by its parameter's name."""
+    function = getattr(flow, stage)
+    given = {name: kind for name, kind in get_type_hints(function).items() if name in inspect.signature(function).parameters}
+    return [kind for name, kind in given.items() if isinstance(kind, type) and issubclass(kind, BaseModel) and name != "plan"]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_configuration_of_a_stage_has_a_name_of_its_own(stage: str) -> None:
+    assert set(configurations(stage)) <= keys.SECTIONS.keys()
+
+
+def test_stored_keys_hold_these_names() -> None:
+    """A different name runs every stage again: change one only on purpose."""
+    assert list(keys.SECTIONS.values()) == ["data", "teacher", "student", "distill", "export", "target", "validation", "package"]
