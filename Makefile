@@ -1,7 +1,7 @@
 # make install   everything this machine can use, into .venv
 # make run       the pipeline on the embedded digits
-# make test      the test suite, less the tests marked slow
-# make check     style, types, import directions, sizes and names, what the wheel holds
+# make test      the test suite, except the tests marked slow
+# make check     style, types, import directions, sizes and names, contents of the wheel
 .DEFAULT_GOAL := help
 .PHONY: help install run test test-slow test-gpu check format schema bench clean
 
@@ -30,7 +30,7 @@ $(STAMP): pyproject.toml
 run: install
 	$(BIN)/edgedistill run $(CONFIG)
 
-# One thread a worker: more threads than free cores wait for one another.
+# One thread per worker, because more threads than free cores wait for one another.
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -P -m pytest -q -n auto --maxprocesses 8 --dist loadfile
 

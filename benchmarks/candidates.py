@@ -1,7 +1,7 @@
 """What a short list of candidates costs in mAP.
 
-Each detector is fitted for minutes to real blood cells and judged on their val images twice, all else equal: with the default
-number of candidates and proposals before NMS, and with torchvision's own.
+Each detector is trained on real blood cells for a few minutes and judged twice on their val images, all else equal: with the
+default number of candidates and proposals before NMS, and with torchvision's own.
 Usage: python benchmarks/candidates.py [--epochs N] [--threads N] [--only NAME ...]
 """
 
@@ -27,7 +27,7 @@ NAMES = ("fcos", "retinanet v2", "faster_rcnn mobilenet_v3")
 
 
 def fitted(name: str, dataset: Dataset, epochs: int, folder: Path) -> Detector:
-    """The detector after so many epochs."""
+    """The detector after this many epochs."""
     detector = build_detector(DetectorConfig.model_validate(CASES[name][0]), len(dataset.facts.contract.classes), 0)
     augment = [{"name": "flip"}, {"name": "scale"}]
     options = {"epochs": epochs, "batch_size": 4, "learning_rate": 3e-4, "warmup_steps": 50, "ema": 0.99, "augment": augment}

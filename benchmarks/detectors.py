@@ -1,9 +1,9 @@
-"""Milliseconds an image, over all of torchvision's detectors at one size, from the network's input to boxes.
+"""Milliseconds per image for all of torchvision's detectors at one size, from the network's input to boxes.
 
 Our fixed-shape graph in ONNX Runtime against torchvision's own eager model and its legacy ONNX export, with the same weights.
 
-"ours" keeps the default number of candidates and proposals, "ours_full", on request, torchvision's own. Repeats are interleaved;
-medians are compared. Exporting takes longer than measuring: with --engines the graphs are kept in a folder and used again, with
+"ours" keeps the default number of candidates and proposals, "ours_full" (on request) torchvision's own. Repeats are interleaved;
+medians are compared. Exporting takes longer than measuring: with --engines the graphs are kept in a folder and reused, with
 --export they are written and nothing is measured.
 Usage: python benchmarks/detectors.py [--repeats N] [--threads N] [--size PX] [--only NAME ...] [--full] [--engines DIR [--export]]
 """
@@ -59,12 +59,12 @@ CASES: dict[str, tuple[dict[str, Any], Callable[..., nn.Module], GraphOptions]] 
 
 
 def background(make: Callable[..., nn.Module]) -> int:
-    """1 where torchvision's model counts its labels from 1, the background being 0."""
+    """1 if torchvision's model counts its labels from 1, with 0 as the background."""
     return 1 if make.__name__.startswith(("ssd", "fasterrcnn", "maskrcnn")) else 0
 
 
 def torchvisions(detector: Detector, make: Callable[..., nn.Module], size: int, num_classes: int = NUM_CLASSES) -> nn.Module:
-    """torchvision's own model with the detector's weights, taking the network's input as it is."""
+    """torchvision's own model with the detector's weights, accepting the network's input as it is."""
     model = make(weights=None, weights_backbone=None, num_classes=num_classes + background(make)).eval()
     state = copy.deepcopy({name.removeprefix("model."): tensor for name, tensor in detector.state_dict().items()})
     model.load_state_dict(state)
@@ -75,7 +75,7 @@ def torchvisions(detector: Detector, make: Callable[..., nn.Module], size: int, 
 
 
 def engine(detector: Detector, options: GraphOptions, size: int, file: Path, threads: int) -> Side:
-    """Our graph as an engine; a file that is there is used."""
+    """Our graph as an engine; an existing file is reused."""
     if not file.exists():
         write_onnx(detector.graph(options).eval(), (size, size), file.with_suffix(".partial"))
         file.with_suffix(".partial").replace(file)
@@ -84,7 +84,7 @@ def engine(detector: Detector, options: GraphOptions, size: int, file: Path, thr
 
 
 def eager(model: Any) -> Side:
-    """torchvision's forward."""
+    """torchvision's forward pass."""
 
     def run(images: NDArray[np.float32]) -> object:
         with torch.no_grad():
@@ -94,7 +94,7 @@ def eager(model: Any) -> Side:
 
 
 def legacy(model: nn.Module, size: int, file: Path, threads: int) -> Side:
-    """torchvision's model by torch's legacy exporter, as its documentation does it; a file that is there is used."""
+    """torchvision's model through torch's legacy exporter, as its documentation does it; an existing file is reused."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     if not file.exists():
         with warnings.catch_warnings():
@@ -110,7 +110,7 @@ def legacy(model: nn.Module, size: int, file: Path, threads: int) -> Side:
 
 
 def medians(sides: dict[str, Side], images: NDArray[np.float32], repeats: int) -> dict[str, float]:
-    """Milliseconds of each side, interleaved, after three passes to warm up."""
+    """Milliseconds per side, interleaved, after three warm-up passes."""
     taken: dict[str, list[float]] = {name: [] for name in sides}
     for repeat in range(repeats + 3):
         for name, side in sides.items():
@@ -122,7 +122,7 @@ def medians(sides: dict[str, Side], images: NDArray[np.float32], repeats: int) -
 
 
 def build(name: str, size: int, threads: int, folder: Path, wanted: Sequence[str]) -> dict[str, Side]:
-    """One detector's sides, with the same weights at every call; their files lie in the folder."""
+    """One detector's sides, with the same weights at every call; their files are in the folder."""
     choice, make, own_settings = CASES[name]
     detector = build_detector(DetectorConfig.model_validate(choice), NUM_CLASSES).eval()
     model = torchvisions(detector, make, size)
@@ -137,14 +137,14 @@ def build(name: str, size: int, threads: int, folder: Path, wanted: Sequence[str
 
 
 def main() -> None:
-    """Print the table and one line of JSON; its ratios are above 1 where ours is faster."""
+    """Print the table and one line of JSON; its ratios are above 1 if ours is faster."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--size", type=int, default=320)
     parser.add_argument("--only", nargs="*", choices=CASES, default=list(CASES))
-    parser.add_argument("--full", action="store_true", help="with ours_full, whose graphs take minutes to export")
-    parser.add_argument("--engines", type=Path, help="a folder to keep the graphs in; give another after a change of the code")
+    parser.add_argument("--full", action="store_true", help="include ours_full, whose graphs take minutes to export")
+    parser.add_argument("--engines", type=Path, help="a folder to keep the graphs in; use a different one after a change of the code")
     parser.add_argument("--export", action="store_true", help="write the graphs and measure nothing")
     args = parser.parse_args()
     if args.export and args.engines is None:

@@ -1,9 +1,9 @@
 """Seconds and memory of one step's distillation losses: ours against the plain form with the relation matrix.
 
 Shapes of an 800 x 1216 px image: five levels of 256 channels at strides 4 to 64, batch 1, channels last in memory, preset
-code_two_stage, the same weights on both sides, forward and backward; first both are shown to give the same terms. Then one whole
-training step of pipeline.yaml's pair with distillation against the student's plain step and the teacher's forward on their own.
-Repeats are interleaved; medians are compared. Peaks of memory are each of a process of its own (Linux).
+code_two_stage, the same weights on both sides, forward and backward; first, both are checked to compute the same terms. Then one
+entire training step of pipeline.yaml's pair with distillation against the baseline's step and the teacher's forward pass on their own.
+Repeats are interleaved; medians are compared. Each peak of memory is measured in a process of its own (Linux).
 Usage: python benchmarks/distillation.py [--repeats N] [--steps N] [--threads N]
 """
 
@@ -56,7 +56,7 @@ def built() -> tuple[Attention, NonLocal]:
 
 
 def features() -> tuple[Outputs, Outputs]:
-    """A student's and a teacher's pyramid, channels last in memory as in training; the student's takes gradient."""
+    """A student's and a teacher's pyramid, channels last in memory as in training; the student's requires gradients."""
     generator = torch.Generator().manual_seed(1)
     sizes = [(math.ceil(HEIGHT / stride), math.ceil(WIDTH / stride)) for stride in PYRAMID.strides]
 
@@ -68,7 +68,7 @@ def features() -> tuple[Outputs, Outputs]:
 
 
 def plain_block(block: NonLocalBlock, level: Tensor) -> Tensor:
-    """The relation module as the formula reads, with its matrix of all positions by all pooled positions."""
+    """The relation module as in the formula, with its matrix of all positions by all pooled positions."""
     theta = block.theta(level).flatten(2)
     phi, g = (max_pool2d(part(level), min(block.pool, *level.shape[-2:])).flatten(2) for part in (block.phi, block.g))
     assert block.norm is not None
@@ -83,12 +83,12 @@ def plain_relation(theta: Tensor, phi: Tensor, g: Tensor) -> Tensor:
 
 
 def distance(one: Tensor, other: Tensor) -> Tensor:
-    """Euclidean."""
+    """The Euclidean distance."""
     return ((one - other) ** 2).sum().sqrt()
 
 
 def plain(attention: Attention, non_local: NonLocal, student: Outputs, teacher: Outputs) -> Tensor:
-    """The sum of all weighted terms, term by term as the formulas read, with the losses' own weights."""
+    """The sum of all weighted terms, term by term as in the formulas, with the losses' own weights."""
     temperature, total = attention.preset.temperature, torch.zeros(())
     for index, (own, other) in enumerate(zip(student.pyramid, teacher.pyramid, strict=True)):
 
@@ -110,7 +110,7 @@ def plain(attention: Attention, non_local: NonLocal, student: Outputs, teacher: 
 
 
 def ours(attention: Attention, non_local: NonLocal, student: Outputs, teacher: Outputs) -> Tensor:
-    """The same sum as training takes it."""
+    """The same sum as training computes it."""
     terms = [value * loss.weight(name) for loss in (attention, non_local) for name, value in loss(student, teacher, ()).items()]
     return torch.stack(terms).sum()
 
@@ -119,7 +119,7 @@ FORMS = {"ours": ours, "plain": plain}
 
 
 def medians(sides: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Seconds of each side, interleaved, after one call to warm up."""
+    """Seconds per side, interleaved, after one warm-up call."""
     taken: dict[str, list[float]] = {name: [] for name in sides}
     for repeat in range(repeats + 1):
         for name, side in sides.items():
@@ -131,7 +131,7 @@ def medians(sides: Mapping[str, Callable[[], object]], repeats: int) -> dict[str
 
 
 def relation_times(repeats: int) -> dict[str, float]:
-    """Of the relation product alone at the finest level, forward and backward."""
+    """Seconds for only the relation product at the finest level, forward and backward."""
     block = built()[1].own[0]
     assert isinstance(block, NonLocalBlock)
     positions, pooled = 200 * 304, 25 * 38
@@ -148,7 +148,7 @@ def relation_times(repeats: int) -> dict[str, float]:
 
 
 def term_times(repeats: int) -> dict[str, float]:
-    """Of all terms with their adapters, forward and backward."""
+    """Seconds for all terms with their adapters, forward and backward."""
     losses, (student, teacher) = built(), features()
     values = {name: form(*losses, student, teacher).item() for name, form in FORMS.items()}
     assert math.isclose(values["ours"], values["plain"], rel_tol=1e-4), values
@@ -160,7 +160,7 @@ def term_times(repeats: int) -> dict[str, float]:
 
 
 def peak(name: str, threads: int) -> float:
-    """MiB that one forward and backward of a form takes beyond its inputs and parameters."""
+    """MiB that one forward and backward pass of a form needs beyond its inputs and parameters."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(_peak, (name, threads))
 
@@ -184,7 +184,7 @@ def _resident(field: str) -> float:
 
 
 def step_times(steps: int) -> dict[str, float]:
-    """Of pipeline.yaml's pair: a distillation step, the baseline's step, the teacher's forward."""
+    """Seconds for pipeline.yaml's pair: a distillation step, the baseline's step, the teacher's forward pass."""
     config = load(ROOT / "pipeline.yaml")
     train, size = config.student.train, config.data.preprocessing
     generator = torch.Generator().manual_seed(0)

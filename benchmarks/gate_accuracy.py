@@ -1,8 +1,8 @@
 """Does the accuracy gate see what it should? `max_drop: 0.01` versus a reference, on 1,000 generated images.
 
-Twenty damages of the default student, each noise in one layer's weights, as strong as costs 2 to 3 points of mAP, must fail.
-Twenty re-exports of the same weights (operator sets, fixed and free batch, the runtime's optimizations) must pass. The student is
-that of the pipeline file's run, trained where there is none. Rows are kept in runs/gate-accuracy.jsonl; --fresh forgets them.
+Twenty damaged copies of the default student must fail: each has noise in one layer's weights that costs 2 to 3 points of mAP.
+Twenty re-exports of the same weights (operator sets, fixed and dynamic batch, the runtime's optimizations) must pass. The student
+comes from the pipeline file's run; it is trained if there is none. Rows are kept in runs/gate-accuracy.jsonl; --fresh deletes them.
 Usage: python benchmarks/gate_accuracy.py [CONFIG] [--fresh]
 """
 
@@ -72,11 +72,11 @@ class Bench:
         return judged.accuracy.map or 0.0, judged.detections
 
     def in_torch(self, detector: Any, label: str, images: LabeledSplit) -> tuple[float, Found]:
-        """The same of a detector."""
+        """The same for a detector."""
         return self.found(TorchSession(detector.graph(graph_options(self.config.export.decisions))), label, images)
 
     def verdict(self, own: Found, reference: Found) -> dict[str, Any]:
-        """The gate's."""
+        """The gate's verdict."""
         sides = [
             Side(name, Figures(), self.contract, _closed, lambda found=found: found) for name, found in (("own", own), ("kept", reference))
         ]
@@ -86,7 +86,7 @@ class Bench:
 
 
 def _closed() -> NoReturn:
-    raise AssertionError("accuracy takes detections alone")
+    raise AssertionError("accuracy needs only detections")
 
 
 def damaged(detector: nn.Module, layer: str, seed: int, strength: float) -> nn.Module:
@@ -101,7 +101,7 @@ def damaged(detector: nn.Module, layer: str, seed: int, strength: float) -> nn.M
 
 
 def damage(bench: Bench, whole: float, reference: Found, number: int) -> dict[str, Any]:
-    """Noise in the layer of this number, or the next one that the images need, that costs 2 to 3 points; and the gate's verdict."""
+    """Noise that costs 2 to 3 points, in the layer with this number or the next one that matters, and the gate's verdict."""
     detector = load_detector(bench.student).eval()
     layers = [name for name, module in detector.named_modules() if isinstance(module, nn.Conv2d)]
     few = bench.in_torch(detector, "reference on few", bench.few)[0]
@@ -113,7 +113,7 @@ def damage(bench: Bench, whole: float, reference: Found, number: int) -> dict[st
 
 
 def strength_of(bench: Bench, detector: Any, layer: str, seed: int, whole: float, few: float) -> tuple[float, Found] | None:
-    """How strong the noise must be, by bisection, with what is found then; None where the layer hardly matters."""
+    """How strong the noise must be, by bisection, and what is detected then; None if the layer hardly matters."""
     found: dict[float, Found] = {}
 
     def cost(strength: float, images: LabeledSplit) -> float:
@@ -125,7 +125,7 @@ def strength_of(bench: Bench, detector: Any, layer: str, seed: int, whole: float
         low, high = high, 2 * high
         if high > STRONGEST:
             return None
-    for _ in range(5):  # on few images, to be near
+    for _ in range(5):  # on few images, to come close
         middle = (low + high) / 2
         low, high = (middle, high) if cost(middle, bench.few) < (LEAST + MOST) / 2 else (low, middle)
     low, high, strength = 0.7 * low, 1.4 * high, (low + high) / 2
@@ -154,7 +154,7 @@ def main() -> None:
     """See above."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", nargs="?", default="pipeline.yaml")
-    parser.add_argument("--fresh", action="store_true", help="forget earlier rows")
+    parser.add_argument("--fresh", action="store_true", help="delete earlier rows")
     args = parser.parse_args()
     ROWS.parent.mkdir(exist_ok=True)
     if args.fresh:

@@ -1,8 +1,8 @@
-"""How often the latency gate errs: `max_increase: 10%` versus a reference, by its default protocol, many times over.
+"""How often the latency gate errs: `max_increase: 10%` versus a reference, with its default protocol, over many trials.
 
 The default student's engine is compared with itself, and with itself plus real work: products added to its graph until it is 5
-and 20 % slower, measured in long turns before the trials. Each trial opens both engines anew. In the busy trials a second process
-keeps one core busy. Trials are kept in runs/gate-calibration.jsonl as they come, and none is run twice; --fresh forgets them.
+and 20 % slower, measured in long interleaved runs before the trials. Each trial reopens both engines. In the busy trials a second
+process keeps one core busy. Each trial is kept in runs/gate-calibration.jsonl, and none is run twice; --fresh deletes them.
 Usage: python benchmarks/gate_calibration.py [--quiet N] [--busy N] [--fresh]
 """
 
@@ -43,7 +43,7 @@ NUM_CLASSES = 10
 
 
 def student(folder: Path) -> tuple[Path, Any]:
-    """The default student's graph, freshly drawn, and what feeds it."""
+    """The default student's graph with random weights, and its contract."""
     from deploy.contract import ModelContract
     from stages.measurement.torch_accuracy import graph_options
 
@@ -98,7 +98,7 @@ def side(name: str, file: Path, contract: Any, threads: int | None) -> Side:
 
 
 def rise(own: Side, reference: Side, images: Any) -> float:
-    """By which share `own` is slower, in long turns: the median over engines opened anew, since where memory lies matters, too."""
+    """The share by which `own` is slower, in long interleaved runs: the median over reopened engines, because memory layout matters too."""
     changes = []
     for _ in range(OPENED):
         with own.open() as one, reference.open() as other:
@@ -149,7 +149,7 @@ def _burn() -> None:
 
 
 def trial(own: Side, reference: Side) -> dict[str, Any]:
-    """One judgement of the gate by its default protocol."""
+    """One judgment of the gate with its default protocol."""
     judge = Judge(own, {"reference": reference}, None, ValidationConfig())
     start = time.perf_counter()
     verdict = judge.verdict(GATE)
@@ -167,9 +167,9 @@ def main() -> None:
     """See above."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quiet", type=int, default=100, help="trials of each on the quiet machine")
-    parser.add_argument("--busy", type=int, default=40, help="trials beside a busy process")
-    parser.add_argument("--threads", type=int, help="of the engines; default the runtime's choice")
-    parser.add_argument("--fresh", action="store_true", help="forget earlier trials")
+    parser.add_argument("--busy", type=int, default=40, help="trials next to a busy process")
+    parser.add_argument("--threads", type=int, help="threads of the engines; default: the runtime's choice")
+    parser.add_argument("--fresh", action="store_true", help="delete earlier trials")
     args = parser.parse_args()
     RUNS.mkdir(parents=True, exist_ok=True)
     if args.fresh:

@@ -1,10 +1,10 @@
-"""Milliseconds an image of examples/edge.yaml's student: int8 against fp32, and our best engine against what one would run without us.
+"""Milliseconds per image of examples/edge.yaml's student: int8 against fp32, and our best engine against what one would run without us.
 
-The student is trained here on small images and then at 320 px (kept in runs/ and not trained twice), and deployed at 320 and at
-640 px. int8's limit is judged on split val, what int8 costs on split test. The rivals have the student's weights and keep as many
-candidates: torchvision's own RetinaNet in eager torch and under torch.compile, and its plain export by torch's legacy exporter in
-ONNX Runtime and in OpenVINO. All take a decoded photograph and end with boxes in its pixels, on the same number of threads, in
-turns; medians are compared. Decoding the JPEG stands in a column of its own.
+The student is trained without a teacher, on small images and then at 320 px (kept in runs/ and not trained twice), and deployed at
+320 and at 640 px. int8's limit is judged on split val, int8's loss is measured on split test. The rivals have the student's weights
+and keep the same number of candidates: torchvision's own RetinaNet in eager torch and under torch.compile, and its plain export by
+torch's legacy exporter in ONNX Runtime and in OpenVINO. All start from a decoded photograph and end with boxes in its pixels, on the
+same number of threads, interleaved; medians are compared. Decoding the JPEG is reported separately.
 Usage: python benchmarks/inference.py [--repeats N] [--threads N]
 """
 
@@ -60,7 +60,7 @@ class Deployed:
 
 
 def config_at(size: int, images: int, **student: object) -> PipelineConfig:
-    """edge.yaml with images of another size."""
+    """edge.yaml with images of a different size."""
     settings = [f"data.image_size={size}", f"data.preprocessing.height={size}", f"data.preprocessing.width={size}"]
     settings += [f"data.{name}_images={NUM_IMAGES}" for name in ("val", "shifted")]
     settings += [f"data.train_images={images}", f"data.test_images={NUM_TEST_IMAGES if size > TRAINED_PX else NUM_IMAGES}"]
@@ -100,7 +100,7 @@ def predictor(engine: Engine, threads: int) -> SessionPredictor:
 
 
 def rivals(at: Deployed, threads: int, folder: Path) -> dict[str, Side]:
-    """torchvision's own model with the student's weights, by four ways to run it."""
+    """torchvision's own model with the student's weights, run in four ways."""
     model: Any = load_detector(at.student).model  # type: ignore[attr-defined]
     assert isinstance(model, RetinaNet)
     model.eval()
@@ -148,7 +148,7 @@ def _openvino(file: Path, threads: int) -> Side:
 
 
 def medians(sides: Mapping[str, Side], images: Sequence[Image], repeats: int) -> dict[str, float]:
-    """Milliseconds of each side, in turns, after two passes to warm up."""
+    """Milliseconds per side, interleaved, after two warm-up passes."""
     taken: dict[str, list[float]] = {name: [] for name in sides}
     for repeat in range(repeats + 2):
         for name, side in sides.items():
@@ -160,7 +160,7 @@ def medians(sides: Mapping[str, Side], images: Sequence[Image], repeats: int) ->
 
 
 def precisions(at: Deployed, images: Sequence[Image], threads: int, repeats: int) -> dict[str, dict[str, float]]:
-    """int8 against fp32 of each runtime, in turns: how much faster, how much smaller, how much less accurate."""
+    """int8 against fp32 of each runtime, interleaved: how much faster, how much smaller, how much less accurate."""
     opened = {f"{runtime} {precision}": predictor(engine, threads) for (runtime, precision), (engine, _) in at.engines.items()}
     times = medians({name: one.detect for name, one in opened.items()}, images, repeats)
     found = {}
@@ -179,7 +179,7 @@ def precisions(at: Deployed, images: Sequence[Image], threads: int, repeats: int
         }
         row = found[runtime]
         speed = f"fp32 {row['fp32_ms']:.1f} ms, int8 {row['int8_ms']:.1f} ms, {row['speedup']:.2f} times as fast"
-        accuracy = f"mAP {row['map']:.4f} less {row['map_drop']:.4f}, {row['float_layers']} layers in float"
+        accuracy = f"mAP {row['map']:.4f}, int8 loses {row['map_drop']:.4f}, {row['float_layers']} layers in float"
         print(f"{at.size} px, {runtime}: {speed}, {row['smaller']:.2f} times smaller, {accuracy}")
     for one in opened.values():
         one.session.close()
@@ -187,7 +187,7 @@ def precisions(at: Deployed, images: Sequence[Image], threads: int, repeats: int
 
 
 def against(at: Deployed, images: Sequence[Image], best: str, threads: int, repeats: int, folder: Path) -> dict[str, float]:
-    """Our best engine and the rivals, in turns; ratios above 1 where ours is faster."""
+    """Our best engine and the rivals, interleaved; ratios are above 1 if ours is faster."""
     engine = predictor(at.engines[best, "int8"][0], threads)
     parts: list[Timings] = []
     sides: dict[str, Side] = {"edgedistill": lambda image: parts.append(engine.timed(image)[1]), **rivals(at, threads, folder)}

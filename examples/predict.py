@@ -8,7 +8,7 @@ folder, photo = sys.argv[1:]
 
 # Opens the bundle once: its files are checked and its engine is loaded.
 with edgedistill.Predictor(folder, min_score=0.3) as predictor:
-    found = predictor(photo)  # also bytes, an image of Pillow's, or a uint8 RGB array [H, W, 3]
+    found = predictor(photo)  # also bytes, a Pillow image, or a uint8 RGB array [H, W, 3]
 
 print(f"{photo}: {len(found)} objects in {found.width} x {found.height} px, {found.timings.end_to_end_ms:.1f} ms")
 for name, score, box in zip(found.names, found.scores, found.boxes, strict=True):

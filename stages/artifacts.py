@@ -1,6 +1,6 @@
-"""What flows between the stages: folders with a typed description each.
+"""What the stages pass to one another: folders, each with a typed description.
 
-Every stage takes artifacts and writes one artifact under a folder given to it; `artifact.json` there holds its facts.
+Every stage takes artifacts and writes one artifact to the folder that it is given; `artifact.json` in that folder holds its facts.
 """
 
 import json
@@ -26,12 +26,12 @@ from stages.facts import (
 
 @dataclass(frozen=True)
 class Artifact:
-    """A finished folder; its name ends in the hash of all that made it."""
+    """A finished folder; its name ends in the hash of its inputs."""
 
     root: Path
 
     def file(self, name: str) -> Path:
-        """A file of the artifact; ArtifactError where it is missing."""
+        """A file of the artifact; ArtifactError if it is missing."""
         path = self.root / name
         if not path.exists():
             raise ArtifactError(f"{path}: missing from the artifact; delete {self.root} and run again")
@@ -51,7 +51,7 @@ class Dataset(Artifact):
         """A split by its name.
 
         Raises:
-            DataError: the data has none of this name.
+            DataError: the data has no split of this name.
         """
         splits = self.facts.splits
         if name not in splits:
@@ -69,7 +69,7 @@ class Dataset(Artifact):
 
 @dataclass(frozen=True)
 class Checkpoint(Artifact):
-    """weights.safetensors, curves.csv (one row an epoch), detections.json (COCO results on the evaluated split)."""
+    """weights.safetensors, curves.csv (one row per epoch), detections.json (COCO results on the evaluated split)."""
 
     @property
     def facts(self) -> CheckpointFacts:
@@ -99,7 +99,7 @@ class Engine(Artifact):
 
 @dataclass(frozen=True)
 class Report(Artifact):
-    """Accuracy and latency of one engine; detections.json and curves.json (precision-recall) beside it."""
+    """Accuracy and latency of one engine, with detections.json and curves.json (precision-recall)."""
 
     @property
     def facts(self) -> ReportFacts:
@@ -109,7 +109,7 @@ class Report(Artifact):
 
 @dataclass(frozen=True)
 class Parity(Artifact):
-    """Where a target's accuracy went."""
+    """Where a target loses accuracy."""
 
     @property
     def facts(self) -> ParityFacts:
@@ -119,7 +119,7 @@ class Parity(Artifact):
 
 @dataclass(frozen=True)
 class Verdicts(Artifact):
-    """What the gates said of one report."""
+    """The gates' verdicts on one report."""
 
     @property
     def facts(self) -> VerdictFacts:
@@ -129,7 +129,7 @@ class Verdicts(Artifact):
 
 @dataclass(frozen=True)
 class Package(Artifact):
-    """Engine, ONNX, manifest.json and model card: what is deployed."""
+    """What is deployed: engine, ONNX, manifest.json and model card."""
 
     @property
     def facts(self) -> PackageFacts:

@@ -31,16 +31,16 @@ def distill(
     Raises:
         ConfigError: no level of the student has the stride of a level of the teacher.
         DataError: the data has no such split.
-        ArtifactError: a loss that is not finite.
+        ArtifactError: a loss is not finite.
     """
-    # Imported here: a stage that is reused, or judged on a machine without torch, imports no torch.
+    # Imported here: a stage that is reused, or judged on a machine without torch, must not import torch.
     from stages.processes import is_main_process
     from stages.training.checkpoint import build_detector, check_size, finish, load_detector, load_weights
     from stages.training.distillation import Distillation, build_losses, loss_factor, write_attention
     from stages.training.loop import Trainer
     from stages.training.teacher import Teacher
 
-    splits.labeled_split(dataset, split)  # one that is not there, or empty, is refused before the training, not after
+    splits.labeled_split(dataset, split)  # a missing or empty split is refused before the training, not after it
     large = load_detector(teacher)
     detector = build_detector(student.detector, len(dataset.facts.contract.classes), seed)
     check_size(detector, student.detector, dataset.facts.contract)

@@ -13,12 +13,12 @@ from stages.stage import stage
 
 @stage(version=3)
 def export(out: Path, config: ExportConfig, student: Checkpoint) -> OnnxModel:
-    """The checkpoint's graph, decoding and NMS inside, of a fixed image size.
+    """Export the checkpoint's graph, including decoding and NMS, for a fixed image size.
 
     Raises:
-        BuildError: a graph that cannot be exported.
+        BuildError: the graph cannot be exported.
     """
-    # Imported here: a stage that is reused, or judged on a machine without torch, imports no torch.
+    # Imported here: a stage that is reused, or judged on a machine without torch, must not import torch.
     from stages.exports.to_onnx import write_onnx
     from stages.measurement.torch_accuracy import graph_options
     from stages.training.checkpoint import load_detector

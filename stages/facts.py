@@ -1,4 +1,4 @@
-"""What the artifact.json of each kind of artifact says."""
+"""The contents of artifact.json for each kind of artifact."""
 
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -47,7 +47,7 @@ class Split(Frozen):
 
 
 class DatasetFacts(Frozen):
-    """`problems` counts what was left out, by kind, and names the first of each."""
+    """`num_problems` counts what was left out, by kind; `problems` names the first few of each kind."""
 
     contract: ModelContract
     splits: dict[str, Split]
@@ -63,7 +63,7 @@ class PluginChoice(Frozen):
 
 
 class CheckpointFacts(Frozen):
-    """`macs` counts multiply-accumulates of one image at the contract's size, in the network alone."""
+    """`macs` counts multiply-accumulates for one image at the contract's size, in the network only."""
 
     contract: ModelContract
     detector: PluginChoice
@@ -80,9 +80,9 @@ class OnnxFacts(GraphFacts):
 
 
 class EngineFacts(Frozen):
-    """`file` is null and `why` says the reason where the engine could not be built here.
+    """If the engine could not be built on this machine, `file` is null and `why` gives the reason.
 
-    `typed` is the file with the ONNX graph in the engine's precision; the engine itself, where it is one.
+    `typed` is the file with the ONNX graph in the engine's precision: the engine itself if that is an ONNX graph.
     """
 
     target: str
@@ -105,10 +105,10 @@ class EngineFacts(Frozen):
 
 
 class ReportFacts(Frozen):
-    """`accuracy` and `latency` are null and `why` says the reason where the engine cannot run here.
+    """If the engine cannot run on this machine, `accuracy` and `latency` are null and `why` gives the reason.
 
-    `lowest_ms` is what the network would take at least on this machine, at its peak rates; null where they are not known.
-    `proof` is what the open engine says of its own precision, where it can be asked.
+    `lowest_ms` is the network's minimum time on this machine at its peak rates; null if these are unknown.
+    `proof` is what the open engine reports about its own precision, if anything.
     `data` is the hash and the number of the images that accuracy was measured on.
     """
 
@@ -127,10 +127,10 @@ class ReportFacts(Frozen):
 
 
 class ParityStep(Frozen):
-    """The same network on the same images, one conversion later; `drift` is from the step before, null for the first.
+    """The same network on the same images, one conversion later; `drift` is relative to the step before, null for the first.
 
-    `how` says what computed it; `largest` is the largest value of each half-precision tensor, where it was computed in true half.
-    `why` says the reason where it could not be computed, and the figures are null.
+    `how` names what computed it; `largest` has the largest value of each half-precision tensor, if truly computed in half precision.
+    If it could not be computed, the figures are null and `why` gives the reason.
     """
 
     name: Literal["student", "onnx", "typed", "engine"]
@@ -143,9 +143,9 @@ class ParityStep(Frozen):
 
 
 class ParityFacts(Frozen):
-    """Step by step from the trained network to a target's engine; `culprit` is the step that lost most, null where none lost much.
+    """Step by step from the trained network to a target's engine; `culprit` is the step that lost most, null if none lost much.
 
-    `why` says the reason where the engine's own step is missing.
+    `why` gives the reason if the engine's own step is missing.
     """
 
     target: str

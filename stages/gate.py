@@ -1,4 +1,4 @@
-"""Measured numbers against the limits of pipeline.yaml."""
+"""Judges measured numbers against the limits of pipeline.yaml."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -45,7 +45,7 @@ def gate(
 
 
 def side_of(engine: Engine, report: Report, model: OnnxModel, validation: ValidationConfig, maps: Mapping[str, float | None]) -> Side:
-    """An engine of the store with what was measured of it."""
+    """An engine of the store with its measurements."""
     built, measured = engine.facts, report.facts
     figures = Figures(measured.accuracy, measured.latency, measured.bytes, built.cost, model.facts.network, maps)
     runtime = plugins.load("deploy.runtimes", built.runtime)

@@ -1,4 +1,4 @@
-"""The ONNX graph compiled by a runtime, in a target's precision."""
+"""Compiles the ONNX graph with a runtime, in a target's precision."""
 
 import hashlib
 import json
@@ -27,13 +27,13 @@ ONNX = "model.onnx"
 def identity(
     config: TargetConfig, model: OnnxModel, dataset: Dataset | None, judged: str | None = None, threads: int | None = None
 ) -> Mapping[str, Any]:
-    """The runtime's version and device, and where engines are timed the cores too."""
+    """The runtime's version and device, and the number of cores if engines are timed."""
     timed = {"cores": machine.num_cores()} if config.precision == "auto" else {}
     return {**plugins.load("deploy.runtimes", config.runtime).identity(), **timed}
 
 
 def judging(config: TargetConfig, validation: ValidationConfig) -> tuple[str | None, int | None]:
-    """`judged` and `threads` of `optimize`: null unless engines are judged, and unless they are timed."""
+    """The arguments `judged` and `threads` of `optimize`: None unless engines are judged or timed, respectively."""
     return validation.split if config.is_judged else None, validation.latency.threads if config.precision == "auto" else None
 
 
@@ -41,20 +41,20 @@ def judging(config: TargetConfig, validation: ValidationConfig) -> tuple[str | N
 def optimize(
     out: Path, config: TargetConfig, model: OnnxModel, dataset: Dataset | None, judged: str | None = None, threads: int | None = None
 ) -> Engine:
-    """Build the target's engine; where that cannot be done on this machine, the engine's facts say why instead.
+    """Build the target's engine; if that is not possible on this machine, the engine's facts give the reason.
 
-    `judged` is the split on which the target's limit is judged and its choice is made, where it has one; int8 and that take data.
-    `threads` are those with which engines are timed for a choice, null for the runtime's own number.
+    `judged` is the split on which the target's limit is judged and its choice is made, if it has one; this and int8 require data.
+    `threads` is the number of threads with which engines are timed for a choice; None: the runtime's own number.
 
     Raises:
-        BuildError: the graph cannot be built, on whatever machine, or no engine meets the limit.
-        ArtifactError: the answer of the engine in fp32 cannot be used.
+        BuildError: the graph cannot be built on any machine, or no engine meets the limit.
+        ArtifactError: the fp32 engine's answer is invalid.
         DataError: the data has no such split, or it is empty, or has no objects to judge a limit on.
     """
     facts = model.facts
     built, why = None, None
     if dataset is not None and config.precision in {"int8", "auto"}:
-        dataset.split(config.calibration_split)  # refused here, not in the midst of quantization
+        dataset.split(config.calibration_split)  # refused here, not in the middle of quantization
     source = GraphSource(
         model.file(ONNX),
         facts.heads,
@@ -107,7 +107,7 @@ def _cost(built: Built | None) -> Cost | None:
 
 
 class CalibrationImages:
-    """Images spread evenly over the target's calibration split, through the deployed preprocessing; the same ones at each iteration."""
+    """Images evenly spread over the target's calibration split, preprocessed as in deployment; the same ones in each iteration."""
 
     def __init__(self, dataset: Dataset, target: TargetConfig, preprocessing: Preprocessing) -> None:
         self.dataset = dataset
@@ -126,7 +126,7 @@ class CalibrationImages:
             yield network_input[None]
 
     def __len__(self) -> int:
-        """How many they are."""
+        """The number of images."""
         return len(self._names())
 
     def _names(self) -> list[str]:

@@ -22,7 +22,7 @@ LABELS = "labels.txt"
 
 @stage(version=5)
 def package(out: Path, config: PackageConfig, plan: Plan, engine: Engine, model: OnnxModel, report: Report, verdicts: Verdicts) -> Package:
-    """Copy engine and graph, write labels, manifest and model card; also where nothing was measured, or no engine was built."""
+    """Copy engine and graph, write labels, manifest and model card; also if nothing was measured or no engine was built."""
     name = engine.facts.file
     if name is not None:
         shutil.copyfile(engine.file(name), out / name)
@@ -78,10 +78,10 @@ def _manifest(config: PackageConfig, plan: Plan, engine: Engine, model: OnnxMode
 
 
 def git_commit(folder: Path) -> str | None:
-    """The commit checked out in a folder, "-dirty" where files differ from it; None outside a repository."""
+    """The commit checked out in a folder, with "-dirty" if files differ from it; None outside a repository."""
     command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)  # noqa: S603 - its own words only
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)  # noqa: S603 - fixed words and a folder
     except (OSError, subprocess.SubprocessError):
         return None
     return answer.stdout.strip() or None

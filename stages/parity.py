@@ -1,7 +1,7 @@
-"""Where a target's accuracy went: the same images through every form that the network takes on its way to the engine.
+"""Where a target loses accuracy: the same images through every form that the network takes on its way to the engine.
 
-The student in torch, the exported ONNX graph, the same in the target's precision, the engine. Between two steps stands what one
-conversion cost.
+The forms are the student in torch, the exported ONNX graph, that graph in the target's precision, and the engine. The difference
+between two steps is the cost of one conversion.
 """
 
 from collections.abc import Mapping, Sequence
@@ -43,12 +43,12 @@ class StepDetections(NamedTuple):
 def parity(
     out: Path, config: ValidationConfig, student: Checkpoint, plain: Report, engine: Engine, report: Report, dataset: Dataset
 ) -> Parity:
-    """Compare the forms on the split that the report is of; half precision, which takes long, on `parity_images` of it.
+    """Compare the forms on the report's split; half precision, which is slow, on `parity_images` of its images.
 
     Args:
         student: judged in torch when it was trained.
-        plain: of the exported graph as it is, in ONNX Runtime without optimizations.
-        engine, report: the target's.
+        plain: the report of the exported graph as it is, in ONNX Runtime without optimizations.
+        engine, report: the target's engine and its report.
     """
     facts, measured = engine.facts, report.facts
     split = labeled_split(dataset, student.facts.accuracy.split)
@@ -69,7 +69,7 @@ def parity(
 
 
 def some(split: LabeledSplit, count: int) -> LabeledSplit:
-    """At most so many of its images, spread evenly, with their ground truth."""
+    """At most `count` of the split's images, evenly spread, with their ground truth."""
     pairs = spread(list(zip(split.truth["images"], split.images, strict=True)), count)
     images, files = [image for image, _ in pairs], tuple(file for _, file in pairs)
     kept = {image["id"] for image in images}
@@ -78,7 +78,7 @@ def some(split: LabeledSplit, count: int) -> LabeledSplit:
 
 
 def culprit(steps: Sequence[ParityStep]) -> str | None:
-    """The step that could not be judged, else the one that lost most mAP, if that is more than NOTABLE."""
+    """The step that could not be judged, otherwise the one that lost most mAP, if it lost more than NOTABLE."""
     broken = next((step.name for step in steps if step.why is not None), None)
     losses = {after.name: before.map - after.map for before, after in pairwise(steps) if before.map is not None and after.map is not None}
     worst = max(losses, key=lambda name: losses[name], default=None)
@@ -86,13 +86,13 @@ def culprit(steps: Sequence[ParityStep]) -> str | None:
 
 
 def _found(judged: Artifact, split: LabeledSplit) -> list[dict[str, Any]]:
-    """The detections that were kept when it was judged, in the split's images."""
+    """The detections stored when it was judged, only those in the split's images."""
     kept = {image["id"] for image in split.truth["images"]}
     return [one for one in read_json(judged.file(DETECTIONS)) if one["image_id"] in kept]
 
 
 def _typed(file: Path, facts: EngineFacts, split: LabeledSplit) -> StepDetections:
-    """The graph in the engine's precision, as it is written: halves are halves, integers their float equivalents."""
+    """The graph in the engine's precision, as written: fp16 is computed in fp16, integers as their float equivalents."""
     label = f"parity {facts.target}"
     if facts.precision == "fp16":
         from deploy.runtimes.onnx_files.half import HalfSession  # needs the onnx package
@@ -101,14 +101,14 @@ def _typed(file: Path, facts: EngineFacts, split: LabeledSplit) -> StepDetection
         try:
             half = HalfSession(file)
             return StepDetections("typed", how, judge(SessionPredictor(half, facts.contract), split, label).detections, half.largest)
-        except ArtifactError as error:  # a finding about this target, which leaves the others as they are
+        except ArtifactError as error:  # a finding about this target that does not affect the others
             return StepDetections("typed", how, None, why=str(error))
     with plugins.load("deploy.runtimes", "ort").open(file, options={"optimization": "none", "provider": "cpu"}) as session:
         return StepDetections("typed", PLAIN, judge(SessionPredictor(session, facts.contract), split, label).detections)
 
 
 def _step(form: StepDetections, before: Sequence[StepDetections], split: LabeledSplit, contract: ModelContract) -> ParityStep:
-    """Judged, and compared with the last form before it that found anything out."""
+    """Judge a form and compare it with the last form before it that has detections."""
     last = next((one.detections for one in reversed(before) if one.detections is not None), None)
     accuracy = None
     if form.detections is not None:

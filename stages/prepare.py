@@ -17,7 +17,7 @@ from stages.stage import stage
 
 
 def identity(config: DataConfig, *others: object) -> dict[str, Any]:
-    """What the data set's content is known by, beside its options.
+    """What identifies the data set's content, in addition to its options.
 
     Raises:
         DataError: the data is not where the options say.
@@ -49,9 +49,9 @@ def prepare(out: Path, config: DataConfig) -> Dataset:
 
 @stage(version=1, identity=identity)
 def gather(out: Path, config: DataConfig, split: str, more: tuple[str, ...], expected: ModelContract) -> Dataset:
-    """As `prepare`, of data that engines are judged on and not trained: of its splits `split`, and those of `more` that are there.
+    """Like `prepare`, for data on which engines are judged but not trained: the split `split`, and those of `more` that exist.
 
-    Its classes must be those expected.
+    Its classes must be the expected ones.
 
     Raises:
         DataError: as `prepare`; classes that are not the expected ones.
@@ -70,7 +70,7 @@ def _collect(out: Path, config: DataConfig, sources: Mapping[str, Source], requi
     cleaned = {split: _clean(split, source, problems) for split, source in sources.items()}
     if config.strict and problems.first() is not None:
         more = sum(problems.count.values()) - 1
-        raise DataError(f"{problems.first()}{f' (and {more} more)' if more else ''}; mend the data, or set data.strict to false")
+        raise DataError(f"{problems.first()}{f' (and {more} more)' if more else ''}; fix the data, or set data.strict to false")
     for split, coco in cleaned.items():
         _check_enough(split, coco, problems, learns="train" in required)
     (out / "annotations").mkdir(parents=True, exist_ok=True)
@@ -86,7 +86,7 @@ def _check_classes(names: Mapping[int, str], expected: ModelContract) -> None:
     for number in sorted({*names, *wanted}):
         if names.get(number) != wanted.get(number):
             there, here = (repr(found[number]) if number in found else "nothing" for found in (wanted, names))
-            raise DataError(f"category {number} is {here} in the data but {there} in the bundle; give data with the bundle's classes")
+            raise DataError(f"category {number} is {here} in the data but {there} in the bundle; use data with the bundle's classes")
 
 
 def _clean(split: str, source: Source, problems: clean.Problems) -> dict[str, Any]:

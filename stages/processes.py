@@ -1,4 +1,4 @@
-"""Sums over the processes of a torchrun, the identity in a single one."""
+"""Means over the processes of a torchrun; in a single process, values stay as they are."""
 
 import torch
 from torch import Tensor
@@ -7,7 +7,7 @@ from torch.distributed.nn.functional import all_reduce
 
 
 def num_processes() -> int:
-    """How many processes train together."""
+    """The number of processes that train together."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 

@@ -1,4 +1,4 @@
-"""What the store must know of a stage function, beside its name, configuration and inputs."""
+"""What the store must know about a stage function besides its name, configuration and inputs."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ class StageInfo:
 
     `version` is raised whenever the stage's result changes for the same arguments. `identity` maps the stage's arguments
     to what else its result depends on: the content of files, the runtime, the machine. A `resumable` stage finds what a
-    killed run of it left in its folder. A `distributed` stage runs in every process under torchrun, others only in the first.
+    killed run left in its folder. A `distributed` stage runs in every process under torchrun, others only in the first.
     """
 
     version: int

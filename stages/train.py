@@ -1,4 +1,4 @@
-"""Train a detector from its images alone: the teacher, and the baseline, which is the student trained without it."""
+"""Train a detector on images only: the teacher, and the baseline, which is the student's network trained without the teacher."""
 
 import hashlib
 from pathlib import Path
@@ -38,7 +38,7 @@ def option_digests(detector: DetectorConfig) -> dict[str, str]:
 
 
 def _digest(path: Path) -> str:
-    """Of a file's content, or of the names and contents of a folder's files."""
+    """The sha256 of a file's content, or of the names and contents of a folder's files."""
     files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
     total = hashlib.sha256()
     for file in files:
@@ -57,7 +57,7 @@ def identity(config: TeacherConfig | StudentConfig, *others: object) -> dict[str
 def train_teacher(
     out: Path, config: TeacherConfig, seed: int, device: str, split: str, dataset: Dataset, export: ExportConfig
 ) -> Checkpoint:
-    """The teacher, trained, or loaded where config.weights names a file; judged on `split`."""
+    """The teacher, trained, or loaded if config.weights names a file; judged on `split`."""
     return _train(out, config, seed, device, split, dataset, export, "teacher")
 
 
@@ -65,7 +65,7 @@ def train_teacher(
 def train_baseline(
     out: Path, config: StudentConfig, seed: int, device: str, split: str, dataset: Dataset, export: ExportConfig
 ) -> Checkpoint:
-    """The student trained without the teacher: what distillation is measured against."""
+    """The student's network trained without the teacher: what distillation is measured against."""
     return _train(out, config, seed, device, split, dataset, export, "baseline")
 
 
@@ -79,11 +79,11 @@ def _train(
     export: ExportConfig,
     label: str,
 ) -> Checkpoint:
-    # Imported here: a stage that is reused, or judged on a machine without torch, imports no torch.
+    # Imported here: a stage that is reused, or judged on a machine without torch, must not import torch.
     from stages.training.checkpoint import build_detector, check_size, finish, load_weights
     from stages.training.loop import Task, Trainer
 
-    splits.labeled_split(dataset, split)  # one that is not there, or empty, is refused before the training, not after
+    splits.labeled_split(dataset, split)  # a missing or empty split is refused before the training, not after it
     detector = build_detector(config.detector, len(dataset.facts.contract.classes), seed)
     check_size(detector, config.detector, dataset.facts.contract)
     if config.weights is not None:

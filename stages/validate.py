@@ -1,4 +1,4 @@
-"""An engine's accuracy and latency, measured through the path that serves it."""
+"""Measures an engine's accuracy and latency through the path that serves it."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -29,13 +29,13 @@ def identity(config: ValidationConfig, engine: Engine, dataset: Dataset | None) 
 
 @stage(version=3, identity=identity)
 def validate(out: Path, config: ValidationConfig, engine: Engine, dataset: Dataset | None) -> Report:
-    """Measure the engine on a split; where it cannot run on this machine, the report's facts say why instead.
+    """Measure the engine on a split; if it cannot run on this machine, the report's facts give the reason.
 
-    Without data only latency is measured, on grey noise.
+    Without data only latency is measured, on gray noise.
 
     Raises:
         DataError: the data has no such split, or it is empty.
-        ArtifactError: the engine is damaged, or its answer cannot be used.
+        ArtifactError: the engine is damaged, or its answer is invalid.
     """
     facts = engine.facts
     runtime = plugins.load("deploy.runtimes", facts.runtime)

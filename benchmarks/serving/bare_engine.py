@@ -1,4 +1,4 @@
-"""The engine of serving.py's sides: decode, detect, answer."""
+"""The engine that all sides of run.py use: decode, detect, answer."""
 
 from pathlib import Path
 from typing import Any
@@ -10,13 +10,13 @@ from deploy.prediction.predictor import SessionPredictor
 
 
 class Engine:
-    """On one thread."""
+    """The bundle's engine on one thread."""
 
     def __init__(self, folder: Path) -> None:
         bundle = Bundle.load(folder)
         self.predictor = SessionPredictor(bundle.open(threads=1), bundle.manifest.contract)
 
     def __call__(self, content: bytes) -> list[dict[str, Any]]:
-        """COCO's results of the bytes of an image."""
+        """COCO results for the bytes of an image."""
         image = image_files.load_image(content)
         return to_coco(self.predictor.detect(image), 0, self.predictor.contract)

@@ -1,4 +1,4 @@
-"""run.py's rival: a FastAPI handler as one writes it by hand. Usage: python fastapi_server.py BUNDLE PORT."""
+"""A rival in run.py: a FastAPI handler as one would write it by hand. Usage: python fastapi_server.py BUNDLE PORT."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""run.py's rival: LitServe with the engine in a worker of its own. Usage: python litserve_server.py BUNDLE PORT."""
+"""A rival in run.py: LitServe with the engine in a worker of its own. Usage: python litserve_server.py BUNDLE PORT."""
 
 import sys
 from pathlib import Path
@@ -10,14 +10,14 @@ from fastapi import Body
 
 
 class Api(litserve.LitAPI):  # type: ignore[misc]
-    """The image is the body: what costs LitServe least."""
+    """The image is the body, which is cheapest for LitServe."""
 
     def setup(self, device: str) -> None:
         """Open the engine."""
         self.engine = Engine(Path(sys.argv[1]))
 
     def decode_request(self, request: Annotated[bytes, Body()]) -> bytes:
-        """As it is."""
+        """Pass the body on unchanged."""
         return request
 
     def predict(self, content: bytes) -> list[dict[str, Any]]:
@@ -25,7 +25,7 @@ class Api(litserve.LitAPI):  # type: ignore[misc]
         return self.engine(content)
 
     def encode_response(self, output: list[dict[str, Any]]) -> dict[str, Any]:
-        """As JSON."""
+        """Answer with JSON."""
         return {"annotations": output}
 
 

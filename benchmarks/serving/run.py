@@ -1,12 +1,12 @@
-"""What a server costs: images a second and waiting times of `edgedistill serve` beside its engine alone, LitServe and plain FastAPI.
+"""What a server costs: images per second and waiting times of `edgedistill serve`, its engine alone, LitServe and plain FastAPI.
 
-The default pipeline's student is exported for 192 px, so that its engine takes 10 ms an image or more on one thread; `make run`
-first. All sides have that engine on one thread, decode the same JPEG files of 512 px, and answer the same boxes as JSON. Each runs
-pinned to the first core, the clients on the second; sides take turns in random order, and the median of the rounds' ratios counts.
+The default pipeline's student is exported for 192 px, so that its engine takes 10 ms per image or more on one thread; run `make run`
+first. All sides have that engine on one thread, decode the same JPEG files of 512 px, and answer with the same boxes as JSON. Each
+is pinned to the first core, the clients to the second; the sides alternate in random order, and the median of the rounds' ratios counts.
 
-Closed loop: eight connections that ask again at once. Open loop, at half of what our server can do: requests at even intervals, as
-perf_analyzer's are, each timed from when it was due; and at random ones (Poisson), where queueing theory already has p99 at four
-times the engine's. Last, the default student's own engine, and the mAP of all validation images through the server.
+Closed loop: eight connections that ask again immediately. Open loop, at half of our server's maximum rate: requests at even
+intervals, like perf_analyzer's, each timed from when it was due; and at random intervals (Poisson), at which queueing theory alone
+puts p99 at four times the engine's. Last, the default student's own engine, and the mAP of all validation images through the server.
 Usage: python benchmarks/serving/run.py [BUNDLE] [--rounds N] [--seconds S]      (pip install litserve fastapi)
 """
 
@@ -30,7 +30,7 @@ import numpy as np
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "tests" / "samples"))  # its client of plain sockets
+sys.path.insert(0, str(ROOT / "tests" / "samples"))  # for the client that uses plain sockets
 
 from bare_engine import Engine  # noqa: E402
 from serving_samples import Client, Reply, load, once, request  # noqa: E402
@@ -60,7 +60,7 @@ class Side:
         else:
             command = [sys.executable, str(Path(__file__).with_name(f"{name}_server.py")), str(folder), str(self.port)]
         self.process = subprocess.Popen(  # noqa: S603 - no input from outside
-            ["taskset", "-c", str(SERVER_CORE), *command],  # noqa: S607 - of every Linux
+            ["taskset", "-c", str(SERVER_CORE), *command],  # noqa: S607 - part of every Linux
             env={**os.environ, "OMP_NUM_THREADS": "1"},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -68,7 +68,7 @@ class Side:
         )
         for _ in range(1200):
             time.sleep(0.1)
-            assert self.process.poll() is None, f"{name} ended at its start"
+            assert self.process.poll() is None, f"{name} ended while starting"
             try:
                 if asyncio.run(once(self.port, self.content(example()))).status == 200:
                     return
@@ -77,7 +77,7 @@ class Side:
         raise AssertionError(f"{name} did not start")
 
     def content(self, photo: bytes) -> bytes:
-        """A request for it."""
+        """A request that sends the photo."""
         return request(photo, PATHS[self.name], headers="content-type: application/octet-stream\r\n")
 
     def close(self) -> None:
@@ -124,7 +124,7 @@ def enlarged(given: Bundle, out: Path) -> Path:
 
 
 def bare(engine: Engine, contents: Sequence[bytes], seconds: float) -> tuple[float, list[float]]:
-    """Images a second of the loop alone, on the server's core, and each pass's seconds."""
+    """Images per second of the bare loop on the server's core, and the seconds of each pass."""
     os.sched_setaffinity(0, {SERVER_CORE})
     taken: list[float] = []
     start = time.perf_counter()
@@ -138,7 +138,7 @@ def bare(engine: Engine, contents: Sequence[bytes], seconds: float) -> tuple[flo
 
 
 def closed(side: Side, contents: Sequence[bytes], seconds: float) -> float:
-    """Images a second with connections that ask again at once."""
+    """Images per second with connections that ask again immediately."""
     until = time.monotonic() + seconds
     start = time.perf_counter()
     replies = asyncio.run(
@@ -149,7 +149,7 @@ def closed(side: Side, contents: Sequence[bytes], seconds: float) -> float:
 
 
 def opened(side: Side, contents: Sequence[bytes], rate: float, seconds: float, *, even: bool) -> list[float]:
-    """Seconds from when each request was due to its answer, at so many a second."""
+    """Seconds from when each request was due to its answer, at `rate` requests per second."""
     draw = random.Random(0)  # noqa: S311 - an order
 
     async def ask() -> list[float]:
@@ -182,13 +182,13 @@ def opened(side: Side, contents: Sequence[bytes], rate: float, seconds: float, *
 
 
 def compare(folder: Path, names: Sequence[str], contents: Sequence[bytes], rounds: int, seconds: float) -> dict[str, Any]:
-    """Images a second of each side and of the bare loop, in turns; then waiting times at half load."""
+    """Images per second of each side and of the bare loop, alternating; then waiting times at half load."""
     engine, draw = Engine(folder), random.Random(0)  # noqa: S311 - an order
     sides = {name: Side(name, folder) for name in names}
     try:
         rates: dict[str, list[float]] = {name: [] for name in ("engine", *names)}
         passes: list[float] = []
-        for number in range(rounds + 1):  # the first warms up
+        for number in range(rounds + 1):  # the first is the warm-up
             for name in draw.sample(list(rates), len(rates)):
                 if name == "engine":
                     rate, taken = bare(engine, contents, seconds)
@@ -211,7 +211,7 @@ def compare(folder: Path, names: Sequence[str], contents: Sequence[bytes], round
 
 
 def map_difference(bundle: Bundle, truth: dict[str, Any], files: Sequence[Path]) -> float:
-    """Between the mAP of all validation images through the server and the one that the bundle was measured with."""
+    """The difference between the mAP of all validation images through the server and the mAP that the bundle was measured with."""
     side = Side("ours", bundle.root)
 
     async def ask() -> list[dict[str, Any]]:
@@ -234,7 +234,7 @@ def map_difference(bundle: Bundle, truth: dict[str, Any], files: Sequence[Path])
 
 
 def validation(bundle: Bundle) -> tuple[dict[str, Any], list[Path]]:
-    """The ground truth and the files that the bundle was measured on, from the store beside it."""
+    """The ground truth and the files that the bundle was measured on, from the store next to it."""
     store = bundle.root.resolve().parents[2] / ".store"
     assert bundle.manifest.accuracy is not None
     split = bundle.manifest.accuracy.split
@@ -253,7 +253,7 @@ def ratio(found: dict[str, Any], one: str, other: str) -> float:
 
 
 def report(title: str, found: dict[str, Any]) -> None:
-    """A table."""
+    """Print a table."""
     print(f"\n{title}")
     for name, rates in found["rates"].items():
         print(f"  {name:10} {np.median(rates):8.1f} images/s   {ratio(found, name, 'engine'):.3f} of the engine alone")
@@ -266,7 +266,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", nargs="?", type=Path, default=BUNDLE)
     parser.add_argument("--rounds", type=int, default=60)
-    parser.add_argument("--seconds", type=float, default=0.6, help="of each side in each round")
+    parser.add_argument("--seconds", type=float, default=0.6, help="duration of each side in each round")
     args = parser.parse_args()
     os.sched_setaffinity(0, {CLIENT_CORE})
     bundle = Bundle.load(args.bundle)

@@ -1,6 +1,6 @@
 """The sections of pipeline.yaml, typed.
 
-Nothing here imports torch, so that a file is checked in milliseconds and on a machine without torch.
+Nothing here imports torch: a file is checked in milliseconds, also on a machine without torch.
 """
 
 from stages.config.data import DataConfig

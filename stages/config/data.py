@@ -9,13 +9,13 @@ from deploy.contract import Frozen, Preprocessing
 
 
 class DataConfig(Frozen):
-    """`dataset` is a file of stages/datasets, whose options stand flat beside it."""
+    """`dataset` is a file of stages/datasets; its options are written next to it."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
     dataset: str = "digits"
     preprocessing: Preprocessing = Preprocessing()
-    strict: bool = Field(default=False, description="refuse data with any problem instead of leaving the object or image out")
+    strict: bool = Field(default=False, description="refuse data with any problem; otherwise the affected objects or images are left out")
 
     @model_validator(mode="before")
     @classmethod

@@ -26,18 +26,18 @@ class DistillConfig(Frozen):
 
     losses: tuple[LossConfig, ...] = Field(min_length=1)
     warmup_steps: int = Field(
-        default=150, ge=0, description="steps over which the losses' weight rises from 0, while the adapters are still random"
+        default=150, ge=0, description="steps over which the losses' weights rise from 0, while the adapters are still random"
     )
-    fade: Literal["none", "linear", "cosine"] = Field(default="none", description="how the losses' weight falls to 0 by the last step")
+    fade: Literal["none", "linear", "cosine"] = Field(default="none", description="how the losses' weights fall to 0 by the last step")
 
     teacher_precision: Literal["same", "fp32", "bf16", "fp16"] = Field(
-        default="same", description="of the teacher's products; same is that of student.train.precision"
+        default="same", description="precision of the teacher's products; same follows student.train.precision"
     )
     compile_teacher: bool = Field(
-        default=False, description="make the teacher's forward with torch.compile: a minute once, faster steps on a GPU"
+        default=False, description="compile the teacher's forward pass with torch.compile: takes a minute once, makes steps faster on a GPU"
     )
     shares_every: int = Field(
-        default=100, ge=0, description="steps between samples of each term's share of the gradient at the student's features; 0 for none"
+        default=100, ge=0, description="steps between samples of each term's share of the gradient at the student's features; 0: no samples"
     )
 
     @field_validator("losses")
@@ -45,5 +45,5 @@ class DistillConfig(Frozen):
     def _distinct(cls, losses: tuple[LossConfig, ...]) -> tuple[LossConfig, ...]:
         for name, count in Counter(loss.name for loss in losses).items():
             if count > 1:
-                raise ValueError(f"{name} stands {count} times; give each loss once")
+                raise ValueError(f"{name} is listed {count} times; list each loss once")
         return losses

@@ -1,4 +1,4 @@
-"""The section `gates` of pipeline.yaml: limits on what was measured, and on how far it may move from something else."""
+"""The section `gates` of pipeline.yaml: limits on measured numbers, and on how far they may differ from others."""
 
 import re
 from typing import Annotated, Literal
@@ -11,13 +11,13 @@ from deploy.contract import Frozen
 Versus = Literal["teacher", "baseline", "float", "reference"]
 SHARE = r"^\d+(\.\d+)?%$"
 Tolerance = float | Annotated[str, Field(pattern=SHARE)]
-"""An amount in the metric's own unit, or a share of the reference's: "5%"."""
+"""An amount in the metric's own unit, or a share of the value compared with: "5%"."""
 
 
 class GateConfig(Frozen):
-    """A limit on a number, for one target or for every target measured here: `min`, `max` or both, or a change from something else.
+    """A limit on a number, for one target or all targets measured on this machine: `min`, `max` or both, or a limit on a change.
 
-    Metrics: see deploy.comparison.metrics. Changes are judged with an interval: accuracy image by image, latency by turns on this machine.
+    Metrics: see deploy.comparison.metrics. Changes have a confidence interval: accuracy per image, latency in alternation on this machine.
     """
 
     metric: str
@@ -25,12 +25,15 @@ class GateConfig(Frozen):
     target: str | None = None
     min: float | None = None
     max: float | None = None
-    max_drop: Tolerance | None = Field(default=None, description="how much lower it may be than `versus`: 0.01, or 5%")
-    max_increase: Tolerance | None = Field(default=None, description="how much higher it may be than `versus`: 2, or 5%")
+    max_drop: Tolerance | None = Field(default=None, description="how far the metric may fall below its value for `versus`: 0.01, or 5%")
+    max_increase: Tolerance | None = Field(default=None, description="how far the metric may rise above its value for `versus`: 2, or 5%")
     versus: Versus | None = Field(
-        default=None, description="float is the student's graph as exported, in fp32; reference is what gate --reference names"
+        default=None,
+        description="what to compare with; float is the student's graph as exported, in fp32; reference is what gate --reference names",
     )
-    on_noise: Literal["inconclusive", "pass", "fail"] = Field(default="inconclusive", description="the verdict where noise hides it")
+    on_noise: Literal["inconclusive", "pass", "fail"] = Field(
+        default="inconclusive", description="verdict if the confidence interval straddles the limit, or too little was measured"
+    )
 
     @property
     def is_change(self) -> bool:
@@ -39,7 +42,7 @@ class GateConfig(Frozen):
 
     @property
     def other(self) -> Versus | None:
-        """What a change is from; None for a gate on the number itself."""
+        """What a change is measured from; None for a gate on the number itself."""
         return (self.versus or "reference") if self.is_change else None
 
     @property
@@ -65,15 +68,15 @@ class GateConfig(Frozen):
     def _has_one_kind_of_limit(self) -> "GateConfig":
         absolute = self.min is not None or self.max is not None
         if not absolute and not self.is_change:
-            raise ValueError("give min, max or both, or one of max_drop and max_increase")
+            raise ValueError("set min, max or both, or one of max_drop and max_increase")
         if self.max_drop is not None and self.max_increase is not None:
-            raise ValueError("max_drop and max_increase in one gate; give each a gate of its own")
+            raise ValueError("max_drop and max_increase in one gate; use a separate gate for each")
         if absolute and self.is_change:
-            raise ValueError("min or max beside max_drop or max_increase; give each a gate of its own")
+            raise ValueError("min or max together with max_drop or max_increase; use a separate gate for each")
         if self.is_change and not metrics.can_be_compared(self.metric):
             raise ValueError(f"metric {self.metric} with max_drop or max_increase; choose from {', '.join(metrics.COMPARED)}")
         if self.is_change and self.limit[0] < 0:
             raise ValueError(f"{'max_increase' if self.max_drop is None else 'max_drop'} {self.limit[0]:g}; allowed: 0 or more")
         if absolute and (self.versus is not None or self.on_noise != "inconclusive"):
-            raise ValueError("versus and on_noise go with max_drop or max_increase; min and max are on the number itself")
+            raise ValueError("versus and on_noise require max_drop or max_increase; min and max limit the number itself")
         return self

@@ -15,7 +15,7 @@ Positive = Annotated[float, Field(gt=0)]
 
 
 class Plugin(Frozen):
-    """`{name: ..., option: ...}`: the options stand flat beside the name; the plugin file's keyword-only parameters are their schema."""
+    """`{name: ..., option: ...}`: the options are written next to the name; the plugin file's keyword-only parameters are their schema."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 

@@ -12,7 +12,7 @@ from stages.config.plugin import Fraction, Plugin
 
 
 class ExportConfig(Frozen):
-    """The fixed-shape graph. `candidates` of each level or class are kept before NMS, `max_detections` an image after it."""
+    """The fixed-shape graph. It keeps `candidates` per level or class before NMS and `max_detections` per image after it."""
 
     opset: int = Field(default=18, ge=18, le=23)
     dynamic_batch: bool = True
@@ -20,29 +20,29 @@ class ExportConfig(Frozen):
     candidates: int = Field(default=200, ge=1, le=5000)
     score_threshold: Fraction = 0.05
     iou_threshold: Fraction = 0.6
-    proposals: int = Field(default=300, ge=1, le=2000, description="regions that a two-stage detector looks at")
+    proposals: int = Field(default=300, ge=1, le=2000, description="number of regions passed to the second stage of a two-stage detector")
 
     @property
     def decisions(self) -> "ExportConfig":
-        """The same detections with the file's own options left at their defaults: all that judging a network in torch depends on."""
+        """The same detections, with the options of the file at their defaults: everything that judging a network in torch depends on."""
         return self.model_copy(update={"opset": 18, "dynamic_batch": True})
 
 
 class TargetConfig(Plugin):
-    """An engine to build: `runtime` is a file of deploy/runtimes, whose compile options stand flat beside it."""
+    """An engine to build: `runtime` is a file of deploy/runtimes; its compile options are written next to it."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     runtime: str
     precision: Literal["fp32", "fp16", "int8", "auto"] = "fp32"
-    required: bool = Field(default=False, description="fail the run where this target cannot be measured")
-    calibration_images: int = Field(default=128, ge=1, description="how many images int8 ranges are read from")
-    calibration_split: str = Field(default="train", description="the split that these are spread over")
-    ranges: RangeMethod = Field(default="min_max", description="how int8 ranges are read from them")
+    required: bool = Field(default=False, description="fail the run if this target cannot be measured")
+    calibration_images: int = Field(default=128, ge=1, description="number of images from which int8 ranges are read")
+    calibration_split: str = Field(default="train", description="split from which these images are taken, evenly spread")
+    ranges: RangeMethod = Field(default="min_max", description="method for reading int8 ranges")
     max_map_drop: float | None = Field(
         default=None,
         ge=0,
         lt=1,
-        description="of int8 from the same engine in fp32, on `validation.split`; layers go back to float until it is met",
+        description="mAP that int8 may lose against the same engine in fp32, on `validation.split`; layers return to float until it is met",
     )
 
     @model_validator(mode="before")
@@ -55,13 +55,13 @@ class TargetConfig(Plugin):
     def _limit_is_of_int8(self) -> Self:
         if self.max_map_drop is not None and self.precision not in {"int8", "auto"}:
             raise ValueError(
-                f"max_map_drop limits what int8 may cost, but precision is {self.precision}; choose int8 or auto, or leave it out"
+                f"max_map_drop limits how much mAP int8 may lose, but precision is {self.precision}; choose int8 or auto, or leave it out"
             )
         return self
 
     @property
     def is_judged(self) -> bool:
-        """Whether building it takes a split to judge engines on."""
+        """Whether building it requires a split to judge engines on."""
         return self.precision == "auto" or self.max_map_drop is not None
 
 
@@ -71,8 +71,8 @@ class LatencyConfig(Frozen):
     warmup: int = Field(default=20, ge=0)
     min_passes: int = Field(default=100, ge=1)
     min_seconds: float = Field(default=2.0, ge=0)
-    threads: int | None = Field(default=None, ge=1, description="threads of the runtime; null for its own choice")
-    max_seconds: float = Field(default=30.0, gt=0, description="of turns that two engines take where a gate compares their latencies")
+    threads: int | None = Field(default=None, ge=1, description="threads of the runtime; null: its own choice")
+    max_seconds: float = Field(default=30.0, gt=0, description="seconds that comparing the latencies of two engines may take")
 
 
 class ValidationConfig(Frozen):
@@ -80,11 +80,13 @@ class ValidationConfig(Frozen):
 
     split: str = "val"
     latency: LatencyConfig = LatencyConfig()
-    parity_images: int = Field(default=200, ge=1, description="images of the split on which half precision is computed without a GPU")
+    parity_images: int = Field(
+        default=200, ge=1, description="number of images on which half precision is computed without a GPU, which is slow"
+    )
 
 
 class PackageConfig(Frozen):
-    """What the model card says beside the figures."""
+    """Contents of the model card in addition to the figures."""
 
     license: str | None = None
     description: str = ""

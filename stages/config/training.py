@@ -1,6 +1,6 @@
-"""The typed sections of pipeline.yaml that the stages read; pipeline/config/pipeline.py joins them into the whole file.
+"""Sections teacher and student: detectors, their training and its augmentations.
 
-Nothing here imports torch, so that a file is checked in milliseconds and on a machine without torch.
+Nothing here imports torch: a file is checked in milliseconds, also on a machine without torch.
 """
 
 from typing import Annotated, Literal
@@ -19,7 +19,7 @@ class Flip(Frozen):
 
 
 class Scale(Frozen):
-    """Zoom about the centre by a factor drawn from [min, max], padded or cropped to the input size."""
+    """Zoom about the center by a factor drawn from [min, max], padded or cropped to the input size."""
 
     name: Literal["scale"]
     min: float = Field(default=0.8, gt=0.05, le=8)
@@ -33,7 +33,7 @@ class Scale(Frozen):
 
 
 class Crop(Frozen):
-    """Cut a random window that keeps a part of an object (torchvision's RandomIoUCrop) with probability p."""
+    """Cut out a random window that keeps a part of an object (torchvision's RandomIoUCrop) with probability p."""
 
     name: Literal["crop"]
     p: Fraction = 0.5
@@ -61,20 +61,20 @@ Augmentation = Annotated[Flip | Scale | Crop | Color | Mosaic, Field(discriminat
 
 
 class TrainConfig(Frozen):
-    """One training. `batch_size` is global: processes share it. `clip` is the gradient's largest norm, null for none."""
+    """One training. `batch_size` is global: processes share it. `clip` is the gradient's maximum norm; null: no limit."""
 
     epochs: int = Field(default=12, ge=0, description="0 leaves the detector as it was built or loaded")
     batch_size: int = Field(default=16, ge=1)
     accumulate: int = Field(
         default=1,
         ge=1,
-        description="parts that a batch is run in, for less memory; each divides by its own objects",
+        description="number of parts in which a batch is processed, to save memory; each divides by its own number of objects",
     )
     optimizer: Literal["sgd", "adamw"] = "adamw"
     learning_rate: Positive = 1e-3
-    momentum: Fraction = Field(default=0.9, description="of SGD")
+    momentum: Fraction = Field(default=0.9, description="momentum of SGD")
     betas: tuple[Fraction, Fraction] = Field(
-        default=(0.9, 0.98), description="of AdamW; a second one near 1 never forgets the first steps of a short training"
+        default=(0.9, 0.98), description="decay rates of AdamW; with a second one near 1, a short training never forgets its first steps"
     )
     weight_decay: float = Field(default=0.05, ge=0)
     warmup_steps: int = Field(default=100, ge=0)
@@ -85,10 +85,10 @@ class TrainConfig(Frozen):
     clip: Positive | None = 10.0
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     augment: tuple[Augmentation, ...] = ()
-    workers: int | None = Field(default=None, ge=0, description="loader processes; null lets the machine decide")
+    workers: int | None = Field(default=None, ge=0, description="number of loader processes; null: chosen for the machine")
 
     def num_steps(self, num_images: int) -> int:
-        """Steps of the whole training; an epoch's incomplete last batch is left out."""
+        """Steps of the whole training; an epoch's incomplete last batch is dropped."""
         return self.epochs * (num_images // min(self.batch_size, num_images))
 
 
@@ -101,8 +101,8 @@ class TeacherConfig(Frozen):
 
 
 class StudentConfig(Frozen):
-    """The small detector and its training, the same with and without the teacher."""
+    """The small detector and its training, the same for the student and the baseline."""
 
     detector: DetectorConfig
     train: TrainConfig = TrainConfig()
-    weights: str | None = Field(default=None, description="weights to start from")
+    weights: str | None = Field(default=None, description="initial weights")

@@ -1,6 +1,6 @@
-"""The data set contract; every other file of this folder is one kind of data set, its file name the name in pipeline.yaml.
+"""The data set contract; every other file in this folder is one kind of data set, and its file name is the name in pipeline.yaml.
 
-A file defines `build(out: Path, *, <options>) -> dict[str, Source]`, the splits by name ("train" and "val" at least), and
+A file defines `build(out: Path, *, <options>) -> dict[str, Source]`, the splits by name (at least "train" and "val"), and
 `identity(*, <the same options>) -> dict`, which is quick and changes whenever the content does. A source that generates
 images writes them under `out`. Nothing here imports torch.
 """

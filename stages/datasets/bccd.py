@@ -1,7 +1,7 @@
 """Blood cells under the microscope: red cells, white cells, platelets (MIT; github.com/Shenggan/BCCD_Dataset).
 
-205 images to train on, 87 to validate, 72 to test, all of 640 x 480 px. Looked for in data.root, in $EDGEDISTILL_DATA/bccd and in
-../shared/data/bccd (COCO's layout or the repository's own), else fetched once at a fixed commit and checked.
+205 training, 87 validation and 72 test images, all 640 x 480 px. They are searched for in data.root, $EDGEDISTILL_DATA/bccd and
+../shared/data/bccd (in COCO's layout or the repository's own), otherwise downloaded once from a fixed commit and checked.
 """
 
 import hashlib
@@ -23,17 +23,17 @@ from stages.datasets.layouts import coco, digest, folder, voc
 COMMIT = "d272fb14cdff6e473fafeeeba32aba5f560e9e43"
 URL = f"https://github.com/Shenggan/BCCD_Dataset/archive/{COMMIT}.zip"
 SHA256 = "59eb0d826c422ae58c4c46f2dac8de1af80c371950dbf0593d8aeb0c8f74f265"
-"""Of the files themselves, see `content`: GitHub promises no stable bytes of an archive."""
+"""Of the files themselves, see `content`: GitHub does not promise that an archive's bytes stay the same."""
 NAMES = ("RBC", "WBC", "Platelets")
 _WANTED = re.compile(r"[^/]+/BCCD/((?:JPEGImages/\w+\.jpg)|(?:Annotations/\w+\.xml)|(?:ImageSets/Main/\w+\.txt))")
 _MAX_BYTES = 64 << 20
 
 
 def build(out: Path, *, root: str | None = None) -> dict[str, Source]:
-    """Read the splits, fetching the data first where it is nowhere.
+    """Read the splits, downloading the data first if there is no local copy.
 
     Raises:
-        DataError: `root` does not hold it, or it cannot be fetched.
+        DataError: `root` does not contain the data, or it cannot be downloaded.
     """
     found = _find(root) or cached()
     if not found.is_dir():
@@ -44,7 +44,7 @@ def build(out: Path, *, root: str | None = None) -> dict[str, Source]:
 
 
 def identity(*, root: str | None = None) -> dict[str, Any]:
-    """Digests of what lies in a local folder; of fetched data the commit, which says as much."""
+    """Digests of a local folder's contents; for downloaded data the commit, which identifies it as well."""
     found = _find(root)
     if found is None:
         return {"commit": COMMIT}
@@ -56,26 +56,26 @@ def identity(*, root: str | None = None) -> dict[str, Any]:
 
 
 def cached() -> Path:
-    """Where fetched data is kept."""
+    """The folder for downloaded data."""
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(cache).expanduser() / "edgedistill" / f"bccd-{COMMIT[:7]}"
 
 
 def fetch(url: str, destination: Path, sha256: str) -> None:
-    """Download the repository's archive, check what it holds and unpack that into `destination`, which appears whole or not at all.
+    """Download the repository's archive, check its contents and unpack them into `destination`, which appears complete or not at all.
 
     Raises:
-        DataError: it cannot be fetched, is no zip archive, or holds something else.
+        DataError: it cannot be downloaded, is not a zip archive, or has different contents.
     """
-    advice = f"get {URL}, unpack it and set data.root to its folder BCCD"
+    advice = f"download {URL}, unpack it and set data.root to its folder BCCD"
     try:
         with urllib.request.urlopen(url, timeout=30) as answer:  # noqa: S310 - the address is a constant, or a test's own
             archive = answer.read(_MAX_BYTES)
         files = _unpack(archive)
     except (OSError, ValueError, EOFError, zlib.error, zipfile.BadZipFile, NotImplementedError) as error:
-        raise DataError(f"bccd is not on this machine and cannot be fetched ({error}); {advice}") from error
+        raise DataError(f"bccd is not on this machine and cannot be downloaded ({error}); {advice}") from error
     if content(files) != sha256:
-        raise DataError(f"bccd: what {url} holds has sha256 {content(files)}, not {sha256}; {advice}")
+        raise DataError(f"bccd: the contents of {url} have sha256 {content(files)}, not {sha256}; {advice}")
     destination.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{destination.name}-", dir=destination.parent))
     try:
@@ -84,14 +84,14 @@ def fetch(url: str, destination: Path, sha256: str) -> None:
             (scratch / name).write_bytes(data)
         scratch.rename(destination)
     except OSError:
-        if not destination.is_dir():  # else another process was faster
+        if not destination.is_dir():  # otherwise another process was faster
             raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
 def content(files: dict[str, bytes]) -> str:
-    """sha256 of a line for each file, sorted: its name and its own sha256."""
+    """sha256 of one line per file, sorted: its name and its own sha256."""
     lines = (f"{name} {hashlib.sha256(files[name]).hexdigest()}\n" for name in sorted(files))
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
@@ -106,7 +106,7 @@ def _unpack(archive: bytes) -> dict[str, bytes]:
 
 
 def _find(root: str | None) -> Path | None:
-    """The local folder; None where there is none and none was asked for."""
+    """The local folder; None if there is none and none was requested."""
     if root is not None:
         return folder(root, "bccd")
     places = [Path.cwd().parent, Path(__file__).resolve().parents[3]]

@@ -1,4 +1,4 @@
-"""A folder in COCO's layout, or any images and annotations named one by one."""
+"""A folder in COCO's layout, or images and annotations named one by one."""
 
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,10 @@ def build(
     test_images: str | None = None,
     test_annotations: str | None = None,
 ) -> dict[str, Source]:
-    """Read the splits below `root` (annotations/instances_train.json and its like), or the pairs given, relative to `root` if any.
+    """Read the splits below `root` (files such as annotations/instances_train.json), or the given pairs, relative to `root` if any.
 
     Raises:
-        DataError: a file or folder is missing, or is no COCO file.
+        DataError: a file or folder is missing, or a file is not a COCO file.
     """
     named = {
         "train": (train_images, train_annotations),
@@ -44,11 +44,11 @@ def _pairs(root: str | None, named: dict[str, tuple[str | None, str | None]]) ->
     for split, (images, annotations) in named.items():
         if (images is None) != (annotations is None):
             missing = "images" if images is None else "annotations"
-            raise DataError(f"data.{split}_{missing} is missing; give data.{split}_images and data.{split}_annotations together")
+            raise DataError(f"data.{split}_{missing} is missing; set data.{split}_images and data.{split}_annotations together")
         if images is not None and annotations is not None:
             pairs[split] = coco.Pair(base / Path(images).expanduser(), base / Path(annotations).expanduser())
     if pairs:
         return pairs
     if root is None:
-        raise DataError("dataset coco: give data.root, or data.train_images, train_annotations, val_images and val_annotations")
+        raise DataError("dataset coco: set data.root, or data.train_images, train_annotations, val_images and val_annotations")
     return coco.discover(base)

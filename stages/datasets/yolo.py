@@ -8,7 +8,7 @@ from stages.datasets.layouts import digest, folder, yolo
 
 
 def build(out: Path, *, root: str | None = None, names: list[str] | None = None) -> dict[str, Source]:
-    """Read every split; the classes are `names`, else those of data.yaml or classes.txt.
+    """Read every split; the classes are `names`, otherwise those of data.yaml or classes.txt.
 
     Raises:
         DataError: no such folder, no class names, or a line that cannot be understood.

@@ -1,7 +1,7 @@
-"""The detector contract; every other file of this folder is one detector, its file name the name in pipeline.yaml.
+"""The detector contract; every other file in this folder is one detector, and its file name is the name in pipeline.yaml.
 
 A file defines `build(num_classes: int, *, <options>) -> Detector`. Its keyword-only parameters are the options in YAML. Two kinds are
-marked in their annotations, see `deploy.plugins.OptionRole`: names of pretrained weights, and the strides of the pyramid.
+marked in their annotations, see `deploy.plugins.OptionRole`: names of pretrained weights, and strides of the pyramid.
 """
 
 from abc import ABC, abstractmethod
@@ -19,7 +19,7 @@ class Target:
     """The objects of one image.
 
     boxes: [N, 4] float32 (x1, y1, x2, y2) in px of the network input; labels: [N] int64 from 0.
-    masks: [N, H, W] bool over the network input, for detectors with masks, else None.
+    masks: [N, H, W] bool over the network input, for detectors with masks, otherwise None.
     """
 
     boxes: Tensor
@@ -31,11 +31,11 @@ class Target:
 class Outputs:
     """What training and distillation see of a detector.
 
-    pyramid: one feature map [B, C, H, W] a level, finest first.
-    strides: how many px of the input lie between a level's positions, rounded up to a power of two where a level's size is.
-    head: raw head outputs by name, one tensor [B, ...] a level for dense heads, a single one for heads on queries or regions.
-    losses: the named task losses, scalars averaged so that processes can be averaged; empty without targets.
-    proposals: boxes [N, 4] an image for two-stage detectors, else None.
+    pyramid: one feature map [B, C, H, W] per level, finest first.
+    strides: px of the input between a level's positions; rounded up to a power of two if the level's size is rounded.
+    head: raw head outputs by name, one tensor [B, ...] per level for dense heads, a single one for heads on queries or regions.
+    losses: the named task losses, scalars normalized so that they can be averaged over processes; empty without targets.
+    proposals: boxes [N, 4] per image for two-stage detectors, otherwise None.
     """
 
     pyramid: tuple[Tensor, ...]
@@ -49,9 +49,9 @@ class Outputs:
 class GraphOptions:
     """How the deployed graph decides.
 
-    candidates: kept before NMS, by score: of each level for one-stage heads, of each class for SSD and for second stages.
-    proposals: regions that a two-stage detector looks at.
-    max_detections: an image, after NMS.
+    candidates: number kept before NMS, by score: per level for one-stage heads, per class for SSD and for second stages.
+    proposals: number of regions passed to the second stage of a two-stage detector.
+    max_detections: maximum number per image, after NMS.
     """
 
     max_detections: int
@@ -62,13 +62,13 @@ class GraphOptions:
 
 
 class GraphOutput(NamedTuple):
-    """What a deployed graph returns, at shapes that depend on the batch alone.
+    """What a deployed graph returns; the shapes depend only on the batch size.
 
     boxes: [B, K, 4] (x1, y1, x2, y2) in px of the network input; scores: [B, K], descending, 0 where padded; labels: [B, K] int64.
-    converged: [B] bool, whether every NMS had settled; the answer is good for nothing where it is False.
-    head: the raw head outputs, after which all stays fp32; at least one.
+    converged: [B] bool, whether every NMS has converged; where it is False, the answer is invalid.
+    head: the raw head outputs, at least one; everything after them stays fp32.
     masks: [B, K, h, w] probabilities, in the detector's mask frame; None for detectors without masks.
-    pooled: where the network begins again after fp32 work inside the graph, such as the features of regions.
+    pooled: tensors at which the network resumes after fp32 work inside the graph, such as the features of regions.
     """
 
     boxes: Tensor
@@ -89,7 +89,7 @@ class Graph(nn.Module, ABC):
 
 
 class Detector(nn.Module, ABC):
-    """A network with `strides` and `channels` of its pyramid, one entry a level, finest first.
+    """A network with `strides` and `channels` of its pyramid, one entry per level, finest first.
 
     size_multiple: the image's height and width must be multiples of this.
     min_side_px: the image's height and width must be at least this.
@@ -112,4 +112,4 @@ class Detector(nn.Module, ABC):
 
     @abstractmethod
     def graph(self, options: GraphOptions) -> Graph:
-        """The fixed-shape graph that is deployed, sharing this detector's weights; in eval mode it is exported."""
+        """The fixed-shape graph that is deployed, sharing this detector's weights; it is exported in eval mode."""

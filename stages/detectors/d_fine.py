@@ -29,16 +29,16 @@ def build(
 
     Args:
         num_classes: labels are 0 to num_classes - 1.
-        weights: a hub id such as ustc-community/dfine-small-coco, or a folder written by save_pretrained; null for fresh ones.
-        backbone: null for the weights' own, hgnetv2_b4 for fresh ones.
-        backbone_scale: the backbone's channels, times this; null for the weights' own, 1 for fresh ones.
-        width: channels of the pyramid and of the queries; null for the weights' own, 256 for fresh ones.
-        depth: the pyramid's blocks, times this; null for the weights' own, 1 for fresh ones.
-        layers: of the decoder; null for the weights' own, 6 for fresh ones.
-        queries: boxes that are predicted; null for the weights' own, 300 for fresh ones.
+        weights: a hub id such as ustc-community/dfine-small-coco, or a folder written by save_pretrained; null: random weights.
+        backbone: its name; null: the weights' own, or hgnetv2_b4 without weights.
+        backbone_scale: multiplies the backbone's channels; null: the weights' own, or 1 without weights.
+        width: channels of the pyramid and of the queries; null: the weights' own, or 256 without weights.
+        depth: multiplies the number of the pyramid's blocks; null: the weights' own, or 1 without weights.
+        layers: decoder layers; null: the weights' own, or 6 without weights.
+        queries: number of predicted boxes; null: the weights' own, or 300 without weights.
 
     Raises:
-        ValueError: options that do not go together, or transformers is not installed.
+        ValueError: incompatible options, or transformers is not installed.
     """
     library = hub.library()
     if weights is not None:

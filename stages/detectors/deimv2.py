@@ -1,7 +1,7 @@
 """DEIMv2 through transformers.
 
 Huang et al., "Real-Time Object Detection Meets DINOv3", https://arxiv.org/abs/2509.20787. Departures: see set_prediction/denoising.py;
-over several processes the boxes' terms, divided by the matches of all layers, are averaged by the number of objects.
+over several processes the boxes' terms, which are divided by the matches of all layers, are averaged by the number of objects.
 """
 
 from typing import Annotated, Any, Literal
@@ -32,16 +32,16 @@ def build(
 
     Args:
         num_classes: labels are 0 to num_classes - 1.
-        weights: a hub id such as Intellindust/DEIMv2_HGNetv2_N_COCO, or a folder written by save_pretrained; null for fresh ones.
-        backbone: null for the weights' own, dinov3_small for fresh ones.
-        backbone_scale: the channels of an HGNetV2, times this; null for the weights' own, 1 for fresh ones.
-        width: channels of the pyramid and of the queries; null for the weights' own, 256 for fresh ones.
-        depth: the pyramid's blocks, times this; null for the weights' own, 1 for fresh ones.
-        layers: of the decoder; null for the weights' own, 4 for fresh ones.
-        queries: boxes that are predicted; null for the weights' own, 300 for fresh ones.
+        weights: a hub id such as Intellindust/DEIMv2_HGNetv2_N_COCO, or a folder written by save_pretrained; null: random weights.
+        backbone: its name; null: the weights' own, or dinov3_small without weights.
+        backbone_scale: multiplies the channels of an HGNetV2; null: the weights' own, or 1 without weights.
+        width: channels of the pyramid and of the queries; null: the weights' own, or 256 without weights.
+        depth: multiplies the number of the pyramid's blocks; null: the weights' own, or 1 without weights.
+        layers: decoder layers; null: the weights' own, or 4 without weights.
+        queries: number of predicted boxes; null: the weights' own, or 300 without weights.
 
     Raises:
-        ValueError: options that do not go together, or transformers is not installed.
+        ValueError: incompatible options, or transformers is not installed.
     """
     library = hub.library()
     if weights is not None:

@@ -3,8 +3,8 @@
 Ren et al., "Faster R-CNN: Towards Real-Time Object Detection with Region Proposal Networks", NeurIPS 2015,
 https://arxiv.org/abs/1506.01497, on a feature pyramid (Lin et al., CVPR 2017, https://arxiv.org/abs/1612.03144); version 2 with the
 heads of Li et al., "Benchmarking Detection Transfer Learning with Vision Transformers", https://arxiv.org/abs/2111.11429.
-Departures beside torchvision's own: the levels of the pyramid, the anchors' size and the heads' width are options; as many proposals
-are made in validation as in training.
+Departures in addition to torchvision's own: the levels of the pyramid, the anchors' size and the heads' width are options; validation
+makes as many proposals as training.
 """
 
 from typing import Annotated, Literal
@@ -47,24 +47,24 @@ def build(
     Args:
         num_classes: labels are 0 to num_classes - 1.
         version: 2 is torchvision's fasterrcnn_resnet50_fpn_v2, with deeper heads and batch normalization in them.
-        backbone: a name of stages.detectors.backbones.catalog.NAMES, or "timm:" and a model of timm's.
+        backbone: a name of stages.detectors.backbones.catalog.NAMES, or "timm:" and the name of a timm model.
         width: channels after the stem; 64 is torchvision's ResNet.
         backbone_weights: a torchvision weights name such as IMAGENET1K_V1, or a file.
-        norm: of the backbone; null leaves it its own, frozen where version 1 starts from `weights`.
-        strides: null for 4 to 64; for mobilenet_v3_large torchvision's two levels of stride 32 and one of 64.
-        box_head_channels: of the second stage's hidden layers.
-        anchor_scale: an anchor's side in strides of its level.
-        box_batch_size_per_image: at most so many regions of an image train the second stage, up to a quarter of them objects.
-        rpn_candidates: how many regions of each level are looked at before suppression, in the deployed graph.
-        rpn_score_threshold: a region less sure than this is no proposal; torchvision's MobileNets have 0.05.
+        norm: normalization of the backbone; null: its own, but frozen if version 1 starts from `weights`.
+        strides: one per level; null: 4 to 64, and for mobilenet_v3_large torchvision's two levels of stride 32 and one of 64.
+        box_head_channels: channels of the second stage's hidden layers.
+        anchor_scale: side of an anchor, in strides of its level.
+        box_batch_size_per_image: maximum number of regions per image that train the second stage; up to a quarter of them are objects.
+        rpn_candidates: number of regions per level that the deployed graph considers before suppression.
+        rpn_score_threshold: regions with a lower score are dropped; torchvision's MobileNets use 0.05.
         weights: COCO_V1, or a file with torchvision's state dict.
 
     Raises:
-        ValueError: options that do not go together.
-        ArtifactError: weights that cannot be had or are of another network.
+        ValueError: incompatible options.
+        ArtifactError: weights that are not available or belong to a different network.
     """
     if weights is not None and backbone_weights is not None:
-        raise ValueError(f"weights {weights} hold the backbone's too; set backbone_weights to null")
+        raise ValueError(f"weights {weights} include the backbone's; set backbone_weights to null")
     shape = num_classes, version, backbone, width, backbone_weights, norm, fpn_channels, strides
     layout = TwoStageOptions(*shape, box_head_channels, anchor_scale, box_batch_size_per_image, rpn_score_threshold, weights)
     model = faster(layout)

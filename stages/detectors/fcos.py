@@ -1,10 +1,10 @@
 """FCOS on torchvision's modules.
 
 Tian et al., "FCOS: A Simple and Strong Anchor-free Object Detector", TPAMI 2022, https://arxiv.org/abs/2006.09214.
-Departures beside torchvision's own (GIoU loss, centre sampling of radius 1.5 strides, centerness in the regression branch):
-the strides of the pyramid and the size of the objects each level takes (`range_scale`) are options; the heads' groups have 8 channels,
-which at 256 channels are torchvision's 32 groups; the regression's bias starts positive: its ReLU, started at 0 as torchvision's is,
-left whole sides of the boxes dead in short trainings from scratch.
+Departures in addition to torchvision's own (GIoU loss, center sampling of radius 1.5 strides, centerness in the regression branch):
+the strides of the pyramid and the size of the objects per level (`range_scale`) are options; the heads' groups have 8 channels, which
+at 256 channels gives torchvision's 32 groups; the regression's bias starts positive: started at 0, as in torchvision, its ReLU left
+entire sides of the boxes dead in short trainings from scratch.
 """
 
 from typing import Annotated, Literal
@@ -24,7 +24,7 @@ from stages.detectors.dense.detector import CLASS_LAYERS, DenseDetector
 from stages.processes import rescale
 
 _FIRST_REACH = 2.0
-"""What an untrained head predicts from a position to each side of its box, in squares of the level; levels take boxes up to 8."""
+"""Distance that an untrained head predicts from a position to each side of its box, in squares of the level; levels take up to 8."""
 
 
 class _Head(FCOSHead):
@@ -71,22 +71,22 @@ def build(
 
     Args:
         num_classes: labels are 0 to num_classes - 1.
-        backbone: a name of stages.detectors.backbones.catalog.NAMES, or "timm:" and a model of timm's.
+        backbone: a name of stages.detectors.backbones.catalog.NAMES, or "timm:" and the name of a timm model.
         width: channels after the stem; 64 is torchvision's ResNet.
         backbone_weights: a torchvision weights name such as IMAGENET1K_V1, or a file.
-        norm: of the backbone; null for its own, and for resnet50 with `weights` frozen, as torchvision trained those.
-        extra: what makes the levels above stride 32: max pooling (64 alone), or convolutions from the pyramid's coarsest level
-            or from the backbone's.
-        range_scale: a level of stride s takes objects reaching 4 to 8 times s * range_scale px from their centre; that is an even
-            number of px at the finest level.
-        weights: COCO_V1, which is of the defaults, or a file of the whole model; see backbones/pretrained.py.
+        norm: normalization of the backbone; null: its own, but frozen for resnet50 with `weights`, as in torchvision.
+        extra: how the levels above stride 32 are made: max pooling (64 only), or convolutions on the pyramid's coarsest level
+            or on the backbone's.
+        range_scale: a level of stride s takes objects that extend 4 to 8 times s * range_scale px from their center; at the finest
+            level, s * range_scale must be an even number.
+        weights: COCO_V1, which fits the defaults, or a file with the whole model; see backbones/pretrained.py.
 
     Raises:
-        ValueError: options that do not go together.
-        ArtifactError: weights that cannot be had or are of another detector.
+        ValueError: incompatible options.
+        ArtifactError: weights that are not available or belong to a different detector.
     """
     if weights is not None and backbone_weights is not None:
-        raise ValueError(f"weights {weights} hold the backbone's too; set backbone_weights to null")
+        raise ValueError(f"weights {weights} include the backbone's; set backbone_weights to null")
     if (strides[0] * range_scale) % 2:
         raise ValueError(
             f"range_scale {range_scale}: strides[0] * range_scale, here {strides[0] * range_scale:g} px, must be an even number"

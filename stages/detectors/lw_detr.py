@@ -1,7 +1,7 @@
 """LW-DETR through transformers.
 
 Chen et al., "LW-DETR: A Transformer Replacement to YOLO for Real-Time Detection", https://arxiv.org/abs/2406.03458. Departures: see
-set_prediction/groups.py; in fresh networks every other block attends globally, up to the last, and the last four of those are used.
+set_prediction/groups.py; in fresh networks every other block, up to the last, attends globally, and the last four of those are used.
 """
 
 import math
@@ -18,7 +18,7 @@ from stages.detectors.set_prediction.resampling import bicubic
 
 
 class _Embeddings(nn.Module):
-    """Images [B, 3, H, W] as patches [B, C, H / 16, W / 16] that know where they are, from transformers' parameters."""
+    """Images [B, 3, H, W] as patches [B, C, H / 16, W / 16] with position embeddings, from transformers' parameters."""
 
     def __init__(self, given: Any) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class _Embeddings(nn.Module):
         if self.position_embeddings is None:
             return patches
         side = math.isqrt(self.position_embeddings.shape[1])
-        positions = self.position_embeddings[0, 1:].reshape(side, side, -1)  # the first is a class token's
+        positions = self.position_embeddings[0, 1:].reshape(side, side, -1)  # the first belongs to a class token
         return patches + bicubic(positions, patches.shape[-2], patches.shape[-1], antialias=False).permute(2, 0, 1)
 
 
@@ -69,18 +69,18 @@ def build(
 
     Args:
         num_classes: labels are 0 to num_classes - 1.
-        weights: a hub id such as AnnaZhang/lwdetr_small_60e_coco, or a folder written by save_pretrained; null for fresh ones.
-        backbone_width: channels of the vision transformer; null for the weights' own, 192 for fresh ones.
-        backbone_layers: its blocks; null for the weights' own, 10 for fresh ones.
-        windows: attention in windows * windows parts; sizes are multiples of 16 times this; null for the weights' own, 4 for fresh ones.
-        scales: the pyramid's levels, times the transformer's own of stride 16; null for the weights' own, (1.0,) for fresh ones.
-        width: channels of the pyramid and of the queries; null for the weights' own, 256 for fresh ones.
-        layers: of the decoder; null for the weights' own, 3 for fresh ones.
-        queries: boxes that are predicted; null for the weights' own, 300 for fresh ones.
-        groups: of queries while training; null for the weights' own, 13 for fresh ones.
+        weights: a hub id such as AnnaZhang/lwdetr_small_60e_coco, or a folder written by save_pretrained; null: random weights.
+        backbone_width: channels of the vision transformer; null: the weights' own, or 192 without weights.
+        backbone_layers: blocks of the vision transformer; null: the weights' own, or 10 without weights.
+        windows: attention in windows * windows parts; sizes: multiples of 16 times this; null: the weights' own, or 4 without weights.
+        scales: sizes of the pyramid's levels, relative to the transformer's stride 16; null: the weights' own, or (1.0,) without weights.
+        width: channels of the pyramid and of the queries; null: the weights' own, or 256 without weights.
+        layers: decoder layers; null: the weights' own, or 3 without weights.
+        queries: number of predicted boxes; null: the weights' own, or 300 without weights.
+        groups: groups of queries while training; null: the weights' own, or 13 without weights.
 
     Raises:
-        ValueError: options that do not go together, or transformers is not installed.
+        ValueError: incompatible options, or transformers is not installed.
     """
     library = hub.library()
     model_class = library.LwDetrForObjectDetection
@@ -116,5 +116,5 @@ def _backbone(library: Any, width: int, num_blocks: int, windows: int) -> Any:
 
 def _descending(scales: tuple[float, ...]) -> list[float]:
     if list(scales) != sorted(set(scales) & {2.0, 1.0, 0.5}, reverse=True):
-        raise ValueError(f"scales {scales}: give a descending choice of 2.0, 1.0, 0.5")
+        raise ValueError(f"scales {scales}: use a descending choice of 2.0, 1.0, 0.5")
     return list(scales)

@@ -1,8 +1,8 @@
 """Mask R-CNN on torchvision's modules.
 
 He et al., "Mask R-CNN", ICCV 2017, https://arxiv.org/abs/1703.06870; version 2 with the heads of Li et al., "Benchmarking Detection
-Transfer Learning with Vision Transformers", https://arxiv.org/abs/2111.11429. Departures as for faster_rcnn; the mask head's width
-is an option.
+Transfer Learning with Vision Transformers", https://arxiv.org/abs/2111.11429. Departures: those of faster_rcnn, and the mask head's
+width is an option.
 """
 
 from typing import Annotated, Literal
@@ -45,25 +45,25 @@ def build(
     Args:
         num_classes: labels are 0 to num_classes - 1.
         version: 2 is torchvision's maskrcnn_resnet50_fpn_v2, with deeper heads and batch normalization in them.
-        backbone: a name of stages.detectors.backbones.catalog.NAMES, or "timm:" and a model of timm's.
+        backbone: a name of stages.detectors.backbones.catalog.NAMES, or "timm:" and the name of a timm model.
         width: channels after the stem; 64 is torchvision's ResNet.
         backbone_weights: a torchvision weights name such as IMAGENET1K_V1, or a file.
-        norm: of the backbone; null leaves it its own, frozen where version 1 starts from `weights`.
-        strides: null for 4 to 64; for mobilenet_v3_large torchvision's two levels of stride 32 and one of 64.
-        box_head_channels: of the second stage's hidden layers.
-        mask_head_channels: of the mask head's layers.
-        anchor_scale: an anchor's side in strides of its level.
-        box_batch_size_per_image: at most so many regions of an image train the second stage, up to a quarter of them objects.
-        rpn_candidates: how many regions of each level are looked at before suppression, in the deployed graph.
-        rpn_score_threshold: a region less sure than this is no proposal.
+        norm: normalization of the backbone; null: its own, but frozen if version 1 starts from `weights`.
+        strides: one per level; null: 4 to 64, and for mobilenet_v3_large torchvision's two levels of stride 32 and one of 64.
+        box_head_channels: channels of the second stage's hidden layers.
+        mask_head_channels: channels of the mask head's layers.
+        anchor_scale: side of an anchor, in strides of its level.
+        box_batch_size_per_image: maximum number of regions per image that train the second stage; up to a quarter of them are objects.
+        rpn_candidates: number of regions per level that the deployed graph considers before suppression.
+        rpn_score_threshold: regions with a lower score are dropped.
         weights: COCO_V1, or a file with torchvision's state dict.
 
     Raises:
-        ValueError: options that do not go together.
-        ArtifactError: weights that cannot be had or are of another network.
+        ValueError: incompatible options.
+        ArtifactError: weights that are not available or belong to a different network.
     """
     if weights is not None and backbone_weights is not None:
-        raise ValueError(f"weights {weights} hold the backbone's too; set backbone_weights to null")
+        raise ValueError(f"weights {weights} include the backbone's; set backbone_weights to null")
     shape = num_classes, version, backbone, width, backbone_weights, norm, fpn_channels, strides
     layout = TwoStageOptions(*shape, box_head_channels, anchor_scale, box_batch_size_per_image, rpn_score_threshold, weights)
     model = mask(layout, mask_head_channels)

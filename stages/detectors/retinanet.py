@@ -2,7 +2,7 @@
 
 Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017, https://arxiv.org/abs/1708.02002. Version 2 is torchvision's: group
 normalization in the heads, a GIoU loss, levels above 32 from the backbone's own map. Departures: the sizes and ratios of anchors, the
-pyramid's strides and the heads' depth are options; the heads' groups have 8 channels, which at 256 channels are torchvision's 32 groups.
+pyramid's strides and the heads' depth are options; the heads' groups have 8 channels, at 256 channels torchvision's 32 groups.
 """
 
 from typing import Annotated, Literal
@@ -38,7 +38,7 @@ class RetinaNetDetector(DenseDetector):
     model: RetinaNet
 
     def losses(self, rows: list[dict[str, Tensor]], head: dict[str, Tensor], anchors: list[Tensor], sizes: list[int]) -> dict[str, Tensor]:
-        """See DenseDetector.losses; each image's are divided by its own positives, so that processes average as one would."""
+        """See DenseDetector.losses; each image's are divided by its own positives, so averages over processes equal one process's."""
         losses: dict[str, Tensor] = self.model.compute_loss(rows, head, anchors)
         return losses
 
@@ -69,22 +69,22 @@ def build(
     Args:
         num_classes: labels are 0 to num_classes - 1.
         version: 1 has no normalization in the heads and an L1 loss.
-        backbone: a name of stages.detectors.backbones.catalog.NAMES, or "timm:" and a model of timm's.
+        backbone: a name of stages.detectors.backbones.catalog.NAMES, or "timm:" and the name of a timm model.
         width: channels after the stem; 64 is torchvision's ResNet.
         backbone_weights: a torchvision weights name such as IMAGENET1K_V1, or a file.
-        norm: of the backbone; null for its own, and for resnet50 with `weights` of version 1 frozen, as torchvision trained those.
-        extra: what makes the levels above stride 32, see detector fcos; null for p6p7 in version 1 and p6p7_c5 in version 2.
-        anchor_scale: the side of a level's smallest square anchor in strides.
-        anchor_sizes: of a level's anchors, between that side and its double.
-        anchor_ratios: heights of anchors by their widths.
-        weights: COCO_V1, which is of the defaults, or a file of the whole model; see backbones/pretrained.py.
+        norm: normalization of the backbone; null: its own, but frozen for resnet50 with `weights` of version 1, as in torchvision.
+        extra: how the levels above stride 32 are made, see detector fcos; null: p6p7 in version 1 and p6p7_c5 in version 2.
+        anchor_scale: side of a level's smallest square anchor, in strides.
+        anchor_sizes: number of anchor sizes per level, from that side up to below its double.
+        anchor_ratios: height-to-width ratios of the anchors.
+        weights: COCO_V1, which fits the defaults, or a file with the whole model; see backbones/pretrained.py.
 
     Raises:
-        ValueError: options that do not go together.
-        ArtifactError: weights that cannot be had or are of another detector.
+        ValueError: incompatible options.
+        ArtifactError: weights that are not available or belong to a different detector.
     """
     if weights is not None and backbone_weights is not None:
-        raise ValueError(f"weights {weights} hold the backbone's too; set backbone_weights to null")
+        raise ValueError(f"weights {weights} include the backbone's; set backbone_weights to null")
     levels = extra or ("p6p7" if version == 1 else "p6p7_c5")
     torchvisions = weights is not None and version == 1 and backbone == "resnet50"
     normalization = "frozen" if norm is None and torchvisions else norm
@@ -95,12 +95,12 @@ def build(
     if weights is not None:
         load_torchvision(model, weights, _WEIGHTS[version], CLASS_LAYERS)
         if torchvisions and not weights.endswith(SUFFIXES):
-            overwrite_eps(model, 0.0)  # torchvision's were trained with frozen normalization that added nothing
+            overwrite_eps(model, 0.0)  # torchvision's weights were trained with frozen normalization whose epsilon is 0
     return RetinaNetDetector(model, strides)
 
 
 def _anchors(strides: tuple[int, ...], scale: float, num_sizes: int, ratios: tuple[float, ...]) -> AnchorGenerator:
-    """torchvision's generator, its sizes in whole px as torchvision's are."""
+    """torchvision's generator, with sizes in whole px as in torchvision."""
     sizes = tuple(tuple(int(stride * scale * 2 ** (i / num_sizes)) for i in range(num_sizes)) for stride in strides)
     return AnchorGenerator(sizes, (ratios,) * len(strides))
 

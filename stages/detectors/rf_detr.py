@@ -1,8 +1,8 @@
-"""RF-DETR through transformers, with instance masks where asked for.
+"""RF-DETR through transformers, with instance masks on request.
 
 Robinson et al., "RF-DETR: Neural Architecture Search for Real-Time Detection Transformers", https://arxiv.org/abs/2511.09554. Departures:
-see set_prediction/groups.py; the windows of images that are not square hold what lies together, where transformers mixes up height and
-width; no token for hidden patches, which only self-supervised training has.
+see set_prediction/groups.py; in images that are not square, windows contain adjacent patches, while transformers mixes up height and
+width; no token for hidden patches, which only self-supervised training uses.
 """
 
 import math
@@ -97,19 +97,19 @@ def build(
 
     Args:
         num_classes: labels are 0 to num_classes - 1.
-        weights: a hub id such as Roboflow/rf-detr-base, or a folder written by save_pretrained; null for fresh ones.
-        masks: predict instance masks, from weights that have them or fresh.
-        backbone_width: channels of the vision transformer; null for the weights' own, 384 for fresh ones.
-        backbone_layers: its blocks; null for the weights' own, 12 for fresh ones.
-        patch: px that a patch is wide; null for the weights' own, 16 for fresh ones.
-        windows: attention in windows * windows parts; sizes are multiples of patch times this; null for the weights' own, 2 for fresh ones.
-        width: channels of the pyramid and of the queries; null for the weights' own, 256 for fresh ones.
-        layers: of the decoder; null for the weights' own, 3 for fresh ones.
-        queries: boxes that are predicted; null for the weights' own, 300 for fresh ones.
-        groups: of queries while training; null for the weights' own, 13 for fresh ones.
+        weights: a hub id such as Roboflow/rf-detr-base, or a folder written by save_pretrained; null: random weights.
+        masks: predict instance masks, with weights that have them or fresh ones.
+        backbone_width: channels of the vision transformer; null: the weights' own, or 384 without weights.
+        backbone_layers: blocks of the vision transformer; null: the weights' own, or 12 without weights.
+        patch: width of a patch, in px; null: the weights' own, or 16 without weights.
+        windows: attention in windows * windows parts; sizes: multiples of patch times this; null: the weights' own, or 2 without weights.
+        width: channels of the pyramid and of the queries; null: the weights' own, or 256 without weights.
+        layers: decoder layers; null: the weights' own, or 3 without weights.
+        queries: number of predicted boxes; null: the weights' own, or 300 without weights.
+        groups: groups of queries while training; null: the weights' own, or 13 without weights.
 
     Raises:
-        ValueError: options that do not go together, or transformers is not installed.
+        ValueError: incompatible options, or transformers is not installed.
     """
     library = hub.library()
     model_class = library.RfDetrForInstanceSegmentation if masks else library.RfDetrForObjectDetection

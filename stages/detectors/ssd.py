@@ -1,12 +1,12 @@
-"""SSD on VGG16: torchvision's, and the same network in fewer channels and levels.
+"""SSD on VGG16: torchvision's, and the same network with fewer channels and levels.
 
-Liu et al., "SSD: Single Shot MultiBox Detector", ECCV 2016, https://arxiv.org/abs/1512.02325. Departures beside torchvision's own:
-the features that are normalized are scaled by their largest channel first, since their squares leave the range of half precision;
-default boxes as stages/detectors/single_shot/detector.py says.
+Liu et al., "SSD: Single Shot MultiBox Detector", ECCV 2016, https://arxiv.org/abs/1512.02325. Departures in addition to torchvision's
+own: the features that are normalized are scaled by their largest channel first, because their squares leave the range of half
+precision; default boxes, see stages/detectors/single_shot/detector.py.
 
-Weights expect images in the range 0 to 255 with a mean taken off. Beside `weights: COCO_V1` and
+Weights expect images in the range 0 to 255, minus a mean. With `weights: COCO_V1` and
 `backbone_weights: IMAGENET1K_FEATURES`, set data.preprocessing to height and width 300, resize stretch,
-mean [0.48235, 0.45882, 0.40784] and std [0.00392157, 0.00392157, 0.00392157], which is 1/255. Other weights of VGG16 take the
+mean [0.48235, 0.45882, 0.40784] and std [0.00392157, 0.00392157, 0.00392157], which is 1/255. Other weights of VGG16 use the
 defaults. SSD's own thresholds in `export` are score_threshold 0.01, iou_threshold 0.45, candidates 400, max_detections 200.
 """
 
@@ -35,7 +35,7 @@ _MIN_SIDE_PX = {5: 140, 6: 268}
 
 
 class VggLevels(nn.Module):
-    """SSD's feature maps of images [B, 3, H, W], finest first; torchvision's names of tensors, and its shapes at width 64."""
+    """SSD's feature maps of images [B, 3, H, W], finest first; torchvision's tensor names, and its shapes at width 64."""
 
     def __init__(self, width: int, norm: Literal["none", "batch"], num_levels: int, weights: str | None) -> None:
         super().__init__()
@@ -124,16 +124,16 @@ def build(
         num_classes: labels are 0 to num_classes - 1.
         width: channels of the first convolution; 64 is VGG16.
         norm: batch is VGG16 with batch normalization.
-        levels: feature maps, from stride 8 on; 6 need images of at least 268 px a side, 5 of 140.
-        weights: of the whole detector: a torchvision name (COCO_V1) or a file of its state dict.
-        backbone_weights: a torchvision name such as IMAGENET1K_FEATURES, or a file of its state dict.
+        levels: number of feature maps, starting at stride 8; 6 need images of at least 268 px per side, 5 of 140.
+        weights: weights of the whole detector: a torchvision name (COCO_V1) or a file with its state dict.
+        backbone_weights: a torchvision name such as IMAGENET1K_FEATURES, or a file with its state dict.
 
     Raises:
-        ValueError: options that do not go together, or an unknown name.
-        ArtifactError: weights that cannot be had.
+        ValueError: incompatible options, or an unknown name.
+        ArtifactError: weights that are not available.
     """
     if weights is not None and backbone_weights is not None:
-        raise ValueError("weights hold the backbone too; set backbone_weights to null")
+        raise ValueError("weights include the backbone; set backbone_weights to null")
     if weights is not None and (width, norm, levels) != (64, "none", 6):
         raise ValueError(f"weights {weights} need width 64, norm none and 6 levels, not width {width}, norm {norm} and {levels} levels")
     if backbone_weights is not None and width != 64:

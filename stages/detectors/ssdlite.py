@@ -1,11 +1,11 @@
-"""SSDlite on MobileNetV3: torchvision's, and the same network in fewer channels.
+"""SSDlite on MobileNetV3: torchvision's, and the same network with fewer channels.
 
 Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks", CVPR 2018, https://arxiv.org/abs/1801.04381, section 6.2;
 Howard et al., "Searching for MobileNetV3", ICCV 2019, https://arxiv.org/abs/1905.02244, section 6.3. Departure: `width_mult` also
 narrows the layers after the backbone.
 
-Weights expect images in the range -1 to 1. Beside `weights: COCO_V1`, set data.preprocessing to height and width 320, resize
-stretch, mean [0.5, 0.5, 0.5] and std [0.5, 0.5, 0.5]; backbone_weights take the defaults. SSDlite's own thresholds in `export` are
+Weights expect images in the range -1 to 1. With `weights: COCO_V1`, set data.preprocessing to height and width 320, resize
+stretch, mean [0.5, 0.5, 0.5] and std [0.5, 0.5, 0.5]; backbone_weights use the defaults. SSDlite's own thresholds in `export` are
 score_threshold 0.001, iou_threshold 0.55, candidates 300, max_detections 300.
 """
 
@@ -56,19 +56,19 @@ def build(
     Args:
         num_classes: labels are 0 to num_classes - 1.
         width_mult: channels, as a fraction of MobileNetV3's.
-        norm: batch needs batches of at least 2 images, as the last level may be a single position. Beside backbone_weights, frozen is
-            of the backbone alone; what starts anew has batch.
-        reduced_tail: half the channels in the backbone's last blocks; null: unless there are backbone_weights, which have all.
-        weights: of the whole detector: a torchvision name (COCO_V1) or a file of its state dict.
-        backbone_weights: a torchvision name such as IMAGENET1K_V1, or a file of its state dict.
+        norm: batch needs batches of at least 2 images, because the last level may be a single position. With backbone_weights,
+            frozen applies only to the backbone; fresh layers have batch.
+        reduced_tail: halve the channels in the backbone's last blocks; null: only without backbone_weights, which have all.
+        weights: weights of the whole detector: a torchvision name (COCO_V1) or a file with its state dict.
+        backbone_weights: a torchvision name such as IMAGENET1K_V1, or a file with its state dict.
 
     Raises:
-        ValueError: options that do not go together, or an unknown name.
-        ArtifactError: weights that cannot be had.
+        ValueError: incompatible options, or an unknown name.
+        ArtifactError: weights that are not available.
     """
     _check(backbone, width_mult, norm, weights, backbone_weights)
     if reduced_tail and backbone_weights in [one.name for one in _BACKBONES[backbone][1]]:
-        raise ValueError(f"backbone_weights {backbone_weights} have the whole tail; set reduced_tail to null")
+        raise ValueError(f"backbone_weights {backbone_weights} have the full tail; set reduced_tail to null")
     tail = backbone_weights is None if reduced_tail is None else reduced_tail
     fresh = _NORMS["batch" if norm == "frozen" and weights is None else norm]
     levels = _levels(backbone, width_mult, norm, fresh, tail, backbone_weights)
@@ -83,9 +83,9 @@ def build(
 
 
 def _check(backbone: str, width_mult: float, norm: str, weights: str | None, backbone_weights: str | None) -> None:
-    """Refuse options that do not go together."""
+    """Refuse incompatible options."""
     if weights is not None and backbone_weights is not None:
-        raise ValueError("weights hold the backbone too; set backbone_weights to null")
+        raise ValueError("weights include the backbone; set backbone_weights to null")
     if weights is not None and backbone != "mobilenet_v3_large":
         raise ValueError(f"weights {weights} need backbone mobilenet_v3_large, not {backbone}")
     for option, given in (("weights", weights), ("backbone_weights", backbone_weights)):

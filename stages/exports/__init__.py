@@ -1,1 +1,1 @@
-"""From a trained network to a file of another format."""
+"""Writes a trained network to a file in a different format."""

@@ -1,4 +1,4 @@
-"""From a torch graph to ONNX, with the tensors named between which the network lies."""
+"""Exports a torch graph to ONNX and names the tensors that delimit the network."""
 
 import logging
 import warnings
@@ -18,7 +18,7 @@ class _Flat(nn.Module):
 
     def __init__(self, graph: Graph) -> None:
         super().__init__()
-        self.deployed = graph  # torch.export keeps an attribute named graph for itself
+        self.deployed = graph  # torch.export reserves an attribute named graph
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         answer = self.deployed(images)
@@ -27,7 +27,7 @@ class _Flat(nn.Module):
 
 
 def write_onnx(graph: Graph, size: tuple[int, int], file: Path, *, opset: int = 18, dynamic_batch: bool = True) -> Heads:
-    """Write the graph for images of size (height, width) px; the result names the tensors between which its network lies.
+    """Write the graph for images of size (height, width) px; the result names the tensors that delimit its network.
 
     Raises:
         BuildError: the exporter refuses the graph.
@@ -51,7 +51,7 @@ def write_onnx(graph: Graph, size: tuple[int, int], file: Path, *, opset: int = 
 
 
 def _export(graph: nn.Module, images: Tensor, file: Path, names: list[str], opset: int, dynamic_batch: bool) -> None:
-    """torch's exporter, its remarks about its own internals left out."""
+    """Run torch's exporter without its remarks about its own internals."""
     logging.getLogger("onnxscript").setLevel(logging.ERROR)
     shapes = ({0: torch.export.Dim("batch", min=1, max=1024)},) if dynamic_batch else None
     try:

@@ -1,4 +1,4 @@
-"""The distillation loss contract; every other file of this folder is one loss, its file name the name in pipeline.yaml.
+"""The distillation loss contract; every other file in this folder is one loss, and its file name is the name in pipeline.yaml.
 
 A file defines `build(student: Pyramid, teacher: Pyramid, *, <options>) -> Loss`. Its keyword-only parameters are the options.
 """
@@ -21,16 +21,16 @@ class Pyramid:
 
 
 class Loss(nn.Module, ABC):
-    """Named terms from both networks' outputs; its parameters (adapters) are trained beside the student, never shipped.
+    """Named terms from both networks' outputs; its parameters (adapters) are trained with the student, never shipped.
 
-    weights: the factor on each term, by its name or the part of it before "/"; 1 for a term that is not among them.
+    weights: the factor on each term, by its name or the part of it before "/"; 1 for a term that is not listed.
     """
 
     weights: Mapping[str, float] = {}
 
     @abstractmethod
     def forward(self, student: Outputs, teacher: Outputs, targets: Sequence[Target]) -> dict[str, Tensor]:
-        """Scalar terms without their weights; one of a single level is called <term>/<stride>. The teacher's tensors carry no gradient."""
+        """Scalar terms without their weights; a term of one level is named <term>/<stride>. The teacher's tensors carry no gradient."""
 
     def weight(self, term: str) -> float:
         """The factor on a term of `forward`."""

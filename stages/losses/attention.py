@@ -3,10 +3,10 @@
 Zhang & Ma, "Structured Knowledge Distillation for Accurate and Efficient Object Detection", IEEE TPAMI 2023,
 https://doi.org/10.1109/TPAMI.2023.3300470; first in ICLR 2021, https://openreview.net/forum?id=uKhGRvM8QNH.
 
-Departures of the preset `normalised`, see stages/losses/features/presets.py: each channel of an image is brought to mean 0 and standard
-deviation 1, and squared errors are averaged. The student's attention over positions, for the mask and for the transfer, is of
-its own features, that over channels of the adapted ones. In the other presets it is of the student's own features everywhere, as in
-the authors' code, but for the channels of a student that has not as many as its teacher: there, of the adapted ones.
+Departures of the preset `normalised`, see stages/losses/features/presets.py: each channel of an image is normalized to mean 0 and standard
+deviation 1, and squared errors are averaged. The student's attention over positions, for the mask and for the transfer, is computed
+from its own features, its attention over channels from the adapted ones. The other presets use the student's own features everywhere,
+as in the authors' code, except for attention over channels if student and teacher have different numbers of them: then the adapted.
 """
 
 from collections.abc import Callable, Sequence
@@ -60,7 +60,7 @@ class Attention(Loss):
         self.channel_adapters = nn.ModuleList(nn.Linear(own, other) for own, other in widths if adapted)
 
     def forward(self, student: Outputs, teacher: Outputs, targets: Sequence[Target]) -> dict[str, Tensor]:
-        """Those of the terms "feature", "spatial" and "channel" of each level that have a weight."""
+        """The terms "feature", "spatial" and "channel" of each level, if they have a weight."""
         terms: dict[str, Tensor] = {}
         for index, (own, other) in enumerate(pairs(student, teacher, self.levels)):
             level = self._level(index, own, other)
@@ -87,7 +87,7 @@ class Attention(Loss):
         return terms
 
     def _transfer(self, index: int, own: Tensor, compared: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
-        """How the networks' attention over positions differs, and that over channels, of the features `compared`."""
+        """The differences between the networks' attention over positions, and over channels of the features `compared`."""
         if self.spatial_adapters:
             spatial = self.spatial_adapters[index](channel_mean(own)) - channel_mean(other)
             return spatial, self.channel_adapters[index](position_mean(own).flatten(1)) - position_mean(other).flatten(1)
@@ -95,7 +95,7 @@ class Attention(Loss):
 
     @torch.no_grad()
     def _mask(self, attention: Callable[[Tensor], Tensor], own: Tensor, other: Tensor) -> Tensor:
-        """Of both networks' attention; it carries no gradient, else attention would flee from errors."""
+        """The mask of both networks' attention; it carries no gradient, otherwise attention would avoid errors."""
         combined = summed_mask if self.preset.masks == "summed" else averaged_mask
         return combined(attention(own), attention(other), self.preset.temperature)
 
@@ -116,19 +116,19 @@ def build(
     """The attention-masked feature loss and the attention transfer loss.
 
     Args:
-        preset: the form, and what the options below are where they are null; see stages.losses.features.presets.
-        temperature: of both masks; below 1 sharpens them.
-        feature_weight: of the masked error between adapted student and teacher features.
-        transfer_weight: of the error between their attention over positions, and of that over channels.
-        strides: the student's levels that learn; null for all that can.
-        missing: what becomes of a level whose stride the teacher lacks: it is left out, or learns from the nearest one, resized.
-        statistics: of preset normalised, what a channel's mean and deviation are taken over: each image alone, or the batch of the
-            process, as Cao et al., "PKD", NeurIPS 2022, do.
-        adapter: what brings the student's features to the teacher's channels before they are compared; with none, of preset
-            normalised, they are standardized themselves.
+        preset: the form of the loss, and the values of the options below that are null; see stages.losses.features.presets.
+        temperature: temperature of both masks; values below 1 sharpen them.
+        feature_weight: weight of the masked error between adapted student and teacher features.
+        transfer_weight: weight of the error between their attention over positions, and of the error between that over channels.
+        strides: strides of the student's levels that learn; null: all that can.
+        missing: what happens to a level whose stride the teacher lacks: it is left out, or learns from the nearest level, resized.
+        statistics: for preset normalised, what a channel's mean and deviation are computed over: each image, or the process's batch,
+            as in Cao et al., "PKD", NeurIPS 2022.
+        adapter: layer that maps the student's features to the teacher's channels before they are compared; with none, preset
+            normalised standardizes the features themselves.
 
     Raises:
-        ConfigError: statistics of the batch with another preset, which takes none; no adapter between different numbers of channels.
+        ConfigError: batch statistics with a preset that does not standardize; no adapter between different numbers of channels.
     """
     form = chosen(preset, statistics)
     form = replace(

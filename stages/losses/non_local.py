@@ -1,12 +1,12 @@
 """Non-local distillation: the relations between positions.
 
 Zhang & Ma, "Structured Knowledge Distillation for Accurate and Efficient Object Detection", IEEE TPAMI 2023,
-https://doi.org/10.1109/TPAMI.2023.3300470; the block is of Wang et al., "Non-local Neural Networks", CVPR 2018.
+https://doi.org/10.1109/TPAMI.2023.3300470; the block is from Wang et al., "Non-local Neural Networks", CVPR 2018.
 
-Departures of the preset `normalised`, see stages/losses/features/presets.py: each channel of an image is brought to mean 0 and standard
+Departures of the preset `normalised`, see stages/losses/features/presets.py: each channel of an image is normalized to mean 0 and standard
 deviation 1 and the squared error is averaged; the block's last convolution starts at zero instead of being followed by a batch
-norm that does, so that it is the identity at first without statistics over the batch. Both sides' blocks are trained by this very
-loss, as in the authors' code.
+norm that does, so it is initially the identity without statistics over the batch. Both sides' blocks are trained by this loss
+itself, as in the authors' code.
 """
 
 from collections.abc import Sequence
@@ -65,9 +65,9 @@ class NonLocal(Loss):
         return mean_square(difference) if normalised else norm(difference)
 
     def _difference(self, index: int, own: Tensor, other: Tensor) -> Tensor:
-        """The adapted student's features with what both sides draw, less the teacher's with what they draw, [B, C, H, W].
+        """The student's features plus what they draw, adapted, minus the teacher's features plus what they draw, [B, C, H, W].
 
-        The adapter A over x + R x is (A + A R) x: neither side's own features with what they draw are ever written to memory.
+        The adapter A on x + R x is (A + A R) x: neither side's features plus what they draw are ever written to memory.
         """
         rows, other_rows = _rows(own), _rows(other)
         added, other_added = self.own[index](own, rows), self.other[index](other, other_rows)
@@ -82,12 +82,12 @@ class NonLocal(Loss):
 
 
 def _rows(features: Tensor) -> Tensor:
-    """Features [B, C, H, W] as [B, H * W, C] in float32, a view where they are in float32 and channels last."""
+    """Features [B, C, H, W] as [B, H * W, C] in float32, a view if they are in float32 and channels last."""
     return features.flatten(2).transpose(1, 2).float()
 
 
 def _linear(adapter: nn.Module, own: Tensor) -> tuple[Tensor, Tensor]:
-    """An adapter's weight [D, C] and bias [D], those of the identity where there is none."""
+    """An adapter's weight [D, C] and bias [D], those of the identity if there is none."""
     if not isinstance(adapter, nn.Conv2d):
         return torch.eye(own.shape[1], device=own.device), own.new_zeros(own.shape[1])
     assert adapter.bias is not None
@@ -95,7 +95,7 @@ def _linear(adapter: nn.Module, own: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _affine(start: Tensor, rows: Tensor, matrix: Tensor, drawn: Tensor, weight: Tensor) -> Tensor:
-    """`start` plus rows times matrix [C, K] plus drawn times weight [B, C, L], one product where both are the same rows."""
+    """`start` plus rows times matrix [C, K] plus drawn times weight [B, C, L], one product if both are the same rows."""
     if drawn is rows:
         return torch.baddbmm(start, rows, (matrix + weight).transpose(1, 2))
     return torch.baddbmm(start, drawn, weight.transpose(1, 2)) + rows @ matrix.t()
@@ -117,18 +117,18 @@ def build(
     """Relation modules on both sides, matched after a 1x1 adapter.
 
     Args:
-        preset: the form, and what the options below are where they are null; see stages.losses.features.presets.
-        reductions: the projections at each level, finest first, have channels / reduction channels; the last serves all further levels.
-        pools: max-pooling of phi and g, likewise.
-        relation: dot_product, or embedded_gaussian: the softmax of it over the pooled positions.
-        strides: the student's levels that learn; null for all that can.
-        missing: what becomes of a level whose stride the teacher lacks: it is left out, or learns from the nearest one, resized.
-        statistics: of preset normalised, what a channel's mean and deviation are taken over: each image alone, or the batch of the
-            process, as Cao et al., "PKD", NeurIPS 2022, do.
-        adapter: what brings the student's features with their relations to the teacher's channels.
+        preset: the form of the loss, and the values of the options below that are null; see stages.losses.features.presets.
+        reductions: the projections at each level, finest first, have channels / reduction channels; the last applies to all further levels.
+        pools: sizes of the max-pooling of phi and g, likewise.
+        relation: dot_product, or embedded_gaussian: its softmax over the pooled positions.
+        strides: strides of the student's levels that learn; null: all that can.
+        missing: what happens to a level whose stride the teacher lacks: it is left out, or learns from the nearest level, resized.
+        statistics: for preset normalised, what a channel's mean and deviation are computed over: each image, or the process's batch,
+            as in Cao et al., "PKD", NeurIPS 2022.
+        adapter: layer that maps the student's features with their relations to the teacher's channels.
 
     Raises:
-        ConfigError: statistics of the batch with another preset, which takes none; no adapter between different numbers of channels.
+        ConfigError: batch statistics with a preset that does not standardize; no adapter between different numbers of channels.
     """
     form = chosen(preset, statistics)
     form = replace(form, pools=pools or form.pools, reductions=reductions or form.reductions)

@@ -15,9 +15,9 @@ NUM_IMAGES = 64
 
 
 def of(files: Sequence[Path], preprocessing: Preprocessing) -> list[Image]:
-    """Some of these, decoded, spread evenly; grey noise of the network's size where there are none.
+    """Some of these files, evenly spread and decoded; gray noise of the network's size if there are none.
 
-    What noise costs is the network's time, not that of shrinking a photograph.
+    Noise measures the network's time, without the time to shrink a photograph.
     """
     if files:
         return [image_files.load_image(file) for file in spread(files, NUM_IMAGES)]

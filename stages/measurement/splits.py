@@ -6,7 +6,7 @@ from stages.artifacts import Dataset, read_json
 
 
 def labeled_split(dataset: Dataset, name: str) -> LabeledSplit:
-    """Its images and ground truth.
+    """The split's images and ground truth.
 
     Raises:
         DataError: the data has no such split, or it is empty.

@@ -42,7 +42,7 @@ def graph_options(export: ExportConfig) -> GraphOptions:
 
 
 def evaluate(out: Path, detector: Detector, dataset: Dataset, split: str, export: ExportConfig) -> Accuracy:
-    """COCO's numbers on a split; the detections go to out/detections.json."""
+    """COCO's numbers on a split; the detections are written to out/detections.json."""
     contract = dataset.facts.contract.model_copy(update={"mask_frame": detector.mask_frame})
     predictor = SessionPredictor(TorchSession(detector.graph(graph_options(export))), contract)
     judged = judge(predictor, splits.labeled_split(dataset, split), f"evaluate on {split}")

@@ -24,7 +24,7 @@ VerdictKind = Literal["pass", "fail", "inconclusive", "unmeasured", "incomparabl
 
 
 class Judge:
-    """One engine's verdicts; what it is compared with, by the gates' `versus`, is a side or why there is none."""
+    """One engine's verdicts; `others` has, by the gates' `versus`, what it is compared with or the reason why there is nothing."""
 
     def __init__(self, own: Side, others: Mapping[str, Side | str], dataset: Dataset | None, validation: ValidationConfig) -> None:
         self.own = own
@@ -34,7 +34,7 @@ class Judge:
         self._comparisons: dict[Versus, Comparison] = {}
 
     def verdict(self, one: GateConfig) -> Verdict:
-        """Of a gate on this engine."""
+        """The verdict of a gate on this engine."""
         words = limit(one)
         name = one.name or f"{one.metric} {words} on {self.own.name}"
         blank = Verdict(name=name, target=self.own.name, metric=one.metric, verdict="unmeasured", measured=None, limit=words)
@@ -75,7 +75,7 @@ class Judge:
 
 
 def refuse_misfits(own: Side, other: Side) -> None:
-    """Figures of one task or on one set of images say nothing of another.
+    """Refuse to compare figures of different tasks or on different images.
 
     Raises:
         Incomparable: the two detect different classes, or were judged on different data.
@@ -84,17 +84,17 @@ def refuse_misfits(own: Side, other: Side) -> None:
         raise Incomparable(f"{own.name} and {other.name} detect different classes")
     if own.data is None or other.data is None or own.data == other.data:
         return
-    counts = f"{other.data[1]} images then, {own.data[1]} now" if own.data[1] != other.data[1] else "as many images, with other content"
-    raise Incomparable(f"{other.name} was judged on other data ({counts}); save a new reference on today's")
+    counts = f"{other.data[1]} images then, {own.data[1]} now" if own.data[1] != other.data[1] else "as many images, with different content"
+    raise Incomparable(f"{other.name} was judged on different data ({counts}); save a new reference on today's data")
 
 
 def exit_code(
     verdicts: Iterable[Verdict], gates: Iterable[GateConfig], *, required: Collection[str] = (), unmeasured: Collection[str] = ()
 ) -> int:
-    """What the program ends with, given the verdicts on all targets.
+    """The program's exit code, given the verdicts on all targets.
 
-    10 where a gate failed; else 5 where a target that is `required` is `unmeasured`; else 12 where a gate had nothing to compare,
-    names a target that is unmeasured, or all targets are; else 11 where a gate is inconclusive; else 0.
+    10 if a gate failed; otherwise 5 if a `required` target is `unmeasured`; otherwise 12 if a gate had nothing to compare or names
+    an unmeasured target, or if all targets are unmeasured; otherwise 11 if a gate is inconclusive; otherwise 0.
 
     Args:
         required, unmeasured: names of targets.
@@ -126,7 +126,7 @@ def judged_number(figures: Figures, metric: str) -> tuple[float | None, str | No
         return None, str(error)
     if found is None or not math.isfinite(found):
         if metrics.FROM.get(metric, metric) not in (metric, *figures.maps):
-            return None, f"{metric}: there is no {metrics.FROM[metric]} network beside this engine"
+            return None, f"{metric}: there is no {metrics.FROM[metric]} network next to this engine"
         without_data = metrics.is_accuracy(metric) and figures.accuracy is None
         return None, f"{metric} was not measured, without data" if without_data else f"{metric} is undefined on this data"
     return found, None
@@ -137,12 +137,12 @@ def _within(measured: float, one: GateConfig) -> bool:
 
 
 def _why(one: GateConfig, change: Change, bound: float) -> str:
-    """What would tell, where noise hides on which side of the limit the change lies."""
+    """What would decide, if the confidence interval straddles the limit."""
     if change.too_few is not None:
         return change.too_few
     needed = change.effect.needed(bound if one.max_drop is None else -bound)
     unit = "blocks" if metrics.latency_part(one.metric) is not None else "images"
     if needed is None:
-        return "the change is at the limit itself, where no number of measurements would tell"
+        return "the change is at the limit itself, so no number of measurements would decide"
     more = "; raise validation.latency.max_seconds" if unit == "blocks" else ""
     return f"too few {unit} to tell: {change.effect.num} measured, about {needed} would suffice{more}"

@@ -1,4 +1,4 @@
-"""Training views: pipeline.yaml's augmentations on torchvision's transforms v2, then the deployed preprocessing."""
+"""Training views: pipeline.yaml's augmentations with torchvision's transforms v2, then the deployed preprocessing."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -40,13 +40,13 @@ def _steps(item: Augmentation, pad_value: int) -> list[v2.Transform]:
 
 
 def magnification(augment: Sequence[Augmentation]) -> float:
-    """How many times larger than life an augmentation may show an object: so many more px than the network's are worth keeping."""
+    """How many times larger augmentations may show an object: images are worth keeping at this many times the network's px."""
     largest = [1 / item.min_scale if isinstance(item, Crop) else max(1.0, item.max) for item in augment if isinstance(item, Crop | Scale)]
     return math.prod(largest)
 
 
 class _IoUCrop(v2.RandomIoUCrop):
-    """torchvision's, which would divide by zero on an image whose smallest window is less than a pixel: that stays whole."""
+    """torchvision's, which would divide by zero on an image whose smallest window is less than a pixel; such an image stays whole."""
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         height, width = v2.query_size(flat_inputs)
@@ -54,7 +54,7 @@ class _IoUCrop(v2.RandomIoUCrop):
 
 
 def mosaic_chance(augment: Sequence[Augmentation]) -> float:
-    """The probability with which a sample is a mosaic."""
+    """The probability that a sample is a mosaic."""
     return max((item.p for item in augment if isinstance(item, Mosaic)), default=0.0)
 
 
@@ -85,9 +85,9 @@ def mosaic(first: Sample, other: Callable[[], Sample], pad_value: int) -> Sample
 
 
 def tighten(target: Target) -> Target:
-    """Objects with masks, less those of whose mask nothing is left.
+    """Objects with masks, without those whose mask is empty.
 
-    A box that is more than a px off its mask's, most often because the object was cut, becomes the mask's.
+    A box that differs by more than a px from its mask's, most often because the object was cut, is replaced by the mask's.
     """
     assert target.masks is not None
     around = mask_boxes(target.masks)
@@ -97,7 +97,7 @@ def tighten(target: Target) -> Target:
 
 
 def mask_boxes(masks: torch.Tensor) -> torch.Tensor:
-    """The boxes [N, 4] (x1, y1, x2, y2) in px around masks [N, H, W] bool; of no width and height around empty ones."""
+    """The boxes [N, 4] (x1, y1, x2, y2) in px around masks [N, H, W] bool; without width and height around empty ones."""
     pixels = masks.numpy()  # whose `any` is seven times as fast
     across, down = (np.asarray(pixels.any(axis=axis)) for axis in (1, 2))
     starts = [line.argmax(axis=1) for line in (across, down)]

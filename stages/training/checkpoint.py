@@ -27,7 +27,7 @@ def build_detector(choice: DetectorConfig, num_classes: int, seed: int = 0, *, p
     """A detector whose fresh weights depend only on the seed.
 
     Args:
-        pretrained: whether to read the weights that the options name; without them it has the same form, and fresh weights.
+        pretrained: whether to read the weights that the options name; without them it has the same form and fresh weights.
 
     Raises:
         ConfigError: options that do not go together.
@@ -52,7 +52,7 @@ def check_size(detector: Detector, choice: DetectorConfig, contract: ModelContra
     """Refuse an image size that the detector's grid does not divide, or that is too small for it.
 
     Raises:
-        ConfigError: naming the multiple or the size that is needed.
+        ConfigError: the size is refused; the message names the multiple or the size that is needed.
     """
     for key, value in (("height", contract.preprocessing.height), ("width", contract.preprocessing.width)):
         if value % detector.size_multiple:
@@ -63,25 +63,27 @@ def check_size(detector: Detector, choice: DetectorConfig, contract: ModelContra
             raise ConfigError(f"data.preprocessing.{key}: got {value}, but {needed}")
 
 
-def load_weights(detector: Detector, path: Path, advice: str = "give one of the detector that is configured") -> None:
+def load_weights(detector: Detector, path: Path, advice: str = "use one of the configured detector") -> None:
     """Fill the detector from a safetensors file, or from a checkpoint folder's; `advice` ends the line of an error.
 
     Raises:
-        ArtifactError: no such file, damaged, or of another detector.
+        ArtifactError: the file does not exist, is damaged, or belongs to a different detector.
     """
     file = path / WEIGHTS if path.is_dir() else path
     try:
         state = load_file(str(file))
     except (OSError, SafetensorError) as error:
-        raise ArtifactError(f"{file}: no readable safetensors file ({first_line(error)}); {advice}") from error
+        raise ArtifactError(f"{file}: not a readable safetensors file ({first_line(error)}); {advice}") from error
     own = detector.state_dict()
     for name in sorted(own.keys() ^ state.keys()):
         side = "lacks" if name in own else "has an unknown"
-        raise ArtifactError(f"{file}: {side} tensor {name}, so it is of another detector; {advice}")
+        raise ArtifactError(f"{file}: {side} tensor {name}, so it belongs to a different detector; {advice}")
     for name, tensor in own.items():
         if tensor.shape != state[name].shape:
             shapes = f"{tuple(state[name].shape)} instead of {tuple(tensor.shape)}"
-            raise ArtifactError(f"{file}: tensor {name} is {shapes}, so it is of a detector with other options or classes; {advice}")
+            raise ArtifactError(
+                f"{file}: tensor {name} is {shapes}, so it belongs to a detector with different options or classes; {advice}"
+            )
     detector.load_state_dict(state)
 
 
@@ -95,7 +97,7 @@ def load_detector(checkpoint: Checkpoint) -> Detector:
 
 
 def count_macs(detector: Detector, contract: ModelContract, options: GraphOptions) -> int:
-    """Multiply-accumulates of the deployed graph for one image at the contract's size, suppression of overlaps apart."""
+    """Multiply-accumulates of the deployed graph for one image at the contract's size, without the suppression of overlaps."""
     size = contract.preprocessing
     device = next(detector.parameters()).device
     with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -129,7 +131,7 @@ def save(
 def finish(
     out: Path, detector: Detector, choice: DetectorConfig, epochs: int, dataset: Dataset, split: str, export: ExportConfig
 ) -> Checkpoint:
-    """Judge the trained detector on the split and write its checkpoint, in the first process alone."""
+    """Judge the trained detector on the split and write its checkpoint, in the first process only."""
     if is_main_process():
         accuracy = evaluate(out, detector, dataset, split, export)
         save(out, detector, choice, dataset.facts.contract, epochs, accuracy, graph_options(export))

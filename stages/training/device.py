@@ -21,10 +21,10 @@ def accelerator_for(config: TrainConfig, device: str, folder: Path) -> Accelerat
     """Device and precision of a training; half precision needs CUDA.
 
     Raises:
-        ConfigError: CUDA is asked for and not here.
+        ConfigError: CUDA is requested but not available.
     """
     if device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device: cuda, but torch finds no CUDA GPU here; set device to auto or cpu, or install torch for CUDA")
+        raise ConfigError("device: cuda, but torch finds no CUDA GPU on this machine; set device to auto or cpu, or install torch for CUDA")
     # accelerate keeps the first training's device and precision for the whole process unless told to forget; a process group stays.
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())  # noqa: SLF001
     cpu = device == "cpu" or not torch.cuda.is_available()

@@ -1,4 +1,4 @@
-"""A student that learns from its targets and from a frozen teacher at once."""
+"""A student that learns from its targets and from a frozen teacher at the same time."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +23,7 @@ from stages.training.teacher import Teacher
 
 
 def build_losses(config: DistillConfig, student: Detector, teacher: Detector, seed: int) -> dict[str, tuple[Loss, float]]:
-    """The configured losses whose weight is not 0, with it; their adapters' fresh weights depend on the seed and draw nothing else.
+    """The configured losses of weights above 0, with these; fresh adapters depend on the seed and leave torch's random state as it is.
 
     Raises:
         ConfigError: options that do not go together.
@@ -60,7 +60,7 @@ def loss_factor(config: DistillConfig, num_steps: int) -> Callable[[int], float]
 
 @dataclass(frozen=True)
 class Lesson:
-    """What the teacher gives one step: its outputs, the factor on the losses' weights, whether gradient shares are sampled."""
+    """What the teacher contributes to one step: its outputs, the factor on the losses' weights, whether gradient shares are sampled."""
 
     teacher: Outputs
     factor: float
@@ -68,7 +68,7 @@ class Lesson:
 
 
 class Distillation(Task):
-    """The student with its adapters; the teacher stands outside, so that no optimizer or checkpoint holds it."""
+    """The student with its adapters; the teacher is not a submodule, so no optimizer or checkpoint contains it."""
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class Distillation(Task):
         self._teacher = teacher
 
     def prepare(self, batch: TrainingBatch, step: int) -> Lesson | None:
-        """The teacher's lesson on the student's own view; None where no loss would listen."""
+        """The teacher's lesson on the student's own view; None if there are no losses."""
         if not self.losses:
             return None
         return Lesson(self._teacher(batch.images), self._factor(step), bool(self._every) and step % self._every == 0)
@@ -94,8 +94,8 @@ class Distillation(Task):
     def forward(self, batch: TrainingBatch, extra: Lesson | None) -> tuple[Tensor, dict[str, Tensor]]:
         """The task losses as the baseline sums them, plus each weighted term.
 
-        The named terms are unweighted; beside each stands weighted/<term>, and, where sampled, share/<term>: of the sum of the
-        norms of all terms' gradients at the student's pyramid, that of the term at all its levels.
+        The named terms are unweighted; each comes with weighted/<term> and, if sampled, share/<term>: the norm of the term's gradient
+        at all levels of the student's pyramid, as a share of the sum of all terms' norms.
         """
         if extra is None:
             return super().forward(batch, extra)

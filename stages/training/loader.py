@@ -24,7 +24,7 @@ from stages.detectors import Target
 from stages.measurement.splits import labeled_split
 from stages.training.augment import Sample, magnification, mosaic, mosaic_chance, tighten, transforms
 
-KEPT_BYTES = 2**28  # of decoded images
+KEPT_BYTES = 2**28  # for decoded images
 
 
 @dataclass(frozen=True)
@@ -42,16 +42,16 @@ class TrainingBatch:
         return TrainingBatch(self.images.to(device, memory_format=torch.channels_last), targets)
 
     def split(self, parts: int) -> "list[TrainingBatch]":
-        """So many parts, or as many as there are images, about equal in size."""
+        """This many parts, but no more than there are images, about equal in size."""
         images = self.images.chunk(parts)
         ends = [0, *accumulate(len(part) for part in images)]
         return [TrainingBatch(part, self.targets[start:end]) for part, (start, end) in zip(images, pairwise(ends), strict=True)]
 
 
 class TrainingImages(data.Dataset[tuple[Tensor, Target]]):
-    """The train split; item (epoch, index) is a view that depends on the seed, the epoch and the index alone.
+    """The train split; item (epoch, index) is a view that depends only on the seed, the epoch and the index.
 
-    With `masks` its target has them, the box where an object is annotated without one.
+    With `masks` its target has masks; an object annotated without one has its box instead.
     """
 
     def __init__(self, dataset: Dataset, config: TrainConfig, seed: int, *, masks: bool = False) -> None:
@@ -79,7 +79,7 @@ class TrainingImages(data.Dataset[tuple[Tensor, Target]]):
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Target]:
         epoch, index = key
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(hash((self._seed, epoch, index)) % 2**63)  # no other device's: only this is forked
+            torch.default_generator.manual_seed(hash((self._seed, epoch, index)) % 2**63)  # not other devices': only this one is forked
             image, objects = self._view(index)
         pixels = np.ascontiguousarray(image.numpy().transpose(1, 2, 0))
         tensor, placement = preprocess.apply(pixels, self._preprocessing)
@@ -113,7 +113,7 @@ class TrainingImages(data.Dataset[tuple[Tensor, Target]]):
     def _pixels(self, index: int) -> tuple[NDArray[np.uint8], tuple[int, int]]:
         """The image, shrunk to what its views can show, and its height and width before.
 
-        The first KEPT_BYTES of them are read once; not in a loader process, which ends with its epoch.
+        The first KEPT_BYTES of images are read once and kept, except in a loader process, which ends with its epoch.
         """
         if index not in self._kept:
             image = image_files.load_image(self._files[index])
@@ -126,10 +126,10 @@ class TrainingImages(data.Dataset[tuple[Tensor, Target]]):
 
 
 class EpochBatches(data.Sampler[list[tuple[int, int]]]):
-    """Batches of (epoch, index): one shuffle an epoch, each global batch dealt out to the processes, the incomplete last one left out.
+    """Batches of (epoch, index): one shuffle per epoch, each global batch divided among the processes, the incomplete last one dropped.
 
     Raises:
-        ConfigError: a batch that is no multiple of the number of processes.
+        ConfigError: the batch size is not a multiple of the number of processes.
     """
 
     def __init__(self, num_images: int, batch_size: int, seed: int, rank: int, num_processes: int) -> None:
@@ -138,7 +138,7 @@ class EpochBatches(data.Sampler[list[tuple[int, int]]]):
         self._batch_size = min(batch_size, num_images)
         if self._batch_size % num_processes:
             given = f"a global batch of {self._batch_size} images (train.batch_size {batch_size}, {num_images} training images)"
-            raise ConfigError(f"{given} cannot be dealt out evenly to {num_processes} processes; give a multiple of {num_processes}")
+            raise ConfigError(f"{given} cannot be divided evenly among {num_processes} processes; use a multiple of {num_processes}")
         self._seed = seed
         self._rank = rank
         self._num_processes = num_processes
@@ -155,9 +155,9 @@ class EpochBatches(data.Sampler[list[tuple[int, int]]]):
 
 
 class _Readable(data.Dataset[tuple[Tensor, Target] | DataError]):
-    """The same images, an error in place of one that cannot be used.
+    """The same images, with an error in place of an unusable one.
 
-    Raised in a loader process, torch would raise another one whose message is a traceback.
+    If it were raised in a loader process, torch would raise a different error whose message is a traceback.
     """
 
     def __init__(self, images: TrainingImages) -> None:
@@ -171,7 +171,7 @@ class _Readable(data.Dataset[tuple[Tensor, Target] | DataError]):
 
 
 def collate(samples: list[tuple[Tensor, Target] | DataError]) -> TrainingBatch | DataError:
-    """Stack the images of one batch; the first error where one of them cannot be used."""
+    """Stack the images of one batch; if one of them is unusable, the first error."""
     read = [sample for sample in samples if not isinstance(sample, DataError)]
     if len(read) < len(samples):
         return next(sample for sample in samples if isinstance(sample, DataError))
@@ -180,12 +180,12 @@ def collate(samples: list[tuple[Tensor, Target] | DataError]) -> TrainingBatch |
 
 
 def default_workers() -> int:
-    """One loader process for each core but one, at most four: the training thread keeps a core of its own."""
+    """One loader process per core except one, but at most four: the training thread keeps a core of its own."""
     return min(4, machine.num_cores() - 1) if hasattr(os, "fork") else 0
 
 
 def loader(images: TrainingImages, batches: EpochBatches, workers: int) -> "data.DataLoader[tuple[Tensor, Target] | DataError]":
-    """Iterates over the batches of `batches.epoch`; in place of one with an image that cannot be used, over its error."""
+    """Iterates over the batches of `batches.epoch`, with an error in place of a batch that has an unusable image."""
     return data.DataLoader(
         _Readable(images),
         batch_sampler=batches,

@@ -1,6 +1,6 @@
 """The training loop, the same for teacher, baseline and student.
 
-accelerate carries device, precision, distribution, checkpoints and trackers.
+accelerate handles device, precision, distribution, checkpoints and trackers.
 """
 
 import csv
@@ -49,7 +49,7 @@ class Task(nn.Module):
 
 
 class Trainer:
-    """One training in a folder; started again there, it goes on after the last finished epoch."""
+    """One training in a folder; started again there, it continues after the last finished epoch."""
 
     def __init__(self, task: Task, dataset: Dataset, config: TrainConfig, *, seed: int, device: str, folder: Path, label: str) -> None:
         self._config = config
@@ -75,12 +75,12 @@ class Trainer:
         self._accelerator.register_for_checkpointing(self._scheduler, self._progress, *([self._ema] if self._ema else []))
 
     def run(self) -> Detector:
-        """Train to the last epoch and return the detector whose weights are shipped: the average where there is one.
+        """Train to the last epoch and return the detector whose weights are shipped: the average if there is one.
 
         Raises:
-            ArtifactError: a loss that is not finite, named with its step.
-            ConfigError: batch normalization of a single value.
-            DataError: an image that cannot be used.
+            ArtifactError: a loss is not finite; the message names it and its step.
+            ConfigError: batch normalization over a single value.
+            DataError: an image is unusable.
         """
         self._saved.load()
         self._accelerator.init_trackers("training")
@@ -117,7 +117,7 @@ class Trainer:
         """The epoch's batches.
 
         Raises:
-            DataError: an image that cannot be used.
+            DataError: an image is unusable.
         """
         for batch in self._loader:
             if isinstance(batch, DataError):
@@ -142,7 +142,7 @@ class Trainer:
         return values
 
     def _part(self, batch: TrainingBatch, share: float, *, last: bool) -> dict[str, float]:
-        """Forward and backward of a part of a batch; processes exchange gradients after the last one alone."""
+        """Forward and backward of a part of a batch; processes exchange gradients only after the last part."""
         with nullcontext() if last else self._accelerator.no_sync(self._model):
             with self._accelerator.autocast():
                 extra = self._task.prepare(batch, self._progress.step)

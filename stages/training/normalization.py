@@ -11,15 +11,15 @@ from deploy.errors import ConfigError
 
 @contextmanager
 def single_values_refused(network: nn.Module, label: str) -> Iterator[None]:
-    """Inside, batch normalization in training mode refuses an input of one value per channel, naming the options that mend it.
+    """Inside, batch normalization in training mode refuses an input with one value per channel and names the options to change.
 
     Raises:
-        ConfigError: of the training called `label`.
+        ConfigError: the input has one value per channel; the message starts with `label`.
     """
 
     def check(module: nn.Module, given: tuple[Any, ...]) -> None:
         if module.training and given[0].numel() == given[0].shape[1]:
-            needed = "raise train.batch_size, lower train.accumulate, or choose another norm"
+            needed = "raise train.batch_size, lower train.accumulate, or choose a different norm"
             raise ConfigError(f"{label}: batch normalization needs two images or more per process and part; {needed}")
 
     kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)

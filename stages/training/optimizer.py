@@ -7,7 +7,7 @@ from stages.config import TrainConfig
 
 
 def optimizer_for(task: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """SGD or AdamW; weight decay spares biases and normalization layers."""
+    """SGD or AdamW; weight decay is not applied to biases and normalization layers."""
     trained = [p for p in task.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},

@@ -1,4 +1,4 @@
-"""What a training goes on from after it was stopped: a folder on disk, whole at every moment."""
+"""The state from which a stopped training continues: a folder that is complete at every moment."""
 
 import shutil
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ _FRESH, _OLD, _USED = f"{NAME}.new", f"{NAME}.old", f"{NAME}.used"
 
 
 class Progress:
-    """Where training stands; saved beside the weights."""
+    """How far training has come; saved with the weights."""
 
     def __init__(self) -> None:
         self.epoch = 0
@@ -39,7 +39,7 @@ class SavedState:
         self._accelerator = accelerator
 
     def save(self) -> None:
-        """Replace the state: written whole in a folder beside it first, then renamed.
+        """Replace the state: written completely to a folder next to it, then renamed.
 
         Raises:
             ArtifactError: the disk is full.
@@ -51,10 +51,10 @@ class SavedState:
         try:
             self._accelerator.save_state(str(fresh))
         except RuntimeError as error:  # what torch.save raises on a full disk, without saying so
-            raise ArtifactError(f"{fresh}: cannot be written (is the disk full?); make room, or give another folder (--runs)") from error
+            raise ArtifactError(f"{fresh}: cannot be written (is the disk full?); make room, or use a different folder (--runs)") from error
         self._accelerator.wait_for_everyone()
         if self._accelerator.is_main_process:
-            # one of the two names holds a whole state at every moment, also while resuming from the old one
+            # at every moment a complete state has one of the two names, even if this run resumed from the old one
             if state.exists():
                 shutil.rmtree(old, ignore_errors=True)
                 state.rename(old)
@@ -63,7 +63,7 @@ class SavedState:
         self._accelerator.wait_for_everyone()
 
     def load(self) -> None:
-        """Go on from the last whole state, if there is one.
+        """Continue from the last complete state, if there is one.
 
         Raises:
             ArtifactError: it is damaged.
@@ -78,7 +78,7 @@ class SavedState:
 
 
 def discard(folder: Path) -> None:
-    """Delete a folder's state, under another name first: nothing may resume from half of it."""
+    """Delete a folder's state, renaming it first: half of it must never be resumed from."""
     state, used = folder / NAME, folder / _USED
     for leftover in (folder / _OLD, folder / _FRESH, used):
         shutil.rmtree(leftover, ignore_errors=True)

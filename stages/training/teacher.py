@@ -1,4 +1,4 @@
-"""The frozen detector that a student learns from, run as cheaply as is asked."""
+"""The frozen detector that a student learns from, run as cheaply as configured."""
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -17,8 +17,8 @@ class Teacher:
     """Runs a detector in eval mode without gradient; its weights stay as they are.
 
     Args:
-        precision: of its products, "same" for that of the student's training.
-        compiled: whether torch.compile makes its forward, which takes a minute or so once and pays on a GPU.
+        precision: precision of its products; "same" follows the student's training.
+        compiled: whether torch.compile compiles its forward pass, which takes about a minute once and pays off on a GPU.
     """
 
     def __init__(self, detector: Detector, precision: TeacherPrecision = "same", *, compiled: bool = False) -> None:

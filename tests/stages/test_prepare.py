@@ -196,7 +196,7 @@ class TestWhatIsLeftOut:
         assert facts.num_problems == {kind: 1}
         assert facts.problems[kind][0].startswith("train: annotation 102 of train1.png, bbox ")
         assert facts.splits["train"].num_boxes == 2
-        with pytest.raises(DataError, match=f"^{kind}: train: annotation 102 .*mend the data, or set data.strict to false$") as error:
+        with pytest.raises(DataError, match=f"^{kind}: train: annotation 102 .*fix the data, or set data.strict to false$") as error:
             folder.prepare(strict=True)
         assert "\n" not in str(error.value)
 
@@ -297,7 +297,7 @@ REFUSED: list[tuple[Callable[[Folder], Any], str]] = [
     (lambda f: f.box(image_id=99), "train: annotation 102 has image_id 99, which no image has"),
     (lambda f: f.box(image_id="1"), "annotation 102 has image_id '1', which no image has"),
     (lambda f: f.box(image_id=...), "annotation 102 has image_id None"),
-    (lambda f: f.box(category_id=5), "train: annotation 102 has unknown category_id 5; there are 3, 7"),
+    (lambda f: f.box(category_id=5), "train: annotation 102 has unknown category_id 5; known: 3, 7"),
     (lambda f: f.box(category_id=...), "unknown category_id None"),
     (lambda f: f.box(id=10 + 1), "train: two annotation entries have the id 11; ids must be unique"),
     (lambda f: f.box(id=...), "annotation number 3 has id None; ids are whole numbers"),

@@ -159,7 +159,10 @@ class TestCheckpoint:
 
     @pytest.mark.parametrize(
         ("changes", "words"),
-        [({"width": 16}, "instead of (8, 3, 7, 7), so it is of a detector with other options"), ({"head_convs": 2}, "of another detector")],
+        [
+            ({"width": 16}, "instead of (8, 3, 7, 7), so it belongs to a detector with different options"),
+            ({"head_convs": 2}, "to a different detector"),
+        ],
     )
     def test_weights_of_another_detector_are_refused(self, distill: Run, changes: dict[str, int], words: str) -> None:
         other = build_detector(DetectorConfig.model_validate({**DETECTOR, **changes}), 3)

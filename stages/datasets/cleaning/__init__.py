@@ -1,1 +1,1 @@
-"""Annotations checked, mended and left out, with reasons."""
+"""Checks annotations, corrects them or leaves them out, and reports why."""

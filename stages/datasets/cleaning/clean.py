@@ -1,10 +1,10 @@
-"""Leaves out of COCO annotations what cannot be learnt or measured, and says what that was.
+"""Removes from COCO annotations what cannot be learned or measured, and reports what was removed.
 
-Left out: images that are missing or cannot be decoded, with their objects; boxes without an area, with a coordinate that is not
-finite, or wholly outside their image; masks that cannot be read, whose objects stay. Kept as COCO means them: crowds, images
-without objects, boxes that reach over the edge (they say how large the object is; training clips its own views). Width and
-height are the upright image's, whatever the file said; where the annotations were made on an image before its EXIF rotation,
-their boxes and masks are turned with it.
+Removed: images that are missing or cannot be decoded, with their objects; boxes without an area, with a coordinate that is not
+finite, or entirely outside their image; masks that cannot be read, whose objects stay. Kept as COCO defines them: crowds, images
+without objects, boxes that extend beyond the edge (they show how large the object is; training clips its own views). Width and
+height are the upright image's, whatever the file states; if the annotations were made on an image before its EXIF rotation,
+their boxes and masks are rotated with it.
 """
 
 import json
@@ -24,20 +24,20 @@ MAX_NAMED = 5
 
 @dataclass
 class Problems:
-    """How many of each kind there are, and the first few by name."""
+    """The number of problems of each kind, and the first few by name."""
 
     count: dict[str, int] = field(default_factory=dict)
     named: dict[str, list[str]] = field(default_factory=dict)
 
     def add(self, kind: str, name: str) -> None:
-        """One more."""
+        """Count one more problem."""
         self.count[kind] = self.count.get(kind, 0) + 1
         names = self.named.setdefault(kind, [])
         if len(names) < MAX_NAMED:
             names.append(name)
 
     def first(self) -> str | None:
-        """The first problem in words; None where there is none."""
+        """The first problem in words; None if there is none."""
         return next((f"{kind}: {names[0]}" for kind, names in self.named.items()), None)
 
 
@@ -46,7 +46,7 @@ def clean(split: str, source: Source, files: Sequence[ImageFile | Unusable], pro
 
     Args:
         files: what was found for each of the source's images, in their order.
-        problems: what is left out, or corrected, is added here.
+        problems: everything that is left out or corrected is added to them.
     """
     images: dict[int, _Image] = {}
     for row, file in zip(source.coco["images"], files, strict=True):
@@ -65,7 +65,7 @@ def clean(split: str, source: Source, files: Sequence[ImageFile | Unusable], pro
 
 
 def read_box(value: Any) -> Box | None:
-    """A COCO box (x, y, width, height) with an area; None where it is degenerate or not finite."""
+    """A COCO box (x, y, width, height) with an area; None if it is degenerate or not finite."""
     if not isinstance(value, list | tuple) or len(value) != 4 or not all(map(_number, value)):
         return None
     x, y, w, h = map(float, value)
@@ -113,7 +113,7 @@ def _annotation(split: str, row: Mapping[str, Any], image: _Image, problems: Pro
 
 
 def _segmentation(found: Any, image: _Image) -> Any:
-    """Polygons or a run-length code, turned where their image was; None where there is none, or none that can be kept."""
+    """Polygons or a run-length code, rotated if their image was; None if there is none, or none that can be kept."""
     if isinstance(found, Mapping):
         return _code(found, image)
     polygons = found if isinstance(found, list) else []
@@ -125,11 +125,11 @@ def _segmentation(found: Any, image: _Image) -> Any:
 
 
 def _code(found: Mapping[str, Any], image: _Image) -> Any:
-    """A run-length code of the image's size with a px at least; None where it is another."""
+    """A run-length code with the image's size and at least one px; None for any other code."""
     size = image.file.height, image.file.width
     try:
         mask = masks.decode(found, size if image.turn is None else size[::-1])
-    except (ValueError, TypeError, KeyError, RuntimeError, OverflowError):  # whatever a code from elsewhere may hold
+    except (ValueError, TypeError, KeyError, RuntimeError, OverflowError):  # a code from elsewhere may contain anything
         return None
     if not mask.any():
         return None
@@ -139,7 +139,7 @@ def _code(found: Mapping[str, Any], image: _Image) -> Any:
 
 
 def _turn(file: ImageFile) -> Transform:
-    """From a point of the image as stored to the same point of the upright image."""
+    """Maps a point of the image as stored to the same point of the upright image."""
     width, height = file.width, file.height
     turns: dict[int, Transform] = {
         5: lambda x, y: (y, x),

@@ -1,6 +1,6 @@
-"""Reads a data set before it is trained on and says what is wrong, or odd, with it.
+"""Examines a data set before training and reports what is wrong or odd about it.
 
-Errors make a run fail or its figures meaningless; warnings are left out or harm accuracy; notes are worth knowing.
+Errors make a run fail or its figures meaningless; what a warning names is left out or harms accuracy; infos are worth knowing.
 """
 
 import math
@@ -28,7 +28,7 @@ IMBALANCE = 20.0
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the examination; `split` is empty where it concerns all."""
+    """One line of the examination; `split` is empty if it concerns all."""
 
     level: Level
     split: str
@@ -48,7 +48,7 @@ def examine(sources: Mapping[str, Source], preprocessing: Preprocessing, *, stri
     """All findings, errors first.
 
     Args:
-        strict: what cleaning would leave out counts as an error, as it does in the pipeline.
+        strict: whether what cleaning would leave out counts as an error, as it does in the pipeline.
     """
     try:
         rules.check_splits(sources)
@@ -89,7 +89,7 @@ def _boxes(split: str, examined: _Examined, preprocessing: Preprocessing) -> Ite
         yield Finding("info", split, f"images without an object: {empty} of {len(images)}")
     over = sum(_reaches_out(row["bbox"], examined.files[row["image_id"]]) for row in rows)
     if over:
-        yield Finding("info", split, f"boxes over the edge of their image: {over} of {len(rows)}")
+        yield Finding("info", split, f"boxes that extend beyond their image: {over} of {len(rows)}")
     sides = [_side_px(row["bbox"], examined.files[row["image_id"]], preprocessing) for row in rows]
     tiny = sum(side < TINY_PX for side in sides)
     if sides and tiny > TINY_SHARE * len(sides):
@@ -114,12 +114,12 @@ def _categories(examined: Mapping[str, _Examined]) -> Iterator[Finding]:
     gaps = [number for number in range(min(names), max(names)) if number not in names] if max(names) - min(names) < 10_000 else []
     if gaps:
         shown = ", ".join(map(str, gaps[:5])) + (", ..." if len(gaps) > 5 else "")
-        yield Finding("info", "", f"category ids not in use: {shown}; the network's labels are contiguous all the same")
+        yield Finding("info", "", f"category ids not in use: {shown}; the network's labels are contiguous anyway")
     counts = {split: _count(one.coco["annotations"]) for split, one in examined.items()}
     for split, count in counts.items():
         absent = [name for number, name in names.items() if not count[number]]
         if absent and count:
-            meaning = "cannot be learnt" if split == "train" else "has no accuracy there"
+            meaning = "cannot be learned" if split == "train" else "has no accuracy there"
             yield Finding("warning" if split in ("train", "val") else "info", split, f"no object of {_listed(absent)}; the class {meaning}")
     present = {names[number]: count for number, count in counts["train"].items()}
     if present and max(present.values()) > IMBALANCE * min(present.values()):
@@ -140,28 +140,26 @@ def _same_files(split: str, examined: _Examined) -> Iterator[Finding]:
     twice = [number for number, count in Counter(file.sha256 for file in examined.files.values()).items() if count > 1]
     if twice:
         first = [names[number] for number, file in examined.files.items() if file.sha256 == twice[0]]
-        yield Finding("info", split, f"images that stand more than once: {len(twice)}, {first[0]} as {first[1]} for one")
+        yield Finding("info", split, f"images that occur more than once: {len(twice)}, for example {first[0]} as {first[1]}")
 
 
 def _leaks(examined: Mapping[str, _Examined]) -> Iterator[Finding]:
-    """Pictures of one split that are in another; of train in any other, figures say too much."""
+    """Pictures of one split that are also in another; if one of the two is train, figures overstate accuracy."""
     splits = list(examined)
     for index, one in enumerate(splits):
         for other in splits[index + 1 :]:
             serious = "train" in (one, other)
             same, alike = _shared(examined[one], examined[other])
             if same:
-                text = (
-                    f"files that are also in {one}: {len(same)}, {same[0][1]} as {same[0][0]} for one; what is measured here says too much"
-                )
+                text = f"files that are also in {one}: {len(same)}, for example {same[0][1]} as {same[0][0]}; figures overstate accuracy"
                 yield Finding("error" if serious else "warning", other, text)
             if alike:
-                text = f"images that look like one in {one}: {len(alike)}, {alike[0][1]} like {alike[0][0]} for one"
+                text = f"images that look like one in {one}: {len(alike)}, for example {alike[0][1]} like {alike[0][0]}"
                 yield Finding("warning" if serious else "info", other, text)
 
 
 def _shared(one: _Examined, other: _Examined) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-    """Pairs of file names: the same content, and another file of the same picture."""
+    """Pairs of file names: the same content, and a different file of the same picture."""
     names, others = _names(one), _names(other)
     by_content = {file.sha256: names[number] for number, file in one.files.items()}
     same = [(by_content[file.sha256], others[number]) for number, file in other.files.items() if file.sha256 in by_content]

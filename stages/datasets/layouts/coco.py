@@ -1,4 +1,4 @@
-"""COCO's layout: one JSON file of images, annotations and categories a split, and a folder of images."""
+"""COCO's layout: per split, one JSON file of images, annotations and categories, and a folder of images."""
 
 import json
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ def read(path: Path) -> dict[str, Any]:
     """An annotation file.
 
     Raises:
-        DataError: it is missing, no JSON, or no object-detection file.
+        DataError: it is missing, not JSON, or not an object-detection file.
     """
     try:
         found = json.loads(path.read_bytes())
@@ -43,7 +43,7 @@ def discover(root: Path) -> dict[str, Pair]:
     """The splits of a COCO folder, by our names.
 
     Raises:
-        DataError: the folder holds no annotation file of a known name, or a split's images are nowhere.
+        DataError: the folder has no annotation file with a known name, or a split's images are missing.
     """
     pairs = {}
     for split, words in SPLITS.items():
@@ -52,7 +52,7 @@ def discover(root: Path) -> dict[str, Pair]:
         if annotations is not None:
             pairs[split] = Pair(_images(root, words, annotations), annotations)
     if not pairs:
-        raise DataError(f"{root}: no annotations/instances_train.json or its like; name the files with train_annotations, val_annotations")
+        raise DataError(f"{root}: no file such as annotations/instances_train.json; name the files with train_annotations, val_annotations")
     return pairs
 
 
@@ -60,7 +60,7 @@ def sources(pairs: dict[str, Pair]) -> dict[str, Source]:
     """Every split with its annotations read.
 
     Raises:
-        DataError: a file or folder is missing or no COCO file.
+        DataError: a file or folder is missing, or a file is not a COCO file.
     """
     for split, pair in pairs.items():
         if not pair.images.is_dir():
@@ -69,7 +69,7 @@ def sources(pairs: dict[str, Pair]) -> dict[str, Source]:
 
 
 def _images(root: Path, words: tuple[str, ...], annotations: Path) -> Path:
-    """The folder in which the first images named in the file lie; where none does, the first that exists."""
+    """The folder that contains one of the first images named in the file; if none does, the first that exists."""
     folders = [root / pattern.format(word) for pattern in _IMAGES for word in words]
     present = [folder for folder in [*folders, annotations.parent] if folder.is_dir()]
     rows = read(annotations).get("images")

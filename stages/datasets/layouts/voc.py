@@ -1,7 +1,7 @@
-"""Pascal VOC's layout: one XML file an image, read with globox (MIT), a kept reader of many annotation formats.
+"""Pascal VOC's layout: one XML file per image, read with globox (MIT), a maintained reader of many annotation formats.
 
-Corners are taken as they are written: labelImg and Roboflow write them from 0, VOC itself from 1, a pixel's difference that no
-file tells. What VOC calls difficult becomes a COCO crowd: finding it is neither asked for nor held against a detector.
+Corners are used as they are written: labelImg and Roboflow count px from 0, VOC itself from 1, and no file tells which. An object
+that VOC calls difficult becomes a COCO crowd: a detector need not find it and is not penalized for finding it.
 """
 
 import xml.etree.ElementTree as ET
@@ -24,10 +24,10 @@ class Pages:
 
 
 def discover(root: Path) -> dict[str, Pages]:
-    """The splits of a VOC folder: by ImageSets/Main/<split>.txt, else a folder for each split.
+    """The splits of a VOC folder: by ImageSets/Main/<split>.txt, otherwise by one folder per split.
 
     Raises:
-        DataError: neither is there, or a list names an annotation that is not.
+        DataError: neither exists, or a list names an annotation that does not.
     """
     lists = {split: _first(root / "ImageSets/Main", words, ".txt") for split, words in SPLITS.items()}
     if any(lists.values()):
@@ -45,7 +45,7 @@ def discover(root: Path) -> dict[str, Pages]:
 
 
 def sources(pages: Mapping[str, Pages], names: Sequence[str] | None = None) -> dict[str, Source]:
-    """Every split as COCO; category ids count from 1 in the order of `names`, else of the names found, sorted.
+    """Every split as COCO; category ids count from 1 in the order of `names`, otherwise of the names found, sorted.
 
     Raises:
         DataError: an annotation cannot be read, or names a class that is not in `names`.
@@ -102,7 +102,7 @@ def _source(pages: Pages, rows: list[tuple[Path, ET.Element]], ids: Mapping[str,
 
 
 def _box(path: Path, node: ET.Element) -> list[float] | str:
-    """x, y, width, height; where the corners are not in order, what is written, for cleaning to name and leave out."""
+    """x, y, width, height; if the corners are not in order, the text as written, for cleaning to report and leave out."""
     library = globox()
     try:
         box = library.BoundingBox.from_xml(node)
@@ -121,7 +121,7 @@ def _number(text: str | None) -> int:
 
 
 def _file_name(images: Path, path: Path, tree: ET.Element) -> str:
-    """The image that the annotation names, else one beside it with the annotation's own name."""
+    """The image that the annotation names, otherwise one that has the annotation's own name."""
     named = Path((tree.findtext("filename") or "").strip()).name
     candidates = [named, *(f"{path.stem}{suffix}" for suffix in SUFFIXES)]
     return next((name for name in candidates if name and (images / name).is_file()), named or f"{path.stem}.jpg")

@@ -1,6 +1,6 @@
-"""YOLO's layout: one text file an image, its lines `class x y width height` in fractions, read with globox (MIT).
+"""YOLO's layout: one text file per image with lines `class x y width height` in fractions, read with globox (MIT).
 
-A line with more numbers is a polygon, as in YOLO's segmentation files. An image without a text file is an image without objects.
+A line with more numbers is a polygon, as in YOLO's segmentation files. An image without a text file has no objects.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,10 +25,10 @@ class YoloFolder:
 
 
 def discover(root: Path, names: Sequence[str] | None = None) -> YoloFolder:
-    """Read data.yaml (or any one YAML file beside the images); without it, take images/<split> and `names` or classes.txt.
+    """Read data.yaml (or any YAML file in the folder); without one, use images/<split> and `names` or classes.txt.
 
     Raises:
-        DataError: neither is there, the file cannot be understood, or there are no class names.
+        DataError: neither exists, the file cannot be understood, or there are no class names.
     """
     file = next((path for name in ("data.yaml", "dataset.yaml", "*.yaml", "*.yml") for path in sorted(root.glob(name))), None)
     head = _read_yaml(file) if file else {}
@@ -46,7 +46,7 @@ def discover(root: Path, names: Sequence[str] | None = None) -> YoloFolder:
 
 
 def label_file(image: Path) -> Path:
-    """Where an image's objects are listed: its last folder named images becomes labels; without one, beside it."""
+    """The file that lists an image's objects: the last folder named images becomes labels; without one, it is next to the image."""
     parts = list(image.parts)
     for index in range(len(parts) - 2, -1, -1):
         if parts[index] == "images":
@@ -79,7 +79,7 @@ def _as_list(value: Any) -> list[Any]:
 
 
 def _entry(root: Path, head: Mapping[str, Any], text: str) -> list[Path]:
-    """The images of a folder, or of a text file that lists them; ../ that leads nowhere is read as the folder itself."""
+    """The images of a folder, or of a text file that lists them; a leading ../ that leads nowhere is dropped."""
     bases = [root / str(head.get("path", "")), root]
     tried = [base / one for base in bases for one in (text, text.removeprefix("../"))]
     path = next((one for one in tried if one.exists()), None)
@@ -100,7 +100,7 @@ def _names(root: Path, head: Mapping[str, Any], given: Sequence[str] | None) -> 
     if not names and (root / "classes.txt").is_file():
         names = [line.strip() for line in (root / "classes.txt").read_text(encoding="utf-8").splitlines() if line.strip()]
     if not names:
-        raise DataError(f"{root}: no class names; give them as names in data.yaml, in classes.txt or as data.names")
+        raise DataError(f"{root}: no class names; list them as names in data.yaml, in classes.txt or as data.names")
     return tuple(str(name) for name in names)
 
 
@@ -129,7 +129,7 @@ def _categories(names: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def _object(where: str, text: str, size: tuple[int, int]) -> dict[str, Any]:
-    """A line as an annotation; where the box cannot be, what is written, for cleaning to name and leave out."""
+    """A line as an annotation; if the box is impossible, the text as written, for cleaning to report and leave out."""
     library, words = globox(), text.split()
     try:
         category = int(words[0])

@@ -1,4 +1,4 @@
-"""Backbones: torchvision's image classifiers without their classifiers, ResNets of fewer channels, and timm's."""
+"""Backbones: torchvision's image classifiers without their classifiers, ResNets with fewer channels, and timm's."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -21,7 +21,7 @@ Norm = Literal["batch", "group", "frozen"]
 WIDTH = 64
 """Channels after the stem of torchvision's ResNets."""
 
-# block, blocks a stage, groups, channels a group
+# block, blocks per stage, groups, channels per group
 RESNETS: dict[str, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int, int], int, int]] = {
     "resnet10": (BasicBlock, (1, 1, 1, 1), 1, 64),
     "resnet18": (BasicBlock, (2, 2, 2, 2), 1, 64),
@@ -44,7 +44,7 @@ NAMES = (*RESNETS, *CLASSIFIERS)
 
 
 class ResNetStages(nn.Module):
-    """torchvision's ResNet without its classifier, `width` channels after the stem instead of 64."""
+    """torchvision's ResNet without its classifier, with `width` channels after the stem instead of 64."""
 
     def __init__(self, name: str, width: int) -> None:
         super().__init__()
@@ -81,10 +81,10 @@ def group_norm(channels: int) -> nn.GroupNorm:
 
 
 def check_name(name: str) -> None:
-    """Refuse a name that is no backbone's.
+    """Refuse a name that is not a backbone's.
 
     Raises:
-        ValueError: naming those there are.
+        ValueError: the name is unknown; the message lists the known ones.
     """
     if name not in NAMES and not name.startswith("timm:"):
         raise ValueError(f"no backbone '{name}'{suggest(name, NAMES)}; choose from {', '.join(NAMES)}, or timm:<name>")
@@ -93,24 +93,24 @@ def check_name(name: str) -> None:
 def body(
     name: str, width: int, norm: Norm | None, weights: str | None, strides: Sequence[int]
 ) -> tuple[nn.Module, dict[int, int], tuple[int, ...]]:
-    """A backbone up to the coarsest of those of `strides` that it has.
+    """A backbone up to the coarsest level that it has among `strides`.
 
     Args:
-        name: one of NAMES, or "timm:" and a model of timm's.
+        name: one of NAMES, or "timm:" and the name of a timm model.
         width: channels after the stem, for plain ResNets; 64 for all others.
-        norm: what takes the place of batch normalization; None leaves the backbone its own.
+        norm: what replaces batch normalization; None keeps the backbone's own.
         weights: torchvision's name for ImageNet weights, or a file; for timm "pretrained", or a file.
 
     Returns:
-        A module from images [B, 3, H, W] to {str(stride): [B, C, H / stride, W / stride]}; C by stride; all strides that it could give.
+        A module from images [B, 3, H, W] to {str(stride): [B, C, H / stride, W / stride]}; C by stride; all strides that it has.
 
     Raises:
-        ValueError: options that do not go together.
-        ArtifactError: weights that cannot be had or are of another backbone.
+        ValueError: incompatible options.
+        ArtifactError: weights that are not available or belong to a different backbone.
     """
     check_name(name)
     if width != WIDTH and not (name in RESNETS and name.startswith("resnet")):
-        raise ValueError(f"width {width}: {name} comes in width {WIDTH} alone; the plain ResNets come in others")
+        raise ValueError(f"width {width}: {name} supports only width {WIDTH}; the plain ResNets support others")
     if name.startswith("timm:"):
         return timm_catalog.body(name.removeprefix("timm:"), norm, weights, strides)
     layers = build_layers(name, width, norm, weights)
@@ -122,11 +122,11 @@ def body(
 
 
 def build_layers(name: str, width: int = WIDTH, norm: Norm | None = None, weights: str | None = None) -> nn.Module:
-    """A backbone of NAMES as a module whose children run one after the other, named as in torchvision's detectors.
+    """A backbone of NAMES as a module whose children run in sequence, named as in torchvision's detectors.
 
     Raises:
-        ValueError: options that do not go together.
-        ArtifactError: weights that cannot be had or are of another backbone.
+        ValueError: incompatible options.
+        ArtifactError: weights that are not available or belong to a different backbone.
     """
     check_name(name)
     model = ResNetStages(name, width) if name in RESNETS else get_model(name, weights=None)
@@ -140,7 +140,7 @@ def build_layers(name: str, width: int = WIDTH, norm: Norm | None = None, weight
         stages = cast("nn.Sequential", model.trunk_output)
         return nn.Sequential(OrderedDict(stem=cast("nn.Module", model.stem), **dict(stages.named_children())))
     features = cast("nn.Sequential", model.features)
-    # the last convolution of these serves the classifier alone; MobileNetV3's is part of torchvision's detectors
+    # the last convolution of these serves only the classifier; MobileNetV3's is part of torchvision's detectors
     return features[:-1] if name.startswith(("efficientnet", "mobilenet_v2")) else features
 
 
@@ -152,7 +152,7 @@ def _replace_norm(model: nn.Module, name: str, norm: Norm) -> None:
                 found = True
                 setattr(parent, child_name, _as(norm, child))
     if not found:
-        raise ValueError(f"norm {norm}: {name} has no batch normalization that it could replace; set norm to null")
+        raise ValueError(f"norm {norm}: {name} has no batch normalization to replace; set norm to null")
 
 
 def _as(norm: Norm, layer: nn.BatchNorm2d) -> nn.Module:
@@ -164,15 +164,17 @@ def _as(norm: Norm, layer: nn.BatchNorm2d) -> nn.Module:
 def _load(model: nn.Module, name: str, width: int, norm: Norm | None, weights: str) -> None:
     named = not weights.endswith(SUFFIXES)
     if named and (width != WIDTH or name == "resnet10"):
-        raise ValueError(f"backbone_weights {weights} need a backbone of torchvision's, of width 64, not {name} of width {width}")
+        raise ValueError(f"backbone_weights {weights} need a torchvision backbone of width 64, not {name} of width {width}")
     if named and norm == "group":
-        raise ValueError(f"backbone_weights {weights} are of batch normalization, not of norm group; set norm to batch, frozen or null")
+        raise ValueError(
+            f"backbone_weights {weights} were trained with batch normalization, not norm group; set norm to batch, frozen or null"
+        )
     choices = NoWeights if name == "resnet10" else get_model_weights(name)
     load_backbone(model, weights, choices, ("fc.", "classifier."))
 
 
 def _levels(layers: nn.Module) -> dict[int, tuple[str, int]]:
-    """By stride the last child whose output has it, and its channels."""
+    """For each stride, the last child whose output has it, and its channels."""
     levels: dict[int, tuple[str, int]] = {}
     layers.eval()
     with torch.no_grad():

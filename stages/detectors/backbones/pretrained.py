@@ -1,4 +1,4 @@
-"""Weights that others trained: torchvision's by name, or a local file; class layers of another number of classes stay fresh."""
+"""Pretrained weights: torchvision's by name, or a local file; class layers for a different number of classes keep fresh weights."""
 
 import sys
 from collections.abc import Sequence
@@ -18,11 +18,11 @@ from deploy.progress import note
 
 SUFFIXES = (".pth", ".pt", ".safetensors")
 DAMAGED = (OSError, EOFError, RuntimeError, ValueError, LookupError, UnpicklingError, SafetensorError)
-"""Raised when a file of tensors is read that was cut short, by a full disk or a power failure, or holds something else."""
+"""Raised when reading a file of tensors that a full disk or a power failure has truncated, or that contains something else."""
 
 
 class NoWeights(WeightsEnum):
-    """Of a network that only files are there of."""
+    """For a network whose weights exist only as files."""
 
 
 class Unread(str):
@@ -35,20 +35,20 @@ class Unread(str):
 
 
 def load_torchvision(model: nn.Module, weights: str, choices: type[WeightsEnum], class_layers: Sequence[str]) -> tuple[str, ...]:
-    """Fill a model; every tensor must be there in the model's shape, but class layers of another number of classes.
+    """Fill a model; every tensor must exist in the model's shape, except class layers for a different number of classes.
 
     Those keep their values, and a line on stderr names them.
 
     Args:
         weights: a name of `choices`, such as COCO_V1, or a state dict in a file (.pth, .pt, .safetensors); Unread changes nothing.
-        class_layers: how the names of the tensors begin whose first dimension grows with the number of classes.
+        class_layers: prefixes of the names of tensors whose first dimension grows with the number of classes.
 
     Returns:
         The names of the tensors that kept their values.
 
     Raises:
         ValueError: no such name.
-        ArtifactError: a file that is missing, damaged or of another architecture, or weights that cannot be fetched.
+        ArtifactError: a file that is missing, damaged or for a different architecture, or weights that cannot be downloaded.
     """
     if isinstance(weights, Unread):
         return ()
@@ -59,7 +59,7 @@ def load_torchvision(model: nn.Module, weights: str, choices: type[WeightsEnum],
         del state[name]
     _fill(model, state, f"weights {weights}", fresh)
     if fresh:
-        note(f"weights {weights}: of another number of classes, so these start anew: {', '.join(fresh)}")
+        note(f"weights {weights}: for a different number of classes, so these are re-initialized: {', '.join(fresh)}")
     return fresh
 
 
@@ -68,7 +68,7 @@ def load_backbone(model: nn.Module, weights: str, choices: type[WeightsEnum], cl
 
     Args:
         weights: a name of `choices`, such as IMAGENET1K_V1, or a state dict in a file (.pth, .pt, .safetensors); Unread changes nothing.
-        classifier: how the names of the tensors begin that are left out.
+        classifier: prefixes of the names of tensors that are left out.
 
     Raises:
         ValueError: no such name.
@@ -84,7 +84,7 @@ def load_backbone(model: nn.Module, weights: str, choices: type[WeightsEnum], cl
 
 
 def _read(option: str, weights: str, choices: type[WeightsEnum]) -> dict[str, Tensor]:
-    """The state dict under a name or in a file, with the versions that torch keeps beside the tensors."""
+    """The state dict under a name or in a file, with the versions that torch keeps next to the tensors."""
     known = [one.name for one in choices]
     if weights in known:
         state = _fetch(option, choices[weights])
@@ -92,10 +92,10 @@ def _read(option: str, weights: str, choices: type[WeightsEnum]) -> dict[str, Te
         state = _load(option, Path(weights))
     else:
         choose = f"choose from {', '.join(known)}, or " if known else ""
-        raise ValueError(f"no {option} '{weights}'{suggest(weights, known)}; {choose}give a file ({', '.join(SUFFIXES)})")
+        raise ValueError(f"no {option} '{weights}'{suggest(weights, known)}; {choose}use a file ({', '.join(SUFFIXES)})")
     if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise ArtifactError(
-            f"{option} {weights}: holds no state dict (names and tensors); give one that torch.save(model.state_dict(), ...) wrote"
+            f"{option} {weights}: contains no state dict (names and tensors); use one that torch.save(model.state_dict(), ...) wrote"
         )
     return state
 
@@ -104,7 +104,9 @@ def _fetch(option: str, choice: WeightsEnum) -> Any:
     try:
         return choice.get_state_dict(progress=sys.stderr.isatty(), check_hash=True, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise ArtifactError(f"{option} {choice.name} cannot be fetched from {choice.url} ({error}); connect, or set it to null") from error
+        raise ArtifactError(
+            f"{option} {choice.name} cannot be downloaded from {choice.url} ({error}); go online, or set it to null"
+        ) from error
     except DAMAGED as error:
         place = Path(torch.hub.get_dir()) / "checkpoints" / choice.url.rsplit("/", 1)[-1]
         raise ArtifactError(f"{option} {choice.name}: {place} is damaged ({in_one_line(error)}); delete it and run again") from error
@@ -116,7 +118,7 @@ def _load(option: str, file: Path) -> Any:
     try:
         return load_file(str(file)) if file.suffix == ".safetensors" else torch.load(file, map_location="cpu", weights_only=True)
     except DAMAGED as error:
-        raise ArtifactError(f"{option} {file}: no readable state dict ({in_one_line(error)}); give another file") from error
+        raise ArtifactError(f"{option} {file}: not a readable state dict ({in_one_line(error)}); use a different file") from error
 
 
 def _other_count(given: Tensor, own: Tensor | None) -> bool:
@@ -124,12 +126,12 @@ def _other_count(given: Tensor, own: Tensor | None) -> bool:
 
 
 def _fill(model: nn.Module, state: dict[str, Tensor], what: str, kept: Sequence[str]) -> None:
-    """Load all but `kept`.
+    """Load everything except `kept`.
 
     Raises:
-        ArtifactError: a tensor is missing, unknown or of another shape.
+        ArtifactError: a tensor is missing, unknown or of a different shape.
     """
-    other = "so they are of another architecture; give those of the one that is configured"
+    other = "so they are for a different architecture; use weights for the configured one"
     try:
         # torchvision's modules translate older names of their tensors here, so names are compared afterwards.
         result = model.load_state_dict(state, strict=False)

@@ -1,7 +1,7 @@
 """A backbone and its feature pyramid.
 
-Lin et al., "Feature Pyramid Networks for Object Detection", CVPR 2017, https://arxiv.org/abs/1612.03144, as torchvision has it,
-with the names of its detectors' tensors. Departure: any choice of the backbone's levels.
+Lin et al., "Feature Pyramid Networks for Object Detection", CVPR 2017, https://arxiv.org/abs/1612.03144, as in torchvision,
+with the tensor names of its detectors. Departure: any choice of the backbone's levels.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,7 +27,7 @@ class _Pool(ExtraFPNBlock):
 
 
 class _Convolutions(ExtraFPNBlock):
-    """torchvision's LastLevelP6P7, of one level or two, from the coarsest level or from the backbone's own map."""
+    """torchvision's LastLevelP6P7 with one level or two, from the coarsest level or from the backbone's own map."""
 
     def __init__(self, in_channels: int, out_channels: int, num_levels: int, *, from_backbone: bool) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class _Convolutions(ExtraFPNBlock):
 
 
 class PyramidBackbone(nn.Module):
-    """Images [B, 3, H, W] to one map [B, out_channels, H / s, W / s], rounded up, for each stride s."""
+    """Maps images [B, 3, H, W] to one map [B, out_channels, H / s, W / s], rounded up, per stride s."""
 
     def __init__(
         self,
@@ -65,12 +65,12 @@ class PyramidBackbone(nn.Module):
         """See `catalog.body`; `extra` makes the levels above the backbone's coarsest, `fpn_norm` follows each convolution.
 
         Raises:
-            ValueError: options that do not go together.
-            ArtifactError: weights that cannot be had or are of another backbone.
+            ValueError: incompatible options.
+            ArtifactError: weights that are not available or belong to a different backbone.
         """
         super().__init__()
         if tuple(sorted(set(strides))) != strides or not set(strides) <= set(STRIDES):
-            raise ValueError(f"strides {strides}: give an ascending choice of {', '.join(map(str, STRIDES))}")
+            raise ValueError(f"strides {strides}: use an ascending choice of {', '.join(map(str, STRIDES))}")
         self.out_channels = channels
         self.strides = strides
         self.body, inputs, available = body(name, width, norm, weights, strides)
@@ -94,7 +94,7 @@ def _check(name: str, strides: tuple[int, ...], above: tuple[int, ...], availabl
         raise ValueError(f"strides {strides}: {last} is needed for {above[0]}, which is made from it")
     expected = tuple(last * 2 ** (i + 1) for i in range(len(above)))
     if above != expected:
-        raise ValueError(f"strides {strides}: {name} has {own}; above those every one is needed up to {strides[-1]}")
+        raise ValueError(f"strides {strides}: {name} has {own}; above those, every stride up to {strides[-1]} is needed")
     if extra == "pool" and len(above) > 1:
         raise ValueError(f"strides {strides}: extra pool makes one level above {last}; set extra to p6p7, which makes two")
     if len(above) > 2:

@@ -1,4 +1,4 @@
-"""timm's networks as backbones: the feature extractors that timm makes of them."""
+"""timm's networks as backbones, through timm's own feature extractors."""
 
 from collections.abc import Sequence
 from typing import Any, cast
@@ -11,7 +11,7 @@ from deploy.plugins import suggest
 from stages.detectors.backbones.pretrained import SUFFIXES, NoWeights, Unread, load_backbone
 
 PROBE_PX = 64
-"""Side of the image that a network is asked with what it gives."""
+"""Side in px of the image that probes what a network returns."""
 
 
 class _Levels(nn.Module):
@@ -27,11 +27,11 @@ class _Levels(nn.Module):
 
 
 def body(name: str, norm: str | None, weights: str | None, strides: Sequence[int]) -> tuple[nn.Module, dict[int, int], tuple[int, ...]]:
-    """As stages.detectors.backbones.catalog.body; `weights` is "pretrained" or a file with timm's names of the tensors.
+    """Like stages.detectors.backbones.catalog.body; `weights` is "pretrained" or a file with timm's tensor names.
 
     Raises:
-        ValueError: timm or the network is not there, or options that do not go together.
-        ArtifactError: weights that cannot be had or are of another network.
+        ValueError: timm is not installed, the network does not exist, or the options are incompatible.
+        ArtifactError: weights that are not available or belong to a different network.
     """
     try:
         import timm
@@ -44,7 +44,7 @@ def body(name: str, norm: str | None, weights: str | None, strides: Sequence[int
         raise ValueError(f"norm {norm}: timm's backbones keep their own normalization; set norm to null")
     try:
         reductions = cast("Any", timm.create_model(name, features_only=True)).feature_info.reduction()
-    except RuntimeError as error:  # of a tag that it does not know
+    except RuntimeError as error:  # an unknown tag
         raise ValueError(f"no backbone 'timm:{name}' ({first_line(error)}); see timm.list_pretrained()") from error
     has = {stride: index for index, stride in enumerate(reductions)}
     chosen = {stride: has[stride] for stride in strides if stride in has}
@@ -57,11 +57,11 @@ def body(name: str, norm: str | None, weights: str | None, strides: Sequence[int
 
 
 def _create(name: str, weights: str | None, indices: list[int]) -> Any:
-    """timm's feature extractor with these of its levels.
+    """timm's feature extractor with the levels at these indices.
 
     Raises:
         ValueError: no such weights.
-        ArtifactError: the weights cannot be had.
+        ArtifactError: the weights are not available.
     """
     import timm
 
@@ -70,24 +70,26 @@ def _create(name: str, weights: str | None, indices: list[int]) -> Any:
         options = {"pretrained": True}
     elif weights is not None:
         if not weights.endswith(SUFFIXES):
-            raise ValueError(f"no backbone_weights '{weights}' of timm:{name}; give pretrained, or a file ({', '.join(SUFFIXES)})")
+            raise ValueError(f"no backbone_weights '{weights}' of timm:{name}; use pretrained, or a file ({', '.join(SUFFIXES)})")
         whole = timm.create_model(name)
-        # loaded into the classifier first: timm's extractors take what fits and leave the rest as it is, without a word
+        # loaded into the classifier first: timm's extractors load what fits and silently leave the rest as it is
         load_backbone(whole, weights, NoWeights, tuple(f"{layer}." for layer in _classifiers(whole)))
         options = {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": whole.state_dict()}}
     try:
         net: Any = timm.create_model(name, features_only=True, out_indices=indices, **options)
-        if not _all_used(net):  # some keep what lies behind the last of these levels; this way it is cut off
+        if not _all_used(net):  # some keep layers after the last of these levels; this way they are cut off
             net = timm.create_model(name, features_only=True, out_indices=indices, feature_cls="getter", **options)
     except (OSError, RuntimeError) as error:
         reason = in_one_line(error)
-        raise ArtifactError(f"backbone_weights {weights} of timm:{name} cannot be had ({reason}); connect, or set them to null") from error
+        raise ArtifactError(
+            f"backbone_weights {weights} of timm:{name} are not available ({reason}); go online, or set them to null"
+        ) from error
     return net
 
 
 @torch.enable_grad()
 def _all_used(net: nn.Module) -> bool:
-    """Whether every parameter has a part in what the network gives; True where it cannot be told."""
+    """Whether every parameter contributes to the network's output; True if that cannot be determined."""
     net.eval()
     try:
         total = torch.stack([level.sum() for level in net(torch.zeros(1, 3, PROBE_PX, PROBE_PX))]).sum()
@@ -100,16 +102,16 @@ def _all_used(net: nn.Module) -> bool:
 
 
 def _check(net: nn.Module, name: str, channels: dict[int, int]) -> None:
-    """Refuse a network that takes no images of any size, or gives something else than maps."""
+    """Refuse a network that does not accept images of any size, or returns something other than maps."""
     net.eval()
     try:
         with torch.no_grad():
             shapes = [tuple(level.shape) for level in net(torch.zeros(1, 3, PROBE_PX, PROBE_PX))]
     except (AssertionError, RuntimeError) as error:
-        raise ValueError(f"backbone timm:{name} does not take images of {PROBE_PX} px ({in_one_line(error)})") from error
+        raise ValueError(f"backbone timm:{name} does not accept images of {PROBE_PX} px ({in_one_line(error)})") from error
     net.train()
     if shapes != [(1, count, PROBE_PX // stride, PROBE_PX // stride) for stride, count in channels.items()]:
-        raise ValueError(f"backbone timm:{name} gives no maps [B, C, H / stride, W / stride]; choose a convolutional network")
+        raise ValueError(f"backbone timm:{name} does not return maps [B, C, H / stride, W / stride]; choose a convolutional network")
 
 
 def _classifiers(model: Any) -> tuple[str, ...]:

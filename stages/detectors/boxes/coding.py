@@ -1,7 +1,7 @@
 """Boxes from the deltas that anchor-based heads predict, as torchvision's BoxCoder defines them, for whole batches.
 
 Girshick et al., "Rich feature hierarchies for accurate object detection and semantic segmentation", CVPR 2014,
-https://arxiv.org/abs/1311.2524, appendix C. Departure: a limit on how far a box grows, torchvision's.
+https://arxiv.org/abs/1311.2524, appendix C. Departure: torchvision's limit on how far a box grows.
 """
 
 import math
@@ -22,7 +22,7 @@ def decode(deltas: Tensor, boxes: Tensor, weights: tuple[float, float, float, fl
     Returns:
         [..., 4] as x1, y1, x2, y2, not clipped.
     """
-    # One coordinate at a time and in torchvision's order of operations, so that float32 results are its own.
+    # One coordinate at a time and in torchvision's order of operations, so that float32 results are identical.
     x1, y1, x2, y2 = boxes.unbind(dim=-1)
     width, height = x2 - x1, y2 - y1
     center_x, center_y = x1 + 0.5 * width, y1 + 0.5 * height
@@ -34,6 +34,6 @@ def decode(deltas: Tensor, boxes: Tensor, weights: tuple[float, float, float, fl
 
 
 def clip(boxes: Tensor, height: int, width: int) -> Tensor:
-    """Boxes [..., 4] cut to an image of height x width px."""
+    """Boxes [..., 4] clipped to an image of height x width px."""
     limit = torch.tensor([width, height, width, height], dtype=boxes.dtype, device=boxes.device)
     return torch.minimum(boxes.clamp(min=0), limit)

@@ -3,11 +3,11 @@
 Method: Zheng et al., "Enhancing Geometric Factors in Model Learning and Inference for Object Detection and Instance
 Segmentation" (Cluster-NMS), IEEE Transactions on Cybernetics 2022, https://arxiv.org/abs/2005.03572. Departures: classes are
 kept apart by a mask or in blocks of their own instead of shifting their boxes apart, which loses float32 precision; boxes are
-settled BLOCK at a time, best first, so that neither all pairs are in memory at once nor a chain of boxes, each suppressing the
-next, has to settle in one go; a fixed number of repeats for each block, with a flag that says whether the result had settled,
-in which case it equals plain greedy suppression.
+settled BLOCK at a time, best first, so that not all pairs are in memory at the same time, and a chain of boxes, each suppressing
+the next, need not settle in one go; each block has a fixed number of repeats, and a flag reports whether the result has
+converged, in which case it equals plain greedy suppression.
 
-Equal scores keep the order in which they came, in torch and in ONNX, whose TopK promises it.
+Equal scores keep their order, in torch and in ONNX, whose TopK guarantees it.
 """
 
 import math
@@ -16,14 +16,15 @@ import torch
 from torch import Tensor
 
 REPEATS = 24
-"""How long a chain of boxes, each suppressing the next, settles. Measured at 1,000 boxes, thresholds 0.3 to 0.7 and blocks of 256: 9 on
-crowds and clusters, 12 on the anchors of a grid by noisy scores, 20 by scores that fall evenly from a point; 38 from an edge."""
+"""Length of the longest chain of boxes, each suppressing the next, that settles. Measured at 1,000 boxes, thresholds 0.3 to 0.7 and
+blocks of 256: 9 on crowds and clusters; on a grid's anchors 12 with noisy scores, 20 with scores that fall evenly from a point, 38 from
+an edge."""
 BLOCK = 512
-"""Most boxes that are settled together."""
+"""Maximum number of boxes that are settled together."""
 LEAST = 32
-"""Fewest, where there are more: each block is some eighty operators in the graph."""
+"""Minimum number, if there are more boxes: each block is about eighty operators in the graph."""
 PAIRS = 1_000_000
-"""Most pairs of boxes an image at once, as far as LEAST allows: so many still fit a processor's cache."""
+"""Maximum number of pairs of boxes per image at a time, as far as LEAST allows: this many still fit a processor's cache."""
 
 
 def best(scores: Tensor, num_best: int) -> tuple[Tensor, Tensor]:
@@ -42,7 +43,7 @@ def pairwise_iou(boxes: Tensor, others: Tensor | None = None) -> Tensor:
         others: [..., M, 4]; None compares the boxes with each other.
 
     Returns:
-        [..., N, M]; 0 between boxes of no area.
+        [..., N, M]; 0 between boxes without area.
     """
     # One coordinate at a time: runtimes broadcast along a long last axis many times faster than along one of 2.
     x1, y1, x2, y2 = (corner[..., :, None] for corner in boxes.unbind(dim=-1))
@@ -54,7 +55,7 @@ def pairwise_iou(boxes: Tensor, others: Tensor | None = None) -> Tensor:
 
 
 def _area(x1: Tensor, y1: Tensor, x2: Tensor, y2: Tensor) -> Tensor:
-    """Boxes' areas in square px, 1 for those of no area: their overlaps are 0, and 0 / 0 is not the same everywhere."""
+    """Boxes' areas in square px, 1 for those without area: their overlaps are 0, and 0 / 0 is not the same everywhere."""
     area = (x2 - x1) * (y2 - y1)
     return torch.where(area == 0, torch.ones_like(area), area)
 
@@ -65,11 +66,11 @@ def dense_nms(
     """Which boxes greedy suppression keeps.
 
     Args:
-        boxes: [..., N, 4], by descending score; what lies along the leading axes does not touch each other.
-        labels: [..., N]; only boxes of one label suppress one another; None: all do.
-        iou_threshold: a box goes when its IoU with a kept, better one is above this.
-        repeats: how long a chain of boxes, each suppressing the next, settles within a block.
-        block: so many boxes are settled together, before they suppress those after them; None: as BLOCK and PAIRS allow.
+        boxes: [..., N, 4], by descending score; the lists along the leading axes are independent of one another.
+        labels: [..., N]; only boxes of the same label suppress one another; None: all do.
+        iou_threshold: a box is suppressed if its IoU with a kept, better one is above this.
+        repeats: length of the longest chain of boxes, each suppressing the next, that settles within a block.
+        block: number of boxes that are settled together before they suppress those after them; None: as BLOCK and PAIRS allow.
 
     Returns:
         keep [..., N] as 0 and 1 in the boxes' type, and converged [...] bool.
@@ -95,7 +96,7 @@ def dense_nms(
 
 
 def _block(num_boxes: int, num_lists: int) -> int:
-    """The size of even blocks, for so many boxes in each of so many lists an image."""
+    """The size of even blocks, for `num_boxes` boxes in each of `num_lists` lists per image."""
     most = max(LEAST, min(BLOCK, PAIRS // (num_boxes * num_lists)))
     return math.ceil(num_boxes / math.ceil(num_boxes / most))
 
@@ -105,7 +106,7 @@ def _settle(open_: Tensor, suppresses: Tensor, repeats: int) -> tuple[Tensor, Te
     keep = before = open_
     for _ in range(repeats):
         before = keep
-        keep = torch.relu(open_ - keep @ suppresses)  # whole numbers: 1 for an open box that none of those kept suppresses
+        keep = torch.relu(open_ - keep @ suppresses)  # whole numbers: 1 for an open box that no kept box suppresses
     return keep, (keep - before).abs().amax(dim=(-2, -1)) < 0.5
 
 
@@ -115,7 +116,7 @@ def select(
     """Suppress within each label and keep the best, padded with score 0; all boxes in one list.
 
     Args:
-        boxes: [B, N, 4]; scores: [B, N], 0 where there is none; labels: [B, N].
+        boxes: [B, N, 4]; scores: [B, N], 0 where there is no box; labels: [B, N].
 
     Returns:
         boxes [B, K, 4], scores [B, K] descending, labels [B, K], converged [B]; K is at most N.
@@ -133,9 +134,9 @@ def select_per_class(
     """Suppress within each class and keep the best of all, padded with score 0; each class in a block of its own.
 
     Args:
-        boxes: [B, C, N, 4], or [B, N, 4] where the classes share them.
-        scores: [B, C, N], 0 where there is none.
-        candidates: so many of each class are looked at, the best; None: all.
+        boxes: [B, C, N, 4], or [B, N, 4] if the classes share them.
+        scores: [B, C, N], 0 where there is no box.
+        candidates: number of boxes per class that are considered, the best ones; None: all.
 
     Returns:
         boxes [B, K, 4], scores [B, K] descending (equal ones by class), labels [B, K] int64, converged [B]; K is at most
@@ -156,12 +157,12 @@ def select_per_class(
 
 
 def _present(boxes: Tensor, scores: Tensor) -> Tensor:
-    """The boxes, those without a score shrunk to nothing: they neither suppress nor hold up what settles."""
+    """The boxes, with those without a score shrunk to nothing: they neither suppress others nor delay convergence."""
     return torch.where(scores[..., None] > 0, boxes, torch.zeros_like(boxes))
 
 
 def _answer(boxes: Tensor, scores: Tensor, labels: Tensor, max_detections: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The best boxes [B, K, 4], their scores and labels, of boxes [B, N, 4]; zeros where the score is 0."""
+    """The best boxes [B, K, 4] out of boxes [B, N, 4], their scores and labels; zeros where the score is 0."""
     scores, order = best(scores, min(max_detections, scores.shape[1]))
     boxes = torch.gather(boxes, 1, order[..., None].expand(-1, -1, 4))
     return _present(boxes, scores), scores, torch.gather(labels, 1, order)

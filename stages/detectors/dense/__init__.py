@@ -1,1 +1,1 @@
-"""What dense detectors share: FCOS, RetinaNet."""
+"""What the dense detectors, FCOS and RetinaNet, share."""

@@ -14,16 +14,16 @@ from stages.detectors.boxes.coding import clip
 from stages.detectors.boxes.nms import best, select
 
 CLASS_LAYERS = ("head.classification_head.cls_logits.",)
-"""How the names of the tensors begin that grow with the number of classes."""
+"""Prefixes of the names of tensors that grow with the number of classes."""
 
 _NARROW_FROM = 4
-"""Levels of at least so many times the candidates are narrowed down to positions first; smaller ones are quicker at once."""
+"""Levels with at least this many times the candidates are narrowed down to positions first; smaller ones are quicker in one step."""
 
 
 class DenseDetector(Detector):
-    """A torchvision model of a pyramid, a head of convolutions shared by its levels, and anchors at every position.
+    """A torchvision model with a pyramid, a head of convolutions shared by its levels, and anchors at every position.
 
-    Its head gives "cls_logits" [B, N, K] and "bbox_regression" [B, N, 4], and may give "bbox_ctrness" [B, N, 1].
+    Its head returns "cls_logits" [B, N, K] and "bbox_regression" [B, N, 4], and may return "bbox_ctrness" [B, N, 1].
     """
 
     def __init__(self, model: FCOS | RetinaNet, strides: tuple[int, ...]) -> None:
@@ -36,7 +36,7 @@ class DenseDetector(Detector):
 
     @abstractmethod
     def losses(self, rows: list[dict[str, Tensor]], head: dict[str, Tensor], anchors: list[Tensor], sizes: list[int]) -> dict[str, Tensor]:
-        """The task losses; `rows` are the targets as torchvision takes them, `sizes` the numbers of anchors a level."""
+        """The task losses; `rows` are the targets as torchvision expects them, `sizes` the numbers of anchors per level."""
 
     @abstractmethod
     def decode(self, deltas: Tensor, anchors: Tensor) -> Tensor:
@@ -47,7 +47,7 @@ class DenseDetector(Detector):
         return list(self.model.backbone(images).values())
 
     def anchors(self, images: Tensor, features: Sequence[Tensor]) -> list[Tensor]:
-        """For each image [N of all levels, 4], in float32: torchvision's generator takes the features' type, and half rounds by px."""
+        """For each image [N of all levels, 4], in float32: torchvision's generator uses the features' type, and fp16 rounds by whole px."""
         sizes = [(images.shape[-2], images.shape[-1])] * images.shape[0]
         anchors: list[Tensor] = self.model.anchor_generator(ImageList(images, sizes), [level.float() for level in features])
         return anchors
@@ -58,7 +58,7 @@ class DenseDetector(Detector):
         return [level.shape[-2] * level.shape[-1] * num for level, num in zip(features, places, strict=True)]
 
     def forward(self, images: Tensor, targets: Sequence[Target] | None = None) -> Outputs:
-        """Raw head outputs are those of the class's docstring, one tensor a level."""
+        """Raw head outputs are those in the class's docstring, one tensor per level."""
         features = self.features(images)
         head = self.model.head(features)
         sizes = self.sizes(features)
@@ -112,12 +112,12 @@ def candidates(logits: Tensor, quality: Tensor | None, num_best: int) -> tuple[T
         quality: [B, N, 1] logits; with them a score is the geometric mean of both probabilities.
 
     Returns:
-        Scores [B, M] descending, positions [B, M], classes [B, M]; M is num_best, or N * K where that is less.
+        Scores [B, M] descending, positions [B, M], classes [B, M]; M is num_best, or N * K if that is less.
     """
     num_classes = logits.shape[-1]
     narrow = logits.shape[1] >= _NARROW_FROM * num_best
     place = None
-    if narrow:  # the best num_best pairs lie at no more positions, those of the best single scores
+    if narrow:  # the best num_best pairs are at no more than num_best positions, those with the best single scores
         strongest = _scores(logits.amax(dim=-1, keepdim=True), quality)[..., 0]
         place = best(strongest, num_best)[1]
         logits, quality = _rows(logits, place), None if quality is None else _rows(quality, place)

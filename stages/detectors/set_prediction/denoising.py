@@ -2,10 +2,10 @@
 
 Zhao et al., "DETRs Beat YOLOs on Real-time Object Detection", CVPR 2024, https://arxiv.org/abs/2304.08069; denoising after Zhang et al.,
 "DINO: DETR with Improved DeNoising Anchor Boxes for End-to-End Object Detection", ICLR 2023, https://arxiv.org/abs/2203.03605.
-Departures: in fresh networks batch normalization starts at 1 and convolutions in Kaiming's way (transformers starts both near 0, from
-where nothing is learned); position embeddings and anchors follow the image's size whatever the weights' configuration fixes.
+Departures: in fresh networks batch normalization starts at 1 and convolutions as Kaiming's (transformers starts both near 0, from where
+nothing is learned); position embeddings and anchors follow the image's size, whatever the weights' configuration fixes.
 
-The parts of transformers' models are called one by one: as a whole they neither export with a dynamic batch nor without assertions.
+The parts of transformers' models are called one by one: as a whole, a model exports neither with a dynamic batch nor without assertions.
 """
 
 import importlib
@@ -30,10 +30,10 @@ from stages.detectors.set_prediction.detector import (
 from stages.processes import rescale
 
 CLASS_LAYERS = (r"(model\.decoder\.)?class_embed\.", r"model\.enc_score_head\.", r"model\.denoising_class_embed\.")
-"""How the tensors are named that grow with the number of classes."""
+"""Name patterns of the tensors that grow with the number of classes."""
 
 _OFF = 1e4
-"""The logit of anchors at the border: 1 after the sigmoid, as the largest float is, which half precision lacks."""
+"""The logit of anchors at the border: 1 after the sigmoid, like the largest float's, which half precision cannot represent."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class _Proposed:
 
 @dataclass(frozen=True)
 class _Noise:
-    """Perturbed objects: features [B, N, C], boxes [B, N, 4] as logits, who may attend to whom [N + Q, N + Q], and what the losses need."""
+    """Perturbed objects: features [B, N, C], boxes [B, N, 4] as logits, the attention mask [N + Q, N + Q], and what the losses need."""
 
     features: Tensor
     boxes: Tensor
@@ -56,7 +56,7 @@ class _Noise:
 
 
 class DenoisingDetector(SetPredictionDetector):
-    """See the module. Denoising queries are there in training mode alone, as are D-FINE's and DEIMv2's losses of all but the last layer."""
+    """See the module. Denoising queries exist only in training mode, as do D-FINE's and DEIMv2's losses of all but the last layer."""
 
     def __init__(self, model: Any) -> None:
         """Take over the network of one of transformers' models."""
@@ -64,7 +64,7 @@ class DenoisingDetector(SetPredictionDetector):
         self.config = model.config
         self.strides = tuple(self.config.feat_strides)
         self.channels = (self.config.encoder_hidden_dim,) * len(self.strides)
-        self.network = model.model  # it holds the heads that are used; the model's own ones are the same tensors
+        self.network = model.model  # it contains the heads that are used; the model's own are the same tensors
         self.criterion = model.loss_function
         self.config.auxiliary_loss = True
         for module in self.network.modules():
@@ -96,7 +96,7 @@ class DenoisingDetector(SetPredictionDetector):
         return list(network.encoder(projected).last_hidden_state)
 
     def _levels(self, pyramid: list[Tensor]) -> list[Tensor]:
-        """The decoder's levels: the pyramid's, and further ones from its coarsest."""
+        """The decoder's levels: the pyramid's, and further ones made from its coarsest."""
         coarser = [pyramid[-1]] * (self.config.num_feature_levels - len(pyramid))
         return [project(level) for project, level in zip(self.network.decoder_input_proj, [*pyramid, *coarser], strict=True)]
 
@@ -110,7 +110,7 @@ class DenoisingDetector(SetPredictionDetector):
         return _Proposed(*(torch.gather(one, 1, chosen.expand(-1, -1, one.shape[-1])) for one in (features, logits, boxes)))
 
     def _noise(self, labels: list[LabelDict]) -> _Noise | None:
-        """None where there is nothing to perturb."""
+        """None if there is nothing to perturb."""
         config = self.config
         found = importlib.import_module(type(self.network).__module__).get_contrastive_denoising_training_group(
             labels,
@@ -134,7 +134,7 @@ class DenoisingDetector(SetPredictionDetector):
             encoder_hidden_states=memory,
             encoder_attention_mask=None if noise is None else noise.mask,
             reference_points=boxes,
-            # they are only compared with the memory's length: as plain integers, no assertion on tensors enters an exported graph
+            # they are only compared with the memory's length; as plain integers they put no assertion on tensors into an exported graph
             spatial_shapes=np.array(shapes, dtype=object),
             spatial_shapes_list=shapes,
         )
@@ -160,10 +160,10 @@ class DenoisingDetector(SetPredictionDetector):
                 predicted_corners=corners,
                 initial_reference_points=references,
             )
-        if diverged:  # the other processes wait for this one's sums and terms all the same
+        if diverged:  # the other processes wait for this one's sums and terms anyway
             terms["loss_bbox"] = terms["loss_bbox"] + torch.nan
         if self.training and self.config.num_denoising and noise is None:
-            # several processes wait for every parameter's gradient, also where a batch has nothing to denoise
+            # several processes wait for every parameter's gradient, even if a batch has nothing to denoise
             terms["loss_bbox"] = terms["loss_bbox"] + 0 * self.network.denoising_class_embed.weight.sum()
         return self._averaged(terms, labels)
 
@@ -180,14 +180,14 @@ def pretrained(model_class: Any, weights: str, num_classes: int, sizes: dict[str
 
     Raises:
         ValueError: one of `sizes`, by their options' names, is given; the weights have their own.
-        ArtifactError: weights that cannot be had or are of another detector.
+        ArtifactError: weights that are not available or belong to a different detector.
     """
     hub.refuse_sizes(weights, sizes)
     return DenoisingDetector(hub.load(model_class, weights, num_classes, CLASS_LAYERS))
 
 
 def fresh(model_class: Any, config: Any) -> DenoisingDetector:
-    """A detector to be trained from nothing."""
+    """A detector to be trained from scratch."""
     model = model_class(config)
     _start_afresh(model)
     return DenoisingDetector(model)
@@ -198,8 +198,8 @@ def shared_sizes(num_classes: int, width: int, channels: list[int], layers: int,
 
     Args:
         width: channels of the pyramid and of the queries.
-        channels: of the backbone's three levels, finest first.
-        layers: of the decoder.
+        channels: channels of the backbone's three levels, finest first.
+        layers: decoder layers.
         widening: the channels inside feed-forward blocks, as a multiple of `width`.
     """
     return {
@@ -218,7 +218,7 @@ def shared_sizes(num_classes: int, width: int, channels: list[int], layers: int,
 
 
 def _start_afresh(model: nn.Module) -> None:
-    """Weights from which a network can learn without any pretrained ones."""
+    """Set weights from which a network can learn without pretrained ones."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.ones_(module.weight)

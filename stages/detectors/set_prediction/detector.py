@@ -1,7 +1,7 @@
-"""What detectors share that predict a set: every query gives one box, no NMS.
+"""What detectors that predict a set share: every query returns one box, without NMS.
 
 Carion et al., "End-to-End Object Detection with Transformers", ECCV 2020, https://arxiv.org/abs/2005.12872. Networks and losses are
-those of the transformers library. Departure: the best of all queries' classes are taken, as Deformable DETR and those after it do.
+the transformers library's. Departure: the best over all queries and classes are taken, as in Deformable DETR and its successors.
 """
 
 from abc import abstractmethod
@@ -18,12 +18,12 @@ from stages.detectors.boxes.coding import clip
 from stages.detectors.boxes.nms import best
 
 LabelDict = dict[str, Tensor]
-"""The objects of one image as transformers has them: "class_labels" [N], "boxes" [N, 4] as fractions, "masks" [N, H, W]."""
+"""The objects of one image in transformers' form: "class_labels" [N], "boxes" [N, 4] as fractions, "masks" [N, H, W]."""
 
 
 @dataclass(frozen=True)
 class SetPrediction:
-    """What a network says of a batch.
+    """A network's answer for a batch.
 
     pyramid: the maps that its decoder attends to, finest first.
     logits: [B, Q, K] of the last decoder layer; boxes: [B, Q, 4] (cx, cy, w, h) as fractions of the image.
@@ -46,7 +46,7 @@ class SetPredictionDetector(Detector):
         """Run on images [B, 3, H, W]; with labels, the losses are in the result."""
 
     def forward(self, images: Tensor, targets: Sequence[Target] | None = None) -> Outputs:
-        """Raw head outputs are "logits" [B, Q, K], "boxes" [B, Q, 4] (cx, cy, w, h) as fractions, "masks" [B, Q, h, w] where there are."""
+        """Raw head outputs are "logits" [B, Q, K], "boxes" [B, Q, 4] (cx, cy, w, h) as fractions, "masks" [B, Q, h, w] if any."""
         labels = None if targets is None else [as_label(target, images) for target in targets]
         prediction = self.predict(images, labels)
         head = {"logits": (prediction.logits,), "boxes": (prediction.boxes,)}
@@ -56,14 +56,14 @@ class SetPredictionDetector(Detector):
 
     @staticmethod
     def check_positions(images: Tensor, shapes: Sequence[tuple[int, int]], num_queries: int) -> None:
-        """Refuse images whose levels, of (height, width) positions, hold fewer positions than there are queries.
+        """Refuse images whose levels, of (height, width) positions, have fewer positions than there are queries.
 
         Raises:
-            ConfigError: with both numbers.
+            ConfigError: there are too few positions; the message has both numbers.
         """
         positions = sum(height * width for height, width in shapes)
         if positions < num_queries:
-            size = f"an image of {images.shape[-2]} x {images.shape[-1]} px gives {positions} positions"
+            size = f"an image of {images.shape[-2]} x {images.shape[-1]} px has {positions} positions"
             raise ConfigError(f"{num_queries} queries, but {size}; set fewer queries or larger data.preprocessing.height and width")
 
     def graph(self, options: GraphOptions) -> Graph:
@@ -72,7 +72,7 @@ class SetPredictionDetector(Detector):
 
 
 class SetPredictionGraph(Graph):
-    """The deployed form: the same decisions as transformers' image processors, at a fixed shape, boxes clipped to the image."""
+    """The deployed form: the same decisions as transformers' image processors, at a fixed shape, with boxes clipped to the image."""
 
     def __init__(self, detector: SetPredictionDetector, options: GraphOptions) -> None:
         super().__init__()
@@ -119,9 +119,9 @@ def as_label(target: Target, images: Tensor) -> LabelDict:
 
 
 def grid_boxes(shapes: list[tuple[int, int]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """A box [1, S, 4] (cx, cy, w, h as fractions) around each position of all levels, and whether it keeps clear of the border, [1, S, 1].
+    """A box [1, S, 4] (cx, cy, w, h as fractions) around each position of all levels, and whether it is off the border, [1, S, 1].
 
-    Boxes are a twentieth of the image wide on the first level, twice as wide on each that follows; those off the border are 0.
+    Boxes are a twentieth of the image wide on the first level, twice as wide on each that follows; those near the border are 0.
     """
     parts = []
     for index, (height, width) in enumerate(shapes):
@@ -136,22 +136,22 @@ def grid_boxes(shapes: list[tuple[int, int]], device: torch.device) -> tuple[Ten
 
 
 def full_precision(value: Any) -> Any:
-    """Half tensors as float32, also inside dictionaries, lists and tuples; for losses, which overflow in half precision."""
+    """Half-precision tensors as float32, also inside dictionaries, lists and tuples; for losses, which overflow in half precision."""
     return _mapped(value, Tensor.float)
 
 
 def not_finite(*tensors: Tensor) -> bool:
-    """Whether a network has diverged, on which the matching of queries and objects would raise an error of its own."""
+    """Whether a network has diverged, in which case matching queries and objects would raise an error of its own."""
     return not all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
 
 
 def mended(value: Any) -> Any:
-    """One half in place of whatever is not finite, likewise."""
+    """The same value with 0.5 in place of whatever is not finite, also inside dictionaries, lists and tuples."""
     return _mapped(value, lambda tensor: torch.where(torch.isfinite(tensor), tensor, torch.full_like(tensor, 0.5)))
 
 
 def _mapped(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
-    """The same value with a function applied to every tensor of floats in it."""
+    """The same value with a function applied to every floating-point tensor in it."""
     if isinstance(value, Tensor):
         return function(value) if value.is_floating_point() else value
     if isinstance(value, dict):

@@ -1,8 +1,8 @@
-"""LW-DETR and RF-DETR: a plain vision transformer, and a decoder that several groups of queries train at once.
+"""LW-DETR and RF-DETR: a plain vision transformer, and a decoder that several groups of queries train at the same time.
 
 Chen et al., "LW-DETR: A Transformer Replacement to YOLO for Real-Time Detection", https://arxiv.org/abs/2406.03458; groups after Chen et
 al., "Group DETR: Fast DETR Training with Group-Wise One-to-Many Assignment", ICCV 2023, https://arxiv.org/abs/2207.13085.
-Departure from transformers: in eval mode the losses match one group, the only one there is.
+Departure from transformers: in eval mode the losses match one group, the only one that exists.
 """
 
 import copy
@@ -28,12 +28,12 @@ from stages.detectors.set_prediction.detector import (
 )
 
 CLASS_LAYERS = (r"(model\.)*class_embed\.", r"(model\.)*enc_out_class_embed\.")
-"""How the tensors are named that grow with the number of classes."""
+"""Name patterns of the tensors that grow with the number of classes."""
 
 
 @dataclass(frozen=True)
 class _Decoded:
-    """hidden: [L, B, Q, C] of each decoder layer; reference: boxes [B, Q, 4] that all refine.
+    """hidden: [L, B, Q, C] of each decoder layer; reference: boxes [B, Q, 4] that all layers refine.
 
     proposed, proposed_boxes: the encoder's best positions, [B, Q, C] and [B, Q, 4].
     """
@@ -45,7 +45,7 @@ class _Decoded:
 
 
 class GroupQueryDetector(SetPredictionDetector):
-    """See the module. Groups beyond the first are there in training mode alone."""
+    """See the module. Groups beyond the first exist only in training mode."""
 
     def __init__(self, model: Any) -> None:
         """Take over one of transformers' models."""
@@ -143,15 +143,15 @@ class GroupQueryDetector(SetPredictionDetector):
             _, terms, _ = self.model.loss_function(**given, device=boxes.device, config=config)
         weights = self._weights()
         losses = {name: value.sum() * weights[kind] for name, value in terms.items() if (kind := _kind(name)) in weights}
-        if diverged:  # the other processes wait for this one's sums and terms all the same
+        if diverged:  # the other processes wait for this one's sums and terms anyway
             losses["loss_bbox"] = losses["loss_bbox"] + torch.nan
         if masks is not None:
-            # without objects the masks' terms are empty; several processes wait for every parameter's gradient all the same
+            # without objects the masks' terms are empty; several processes wait for every parameter's gradient anyway
             losses["loss_mask_ce"] = losses["loss_mask_ce"] + 0 * sum(mask.sum() for mask in masks)
         return losses
 
     def proposed_masks(self, spatial: Tensor, proposed: Tensor, size: tuple[int, int]) -> Tensor:
-        """Mask logits [B, Q, h, w] of what the encoder proposed."""
+        """Mask logits [B, Q, h, w] of the encoder's proposals."""
         raise NotImplementedError
 
     def _weights(self) -> dict[str, float]:
@@ -167,11 +167,11 @@ class GroupQueryDetector(SetPredictionDetector):
 
 
 def _kind(name: str) -> str:
-    """A term's name without the layer that it is of."""
+    """A term's name without its layer."""
     return re.sub(r"_(\d+|enc)$", "", name)
 
 
 def moved(boxes: Tensor, deltas: Tensor) -> Tensor:
-    """Boxes [..., 4] (cx, cy, w, h) whose centers go by deltas times their size, and whose sizes grow by the deltas' exponentials."""
+    """Boxes [..., 4] (cx, cy, w, h) whose centers move by deltas times their size, and whose sizes grow by the deltas' exponentials."""
     centers = deltas[..., :2] * boxes[..., 2:] + boxes[..., :2]
     return torch.cat((centers, deltas[..., 2:].exp() * boxes[..., 2:]), dim=-1)

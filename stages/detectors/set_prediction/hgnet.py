@@ -1,6 +1,6 @@
 """HGNetV2, the backbone of D-FINE and of the smaller DEIMv2, by name.
 
-Its sizes are those of PaddleDetection and of Peng et al., "D-FINE: Redefine Regression Task of DETRs as Fine-grained Distribution
+Its sizes come from PaddleDetection and Peng et al., "D-FINE: Redefine Regression Task of DETRs as Fine-grained Distribution
 Refinement", ICLR 2025, https://arxiv.org/abs/2410.13842.
 """
 
@@ -27,7 +27,7 @@ SIZES: dict[str, _Sizes] = {
 
 
 def configuration(library: Any, name: str, scale: float, num_levels: int) -> Any:
-    """transformers' configuration of the backbone, with `scale` times the channels and the coarsest levels, up to stride 32."""
+    """transformers' configuration of the backbone: `scale` times the channels, the `num_levels` coarsest levels, up to stride 32."""
 
     def scaled(channels: tuple[int, ...]) -> list[int]:
         return [max(8, 8 * round(scale * count / 8)) for count in channels]

@@ -16,7 +16,7 @@ from deploy.progress import note
 from stages.detectors.backbones.pretrained import DAMAGED, Unread
 
 _UNREADABLE = (*DAMAGED, TypeError)
-"""Raised when a model is missing, cut short or something else; TypeError by a configuration of odd types."""
+"""Raised when reading a model that is missing, truncated or something else; TypeError by a configuration with wrong types."""
 
 
 def library() -> Any:
@@ -32,10 +32,10 @@ def library() -> Any:
 
 
 def refuse_sizes(weights: str, sizes: Mapping[str, object]) -> None:
-    """Sizes beside weights would change nothing, or not fit.
+    """Refuse sizes together with weights: they would change nothing, or not fit.
 
     Raises:
-        ValueError: naming those that are given.
+        ValueError: sizes are given; the message names them.
     """
     given = [name for name, value in sizes.items() if value is not None]
     if given:
@@ -43,16 +43,16 @@ def refuse_sizes(weights: str, sizes: Mapping[str, object]) -> None:
 
 
 def load(model_class: Any, weights: str, num_classes: int, class_layers: Sequence[str]) -> Any:
-    """A model with the weights of a hub id or a folder; class layers of another number of classes start anew, each named on stderr.
+    """A model with the weights of a hub id or folder; class layers for a different number of classes are re-initialized, see stderr.
 
-    Parameters are float32 whatever the file has.
+    Parameters are float32, whatever the file has.
 
     Args:
-        weights: the id or the folder; of Unread ones only the configuration is read, and the weights are fresh.
-        class_layers: patterns that the names of the tensors begin with that grow with the number of classes.
+        weights: the id or the folder; if Unread, only the configuration is read, and the weights are fresh.
+        class_layers: patterns for how the names of tensors that grow with the number of classes begin.
 
     Raises:
-        ArtifactError: nothing there, another kind of model, or tensors that do not fit.
+        ArtifactError: the model does not exist, is of a different kind, or has tensors that do not fit.
     """
     config = _configuration(model_class, weights)
     previous, config.num_labels = config.num_labels, num_classes
@@ -65,17 +65,17 @@ def load(model_class: Any, weights: str, num_classes: int, class_layers: Sequenc
             )
     except _UNREADABLE as error:
         raise ArtifactError(
-            f"weights {weights}: cannot be read ({in_one_line(error)}); connect, or give a folder that save_pretrained wrote"
+            f"weights {weights}: cannot be read ({in_one_line(error)}); go online, or use a folder that save_pretrained wrote"
         ) from error
     anew = sorted({name for name, *_ in report["mismatched_keys"]})
     _check(weights, report, anew, class_layers if previous != num_classes else ())
     if anew:
-        note(f"weights {weights}: of {previous} classes instead of {num_classes}, so these start anew: {', '.join(anew)}")
+        note(f"weights {weights}: for {previous} classes instead of {num_classes}, so these are re-initialized: {', '.join(anew)}")
     return model
 
 
 def untie(model: nn.Module) -> None:
-    """Give each layer that shares a parameter with another its own copy, as safetensors files need it."""
+    """Give each layer that shares a parameter with another its own copy, as safetensors files require."""
     seen: set[int] = set()
     for module in model.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
@@ -86,7 +86,7 @@ def untie(model: nn.Module) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without transformers' own report of what did not fit, which a line of ours says."""
+    """Suppresses transformers' own report of what did not fit; a line of ours replaces it."""
     logger = logging.getLogger("transformers")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -100,7 +100,7 @@ def _configuration(model_class: Any, weights: str) -> Any:
     """The weights' configuration.
 
     Raises:
-        ArtifactError: there is none, or it is of another kind of model.
+        ArtifactError: it does not exist, or belongs to a different kind of model.
     """
     kind = model_class.config_class
     try:
@@ -108,18 +108,18 @@ def _configuration(model_class: Any, weights: str) -> Any:
         if found == kind.model_type:
             return kind.from_pretrained(weights)
     except _UNREADABLE as error:
-        reason = f"no folder here that save_pretrained wrote, and the hub does not give it ({in_one_line(error)})"
-        raise ArtifactError(f"weights {weights}: {reason}; connect, or give such a folder") from error
-    raise ArtifactError(f"weights {weights}: of a {found or 'nameless'} model, but this detector needs {kind.model_type}")
+        reason = f"not a folder that save_pretrained wrote, and the hub does not provide it ({in_one_line(error)})"
+        raise ArtifactError(f"weights {weights}: {reason}; go online, or use such a folder") from error
+    raise ArtifactError(f"weights {weights}: for a {found or 'nameless'} model, but this detector needs {kind.model_type}")
 
 
 def _check(weights: str, report: Mapping[str, Any], anew: Sequence[str], class_layers: Sequence[str]) -> None:
-    """Refuse whatever else than class layers does not fit.
+    """Refuse whatever does not fit, except class layers.
 
     Raises:
-        ArtifactError: naming the first such tensor.
+        ArtifactError: a tensor does not fit; the message names the first.
     """
-    other = "so they are of another architecture; give those of the detector that is configured"
+    other = "so they are for a different architecture; use weights for the configured detector"
     for name in sorted(set(report["missing_keys"]) - set(anew)):
         raise ArtifactError(f"weights {weights} lack tensor {name}, {other}")
     for name in sorted(report["unexpected_keys"]):

@@ -1,4 +1,4 @@
-"""Bicubic resizing as matrix products: TensorRT resizes without antialiasing alone, ONNX Runtime not in half precision.
+"""Bicubic resizing as matrix products: TensorRT resizes only without antialiasing, ONNX Runtime not in half precision.
 
 Keys, "Cubic convolution interpolation for digital image processing", IEEE Transactions on Acoustics, Speech, and Signal Processing 1981,
 https://doi.org/10.1109/TASSP.1981.1163711. The slopes and the treatment of borders are torch.nn.functional.interpolate's.
@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def bicubic(grid: Tensor, height: int, width: int, *, antialias: bool) -> Tensor:
-    """A map [H, W, C] at another size, [height, width, C], as interpolate with align_corners=False gives it."""
+    """A map [H, W, C] resized to [height, width, C], as by interpolate with align_corners=False."""
     rows = torch.tensor(weights(grid.shape[0], height, antialias=antialias).tolist(), dtype=grid.dtype, device=grid.device)
     columns = torch.tensor(weights(grid.shape[1], width, antialias=antialias).tolist(), dtype=grid.dtype, device=grid.device)
     tall = (rows @ grid.flatten(1)).reshape(height, grid.shape[1], -1)

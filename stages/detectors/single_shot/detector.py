@@ -1,7 +1,7 @@
 """What SSD and SSDlite share: torchvision's SSD as a detector, and its deployed graph.
 
-Liu et al., "SSD: Single Shot MultiBox Detector", ECCV 2016, https://arxiv.org/abs/1512.02325. Departure: default boxes lie where
-the levels' positions are at any image size; torchvision's steps hold at 300 x 300 px only.
+Liu et al., "SSD: Single Shot MultiBox Detector", ECCV 2016, https://arxiv.org/abs/1512.02325. Departure: default boxes are at
+the levels' positions at any image size; torchvision's steps are right only at 300 x 300 px.
 """
 
 import math
@@ -19,17 +19,17 @@ from stages.detectors.boxes.nms import select_per_class
 from stages.processes import rescale
 
 CLASS_LAYERS = ("head.classification_head.",)
-"""How the names of the tensors begin that grow with the number of classes."""
+"""Prefixes of the names of tensors that grow with the number of classes."""
 
 _WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 
 
 class SsdDetector(Detector):
-    """torchvision's SSD; labels are its own less one, as 0 is its background.
+    """torchvision's SSD; labels are its own minus one, because 0 is its background.
 
     Args:
-        strides: of the levels.
-        channels: of the levels.
+        strides: one per level, finest first.
+        channels: one number per level.
         min_side_px: below this the last level has no position left.
     """
 
@@ -47,7 +47,7 @@ class SsdDetector(Detector):
         return list(self.model.backbone(images).values())
 
     def forward(self, images: Tensor, targets: Sequence[Target] | None = None) -> Outputs:
-        """Raw head outputs are "cls_logits" [B, HWA, K + 1] (background first) and "bbox_regression" [B, HWA, 4] a level."""
+        """Raw head outputs are "cls_logits" [B, HWA, K + 1] (background first) and "bbox_regression" [B, HWA, 4] per level."""
         features = self.features(images)
         head = self.model.head(features)
         losses = {} if targets is None else self._losses(images, features, head, targets)
@@ -65,12 +65,12 @@ class SsdDetector(Detector):
         return default_boxes(generator, grids, (images.shape[-2], images.shape[-1])).to(images.device)
 
     def _sizes(self, features: Sequence[Tensor]) -> list[int]:
-        """Default boxes of each level."""
+        """The number of default boxes of each level."""
         num_boxes = self.model.anchor_generator.num_anchors_per_location()
         return [level.shape[-2] * level.shape[-1] * num for level, num in zip(features, num_boxes, strict=True)]
 
     def _losses(self, images: Tensor, features: Sequence[Tensor], head: dict[str, Tensor], targets: Sequence[Target]) -> dict[str, Tensor]:
-        """torchvision's losses: softmax with three hard negatives a positive, and smooth L1."""
+        """torchvision's losses: softmax with three hard negatives per positive, and smooth L1."""
         boxes = self.default_boxes(images, features)
         rows = [{"boxes": target.boxes, "labels": target.labels + 1} for target in targets]
         with torch.autocast(images.device.type, enabled=False):
@@ -111,9 +111,9 @@ class SsdGraph(Graph):
 
 
 def default_boxes(generator: DefaultBoxGenerator, grids: Sequence[tuple[int, int]], size: tuple[int, int]) -> Tensor:
-    """Default boxes in torchvision's order, [N, 4] as x1, y1, x2, y2 in px, for levels of so many rows and columns.
+    """Default boxes in torchvision's order, [N, 4] as x1, y1, x2, y2 in px, for levels with these rows and columns.
 
-    Where the generator has steps, the levels whose step is a power of two keep it; the others share the image evenly, as 100 and
+    If the generator has steps, the levels whose step is a power of two keep it; the others divide the image evenly, as 100 and
     300 px do at 300 x 300 px.
     """
     height, width = size

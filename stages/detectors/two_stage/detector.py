@@ -15,10 +15,10 @@ from stages.detectors.two_stage.model import PooledPyramid, anchors_of
 
 
 class TwoStageDetector(Detector):
-    """A torchvision model, as `stages.detectors.two_stage.model` puts it together.
+    """A torchvision model as assembled by `stages.detectors.two_stage.model`.
 
     Args:
-        rpn_candidates: how many regions of each level the deployed graph looks at before suppression.
+        rpn_candidates: number of regions per level that the deployed graph considers before suppression.
     """
 
     def __init__(self, model: FasterRCNN, pyramid: PooledPyramid, rpn_candidates: int) -> None:
@@ -31,12 +31,12 @@ class TwoStageDetector(Detector):
         self.mask_frame = "box" if self.model.roi_heads.has_mask() else None
 
     def forward(self, images: Tensor, targets: Sequence[Target] | None = None) -> Outputs:
-        """Raw head outputs are "rpn_logits" [B, A, H, W] and "rpn_deltas" [B, A * 4, H, W] a level; proposals are best first.
+        """Raw head outputs are "rpn_logits" [B, A, H, W] and "rpn_deltas" [B, A * 4, H, W] per level; proposals are best first.
 
-        The second stage runs for the losses alone.
+        The second stage runs only for the losses.
 
         Raises:
-            DataError: a detector of masks is given objects without.
+            DataError: a detector with masks is given objects without masks.
         """
         size = images.shape[-2], images.shape[-1]
         features = list(self.model.backbone(images).values())
@@ -58,7 +58,7 @@ class TwoStageDetector(Detector):
         return Outputs(tuple(features), self.strides, head, losses, tuple(proposals))
 
     def walk(self, images: Tensor, options: GraphOptions) -> None:
-        """See Detector.walk: the second stage too, on as many regions as the graph looks at."""
+        """See Detector.walk: the second stage too, on as many regions as the graph considers."""
         self(images)
         heads = self.model.roi_heads
         regions = images.new_zeros(options.proposals, self.channels[0], 7, 7)

@@ -21,7 +21,7 @@ class TwoStageGraph(Graph):
     """Shares the weights of `model`.
 
     Args:
-        rpn_candidates: how many regions of each level are looked at before suppression.
+        rpn_candidates: number of regions per level that are considered before suppression.
     """
 
     def __init__(self, model: FasterRCNN, pyramid: PooledPyramid, options: GraphOptions, rpn_candidates: int) -> None:
@@ -58,7 +58,7 @@ class TwoStageGraph(Graph):
     def _detect(
         self, class_logits: Tensor, box_deltas: Tensor, proposals: Proposals, size: tuple[int, int]
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Boxes [B, K, 4], scores [B, K], labels [B, K] and whether suppression had settled [B].
+        """Boxes [B, K, 4], scores [B, K], labels [B, K] and whether suppression has converged [B].
 
         Args:
             class_logits: [B * N, classes + 1], the background first; box_deltas: [B * N, (classes + 1) * 4].

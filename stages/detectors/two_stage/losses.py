@@ -1,4 +1,4 @@
-"""The task losses of Faster R-CNN and Mask R-CNN, from torchvision's parts, whatever mode the network is in."""
+"""The task losses of Faster R-CNN and Mask R-CNN, from torchvision's parts, in either mode of the network."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from stages.detectors import Target
 from stages.processes import rescale
 
 Row = dict[str, Tensor]
-"""One image's objects as torchvision wants them."""
+"""One image's objects as torchvision expects them."""
 
 
 def rows(targets: Sequence[Target], size: tuple[int, int], *, masks: bool) -> list[Row]:
@@ -23,7 +23,7 @@ def rows(targets: Sequence[Target], size: tuple[int, int], *, masks: bool) -> li
         size: the image's height and width in px.
 
     Raises:
-        DataError: masks are wanted of objects that have none.
+        DataError: masks are required of objects that have none.
     """
     found: list[Row] = []
     for target in targets:
@@ -37,10 +37,10 @@ def rows(targets: Sequence[Target], size: tuple[int, int], *, masks: bool) -> li
 
 
 def proposal_losses(model: FasterRCNN, logits: Tensor, deltas: Tensor, anchors: list[Tensor], given: list[Row]) -> dict[str, Tensor]:
-    """Of the region proposal network.
+    """The losses of the region proposal network.
 
     Args:
-        logits: [B * N, 1]; deltas: [B * N, 4]; anchors: [N, 4] an image.
+        logits: [B * N, 1]; deltas: [B * N, 4]; anchors: [N, 4] per image.
     """
     rpn: Any = model.rpn
     labels, boxes = rpn.assign_targets_to_anchors(anchors, given)
@@ -52,11 +52,11 @@ def proposal_losses(model: FasterRCNN, logits: Tensor, deltas: Tensor, anchors: 
 def region_losses(
     model: FasterRCNN, features: dict[str, Tensor], proposals: Sequence[Tensor], given: list[Row], size: tuple[int, int]
 ) -> dict[str, Tensor]:
-    """Of the second stage, on a sample of the proposals and of the objects' own boxes.
+    """The losses of the second stage, on a sample of the proposals and of the objects' own boxes.
 
     Args:
         features: the levels that regions are pooled from, by the pooling's names for them.
-        proposals: [N, 4] an image.
+        proposals: [N, 4] per image.
     """
     heads: Any = model.roi_heads
     boxes, matches, labels, deltas = heads.select_training_samples(list(proposals), given)
@@ -79,7 +79,7 @@ def region_losses(
 
 
 def _num_sampled(labels: Tensor, sampler: Any) -> int:
-    """How many of an image's anchors torchvision's sampler takes, and its losses are averaged over."""
+    """The number of an image's anchors that torchvision's sampler takes and its losses are averaged over."""
     size: int = sampler.batch_size_per_image
     num_positive = min(int((labels >= 1).sum()), int(size * sampler.positive_fraction))
     return num_positive + min(int((labels == 0).sum()), size - num_positive)

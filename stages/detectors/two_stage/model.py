@@ -1,4 +1,4 @@
-"""torchvision's Faster R-CNN and Mask R-CNN, put together for any backbone and pyramid, with the names of its own tensors."""
+"""torchvision's Faster R-CNN and Mask R-CNN, assembled for any backbone and pyramid, with torchvision's tensor names."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,9 +28,9 @@ CLASS_LAYERS = (
 _STRIDES = (4, 8, 16, 32, 64)
 _MOBILE_STRIDES = (32, 32, 64)
 _MOBILE_LAYERS = {"13": 160, "16": 960}
-"""Of MobileNetV3 torchvision's pyramid takes these two layers, and their channels."""
+"""The two layers of MobileNetV3 that torchvision's pyramid uses, and their channels."""
 _NORM_EPS = 1e-5
-"""torchvision's detectors have it in MobileNetV3, whose classifiers have 1e-3."""
+"""Used by torchvision's detectors in MobileNetV3, whose classifiers use 1e-3."""
 _RATIOS = (0.5, 1.0, 2.0)
 _COARSEST_POOLED = 32
 _ALL_SIZES = tuple(8 * stride for stride in _STRIDES)
@@ -48,7 +48,7 @@ class PooledPyramid:
 class TwoStageOptions:
     """The options that Faster R-CNN and Mask R-CNN share; see stages/detectors/faster_rcnn.py.
 
-    strides: None for those of torchvision's own pyramid of the backbone.
+    strides: None uses torchvision's own pyramid for the backbone.
     """
 
     num_classes: int
@@ -72,12 +72,12 @@ class TwoStageOptions:
 
     @property
     def frozen(self) -> Norm | None:
-        """The backbone's normalization; where none is chosen, that with which torchvision trained its COCO weights."""
+        """The backbone's normalization; if none is chosen, the one with which torchvision trained its COCO weights."""
         return "frozen" if self.norm is None and self.weights is not None and self.version == 1 else self.norm
 
 
 def anchors_of(model: faster_rcnn.FasterRCNN, images: Tensor, features: Sequence[Tensor]) -> list[Tensor]:
-    """For each image all anchors [N, 4] in px, in float32: torchvision's generator takes the features' type, and half rounds by px."""
+    """For each image all anchors [N, 4] in px, in float32: torchvision's generator uses the features' type, and fp16 rounds by whole px."""
     sizes = [(images.shape[-2], images.shape[-1])] * images.shape[0]
     generator: Any = model.rpn.anchor_generator
     anchors: list[Tensor] = generator(ImageList(images, sizes), [level.float() for level in features])
@@ -85,7 +85,7 @@ def anchors_of(model: faster_rcnn.FasterRCNN, images: Tensor, features: Sequence
 
 
 def pyramid_of(layout: TwoStageOptions) -> PooledPyramid:
-    """The levels that a layout has.
+    """The levels of a layout.
 
     Raises:
         ValueError: regions cannot be pooled from them.
@@ -101,14 +101,14 @@ def faster(layout: TwoStageOptions) -> faster_rcnn.FasterRCNN:
     """A Faster R-CNN.
 
     Raises:
-        ValueError: options that do not go together.
-        ArtifactError: weights that cannot be had or are of another network.
+        ValueError: incompatible options.
+        ArtifactError: weights that are not available or belong to a different network.
     """
     return faster_rcnn.FasterRCNN(**_parts(layout))
 
 
 def mask(layout: TwoStageOptions, mask_head_channels: int) -> mask_rcnn.MaskRCNN:
-    """A Mask R-CNN; raises as `faster`."""
+    """A Mask R-CNN; raises the same errors as `faster`."""
     names = [str(index) for index in pyramid_of(layout).pooled]
     layers = (mask_head_channels,) * 4
     norm = nn.BatchNorm2d if layout.version == 2 else None
@@ -121,11 +121,11 @@ def mask(layout: TwoStageOptions, mask_head_channels: int) -> mask_rcnn.MaskRCNN
 
 
 def load(model: faster_rcnn.FasterRCNN, layout: TwoStageOptions, choices: dict[tuple[str, int], type[WeightsEnum]]) -> None:
-    """Give the model the layout's `weights`, if any; `choices` are torchvision's by backbone and version.
+    """Load the layout's `weights`, if any, into the model; `choices` are torchvision's by backbone and version.
 
     Raises:
         ValueError: torchvision has no such weights.
-        ArtifactError: they cannot be had or are of another network.
+        ArtifactError: they are not available or belong to a different network.
     """
     if layout.weights is None:
         return
@@ -133,20 +133,20 @@ def load(model: faster_rcnn.FasterRCNN, layout: TwoStageOptions, choices: dict[t
     known = choices.get((layout.backbone, layout.version)) if torchvisions else None
     named = not layout.weights.endswith(SUFFIXES)
     if known is None and named:
-        raise ValueError(f"weights {layout.weights}: torchvision has none of this backbone and form; give a file ({', '.join(SUFFIXES)})")
+        raise ValueError(f"weights {layout.weights}: torchvision has none for this backbone and form; use a file ({', '.join(SUFFIXES)})")
     load_torchvision(model, layout.weights, known or NoWeights, CLASS_LAYERS)
     if named and layout.version == 1 and layout.backbone == "resnet50":
-        overwrite_eps(model, 0.0)  # with which these were trained, as torchvision's own functions say
+        overwrite_eps(model, 0.0)  # these were trained with it, see torchvision's own functions
 
 
 def _parts(layout: TwoStageOptions) -> dict[str, Any]:
-    """What torchvision's constructors take."""
+    """The arguments of torchvision's constructors."""
     pyramid = pyramid_of(layout)
     backbone = _backbone(layout, pyramid.strides)
     channels, outputs = layout.fpn_channels, layout.num_classes + 1
     anchors = _anchors(layout, pyramid.strides)
     depth = 2 if layout.version == 2 else 1
-    # As many proposals in both modes, torchvision's number for training: nothing here depends on the mode.
+    # The same number of proposals in both modes, torchvision's for training: nothing here depends on the mode.
     counts = {f"rpn_{when}_nms_top_n_{mode}": 2000 for when in ("pre", "post") for mode in ("train", "test")}
     return {
         "backbone": backbone,
@@ -180,7 +180,7 @@ def _backbone(layout: TwoStageOptions, strides: tuple[int, ...]) -> nn.Module:
         chosen = layout.backbone, layout.width, layout.frozen, layout.fpn_channels, strides, layout.backbone_weights
         return PyramidBackbone(*chosen, fpn_norm=norm)
     if layout.width != WIDTH:
-        raise ValueError(f"width {layout.width}: {MOBILE} comes in width {WIDTH} alone; the plain ResNets come in others")
+        raise ValueError(f"width {layout.width}: {MOBILE} supports only width {WIDTH}; the plain ResNets support others")
     layers = build_layers(layout.backbone, WIDTH, layout.frozen, layout.backbone_weights)
     for module in layers.modules():
         if isinstance(module, nn.BatchNorm2d | FrozenBatchNorm2d):

@@ -1,9 +1,9 @@
-"""Regions worth a second look, out of a region proposal network's raw outputs, at a fixed shape.
+"""Selects regions for the second stage from a region proposal network's raw outputs, at a fixed shape.
 
 Ren et al., "Faster R-CNN: Towards Real-Time Object Detection with Region Proposal Networks", NeurIPS 2015,
-https://arxiv.org/abs/1506.01497, with torchvision's decisions: each level's best, decoded and clipped, those of no size left out,
-suppressed within their level, the best of all levels kept. Departure: the order is that of the logits; torchvision orders their
-sigmoids, in which float32 no longer tells large logits apart.
+https://arxiv.org/abs/1506.01497, with torchvision's decisions: each level's best are decoded and clipped, those without size are left
+out, overlaps are suppressed within each level, and the best of all levels are kept. Departure: regions are ordered by their logits;
+torchvision orders them by the sigmoids, in which float32 no longer tells large logits apart.
 """
 
 from collections.abc import Sequence
@@ -19,15 +19,15 @@ from stages.detectors.boxes.coding import clip, decode
 from stages.detectors.boxes.nms import best, dense_nms
 
 _LOWEST = -1e30
-"""Stands for no logit; finite, since not every runtime sorts infinities."""
+"""Represents a missing logit; finite, because not every runtime sorts infinities."""
 
 
 @dataclass(frozen=True)
 class ProposalOptions:
     """How proposals are chosen.
 
-    candidates: of each level, before suppression. count: of all levels, after it.
-    score_threshold: an objectness below this, 0 to 1, is none. min_size_px: a side shorter than this is none.
+    candidates: number per level, before suppression. count: number over all levels, after it.
+    score_threshold: regions with an objectness (0 to 1) below this are dropped. min_size_px: so are those with a shorter side.
     """
 
     candidates: int
@@ -51,8 +51,8 @@ def propose(
     """The best regions of each image.
 
     Args:
-        logits: one [B, A, H, W] a level, A anchors a position.
-        deltas: one [B, A * 4, H, W] a level.
+        logits: one [B, A, H, W] per level, A anchors per position.
+        deltas: one [B, A * 4, H, W] per level.
         anchors: [all H * W * A, 4], level after level, the position's anchors next to each other.
         size: the image's height and width in px.
     """
@@ -80,9 +80,9 @@ def _best(logits: Tensor, deltas: Tensor, anchors: Tensor, num_best: int) -> tup
 
 
 def _suppress(boxes: Tensor, counts: Sequence[int], iou_threshold: float) -> tuple[Tensor, Tensor]:
-    """Which of the levels' boxes [B, N, 4] stay, `counts` a level, as 0 and 1 [B, N], and whether that is final [B].
+    """Which of the levels' boxes [B, N, 4] stay, `counts` per level, as 0 and 1 [B, N], and whether that is final [B].
 
-    Full levels go through together, and so do the smaller ones, filled up with empty boxes: the graph is much smaller so.
+    Full levels are processed together, and so are the smaller ones, padded with empty boxes: this makes the graph much smaller.
     """
     levels = boxes.split(list(counts), dim=1)
     keeps, settled = [], []

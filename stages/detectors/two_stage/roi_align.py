@@ -1,9 +1,9 @@
 """RoIAlign over the levels of a pyramid as plain gathers, for graphs without data-dependent shapes and without plugin operators.
 
 He et al., "Mask R-CNN", ICCV 2017, https://arxiv.org/abs/1703.06870; the level of a region by equation 1 of Lin et al., "Feature
-Pyramid Networks for Object Detection", CVPR 2017, https://arxiv.org/abs/1612.03144. The semantics are those of torchvision's
-MultiScaleRoIAlign (`aligned` false, two samples a side of each cell): regions are at least one position wide and high, samples
-more than one position outside a level count as 0. Departure: a region between two levels' strides takes the finer.
+Pyramid Networks for Object Detection", CVPR 2017, https://arxiv.org/abs/1612.03144. The semantics are torchvision's
+MultiScaleRoIAlign's (`aligned` false, two samples per side of each cell): regions are at least one position wide and high, samples
+more than one position outside a level count as 0. Departure: a region between two levels' strides uses the finer.
 """
 
 from collections.abc import Sequence
@@ -15,15 +15,15 @@ SAMPLES = 2
 _CANONICAL_SIZE_PX = 224.0
 _CANONICAL_STRIDE = 16
 _SLACK = 2.0**-1e-6
-"""torchvision adds this little to a region's level, so that sizes at the limit belong to the coarser one."""
+"""The small amount that torchvision adds to a region's level, so that sizes at the limit belong to the coarser one."""
 
 
 def region_levels(boxes: Tensor, strides: Sequence[int]) -> Tensor:
-    """From which level a region's features are taken.
+    """The level from which a region's features are taken.
 
     Args:
         boxes: [..., 4] in px.
-        strides: one a level, ascending.
+        strides: one per level, ascending.
 
     Returns:
         [...] int64, an index into the strides.
@@ -41,8 +41,8 @@ def roi_align(levels: Sequence[Tensor], strides: Sequence[int], boxes: Tensor, o
     """The features of regions.
 
     Args:
-        levels: one [B, C, H, W] a level, finest first.
-        strides: px of the image between a level's positions, one a level, ascending.
+        levels: one [B, C, H, W] per level, finest first.
+        strides: px of the image between a level's positions, one per level, ascending.
         boxes: [B, N, 4] as x1, y1, x2, y2 in px of the image.
 
     Returns:
@@ -73,18 +73,18 @@ def roi_align(levels: Sequence[Tensor], strides: Sequence[int], boxes: Tensor, o
 
 
 def _of(level: Tensor, values: Sequence[float], like: Tensor) -> Tensor:
-    """Each region's entry in a table with one value a level."""
+    """Each region's entry in a table with one value per level."""
     return torch.tensor(values, dtype=like.dtype, device=like.device)[level]
 
 
 def _taps(start: Tensor, end: Tensor, size: Tensor, output_size: int) -> tuple[Tensor, Tensor]:
     """Along one axis, the positions that each cell averages and their weights, [B, N, output_size, 2 * SAMPLES].
 
-    Those before and after its first sample come first, then those of the next.
+    The positions before and after its first sample come first, then those of the next.
 
     Args:
         start, end: [B, N] in positions of the region's level.
-        size: [B, N], how many positions the level has.
+        size: [B, N], the number of positions of the level.
     """
     cell = (end - start).clamp(min=1.0)[..., None, None] / output_size
     index = torch.arange(output_size, device=start.device, dtype=start.dtype)[:, None]

@@ -1,6 +1,6 @@
 """Where and in which channels a detector's features are strong.
 
-B images, C channels, H x W positions; all functions work on each image alone, but for what is standardized over the batch.
+B images, C channels, H x W positions; all functions treat each image separately, except standardization over the batch.
 """
 
 from typing import Literal
@@ -10,15 +10,15 @@ from torch import Tensor
 Statistics = Literal["image", "batch"]
 
 FLOOR = 1e-3
-"""Of the mean variance of all channels, added to each one's, so that channels which hardly vary are not blown up."""
+"""Fraction of the channels' mean variance that is added to each channel's, so that channels that hardly vary are not amplified."""
 
 
 def standardized(features: Tensor, statistics: Statistics = "image") -> Tensor:
-    """Features [B, C, H, W], each channel brought to mean 0 and standard deviation 1 over the positions of its image, or of all.
+    """Features [B, C, H, W], each channel normalized to mean 0 and standard deviation 1 over the positions of its image, or of all.
 
-    What is the same everywhere goes, and weak channels count as much as strong ones: of a background that fills the image little
-    is left, objects stand out. All zero where nothing varies, as in a level of a single position. Over a batch, images in which a
-    channel is weak stay weaker in it than others.
+    What is the same everywhere is removed, and weak channels count as much as strong ones: little is left of a background that
+    fills the image, and objects stand out. All values are 0 if nothing varies, as in a level of a single position. Over a batch,
+    images in which a channel is weak stay weaker in it than others.
     """
     dims = (0, 2, 3) if statistics == "batch" else (2, 3)
     centered = features - features.mean(dim=dims, keepdim=True)
@@ -47,16 +47,16 @@ def position_mean(features: Tensor) -> Tensor:
 
 
 def mask(attention: Tensor, temperature: float) -> Tensor:
-    """Softmax of a spatial [B, 1, H, W] or channel attention [B, C, 1, 1] / temperature over all of an image, averaging 1."""
+    """Softmax of a spatial [B, 1, H, W] or channel attention [B, C, 1, 1] / temperature over a whole image, scaled to average 1."""
     flat = attention.flatten(1)
     return ((flat / temperature).softmax(dim=1) * flat.shape[1]).reshape(attention.shape)
 
 
 def summed_mask(own: Tensor, other: Tensor, temperature: float) -> Tensor:
-    """The mask of two networks' summed attention, as the paper's text has it."""
+    """The mask of two networks' summed attention, as in the paper's text."""
     return mask(own + other, temperature)
 
 
 def averaged_mask(own: Tensor, other: Tensor, temperature: float) -> Tensor:
-    """The mean of two networks' masks, as the authors' code has it."""
+    """The mean of two networks' masks, as in the authors' code."""
     return (mask(own, temperature) + mask(other, temperature)) / 2

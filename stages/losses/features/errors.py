@@ -1,20 +1,20 @@
-"""How far two feature maps lie apart, as one scalar; all have a finite gradient at no difference."""
+"""Distances between two feature maps, as one scalar; all have a finite gradient at zero difference."""
 
 from torch import Tensor
 from torch.linalg import vector_norm
 
 
 def mean_square(difference: Tensor, weight: Tensor | None = None) -> Tensor:
-    """The mean of squares of [B, C, H, W], each position's times its weight [B, 1, H, W]."""
+    """The mean square of [B, C, H, W], each position's times its weight [B, 1, H, W]."""
     if weight is None:
         return difference.square().mean()
     return (difference.square().mean(dim=1, keepdim=True) * weight).mean()
 
 
 def norm(difference: Tensor, weight: Tensor | None = None) -> Tensor:
-    """The Euclidean norm over all of it, squares likewise weighted.
+    """The Euclidean norm over everything, squares weighted likewise.
 
-    Rows are summed first: torch's sum of millions of squares at once is right to three digits only.
+    Rows are summed first: torch's sum of millions of squares in one go is accurate to only three digits.
     """
     if weight is not None:
         rows = vector_norm(difference, dim=1, keepdim=True) * weight.sqrt()

@@ -1,4 +1,4 @@
-"""Which levels of a student's pyramid learn from which of its teacher's: those of equal stride, never those of equal index."""
+"""Which levels of a student's pyramid learn from which of its teacher's: levels are matched by stride, never by index."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -25,11 +25,11 @@ class LevelPair:
 
 
 def match(student: Pyramid, teacher: Pyramid, chosen: tuple[int, ...] | None = None, missing: Missing = "skip") -> tuple[LevelPair, ...]:
-    """One pair for each of the student's levels that learns, finest first; of levels with equal stride the first counts.
+    """One pair for each of the student's levels that learns, finest first; of levels with equal stride the first is used.
 
     Args:
-        chosen: strides of the student's levels that learn; None for all that can.
-        missing: what becomes of a level whose stride the teacher lacks: it is left out, or learns from the nearest one, resized.
+        chosen: strides of the student's levels that learn; None: all that can.
+        missing: what happens to a level whose stride the teacher lacks: it is left out, or learns from the nearest level, resized.
 
     Raises:
         ConfigError: no level can learn, or a chosen one is not among those that can.
@@ -39,7 +39,7 @@ def match(student: Pyramid, teacher: Pyramid, chosen: tuple[int, ...] | None = N
     if not able:
         raise ConfigError(
             f"distill: the student's levels have strides {student.strides}, the teacher's {teacher.strides}; "
-            "give the two detectors at least one stride in common, or the loss missing: interpolate"
+            "use detectors with at least one stride in common, or set the loss's option missing to interpolate"
         )
     if chosen is not None and (not chosen or not set(chosen) <= set(able)):
         levels = "levels of the student" if missing == "interpolate" else "levels of both detectors"
@@ -54,22 +54,24 @@ def channels(student: Pyramid, teacher: Pyramid, levels: Sequence[LevelPair]) ->
 
 
 def adapters(kind: Adapter, widths: Sequence[tuple[int, int]]) -> nn.ModuleList:
-    """What brings each level's student channels to the teacher's; none needs as many of them.
+    """The layers that map each level's student channels to the teacher's; none requires equal numbers of channels.
 
     Raises:
-        ConfigError: there is to be none, and the numbers of channels differ.
+        ConfigError: the kind is none, and the numbers of channels differ.
     """
     if kind != "none":
         size = int(kind[-1])
         return nn.ModuleList(nn.Conv2d(own, other, size, padding=size // 2) for own, other in widths)
     if any(own != other for own, other in widths):
         own, other = (tuple(side) for side in zip(*widths, strict=True))
-        raise ConfigError(f"adapter: none needs equal channels, but the student's levels have {own}, the teacher's {other}; choose conv1x1")
+        raise ConfigError(
+            f"adapter: none requires equal channels, but the student's levels have {own}, the teacher's {other}; choose conv1x1"
+        )
     return nn.ModuleList(nn.Identity() for _ in widths)
 
 
 def pairs(student: Outputs, teacher: Outputs, levels: Sequence[LevelPair]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Student and teacher features [B, C, H, W] in float32 at each pair; the teacher's detached, and of the student's height and width."""
+    """Student and teacher features [B, C, H, W] in float32 at each pair; the teacher's detached, with the student's height and width."""
     for pair in levels:
         own = student.pyramid[pair.own].float()
         yield own, _resized(teacher.pyramid[pair.other].detach().float(), own.shape[-2], own.shape[-1])
@@ -81,7 +83,7 @@ def _nearest(strides: tuple[int, ...], wanted: int) -> int:
 
 
 def _resized(features: Tensor, height: int, width: int) -> Tensor:
-    """Averaged over areas where it shrinks, bilinear where it grows."""
+    """Averages areas to shrink the features, interpolates bilinearly to enlarge them."""
     if tuple(features.shape[-2:]) == (height, width):
         return features
     if height <= features.shape[-2] and width <= features.shape[-1]:

@@ -1,10 +1,11 @@
-"""The relation module: each position plus what it draws from all others by the likeness of their projections.
+"""The relation module: each position plus what it draws from all others, by the similarity of their projections.
 
 Wang et al., "Non-local Neural Networks", CVPR 2018, as Zhang & Ma use it (see stages/losses/non_local.py).
 
 Departures: the relation of dot products has no softmax, so (theta phi^T / N) g is theta (phi^T g / N), the same numbers up to
-rounding, and theta is itself a projection of the features. So all that a position draws is one matrix times its own features,
-made anew for each image: its cost and memory are linear in the positions, and neither theta nor what is drawn is ever computed.
+rounding, and theta is itself a projection of the features. So everything that a position draws is one matrix, computed per
+image, times its own features: cost and memory are linear in the number of positions, and neither theta nor what is drawn is ever
+computed.
 """
 
 from typing import Literal, NamedTuple
@@ -31,13 +32,13 @@ class Added(NamedTuple):
 
 
 class NonLocalBlock(nn.Module):
-    """What is added to features [B, C, H, W], given as rows [B, H * W, C] too; nothing at first.
+    """Computes what is added to features [B, C, H, W], which are also given as rows [B, H * W, C]; initially nothing.
 
     Args:
         inner: channels of the projections.
-        pool: phi and g are max-pooled by so much, or by the whole of a side that is shorter.
-        relation: dot products, or the softmax of them over the pooled positions.
-        batch_norm: whether what is drawn passes one whose scale starts at 0; else the last projection starts at 0.
+        pool: size of the max-pooling of phi and g; a shorter side is pooled entirely.
+        relation: dot products, or their softmax over the pooled positions.
+        batch_norm: whether what is drawn passes a batch norm whose scale starts at 0; otherwise the last projection starts at 0.
     """
 
     def __init__(self, channels: int, inner: int, pool: int, relation: Relation = "dot_product", *, batch_norm: bool = False) -> None:
@@ -54,7 +55,7 @@ class NonLocalBlock(nn.Module):
             nn.init.zeros_(self.out.bias)  # type: ignore[arg-type]
 
     def forward(self, features: Tensor, rows: Tensor) -> Added:
-        """With dot products `rows` are the given ones themselves."""
+        """With dot products, the result's `rows` are the given ones themselves."""
         phi, g = self._pooled(features)
         theta, bias = (_matrix(self.theta), self.theta.bias)
         out, shift = (_matrix(self.out), self.out.bias)
@@ -82,7 +83,7 @@ class NonLocalBlock(nn.Module):
 
 
 def relation_matrix(phi: Tensor, g: Tensor) -> Tensor:
-    """What turns theta into what is drawn from N positions: of phi and g [B, C, N] the matrix [B, C, C]."""
+    """The matrix [B, C, C], from phi and g [B, C, N], that turns theta into what is drawn from N positions."""
     return g @ phi.transpose(1, 2) / phi.shape[2]
 
 
@@ -91,7 +92,7 @@ def _matrix(projection: nn.Conv2d) -> Tensor:
 
 
 class _BatchNorm(nn.Module):
-    """Normalization by the statistics of the batch over all processes, its scale starting at 0; only trained, it keeps no running ones.
+    """Normalization by the batch's statistics over all processes; its scale starts at 0. It is only trained: it keeps no running ones.
 
     It never sees what it normalizes: mean and variance of w x + b are w mean(x) + b and w cov(x) w^T.
     """

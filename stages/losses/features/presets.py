@@ -3,15 +3,15 @@
 Zhang & Ma, "Structured Knowledge Distillation for Accurate and Efficient Object Detection", IEEE TPAMI 2023,
 https://doi.org/10.1109/TPAMI.2023.3300470; first in ICLR 2021, https://openreview.net/forum?id=uKhGRvM8QNH.
 
-Where the constants come from: `code_*` from copies of the authors' supplementary code, `mmrazor` from OpenMMLab's
-re-implementation (configs/distill/mmdet/fbkd). Those of `paper_*` are the copies' with what later publications say of the
-paper's text: the attentions summed before the softmax, absolute values without adapters, both masks, the temperatures of the
-two families exchanged; they are partly recollections. All five measure errors by the Euclidean norm over the whole batch of a
-process, so that their weights hold for two images of 800 x 1333 px a process and pyramids of 256 channels.
+Sources of the constants: `code_*` comes from copies of the authors' supplementary code, `mmrazor` from OpenMMLab's
+re-implementation (configs/distill/mmdet/fbkd). `paper_*` has the copies' constants with the changes that later publications report
+of the paper's text: attentions summed before the softmax, absolute values without adapters, both masks, and the temperatures of
+the two families exchanged; these are partly recollections. All five measure errors by the Euclidean norm over a process's whole
+batch, so their weights hold for two images of 800 x 1333 px per process and pyramids of 256 channels.
 
-`normalised` is our own: the same terms per image and per level, of features whose channels are each brought to mean 0 and standard
-deviation 1 over the image's positions (or, by option, over those of the whole batch), as means of squares, so that one weight serves
-every batch size, resolution and channel count.
+`normalised` is our own: the same terms per image and per level, on features whose channels are each normalized to mean 0 and standard
+deviation 1 over the image's positions (or, by option, over those of the whole batch), as means of squares, so one weight suits every
+batch size, resolution and number of channels.
 """
 
 from collections.abc import Mapping
@@ -29,14 +29,14 @@ class Preset:
     """How both parts are computed.
 
     error: the mean of squares over levels, or the Euclidean norm over the whole batch, summed over levels.
-    masks: one softmax of both networks' summed attention, or the mean of one softmax each.
-    channel_mask: whether channels are weighted beside positions.
-    compared: by the attention transfer, magnitudes or signed means behind an adapter.
-    temperature: of the masks. feature, transfer, relation: the terms' weights.
-    pools, reductions: of the relation modules, finest level first; the last serves all further levels.
-    batch_norm: whether the relation modules end in one, its scale starting at 0.
-    num_levels: at most so many levels, the finest ones; None for all.
-    statistics: what features are standardized over where squares are averaged, each image or the batch.
+    masks: one softmax of both networks' summed attention, or the mean of one softmax per network.
+    channel_mask: whether channels are weighted in addition to positions.
+    compared: what the attention transfer compares, magnitudes or signed means behind an adapter.
+    temperature: temperature of the masks. feature, transfer, relation: the terms' weights.
+    pools, reductions: of the relation modules, finest level first; the last applies to all further levels.
+    batch_norm: whether the relation modules end in a batch norm whose scale starts at 0.
+    num_levels: maximum number of levels, the finest ones; None: all.
+    statistics: what features are standardized over if squares are averaged, each image or the batch.
     """
 
     error: Literal["mean_square", "norm"] = "norm"
@@ -62,7 +62,7 @@ def chosen(name: PresetName, statistics: Statistics) -> Preset:
     """
     form = PRESETS[name]
     if statistics == "batch" and form.error == "norm":
-        raise ConfigError(f"statistics: batch goes with preset normalised, which standardizes features; {name} does not")
+        raise ConfigError(f"statistics: batch requires preset normalised, which standardizes features; {name} does not")
     return replace(form, statistics=statistics)
 
 

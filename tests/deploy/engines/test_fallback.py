@@ -161,7 +161,7 @@ def test_without_a_limit_nothing_is_tried(tmp_path: Path) -> None:
 
 
 def test_a_limit_on_float_is_refused() -> None:
-    with pytest.raises(ValidationError, match=r"max_map_drop limits what int8 may cost, but precision is fp32"):
+    with pytest.raises(ValidationError, match=r"max_map_drop limits how much mAP int8 may lose, but precision is fp32"):
         samples.target(precision="fp32", max_map_drop=0.01)
 
 

@@ -88,7 +88,7 @@ def test_the_same_file_in_train_and_val(data: Data) -> None:
     (data.root / "val/1.png").write_bytes((data.root / "train/2.png").read_bytes())
     found = data.only()
     assert (found.level, found.split) == ("error", "val")
-    assert found.message.startswith("files that are also in train: 1, 1.png as 2.png")
+    assert found.message.startswith("files that are also in train: 1, for example 1.png as 2.png")
 
 
 def test_the_same_file_in_val_and_test_is_less_serious(data: Data) -> None:
@@ -101,7 +101,7 @@ def test_the_same_picture_in_another_file(data: Data) -> None:
     picture(2).save(data.root / "val/1.png", "JPEG", quality=85)
     found = data.only()
     assert (found.level, found.split) == ("warning", "val")
-    assert found.message.startswith("images that look like one in train: 1, 1.png like 2.png")
+    assert found.message.startswith("images that look like one in train: 1, for example 1.png like 2.png")
 
 
 def test_flat_pictures_are_not_taken_for_the_same(data: Data) -> None:
@@ -113,7 +113,7 @@ def test_flat_pictures_are_not_taken_for_the_same(data: Data) -> None:
 def test_twice_in_one_split(data: Data) -> None:
     (data.root / "train/1.png").write_bytes((data.root / "train/2.png").read_bytes())
     found = data.only()
-    assert (found.level, found.split, found.message) == ("info", "train", "images that stand more than once: 1, 1.png as 2.png for one")
+    assert (found.level, found.split, found.message) == ("info", "train", "images that occur more than once: 1, for example 1.png as 2.png")
 
 
 def test_gaps_in_category_ids(data: Data) -> None:
@@ -128,7 +128,7 @@ def test_gaps_in_category_ids(data: Data) -> None:
 @pytest.mark.parametrize(
     ("split", "level", "message"),
     [
-        ("train", "warning", "no object of dog; the class cannot be learnt"),
+        ("train", "warning", "no object of dog; the class cannot be learned"),
         ("val", "warning", "no object of dog; the class has no accuracy there"),
         ("test", "info", "no object of dog; the class has no accuracy there"),
     ],
@@ -161,7 +161,7 @@ def test_images_without_objects_and_boxes_over_the_edge(data: Data) -> None:
     data.rows["val"]["annotations"][0]["bbox"] = [50, 5, 20, 20]
     assert [(one.level, one.message) for one in data.findings()] == [
         ("info", "images without an object: 1 of 3"),
-        ("info", "boxes over the edge of their image: 1 of 4"),
+        ("info", "boxes that extend beyond their image: 1 of 4"),
     ]
 
 

@@ -188,11 +188,15 @@ BROKEN: dict[str, tuple[Callable[[Case], object], int, str]] = {
     "other images": (
         lambda c: c.edit(c.reference, data=("a" * 64, NUM_IMAGES)),
         12,
-        "as many images, with other content",
+        "as many images, with different content",
     ),
     "fewer images": (lambda c: c.edit(c.reference, data=("a" * 64, 99)), 12, "99 images then, 24 now"),
     "a metric that there is not": (unknown_metric, 12, "did you mean map"),
-    "a gate with two kinds of limit": (lambda c: c.raw(c.new, lambda m: m["plan"]["gates"][0].update(min=0.1)), 4, "a gate of its own"),
+    "a gate with two kinds of limit": (
+        lambda c: c.raw(c.new, lambda m: m["plan"]["gates"][0].update(min=0.1)),
+        4,
+        "a separate gate for each",
+    ),
     "no folder of data": (lambda c: shutil.rmtree(c.data), 3, "data"),
     "data without the split": (data_without_val, 3, "val"),
     "an annotation file that is none": (lambda c: (c.data / "val.json").write_text("{"), 3, "val.json"),

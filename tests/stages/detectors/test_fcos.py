@@ -93,7 +93,7 @@ class TestPretrained:
         state = other.state_dict()
         fresh = [name for name, tensor in detector.model.state_dict().items() if not torch.equal(tensor, state[name])]
         assert fresh == [f"head.classification_head.cls_logits.{kind}" for kind in ("weight", "bias")]
-        assert f"start anew: {', '.join(fresh)}\n" in capsys.readouterr().err
+        assert f"these are re-initialized: {', '.join(fresh)}\n" in capsys.readouterr().err
         assert any(isinstance(module, FrozenBatchNorm2d) for module in detector.modules())
         assert not any(isinstance(module, nn.BatchNorm2d) for module in detector.modules())
 
@@ -101,7 +101,7 @@ class TestPretrained:
         torch.save(fcos(width=16).model.state_dict(), tmp_path / "w.pth")
         with pytest.raises(ArtifactError, match="size mismatch"):
             fcos(weights=str(tmp_path / "w.pth"), norm="batch")
-        with pytest.raises(ConfigError, match="weights COCO_V1 hold the backbone's too; set backbone_weights to null"):
+        with pytest.raises(ConfigError, match="weights COCO_V1 include the backbone's; set backbone_weights to null"):
             fcos(weights="COCO_V1", backbone_weights="IMAGENET1K_V1")
 
 

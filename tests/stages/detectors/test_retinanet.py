@@ -106,7 +106,7 @@ class TestBothVersions:
         own = detector.model.state_dict()
         fresh = [name for name in own if not torch.equal(own[name], state[name])]
         assert fresh == [f"head.classification_head.cls_logits.{kind}" for kind in ("weight", "bias")]
-        assert f"start anew: {', '.join(fresh)}\n" in capsys.readouterr().err
+        assert f"these are re-initialized: {', '.join(fresh)}\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_levels_above_the_backbone_are_the_versions_own(version: int, extra: str
 
 def test_weights_of_the_other_version_are_refused(tmp_path: Path) -> None:
     torch.save(retinanet(version=1).model.state_dict(), tmp_path / "w.pth")
-    with pytest.raises(ArtifactError, match=r"w\.pth lack tensor head\..*, so they are of another architecture"):
+    with pytest.raises(ArtifactError, match=r"w\.pth lack tensor head\..*, so they are for a different architecture"):
         retinanet(version=2, weights=str(tmp_path / "w.pth"))
-    with pytest.raises(ConfigError, match="weights COCO_V1 hold the backbone's too; set backbone_weights to null"):
+    with pytest.raises(ConfigError, match="weights COCO_V1 include the backbone's; set backbone_weights to null"):
         retinanet(weights="COCO_V1", backbone_weights="IMAGENET1K_V1")

@@ -231,14 +231,14 @@ def test_a_wider_adapter_sees_its_neighbours() -> None:
 @pytest.mark.parametrize("name", ["attention", "non_local"])
 def test_no_adapter_between_different_numbers_of_channels_is_refused(name: str) -> None:
     with pytest.raises(
-        ConfigError, match=r"adapter: none needs equal channels, but the student's levels have \(8, 8\), the teacher's \(16, 12\)"
+        ConfigError, match=r"adapter: none requires equal channels, but the student's levels have \(8, 8\), the teacher's \(16, 12\)"
     ):
         fresh(name, adapter="none")
 
 
 def test_statistics_of_the_batch_are_refused_where_nothing_is_standardized() -> None:
     for name in ("attention", "non_local"):
-        with pytest.raises(ConfigError, match="statistics: batch goes with preset normalised"):
+        with pytest.raises(ConfigError, match="statistics: batch requires preset normalised"):
             fresh(name, preset="mmrazor", statistics="batch")
 
 

@@ -254,13 +254,13 @@ def test_batches_of_two_processes_together_are_those_of_one() -> None:
 
 
 def test_a_batch_that_cannot_be_dealt_out_evenly_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"3 images \(train.batch_size 4, 3 training images\) cannot be dealt out evenly to 2 processes"):
+    with pytest.raises(ConfigError, match=r"3 images \(train.batch_size 4, 3 training images\) cannot be divided evenly among 2 processes"):
         EpochBatches(3, 4, seed=0, rank=0, num_processes=2)
 
 
 def test_cuda_that_is_not_here_is_refused(dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ConfigError, match="device: cuda, but torch finds no CUDA GPU here"):
+    with pytest.raises(ConfigError, match="device: cuda, but torch finds no CUDA GPU on this machine"):
         Trainer(Task(build_detector(tiny.detector(), 10)), dataset, tiny.schedule(), seed=0, device="cuda", folder=tmp_path, label="test")
 
 
@@ -404,5 +404,5 @@ class TestTeacherOutputs:
 
 
 def test_a_loss_given_twice_is_refused() -> None:
-    with pytest.raises(ValidationError, match="attention stands 2 times"):
+    with pytest.raises(ValidationError, match="attention is listed 2 times"):
         tiny.distillation(losses=[LossConfig.model_validate({"name": "attention"})] * 2)

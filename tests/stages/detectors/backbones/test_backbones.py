@@ -145,7 +145,7 @@ class TestWeights:
         torch.save(other.state_dict(), tmp_path / "w.pth")
         own = build_layers("resnet10", 16, weights=str(tmp_path / "w.pth")).state_dict()
         assert all(torch.equal(tensor, other.state_dict()[name]) for name, tensor in own.items())
-        with pytest.raises(ArtifactError, match=r"w\.pth: size mismatch .*, so they are of another architecture"):
+        with pytest.raises(ArtifactError, match=r"w\.pth: size mismatch .*, so they are for a different architecture"):
             build_layers("resnet10", 24, weights=str(tmp_path / "w.pth"))
 
     @pytest.mark.parametrize(
@@ -158,9 +158,9 @@ class TestWeights:
                 "IMAGENET1K_V2",
                 r"no backbone_weights 'IMAGENET1K_V2' \(did you mean IMAGENET1K_V1\?\); choose from IMAG",
             ),
-            ("resnet18", 32, None, "IMAGENET1K_V1", "need a backbone of torchvision's, of width 64, not resnet18 of width 32"),
-            ("resnet10", 64, None, "IMAGENET1K_V1", "need a backbone of torchvision's, of width 64, not resnet10"),
-            ("resnet18", 64, "group", "IMAGENET1K_V1", "are of batch normalization, not of norm group"),
+            ("resnet18", 32, None, "IMAGENET1K_V1", "need a torchvision backbone of width 64, not resnet18 of width 32"),
+            ("resnet10", 64, None, "IMAGENET1K_V1", "need a torchvision backbone of width 64, not resnet10"),
+            ("resnet18", 64, "group", "IMAGENET1K_V1", "were trained with batch normalization, not norm group"),
             ("convnext_tiny", 64, "batch", None, "norm batch: convnext_tiny has no batch normalization .*; set norm to null"),
         ],
     )
@@ -181,7 +181,7 @@ class TestRefusals:
 
     @pytest.mark.parametrize("name", ["mobilenet_v3_small", "resnext50_32x4d", "convnext_tiny", "timm:resnet18"])
     def test_a_width_where_there_is_but_one(self, name: str) -> None:
-        with pytest.raises(ValueError, match=f"width 32: {name} comes in width 64 alone; the plain ResNets come in others"):
+        with pytest.raises(ValueError, match=f"width 32: {name} supports only width 64; the plain ResNets support others"):
             pyramid(name, width=32)
 
     @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ class TestRefusals:
             ((2, 4), "pool", "ascending choice"),
             ((64,), "pool", "at least one of 4, 8, 16, 32 is needed, which resnet10 has"),
             ((8, 64), "pool", "32 is needed for 64, which is made from it"),
-            ((16, 32, 128), "p6p7", "above those every one is needed up to 128"),
+            ((16, 32, 128), "p6p7", "above those, every stride up to 128 is needed"),
             ((32, 64, 128), "pool", "extra pool makes one level above 32; set extra to p6p7, which makes two"),
         ],
     )
@@ -216,7 +216,7 @@ class TestTimm:
 
     def test_a_file_of_another_network_is_refused(self, tmp_path: Path) -> None:
         torch.save(timm.create_model("resnet18").state_dict(), tmp_path / "w.pth")
-        with pytest.raises(ArtifactError, match="so they are of another architecture"):
+        with pytest.raises(ArtifactError, match="so they are for a different architecture"):
             pyramid("timm:mobilenetv3_small_050", weights=str(tmp_path / "w.pth"))
 
     def test_weights_that_cannot_be_had(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,9 +224,9 @@ class TestTimm:
             raise OSError("no route")
 
         monkeypatch.setattr("timm.models._builder.load_pretrained", unreachable)
-        with pytest.raises(ValueError, match=r"no backbone_weights 'IMAGENET1K_V1' of timm:resnet18; give pretrained, or a file \(.pth"):
+        with pytest.raises(ValueError, match=r"no backbone_weights 'IMAGENET1K_V1' of timm:resnet18; use pretrained, or a file \(.pth"):
             pyramid("timm:resnet18", weights="IMAGENET1K_V1")
-        with pytest.raises(ArtifactError, match=r"backbone_weights pretrained of timm:resnet18 cannot be had \(no route\)"):
+        with pytest.raises(ArtifactError, match=r"backbone_weights pretrained of timm:resnet18 are not available \(no route\)"):
             pyramid("timm:resnet18", weights="pretrained")
 
     def test_a_network_without_the_level_is_refused(self) -> None:
@@ -238,7 +238,7 @@ class TestTimm:
             pyramid("timm:resnet18.nonexistent", strides=(16,))
 
     def test_a_network_of_one_image_size_is_refused(self) -> None:
-        with pytest.raises(ValueError, match="timm:vit_tiny_patch16_224 does not take images of 64 px"):
+        with pytest.raises(ValueError, match="timm:vit_tiny_patch16_224 does not accept images of 64 px"):
             pyramid("timm:vit_tiny_patch16_224", strides=(16,))
 
     def test_normalization_stays_its_own(self) -> None:

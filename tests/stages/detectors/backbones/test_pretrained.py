@@ -79,10 +79,10 @@ class TestWholeModels:
         assert_equal(own, model(3), but=fresh)
         out, err = capsys.readouterr()
         assert not out
-        assert err == f"weights {file}: of another number of classes, so these start anew: cls.weight, cls.bias\n"
+        assert err == f"weights {file}: for a different number of classes, so these are re-initialized: cls.weight, cls.bias\n"
 
     def test_no_other_layer_may_differ(self, tmp_path: Path) -> None:
-        with pytest.raises(ArtifactError, match=r"size mismatch for cls.weight.*, so they are of another architecture"):
+        with pytest.raises(ArtifactError, match=r"size mismatch for cls.weight.*, so they are for a different architecture"):
             load_torchvision(model(5), stored(tmp_path / "w.pth", model(3)), Choices, ("box.",))
 
     def test_a_class_layer_may_differ_in_its_number_of_classes_alone(self, tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ class TestWholeModels:
     def test_another_architecture_is_refused(self, tmp_path: Path, name: str, said: str) -> None:
         other = model()
         other.add_module("extra", nn.Conv2d(1, 1, 1)) if name == "extra" else other.__delattr__(name)
-        with pytest.raises(ArtifactError, match=rf"w.pth {said}, so they are of another architecture"):
+        with pytest.raises(ArtifactError, match=rf"w.pth {said}, so they are for a different architecture"):
             load_torchvision(model(), stored(tmp_path / "w.pth", other), Choices, ("cls.",))
 
     def test_nothing_is_read_of_unread_weights(self) -> None:
@@ -115,7 +115,7 @@ class TestWholeModels:
 class TestRefusals:
     @pytest.mark.parametrize("weights", ["COCO_V2", "coco", "DEFAULT"])
     def test_a_name_that_there_is_not(self, weights: str) -> None:
-        with pytest.raises(ValueError, match=rf"no weights '{weights}'.*choose from COCO_V1, or give a file \(.pth, .pt, .safetensors\)"):
+        with pytest.raises(ValueError, match=rf"no weights '{weights}'.*choose from COCO_V1, or use a file \(.pth, .pt, .safetensors\)"):
             load_torchvision(model(), weights, Choices, ())
 
     def test_a_close_name_is_suggested(self) -> None:
@@ -123,7 +123,7 @@ class TestRefusals:
             load_torchvision(model(), "COCO_V2", Choices, ())
 
     def test_weights_that_cannot_be_fetched(self, cache: Path) -> None:
-        with pytest.raises(ArtifactError, match=rf"weights COCO_V1 cannot be fetched from {UNREACHABLE} \(.*\); connect"):
+        with pytest.raises(ArtifactError, match=rf"weights COCO_V1 cannot be downloaded from {UNREACHABLE} \(.*\); go online"):
             load_torchvision(model(), "COCO_V1", Choices, ())
 
     def test_damage_in_the_cache(self, cache: Path) -> None:
@@ -137,7 +137,7 @@ class TestRefusals:
         file = tmp_path / f"w{suffix}"
         stored(file, model())
         file.write_bytes(file.read_bytes()[:-200] if content is None else content)
-        with pytest.raises(ArtifactError, match=rf"weights {file}: no readable state dict \(.+\); give another file"):
+        with pytest.raises(ArtifactError, match=rf"weights {file}: not a readable state dict \(.+\); use a different file"):
             load_torchvision(model(), str(file), Choices, ())
 
     def test_a_missing_file(self, tmp_path: Path) -> None:
@@ -146,13 +146,13 @@ class TestRefusals:
 
     def test_code_in_a_pickle_is_not_run(self, tmp_path: Path) -> None:
         torch.save(model(), tmp_path / "w.pth")
-        with pytest.raises(ArtifactError, match="no readable state dict"):
+        with pytest.raises(ArtifactError, match="not a readable state dict"):
             load_torchvision(model(), str(tmp_path / "w.pth"), Choices, ())
 
     @pytest.mark.parametrize("content", [[1, 2], {"model": {"a": torch.ones(1)}}])
     def test_a_file_that_holds_something_else(self, tmp_path: Path, content: object) -> None:
         torch.save(content, tmp_path / "w.pth")
-        with pytest.raises(ArtifactError, match="holds no state dict"):
+        with pytest.raises(ArtifactError, match="contains no state dict"):
             load_torchvision(model(), str(tmp_path / "w.pth"), Choices, ())
 
 

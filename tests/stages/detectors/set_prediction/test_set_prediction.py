@@ -239,7 +239,7 @@ class TestGivenWeights:
     def test_a_folder_gives_the_detector_that_was_saved(self, name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
         loaded = build(name, 7, weights=str(saved(name, tmp_path)))
         torch.testing.assert_close(answers(loaded), answers(lively(build(name))), rtol=1e-5, atol=1e-5)
-        assert "start anew" not in capfd.readouterr().err
+        assert "re-initialized" not in capfd.readouterr().err
 
     def test_half_precision_files_become_float32(self, tmp_path: Path) -> None:
         folder = saved("rt_detr_v2", tmp_path)
@@ -259,11 +259,11 @@ class TestGivenWeights:
         said = capfd.readouterr().err
         before, after = lively(build(name)).state_dict(), loaded.state_dict()
         assert before.keys() == after.keys()
-        assert f"weights {tmp_path}: of 5 classes instead of 3, so these start anew: " in said
+        assert f"weights {tmp_path}: for 5 classes instead of 3, so these are re-initialized: " in said
         anew = {n for n in before if before[n].shape != after[n].shape}
         assert anew == {n for n in before if "class_embed" in n or "enc_score_head" in n}
         assert all(torch.equal(before[n], after[n]) for n in before.keys() - anew)
-        named = set(said.partition("start anew: ")[2].strip().split(", "))
+        named = set(said.partition("re-initialized: ")[2].strip().split(", "))
         assert len(named) >= 2
         assert all("class_embed" in n or "enc_score_head" in n for n in named)
         losses = loaded.train()(images(), tuple(Target(t.boxes, t.labels.clamp(max=2), t.masks) for t in masked_targets())).losses
@@ -286,8 +286,11 @@ class TestGivenWeights:
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            (lambda state: state.pop("model.enc_output.0.weight"), r"lack tensor model\.enc_output\.0\.weight, so they are of another"),
-            (lambda state: state.update(extra=torch.zeros(1)), "have an unknown tensor extra, so they are of another"),
+            (
+                lambda state: state.pop("model.enc_output.0.weight"),
+                r"lack tensor model\.enc_output\.0\.weight, so they are for a different",
+            ),
+            (lambda state: state.update(extra=torch.zeros(1)), "have an unknown tensor extra, so they are for a different"),
             (
                 lambda state: state.update({"model.enc_output.0.weight": torch.zeros(8, 8)}),
                 r"model\.enc_output\.0\.weight is \(8, 8\) instead of \(32, 32\)",
@@ -326,7 +329,7 @@ class TestGivenWeights:
     @pytest.mark.parametrize("weights", ["nobody/such-weights", "no/such/folder"])
     def test_what_neither_is_here_nor_comes_from_the_hub_is_said_in_one_line(self, weights: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-        with pytest.raises(ArtifactError, match=f"weights {weights}: no folder here .* connect, or give") as caught:
+        with pytest.raises(ArtifactError, match=f"weights {weights}: not a folder .* go online, or use") as caught:
             build("d_fine", weights=weights)
         assert "\n" not in str(caught.value)
 
@@ -360,7 +363,7 @@ def test_options_that_do_not_go_together_are_refused(name: str, options: dict[st
 
 def test_more_queries_than_positions_are_refused_in_one_line() -> None:
     detector = build("lw_detr", queries=60)
-    with pytest.raises(ConfigError, match="60 queries, but an image of 96 x 128 px gives 48 positions"):
+    with pytest.raises(ConfigError, match="60 queries, but an image of 96 x 128 px has 48 positions"):
         detector(images())
 
 

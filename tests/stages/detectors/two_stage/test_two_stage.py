@@ -406,7 +406,7 @@ def test_tensorrt_builds_it_in_half_precision(case: str, tmp_path: Path, export_
         ({"weights": "COCO_V1", "backbone_weights": "IMAGENET1K_V1"}, "set backbone_weights to null"),
         ({"weights": "COCO_V9"}, "did you mean COCO_V1"),
         ({"backbone": "mobilenet_v3_large", "version": 2, "weights": "COCO_V1"}, "torchvision has none"),
-        ({"backbone": "mobilenet_v3_large", "width": 32}, "comes in width 64 alone"),
+        ({"backbone": "mobilenet_v3_large", "width": 32}, "supports only width 64"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(options: dict[str, Any], message: str) -> None:
