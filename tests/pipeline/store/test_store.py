@@ -355,17 +355,18 @@ class TestTorchrun:
         self, tmp_path: Path, follower: Callable[..., Store], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         store = follower()
-        looked = threading.Event()
-        monkeypatch.setattr(store_module, "POLL_SECONDS", 0.01)
+        looks: list[Path] = []
 
         def look(path: Path) -> object:
-            looked.set()
+            looks.append(path)
             return finished(path)
 
+        monkeypatch.setattr(store_module, "POLL_SECONDS", 0.01)
         monkeypatch.setattr(store_module, "finished", look)
         waiting = threading.Thread(target=lambda: store.run(grow, 0), daemon=True)
         waiting.start()
-        assert looked.wait(PATIENCE)
+        until(lambda: len(looks) > 5, "the follower to look again and again")
+        assert waiting.is_alive()
         assert calls == []
         Store(tmp_path, "a").run(grow, 0)
         join(waiting)
