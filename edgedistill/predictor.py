@@ -17,7 +17,7 @@ from deploy.prediction.predictor import SessionPredictor
 from edgedistill.prediction import Prediction
 
 Picture = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8]
-"""A path, the bytes of an image file, an image of Pillow's, or [H, W, 3] uint8 RGB."""
+"""A path, the bytes of an image file, a Pillow image, or [H, W, 3] uint8 RGB."""
 
 
 class Predictor:
@@ -58,7 +58,7 @@ class Predictor:
         """Find the objects of one image.
 
         Args:
-            image: a path, the bytes of an image file, an image of Pillow's, or [H, W, 3] uint8 RGB. The camera's rotation (EXIF) is
+            image: a path, the bytes of an image file, a Pillow image, or [H, W, 3] uint8 RGB. The camera's rotation (EXIF) is
                 undone first, so boxes are in px of the upright image.
 
         Raises:
@@ -100,7 +100,7 @@ def _pixels(image: Picture) -> NDArray[np.uint8]:
     elif isinstance(image, str | os.PathLike):
         pixels = image_files.load_image(Path(image))
     else:
-        raise TypeError(f"{type(image).__name__}: an image is a path, bytes, an image of Pillow's or [H, W, 3] uint8 RGB")
+        raise TypeError(f"{type(image).__name__}: an image is a path, bytes, a Pillow image or [H, W, 3] uint8 RGB")
     if 0 in pixels.shape:
         raise DataError(f"an image of {pixels.shape[1]} x {pixels.shape[0]} px: there is nothing in it to look at")
     return pixels
