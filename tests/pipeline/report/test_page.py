@@ -128,7 +128,7 @@ class TestPage:
     def test_shows_the_summary_s_figures(self, sample: RunResult, tmp_path: Path) -> None:
         summary = summarize(sample)
         text = Page(written(sample, tmp_path)).text
-        assert "Baseline: the student trained without the teacher, from" in text
+        assert "Baseline: the student's network trained without the teacher, from" in text
         for name in ("teacher", "baseline", "student"):
             for figure in ("map", "map_50", "map_75"):
                 assert f"{summary[name][figure]:.3f}" in text
