@@ -166,7 +166,7 @@ def relabeled(case: Case) -> None:
 OTHER_CLASSES = {"classes": ("red", "green", "pink"), "category_ids": onnx_samples.CATEGORY_IDS}
 BROKEN: dict[str, tuple[Callable[[Case], object], int, str]] = {
     "no reference folder": (lambda c: shutil.rmtree(c.reference), 12, "no reference:"),
-    "an empty reference folder": (emptied, 12, "manifest.json is not there"),
+    "an empty reference folder": (emptied, 12, "manifest.json does not exist"),
     "half a manifest": (unwritten, 12, "not JSON"),
     "another format": (lambda c: c.raw(c.reference, lambda m: m.update(format=1)), 12, "bundle format 1"),
     "a key that no manifest has": (lambda c: c.raw(c.reference, lambda m: m.update(colour="red")), 12, "not a bundle's manifest"),
@@ -271,7 +271,7 @@ def test_nothing_else_is_deleted_for_a_reference(make: Any, gate: Gate, tmp_path
     monkeypatch.chdir(mine)
     for folder in (mine, "."):
         code, answer = gate(case.new, "--save-reference", folder)
-        assert (code, "thesis.txt, which is no bundle" in answer["error"]) == (2, True)
+        assert (code, "thesis.txt, which is not a bundle" in answer["error"]) == (2, True)
     assert (mine / "thesis.txt").read_text() == "all of it"
     kept = tmp_path / "kept"
     shutil.copytree(case.reference, kept / "other")

@@ -57,7 +57,7 @@ on photographs, interleaved in 60 blocks, 30.0 s; other processes kept 1.0 of \
 
 def test_markdown_is_a_table_for_people() -> None:
     assert verdicts.markdown(VERDICTS, 10) == MARKDOWN
-    assert verdicts.markdown([], 12) == "### edgedistill gate: no gate is set (exit code 12)\n\n"
+    assert verdicts.markdown([], 12) == "### edgedistill gate: no gate is configured (exit code 12)\n\n"
 
 
 def test_junit_as_another_program_reads_it(tmp_path: Path) -> None:
