@@ -330,36 +330,6 @@ class TestGates:
         bundle.refuse_ungated_here()
 
 
-class TestAdmission:
-    def test_a_request_is_refused_where_those_before_leave_it_no_time(self) -> None:
-        from deploy.serving.admission import Admission
-        from deploy.serving.refusals import Busy
-
-        admission = Admission(room=3, max_bytes=10)
-        with admission.place(0.01, 1.0):  # the first is always tried
-            with admission.place(3.0, 1.0), pytest.raises(Busy, match=r"may take 4\.5 s, and 4 s are allowed"), admission.place(4.0, 1.0):
-                pass
-            with admission.place(9.0, 1.0), admission.place(9.0, 1.0):
-                with pytest.raises(Busy, match="3 requests are being answered") as refused, admission.place(9.0, 1.0):
-                    pass
-                assert refused.value.headers == {"Retry-After": "3"}
-        assert (admission.pending, admission.images) == (0, 0)
-        with admission.place(100.0, 1.0, 16), pytest.raises(Busy, match=r"may take 26 s"), admission.place(20.0, 1.0):
-            pass
-
-    def test_bodies_share_the_memory_that_they_may_take(self) -> None:
-        from deploy.serving.admission import Admission
-        from deploy.serving.refusals import Busy
-
-        admission = Admission(room=3, max_bytes=10)
-        with admission.memory() as one, admission.memory() as other:
-            one(6)
-            with pytest.raises(Busy, match="6 bytes are in memory"):
-                other(5)
-            other(4)
-        assert admission.bytes == 0
-
-
 class TestModel:
     @pytest.mark.parametrize("count", [2, 4])
     def test_a_batch_answers_bit_for_bit_what_single_images_do(self, bundle: Bundle, count: int) -> None:
