@@ -1,1 +1,1 @@
-"""What runs where the engine runs; nothing here imports torch."""
+"""Everything that runs on the target device, next to the engine; nothing in this package imports torch."""

@@ -1,4 +1,4 @@
-"""What every artifact says about its input and its output."""
+"""The typed facts that every artifact carries about its input, its output and its measurements."""
 
 from typing import Literal
 
@@ -31,7 +31,7 @@ class Preprocessing(Frozen):
 
 
 class ModelContract(Frozen):
-    """Everything needed to feed a detector and to read its answer.
+    """Everything needed to feed a detector and to interpret its output.
 
     The network's labels are contiguous, 0 to len(classes) - 1; `category_ids[label]` is the data set's own id.
     `mask_frame` is null for detectors without masks.
@@ -44,9 +44,9 @@ class ModelContract(Frozen):
 
 
 class Heads(Frozen):
-    """The tensors of an ONNX graph between which the network lies; what is outside, box decoding above all, stays fp32.
+    """The tensors that delimit the network inside an ONNX graph; everything outside, mainly box decoding, stays fp32.
 
-    `outputs` are raw head outputs. `inputs` are where the network begins again after the images, such as pooled regions.
+    `outputs` are raw head outputs. `inputs` are the tensors, in addition to the images, that enter the network, such as pooled regions.
     """
 
     outputs: tuple[str, ...]
@@ -56,7 +56,7 @@ class Heads(Frozen):
 class NetworkFacts(Frozen):
     """The trained network inside a graph: its detector's name, its size, and the folder of its checkpoint in the store.
 
-    `macs` counts multiply-accumulates of one image at the contract's size, box decoding and NMS apart.
+    `macs` counts multiply-accumulates for one image at the contract's size, excluding box decoding and NMS.
     """
 
     detector: str
@@ -66,7 +66,7 @@ class NetworkFacts(Frozen):
 
 
 class GraphFacts(Frozen):
-    """An exported ONNX graph, of `bytes` on disk; `heads` names the tensors between which its network lies."""
+    """An exported ONNX graph; `bytes` is its size on disk, `heads` names the tensors that delimit its network."""
 
     opset: int
     max_detections: int
@@ -78,10 +78,10 @@ class GraphFacts(Frozen):
 
 
 class Cost(Frozen):
-    """What an engine's graph costs for one image, counted, not measured.
+    """Cost of an engine's graph for one image; counted, not measured.
 
-    `macs` are multiply-accumulates of all convolutions and matrix products, NMS included. `operators` counts nodes by kind.
-    `peak_activation_bytes` is the most that is held at once between nodes, without fusion.
+    `macs` are multiply-accumulates of all convolutions and matrix products, NMS included. `operators` counts nodes by type.
+    `peak_activation_bytes` is the peak size of all tensors held between nodes, without fusion.
     """
 
     macs: int
@@ -92,7 +92,7 @@ class Cost(Frozen):
 
 
 class CocoNumbers(Frozen):
-    """COCO's twelve numbers as fractions, 0 to 1; null where undefined (no such object), never NaN."""
+    """COCO's twelve metrics as fractions, 0 to 1; null if undefined (no such object), never NaN."""
 
     map: float | None
     map_50: float | None
@@ -109,7 +109,7 @@ class CocoNumbers(Frozen):
 
 
 class Accuracy(CocoNumbers):
-    """Of boxes, on one split; `segmentation` is the same of masks, null where the detector or the split has none."""
+    """Accuracy of boxes on one split; `segmentation` is the same for masks, null if the detector or the split has none."""
 
     split: str
     num_images: int
@@ -118,7 +118,7 @@ class Accuracy(CocoNumbers):
 
 
 class Percentiles(Frozen):
-    """Milliseconds."""
+    """Percentiles of a latency, in milliseconds."""
 
     p50: float
     p90: float
@@ -127,7 +127,7 @@ class Percentiles(Frozen):
 
 
 class Latency(Frozen):
-    """One image at a time, in milliseconds; `end_to_end` is the measured sum of one pass, decoding of the file excluded."""
+    """Latency of one image at a time, in milliseconds; `end_to_end` is the measured total of a pass, excluding decoding of the file."""
 
     pre: Percentiles
     infer: Percentiles

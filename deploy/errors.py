@@ -1,12 +1,12 @@
-"""The errors that a user can mend, each with the exit code it ends the program with.
+"""Errors that a user can fix, each with the program's exit code.
 
 EdgedistillError
   ConfigError      2   pipeline.yaml, --set or the command line
   DataError        3   images and annotations
   ArtifactError    4   checkpoints, bundles, engines
   BuildError       5   export and compilation
-    RuntimeUnavailable   a runtime or its device is not here
-  Interrupted    130   by Ctrl-C, in a command that does not go on where it was
+    RuntimeUnavailable   a runtime or its device is not available on this machine
+  Interrupted    130   Ctrl-C in a command that cannot resume
 
 A message is one line: what was given, what is allowed, what to do.
 """
@@ -19,19 +19,19 @@ class EdgedistillError(Exception):
 
 
 class ConfigError(EdgedistillError):
-    """A wrong key, value or command line."""
+    """An invalid key, value or command line."""
 
     exit_code = 2
 
 
 class DataError(EdgedistillError):
-    """Images or annotations that cannot be used."""
+    """Unusable images or annotations."""
 
     exit_code = 3
 
 
 class ArtifactError(EdgedistillError):
-    """A checkpoint, engine or bundle that is missing, damaged or foreign."""
+    """A checkpoint, engine or bundle that is missing, damaged or incompatible."""
 
     exit_code = 4
 
@@ -43,11 +43,11 @@ class BuildError(EdgedistillError):
 
 
 class RuntimeUnavailable(BuildError):
-    """A runtime that is not installed, or whose device is not in this machine."""
+    """A runtime that is not installed, or whose device this machine does not have."""
 
 
 class Interrupted(EdgedistillError):
-    """Ctrl-C in a command that starts over when it is given again."""
+    """Ctrl-C in a command that starts over when it is run again."""
 
     exit_code = 130
 
@@ -64,5 +64,5 @@ def in_one_line(error: BaseException) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """What an exception says, in one line: its first that is not empty, else its kind."""
+    """An exception's message in one line: its first nonempty line, otherwise its class name."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

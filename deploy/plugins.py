@@ -1,7 +1,7 @@
-"""A folder is a registry: one file, one plugin, its file name the name in pipeline.yaml.
+"""A folder is a registry: each file is a plugin, and its file name is the plugin's name in pipeline.yaml.
 
-A plugin function's keyword-only parameters are its options. They are read from the source, not by importing it, so that a
-configuration is checked in milliseconds and on a machine without torch.
+A plugin function's keyword-only parameters are its options. They are read from the source without importing it, so a
+configuration can be checked in milliseconds and on a machine without torch.
 """
 
 import ast
@@ -40,7 +40,7 @@ _SCOPE = {
 
 
 def folder(package: str) -> Path:
-    """Where the package's plugin files lie."""
+    """The folder of the package's plugin files."""
     spec = importlib.util.find_spec(package)
     assert spec is not None, package
     assert spec.submodule_search_locations, package
@@ -56,7 +56,7 @@ def source(package: str, name: str) -> Path:
     """A plugin's file.
 
     Raises:
-        ValueError: there is no such plugin; the message names those there are.
+        ValueError: unknown plugin; the message lists the known ones.
     """
     known = names(package)
     if name not in known:
@@ -68,21 +68,21 @@ def load(package: str, name: str) -> ModuleType:
     """Import a plugin.
 
     Raises:
-        ValueError: there is no such plugin.
+        ValueError: unknown plugin.
     """
     source(package, name)
     return importlib.import_module(f"{package}.{name}")
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
-    """' (did you mean x?)', or nothing where no known word is close."""
+    """' (did you mean x?)', or an empty string if no known word is close."""
     close = difflib.get_close_matches(word, list(known), n=1)
     return f" (did you mean {close[0]}?)" if close else ""
 
 
 @cache
 def schema(package: str, name: str, function: str = "build", hidden: tuple[str, ...] = ()) -> type[BaseModel]:
-    """The plugin's options as a pydantic model: the keyword-only parameters of `function` but those `hidden`."""
+    """The plugin's options as a pydantic model: the keyword-only parameters of `function` except those in `hidden`."""
     path = source(package, name)
     tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
     definition = next((n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == function), None)
@@ -133,18 +133,18 @@ def fill(
         hidden: parameters of `function` that are not options.
 
     Raises:
-        ValueError: no mapping, no such plugin, unknown option (with a did-you-mean), wrong type.
+        ValueError: not a mapping, unknown plugin, unknown option (with a suggestion) or wrong type.
     """
     if isinstance(value, BaseModel):
         value = value.model_dump()
     if not isinstance(value, Mapping) or not isinstance(value.get(key), str):
-        raise ValueError(f"give a mapping with '{key}', one of {', '.join(names(package))}; got {value!r}")  # noqa: TRY004 - pydantic
+        raise ValueError(f"expected a mapping with '{key}', one of {', '.join(names(package))}; got {value!r}")  # noqa: TRY004 - pydantic
     options = {k: v for k, v in value.items() if k != key and k not in own}
     model = schema(package, value[key], function, hidden)
     known = [*model.model_fields, *(name for name in own if name != key)]
     for option in options:
         if option not in model.model_fields:
-            raise ValueError(f"{value[key]} has no option '{option}'{suggest(option, known)}; it has {', '.join(known) or 'none'}")
+            raise ValueError(f"{value[key]} has no option '{option}'{suggest(option, known)}; available: {', '.join(known) or 'none'}")
     try:
         filled = model.model_validate(options)
     except ValidationError as error:

@@ -19,18 +19,18 @@ _DRAWN = (".png", ".jpg", ".jpeg", ".webp")
 
 
 def predict_images(bundle: Bundle, images: Sequence[Path], out: Path, *, min_score: float = 0.3) -> dict[str, Any]:
-    """Write a drawn copy of every image and predictions.json into `out`: all of them, or none where one image cannot be read.
+    """Write a drawn copy of every image, and predictions.json, into `out`; if one image cannot be read, nothing is written.
 
     Args:
-        min_score: of the boxes that are drawn; predictions.json holds all.
+        min_score: minimum score of the boxes that are drawn; predictions.json holds all boxes.
 
     Returns:
-        What predictions.json holds: `images` (id, file_name as given, drawn, width, height), `categories` and `annotations`
+        The content of predictions.json: `images` (id, file_name as given, drawn, width, height), `categories` and `annotations`
         (COCO results) as in a COCO file.
 
     Raises:
         ConfigError: a drawn copy would replace one of the images.
-        RuntimeUnavailable: the engine cannot run here.
+        RuntimeUnavailable: the engine cannot run on this machine.
         ArtifactError: the engine is damaged, or `out` cannot be written.
         DataError: an image cannot be read.
     """
@@ -57,7 +57,7 @@ def predict_images(bundle: Bundle, images: Sequence[Path], out: Path, *, min_sco
 
 
 def drawn_names(images: Sequence[Path]) -> list[str]:
-    """A file name for each drawn image: the original's, numbered where two are the same; .png where it cannot be drawn as it is."""
+    """A file name for each drawn image: the original's, numbered if two are the same; .png if its own format cannot be written."""
     names: list[str] = []
     for path in images:
         suffix = path.suffix.lower() if path.suffix.lower() in _DRAWN else ".png"
@@ -73,7 +73,7 @@ def _refuse_to_replace(images: Sequence[Path], drawn: Sequence[Path]) -> None:
     originals = {path.resolve() for path in images}
     for path in drawn:
         if path.resolve() in originals:
-            raise ConfigError(f"{path}: an image to look at, which its drawn copy would replace; give another --out")
+            raise ConfigError(f"{path}: the drawn copy would overwrite this input image; pass a different --out")
 
 
 def _scratch(out: Path) -> TemporaryDirectory[str]:
@@ -81,4 +81,4 @@ def _scratch(out: Path) -> TemporaryDirectory[str]:
         out.mkdir(parents=True, exist_ok=True)
         return TemporaryDirectory(prefix=".predict-", dir=out)
     except OSError as error:
-        raise ArtifactError(f"{out}: cannot be written ({error.strerror}); give another --out") from error
+        raise ArtifactError(f"{out}: cannot be written ({error.strerror}); pass a different --out") from error

@@ -1,4 +1,4 @@
-"""How far a loop is: a bar on a terminal, a plain line now and then elsewhere, nothing in the processes after the first."""
+"""Progress of a loop: a bar on a terminal, an occasional plain line elsewhere, nothing in processes of rank 1 and above."""
 
 import os
 import sys
@@ -12,11 +12,11 @@ from tqdm import tqdm
 T = TypeVar("T")
 
 LINE_SECONDS = 10.0
-"""A plain line is printed at most this often."""
+"""Minimum time between two plain lines."""
 
 
 class Steps:
-    """Counts steps from `start` towards a total; a context manager. Writes to stderr, so that stdout stays for results."""
+    """Counts steps from `start` towards a total; a context manager. Writes to stderr, because stdout is for results."""
 
     def __init__(self, label: str, total: int | None = None, start: int = 0) -> None:
         self.label = label
@@ -31,7 +31,7 @@ class Steps:
         self._started = self._printed = time.monotonic()
 
     def advance(self, note: str = "") -> None:
-        """One step further; `note` is shown beside the count ("loss 0.71")."""
+        """Count one step; `note` is shown next to the count ("loss 0.71")."""
         self.done += 1
         self.note = note or self.note
         if self._bar is not None:
@@ -63,7 +63,7 @@ class Steps:
 
 
 def track(items: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:
-    """The items, one by one, with their progress shown; `total` is len(items) where it has one."""
+    """The items, one by one, with their progress shown; `total` defaults to len(items) if it has one."""
     if total is None and isinstance(items, Sized):
         total = len(items)
     with Steps(label, total) as steps:
@@ -73,7 +73,7 @@ def track(items: Iterable[T], label: str, total: int | None = None) -> Iterator[
 
 
 def note(text: str) -> None:
-    """A line that a user should see, beside any bar."""
+    """Print a line that a user should see, without breaking a progress bar."""
     if int(os.environ.get("RANK", "0")) == 0:
         tqdm.write(text, file=sys.stderr)
 

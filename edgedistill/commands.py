@@ -1,4 +1,4 @@
-"""Commands as functions: they return values where `edgedistill` prints and exits; log lines go to stderr."""
+"""Commands as functions that return values instead of printing and exiting; log lines go to stderr."""
 
 import functools
 import os
@@ -32,7 +32,7 @@ def load_config(path: Folder, settings: Sequence[str] = ()) -> PipelineConfig:
 
 
 def run(config: PipelineConfig | Folder, *, runs: Folder = "runs", force: str | None = None) -> FinishedRun:
-    """Make or reuse every stage, then judge, as `edgedistill run` does. Needs the extra `train`.
+    """Run or reuse every stage, then judge, as `edgedistill run` does. Needs the extra `train`.
 
     A failed gate raises nothing: see `exit_code` of the result, and `summary["gates"]`.
 
@@ -77,7 +77,7 @@ def gate(
 
 @contextmanager
 def _mended() -> Iterator[None]:
-    """Raise what the command line would print in one line as an error of ours."""
+    """Turn every error that the command line would print as one line into an error of ours."""
     try:
         yield
     except Exception as error:

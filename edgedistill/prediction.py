@@ -1,4 +1,4 @@
-"""What a bundle found in one image."""
+"""The objects that a bundle found in one image."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,11 +15,11 @@ from deploy.prediction.predictor import Timings
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Prediction:
-    """The objects found in one image, most certain first; its arrays cannot be written to.
+    """The objects found in one image, highest score first; its arrays are read-only.
 
-    image: the image as it was looked at, [H, W, 3] uint8 RGB, upright.
+    image: the decoded image, [H, W, 3] uint8 RGB, upright.
     classes: the name of every class of the detector.
-    detections: the objects as edgedistill's own code handles them.
+    detections: the objects in the form that edgedistill uses internally.
     timings: the milliseconds that preprocessing, network and postprocessing took.
     """
 
@@ -55,12 +55,12 @@ class Prediction:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """N names of classes."""
+        """N class names, one per object."""
         return tuple(self.classes[label] for label in self.labels)
 
     @cached_property
     def masks(self) -> NDArray[np.bool_] | None:
-        """[N, H, W], unpacked when first asked for; None for detectors without masks."""
+        """[N, H, W], decoded on first use; None for detectors without masks."""
         if self.detections.masks is None:
             return None
         unpacked = np.zeros((len(self), self.height, self.width), np.bool_)
@@ -80,9 +80,9 @@ class Prediction:
         return int(self.image.shape[0])
 
     def above(self, score: float) -> "Prediction":
-        """Only the objects of at least this score."""
+        """Only the objects with at least this score."""
         return replace(self, detections=self.detections.above(score))
 
     def draw(self) -> Image.Image:
-        """A copy of the image with masks, boxes, names and scores; small images are enlarged, so that the names can be read."""
+        """A copy of the image with masks, boxes, names and scores; small images are enlarged to keep the names readable."""
         return draw.draw(self.image, self.detections, self.classes)

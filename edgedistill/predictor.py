@@ -17,14 +17,14 @@ from deploy.prediction.predictor import SessionPredictor
 from edgedistill.prediction import Prediction
 
 Picture = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8]
-"""A path, the bytes of an image file, an image of Pillow's, or [H, W, 3] uint8 RGB."""
+"""A path, the bytes of an image file, a Pillow image, or [H, W, 3] uint8 RGB."""
 
 
 class Predictor:
     """Finds objects in images with a bundle, which is checked and opened once; a context manager.
 
-    May be used from several threads. Image files are decoded side by side, the network looks at one image at a time; for more at
-    once, open a predictor in each thread or use `edgedistill serve`.
+    May be used from several threads: image files are decoded in parallel, but the network processes one image at a time. To
+    process several, open one predictor per thread or use `edgedistill serve`.
     """
 
     def __init__(self, bundle: Bundle | str | os.PathLike[str], *, min_score: float = 0.3, threads: int | None = None) -> None:
@@ -32,7 +32,7 @@ class Predictor:
 
         Args:
             bundle: a folder with manifest.json, or `Bundle.load(folder)`.
-            min_score: objects of a lower score are left out, 0 to 1.
+            min_score: objects with a lower score are left out, 0 to 1.
             threads: CPU threads of the engine; None leaves the number to the runtime.
 
         Raises:
@@ -55,26 +55,26 @@ class Predictor:
         return self.bundle.manifest.contract.classes
 
     def __call__(self, image: Picture) -> Prediction:
-        """Find the objects of one image.
+        """Find the objects in one image.
 
         Args:
-            image: a path, the bytes of an image file, an image of Pillow's, or [H, W, 3] uint8 RGB. The camera's rotation (EXIF) is
+            image: a path, the bytes of an image file, a Pillow image, or [H, W, 3] uint8 RGB. The camera's rotation (EXIF) is
                 undone first, so boxes are in px of the upright image.
 
         Raises:
-            DataError: the image cannot be read, or the array is of a different kind.
+            DataError: the image cannot be read, or the array has a different shape or type.
             ArtifactError: the engine's answer is unusable.
             RuntimeError: the predictor is closed.
         """
         pixels = _pixels(image)
         with self._lock:
             if self._open is None:
-                raise RuntimeError("the predictor is closed; open another one")
+                raise RuntimeError("the predictor is closed; open a new one")
             found, timings = self._open.timed(pixels)
         return Prediction(pixels, self.classes, found.above(self.min_score), timings)
 
     def close(self) -> None:
-        """Free the engine, after the image that it is looking at; may be called twice."""
+        """Free the engine, after it has finished its current image; may be called twice."""
         with self._lock:
             if self._open is not None:
                 self._open.session.close()
@@ -88,19 +88,19 @@ class Predictor:
 
 
 def _pixels(image: Picture) -> NDArray[np.uint8]:
-    """[H, W, 3] uint8 RGB of our own, which the caller cannot change later."""
+    """The image as [H, W, 3] uint8 RGB, in memory that the caller cannot change later."""
     if isinstance(image, Image.Image):
         pixels = image_files.from_pillow(image)
     elif isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            raise DataError(f"an array {list(image.shape)} of {image.dtype}: allowed is [H, W, 3] of uint8, RGB; convert it first")
+            raise DataError(f"got an array {list(image.shape)} of {image.dtype}, allowed: [H, W, 3] of uint8, RGB; convert it first")
         pixels = np.array(image, order="C")
     elif isinstance(image, bytes):
         pixels = image_files.load_image(image)
     elif isinstance(image, str | os.PathLike):
         pixels = image_files.load_image(Path(image))
     else:
-        raise TypeError(f"{type(image).__name__}: an image is a path, bytes, an image of Pillow's or [H, W, 3] uint8 RGB")
+        raise TypeError(f"{type(image).__name__}: an image must be a path, bytes, a Pillow image or [H, W, 3] uint8 RGB")
     if 0 in pixels.shape:
-        raise DataError(f"an image of {pixels.shape[1]} x {pixels.shape[0]} px: there is nothing in it to look at")
+        raise DataError(f"an image of {pixels.shape[1]} x {pixels.shape[0]} px is empty; pass one with at least one pixel")
     return pixels

@@ -1,4 +1,4 @@
-"""What a command answers, and how it is printed."""
+"""A command's answer, and how it is printed."""
 
 import json
 import os
@@ -18,7 +18,7 @@ class Answer:
 
 
 def emit(answer: Answer, *, as_json: bool) -> None:
-    """Print an answer to stdout, one JSON object or text; nothing in the processes after the first."""
+    """Print an answer to stdout, as one JSON object or as text; of several processes only the first prints."""
     if int(os.environ.get("RANK", "0")) > 0:
         return
     text = json.dumps(answer.data, allow_nan=False) if as_json else answer.text
@@ -27,7 +27,7 @@ def emit(answer: Answer, *, as_json: bool) -> None:
 
 
 def say(line: str, stream: TextIO) -> None:
-    """Print a line at once. A reader that has gone (`| head`) does not end the work, nor does a terminal without our characters."""
+    """Print a line immediately. The work continues if the reader has gone (`| head`) or the terminal lacks a character."""
     encoding = stream.encoding or "utf-8"
     try:
         stream.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
@@ -39,4 +39,4 @@ def say(line: str, stream: TextIO) -> None:
 
 
 def silent(line: str) -> None:
-    """Say nothing."""
+    """Discard a line."""

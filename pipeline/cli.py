@@ -1,6 +1,6 @@
-"""The command line: reads arguments, prints answers, and is the only place that turns errors into lines and exit codes.
+"""The command line: reads arguments, prints answers, and is the only place that turns errors into messages and exit codes.
 
-Commands are imported when they run, so that `--help` is instant and `predict`, `gate BUNDLE` and `serve` need no training code.
+Commands are imported when they run, so `--help` is instant, and `predict`, `gate BUNDLE` and `serve` need no training code.
 """
 
 import argparse
@@ -33,14 +33,14 @@ Command = Callable[[argparse.Namespace], Answer]
 
 
 class _Parser(argparse.ArgumentParser):
-    """Refuses in one line."""
+    """Reports errors in one line."""
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message}; see {self.prog} --help")
 
 
 class _Version(argparse.Action):
-    """Looks the version up when asked."""
+    """Looks up the version only when asked."""
 
     def __call__(self, parser: argparse.ArgumentParser, *unused: object) -> None:
         from importlib.metadata import version
@@ -57,13 +57,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         args = parser().parse_args(given)
         answer = _function(args.command)(args)
         emit(answer, as_json=as_json)
-    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the unexpected keeps its traceback
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - unexpected errors keep their traceback
         return _refuse(error, as_json=as_json)
     return answer.exit_code
 
 
 def _function(name: str) -> Command:
-    """The function of a command, which has its name, as its file in pipeline/commands has."""
+    """The function of a command; the function and its file in pipeline/commands have the command's name."""
     function: Command = getattr(import_module(f"pipeline.commands.{name}"), name)
     return function
 
@@ -83,7 +83,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     top = _Parser(
         prog="edgedistill",
-        description="From images to a small object detector: distilled, compiled, measured, gated, packaged.",
+        description="Turn labeled images into a small object detector that is compiled, measured, judged and packaged for your devices.",
         epilog=EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -112,48 +112,48 @@ _Commands: TypeAlias = "argparse._SubParsersAction[_Parser]"  # noqa: SLF001 - a
 
 
 def _add_run(commands: _Commands) -> argparse.ArgumentParser:
-    command = _configured(commands, "run", "make or reuse every stage, then judge the gates")
-    command.add_argument("--until", metavar="STAGE", help="end after this stage")
-    command.add_argument("--force", metavar="STAGE", help="run this stage and all that depends on it again")
+    command = _configured(commands, "run", "run or reuse every stage, then judge the gates")
+    command.add_argument("--until", metavar="STAGE", help="stop after this stage")
+    command.add_argument("--force", metavar="STAGE", help="run this stage again, and everything that depends on it")
     command.add_argument("--dry-run", action="store_true", help="print what would run, and why; run nothing")
     return command
 
 
 def _add_ablate(commands: _Commands) -> argparse.ArgumentParser:
-    command = _configured(commands, "ablate", "train without, with each and with all losses, and say what each gains")
-    command.add_argument("--seeds", metavar="N", type=int, default=3, help="trainings of each kind (default 3), from the file's seed on")
+    command = _configured(commands, "ablate", "train the student with no loss, each loss and all losses, and report each gain")
+    command.add_argument("--seeds", metavar="N", type=int, default=3, help="number of seeds, counting up from the file's seed (default 3)")
     return command
 
 
 def _add_check(commands: _Commands) -> argparse.ArgumentParser:
-    return _configured(commands, "check", "look at the environment, the configuration and the data", stored=False)
+    return _configured(commands, "check", "check the environment, the configuration and the data", stored=False)
 
 
 def _add_gate(commands: _Commands) -> argparse.ArgumentParser:
-    command = _configured(commands, "gate", "judge what was measured, and compare it with a kept bundle")
+    command = _configured(commands, "gate", "judge measurements against the gates, and compare with a kept bundle")
     command.usage = "%(prog)s [CONFIG|BUNDLE] [options]"
-    command.add_argument("--reference", metavar="DIR", help="what gates versus reference compare with, run by turns on this machine")
-    command.add_argument("--save-reference", metavar="DIR", help="keep the bundles there, where every gate passed")
+    command.add_argument("--reference", metavar="DIR", help="a kept bundle, or a folder of them, to compare with on this machine")
+    command.add_argument("--save-reference", metavar="DIR", help="keep the bundles in this folder if every gate passed")
     command.add_argument("--data", metavar="DIR", help="with a bundle: labeled images in COCO's layout")
-    command.add_argument("--out", metavar="DIR", help="where gate.json, gate.xml and gate.md go (default runs/<name>)")
+    command.add_argument("--out", metavar="DIR", help="folder for gate.json, gate.xml and gate.md (default runs/<name>)")
     return command
 
 
 def _add_history(commands: _Commands) -> argparse.ArgumentParser:
     command = _configured(commands, "history", "show a metric over past runs, as a table and a plot")
-    command.add_argument("--metric", metavar="NAME", default="map", help="as gates name it (default map)")
-    command.add_argument("--target", metavar="NAME", help="one target alone")
+    command.add_argument("--metric", metavar="NAME", default="map", help="a metric that gates can judge (default map)")
+    command.add_argument("--target", metavar="NAME", help="show only this target")
     return command
 
 
 def _add_report(commands: _Commands) -> argparse.ArgumentParser:
-    return _configured(commands, "report", "draw report.html again from what was measured")
+    return _configured(commands, "report", "draw report.html again from existing results")
 
 
 def _add_build(commands: _Commands) -> argparse.ArgumentParser:
-    command = _command(commands, "build", "make a bundle's engine for this machine, measure and judge it here")
+    command = _command(commands, "build", "rebuild a bundle's engine for this machine, then measure and judge it")
     command.add_argument("bundle", metavar="BUNDLE", help="a folder with manifest.json")
-    command.add_argument("--target", metavar="NAME", help="one of the pipeline's targets; default the bundle's own")
+    command.add_argument("--target", metavar="NAME", help="one of the pipeline's targets (default: the bundle's own)")
     command.add_argument("--data", metavar="DIR", help="labeled images in COCO's layout; without them only latency is measured")
     command.add_argument("--out", metavar="DIR", required=True, help="the new bundle's folder")
     return command
@@ -163,41 +163,48 @@ def _add_predict(commands: _Commands) -> argparse.ArgumentParser:
     command = _command(commands, "predict", "find objects in images with a bundle, and draw them")
     command.add_argument("bundle", metavar="BUNDLE", help="a folder with manifest.json")
     command.add_argument("images", metavar="IMAGE", nargs="+", help="image files")
-    command.add_argument("--out", metavar="DIR", required=True, help="where drawn images and predictions.json go")
-    command.add_argument("--score", metavar="MIN", type=float, default=0.3, help="draw boxes of at least this score (default 0.3)")
+    command.add_argument("--out", metavar="DIR", required=True, help="folder for the drawn images and predictions.json")
+    command.add_argument("--score", metavar="MIN", type=float, default=0.3, help="draw boxes with at least this score (default 0.3)")
     return command
 
 
 def _add_serve(commands: _Commands) -> argparse.ArgumentParser:
-    command = _command(commands, "serve", "answer requests over HTTP and gRPC with a bundle")
+    command = _command(commands, "serve", "serve a bundle over HTTP and gRPC")
     command.add_argument("bundle", metavar="BUNDLE", help="a folder with manifest.json")
-    command.add_argument("--config", metavar="CONFIG", help="take this file's section serve")
-    command.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], dest="settings", help="sessions=2; repeatable")
-    command.add_argument("--host", help="default 127.0.0.1")
-    command.add_argument("--port", type=int, help="of HTTP, default 8000")
-    command.add_argument("--grpc-port", type=int, help="of gRPC, default none")
-    command.add_argument("--allow-ungated", action="store_true", help="serve although gates did not pass, or passed on another machine")
-    command.add_argument("--check", action="store_true", help="load, warm up and test it, then end; 0 where it could be served here")
+    command.add_argument("--config", metavar="CONFIG", help="use section serve of this file")
+    command.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        dest="settings",
+        help="set an option of section serve, such as sessions=2; repeatable",
+    )
+    command.add_argument("--host", help="address to listen on (default 127.0.0.1)")
+    command.add_argument("--port", type=int, help="HTTP port (default 8000)")
+    command.add_argument("--grpc-port", type=int, help="gRPC port (default: no gRPC)")
+    command.add_argument("--allow-ungated", action="store_true", help="serve even if gates did not pass, or passed on a different machine")
+    command.add_argument("--check", action="store_true", help="load, warm up and test the bundle, then exit: 0 if it can be served")
     return command
 
 
 def _add_package(commands: _Commands) -> argparse.ArgumentParser:
-    command = _command(commands, "package", "write Dockerfiles, a Triton repository, a KServe manifest and clients of a bundle")
+    command = _command(commands, "package", "write Dockerfiles, a Triton repository, a KServe manifest and clients for a bundle")
     command.add_argument("bundle", metavar="BUNDLE", help="a folder with manifest.json")
     command.add_argument("--out", metavar="DIR", required=True, help="the new folder")
-    command.add_argument("--image", metavar="NAME", help="the container's name (default edgedistill/<model>:<sha256>)")
+    command.add_argument("--image", metavar="NAME", help="name of the container image (default edgedistill/<model>:<sha256>)")
     return command
 
 
 def _add_push(commands: _Commands) -> argparse.ArgumentParser:
-    command = _command(commands, "push", "upload a bundle's weights, graph and card to a model hub")
+    command = _command(commands, "push", "upload a bundle's weights, graph and model card to a model hub")
     command.add_argument("bundle", metavar="BUNDLE", help="a folder with manifest.json")
-    command.add_argument("--repo", metavar="OWNER/NAME", required=True, help="made where there is none")
-    command.add_argument("--weights", metavar="FILE", help="the student's safetensors (default those in the store of --runs)")
-    command.add_argument("--runs", metavar="DIR", default="runs", help="where the bundle was made (default runs)")
-    command.add_argument("--without-weights", action="store_true", help="the graph alone")
-    command.add_argument("--engine", action="store_true", help="the engine, too, its machine in its name")
-    command.add_argument("--private", action="store_true", help="of a repository that is made now")
+    command.add_argument("--repo", metavar="OWNER/NAME", required=True, help="the repository; created if it does not exist")
+    command.add_argument("--weights", metavar="FILE", help="the student's weights as safetensors (default: from the store in --runs)")
+    command.add_argument("--runs", metavar="DIR", default="runs", help="results folder in which the bundle was made (default runs)")
+    command.add_argument("--without-weights", action="store_true", help="leave out the weights")
+    command.add_argument("--engine", action="store_true", help="also upload the engine; its file name includes the machine")
+    command.add_argument("--private", action="store_true", help="make a new repository private")
     return command
 
 
@@ -215,8 +222,15 @@ def _command(commands: _Commands, name: str, purpose: str) -> argparse.ArgumentP
 
 def _configured(commands: _Commands, name: str, purpose: str, *, stored: bool = True) -> argparse.ArgumentParser:
     command = _command(commands, name, purpose)
-    command.add_argument("config", metavar="CONFIG", nargs="?", default="pipeline.yaml", help="default pipeline.yaml")
-    command.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], dest="settings", help="gates.0.min=0.5; repeatable")
+    command.add_argument("config", metavar="CONFIG", nargs="?", default="pipeline.yaml", help="configuration file (default pipeline.yaml)")
+    command.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        dest="settings",
+        help="override a key, such as gates.0.min=0.5; repeatable",
+    )
     if stored:
-        command.add_argument("--runs", metavar="DIR", default="runs", help="where results are kept (default runs)")
+        command.add_argument("--runs", metavar="DIR", default="runs", help="results folder (default runs)")
     return command

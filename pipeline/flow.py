@@ -1,4 +1,4 @@
-"""The pipeline as one plain function, and what it returns."""
+"""The pipeline as one plain function, and its result."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ RIVALS = (*REFERENCES, FLOAT)
 
 @dataclass(frozen=True)
 class TargetResult:
-    """One target's engine, what was measured and judged of it, and its bundle."""
+    """One target's engine, its measurements and verdicts, and its bundle."""
 
     config: TargetConfig
     engine: Engine
@@ -37,9 +37,9 @@ class TargetResult:
 
 @dataclass(frozen=True)
 class RunResult:
-    """All that a whole run made.
+    """Everything that a complete run made.
 
-    `references` are the reports of the teacher and the baseline as ONNX Runtime fp32 engines, by "teacher" and "baseline".
+    `references` are the reports of the teacher and the baseline as ONNX Runtime fp32 engines, under "teacher" and "baseline".
     `stages` has one record per stage instance, in the order of the flow.
     """
 
@@ -61,7 +61,7 @@ class RunResult:
 
 @dataclass(frozen=True)
 class _Measured:
-    """An engine, the graph it was built from, and what was measured of it."""
+    """An engine, the graph it was built from, and its measurements."""
 
     model: OnnxModel
     engine: Engine
@@ -69,10 +69,10 @@ class _Measured:
 
 
 def compress(config: PipelineConfig, store: Store) -> RunResult:
-    """From images to bundles: a teacher, the student without and with it, then an engine, its figures and verdicts per target.
+    """From images to bundles: train teacher, baseline and student, then build, measure, judge and package one engine per target.
 
-    The teacher and the baseline become engines too, so that latency is compared like for like; they are not judged or packaged.
-    So does the student's graph as it was exported, which every target's engine is compared with.
+    The teacher and the baseline are also built as engines, to compare latencies like for like; they are not judged or packaged.
+    So is the student's graph as exported: every target's engine is compared with it.
     """
     seed, device, split = config.seed, config.device, config.validation.split
     graph, decisions = config.export, config.export.decisions
@@ -101,7 +101,7 @@ def compress(config: PipelineConfig, store: Store) -> RunResult:
 def _measure(
     config: PipelineConfig, store: Store, dataset: Dataset, builds: Sequence[tuple[TargetConfig, OnnxModel]]
 ) -> dict[str, _Measured]:
-    """Build all engines, then measure them, by their targets' names."""
+    """Build all engines, then measure them; the keys are the names of their targets."""
     how = config.validation
     engines = {target.name: store.at(target.name).run(optimize, target, model, dataset, *judging(target, how)) for target, model in builds}
     reports = {name: store.at(name).run(validate, how, engine, dataset) for name, engine in engines.items()}
@@ -111,7 +111,7 @@ def _measure(
 def _compare(
     config: PipelineConfig, store: Store, dataset: Dataset, student: Checkpoint, measured: Mapping[str, _Measured], name: str
 ) -> Parity:
-    """Where a target's accuracy went, from the trained student to its engine."""
+    """Where a target lost accuracy, from the trained student to its engine."""
     own = measured[name]
     return store.at(name).run(parity, config.validation, student, measured[FLOAT].report, own.engine, own.report, dataset)
 
@@ -124,7 +124,7 @@ def _judge(
     measured: Mapping[str, _Measured],
     name: str,
 ) -> Verdicts:
-    """A target's verdicts, made from the networks and engines that its gates name and from no others: those never make them stale."""
+    """A target's verdicts; only the networks and engines that its gates name are inputs, so others cannot make them stale."""
     own, gates = measured[name], config.gates_of(name)
     named = {title: network for title, network in networks.items() if any(one.network == title for one in gates)}
     rivals = {rival: measured[rival] for rival in RIVALS if any(one.other == rival for one in gates)}
@@ -148,7 +148,7 @@ def instances(config: PipelineConfig) -> list[str]:
 
 
 def plan_of(config: PipelineConfig) -> Plan:
-    """What a bundle carries, so that any of the targets can be built and judged on another machine."""
+    """The plan that each bundle contains, with which any of the targets can be built and judged on a different machine."""
     return Plan(
         targets=tuple(target.model_dump(mode="json") for target in config.targets),
         gates=tuple(gate.model_dump(mode="json") for gate in config.gates),
@@ -157,5 +157,5 @@ def plan_of(config: PipelineConfig) -> Plan:
 
 
 def reference(name: str, **options: str) -> TargetConfig:
-    """The engine that the teacher and the baseline are measured as, and the student's graph as it was exported."""
+    """The target with which the teacher, the baseline and the student's exported graph are measured: ONNX Runtime in fp32."""
     return TargetConfig.model_validate({"name": name, "runtime": "ort", "precision": "fp32", **options})

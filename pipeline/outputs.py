@@ -1,4 +1,4 @@
-"""What a run leaves for people and programs: runs/<name>/ with summary.json, report.html and a bundle a target."""
+"""A run's results for people and programs: runs/<name>/ with summary.json, report.html and one bundle per target."""
 
 import json
 import shutil
@@ -13,15 +13,15 @@ from pipeline.store.files import replace_folder, replace_json
 
 
 def publish(result: RunResult, folder: Path, *, redraw: bool = False) -> dict[str, Any]:
-    """Write bundles, report and summary, the summary last; return what it holds.
+    """Write bundles, report and, last, the summary; return the summary's contents.
 
-    The report is left as it is where nothing ran since it was written, unless `redraw`.
+    If nothing has run since the report was written, it is left as it is, unless `redraw`.
     """
     summary = summarize(result)
     copy_bundles({target.config.name: target.bundle.root for target in result.targets}, folder / "bundle")
     report = folder / "report.html"
     if redraw or not report.exists() or _outcome(summary) != _outcome(_previous(folder / "summary.json")):
-        from pipeline.report.page import write_report  # plots take seconds to import, and a second run draws nothing
+        from pipeline.report.page import write_report  # plots take seconds to import, and a second run draws none
 
         write_report(result, report)
     replace_json(folder / "summary.json", summary)
@@ -30,7 +30,7 @@ def publish(result: RunResult, folder: Path, *, redraw: bool = False) -> dict[st
 
 
 def copy_bundles(bundles: Mapping[str, Path], folder: Path) -> None:
-    """Put bundles, by the names of their folders, into `folder`, which has no others afterwards."""
+    """Replace the contents of `folder` with these bundles; the keys are the names of their folders."""
     scratch = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(scratch, ignore_errors=True)
     for name, root in bundles.items():
@@ -46,7 +46,7 @@ def _previous(path: Path) -> Any:
 
 
 def _outcome(summary: Any) -> Any:
-    """A summary less what differs between two runs that made the same artifacts."""
+    """A summary without the fields that differ between two runs with the same artifacts."""
     if not isinstance(summary, dict):
         return None
     return {**summary, "stages": [(stage["instance"], stage["key"], stage["seconds"]) for stage in summary.get("stages", [])]}

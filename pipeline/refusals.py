@@ -1,4 +1,4 @@
-"""Errors as the one line and the exit code that the user sees."""
+"""Errors as the message and the exit code that the user sees."""
 
 import errno
 from collections.abc import Iterator
@@ -22,24 +22,24 @@ _FULL = "No space left on device"
 
 
 def refusal(error: BaseException) -> tuple[int, str] | None:
-    """The exit code and the line for an error that the user can mend; None for an unexpected one."""
+    """The exit code and the message for an error that the user can fix; None for an unexpected one."""
     if isinstance(error, KeyboardInterrupt):
-        return INTERRUPTED, "interrupted; the same command goes on from here"
+        return INTERRUPTED, "interrupted; run the same command again to continue"
     mended = mendable(error)
     return None if mended is None else (mended.exit_code, " ".join(str(mended).split()))
 
 
 def mendable(error: BaseException) -> EdgedistillError | None:
-    """An error that the user can mend, as one of ours: a full or read-only disk, a missing extra; None for an unexpected one."""
+    """An error that the user can fix, as one of ours: a full or read-only disk, a missing extra; None for an unexpected one."""
     if isinstance(error, EdgedistillError):
         return error
     for cause in _chain(error):
         if isinstance(cause, OSError) and cause.errno in _UNWRITABLE:
-            place = cause.filename2 or cause.filename  # of a copy, the second is what was written
+            place = cause.filename2 or cause.filename  # when copying, the second is the file being written
             problem = f"{f'{place}:' if place else 'results'} cannot be written ({cause.strerror})"
-            return ArtifactError(f"{problem}; make room or access, or give another folder (--runs, --out)")
+            return ArtifactError(f"{problem}; free space or change permissions, or choose a different folder (--runs, --out)")
         if _FULL in str(cause):
-            return ArtifactError(f"{_FULL}; free some, or give another folder (--runs, --out)")
+            return ArtifactError(f"{_FULL}; free some, or choose a different folder (--runs, --out)")
         if isinstance(cause, ModuleNotFoundError) and (extra := _extra(cause)):
             return ConfigError(f"this needs {cause.name}, which is not installed; run: pip install 'edgedistill[{extra}]'")
     return None

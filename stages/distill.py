@@ -35,9 +35,9 @@ def distill(
     """
     # Imported here: a stage that is reused, or judged on a machine without torch, must not import torch.
     from stages.processes import is_main_process
-    from stages.training.checkpoint import build_detector, check_size, load_detector, load_weights
+    from stages.training.checkpoint import build_detector, check_size, finish, load_detector, load_weights
     from stages.training.distillation import Distillation, build_losses, loss_factor, write_attention
-    from stages.training.loop import Trainer, finish
+    from stages.training.loop import Trainer
     from stages.training.teacher import Teacher
 
     splits.labeled_split(dataset, split)  # a missing or empty split is refused before the training, not after it

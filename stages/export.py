@@ -11,7 +11,7 @@ from stages.optimize import ONNX
 from stages.stage import stage
 
 
-@stage(version=3)
+@stage(version=4)
 def export(out: Path, config: ExportConfig, student: Checkpoint) -> OnnxModel:
     """Export the checkpoint's graph, including decoding and NMS, for a fixed image size.
 

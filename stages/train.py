@@ -80,8 +80,8 @@ def _train(
     label: str,
 ) -> Checkpoint:
     # Imported here: a stage that is reused, or judged on a machine without torch, must not import torch.
-    from stages.training.checkpoint import build_detector, check_size, load_weights
-    from stages.training.loop import Task, Trainer, finish
+    from stages.training.checkpoint import build_detector, check_size, finish, load_weights
+    from stages.training.loop import Task, Trainer
 
     splits.labeled_split(dataset, split)  # a missing or empty split is refused before the training, not after it
     detector = build_detector(config.detector, len(dataset.facts.contract.classes), seed)

@@ -21,7 +21,7 @@ ask whether both losses together help other detectors too: they train the baseli
 
 Settings were chosen on split val. All results are from split test, which was evaluated once per training, after it had ended. A gain
 is the mean of the differences from the baseline at the same seed, in points (0.01 mAP), with the 95 % interval of Student's t over
-the seeds. "Lead closed" is the share of the teacher's lead over the baseline that the gain makes up. Everything was trained on a CPU
+the seeds. "Gap closed" is the share of the teacher's lead over the baseline that the gain makes up. Everything was trained on a CPU
 with two cores and no AVX-512. `benchmarks/evidence/run.py` trains, resumes, and writes this page from the rows in
 `benchmarks/evidence/`."""
 

@@ -125,9 +125,9 @@ def elsewhere(study: Study, role: str, seed: int) -> dict[str, Any] | None:
 def run(study: Study, role: str, seed: int) -> dict[str, Any]:
     """Train one unit, judge it on both splits, keep its row and its weights."""
     from stages.measurement.torch_accuracy import evaluate
-    from stages.training.checkpoint import build_detector, load_detector, load_weights
+    from stages.training.checkpoint import build_detector, finish, load_detector, load_weights
     from stages.training.distillation import Distillation, build_losses, loss_factor
-    from stages.training.loop import Task, Trainer, finish
+    from stages.training.loop import Task, Trainer
     from stages.training.teacher import Teacher
 
     config, dataset = study.config, data(study, role, seed)

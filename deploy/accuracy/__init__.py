@@ -1,1 +1,1 @@
-"""How well an engine detects: COCO's mAP, matches per image, drift between two networks."""
+"""Accuracy of an engine: COCO's mAP, matches per image, drift between two networks."""

@@ -1,6 +1,6 @@
-"""COCO's twelve numbers, per-class precision and precision-recall curves.
+"""COCO's twelve metrics, per-class precision and precision-recall curves.
 
-faster-coco-eval computes them: C++, equal to pycocotools, and needs only NumPy.
+faster-coco-eval computes them: it is written in C++, gives the same results as pycocotools, and needs only NumPy.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,15 +25,15 @@ def evaluate(
     """Judge COCO results against a COCO ground truth.
 
     Args:
-        coco_gt: images, annotations and categories; left as it is.
+        coco_gt: images, annotations and categories; not modified.
         results: image_id, category_id, bbox, score of every image's detections.
-        split: named in the result.
-        classes: the names, as in the ground truth's categories, that `per_class` and the curves list.
-        masks: whether the results carry `segmentation`, to be judged too where the ground truth has any.
+        split: name of the split, for the result.
+        classes: class names, as in the ground truth's categories, for `per_class` and the curves.
+        masks: whether the results have `segmentation`, which is judged, too, if the ground truth has any.
 
     Returns:
         The accuracy, and the curves: `recall` (0 to 1 in 101 steps), then under `iou_50` (IoU 0.5) and `mean` (over IoU 0.5 to
-        0.95) the precision at each recall, `overall` and `per_class`; null where there is no such object.
+        0.95) the precision at each recall, `overall` and `per_class`; null if there is no such object.
     """
     precision, recall, ids = _tables(coco_gt, results, "bbox")
     column = {str(category["name"]): ids.index(category["id"]) for category in coco_gt["categories"] if category["id"] in ids}
@@ -50,7 +50,7 @@ def evaluate(
 
 
 def _judge_masks(coco_gt: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> CocoNumbers | None:
-    """The same numbers by the overlap of masks; None where the ground truth has no mask at all."""
+    """The same metrics for the overlap of masks; None if the ground truth has no masks."""
     if not any(annotation.get("segmentation") for annotation in coco_gt["annotations"]):
         return None
     precision, recall, _ = _tables(coco_gt, results, "segm")
@@ -60,7 +60,7 @@ def _judge_masks(coco_gt: Mapping[str, Any], results: Sequence[Mapping[str, Any]
 def _tables(
     coco_gt: Mapping[str, Any], results: Sequence[Mapping[str, Any]], kind: Literal["bbox", "segm"]
 ) -> tuple[Floats, Floats, list[int]]:
-    """Precision [IoU, recall, class, area, limit] and recall [IoU, class, area, limit], -1 where undefined; the classes' ids."""
+    """Precision [IoU, recall, class, area, limit] and recall [IoU, class, area, limit], -1 if undefined; and the class ids."""
     truth = COCO(sound(coco_gt), print_function=quiet)
     found = COCO(as_data_set(coco_gt, results, kind), print_function=quiet)
     judge = COCOeval_faster(truth, found, kind, print_function=quiet)
@@ -70,7 +70,7 @@ def _tables(
 
 
 def sound(coco_gt: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy with ids from 1, since COCO's matching takes id 0 for "unmatched", and with the fields that it needs."""
+    """A copy with ids from 1, because COCO's matching takes id 0 for "unmatched", and with all fields that it requires."""
     annotations = [
         {
             "id": number,
@@ -87,7 +87,7 @@ def sound(coco_gt: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def as_data_set(coco_gt: Mapping[str, Any], results: Sequence[Mapping[str, Any]], kind: Literal["bbox", "segm"]) -> dict[str, Any]:
-    """The results as COCO's loadRes makes them; that itself refuses an empty list. A mask's size is its own, not its box's."""
+    """The results as COCO's loadRes returns them, but also for an empty list. The area of a mask is its own, not its box's."""
     images = {image["id"] for image in coco_gt["images"]}
     annotations = []
     for number, result in enumerate(results, start=1):
@@ -132,4 +132,4 @@ def _mean(values: Floats) -> float | None:
 
 
 def quiet(*words: object) -> None:
-    """The evaluation reports its progress here."""
+    """Discard the evaluation's progress messages."""

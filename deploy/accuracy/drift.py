@@ -1,4 +1,4 @@
-"""How far the detections of one network lie from those of another that should be the same."""
+"""Drift between the detections of two networks that should detect the same."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -15,13 +15,13 @@ Detection = Mapping[str, Any]
 """One of COCO's results: image_id, category_id, bbox (x, y, width, height) in px, score."""
 
 SAME_IOU = 0.5
-"""Two boxes of one class that overlap by at least this may be the same object's."""
+"""Minimum IoU at which two boxes of one class may belong to the same object."""
 
 
 class Drift(Frozen):
-    """Of detections matched one to one, how far the corners of their boxes moved, in px, and their scores; null where none match.
+    """Movement of box corners, in px, and change of scores between detections matched one to one; null if none match.
 
-    `matched` is the share of the longer of both lists that found a partner, 1 where both are empty.
+    `matched` is the fraction of the longer list that found a match, 1 if both lists are empty.
     """
 
     matched: float
@@ -32,7 +32,7 @@ class Drift(Frozen):
 
 
 def drift(before: Sequence[Detection], after: Sequence[Detection]) -> Drift:
-    """Match the detections of each image and class, the pair that overlaps most first."""
+    """Match the detections of each image and class, starting with the largest overlap."""
     groups = [_grouped(before), _grouped(after)]
     moves: list[float] = []
     changes: list[float] = []
@@ -54,7 +54,7 @@ def drift(before: Sequence[Detection], after: Sequence[Detection]) -> Drift:
 
 
 def overlaps(boxes: Floats, others: Floats) -> Floats:
-    """Intersection over union [N, M] of boxes [N, 4] and [M, 4] as x1, y1, x2, y2; 0 where both have no area."""
+    """Intersection over union [N, M] of boxes [N, 4] and [M, 4] as x1, y1, x2, y2; 0 if both have no area."""
     low, high = np.maximum(boxes[:, None, :2], others[None, :, :2]), np.minimum(boxes[:, None, 2:], others[None, :, 2:])
     shared: Floats = np.clip(high - low, 0, None).prod(axis=2)
     areas = [(box[:, 2:] - box[:, :2]).prod(axis=1) for box in (boxes, others)]

@@ -1,4 +1,4 @@
-"""Accuracy of an open engine on a split, through the path that serves it."""
+"""Accuracy of an open engine on a split, through the same code path as serving."""
 
 import hashlib
 import json
@@ -34,7 +34,7 @@ class LabeledSplit:
 
 @dataclass(frozen=True)
 class Judged:
-    """An engine's accuracy, its detections as COCO's results, and its curves as coco_map.evaluate gives them."""
+    """An engine's accuracy, its detections as COCO's results, and its curves as returned by coco.evaluate."""
 
     accuracy: Accuracy
     detections: list[dict[str, Any]]
@@ -45,7 +45,7 @@ def judge(predictor: SessionPredictor, split: LabeledSplit, label: str) -> Judge
     """Detect in every image of the split.
 
     Raises:
-        ArtifactError: the engine's answer to an image, which is named, cannot be used.
+        ArtifactError: the engine's answer to an image is invalid; the message names the image.
     """
     results: list[dict[str, Any]] = []
     for image, path in track(list(zip(split.truth["images"], split.images, strict=True)), label, len(split.images)):
@@ -60,7 +60,7 @@ def judge(predictor: SessionPredictor, split: LabeledSplit, label: str) -> Judge
 
 
 def defined(found: float | None, limit: float) -> float:
-    """mAP, where a limit on its drop is to be judged.
+    """The mAP, which must be defined if a limit on its drop is judged.
 
     Raises:
         DataError: it is undefined.

@@ -1,6 +1,6 @@
-"""COCO's matches image by image, so that mAP can be drawn again for any weights of the images.
+"""COCO's matches image by image, from which mAP can be recomputed for any weights of the images.
 
-The overlaps are faster-coco-eval's; what is matched with what, and the precision that follows, is COCO's greedy rule.
+The overlaps come from faster-coco-eval; matching, and thus precision, follows COCO's greedy rule.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,8 +26,8 @@ AREAS = {"all": (0.0, 1e10), "small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**
 class ClassMatches:
     """One class's detections, the best score first.
 
-    image [D] is the index of each one's image; hit and ignored [T, D] say at each IoU threshold whether it found an object, and
-    whether it counts for nothing. objects [I] counts the class's objects in each image.
+    image [D] is the index of each detection's image; hit and ignored [T, D] tell for each IoU threshold whether it found an object,
+    and whether it is ignored. objects [I] is the number of the class's objects in each image.
     """
 
     image: NDArray[np.intp]
@@ -37,11 +37,11 @@ class ClassMatches:
 
     @cached_property
     def _hits(self) -> list[NDArray[np.intp]]:
-        """Where the objects were found, at each threshold: precision is highest there, and recall rises nowhere else."""
+        """Positions of the hits at each threshold: precision peaks there, and recall rises only there."""
         return [np.flatnonzero(row) for row in self.hit]
 
     def precision(self, weights: Floats, thresholds: slice) -> Floats | None:
-        """Average precision at each threshold where each image counts `weights` [I] times; None where there is no object."""
+        """Average precision at each threshold, with each image counted `weights` [I] times; None if there is no object."""
         total = float(weights @ self.objects)
         if total <= 0:
             return None
@@ -70,7 +70,7 @@ class Matches:
     classes: Mapping[str, ClassMatches]
 
     def mean_precision(self, weights: Floats | None = None, thresholds: slice = slice(None)) -> float | None:
-        """mAP with each image counted `weights` [I] times, once by default; None where there is no object at all."""
+        """mAP with each image counted `weights` [I] times, once by default; None if there is no object at all."""
         counts = np.ones(self.num_images) if weights is None else weights
         rows = [row for one in self.classes.values() if (row := one.precision(counts, thresholds)) is not None]
         return float(np.mean([row.mean() for row in rows])) if rows else None
@@ -88,8 +88,8 @@ def match(
 
     Args:
         kind: bbox or segm.
-        area: of objects that count; one of AREAS.
-        classes: the names of those that count; all by default.
+        area: size of the objects that count; a key of AREAS.
+        classes: names of the classes that count; all by default.
     """
     gt, dt = COCO(sound(truth), print_function=quiet), COCO(as_data_set(truth, results, kind), print_function=quiet)
     judge = COCOeval_faster(gt, dt, kind, print_function=quiet)
@@ -128,9 +128,9 @@ def _of_class(gt: Any, dt: Any, ious: Mapping[Any, Any], images: Sequence[int], 
 
 
 def _greedy(overlaps: Floats, ignored: Bools, crowd: Bools) -> tuple[Bools, Bools]:
-    """Which detections [T, D] are matched, the best score first, and which of them with an object that does not count.
+    """Which detections [T, D] are matched, in order of score, and which of them with an ignored object.
 
-    Each takes the free object that it overlaps most, the last one of equals; one that counts is preferred to any that does not.
+    Each takes the free object that it overlaps most, the last one in a tie; any object that counts is preferred to an ignored one.
     """
     num_found, num_objects = overlaps.shape
     matched = np.zeros((len(THRESHOLDS), num_found), np.bool_)

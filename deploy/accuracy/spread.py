@@ -1,4 +1,4 @@
-"""A few of many."""
+"""An evenly spread selection of items."""
 
 from collections.abc import Sequence
 from typing import TypeVar
@@ -9,6 +9,6 @@ T = TypeVar("T")
 
 
 def spread(items: Sequence[T], wanted: int) -> list[T]:
-    """At most so many of them, spread evenly, in their order, the first and the last among them."""
+    """At most `wanted` of the items, evenly spread, in their order, including the first and the last."""
     chosen = np.unique(np.linspace(0, len(items) - 1, min(wanted, len(items))).round().astype(int))
     return [items[index] for index in chosen.tolist()]

@@ -1,4 +1,4 @@
-"""What is deployed: a folder with an engine, its ONNX graph and a manifest that names the sha256 of every file."""
+"""A bundle is what gets deployed: a folder with an engine, its ONNX graph and a manifest with the sha256 of every file."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ from deploy.runtimes import Session
 
 @dataclass(frozen=True)
 class Bundle:
-    """A folder whose files are those that its manifest names."""
+    """A folder with the files that its manifest lists."""
 
     root: Path
     manifest: Manifest
@@ -28,13 +28,13 @@ class Bundle:
         """Read a bundle and check every file.
 
         Raises:
-            ArtifactError: the manifest or a file is missing, damaged or another one.
+            ArtifactError: the manifest or a file is missing, damaged or not the original.
         """
         folder = Path(folder)
         manifest = _read_manifest(folder)
         for name, expected in manifest.files.items():
             if sha256(folder / name) != expected:
-                raise ArtifactError(f"{folder / name}: its sha256 is not the manifest's; copy the bundle again")
+                raise ArtifactError(f"{folder / name}: its sha256 differs from the manifest's; copy the bundle again")
         unlisted = {manifest.onnx, *([manifest.engine] if manifest.engine else [])} - set(manifest.files)
         if unlisted:
             raise ArtifactError(f"{folder / MANIFEST}: names {min(unlisted)} without its sha256; package again")
@@ -42,12 +42,12 @@ class Bundle:
 
     @property
     def gated(self) -> bool:
-        """Whether it was measured and every gate passed, of at least one."""
+        """Whether it was measured, has at least one gate and passed every gate."""
         verdicts = self.manifest.verdicts
         return self.manifest.why is None and bool(verdicts) and all(one.verdict == "pass" for one in verdicts)
 
     def refuse_ungated(self) -> None:
-        """Stop a deployment of what its gates have not passed.
+        """Refuse to deploy a bundle that has not passed its gates.
 
         Raises:
             ArtifactError: naming the first such gate.
@@ -55,7 +55,7 @@ class Bundle:
         self._refuse(self.why_ungated())
 
     def refuse_ungated_here(self) -> None:
-        """As `refuse_ungated`, and where they have passed on another kind of machine.
+        """As `refuse_ungated`, and also refuse if the gates passed on a different kind of machine.
 
         Raises:
             ArtifactError: naming the reason.
@@ -63,21 +63,21 @@ class Bundle:
         self._refuse(self.why_ungated_here())
 
     def why_ungated(self) -> str | None:
-        """The first gate that has not passed, or that there is none; None where all have."""
+        """The first gate that has not passed, or the reason why there is none; None if all have passed."""
         if self.gated:
             return None
         bad = next((one for one in self.manifest.verdicts if one.verdict != "pass"), None)
         return f"gate '{bad.name}' is {bad.verdict}" if bad else self.manifest.why or "no gate was set"
 
     def why_ungated_here(self) -> str | None:
-        """As `why_ungated`; or in what this machine differs from the one that the gates have passed on, the number of cores apart."""
+        """As `why_ungated`; otherwise how this machine differs, apart from its number of cores, from the one where the gates passed."""
         if (reason := self.why_ungated()) is not None:
             return reason
         here, there = machine.identity(), self.manifest.machine
         for key in ("platform", "cpu", "gpu"):
             if here.get(key) != there.get(key):
                 judged, own = there.get(key) or f"no {key}", here.get(key) or f"no {key}"
-                return f"its gates passed on {judged}, and this is {own}; judge it here: {self._again()}"
+                return f"its gates passed on a machine with {judged}, and this one has {own}; judge it here: {self._again()}"
         return None
 
     def _again(self) -> str:
@@ -85,14 +85,14 @@ class Bundle:
 
     def _refuse(self, reason: str | None) -> None:
         if reason is not None:
-            raise ArtifactError(f"{self.root}: {reason}; give --allow-ungated to use it all the same")
+            raise ArtifactError(f"{self.root}: {reason}; pass --allow-ungated to use it anyway")
 
     def open(self, *, threads: int | None = None) -> Session:
         """Open the engine.
 
         Raises:
             RuntimeUnavailable: it cannot run on this machine.
-            ArtifactError: there is none, or it is damaged or foreign.
+            ArtifactError: there is no engine, or it is damaged or was built on a different machine.
         """
         try:
             runtime = plugins.load("deploy.runtimes", self.manifest.runtime)
@@ -112,7 +112,7 @@ class Bundle:
 
 
 def write(folder: Path, manifest: Manifest, files: Iterable[str]) -> Bundle:
-    """Write manifest.json with the sha256 of `files`, which already lie in the folder."""
+    """Write manifest.json with the sha256 of `files`, which are already in the folder."""
     whole = manifest.model_copy(update={"files": {name: sha256(folder / name) for name in sorted(files)}})
     (folder / MANIFEST).write_text(whole.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return Bundle(folder, whole)
@@ -136,7 +136,7 @@ def _read_manifest(folder: Path) -> Manifest:
     try:
         content = json.loads(path.read_bytes())
     except OSError as error:
-        raise ArtifactError(f"{path}: {error.strerror}; give the folder of a bundle") from error
+        raise ArtifactError(f"{path}: {error.strerror}; pass the folder of a bundle") from error
     except ValueError as error:
         raise ArtifactError(f"{path}: not JSON; package again") from error
     if isinstance(content, dict) and content.get("format") != FORMAT:

@@ -1,4 +1,4 @@
-"""The model card: a bundle's manifest for people."""
+"""The model card: a readable form of a bundle's manifest."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ _PARTS = {"pre": "preprocessing", "infer": "network", "post": "postprocessing", 
 
 
 def model_card(manifest: Manifest) -> str:
-    """Markdown: what it is, how to run it, what was measured, how it was judged, where it comes from."""
+    """The card in Markdown: summary, usage, measurements, gates, preprocessing and provenance."""
     sections = [
         f"# {manifest.name}",
         manifest.description,
@@ -35,7 +35,7 @@ def _summary(manifest: Manifest) -> str:
     return _table(
         ("", ""),
         [
-            ("Detector", f"{network.detector}, {network.parameters:,} parameters, {network.macs / 1e9:.3f} GMAC an image"),
+            ("Detector", f"{network.detector}, {network.parameters:,} parameters, {network.macs / 1e9:.3f} GMAC per image"),
             ("Input", f"{size.width} x {size.height} px"),
             ("Classes", f"{len(manifest.contract.classes)}: {', '.join(manifest.contract.classes)}"),
             ("Target", f"{manifest.target} ({manifest.runtime}, {manifest.precision})"),
@@ -58,13 +58,13 @@ From this folder:
     edgedistill serve .
     curl --data-binary @photo.jpg http://127.0.0.1:8000/v1/detect
 
-Boxes come back in pixels of the given image. `{manifest.onnx}` is the graph that the engine was built from: input `images`
-(float32, [batch, 3, height, width]), outputs `boxes`, `scores` (0 where there is none), `labels`, `converged`{masks}."""
+Boxes are returned in pixels of the original image. `{manifest.onnx}` is the graph that the engine was built from: input `images`
+(float32, [batch, 3, height, width]), outputs `boxes`, `scores` (0 for unused entries), `labels`, `converged`{masks}."""
 
 
 def _measured(manifest: Manifest) -> str:
     if manifest.accuracy is None or manifest.latency is None:
-        return f"## Measured\n\nNothing: {manifest.why}. Measure it where it shall run before trusting it."
+        return f"## Measured\n\nNothing: {manifest.why}. Measure it on its target machine before trusting it."
     return "\n\n".join(["## Measured", _accuracy(manifest.accuracy), _latency(manifest.latency, manifest.machine, manifest.lowest_ms)])
 
 
@@ -73,15 +73,15 @@ def _accuracy(accuracy: Accuracy) -> str:
     if accuracy.segmentation is not None:
         rows.append(("mAP of masks", _number(accuracy.segmentation.map)))
     rows += [(f"mAP, {name}", _number(value)) for name, value in accuracy.per_class.items()]
-    return f"The engine itself on {accuracy.num_images} images of the split {accuracy.split}:\n\n" + _table(("", "0 to 1"), rows)
+    return f"Measured with the engine itself on {accuracy.num_images} images of split {accuracy.split}:\n\n" + _table(("", "0 to 1"), rows)
 
 
 def _latency(latency: Latency, machine: dict[str, str], lowest: float | None) -> str:
     def row(title: str, values: Percentiles) -> tuple[str, ...]:
         return (title, *(f"{value:.2f}" for value in (values.p50, values.p90, values.p95, values.p99)))
 
-    table = _table(("ms an image", "p50", "p90", "p95", "p99"), [row(title, getattr(latency, part)) for part, title in _PARTS.items()])
-    least = "" if lowest is None else f"\n\nAt this machine's peak rates the network alone would take {lowest:.2f} ms at least."
+    table = _table(("ms per image", "p50", "p90", "p95", "p99"), [row(title, getattr(latency, part)) for part, title in _PARTS.items()])
+    least = "" if lowest is None else f"\n\nAt this machine's peak rates the network alone would take at least {lowest:.2f} ms."
     return f"One image at a time, {latency.num_passes} passes on {', '.join(machine.values())}:\n\n{table}{least}"
 
 

@@ -1,4 +1,4 @@
-"""manifest.json: what a bundle says of itself."""
+"""manifest.json: a bundle's description of itself."""
 
 from typing import Annotated, Any, Literal
 
@@ -30,8 +30,8 @@ def _present(name: Any) -> Any:
 class Verdict(Frozen):
     """One gate on one target.
 
-    Of a gate on a change, `effect` is by how much the metric rose, or fell, from `reference`, and `how` what was compared.
-    `load` is what else the machine did while latency was measured.
+    For a gate on a change, `effect` is how much the metric rose or fell from `reference`, and `how` describes what was compared.
+    `load` is the machine's other activity while latency was measured.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Verdict(Frozen):
 
 
 class Provenance(Frozen):
-    """What made the bundle; `artifacts` names the store's folders, whose names hold the hashes of all that went into them."""
+    """How the bundle was made; `artifacts` lists the store's folders, whose names contain the hashes of their inputs."""
 
     edgedistill: str
     python: str
@@ -70,7 +70,7 @@ class Provenance(Frozen):
 
 
 class Plan(Frozen):
-    """What `edgedistill build` makes and judges on another machine: sections of pipeline.yaml, defaults filled in."""
+    """What `edgedistill build` builds and judges on a different machine: sections of pipeline.yaml with defaults filled in."""
 
     targets: tuple[dict[str, Any], ...]
     gates: tuple[dict[str, Any], ...]
@@ -84,11 +84,11 @@ class Plan(Frozen):
 
 
 class Manifest(Frozen):
-    """manifest.json. `engine` is null, and `why` says the reason, where it could not be built on the machine that packaged.
+    """manifest.json. If the engine could not be built on the packaging machine, `engine` is null and `why` gives the reason.
 
-    `data` is the hash and the number of the images that accuracy was measured on; `cost` is that of the engine's graph, `lowest_ms`
-    what its network would take at least on the machine at its peak rates. `proof` is what the engine's graph shows of its precision,
-    `engine_proof` what the open engine says. `fallback` and `choice`: what int8 returned to float, and which precision was taken.
+    `data` is the hash and the number of the images that accuracy was measured on; `cost` is the cost of the engine's graph, `lowest_ms`
+    the least time its network could take at the machine's peak rates. `proof` is evidence of the precision from the engine's graph,
+    `engine_proof` from the open engine. `fallback` is what was returned from int8 to float, `choice` the chosen precision.
     """
 
     format: Literal[2] = 2

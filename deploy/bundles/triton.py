@@ -16,7 +16,7 @@ _QUEUE_DELAY_US = 1000
 
 @dataclass(frozen=True)
 class Tensor:
-    """One input or output: the protocol's type, and its shape without the batch; -1 for what an image decides."""
+    """One input or output: the protocol's type, and its shape without the batch; -1 for a size that depends on the image."""
 
     name: str
     datatype: str
@@ -27,7 +27,7 @@ class Tensor:
         return {"name": self.name, "datatype": self.datatype, "shape": [-1, *self.shape]}
 
     def config(self) -> dict[str, Any]:
-        """As Triton's configuration describes it, which knows no tensor without dimensions."""
+        """As Triton's configuration describes it, which requires at least one dimension."""
         one = {"name": self.name, "data_type": f"TYPE_{self.datatype}", "dims": list(self.shape) or [1]}
         return one if self.shape else {**one, "reshape": {"shape": []}}
 
@@ -43,10 +43,10 @@ def tensors(manifest: Manifest) -> tuple[list[Tensor], list[Tensor]]:
 
 
 def config(manifest: Manifest, name: str, *, max_batch_size: int, max_queue_delay_us: int = 0) -> dict[str, Any]:
-    """A model configuration, as JSON has it; `to_pbtxt` writes it as Triton reads it.
+    """A model configuration in JSON form; `to_pbtxt` converts it to the text format that Triton reads.
 
     Args:
-        max_batch_size: 0 for a graph of one image, whose shapes then have the batch.
+        max_batch_size: 0 for a graph with a fixed batch of one image, whose shapes then include the batch.
     """
     backend = delivery(manifest.runtime).triton or ONNX_BACKEND
     inputs, outputs = tensors(manifest)
@@ -65,7 +65,7 @@ def config(manifest: Manifest, name: str, *, max_batch_size: int, max_queue_dela
 
 
 def write(bundle: Bundle, repository: Path) -> None:
-    """A model repository of one model: its configuration, its labels and version 1, the engine itself where Triton can run it."""
+    """Write a repository of one model: configuration, labels and version 1 (the engine if Triton can run it, otherwise the ONNX graph)."""
     manifest = bundle.manifest
     folder = repository / manifest.name
     (folder / "1").mkdir(parents=True)
@@ -84,7 +84,7 @@ def write(bundle: Bundle, repository: Path) -> None:
 
 
 def to_pbtxt(message: dict[str, Any], indent: str = "") -> str:
-    """A message in protobuf's text format; names of types are enumerations, and empty texts are left out."""
+    """A message in protobuf's text format; type names become enumeration values, empty strings are omitted."""
     lines: list[str] = []
     for key, value in message.items():
         if isinstance(value, list) and not any(isinstance(one, dict) for one in value):

@@ -1,4 +1,4 @@
-"""How sure a comparison is: paired bootstrap over what was measured, and what follows for a limit.
+"""Uncertainty of a comparison: paired bootstrap over images or over blocks of passes.
 
 Efron & Tibshirani, "An Introduction to the Bootstrap", 1993; percentile intervals.
 """
@@ -17,9 +17,9 @@ BLOCK_RESAMPLES = 2000
 
 
 def drop(own: Matches, reference: Matches, thresholds: slice, *, relative: bool, seed: int = 0) -> Effect | None:
-    """How much lower the own mAP is, images drawn with replacement, the same ones for both; None where there is no object.
+    """How much lower the mAP of `own` is; images are drawn with replacement, the same ones for both sides. None if there is no object.
 
-    Two networks that find the same have an interval of no width.
+    Two networks with the same detections have an interval of zero width.
     """
     assert own.num_images == reference.num_images
 
@@ -43,12 +43,12 @@ def drop(own: Matches, reference: Matches, thresholds: slice, *, relative: bool,
 def blocks(
     own: Floats, reference: Floats, statistic: Callable[[Floats], Floats], *, relative: bool, error_rate: float = ERROR_RATE, seed: int = 0
 ) -> Effect:
-    """How much larger the own statistic is, blocks drawn with replacement, the same ones for both.
+    """How much larger the statistic of `own` is; blocks are drawn with replacement, the same ones for both sides.
 
     Args:
-        own, reference: [blocks, passes in a block], measured by turns.
-        statistic: of values [..., passes] over the last axis.
-        error_rate: on each side of the interval; whoever looks several times divides it by the looks.
+        own, reference: [blocks, passes per block], measured alternately.
+        statistic: reduces values [..., passes] over the last axis.
+        error_rate: error rate on each side of the interval; a caller that looks several times divides it by the number of looks.
     """
     count = len(own)
 

@@ -1,4 +1,4 @@
-"""How far one engine's metric lies from another's: accuracy image by image, latency by turns, what is counted exactly."""
+"""How much a metric differs between two engines: accuracy image by image, latency in alternation, counted metrics exactly."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,18 +21,18 @@ from deploy.prediction.predictor import SessionPredictor, Timings
 _THRESHOLDS = {"map_50": slice(0, 1), "map_75": slice(5, 6)}
 
 MIN_IMAGES = 20
-"""Fewer drawn again say nothing of how they vary."""
+"""Resampling fewer images does not show how much they vary."""
 
 
 class Incomparable(Exception):
-    """Why there is nothing to compare."""
+    """The reason why two sides cannot be compared."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """How much higher the own metric is than the reference's; how much was measured, and what else the machine did.
+    """How much higher the metric of `own` is than the reference's, `how` it was measured, and the machine's other `load`.
 
-    `too_few` says of what there would have to be more for any verdict.
+    `too_few` describes what is too little for any verdict.
     """
 
     effect: Effect
@@ -48,7 +48,7 @@ class Comparison:
     """Two engines on the same images; matches are made once for all metrics that need them.
 
     Args:
-        split: the labeled images that both sides' detections are of; None where there are none.
+        split: the labeled images of both sides' detections; None if there are none.
         images: decoded, [H, W, 3] RGB, for latency.
     """
 
@@ -61,11 +61,11 @@ class Comparison:
     _found: tuple[Sequence[Mapping[str, Any]], Sequence[Mapping[str, Any]]] | None = None
 
     def change(self, metric: str, limit: float, *, relative: bool, falls: bool) -> Change:
-        """How much the metric rose; latency is measured until it is clear whether by more than `limit`, or fell by more if `falls`.
+        """How much the metric rose; latency is measured until it is clear whether it rose, or with `falls` fell, by more than `limit`.
 
         Raises:
             Incomparable: a metric is missing, or the two detect different classes.
-            ArtifactError: an engine's answer cannot be used.
+            ArtifactError: an engine's answer is invalid.
             RuntimeUnavailable: an engine cannot run on this machine.
         """
         try:
@@ -82,9 +82,9 @@ class Comparison:
         own, reference = (metrics.value(metric, side.figures) for side in (self.own, self.reference))
         if own is None or reference is None:
             lacking = self.own if own is None else self.reference
-            raise Incomparable(f"{metric} of {lacking.name} is not known")
+            raise Incomparable(f"{metric} of {lacking.name} is unknown")
         if relative and reference == 0:
-            raise Incomparable(f"{metric} of {self.reference.name} is 0, of which there are no shares")
+            raise Incomparable(f"{metric} of {self.reference.name} is 0, so a relative change is undefined")
         change = (own - reference) / (reference if relative else 1)
         return Change(Effect(change=change, low=change, high=change), own, reference, "counted")
 
@@ -96,9 +96,9 @@ class Comparison:
             seen = take_turns(*sides, images, value=value, percentile=percentile, limit=limit, relative=relative, protocol=self.protocol)
         shown = "noise" if self.split is None else "photographs"
         lacking = (
-            None if seen.enough else f"{seen.passes} passes of each in {seen.blocks} blocks say too little of percentile {percentile:g}"
+            None if seen.enough else f"{seen.passes} passes per engine in {seen.blocks} blocks are too few for percentile {percentile:g}"
         )
-        how = f"{seen.passes} passes of each by turns on {shown}, in {seen.blocks} blocks, {seen.seconds:.1f} s"
+        how = f"{seen.passes} passes per engine on {shown}, interleaved in {seen.blocks} blocks, {seen.seconds:.1f} s"
         return Change(seen.effect, seen.own_ms, seen.reference_ms, how, seen.load, lacking)
 
     def _accuracy(self, metric: str, *, relative: bool) -> Change:
@@ -113,18 +113,18 @@ class Comparison:
 
     def _matched(self, metric: str) -> tuple[Matches, Matches]:
         if self.split is None:
-            raise Incomparable(f"{metric} takes labeled images; give --data DIR")
+            raise Incomparable(f"{metric} requires labeled images; pass --data DIR")
         kind: Literal["bbox", "segm"] = "segm" if metric.startswith("mask_") else "bbox"
         chosen: dict[str, Any] = {"kind": kind}
         if metric.startswith(metrics.OF_CLASS):
             wanted = metric.removeprefix(metrics.OF_CLASS)
             if wanted not in self.own.contract.classes:
-                raise Incomparable(f"no class '{wanted}'; there are {', '.join(self.own.contract.classes)}")
+                raise Incomparable(f"no class '{wanted}'; choose from {', '.join(self.own.contract.classes)}")
             chosen["classes"] = (wanted,)
         elif metric.rpartition("_")[2] in {"small", "medium", "large"}:
             chosen["area"] = metric.rpartition("_")[2]
         if kind == "segm" and None in (self.own.contract.mask_frame, self.reference.contract.mask_frame):
-            raise Incomparable(f"{metric}: a detector without masks")
+            raise Incomparable(f"{metric} cannot be compared with a detector without masks")
         key = tuple(map(str, chosen.values()))
         if key not in self._matches:
             if self._found is None:

@@ -1,7 +1,7 @@
-"""The latency of two engines compared on the machine at hand: they take turns in blocks until the verdict is clear.
+"""Compares the latency of two engines on this machine: they alternate in short blocks until the verdict is clear.
 
-Interleaving lets whatever slows the machine down hit both alike; blocks, not passes, are what is resampled, since the passes of
-a moment resemble each other. It ends as soon as the interval lies on one side of the limit, or when the budget is spent.
+With interleaving, whatever slows the machine down affects both engines alike. Blocks, not passes, are resampled, because
+neighboring passes are correlated. Measuring ends as soon as the interval lies on one side of the limit, or when the budget is spent.
 """
 
 import math
@@ -26,11 +26,11 @@ Value = Callable[[Timings], float]
 
 
 class InterleavedProtocol(Frozen):
-    """How two engines take turns.
+    """How two engines are interleaved.
 
-    A block is about `block_ms` of one engine, then of the other, in random order. After `min_blocks`, and whenever they have
-    doubled, the interval is looked at; each of the `looks` that there may be errs by its share of the error rate. `max_seconds` of
-    measuring end it. Before `tail` passes of each lie beyond the percentile, nothing is clear.
+    A block is about `block_ms` of one engine, then of the other, in random order. The interval is examined after `min_blocks` and
+    whenever their number has doubled; each of the possible `looks` has an equal share of the error rate. Measuring ends after
+    `max_seconds`. No verdict is possible until `tail` passes of each engine lie beyond the percentile.
     """
 
     block_ms: float = 25.0
@@ -41,44 +41,44 @@ class InterleavedProtocol(Frozen):
 
     @property
     def looks(self) -> int:
-        """How often the interval is looked at, at most: at `min_blocks`, at each doubling that fits the budget, and at its end."""
+        """Maximum number of looks at the interval: at `min_blocks`, at each doubling that fits the budget, and at the end."""
         most = self.max_seconds * 1e3 / (2 * self.block_ms)
         return 2 + max(0, math.floor(math.log2(max(1.0, most / self.min_blocks))))
 
 
 DEFAULT = InterleavedProtocol()
 MIN_BLOCKS = 12
-"""Fewer say nothing of how they vary."""
+"""Fewer blocks do not show how much they vary."""
 
 
 @dataclass
 class Turns:
-    """What both engines took so far, [blocks, passes] in milliseconds."""
+    """Times of both engines so far, [blocks, passes] in milliseconds."""
 
     own: list[list[float]] = field(default_factory=list)
     reference: list[list[float]] = field(default_factory=list)
     seconds: float = 0.0
 
     def add(self, sides: Sequence[SessionPredictor], images: Sequence[Image], value: Value, order: random.Random) -> None:
-        """One block of each, on the same images, in random order."""
+        """Measure one block of each engine, on the same images, in random order."""
         for index in order.sample((0, 1), 2):
             taken = [value(sides[index].timed(image)[1]) for image in images]
             (self.own, self.reference)[index].append(taken)
 
     def effect(self, percentile: float, protocol: InterleavedProtocol, *, relative: bool) -> Effect:
-        """By how much the own percentile is higher."""
+        """How much higher the percentile of `own` is."""
         own, reference = np.array(self.own), np.array(self.reference)
         error_rate = ERROR_RATE / protocol.looks
         return blocks(own, reference, lambda values: _percentile(values, percentile), relative=relative, error_rate=error_rate)
 
     def enough(self, percentile: float, protocol: InterleavedProtocol) -> bool:
-        """Whether there are blocks and passes enough for any verdict on the percentile."""
+        """Whether there are enough blocks and passes for any verdict on the percentile."""
         beyond = sum(map(len, self.own)) * (1 - percentile / 100)
         return len(self.own) >= MIN_BLOCKS and beyond >= protocol.tail
 
 
 class Compared(Frozen):
-    """The outcome; `load` is what else the machine did meanwhile. Without `enough` passes nothing follows from it."""
+    """The outcome; `load` is the machine's other activity. If `enough` is false, it supports no verdict."""
 
     effect: Effect
     enough: bool
@@ -105,17 +105,17 @@ def take_turns(
     """Measure both until it is clear whether `own` is slower than `reference` by more than `limit`.
 
     Args:
-        images: decoded, [H, W, 3] RGB; at least one, taken in the same order by both.
+        images: decoded, [H, W, 3] RGB; at least one, used in the same order by both.
         value: the part of a pass that is compared, in milliseconds.
-        percentile: of all passes, 0 to 100.
-        limit: milliseconds, or with `relative` a share of the reference's.
+        percentile: percentile over all passes, 0 to 100.
+        limit: in milliseconds, or with `relative` as a fraction of the reference's value.
 
     Raises:
-        ArtifactError: an engine's answer cannot be used.
+        ArtifactError: an engine's answer is invalid.
     """
     sides = (own, reference)
     length = max(1, round(protocol.block_ms / max(_warm(side, images, protocol) for side in sides)))
-    shuffled = random.Random(seed)  # noqa: S311 - which engine begins
+    shuffled = random.Random(seed)  # noqa: S311 - decides which engine begins
     supply = cycle(images)
     turns, watch, start = Turns(), Watch(), perf_counter()
     next_look, clear = protocol.min_blocks, False
@@ -143,7 +143,7 @@ def _percentile(values: Floats, percentile: float) -> Floats:
 
 
 def _warm(side: SessionPredictor, images: Sequence[Image], protocol: InterleavedProtocol) -> float:
-    """Run until two windows of passes in a row differ by less than 3 %, or the time is up; the last one's median in milliseconds."""
+    """Run until two consecutive windows of passes differ by less than 3 %, or time is up; the last window's median in milliseconds."""
     start, before = perf_counter(), float("inf")
     while True:
         window = [side.timed(images[number % len(images)])[1].end_to_end_ms for number in range(8)]

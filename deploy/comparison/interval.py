@@ -1,4 +1,4 @@
-"""A change with its uncertainty, and what a limit makes of it."""
+"""A change with its uncertainty, and the verdict against a limit."""
 
 import math
 from typing import Literal
@@ -6,13 +6,13 @@ from typing import Literal
 from deploy.contract import Frozen
 
 ERROR_RATE = 0.01
-"""Of each of the two wrong verdicts, a pass beyond the limit and a fail within it, all looks at the data together."""
+"""Probability of each wrong verdict (a pass beyond the limit, a fail within it), over all looks at the data together."""
 
 
 class Effect(Frozen):
-    """By how much something rose, in its own unit or as a share of the reference, with its interval at the stated error rate.
+    """How much something rose, in its own unit or as a fraction of the reference, with its interval at the stated error rate.
 
-    `num` counts what was resampled, images or blocks of passes; 0 where the numbers are exact.
+    `num` is the number of images or blocks of passes that were resampled; 0 if the numbers are exact.
     """
 
     change: float
@@ -21,13 +21,13 @@ class Effect(Frozen):
     num: int = 0
 
     def verdict(self, limit: float) -> Literal["pass", "fail", "inconclusive"]:
-        """Whether it rose by at most `limit`: pass and fail where the whole interval says so."""
+        """Whether it rose by at most `limit`: pass or fail only if the entire interval agrees."""
         if self.high <= limit:
             return "pass"
         return "fail" if self.low > limit else "inconclusive"
 
     def needed(self, limit: float) -> int | None:
-        """How many images or blocks would tell, if the change stayed as it is; None where it is the limit itself."""
+        """Number of images or blocks that would suffice for the same change; None if it equals the limit or its interval has no width."""
         distance = limit - self.change
         width = self.high - self.change if distance > 0 else self.change - self.low
         if distance == 0 or width <= 0:

@@ -1,4 +1,4 @@
-"""The measured and the counted numbers by the names that gates use."""
+"""The measured and the counted metrics, under the names that gates use."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,9 +18,9 @@ FROM = {"gain_map": "baseline", "teacher_drop_map": "teacher", "student_drop_map
 OF_CLASS = "map/"
 NAMES = (*_ACCURACY, *_MASKS, *FROM, *_LATENCIES, "images_per_s", "bytes", *_NETWORK, *_COST)
 MATCHED = ("map", "map_50", "map_75", "map_small", "map_medium", "map_large", *_MASKS)
-"""Those that are drawn again for any selection of the images."""
+"""Metrics that can be recomputed for any selection of the images."""
 EXACT = ("bytes", *_NETWORK, *_COST)
-"""Those that are counted, not measured."""
+"""Metrics that are counted, not measured."""
 COMPARED = (*MATCHED, f"{OF_CLASS}<class>", *_LATENCIES, *EXACT)
 FORMER_NAMES = {"undistilled": "baseline", "torch_drop_map": "student_drop_map"}
 """Networks and metrics that earlier versions called differently. Their bundles and histories are read under the present names;
@@ -40,10 +40,10 @@ class Figures:
 
 
 def check(name: str) -> str:
-    """The name itself; "map/<class>" goes for any class.
+    """The name itself; "map/<class>" is accepted for any class.
 
     Raises:
-        ValueError: there is no such metric; the message lists those there are.
+        ValueError: unknown metric; the message lists the known ones.
     """
     if FORMER_NAMES.get(name) in NAMES:
         raise ValueError(f"metric '{name}' is now called {FORMER_NAMES[name]}")
@@ -60,12 +60,12 @@ def is_accuracy(name: str) -> bool:
 
 
 def can_be_compared(name: str) -> bool:
-    """Whether a change of the metric can be judged; true for names that there are not, which `check` refuses."""
+    """Whether a change of the metric can be judged; true for unknown names, which `check` refuses."""
     return name in COMPARED or name.startswith(OF_CLASS) or name not in NAMES
 
 
 def latency_part(name: str) -> tuple[str, float] | None:
-    """The part of a pass and the percentile of a latency metric; None for any other."""
+    """The part of a pass and the percentile of a latency metric; None for other metrics."""
     if name not in _LATENCIES:
         return None
     part, _, percentile = name.removeprefix("latency_").removesuffix("_ms").rpartition("_")
@@ -73,10 +73,10 @@ def latency_part(name: str) -> tuple[str, float] | None:
 
 
 def value(name: str, figures: Figures) -> float | None:
-    """The metric, None where it was not measured or is undefined.
+    """The metric; None if it was not measured or is undefined.
 
     Raises:
-        ValueError: there is no such metric, or no such class.
+        ValueError: unknown metric or class.
     """
     check(name)
     if is_accuracy(name):
@@ -110,7 +110,9 @@ def _of_accuracy(name: str, figures: Figures) -> float | None:
     if name.startswith(OF_CLASS):
         wanted = name.removeprefix(OF_CLASS)
         if wanted not in accuracy.per_class:
-            raise ValueError(f"no class '{wanted}'{plugins.suggest(wanted, accuracy.per_class)}: there are {', '.join(accuracy.per_class)}")
+            raise ValueError(
+                f"no class '{wanted}'{plugins.suggest(wanted, accuracy.per_class)}; choose from {', '.join(accuracy.per_class)}"
+            )
         return accuracy.per_class[wanted]
     if name in FROM:
         other = figures.maps.get(FROM[name])

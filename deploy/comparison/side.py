@@ -1,4 +1,4 @@
-"""One engine as gates see it: its figures, and how it is run where two must be compared."""
+"""One engine as gates see it: its figures, and how to run it when two must be compared."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ from deploy.runtimes import Session
 
 @dataclass(frozen=True)
 class Side:
-    """`why` says the reason where it was not measured.
+    """One side of a comparison; `why` is the reason if it was not measured.
 
-    detections: all of the split's, as COCO results. open: a session; the caller closes it.
-    data: what the accuracy was measured on, by hash and number of images, where that is known.
+    detections: all detections on the split, as COCO results. open: opens a session, which the caller closes.
+    data: hash and number of the images that accuracy was measured on, if known.
     """
 
     name: str

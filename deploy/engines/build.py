@@ -1,4 +1,4 @@
-"""A target's engine: in int8 no further from float than its limit allows, or in whatever precision is the fastest within it."""
+"""Builds a target's engine: in int8 within its limit on the drop of mAP, or in whichever precision is the fastest within it."""
 
 import shutil
 from dataclasses import dataclass, replace
@@ -20,7 +20,7 @@ PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 
 @dataclass(frozen=True)
 class Built:
-    """An engine and its precision; with a limit on int8, what went back to float; where there was a choice, what was offered."""
+    """An engine and its precision; `fallback` if int8 had a limit, `choice` if the precision was chosen."""
 
     compiled: Compiled
     precision: Precision
@@ -32,20 +32,20 @@ def build_engine(source: GraphSource, out: Path, order: Order, split: LabeledSpl
     """Write the engine into `out`.
 
     Args:
-        split: what is judged on, needed for a limit and for a choice.
+        split: labeled images to judge on; required for a limit and for a choice.
 
     Raises:
-        RuntimeUnavailable: the runtime cannot build here; or, for a choice, cannot run here.
+        RuntimeUnavailable: the runtime cannot build on this machine or, for a choice, cannot run on it.
         BuildError: the graph cannot be built, or no engine meets the limit.
-        ArtifactError: the answer of the engine in fp32 cannot be used.
-        DataError: mAP is undefined on the split, and a limit is to be kept.
+        ArtifactError: the fp32 engine's answer is invalid.
+        DataError: mAP is undefined on the split, and there is a limit.
     """
     if order.precision != "auto":
         return _built(source, out, order, order.precision, split)
     assert split is not None, "a choice is made on a split"
     why = plugins.load("deploy.runtimes", order.runtime).why_not()
     if why is not None:
-        raise RuntimeUnavailable(f"{why}; precision auto measures engines on the machine that they are for")
+        raise RuntimeUnavailable(f"{why}; precision auto has to measure engines on their target machine")
     with TemporaryDirectory() as scratch:
         offers: list[Offer] = []
         builds: dict[Precision, Built] = {}
@@ -72,14 +72,14 @@ def _built(source: GraphSource, out: Path, order: Order, precision: Precision, s
 
     with TemporaryDirectory() as scratch:
         candidates = Candidates(source, order, split, Path(scratch))
-        candidates.compiled(frozenset())  # a runtime that cannot build here says so before anything is judged
+        candidates.compiled(frozenset())  # fails before anything is judged if the runtime cannot build here
         found = search(candidates.num_layers(), candidates.effects, candidates.map, candidates.float_map(), order.max_map_drop)
         compiled = _copied(candidates.compiled(frozenset(found.float_layers)), out)
     return Built(compiled, precision, found)
 
 
 def _copied(compiled: Compiled, out: Path) -> Compiled:
-    """The very files that were judged."""
+    """Copies of exactly the files that were judged."""
     file = Path(shutil.copyfile(compiled.file, out / compiled.file.name))
     typed = Path(shutil.copyfile(compiled.typed, out / compiled.typed.name)) if compiled.typed is not None else None
     return replace(compiled, file=file, typed=typed)

@@ -1,13 +1,13 @@
-"""Which precision was taken, and of which."""
+"""Which precision was chosen, and from which offers."""
 
 from deploy.contract import Frozen
 from deploy.precision import Precision
 
 
 class Measured(Frozen):
-    """An offer's mAP, 0 to 1, and the median of its milliseconds end to end; null, with a `why`, where it is no use.
+    """An offer's mAP, 0 to 1, and its median end-to-end milliseconds; null, with a `why`, if it is unusable.
 
-    The mAP of one whose images have no objects is null, too.
+    The mAP is also null if the images have no objects.
     """
 
     precision: Precision
@@ -24,7 +24,7 @@ class Measured(Frozen):
 
 
 class Choice(Frozen):
-    """Which precision was taken, and of which; `limit` is the largest drop from fp32, null for any."""
+    """The chosen precision and all offers; `limit` is the largest allowed drop of mAP from fp32, null for any."""
 
     precision: Precision
     limit: float | None

@@ -1,4 +1,4 @@
-"""Int8 within a limit: the layers that cost accuracy go back to float, the guiltiest first, until the engine itself is good enough."""
+"""Int8 within a limit: layers that cost accuracy are returned to float, the most harmful first, until the engine meets the limit."""
 
 from collections.abc import Callable
 
@@ -8,18 +8,18 @@ from deploy.precision import LayerError
 
 
 class TriedPoint(Frozen):
-    """So many layers in float, and the mAP that the engine then had, 0 to 1."""
+    """A number of layers in float, and the engine's mAP with them, 0 to 1."""
 
     num_float: int
     map: float
 
 
 class Fallback(Frozen):
-    """What was returned to float, and how that was found.
+    """Which layers were returned to float, and how they were found.
 
-    `float_map` is the unquantized engine's mAP, `limit` the largest drop from it. `effects` are all layers with their errors when
-    quantized alone, worst first; the first of them are the `float_layers`. They are empty where no layer had to go back, and so none
-    was looked at. `tried` is in the order of the search.
+    `float_map` is the unquantized engine's mAP, `limit` the largest allowed drop from it. `effects` lists all layers with their errors
+    when quantized on their own, worst first; the first of them are the `float_layers`. It is empty if no layer had to be returned,
+    because then none was examined. `tried` is in the order of the search.
     """
 
     limit: float
@@ -35,8 +35,8 @@ class Fallback(Frozen):
         names = f" ({', '.join(self.float_layers)})" if self.float_layers else ""
         number = str(len(self.float_layers)) if self.float_layers else "none"
         return (
-            f"{number} of {self.num_layers} layers went back from int8 to float{names}: "
-            f"mAP {self.map:.4f}, {self.float_map:.4f} in float, at most {self.limit:g} less allowed"
+            f"{number} of {self.num_layers} layers were returned from int8 to float{names}: "
+            f"mAP {self.map:.4f}, {self.float_map:.4f} in float, allowed drop {self.limit:g}"
         )
 
 
@@ -47,16 +47,16 @@ def search(
     float_map: float,
     limit: float,
 ) -> Fallback:
-    """The fewest layers to return, of those that hurt most, so that mAP drops by no more than `limit`.
+    """Find the fewest of the most harmful layers to return to float, such that mAP drops by no more than `limit`.
 
-    Their number is doubled until the limit is met, then halved in between: mAP is taken to rise with each layer that is returned.
+    Their number is doubled until the limit is met, then bisected, on the assumption that mAP rises with each returned layer.
 
     Args:
-        rank: all layers, the one that hurts most first; it takes long, and is asked only where int8 everywhere misses the limit.
+        rank: all layers, the most harmful first; slow, and called only if int8 everywhere misses the limit.
         judge: the mAP with these layers in float.
 
     Raises:
-        BuildError: not even the least of int8, one layer, meets the limit; the best point is named.
+        BuildError: not even int8 in a single layer meets the limit; the message gives the best point.
     """
     tried: dict[int, float] = {0: judge(frozenset())}
     effects = () if float_map - tried[0] <= limit else rank()

@@ -1,4 +1,4 @@
-"""The fastest of several engines that are accurate enough, measured on the machine at hand."""
+"""The fastest of several engines that are accurate enough, measured on this machine."""
 
 import statistics
 from collections.abc import Sequence
@@ -19,11 +19,11 @@ from deploy.prediction.predictor import SessionPredictor
 
 NUM_IMAGES = 32
 ROUNDS = 4
-"""Over these images; the engines take turns at each image."""
+"""Number of rounds over these images; the engines alternate at each image."""
 
 
 class Offer(NamedTuple):
-    """An engine's file, or why it could not be built. The first offer is what the others' accuracy is compared with."""
+    """An engine's file, or why it could not be built. The accuracy of the other offers is compared with the first one's."""
 
     precision: Precision
     file: Path | None
@@ -31,12 +31,12 @@ class Offer(NamedTuple):
 
 
 def choose(order: Order, offers: Sequence[Offer], contract: ModelContract, split: LabeledSplit) -> Choice:
-    """Judge all on the split, and let those whose answers can be used take turns at its first images.
+    """Judge all offers on the split, and time those with valid answers alternately on some of its images.
 
     Raises:
-        BuildError: the first offer is none.
-        ArtifactError: the first engine's answer cannot be used.
-        DataError: mAP is undefined on the split, and a limit is to be kept.
+        BuildError: the first offer has no engine.
+        ArtifactError: the first engine's answer is invalid.
+        DataError: mAP is undefined on the split, and there is a limit.
     """
     if offers[0].file is None:
         raise BuildError(offers[0].why or "no engine was built")
@@ -69,13 +69,13 @@ def _within(limit: float | None, first: float | None, own: float | None) -> bool
 
 
 def _take_turns(predictors: dict[Precision, SessionPredictor], split: LabeledSplit) -> dict[Precision, float]:
-    """Median milliseconds end to end of each."""
+    """Median end-to-end milliseconds of each engine."""
     images = [image_files.load_image(file) for file in spread(split.images, NUM_IMAGES)]
     taken: dict[Precision, list[float]] = {precision: [] for precision in predictors}
     for turn in range(ROUNDS + 1):
         for image in images:
             for precision, predictor in predictors.items():
                 milliseconds = predictor.timed(image)[1].end_to_end_ms
-                if turn:  # the first warms up
+                if turn:  # the first round warms up
                     taken[precision].append(milliseconds)
     return {precision: statistics.median(values) for precision, values in taken.items()}

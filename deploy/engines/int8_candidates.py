@@ -1,4 +1,4 @@
-"""Int8 engines with some layers in float, and what they cost in mAP."""
+"""Int8 engines with some layers in float, and their mAP."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from deploy.runtimes import DEFAULTS, Compiled
 
 
 class Candidates:
-    """Engines with some layers in float, each built and judged; where the runtime cannot run here, its graph in ONNX Runtime."""
+    """Engines with some layers in float, each built and judged; if the runtime cannot run here, the graph is judged in ONNX Runtime."""
 
     def __init__(self, source: GraphSource, order: Order, split: LabeledSplit, scratch: Path) -> None:
         self._source = source
@@ -27,12 +27,12 @@ class Candidates:
         self._compiled: dict[frozenset[str], Compiled] = {}
 
     def num_layers(self) -> int:
-        """How many can be quantized."""
+        """Number of quantizable layers."""
         with self._quantizer() as quantizer:
             return len(quantizer.layers)
 
     def effects(self) -> tuple[LayerError, ...]:
-        """Of all layers."""
+        """Effect of int8 in each single layer, the most harmful first."""
         with self._quantizer() as quantizer:
             return rank(quantizer, self._source.heads, self._source.calibration)
 
@@ -41,7 +41,7 @@ class Candidates:
         return int8.Quantizer(network.read(source.onnx), source.heads, source.calibration, self._runtime.INTEGERS, ranges)
 
     def float_map(self) -> float:
-        """Of the engine in fp32.
+        """mAP of the engine in fp32.
 
         Raises:
             DataError: mAP is undefined on the split.
@@ -52,7 +52,7 @@ class Candidates:
         return self._judged(file, "fp32")
 
     def map(self, float_layers: frozenset[str]) -> float:
-        """Of the engine in int8 with these layers in float; 0 where its answer cannot be used."""
+        """mAP of the engine in int8 with these layers in float; 0 if its answer is invalid."""
         file = self.compiled(float_layers).file if self._runs_here else self._graph(float_layers)
         try:
             return self._judged(file, f"int8, {len(float_layers)} layers in float")
@@ -60,10 +60,10 @@ class Candidates:
             return 0.0
 
     def compiled(self, float_layers: frozenset[str]) -> Compiled:
-        """The engine itself, each built once: what is shipped is what was judged.
+        """The engine itself, built only once: the shipped engine is the one that was judged.
 
         Raises:
-            RuntimeUnavailable: the runtime cannot build here.
+            RuntimeUnavailable: the runtime cannot build on this machine.
             BuildError: the graph cannot be built.
         """
         if float_layers not in self._compiled:
@@ -72,7 +72,7 @@ class Candidates:
         return self._compiled[float_layers]
 
     def _graph(self, float_layers: frozenset[str]) -> Path:
-        """What the engine would be built from."""
+        """The graph from which the engine would be built."""
         source, quantization = self._source, replace(self._order.quantization, float_layers=float_layers)
         typed = int8.to_int8(network.read(source.onnx), source.heads, source.calibration, self._runtime.INTEGERS, quantization)
         file = self._folder() / "typed.onnx"
@@ -84,7 +84,7 @@ class Candidates:
         options = self._order.options if self._runs_here else DEFAULTS
         with runtime.open(file, options=options) as session:
             found = judge(SessionPredictor(session, self._source.contract), self._split, label)
-        assert self._order.max_map_drop is not None, "candidates are for a limit"
+        assert self._order.max_map_drop is not None, "candidates require a limit"
         return defined(found.accuracy.map, self._order.max_map_drop)
 
     def _folder(self) -> Path:

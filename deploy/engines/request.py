@@ -1,4 +1,4 @@
-"""What a target asks of its engine, and what engines are made of."""
+"""A target's requirements for its engine, and the inputs that engines are built from."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,9 +13,9 @@ from deploy.runtimes import Compiled
 
 @dataclass(frozen=True)
 class Order:
-    """`options` are the runtime's own, `max_map_drop` the largest drop of mAP from fp32, null for any.
+    """`options` are the runtime's own, `max_map_drop` is the largest allowed drop of mAP from fp32, null for any.
 
-    `threads` are those with which engines are timed for a choice, null for the runtime's own number.
+    `threads` is the number of threads with which engines are timed for a choice, null for the runtime's own number.
     """
 
     runtime: str
@@ -28,7 +28,7 @@ class Order:
 
 @dataclass(frozen=True)
 class GraphSource:
-    """The ONNX graph with what is known of it, and images to calibrate int8 with."""
+    """The ONNX graph with its facts, and images to calibrate int8 with."""
 
     onnx: Path
     heads: Heads
@@ -36,7 +36,7 @@ class GraphSource:
     calibration: Calibration
 
     def compile(self, order: Order, out: Path, precision: Precision, quantization: Quantization) -> Compiled:
-        """The order's runtime's engine in some precision, written into `out`."""
+        """Compile an engine of this precision with the order's runtime, into `out`."""
         compiled: Compiled = plugins.load("deploy.runtimes", order.runtime).compile(
             self.onnx,
             out,

@@ -1,1 +1,1 @@
-"""How long an engine takes, and what bounds it."""
+"""Latency of an engine, and its lower bound."""

@@ -1,4 +1,4 @@
-"""What a graph costs, counted from its nodes and shapes: products, bytes, operators."""
+"""Cost of a graph, counted from its nodes and shapes: products, bytes, operators."""
 
 import math
 from collections import Counter
@@ -12,7 +12,7 @@ from deploy.errors import BuildError, first_line
 from deploy.precision import network
 
 Shapes = Mapping[str, tuple[tuple[int, ...], int]]
-"""Of each tensor its dimensions and the bytes of one element."""
+"""Each tensor's dimensions and ONNX element type."""
 
 _BYTES: Mapping[int, int] = {
     **dict.fromkeys((TensorProto.DOUBLE, TensorProto.INT64, TensorProto.UINT64), 8),
@@ -22,13 +22,13 @@ _BYTES: Mapping[int, int] = {
 
 
 def cost(model: ModelProto) -> Cost:
-    """Of one image.
+    """Cost of one image.
 
-    Activations are counted as a runtime keeps them that fuses nothing but rounding: each from the node that makes it to the last
-    that reads it; what comes out of DequantizeLinear, or goes nowhere but into QuantizeLinear, is not written to memory.
+    Activations are counted for a runtime that fuses only rounding: each lives from the node that produces it to the last one that
+    reads it; outputs of DequantizeLinear, and tensors read only by QuantizeLinear, are not written to memory.
 
     Raises:
-        BuildError: the graph contradicts itself.
+        BuildError: the graph is inconsistent.
     """
     model = _of_one_image(model)
     shapes = _shapes(model)
@@ -43,7 +43,7 @@ def cost(model: ModelProto) -> Cost:
 
 
 def _of_one_image(model: ModelProto) -> ModelProto:
-    """A copy whose batch is 1, and whose shapes are inferred anew."""
+    """A copy with batch size 1 and newly inferred shapes."""
     fixed = ModelProto()
     fixed.CopyFrom(model)
     del fixed.graph.value_info[:]
@@ -58,7 +58,7 @@ def _of_one_image(model: ModelProto) -> ModelProto:
 
 
 def _shapes(model: ModelProto) -> dict[str, tuple[tuple[int, ...], int]]:
-    """A dimension that inference leaves open counts as 1."""
+    """Shape and element type by tensor; a dimension that inference leaves open counts as 1."""
     found = {weight.name: (tuple(weight.dims), weight.data_type) for weight in model.graph.initializer}
     for value in (*model.graph.input, *model.graph.value_info, *model.graph.output):
         tensor = value.type.tensor_type
@@ -67,7 +67,7 @@ def _shapes(model: ModelProto) -> dict[str, tuple[tuple[int, ...], int]]:
 
 
 def _macs(node: NodeProto, shapes: Shapes) -> int:
-    """Multiply-accumulates of a convolution or matrix product; 0 of all else."""
+    """Multiply-accumulates of a convolution or matrix product; 0 for other nodes."""
     if node.op_type not in network.WEIGHTED or node.output[0] not in shapes:
         return 0
     made, (weight, _) = math.prod(shapes[node.output[0]][0]), shapes[node.input[1]]
@@ -89,7 +89,7 @@ def _peak(model: ModelProto, shapes: Shapes) -> int:
     last = {name: places[-1] for name, places in readers.items()}
     last |= dict.fromkeys((value.name for value in model.graph.output), len(nodes))
     made = {name: node.op_type for node in nodes for name in node.output}
-    for node in reversed(nodes):  # what is read through DequantizeLinear lives until that is read
+    for node in reversed(nodes):  # a tensor lives until its DequantizeLinear is read
         if node.op_type == "DequantizeLinear":
             last[node.input[0]] = max(last.get(node.input[0], 0), last.get(node.output[0], 0))
     ends: dict[int, int] = {}

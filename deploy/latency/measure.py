@@ -1,4 +1,4 @@
-"""How long one image takes, part by part."""
+"""Latency of one image, part by part."""
 
 from collections.abc import Sequence
 from time import perf_counter
@@ -13,16 +13,16 @@ from deploy.prediction.predictor import SessionPredictor, Timings
 def measure(
     predictor: SessionPredictor, images: Sequence[NDArray[np.uint8]], *, warmup: int = 20, min_passes: int = 100, min_seconds: float = 2.0
 ) -> Latency:
-    """Detect in one image after another, again from the first after the last, and keep every pass.
+    """Detect in one image after another, repeating them as needed, and keep every pass.
 
     Args:
         images: decoded, [H, W, 3] RGB; at least one.
-        warmup: passes that are not counted.
-        min_passes: counted passes at least.
-        min_seconds: of counted passes at least.
+        warmup: passes before counting starts.
+        min_passes: minimum number of counted passes.
+        min_seconds: minimum duration of all counted passes.
 
     Raises:
-        ArtifactError: the engine's answer cannot be used.
+        ArtifactError: the engine's answer is invalid.
     """
     if not images:
         raise ValueError("no image to measure latency on")
@@ -44,6 +44,6 @@ def measure(
 
 
 def percentiles(milliseconds: Sequence[float]) -> Percentiles:
-    """The percentiles of all values, none left out."""
+    """The percentiles of all values, outliers included."""
     p50, p90, p95, p99 = np.percentile(milliseconds, (50, 90, 95, 99)).tolist()
     return Percentiles(p50=p50, p90=p90, p95=p95, p99=p99)

@@ -1,4 +1,4 @@
-"""The machine that measurements were made on, as far as it can be told in milliseconds."""
+"""Identity of the machine that measurements run on, as far as it can be determined in milliseconds."""
 
 import os
 import platform
@@ -10,7 +10,7 @@ from pathlib import Path
 
 @cache
 def identity() -> dict[str, str]:
-    """Operating system, processor, cores this process may use and, where there is one, the NVIDIA GPU."""
+    """Operating system, processor, cores that this process may use and, if there is one, the NVIDIA GPU."""
     return {
         "platform": platform_name(),
         "cpu": cpu_model(),
@@ -23,14 +23,14 @@ def identity() -> dict[str, str]:
 def gpu() -> dict[str, str]:
     """`gpu`, `driver` and `compute_capability` of the first NVIDIA GPU; empty without one.
 
-    nvidia-smi comes with the driver, so that no CUDA library need be loaded.
+    nvidia-smi comes with the driver, so no CUDA library has to be loaded.
     """
     program = shutil.which("nvidia-smi")
     if program is None:
         return {}
     command = [program, "--query-gpu=name,driver_version,compute_cap", "--format=csv,noheader", "--id=0"]
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)  # noqa: S603 - its own words only
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)  # noqa: S603 - fixed arguments only
     except (OSError, subprocess.SubprocessError):
         return {}
     fields = [field.strip() for field in answer.stdout.strip().split(",")]
@@ -48,7 +48,7 @@ def num_cores() -> int:
 
 
 def cpu_model() -> str:
-    """The processor's marketing name; on ARM, which has none, the board's, or the numbers of maker and part; else the architecture."""
+    """The processor's marketing name; on ARM, which has none, the board's name, implementer, part and architecture."""
     board = Path("/proc/device-tree/model")
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
@@ -58,7 +58,7 @@ def cpu_model() -> str:
 
 
 def cpu_of(cpuinfo: str, board: str) -> str:
-    """The same, from what Linux says in /proc/cpuinfo and, of a board that has a device tree, in its model."""
+    """The same, from the text of Linux's /proc/cpuinfo and, on a board with a device tree, its model name."""
     said = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in cpuinfo.splitlines())}
     if "model name" in said:
         return said["model name"]

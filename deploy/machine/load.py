@@ -1,4 +1,4 @@
-"""What else a machine does while something is measured on it: other processes, frequency, throttling."""
+"""A machine's other activity during a measurement: other processes, frequency, throttling."""
 
 import os
 import time
@@ -7,15 +7,15 @@ from pathlib import Path
 from deploy.contract import Frozen
 
 BUSY_CORES = 0.2
-"""More than this much of a core in other processes' hands is said."""
+"""Other processes are reported if they keep more cores busy than this."""
 _CPU = Path("/sys/devices/system/cpu")
 
 
 class Load(Frozen):
-    """Null where the system does not say.
+    """The machine's load during a measurement; null for values that the system does not report.
 
-    other_cores: cores that other processes kept busy, on average. load_average: of the last minute, when it began.
-    frequency_mhz: of the first core, at the end. throttled: thermal events of all cores meanwhile.
+    other_cores: average number of cores that other processes kept busy. load_average: one-minute average at the start.
+    frequency_mhz: of the first core, at the end. throttled: thermal events of all cores during the measurement.
     """
 
     other_cores: float | None
@@ -25,7 +25,7 @@ class Load(Frozen):
     throttled: int | None
 
     def warning(self) -> str | None:
-        """One clause where the machine was not left alone or slowed itself down; None where it was quiet."""
+        """One clause if other processes were busy or the processor was throttled; None if the machine was quiet."""
         words = []
         if self.other_cores is not None and self.other_cores > BUSY_CORES:
             words.append(f"other processes kept {self.other_cores:.1f} of {os.cpu_count()} cores busy")
@@ -35,14 +35,14 @@ class Load(Frozen):
 
 
 class Watch:
-    """Begun when made; `seen` tells what happened since."""
+    """Starts watching when created; `seen` returns the load since then."""
 
     def __init__(self) -> None:
         self._average = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
         self._busy, self._own, self._start, self._events = _busy_seconds(), time.process_time(), time.perf_counter(), _throttled()
 
     def seen(self) -> Load:
-        """Since the beginning."""
+        """The load since the start."""
         busy, events, seconds = _busy_seconds(), _throttled(), time.perf_counter() - self._start
         other = None
         if busy is not None and self._busy is not None:
@@ -57,7 +57,7 @@ class Watch:
 
 
 def _busy_seconds() -> float | None:
-    """Of all cores since the system started, idle and waiting for a disk apart."""
+    """Busy time of all cores since the system started, excluding idle time and waiting for disks."""
     first = (_text(Path("/proc/stat")) or "").splitlines()[:1]
     fields = first[0].split() if first else []
     if len(fields) < 8 or not hasattr(os, "sysconf"):

@@ -1,4 +1,4 @@
-"""What this machine can do at its best: measured on a CPU, from its own figures on an NVIDIA GPU."""
+"""Peak rates of this machine: measured on a CPU, computed from the device's own figures on an NVIDIA GPU."""
 
 import time
 from dataclasses import dataclass
@@ -14,32 +14,32 @@ COPIED_BYTES = 2**25
 TRIES = 8
 
 CPU_SPEEDUP = {"fp32": 1.0, "fp16": 1.0, "int8": 4.0}
-"""Of a precision over fp32, at most: registers hold four times as many bytes as floats; half is computed in fp32."""
+"""Maximum speedup of a precision over fp32: registers hold four times as many bytes as floats; fp16 is computed in fp32."""
 
-# fused multiply-adds of one multiprocessor in a clock, dense, by compute capability: NVIDIA's architecture whitepapers
+# dense fused multiply-adds per multiprocessor and clock, by compute capability, from NVIDIA's architecture whitepapers
 GPU_FP32 = {"7.5": 64, "8.0": 64, "8.6": 128, "8.7": 128, "8.9": 128, "9.0": 128, "10.0": 128, "12.0": 128}
 GPU_FP16 = {"7.5": 512, "8.0": 1024, "8.6": 512, "8.7": 1024, "8.9": 512, "9.0": 2048, "10.0": 4096, "12.0": 512}
 GPU_INT8 = 2
-"""Times the rate of fp16."""
+"""Rate of int8 as a multiple of fp16's."""
 
 
 @dataclass(frozen=True)
 class Peak:
-    """What a device can do at most: multiply-accumulates and bytes in a second."""
+    """Peak rates of a device: multiply-accumulates and bytes per second."""
 
     macs: float
     bytes: float
 
 
 def cpu(precision: Precision) -> Peak:
-    """Measured in half a second, once: the best of NumPy's matrix products, on as many threads as it has, and of copies in memory."""
+    """Measured once, in half a second: the fastest of several NumPy matrix products, on all of its threads, and of memory copies."""
     macs, num_bytes = _measured()
     return Peak(macs * CPU_SPEEDUP[precision], num_bytes)
 
 
 @cache
 def _measured() -> tuple[float, float]:
-    """Multiply-accumulates in fp32 and bytes in a second."""
+    """Multiply-accumulates in fp32 and bytes per second."""
     random = np.random.default_rng(0)
     a, b = random.random((2, SIDE, SIDE), np.float32)
     source, target = np.zeros(COPIED_BYTES, np.uint8), np.empty(COPIED_BYTES, np.uint8)
@@ -55,7 +55,7 @@ def _measured() -> tuple[float, float]:
 
 
 def gpu(precision: Precision, multiprocessors: int, clock_hz: float, bytes_per_s: float) -> Peak | None:
-    """From an NVIDIA GPU's own figures; None for one whose rates are not known here."""
+    """From an NVIDIA GPU's own figures; None if one of them, or the rate of its compute capability, is unknown."""
     capability = machine.gpu().get("compute_capability", "")
     if capability not in GPU_FP32 or not (multiprocessors and clock_hz and bytes_per_s):
         return None

@@ -1,4 +1,4 @@
-"""Numeric precision of a graph: its types, and the recipe that makes a lower one."""
+"""Numeric precision of a graph: its types, and the recipe for lowering it."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ Batch = NDArray[np.float32]
 
 
 class Calibration(Protocol):
-    """So many preprocessed images [1, 3, H, W], a fresh pass at each iteration."""
+    """A fixed number of preprocessed images [1, 3, H, W]; each iteration starts a new pass."""
 
     def __len__(self) -> int: ...
 
@@ -21,7 +21,7 @@ class Calibration(Protocol):
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a runtime wants the integers of int8. Weights are always signed, symmetric and per channel; `narrow_weights` have 7 bits."""
+    """The kind of int8 that a runtime requires. Weights are always signed, symmetric and per channel; `narrow_weights` have 7 bits."""
 
     signed_activations: bool
     quantize_bias: bool
@@ -34,7 +34,7 @@ RangeMethod = Literal["min_max", "entropy", "percentile"]
 
 @dataclass(frozen=True)
 class Quantization:
-    """How int8's ranges are read from the calibration images, and the layers that stay float."""
+    """How int8 ranges are derived from the calibration images, and which layers stay float."""
 
     ranges: RangeMethod = "min_max"
     float_layers: frozenset[str] = frozenset()
@@ -44,7 +44,7 @@ PLAIN = Quantization()
 
 
 class LayerError(NamedTuple):
-    """What int8 in one layer alone does to the head outputs: the mean square of the change over that of the output, of the worst one."""
+    """Effect of int8 in a single layer: the mean square change of a head output over its mean square, for the worst head output."""
 
     layer: str
     error: float

@@ -30,14 +30,14 @@ def to_fp16(model: ModelProto, heads: Heads) -> ModelProto:
     """The model with its network in half precision and everything else, inputs and outputs included, in fp32.
 
     Raises:
-        BuildError: a weight leaves the range of half precision, or the network holds control flow.
+        BuildError: a weight exceeds the range of half precision, or the network contains control flow.
     """
     half = onnx.ModelProto()
     half.CopyFrom(model)
     float_only = {node.name for node in half.graph.node if node.op_type in _FLOAT_ONLY}
     nodes = network.network(half, heads) - float_only
     floats = network.float_tensors(half)
-    del half.graph.value_info[:]  # its types are no longer true
+    del half.graph.value_info[:]  # its types are no longer correct
     weights = _Weights(half)
     casts = _Casts({name for node in half.graph.node if node.name in nodes for name in node.output}, floats)
     typed: list[NodeProto] = []
@@ -62,7 +62,7 @@ def to_fp16(model: ModelProto, heads: Heads) -> ModelProto:
 
 
 class _Weights:
-    """Float initializers; a half copy beside one that fp32 nodes read too."""
+    """Float initializers, each with an fp16 copy if the network reads it; `prune` drops originals that no fp32 node reads."""
 
     def __init__(self, model: ModelProto) -> None:
         self.graph = model.graph
@@ -77,7 +77,7 @@ class _Weights:
         return self.halves[name]
 
     def prune(self) -> None:
-        """Drop what no node reads any more."""
+        """Drop weights that no node reads any more."""
         read = {name for node in self.graph.node for name in network.inputs(node)} | {value.name for value in self.graph.output}
         kept = [weight for weight in self.graph.initializer if weight.name in read]
         del self.graph.initializer[:]
@@ -85,14 +85,14 @@ class _Weights:
 
 
 class _Casts:
-    """One cast for each float tensor that crosses the network's border."""
+    """One cast for each float tensor that crosses the network's boundary."""
 
     def __init__(self, in_half: set[str], floats: set[str]) -> None:
         self.in_half = in_half & floats
         self.made: dict[tuple[str, bool], str] = {}
 
     def typed(self, name: str, half: bool, nodes: list[NodeProto]) -> str:
-        """The tensor in the wanted type; where a cast is needed it is appended to `nodes`."""
+        """The tensor in the wanted type; if a cast is needed, it is appended to `nodes`."""
         if (name in self.in_half) == half:
             return name
         if (name, half) not in self.made:
@@ -104,7 +104,7 @@ class _Casts:
 
 
 def _retype(node: NodeProto) -> None:
-    """Turn the node's own float constants and output types into half."""
+    """Convert the node's own float constants and output types to fp16."""
     for attribute in node.attribute:
         if attribute.g.node or attribute.graphs:
             raise BuildError(f"{node.op_type} '{node.name}': control flow in the network cannot be converted to fp16")
@@ -123,7 +123,7 @@ def _retype(node: NodeProto) -> None:
 
 
 def _half(values: Any, name: str) -> Any:
-    """Infinities stay, as masks mean them; finite values must stay finite."""
+    """The values in fp16. Infinities are kept, because masks need them; finite values must stay finite."""
     finite = np.abs(values[np.isfinite(values)])
     if finite.size and finite.max() > HALF_MAX:
         raise BuildError(f"'{name}' holds {finite.max():g}, above half precision's {HALF_MAX:g}; choose precision fp32 or int8")
@@ -131,7 +131,7 @@ def _half(values: Any, name: str) -> Any:
 
 
 def _restore_outputs(model: ModelProto, casts: _Casts, nodes: list[NodeProto]) -> None:
-    """Give graph outputs made in half precision their fp32 type back, by name."""
+    """Cast graph outputs computed in half precision back to fp32 under their original names."""
     for output in model.graph.output:
         if output.name not in casts.in_half:
             continue

@@ -19,30 +19,30 @@ from deploy.precision import Calibration, Quantization, RangeMethod, Recipe, net
 
 _ABSORBED = ("Relu", "Clip")
 _MAX_AT_ONCE = 4
-"""Images whose tensors are held at once; at 640 px a detector of 300 tensors takes 0.3 GiB for each."""
+"""Maximum number of images whose tensors are held in memory; at 640 px a detector with 300 tensors takes 0.3 GiB per image."""
 _METHODS = {"min_max": CalibrationMethod.MinMax, "entropy": CalibrationMethod.Entropy, "percentile": CalibrationMethod.Percentile}
 
 
 def to_int8(model: ModelProto, heads: Heads, calibration: Calibration, recipe: Recipe, quantization: Quantization) -> ModelProto:
-    """The model with its network's convolutions and matrix products in int8, ranges read from the calibration images.
+    """The model with its network's convolutions and matrix products in int8, with ranges derived from the calibration images.
 
-    The prediction layers, whose results are the head outputs, stay float, so that decoding begins with numbers that were not
-    rounded to 8 bits; they are a small part of the time and of the bytes.
+    The prediction layers, which produce the head outputs, stay float: decoding then starts from numbers that were not rounded
+    to 8 bits, and these layers account for little of the time and the bytes.
 
     Raises:
-        BuildError: there is nothing to quantize, no calibration image, or ONNX Runtime refuses the graph.
+        BuildError: nothing to quantize, no calibration image, or ONNX Runtime rejects the graph.
     """
     with Quantizer(model, heads, calibration, recipe, quantization.ranges) as quantizer:
         return quantizer.quantized(set(quantizer.layers) - quantization.float_layers)
 
 
 class Quantizer:
-    """One graph and its ranges, from which any of its layers can be quantized; a context manager, for its files.
+    """One graph and its ranges, in which any subset of layers can be quantized; a context manager, for its temporary files.
 
-    `model` is the graph with its batch norms folded, `layers` the names of its layers that can be quantized, in the order of the graph.
+    `model` is the graph with its batch norms folded, `layers` the names of its quantizable layers in graph order.
 
     Raises:
-        BuildError: there is nothing to quantize, or ONNX Runtime refuses the graph.
+        BuildError: nothing to quantize, or ONNX Runtime rejects the graph.
     """
 
     def __init__(self, model: ModelProto, heads: Heads, calibration: Calibration, recipe: Recipe, ranges: RangeMethod) -> None:
@@ -54,7 +54,7 @@ class Quantizer:
             self.model = _fold(model, heads, Path(self._scratch.name))
             self._groups = _groups(self.model, heads)
             self.layers = tuple(self._groups)
-            add_pre_process_metadata(self.model)  # else ONNX Runtime advises what _fold has done
+            add_pre_process_metadata(self.model)  # otherwise ONNX Runtime recommends what _fold has already done
             self._file = Path(self._scratch.name) / "model.onnx"
             self._file.write_bytes(self.model.SerializeToString())
         except BaseException:
@@ -62,10 +62,10 @@ class Quantizer:
             raise
 
     def quantized(self, layers: Collection[str]) -> ModelProto:
-        """The graph with these layers in int8; the images are read the first time alone.
+        """The graph with these layers in int8; the images are read only the first time.
 
         Raises:
-            BuildError: no layer is left, no calibration image, or ONNX Runtime refuses the graph.
+            BuildError: no layer to quantize, no calibration image, or ONNX Runtime rejects the graph.
         """
         nodes = [node for layer in self.layers if layer in layers for node in self._groups[layer]]
         if not nodes:
@@ -99,7 +99,7 @@ class Quantizer:
                 "WeightSymmetric": True,
                 "QuantizeBias": recipe.quantize_bias,
                 "OpTypesToExcludeOutputQuantization": [] if recipe.quantize_outputs else list(network.WEIGHTED),
-                "CalibStridedMinMax": self._reader.stride,  # of all methods, whatever its name says
+                "CalibStridedMinMax": self._reader.stride,  # for all methods, despite its name
             },
         )
 
@@ -111,7 +111,7 @@ class Quantizer:
 
 
 def _fold(model: ModelProto, heads: Heads, scratch: Path) -> ModelProto:
-    """Batch norms into convolutions and constants into one, in standard operators; the heads' tensors keep their names."""
+    """Fold batch norms and constants, using only standard operators; the heads' tensors keep their names."""
     kept = onnx.ModelProto()
     kept.CopyFrom(model)
     outputs = {value.name for value in model.graph.output}
@@ -132,13 +132,13 @@ def _fold(model: ModelProto, heads: Heads, scratch: Path) -> ModelProto:
 
 
 def _groups(model: ModelProto, heads: Heads) -> dict[str, list[str]]:
-    """Each layer that can be quantized, with the nodes that go with it: the activations that can be part of its rounding."""
+    """Each quantizable layer with its nodes: itself and the activations that can be merged into its rounding."""
     nodes = network.network(model, heads) - network.last_weighted(model, heads)
     chosen = [node for node in model.graph.node if node.name in nodes]
     groups = {node.name: [node.name] for node in chosen if node.op_type in network.WEIGHTED}
     if not groups:
         raise BuildError("no convolution or matrix product before the prediction layers to quantize; choose fp32 or fp16")
-    owner: dict[str, str] = {}  # of each tensor, the layer that it comes out of
+    owner: dict[str, str] = {}  # for each tensor, the layer that it comes from
     for node in chosen:
         layer = node.name if node.name in groups else next((owner[name] for name in node.input if name in owner), None)
         if layer is None:
@@ -150,7 +150,7 @@ def _groups(model: ModelProto, heads: Heads) -> dict[str, list[str]]:
 
 
 class _Reader(CalibrationDataReader):  # type: ignore[misc]
-    """The images in strides, all of one length; ranges are brought together after each, and its tensors let go."""
+    """The images in strides of equal length; after each stride its ranges are merged and its tensors released."""
 
     def __init__(self, calibration: Calibration) -> None:
         self.images: Iterator[NDArray[Any]] = iter(calibration)
@@ -160,12 +160,12 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]
         self.end = self.number
 
     def __len__(self) -> int:
-        """How many images there are."""
+        """Number of images."""
         return self.number
 
     def set_range(self, start_index: int, end_index: int) -> None:
-        """Read on, up to the image before this one."""
-        assert start_index == self.num_read, "strides follow one another"
+        """Continue reading, up to and excluding image `end_index`."""
+        assert start_index == self.num_read, "strides must be consecutive"
         self.end = end_index
 
     def get_next(self) -> dict[str, NDArray[Any]] | None:

@@ -1,8 +1,8 @@
-"""Which part of an ONNX graph is the network, and which decides detections.
+"""Separates the network in an ONNX graph from the part that decides detections.
 
-The network is what the head outputs are computed from, back to the images or to the heads' inputs. All else, box decoding,
-scores and NMS above all, stays fp32, whatever
-the engine's precision: half precision ends at 65,504, the area of a 256 x 256 box, and steps by 0.5 px above 512.
+The network consists of the nodes from which the head outputs are computed, back to the images or to the heads' inputs.
+Everything else, mainly box decoding, scores and NMS, stays fp32 whatever the engine's precision: half precision ends at 65,504,
+just below the area of a 256 x 256 box, and has steps of 0.5 px above 512.
 """
 
 from pathlib import Path
@@ -27,12 +27,12 @@ def read(path: Path) -> ModelProto:
         return onnx.inliner.inline_local_functions(onnx.load(path))
     except OSError as error:
         raise BuildError(f"{path}: {error.strerror or error}") from error
-    except Exception as error:  # protobuf raises one kind or another by its implementation
+    except Exception as error:  # the class depends on protobuf's implementation
         raise BuildError(f"{path}: not an ONNX file; export again") from error
 
 
 def name_nodes(model: ModelProto) -> None:
-    """Give every node without a unique name one."""
+    """Give a unique name to every node that lacks one."""
     taken: set[str] = set()
     for number, node in enumerate(model.graph.node):
         if not node.name or node.name in taken:
@@ -41,21 +41,21 @@ def name_nodes(model: ModelProto) -> None:
 
 
 def network(model: ModelProto, heads: Heads) -> set[str]:
-    """The names of the nodes that the head outputs are computed from and that need none of them, but through the heads' inputs.
+    """Names of the nodes that the head outputs depend on and that do not depend on them, except through the heads' inputs.
 
     Raises:
-        BuildError: a head output or input is no tensor of the graph.
+        BuildError: a head output or input is not a tensor of the graph.
     """
     name_nodes(model)
     produced = {name for node in model.graph.node for name in node.output}
     missing = sorted({*heads.outputs, *heads.inputs} - produced)
     if missing or not heads.outputs:
-        raise BuildError(f"the graph has no tensor '{missing[0] if missing else ''}', said to be a head output or input; export again")
+        raise BuildError(f"the graph has no tensor '{missing[0] if missing else ''}', listed as a head output or input; export again")
     return _before(model, heads) - _after(model, heads)
 
 
 def last_weighted(model: ModelProto, heads: Heads) -> set[str]:
-    """The names of the convolutions and matrix products nearest to the head outputs, that is the prediction layers."""
+    """The names of the convolutions and matrix products nearest to the head outputs: the prediction layers."""
     producer = {name: node for node in model.graph.node for name in node.output}
     found: set[str] = set()
     waiting = list(heads.outputs)
@@ -74,10 +74,10 @@ def last_weighted(model: ModelProto, heads: Heads) -> set[str]:
 
 
 def float_tensors(model: ModelProto) -> set[str]:
-    """The names of all tensors that hold float32, by shape inference.
+    """The names of all float32 tensors, according to shape inference.
 
     Raises:
-        BuildError: the graph contradicts itself.
+        BuildError: the graph is inconsistent.
     """
     try:
         inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True)
@@ -118,7 +118,7 @@ def _after(model: ModelProto, heads: Heads) -> set[str]:
 
 
 def check(model: ModelProto) -> None:
-    """Refuse a graph that ONNX calls invalid.
+    """Reject a graph that ONNX considers invalid.
 
     Raises:
         BuildError: with ONNX's reason.

@@ -1,4 +1,4 @@
-"""Which layers int8 hurts most: each quantized alone, judged where detections are decoded from."""
+"""Ranks layers by how much int8 hurts: each is quantized on its own and judged by its effect on the head outputs."""
 
 from collections.abc import Sequence
 from itertools import islice
@@ -14,11 +14,11 @@ from deploy.precision import Batch, Calibration, LayerError
 from deploy.precision.int8 import Quantizer
 
 EVERY = 16
-"""Of the calibration images, one in so many is looked at."""
+"""One in this many calibration images is used."""
 
 
 def rank(quantizer: Quantizer, heads: Heads, calibration: Calibration) -> tuple[LayerError, ...]:
-    """All layers, the one that hurts most first. Computed by ONNX Runtime on the CPU.
+    """All layers, the most harmful first. Computed by ONNX Runtime on the CPU.
 
     Raises:
         BuildError: as Quantizer.quantized.
@@ -32,7 +32,7 @@ def rank(quantizer: Quantizer, heads: Heads, calibration: Calibration) -> tuple[
 
 
 def _head_outputs(model: ModelProto, heads: Heads, images: Sequence[Batch]) -> list[list[NDArray[np.float32]]]:
-    """Of each image, the raw head outputs."""
+    """The raw head outputs for each image."""
     opened = onnx.ModelProto()
     opened.CopyFrom(model)
     del opened.graph.output[:]

@@ -1,7 +1,7 @@
-"""The precision of an engine, written into its ONNX graph: strongly typed runtimes have no other place for it.
+"""Writes an engine's precision into its ONNX graph, the only place where strongly typed runtimes read it.
 
-ONNX Runtime's own fp16 converter is not used: with the nodes after the head outputs on its block list it still rounds what they
-hand to each other, and the final boxes, through half precision.
+ONNX Runtime's own fp16 converter is not used: even with the nodes after the head outputs on its block list, it rounds the tensors
+between them, and the final boxes, to half precision.
 """
 
 from typing import Any
@@ -35,10 +35,10 @@ def typed(
 
 
 def proof(model: ModelProto, heads: Heads) -> dict[str, Any]:
-    """The network's convolutions and matrix products by the type they compute in, and how many tensors are not fp32 after it.
+    """Number of the network's convolutions and matrix products per computation type, and of tensors after it that are not fp32.
 
-    One counts as int8 where both its factors come out of DequantizeLinear, else as what it gives. The casts at the network's own
-    inputs do not count.
+    A node counts as int8 if both its factors come from DequantizeLinear, otherwise as the type of its output. Casts at the
+    network's own inputs do not count.
     """
     nodes = network.network(model, heads)
     inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True)

@@ -1,1 +1,1 @@
-"""From an image to boxes on the photograph: reading, fitting, the engine, decoding."""
+"""From an image file to boxes in its pixels: reading, fitting, the engine, decoding."""

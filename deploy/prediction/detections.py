@@ -1,4 +1,4 @@
-"""What a detector found in one image."""
+"""The objects that a detector found in one image."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ class Detections:
     """The objects of one image, most certain first.
 
     boxes [N, 4] float64 (x1, y1, x2, y2) in px of the original image; scores [N] float32, 0 to 1; labels [N] int64 from 0.
-    masks: N codes of masks of the original image; None for detectors without masks.
+    masks: N run-length codes over the original image; None for detectors without masks.
     """
 
     boxes: NDArray[np.float64]
@@ -28,14 +28,14 @@ class Detections:
         return len(self.scores)
 
     def above(self, score: float) -> "Detections":
-        """Those at least so certain."""
+        """The detections with at least this score."""
         keep = self.scores >= score
         masks = None if self.masks is None else tuple(self.masks[index] for index in np.flatnonzero(keep))
         return Detections(self.boxes[keep], self.scores[keep], self.labels[keep], masks)
 
 
 def to_coco(detections: Detections, image_id: int, contract: ModelContract) -> list[dict[str, Any]]:
-    """As COCO results: `bbox` is [x, y, width, height] in px, `category_id` the data set's own, `segmentation` where there are masks."""
+    """As COCO results: `bbox` is [x, y, width, height] in px, `category_id` the data set's own, `segmentation` only if there are masks."""
     low, high = detections.boxes[:, :2], detections.boxes[:, 2:]
     boxes = np.concatenate([low, high - low], axis=1)
     results: list[dict[str, Any]] = [

@@ -17,9 +17,9 @@ _GOLDEN_RATIO = 0.618034
 
 
 def draw(image: NDArray[np.uint8], detections: Detections, classes: Sequence[str]) -> Image.Image:
-    """The image [H, W, 3] RGB with a translucent mask, if there are any, a box, a name and a score for each detection.
+    """The image [H, W, 3] RGB with a box, a name, a score and, if there are masks, a translucent mask for each detection.
 
-    An image whose longer side is below LEGIBLE_PX is enlarged by a whole number, so that names can be read.
+    An image whose longer side is below LEGIBLE_PX is enlarged by an integer factor to keep names readable.
     """
     factor = max(1, -(-LEGIBLE_PX // max(image.shape[:2])))
     painted = Image.fromarray(_paint(image, detections))
@@ -37,7 +37,7 @@ def draw(image: NDArray[np.uint8], detections: Detections, classes: Sequence[str
 
 
 def color(label: int) -> LineColor:
-    """A label's color, far from those of the labels beside it."""
+    """A label's color, far from the colors of neighboring labels."""
     hue = label * _GOLDEN_RATIO % 1
     value = (1.0, 0.75, 0.9)[label // 8 % 3]
     red, green, blue = colorsys.hsv_to_rgb(hue, 0.9, value)
@@ -45,7 +45,7 @@ def color(label: int) -> LineColor:
 
 
 def _paint(image: NDArray[np.uint8], detections: Detections) -> NDArray[np.uint8]:
-    """The image under its masks, the most certain on top."""
+    """The image with its masks painted over it, the most certain on top."""
     painted = image.copy()
     for index in reversed(range(len(detections.masks or ()))):
         assert detections.masks is not None
@@ -63,7 +63,7 @@ def _write(
     font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
     size: tuple[int, int],
 ) -> None:
-    """Text on a filled ground above a box's upper left corner, moved inside the picture where it would leave it."""
+    """Write text on a filled background above a box's upper left corner, moved to stay inside the picture."""
     left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
     wide, high = right - left + 4, bottom - top + 4
     x = min(max(corner[0], 0), max(size[0] - wide, 0))

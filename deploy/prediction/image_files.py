@@ -17,7 +17,7 @@ from deploy.errors import DataError
 MAX_PIXELS = 89_478_485  # Pillow's own bound: above it a small file can fill the memory
 
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000")  # none that runs another program to be read
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000")  # none that needs an external program to decode
 
 
 _BOUNDED = tuple(name for name in FORMATS if name != "PPM")
@@ -47,21 +47,21 @@ _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError,
 def load_image(source: Path | bytes, *, max_pixels: int = MAX_PIXELS, trusted: bool = True) -> NDArray[np.uint8]:
     """Read an image file, or its bytes, as RGB [H, W, 3], upright.
 
-    Grey is repeated, palettes are looked up, CMYK is converted, 16 bits are divided by 257, transparency lies over black, the
-    camera's rotation (EXIF) is applied, of an animation the first frame is taken.
+    Gray values are repeated, palettes looked up, CMYK converted, 16-bit values divided by 257, transparency blended over black, the
+    camera's rotation (EXIF) applied; of an animation, the first frame is used.
 
     Args:
-        max_pixels: of the file, looked at before anything is decoded.
-        trusted: else what few bytes can make take long is refused, too: PPM, BMP with run lengths, JPEG of hundreds of scans.
+        max_pixels: maximum number of pixels, checked before anything is decoded.
+        trusted: if false, formats that decode slowly from few bytes are refused, too: PPM, run-length BMP, JPEG with over 100 scans.
 
     Raises:
-        DataError: no such file, not an image, damaged, above max_pixels, or of 32-bit pixels whose range is not known.
+        DataError: no such file, not an image, damaged, above max_pixels, or with 32-bit pixels of unknown range.
     """
     return load_oriented(source, max_pixels=max_pixels, trusted=trusted)[0]
 
 
 def load_oriented(source: Path | bytes, *, max_pixels: int = MAX_PIXELS, trusted: bool = True) -> tuple[NDArray[np.uint8], int]:
-    """What load_image gives, and the EXIF orientation, 1 to 8, that was undone: 1 is upright, from 5 on width and height swap.
+    """The image from load_image, and the EXIF orientation, 1 to 8, that was undone: 1 is upright, 5 and above swap width and height.
 
     Raises:
         DataError: as load_image.
@@ -99,7 +99,7 @@ def _refused(name: str, formats: Sequence[str]) -> Iterator[None]:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(f"{name}: more than {MAX_PIXELS:,} px; cut it into tiles") from error
     except UnidentifiedImageError as error:
-        raise DataError(f"{name}: not an image that can be read; allowed are {', '.join(formats)}") from error
+        raise DataError(f"{name}: not an image that can be read; allowed: {', '.join(formats)}") from error
     except _UNREADABLE as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"{name}: cannot be read as an image ({reason})") from error
@@ -113,14 +113,14 @@ def _decode(image: Image.Image, name: str) -> tuple[NDArray[np.uint8], int]:
 
 def _refuse_large(image: Image.Image, name: str, max_pixels: int) -> None:
     if image.width * image.height > max_pixels:
-        raise DataError(f"{name}: {image.width} x {image.height} px is above {max_pixels:,}; cut it into tiles")
+        raise DataError(f"{name}: {image.width} x {image.height} px is more than {max_pixels:,}; cut it into tiles")
 
 
 def _refuse_slow(image: Image.Image, source: Path | bytes, name: str) -> None:
     if image.format == "BMP" and image.info.get("compression") in _RUN_LENGTHS:
-        raise DataError(f"{name}: BMP with run lengths; save it as PNG")
+        raise DataError(f"{name}: run-length-encoded BMP is not accepted; save it as PNG")
     if image.format == "JPEG" and isinstance(source, bytes) and source.count(_SCAN) > _MOST_SCANS:
-        raise DataError(f"{name}: JPEG of more than {_MOST_SCANS} scans; save it anew")
+        raise DataError(f"{name}: JPEG with more than {_MOST_SCANS} scans; save it again")
 
 
 def _to_rgb(image: Image.Image, name: str) -> NDArray[np.uint8]:
@@ -143,7 +143,7 @@ def _scale_16_bit(values: NDArray[np.generic], name: str) -> NDArray[np.uint8]:
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF orientation, 1 to 8; 1 where there is none or it is damaged, which does not make the pixels unreadable."""
+    """EXIF orientation, 1 to 8; 1 if there is none or it is damaged, since the pixels are still readable."""
     try:
         value = image.getexif().get(_ORIENTATION, 1)
     except _UNREADABLE:
@@ -152,7 +152,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def upright(pixels: NDArray[Scalar], orientation: int) -> NDArray[Scalar]:
-    """Undo a camera's rotation or mirroring, an EXIF orientation, of an image or a mask [H, W, ...]."""
+    """Undo a camera's rotation or mirroring, given as EXIF orientation, in an image or a mask [H, W, ...]."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):

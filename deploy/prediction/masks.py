@@ -1,6 +1,6 @@
-"""Instance masks: from what a graph answers to COCO's run-length codes in px of the original image, and COCO's forms of masks.
+"""Instance masks: from a graph's output to COCO's run-length codes in px of the original image, and COCO's mask formats.
 
-Coding is faster-coco-eval's, which needs NumPy alone.
+The coding comes from faster-coco-eval, which needs only NumPy.
 """
 
 import math
@@ -16,7 +16,7 @@ from deploy.prediction.preprocess import Placement
 
 THRESHOLD = 0.5
 PADDING = 1
-"""Samples of 0 around a mask that covers its box."""
+"""Width, in samples, of the zero border around a mask that covers its box."""
 
 Floats = NDArray[np.float32]
 
@@ -43,13 +43,13 @@ def to_rle(
 
     Args:
         masks: [N, h, w] probabilities in `frame`.
-        boxes: [N, 4] (x1, y1, x2, y2) in px of the network input, as the graph answered them.
-        placement: where the image lies in the network's input.
+        boxes: [N, 4] (x1, y1, x2, y2) in px of the network input, as returned by the graph.
+        placement: position of the image in the network's input.
     """
     size = placement.height, placement.width
     if frame == "box":
         places = placement.undo(boxes, clip=False)  # a box may reach into the padding, and its mask covers all of it
-        windows = (paste_box(mask, box, size) for mask, box in zip(masks, places, strict=True))  # one at a time: they are large
+        windows = (paste_box(mask, box, size) for mask, box in zip(masks, places, strict=True))  # lazily: they are large
     else:
         windows = (paste_image(mask, placement, preprocessing) for mask in masks)
     return tuple(encode(window.inside, size, window.left, window.top) for window in windows)
@@ -58,7 +58,7 @@ def to_rle(
 def paste_box(mask: Floats, box: NDArray[np.floating], size: tuple[int, int]) -> Window:
     """A mask [h, w] that covers its box (x1, y1, x2, y2), in an image of size (height, width) px.
 
-    What torchvision's `paste_masks_in_image` does: a border of 0, the box enlarged by as much and cut to whole px, bilinear.
+    As torchvision's `paste_masks_in_image`: a zero border, the box enlarged by the same amount and truncated to whole px, bilinear.
     """
     padded = np.pad(np.asarray(mask, np.float32), PADDING)
     rows, top = _over_box(float(box[1]), float(box[3]), mask.shape[0], size[0])
@@ -67,7 +67,7 @@ def paste_box(mask: Floats, box: NDArray[np.floating], size: tuple[int, int]) ->
 
 
 def paste_image(mask: Floats, placement: Placement, preprocessing: Preprocessing) -> Window:
-    """A mask [h, w] that covers the network's input, in the image itself: the padding cut away, bilinear."""
+    """A mask [h, w] that covers the network's input, in px of the image: without the padding, bilinear."""
     down, across = mask.shape[0] / preprocessing.height, mask.shape[1] / preprocessing.width
     shown_y, y = _shown(placement.height, placement.scale_y, placement.top, down)
     shown_x, x = _shown(placement.width, placement.scale_x, placement.left, across)
@@ -79,9 +79,9 @@ def paste_image(mask: Floats, placement: Placement, preprocessing: Preprocessing
 
 
 def encode(inside: NDArray[np.bool_], size: tuple[int, int], left: int = 0, top: int = 0) -> Rle:
-    """The code of an image of size (height, width) px that is empty but for `inside` [h, w] at (left, top).
+    """The code of an image of size (height, width) px that is empty except for `inside` [h, w] at (left, top).
 
-    COCO counts px column by column; only the columns of `inside` are looked at.
+    COCO counts px column by column; only the columns of `inside` are examined.
     """
     height, width = size
     columns = np.zeros((inside.shape[1], height), np.bool_)
@@ -98,7 +98,7 @@ def decode(segmentation: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
     """The mask [height, width] of a COCO annotation: polygons, a run-length code, or one whose counts are a list.
 
     Raises:
-        ValueError: it is none of these, or a code of another size.
+        ValueError: it is none of these, or a code of a different size.
     """
     codec = _codec()
     if not isinstance(segmentation, Mapping):
@@ -119,12 +119,12 @@ def rectangle(box: Sequence[float]) -> list[list[float]]:
 
 
 def area(code: Rle) -> int:
-    """How many px a mask has."""
+    """Area of a mask in px."""
     return int(_codec().area(code))
 
 
 def _over_box(low: float, high: float, samples: int, limit: int) -> tuple[Floats, int]:
-    """Along one axis of an image `limit` px long: the weights of the padded samples on each px they cover, and the first such px."""
+    """Along one axis of an image `limit` px long: the weights of the padded samples for each px they cover, and the first such px."""
     bordered = samples + 2 * PADDING
     middle, half = (np.float32(high) + np.float32(low)) * np.float32(0.5), (np.float32(high) - np.float32(low)) * np.float32(0.5)
     half *= np.float32(bordered / samples)
@@ -136,7 +136,7 @@ def _over_box(low: float, high: float, samples: int, limit: int) -> tuple[Floats
 
 
 def _shown(extent: int, scale: float, offset: int, samples: float) -> tuple[slice, Floats]:
-    """Along one axis: the samples that show the image, and where its px lie between them; `samples` is how many a px of the input has."""
+    """Along one axis: the samples inside the image, and the position of its px among them; `samples` is samples per px of the input."""
     first = int(offset * samples)
     last = max(math.ceil((offset + extent * scale) * samples - 1e-6), first + 1)
     at = ((np.arange(extent) + 0.5) * scale + offset) * samples - 0.5 - first
@@ -144,7 +144,7 @@ def _shown(extent: int, scale: float, offset: int, samples: float) -> tuple[slic
 
 
 def _over_image(at: Floats, sure: NDArray[np.int64], samples: int) -> tuple[Floats, int]:
-    """The weights on each px that a sample which is `sure` can lift to the threshold, and the first such px."""
+    """The weights for each px that a `sure` sample can raise to the threshold, and the first such px."""
     if not len(sure):
         return _weights(at[:0], samples), 0
     held = np.clip(at, 0, samples - 1)
@@ -153,7 +153,7 @@ def _over_image(at: Floats, sure: NDArray[np.int64], samples: int) -> tuple[Floa
 
 
 def _weights(at: Floats, samples: int) -> Floats:
-    """Linear interpolation at `at`, held at the first and the last sample, as a matrix [len(at), samples]."""
+    """Linear interpolation at `at`, clamped to the first and the last sample, as a matrix [len(at), samples]."""
     held = np.clip(at, 0, samples - 1)
     low = held.astype(np.int64)
     rows = np.zeros((len(at), samples), np.float32)
@@ -164,7 +164,7 @@ def _weights(at: Floats, samples: int) -> Floats:
 
 
 def _codec() -> ModuleType:
-    """Imported here: it takes a fifth of a second, and detectors without masks do not need it."""
+    """The mask codec; imported late, because that takes 0.2 s and detectors without masks do not need it."""
     from faster_coco_eval.core import mask
 
     assert isinstance(mask, ModuleType)

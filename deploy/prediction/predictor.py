@@ -1,4 +1,4 @@
-"""From an image to boxes and masks in its own pixels: what is measured, predicted with and served is this one path."""
+"""From an image to boxes and masks in its own pixels: the one code path for measuring, predicting and serving."""
 
 from dataclasses import dataclass
 from time import perf_counter_ns
@@ -15,7 +15,7 @@ from deploy.runtimes import Raw, Session
 
 @dataclass(frozen=True)
 class Timings:
-    """One pass in milliseconds; `end_to_end_ms` was measured, too, not added up."""
+    """Times of one pass in milliseconds; `end_to_end_ms` is measured, not summed."""
 
     pre_ms: float
     infer_ms: float
@@ -34,12 +34,12 @@ class SessionPredictor:
         """Find the objects of an image [H, W, 3] RGB.
 
         Raises:
-            ArtifactError: the engine's answer cannot be used.
+            ArtifactError: the engine's answer is invalid.
         """
         return self.timed(image)[0]
 
     def timed(self, image: NDArray[np.uint8]) -> tuple[Detections, Timings]:
-        """As `detect`, with how long each part took."""
+        """As `detect`, with the time of each part."""
         start = perf_counter_ns()
         network_input, placement = preprocess.apply(image, self.contract.preprocessing)
         prepared = perf_counter_ns()
@@ -52,10 +52,10 @@ class SessionPredictor:
 
 
 def decide(raw: Raw, placement: preprocess.Placement, contract: ModelContract, *, index: int = 0, min_score: float = 0.0) -> Detections:
-    """The detections of one image of a batch of at least a score, padding dropped, in px of the original.
+    """The detections of one image of a batch with at least `min_score`, without padding, in px of the original.
 
     Raises:
-        ArtifactError: NMS did not converge, a number is not finite, a label is out of range, or masks that should be there are not.
+        ArtifactError: NMS did not converge, a number is not finite, a label is out of range, or expected masks are missing.
     """
     if not raw.converged[index]:
         raise ArtifactError("the engine's NMS did not converge; export again with fewer export.candidates")
@@ -63,11 +63,11 @@ def decide(raw: Raw, placement: preprocess.Placement, contract: ModelContract, *
     boxes, scores, labels = raw.boxes[index, keep], raw.scores[index, keep], raw.labels[index, keep]
     _check_finite(boxes, scores)
     if len(labels) and not 0 <= labels.min() <= labels.max() < len(contract.classes):
-        raise ArtifactError(f"the engine answered label {labels.max()}, but its contract has {len(contract.classes)} classes")
+        raise ArtifactError(f"the engine returned label {labels.max()}, but its contract has {len(contract.classes)} classes")
     if contract.mask_frame is None:
         return Detections(placement.undo(boxes), scores, labels)
     if raw.masks is None:
-        raise ArtifactError(f"the engine answered no masks, but its contract has them (mask_frame {contract.mask_frame}); export again")
+        raise ArtifactError(f"the engine returned no masks, but its contract has them (mask_frame {contract.mask_frame}); export again")
     probabilities = raw.masks[index, keep]
     _check_finite(probabilities)
     found = masks.to_rle(probabilities, boxes, contract.mask_frame, placement, contract.preprocessing)
@@ -76,4 +76,4 @@ def decide(raw: Raw, placement: preprocess.Placement, contract: ModelContract, *
 
 def _check_finite(*values: NDArray[np.float32]) -> None:
     if not all(np.isfinite(value).all() for value in values):
-        raise ArtifactError("the engine answered with numbers that are not finite; build it with a higher precision")
+        raise ArtifactError("the engine returned numbers that are not finite; build it with a higher precision")

@@ -1,4 +1,4 @@
-"""From an image file to the network's input and back: the one preprocessing of training, measurement and serving."""
+"""From an image to the network's input and back: the one preprocessing for training, measurement and serving."""
 
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ _RESAMPLE = {
 
 @dataclass(frozen=True)
 class Placement:
-    """Where an image of width x height px lies in the network's input: scaled, then shifted by (left, top) px."""
+    """Position of an image of width x height px in the network's input: scaled, then shifted by (left, top) px."""
 
     scale_x: float
     scale_y: float
@@ -48,7 +48,7 @@ class Placement:
 
 
 def apply(image: NDArray[np.uint8], preprocessing: Preprocessing) -> tuple[NDArray[np.float32], Placement]:
-    """The network's input [3, H, W] for one image [h, w, 3] RGB, and where the image lies in it."""
+    """The network's input [3, H, W] for one image [h, w, 3] RGB, and the image's position in it."""
     fitted, placement = fit(image, preprocessing)
     if preprocessing.color == "bgr":
         fitted = fitted[..., ::-1]
@@ -72,14 +72,14 @@ def fit(image: NDArray[np.uint8], preprocessing: Preprocessing) -> tuple[NDArray
 
 
 def shrink(image: NDArray[np.uint8], preprocessing: Preprocessing, room: float = 1.0) -> NDArray[np.uint8]:
-    """The image [h, w, 3] no larger than `room` times the px that the network sees of it; as it is where it is not."""
+    """The image [h, w, 3] reduced to at most `room` times the px that the network sees of it; unchanged if it is no larger."""
     limits = place(image.shape[1], image.shape[0], preprocessing).fitted
     size = min(image.shape[1], round(limits[0] * room)), min(image.shape[0], round(limits[1] * room))
     return image if size == (image.shape[1], image.shape[0]) else _resize(image, size, preprocessing)
 
 
 def fit_masks(masks: NDArray[np.bool_], placement: Placement, preprocessing: Preprocessing) -> NDArray[np.bool_]:
-    """Masks [N, h, w] of an image, to [N, H, W] over the network's input: the nearest px, False in the padding."""
+    """Masks [N, h, w] of an image, resized to [N, H, W] over the network's input: nearest px, False in the padding."""
     across, down = placement.fitted
     fitted = np.zeros((len(masks), preprocessing.height, preprocessing.width), np.bool_)
     fitted[:, placement.top : placement.top + down, placement.left : placement.left + across] = resize_masks(masks, (down, across))
@@ -87,16 +87,16 @@ def fit_masks(masks: NDArray[np.bool_], placement: Placement, preprocessing: Pre
 
 
 def resize_masks(masks: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
-    """Masks [N, h, w] at another size (height, width), each px the nearest one."""
+    """Masks [N, h, w] resized to (height, width), by nearest px."""
     rows, columns = (((np.arange(new) + 0.5) * old / new).astype(np.int64) for new, old in zip(size, masks.shape[1:], strict=True))
     return masks if size == masks.shape[1:] else masks.take(columns, axis=2).take(rows, axis=1)
 
 
 def place(width: int, height: int, preprocessing: Preprocessing) -> Placement:
-    """Where an image of width x height px comes to lie.
+    """The position of an image of width x height px.
 
-    `letterbox` and `shortest_edge` keep the aspect, each side rounded to whole px, at least 1. A letterboxed image is centered;
-    where the padding is odd, the smaller half is on the left and on top. `shortest_edge` is at the top left.
+    `letterbox` and `shortest_edge` keep the aspect ratio, each side rounded to whole px, at least 1. A letterboxed image is centered;
+    if the padding is odd, the smaller half is on the left or the top. `shortest_edge` is at the top left.
     """
     if preprocessing.resize == "stretch":
         size = preprocessing.width, preprocessing.height

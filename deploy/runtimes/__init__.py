@@ -1,21 +1,21 @@
-"""The runtime contract; every other file of this folder is one runtime, its file name the name in pipeline.yaml.
+"""The runtime contract; every other file in this folder is one runtime, and its file name is its name in pipeline.yaml.
 
 A file defines
 
 - `compile(onnx: Path, out: Path, *, precision, calibration, heads, quantization, <options>) -> Compiled`, writing one file into
   `out`. Its other keyword-only parameters are the target's options in YAML.
-- `INTEGERS: Recipe`, how it wants the integers of int8
-- `DELIVERY: Delivery`, where what its defaults say is not so: what an engine needs where others run it
-- `fingerprint(options) -> dict[str, str]`, where engines can be for another device than this machine's: `identity` of that one
-- `on_site(options) -> Mapping[str, Any]`, likewise: the options with which an engine is for this machine's
-- `open(file: Path, *, threads: int | None = None, options: Mapping[str, Any] = DEFAULTS) -> Session`; null threads leave the number to
-  the runtime, `options` are the target's, as compile got them
-- `identity() -> dict[str, str]`: versions and device, quick, without loading the runtime; part of what an engine's hash covers.
-- `foreign(fingerprint: Mapping[str, str]) -> str | None`: why an engine of this fingerprint, `identity` on the machine that built it,
-  is not for this machine; None where it is, or where engines are for any
-- `why_not() -> str | None`: why engines cannot run here, with the pip line where a package is missing; None where they can.
+- `INTEGERS: Recipe`, the kind of int8 that it requires
+- `DELIVERY: Delivery`, only if it differs from the defaults: what an engine needs on the machines of others
+- `fingerprint(options) -> dict[str, str]`, only if engines can be built for a device that this machine lacks: that device's `identity`
+- `on_site(options) -> Mapping[str, Any]`, only in that case: the options that build an engine for this machine's device
+- `open(file: Path, *, threads: int | None = None, options: Mapping[str, Any] = DEFAULTS) -> Session`; with None, the runtime chooses
+  the number of threads; `options` are the target's, as passed to compile
+- `identity() -> dict[str, str]`: versions and device, fast, without loading the runtime; an input to an engine's hash
+- `foreign(fingerprint: Mapping[str, str]) -> str | None`: why an engine with this fingerprint (`identity` on the machine that built it)
+  cannot run on this machine; None if it can, or if engines run on any machine
+- `why_not() -> str | None`: why engines cannot run here, with the pip command if a package is missing; None if they can.
 
-compile raises RuntimeUnavailable where it cannot build here and BuildError where the graph cannot be built.
+compile raises RuntimeUnavailable if it cannot build here, and BuildError if the graph cannot be built.
 """
 
 from abc import ABC, abstractmethod
@@ -35,7 +35,7 @@ from deploy.precision import Batch, Precision
 
 @dataclass(frozen=True)
 class TritonBackend:
-    """What in NVIDIA Triton runs an engine: the backend, its older name as a platform, and what it calls the file."""
+    """How NVIDIA Triton runs an engine: the backend, its older name as a platform, and the file name it expects."""
 
     name: str
     platform: str
@@ -47,10 +47,10 @@ ONNX_BACKEND = TritonBackend("onnxruntime", "onnxruntime_onnx", "model.onnx")
 
 @dataclass(frozen=True)
 class Delivery:
-    """What an engine needs where others run it.
+    """What an engine needs on the machines of others.
 
-    `extra` is edgedistill's, beside serve and build; `gpu_packages` come on top of it on a GPU. Without a `triton` backend of its
-    own, Triton runs the graph that the engine was built from.
+    `extra` is an extra of edgedistill, in addition to serve and build; `gpu_packages` are added on a GPU. Without its own `triton`
+    backend, Triton runs the graph that the engine was built from.
     """
 
     extra: str | None = None
@@ -61,9 +61,9 @@ class Delivery:
 
 @dataclass(frozen=True)
 class Compiled:
-    """The engine's file, and what shows its precision (layer counts by type, say).
+    """The engine's file, and evidence of its precision, such as layer counts by type.
 
-    `typed` is the ONNX graph in the engine's precision, where that is another file.
+    `typed` is the ONNX graph in the engine's precision, if that is a different file.
     """
 
     file: Path
@@ -73,10 +73,10 @@ class Compiled:
 
 @dataclass(frozen=True)
 class Raw:
-    """A graph's answer, owned by the caller; padded with score 0.
+    """A graph's outputs, owned by the caller; unused entries have score 0.
 
     boxes [B, K, 4] float32 in px of the network input; scores [B, K] float32; labels [B, K] int64; converged [B] bool.
-    masks [B, K, h, w] float32 probabilities in the contract's mask frame, None for detectors without.
+    masks [B, K, h, w] float32 probabilities in the contract's mask frame; None for detectors without masks.
     """
 
     boxes: NDArray[np.float32]
@@ -87,33 +87,33 @@ class Raw:
 
 
 DEFAULTS: Mapping[str, Any] = MappingProxyType({})
-"""A target's options where it has none."""
+"""The options of a target that has none."""
 
 NOT_OPTIONS = ("precision", "calibration", "heads", "quantization")
 """The keyword-only parameters of every `compile` that are not options of the target."""
 
 
 def delivery(name: str) -> Delivery:
-    """A runtime's own, or the defaults."""
+    """A runtime's own delivery, or the defaults."""
     return getattr(plugins.load("deploy.runtimes", name), "DELIVERY", Delivery())
 
 
 def fingerprint(name: str, options: Mapping[str, Any]) -> dict[str, str]:
-    """Of the device that a runtime's engine with these options is for."""
+    """Fingerprint of the device that a runtime's engine with these options is for."""
     runtime = plugins.load("deploy.runtimes", name)
     found: dict[str, str] = runtime.fingerprint(options) if hasattr(runtime, "fingerprint") else runtime.identity()
     return found
 
 
 def on_site(name: str, options: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The options, but for this machine's device where they name another one."""
+    """The options, changed to this machine's device if they name a different one."""
     runtime = plugins.load("deploy.runtimes", name)
     found: Mapping[str, Any] = runtime.on_site(options) if hasattr(runtime, "on_site") else options
     return found
 
 
 class Session(ABC):
-    """An open engine; a context manager, so that device memory has a scope."""
+    """An open engine; a context manager, to give device memory a scope."""
 
     @abstractmethod
     def infer(self, images: Batch) -> Raw:
@@ -124,11 +124,11 @@ class Session(ABC):
         """Free the device."""
 
     def proof(self) -> Mapping[str, Any]:
-        """What the open engine says of its own precision; nothing where its file says it all."""
+        """Evidence of precision from the open engine; empty if its file has all of it."""
         return {}
 
     def peak(self, precision: Precision) -> Peak | None:
-        """What the device can do at most; None where that is not known."""
+        """Peak rates of the device; None if unknown."""
         return None
 
     def __enter__(self) -> Self:

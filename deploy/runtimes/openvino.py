@@ -1,7 +1,7 @@
-"""OpenVINO, on the CPU; often the fastest there, above all in int8.
+"""OpenVINO on the CPU; often the fastest runtime there, especially in int8.
 
-The engine is an ONNX file, compiled for the machine when it is opened: once for each number of images at a time, because
-OpenVINO runs fixed shapes faster than dynamic ones.
+The engine is an ONNX file, compiled for the machine when it is opened: once per batch size, because OpenVINO runs fixed shapes
+faster than dynamic ones.
 """
 
 import importlib.util
@@ -25,7 +25,7 @@ _KINDS = {"Convolution": "convolutions", "Deconvolution": "convolutions", "Fully
 _TYPES = {"f32": "fp32", "f16": "fp16", "u8": "int8", "i8": "int8"}
 DELIVERY = Delivery("openvino", ("cpu",), triton=TritonBackend("openvino", "", "model.onnx"))
 INTEGERS = Recipe(signed_activations=False, quantize_bias=False, quantize_outputs=False)
-"""Rounding what goes into a layer is enough: OpenVINO moves it to where the layer before writes."""
+"""Rounding a layer's inputs is enough: OpenVINO moves the rounding to the output of the preceding layer."""
 
 
 def compile(
@@ -43,16 +43,16 @@ def compile(
 
 
 def open(file: Path, *, threads: int | None = None, options: Mapping[str, Any] = DEFAULTS) -> Session:
-    """Open an engine; `threads` of the CPU, None for all that this process may use.
+    """Open an engine; `threads` is the number of CPU threads, None for all that this process may use.
 
     Raises:
         RuntimeUnavailable: OpenVINO is not installed.
-        ArtifactError: the file is no engine of ours.
+        ArtifactError: the file is not an edgedistill engine.
     """
     missing = why_not()
     if missing:
         raise RuntimeUnavailable(missing)
-    import openvino  # identity and reasons are asked for on machines, and in runs, that open no engine
+    import openvino  # imported late: identity() and why_not() are also called where no engine is opened
 
     core = openvino.Core()
     try:
@@ -60,7 +60,7 @@ def open(file: Path, *, threads: int | None = None, options: Mapping[str, Any] =
     except OSError as error:
         raise ArtifactError(f"{file}: {error.strerror}") from error
     except RuntimeError as error:
-        raise ArtifactError(f"{file}: not an engine that OpenVINO can open ({_last_line(error)}); build it again") from error
+        raise ArtifactError(f"{file}: not an engine that OpenVINO can open ({_last_line(error)}); rebuild it") from error
     inputs, outputs = ([name for port in ports for name in port.names] for ports in (model.inputs, model.outputs))
     return OpenVinoSession(core, model, threads or machine.num_cores(), engine.outputs(file, inputs, outputs))
 
@@ -71,22 +71,22 @@ def identity() -> dict[str, str]:
 
 
 def foreign(fingerprint: Mapping[str, str]) -> None:
-    """Engines run on any machine; they are compiled for it when they are opened."""
+    """None: engines run on any machine, and are compiled for it when they are opened."""
 
 
 def why_not() -> str | None:
-    """None where OpenVINO is installed."""
+    """None if OpenVINO is installed."""
     installed = importlib.util.find_spec("openvino") is not None
     return None if installed else 'openvino is not installed: pip install "edgedistill[openvino]"'
 
 
 class OpenVinoSession(Session):
-    """An open engine, compiled for each batch size that it has met."""
+    """An open engine, compiled once for each batch size it is given."""
 
     def __init__(self, core: Any, model: Any, threads: int, outputs: tuple[str, ...]) -> None:
         self._core = core
         self._model = model
-        # The hint keeps fp32 what it is: on processors with AMX the default is bf16.
+        # The hint keeps fp32 as fp32: on processors with AMX the default is bf16.
         self._options = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
         self._outputs = outputs
         self._requests: dict[tuple[int, ...], Any] = {}
@@ -108,7 +108,7 @@ class OpenVinoSession(Session):
         return self._requests[shape]
 
     def proof(self) -> dict[str, int]:
-        """See Session.proof: convolutions and matrix products by the type they compute in, of the form that was compiled last."""
+        """See Session.proof: number of convolutions and matrix products per computation type, for the batch size compiled last."""
         if not self._requests:
             return {}
         compiled = list(self._requests.values())[-1].get_compiled_model()
@@ -122,11 +122,11 @@ class OpenVinoSession(Session):
         return cpu(precision)
 
     def close(self) -> None:
-        """Free the memory of all compiled forms."""
+        """Free the memory of all compiled models."""
         self._requests.clear()
         self._model = self._core = None
 
 
 def _last_line(error: Exception) -> str:
-    """OpenVINO says first where in its sources it noticed, and last what is wrong."""
+    """The last line of OpenVINO's message: the lines before it name the place in its sources, the last one the problem."""
     return next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)

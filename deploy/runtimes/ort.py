@@ -1,7 +1,7 @@
-"""ONNX Runtime: on the CPU, and on an NVIDIA GPU where its CUDA provider works.
+"""ONNX Runtime: on the CPU, and on an NVIDIA GPU if its CUDA provider works.
 
-The engine is an ONNX file; graph optimizations are ONNX Runtime's own, made for the machine when the file is opened. Its CPU
-provider computes fp16 graphs in fp32, so that precision is worth its while on a GPU alone.
+The engine is an ONNX file; ONNX Runtime optimizes the graph for the machine when the file is opened. Its CPU provider computes
+fp16 graphs in fp32, so fp16 is worthwhile only on a GPU.
 """
 
 import contextlib
@@ -24,9 +24,9 @@ from deploy.runtimes import DEFAULTS, ONNX_BACKEND, Compiled, Delivery, Raw, Ses
 from deploy.runtimes.onnx_files import engine
 
 INTEGERS = Recipe(signed_activations=False, quantize_bias=True, quantize_outputs=True, narrow_weights=True)
-"""x86's VNNI multiplies unsigned by signed bytes; an asymmetric range also wastes nothing on ReLU's missing negatives, and makes
-the ReLU itself part of the rounding. ONNX Runtime computes in integers only where a layer's output is rounded, too. A processor
-without VNNI adds two products in 16 bits, where full weights overflow and narrow ones do not; an engine may come to run on one."""
+"""x86's VNNI multiplies unsigned by signed bytes; an asymmetric range also wastes nothing on negative values, which ReLU removes,
+and merges the ReLU into the rounding. ONNX Runtime computes in integers only if a layer's output is rounded, too. A processor
+without VNNI adds two products in 16 bits, which overflows with full weights but not with narrow ones; engines may run on one."""
 DELIVERY = Delivery(gpu_packages=("onnxruntime-gpu[cuda,cudnn]",), triton=ONNX_BACKEND)
 _DISTRIBUTIONS = ("onnxruntime-gpu", "onnxruntime")
 _FATAL_ONLY = 4
@@ -49,8 +49,8 @@ def compile(
     """Write out/engine.onnx.
 
     Args:
-        provider: what computes; auto is CUDA where it works, else the CPU. Used when the engine is opened, as `optimization` is.
-        optimization: of the graph by ONNX Runtime; none runs it node by node as it is written.
+        provider: execution provider; auto is CUDA if it works, otherwise the CPU. Like `optimization`, it takes effect on opening.
+        optimization: graph optimization by ONNX Runtime; none runs the graph node by node as written.
 
     Raises:
         RuntimeUnavailable: a package is missing.
@@ -62,20 +62,20 @@ def compile(
 
 
 def open(file: Path, *, threads: int | None = None, options: Mapping[str, Any] = DEFAULTS) -> Session:
-    """Open an engine, on the GPU where ONNX Runtime can use one, or on the provider that the options name.
+    """Open an engine, on the GPU if ONNX Runtime can use one, or on the provider that the options name.
 
     Args:
-        threads: of the CPU; None for one a physical core, or one a core where this process may not use all.
-        options: those of `compile`.
+        threads: CPU threads; None for one per physical core, or one per usable core if this process may not use all.
+        options: the options of `compile`.
 
     Raises:
-        RuntimeUnavailable: ONNX Runtime or the provider is not here.
-        ArtifactError: the file is no engine of ours.
+        RuntimeUnavailable: ONNX Runtime or the provider is not available.
+        ArtifactError: the file is not an edgedistill engine.
     """
     missing = why_not()
     if missing:
         raise RuntimeUnavailable(missing)
-    # Identity and reasons are asked for on machines, and in runs, that open no engine.
+    # Imported late: identity() and why_not() are also called where no engine is opened.
     import onnxruntime
 
     onnxruntime.set_default_logger_severity(_FATAL_ONLY)
@@ -89,10 +89,10 @@ def open(file: Path, *, threads: int | None = None, options: Mapping[str, Any] =
         session = onnxruntime.InferenceSession(file.read_bytes(), settings, providers=providers)
     except OSError as error:
         raise ArtifactError(f"{file}: {error.strerror}") from error
-    except Exception as error:  # ONNX Runtime raises a dozen kinds of its own
-        raise ArtifactError(f"{file}: not an engine that ONNX Runtime can open ({first_line(error)}); build it again") from error
+    except Exception as error:  # ONNX Runtime raises a dozen classes of its own
+        raise ArtifactError(f"{file}: not an engine that ONNX Runtime can open ({first_line(error)}); rebuild it") from error
     if options.get("provider", "auto") != "auto" and session.get_providers()[0] != providers[0]:
-        raise RuntimeUnavailable(f"provider {options['provider']}: {providers[0]} does not start on this machine (are its libraries here?)")
+        raise RuntimeUnavailable(f"provider {options['provider']}: {providers[0]} does not start on this machine (missing libraries?)")
     inputs, outputs = ([value.name for value in values] for values in (session.get_inputs(), session.get_outputs()))
     return OrtSession(session, engine.outputs(file, inputs, outputs))
 
@@ -103,11 +103,11 @@ def identity() -> dict[str, str]:
 
 
 def foreign(fingerprint: Mapping[str, str]) -> None:
-    """Engines run on any machine; they are compiled for it when they are opened."""
+    """None: engines run on any machine, and are compiled for it when they are opened."""
 
 
 def why_not() -> str | None:
-    """None where ONNX Runtime is installed."""
+    """None if ONNX Runtime is installed."""
     installed = importlib.util.find_spec("onnxruntime") is not None
     return None if installed else 'onnxruntime is not installed: pip install "edgedistill"'
 
@@ -121,7 +121,7 @@ class OrtSession(Session):
 
     @property
     def provider(self) -> str:
-        """What computes, CPUExecutionProvider for example."""
+        """The provider that computes, for example CPUExecutionProvider."""
         return str(self._session.get_providers()[0])
 
     def infer(self, images: Batch) -> Raw:
@@ -133,7 +133,7 @@ class OrtSession(Session):
         return Raw(*values)
 
     def peak(self, precision: Precision) -> Peak | None:
-        """See Session.peak; of the CPU alone."""
+        """See Session.peak; only for the CPU."""
         return cpu(precision) if self.provider in _CPU else None
 
     def close(self) -> None:
@@ -142,16 +142,16 @@ class OrtSession(Session):
 
 
 def _default_threads() -> int:
-    """0, ONNX Runtime's own choice, counts cores that a container or taskset has taken from this process; more threads than cores spin."""
+    """The usable cores if restricted: 0, ONNX Runtime's choice, ignores limits by containers or taskset, and extra threads only spin."""
     usable = machine.num_cores()
     return usable if usable < (os.cpu_count() or 1) else 0
 
 
 def _providers(onnxruntime: Any, wanted: str) -> list[str]:
-    """In the order of preference; ONNX Runtime gives what a provider lacks, or all where its libraries do not load, to the next.
+    """Providers in order of preference; ONNX Runtime falls back to the next for operators or libraries that one lacks.
 
     Raises:
-        RuntimeUnavailable: a provider that is asked for by name is not here.
+        RuntimeUnavailable: a provider requested by name is not available.
     """
     chain = _CHAINS[wanted]
     if chain == _CPU:
@@ -161,6 +161,6 @@ def _providers(onnxruntime: Any, wanted: str) -> list[str]:
         raise RuntimeUnavailable(f"provider {wanted}: ONNX Runtime has no {chain[0]} on this machine; choose auto or cpu")
     if not here:
         return list(_CPU)
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(Exception):  # it prints what it does not find
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(Exception):  # it prints which libraries it does not find
         onnxruntime.preload_dlls()
     return list(chain)

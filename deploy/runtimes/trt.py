@@ -33,16 +33,16 @@ def compile(
     timing_cache: str | None = None,
     cuda_graph: bool = False,
 ) -> Compiled:
-    """Write out/engine.plan for this machine's GPU; see deploy.runtimes.nvidia.engine.Settings. `cuda_graph` counts when it is opened.
+    """Write out/engine.plan for this machine's GPU; see deploy.runtimes.nvidia.engine.Settings. `cuda_graph` takes effect on opening.
 
     Raises:
-        RuntimeUnavailable: TensorRT or the GPU is not here.
+        RuntimeUnavailable: TensorRT or the GPU is not available.
         BuildError: the graph cannot be built.
     """
     missing = why_not()
     if missing:
         raise RuntimeUnavailable(missing)
-    # Identity and reasons are asked for where TensorRT is not installed; building needs the onnx package, running does not.
+    # Imported late: identity() and why_not() work without TensorRT, and only building needs the onnx package.
     import tensorrt
 
     from deploy.runtimes.nvidia.engine import Settings, build_plan
@@ -62,11 +62,11 @@ def compile(
 
 
 def open(file: Path, *, threads: int | None = None, options: Mapping[str, Any] = DEFAULTS) -> Session:
-    """Open an engine. `threads` is the CPU's, which computes nothing here; of the options, `cuda_graph` counts.
+    """Open an engine. `threads` is ignored, because the CPU computes nothing here; of the options, only `cuda_graph` is used.
 
     Raises:
-        RuntimeUnavailable: TensorRT or the GPU is not here.
-        ArtifactError: the file is no engine for this TensorRT and GPU.
+        RuntimeUnavailable: TensorRT or the GPU is not available.
+        ArtifactError: the file is not an engine for this TensorRT and GPU.
     """
     return session.open_engine("tensorrt", "tensorrt", file, cuda_graph=bool(options.get("cuda_graph")))
 
@@ -82,5 +82,5 @@ def foreign(fingerprint: Mapping[str, str]) -> str | None:
 
 
 def why_not() -> str | None:
-    """None where TensorRT and a GPU are here."""
+    """None if TensorRT and a GPU are available."""
     return session.why_not("tensorrt", "tensorrt")

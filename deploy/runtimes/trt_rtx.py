@@ -1,4 +1,4 @@
-"""TensorRT for RTX: builds for a GPU that is not in this machine, too; runs on NVIDIA RTX GPUs."""
+"""TensorRT for RTX: can also build for a GPU that this machine lacks; runs on NVIDIA RTX GPUs."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,20 +33,20 @@ def compile(
     cuda_graph: bool = False,
     compute_capability: float | str = "current",
 ) -> Compiled:
-    """Write out/engine.plan; see deploy.runtimes.nvidia.engine.Settings. With a `compute_capability`, "8.9" say, no GPU is needed.
+    """Write out/engine.plan; see deploy.runtimes.nvidia.engine.Settings. With a `compute_capability`, such as "8.9", no GPU is needed.
 
-    `cuda_graph` counts when the engine is opened.
+    `cuda_graph` takes effect when the engine is opened.
 
     Raises:
-        RuntimeUnavailable: TensorRT for RTX is not here, or no GPU and no compute capability is given.
+        RuntimeUnavailable: TensorRT for RTX is not installed, or there is neither a GPU nor a compute capability.
         BuildError: the graph cannot be built.
     """
     missing = session.why_not_installed("tensorrt_rtx", "tensorrt-rtx")
     if not missing and compute_capability == "current" and not machine.gpu():
-        missing = 'no NVIDIA GPU here to build for; give the target a compute_capability, "8.9" for example'
+        missing = 'no NVIDIA GPU here to build for; set compute_capability on the target, for example "8.9"'
     if missing:
         raise RuntimeUnavailable(missing)
-    # Identity and reasons are asked for where the package is not installed; building needs the onnx package, running does not.
+    # Imported late: identity() and why_not() work without the package, and only building needs the onnx package.
     import tensorrt_rtx
 
     from deploy.runtimes.nvidia.engine import Settings, build_plan
@@ -66,11 +66,11 @@ def compile(
 
 
 def open(file: Path, *, threads: int | None = None, options: Mapping[str, Any] = DEFAULTS) -> Session:
-    """Open an engine. `threads` is the CPU's, which computes nothing here; of the options, `cuda_graph` counts.
+    """Open an engine. `threads` is ignored, because the CPU computes nothing here; of the options, only `cuda_graph` is used.
 
     Raises:
-        RuntimeUnavailable: TensorRT for RTX or the GPU is not here.
-        ArtifactError: the file is no engine for this runtime and GPU.
+        RuntimeUnavailable: TensorRT for RTX or the GPU is not available.
+        ArtifactError: the file is not an engine for this runtime and GPU.
     """
     return session.open_engine("tensorrt_rtx", "tensorrt-rtx", file, cuda_graph=bool(options.get("cuda_graph")))
 
@@ -81,7 +81,7 @@ def identity() -> dict[str, str]:
 
 
 def fingerprint(options: Mapping[str, Any]) -> dict[str, str]:
-    """`identity`; where a compute capability is given, that one, and no GPU."""
+    """`identity`; if a compute capability is set, that one without a GPU's name."""
     digits = str(options.get("compute_capability", "current")).replace(".", "")
     if digits == "current":
         return identity()
@@ -89,7 +89,7 @@ def fingerprint(options: Mapping[str, Any]) -> dict[str, str]:
 
 
 def on_site(options: Mapping[str, Any]) -> Mapping[str, Any]:
-    """For the GPU that is here, if one is."""
+    """The options for this machine's GPU, if there is one."""
     return {**options, "compute_capability": "current"} if machine.gpu() else options
 
 
@@ -99,5 +99,5 @@ def foreign(fingerprint: Mapping[str, str]) -> str | None:
 
 
 def why_not() -> str | None:
-    """None where TensorRT for RTX and a GPU are here."""
+    """None if TensorRT for RTX and a GPU are available."""
     return session.why_not("tensorrt_rtx", "tensorrt-rtx")

@@ -1,4 +1,4 @@
-"""The HTTP application: POST /v1/detect, the page, /metrics, and the Open Inference Protocol of oip_http."""
+"""The HTTP application: POST /v1/detect, the page, /metrics, and the Open Inference Protocol of `oip.over_http`."""
 
 from functools import cache, partial
 from pathlib import Path
@@ -30,17 +30,17 @@ def app(service: Service) -> Front:
         *over_http.routes(service),
     ]
 
-    return Front(routes, service)  # no Starlette around: Front does what its middleware would, once
+    return Front(routes, service)  # not wrapped in Starlette: Front replaces its middleware
 
 
 class Endpoints:
-    """See `app`."""
+    """The endpoints of `app`."""
 
     def __init__(self, service: Service) -> None:
         self.service = service
 
     async def detect(self, request: Request) -> Response:
-        """Find objects in the image that is the body, or in the files of a multipart form."""
+        """Find objects in the image in the body, or in the files of a multipart form."""
         config = self.service.config
         min_score = number_parameter(request.query_params.get("min_score"), "min_score", 0.0, 1.0)
         seconds = self.service.seconds(number_parameter(request.headers.get("x-timeout-ms"), "X-Timeout-Ms", 1.0, 1e9))
@@ -55,24 +55,24 @@ class Endpoints:
                 return Response(await self.service.run(found, work, request.receive), media_type="application/json")
 
     async def page(self, request: Request) -> Response:
-        """Try it by hand."""
+        """A page for trying the detector by hand."""
         return HTMLResponse(page(), headers={"content-security-policy": _PAGE_POLICY, "referrer-policy": "no-referrer"})
 
     async def openapi(self, request: Request) -> Response:
-        """What all of this takes and answers."""
+        """The OpenAPI document: all requests and responses."""
         return JSONResponse(openapi())
 
     async def metrics(self, request: Request) -> Response:
-        """For Prometheus."""
+        """Metrics for Prometheus."""
         text = self.service.metrics.text(pending=self.service.admission.pending, ready=self.service.ready)
         return Response(text, headers={"content-type": metrics.CONTENT_TYPE})
 
 
 def number_parameter(text: str | None, name: str, low: float, high: float) -> float | None:
-    """A query's or header's number.
+    """The number in a query or header.
 
     Raises:
-        Invalid: it is none, or out of range.
+        Invalid: it is not a number, or out of range.
     """
     if text is None:
         return None

@@ -1,8 +1,7 @@
 """Dynamic batching: requests that wait at the same time pass through the engine together.
 
-A thread for each session takes the oldest job and, while there is room in the batch, those behind it; it waits for more only
-where a delay is set. Cancelled jobs are skipped, late ones expire. A pass that fails is repeated job by job, so that one job's
-failure is its own.
+One thread per session takes the oldest job and the jobs behind it, as long as the batch has room; it waits for more only if a
+delay is set. Cancelled jobs are skipped, late ones expire. A failed pass is repeated job by job, so a job fails only on its own account.
 """
 
 import threading
@@ -19,12 +18,12 @@ from deploy.runtimes import Raw, Session
 from deploy.serving.refusals import Busy, Expired
 
 _MEMORY = 0.9
-"""Of the running mean: about ten passes long."""
+"""Weight of the past in the running mean, which thus spans about ten passes."""
 
 
 @dataclass(frozen=True)
 class Pass:
-    """One pass through the engine, for the metrics: the images in it, how long it took, how long each of its jobs had waited."""
+    """One pass through the engine, for the metrics: its number of images, its duration, and the waiting time of each of its jobs."""
 
     num_images: int
     compute_s: float
@@ -33,7 +32,7 @@ class Pass:
 
 @dataclass(frozen=True)
 class JobResult:
-    """A job's part of a pass, with its waiting and the pass's seconds."""
+    """A job's part of a pass, with the job's waiting time and the pass's duration."""
 
     raw: Raw
     queue_s: float
@@ -49,9 +48,9 @@ class _Job:
 
 
 class Batcher:
-    """Sessions behind one queue; they are the caller's to close, after `close`.
+    """Sessions behind one queue; the caller closes the sessions, after `close`.
 
-    `seconds_each` is the pace at which images leave it, all sessions together, where it is kept busy; a running mean.
+    `seconds_each` is the time per image over all sessions together while the queue is busy; a running mean.
     """
 
     def __init__(
@@ -71,7 +70,7 @@ class Batcher:
             thread.start()
 
     def submit(self, images: Batch, deadline: float) -> "Future[JobResult]":
-        """Queue images [n, 3, H, W], n at most max_batch_size; cancel the future to have them skipped.
+        """Queue images [n, 3, H, W], n at most max_batch_size; cancelling the future skips them.
 
         Args:
             deadline: on time.monotonic's clock.
@@ -83,13 +82,13 @@ class Batcher:
         job = _Job(images, deadline)
         with self._changed:
             if self._closed:
-                raise Busy("the engine is being closed; come again later")
+                raise Busy("the engine is being closed; retry later")
             self._jobs.append(job)
             self._changed.notify()
         return job.future
 
     def close(self) -> None:
-        """Finish what is queued, then end the threads."""
+        """Finish the queued jobs, then end the threads."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -111,7 +110,7 @@ class Batcher:
                 self._await_more()
                 if jobs := self._gather():
                     if self._jobs:
-                        self._changed.notify()  # this thread may have slept through another's call
+                        self._changed.notify()  # this thread may have consumed another's wake-up
                     return jobs
 
     def _await_more(self) -> None:
@@ -132,7 +131,7 @@ class Batcher:
             if not job.future.set_running_or_notify_cancel():
                 continue
             if job.deadline < now:
-                job.future.set_exception(Expired("the request's time was over before its turn came"))
+                job.future.set_exception(Expired("the request's time expired while it was queued"))
                 continue
             jobs.append(job)
             room -= len(job.images)
@@ -147,7 +146,7 @@ class Batcher:
             self._pace(jobs[0].arrived, ended, ended - started, len(raw.scores))
             if self._observe is not None:
                 self._observe(Pass(len(raw.scores), ended - started, waited))
-        except Exception as error:  # noqa: BLE001 - it is the request's, and raised where that waits
+        except Exception as error:  # noqa: BLE001 - raised again where the request waits
             if len(jobs) == 1:
                 jobs[0].future.set_exception(error)
                 return
@@ -161,7 +160,7 @@ class Batcher:
             start = end
 
     def _pace(self, arrived: float, ended: float, seconds: float, num_images: int) -> None:
-        """Between two ends where work was always waiting; a pass's own length after a pause."""
+        """Update the pace: the time since the last pass ended if work was always waiting, otherwise the pass's own duration."""
         with self._changed:
             taken = min(seconds, max(0.0, ended - self._last_end)) if arrived < self._last_end else seconds
             each = taken / num_images

@@ -1,4 +1,4 @@
-"""The body of a request, as far as it is allowed to go."""
+"""Reads the body of a request, within limits of size and time."""
 
 import asyncio
 import zlib
@@ -19,7 +19,7 @@ _PLAIN = ("", "identity")
 
 @dataclass(frozen=True)
 class Limits:
-    """Of a body: bytes, seconds, and what is called with the bytes of each piece."""
+    """Limits of a body in bytes and seconds; `hold` is called with the number of bytes of each piece."""
 
     bytes: int
     seconds: float
@@ -27,15 +27,15 @@ class Limits:
 
 
 async def read(request: Request, limits: Limits) -> bytes:
-    """All of it, unpacked where it is gzip or deflate.
+    """The entire body, decompressed if it is gzip or deflate.
 
     Raises:
-        TooLarge: more bytes than are allowed, whatever length it claims.
-        TooSlow: it is not there in time.
+        TooLarge: more bytes than allowed, whatever length the header states.
+        TooSlow: it does not arrive in time.
         Gone: the client went away.
-        Unsupported: another encoding.
-        Invalid: it cannot be unpacked.
-        Busy: too much of other requests is in memory.
+        Unsupported: a different encoding.
+        Invalid: it cannot be decompressed.
+        Busy: the bodies of other requests take up too much memory.
     """
     content = await _in_time(_join(_limited(request.headers, request.receive, limits)), limits.seconds)
     encoding = request.headers.get("content-encoding", "identity")
@@ -43,27 +43,27 @@ async def read(request: Request, limits: Limits) -> bytes:
 
 
 async def read_files(request: Request, limits: Limits, max_files: int) -> list[File]:
-    """The files of a multipart form; or the body itself.
+    """The files of a multipart form, or the body itself.
 
     Raises:
-        As `read`; Invalid: the form is broken or holds no file; TooLarge: more than max_files.
+        As `read`; Invalid: the form is malformed or contains no file; TooLarge: more than max_files.
     """
     if not request.headers.get("content-type", "").startswith("multipart/form-data"):
         return [File(await read(request, limits))]
     if (encoding := request.headers.get("content-encoding", "identity")) not in _PLAIN:
-        raise Unsupported(f"content-encoding {encoding[:40]!r} of a form; send it as it is")
+        raise Unsupported(f"content-encoding {encoding[:40]!r} of a form; send the form uncompressed")
     limited = Request(request.scope, _limited(request.headers, request.receive, limits))
     return await _in_time(_files(limited, max_files), limits.seconds)
 
 
 async def until_gone(receive: Receive) -> None:
-    """Return when the client has hung up; to be awaited after the body has been read."""
+    """Return when the client hangs up; to be awaited after the body has been read."""
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
 def unpack(content: bytes, encoding: str, limit: int) -> bytes:
-    """A body without its compression, of at most `limit` bytes.
+    """The decompressed body, at most `limit` bytes.
 
     Raises:
         TooLarge, Unsupported, Invalid: see `read`.
@@ -75,11 +75,11 @@ def unpack(content: bytes, encoding: str, limit: int) -> bytes:
     try:
         plain = unpacker.decompress(content, limit + 1)
     except zlib.error as error:
-        raise Invalid(f"the body is no {encoding} ({error})") from error
+        raise Invalid(f"the body is not valid {encoding} ({error})") from error
     if len(plain) > limit:
-        raise TooLarge(f"the body unpacks to more than {limit:,} bytes")
+        raise TooLarge(f"the body decompresses to more than {limit:,} bytes")
     if not unpacker.eof:
-        raise Invalid(f"the body's {encoding} breaks off")
+        raise Invalid(f"the body's {encoding} data is truncated")
     return plain
 
 
@@ -88,7 +88,7 @@ async def _in_time(reading: Awaitable[T], seconds: float) -> T:
         async with asyncio.timeout(seconds):
             return await reading
     except TimeoutError as error:
-        raise TooSlow(f"the body was not there after {seconds:.3g} s") from error
+        raise TooSlow(f"the body did not arrive within {seconds:.3g} s") from error
 
 
 async def _join(receive: Receive) -> bytes:
@@ -104,16 +104,16 @@ async def _files(request: Request, max_files: int) -> list[File]:
     async with request.form(max_files=max_files + 1, max_fields=64) as form:
         uploads: Sequence[UploadFile] = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
         if not uploads:
-            raise Invalid("the form holds no file; send images as files, or one image as the body itself")
+            raise Invalid("the form contains no file; send images as files, or one image as the body itself")
         if len(uploads) > max_files:
             raise TooLarge(f"more than {max_files} images in one request")
         return [File(await upload.read(), upload.filename) for upload in uploads]
 
 
 def _limited(headers: Headers, receive: Receive, limits: Limits) -> Callable[[], Awaitable[Message]]:
-    """Stop reading at the limit; at once where more is announced."""
+    """Stop reading at the limit, or immediately if the header announces more."""
     stated = headers.get("content-length", "0")
-    large = TooLarge(f"the body is above {limits.bytes:,} bytes; send a smaller one")
+    large = TooLarge(f"the body is larger than {limits.bytes:,} bytes; send a smaller one")
     if stated.isascii() and stated.isdigit() and int(stated) > limits.bytes:
         raise large
     received = 0

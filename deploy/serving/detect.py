@@ -1,4 +1,4 @@
-"""From the bytes of images to the JSON of what is in them; runs on a thread, and waits there for the engine."""
+"""From the bytes of images to the JSON of their objects; runs on a thread, which waits for the engine."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
@@ -21,11 +21,11 @@ from deploy.serving.model import Model
 from deploy.serving.refusals import Expired, Gone, Invalid
 
 _decoding = BoundedSemaphore(machine.num_cores())
-"""Images are decoded a few at a time: a large one takes hundreds of MB meanwhile."""
+"""Limits how many images are decoded at the same time: a large one needs hundreds of MB while it is decoded."""
 
 
 class Work:
-    """What one request has in the batcher, to be cancelled when its client goes away or its time is over."""
+    """One request's jobs in the batcher, which are cancelled when its client goes away or its time expires."""
 
     def __init__(self, model: Model, deadline: float) -> None:
         self.model = model
@@ -36,14 +36,14 @@ class Work:
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """Decode or parse meanwhile, a few requests at a time.
+        """Wait for a turn to decode or parse, which only a few requests do at the same time.
 
         Raises:
-            Expired: the turn did not come within the request's time.
+            Expired: the request's time expired before its turn.
             Gone: the request was cancelled.
         """
         if not _decoding.acquire(timeout=max(0.0, self.deadline - monotonic())):
-            raise Expired("the request's time was over before its turn came")
+            raise Expired("the request's time expired before its turn")
         try:
             if self._cancelled:
                 raise Gone("the client went away")
@@ -52,7 +52,7 @@ class Work:
             _decoding.release()
 
     def submit(self, images: Batch) -> "Future[JobResult]":
-        """Queue images [n, 3, H, W], n at most the largest batch."""
+        """Queue images [n, 3, H, W], n at most the maximum batch size."""
         with self._lock:
             if self._cancelled:
                 raise Gone("the client went away")
@@ -64,7 +64,7 @@ class Work:
         """Wait for an answer.
 
         Raises:
-            Expired: the request's time is over.
+            Expired: the request's time expired.
             Gone: the request was cancelled.
             ArtifactError: the engine failed.
         """
@@ -72,12 +72,12 @@ class Work:
             return future.result(max(0.0, self.deadline - monotonic()))
         except TimeoutError as error:
             self.cancel()
-            raise Expired("the answer was not there within the request's time") from error
+            raise Expired("the answer was not ready within the request's time") from error
         except CancelledError as error:
             raise Gone("the client went away") from error
 
     def cancel(self) -> None:
-        """Have all that still waits skipped."""
+        """Skip every job that is still queued."""
         with self._lock:
             self._cancelled = True
             for future in self._futures:
@@ -86,7 +86,7 @@ class Work:
 
 @dataclass(frozen=True)
 class File:
-    """An image as it came; `name` is the client's, for its own use."""
+    """An image as received; `name` is the client's and is returned unchanged."""
 
     content: bytes
     name: str | None = None
@@ -106,7 +106,7 @@ def detect(work: Work, files: Sequence[File], *, min_score: float, max_pixels: i
     """The JSON of /v1/detect.
 
     Raises:
-        Invalid: one of the images cannot be read; the message says which.
+        Invalid: one of the images cannot be read; the message names it.
         Expired, Gone, ArtifactError: see Work.result.
     """
     started = perf_counter()
@@ -134,7 +134,7 @@ def detect(work: Work, files: Sequence[File], *, min_score: float, max_pixels: i
         "categories": categories,
         "timings_ms": _milliseconds(timings),
     }
-    return to_json(body)  # several times faster than json, which counts where the engine is small
+    return to_json(body)  # several times faster than json, which matters for small engines
 
 
 def _place(work: Work, file: File, number: int, count: int, max_pixels: int) -> Placed:

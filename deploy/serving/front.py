@@ -1,4 +1,4 @@
-"""What every HTTP request passes first: a request id, the token, and at the end a line in the log and a count in the metrics."""
+"""The outer layer of every HTTP request: assigns a request id, checks the token, then logs the request and counts it in the metrics."""
 
 import re
 import secrets
@@ -20,12 +20,12 @@ from deploy.serving.refusals import Refusal
 from deploy.serving.service import Service
 
 OPEN = re.compile(r"/|/openapi\.json|/v2/health/(live|ready)")
-"""What needs no token: health for whoever restarts servers, and what says nothing of the model."""
+"""Paths that need no token: health, for orchestrators, and pages that reveal nothing about the model."""
 _QUIET = re.compile(r"/v2/health/.*|/metrics|/v2/models/[^/]+(/versions/[^/]+)?/ready")
 
 
 class Front:
-    """The ASGI application: routes, and what stands before them all."""
+    """The ASGI application: routes, and the checks in front of all of them."""
 
     def __init__(self, routes: Sequence[Route], service: Service) -> None:
         self.routes = list(routes)
@@ -36,7 +36,7 @@ class Front:
         """Answer one request."""
         if scope["type"] != "http":
             return
-        scope["app"] = self  # so that the router raises what it refuses
+        scope["app"] = self  # makes the router raise its refusals
         started = perf_counter()
         headers = Headers(scope=scope)
         given = headers.get("x-request-id", "")
@@ -47,11 +47,11 @@ class Front:
             if not OPEN.fullmatch(scope["path"]):
                 self.service.authorize(headers.get("authorization"))
             await self._router(scope, receive, answer)
-        except Exception as error:  # noqa: BLE001 - answered as what it is, the unexpected with its traceback in the log
+        except Exception as error:  # noqa: BLE001 - answered by kind; if unexpected, its traceback is logged
             refused = _refused(error)
             why = refused.reason
             self.service.metrics.error(refused.kind)
-            if not answer.status:  # else it has begun; the connection breaks, which says that the answer is not whole
+            if not answer.status:  # otherwise the answer has begun; the broken connection shows that it is incomplete
                 await JSONResponse({"error": refused.text}, refused.status, headers=refused.headers)(scope, receive, answer)
         seconds = perf_counter() - started
         endpoint = scope.get("endpoint")
@@ -63,7 +63,7 @@ class Front:
 
 @dataclass(frozen=True)
 class _Refused:
-    """An error as metrics, log and client have it."""
+    """An error as reported to metrics, log and client."""
 
     kind: str
     status: int
@@ -81,12 +81,12 @@ def _refused(error: Exception) -> _Refused:
         return _Refused("invalid", error.status_code, text, error.headers or {}, reason)
     if isinstance(error, ArtifactError):
         return _Refused("engine", 500, text, reason=reason)
-    known = "unexpected; the server's log has more, by the request id"
+    known = "unexpected error; the server's log has details under the request id"
     return _Refused("internal", 500, known, reason={**reason, "traceback": traceback.format_exception(error)})
 
 
 class _Answer:
-    """`send`, with the request id in the headers; remembers the status."""
+    """`send` that adds the request id to the headers and remembers the status."""
 
     def __init__(self, send: Send, identity: str, *, closing: bool) -> None:
         self._send = send
@@ -99,6 +99,6 @@ class _Answer:
             self.status = message["status"]
             headers = MutableHeaders(scope=message)
             headers["x-request-id"] = self._identity
-            if self._closing:  # a client that keeps its connection would meet a closed one
+            if self._closing:  # a client that reused its connection would find it closed
                 headers["connection"] = "close"
         await self._send(message)

@@ -1,4 +1,4 @@
-"""One JSON object a line on stderr: time, level, event, and what belongs to it. Never headers, addresses' queries or bodies."""
+"""One JSON object per line on stderr: time, level, event and the event's fields. Headers, URL queries and bodies are never logged."""
 
 import contextlib
 import json
@@ -10,29 +10,29 @@ from datetime import UTC, datetime
 from typing import Any, TextIO
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,100}")
-"""What a client may call its request."""
+"""Request ids that a client may choose."""
 
 
 class Log:
-    """Writes lines; a client's text is quoted by JSON, so that it cannot forge one."""
+    """Writes lines; JSON quotes a client's text, so it cannot forge a line."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream
 
     def info(self, event: str, **fields: Any) -> None:
-        """Something as expected."""
+        """An expected event."""
         self._write("info", event, fields)
 
     def warning(self, event: str, **fields: Any) -> None:
-        """Something to look at."""
+        """An event that deserves attention."""
         self._write("warning", event, fields)
 
     def refused(self, event: str, **fields: Any) -> None:
-        """Something that went wrong."""
+        """An event that went wrong."""
         self._write("error", event, fields)
 
     def handler(self) -> logging.Handler:
-        """For a library's own warnings."""
+        """A handler that logs a library's own warnings here."""
         log = self
 
         class Handler(logging.Handler):
@@ -46,6 +46,6 @@ class Log:
         now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         line = json.dumps({"time": now, "level": level, "event": event, **fields}, default=str)
         stream = self._stream or sys.stderr
-        with contextlib.suppress(OSError, ValueError):  # nobody reads, or the disk is full: requests are answered all the same
+        with contextlib.suppress(OSError, ValueError):  # nobody reads, or the disk is full: requests are answered anyway
             stream.write(line + "\n")
             stream.flush()

@@ -1,4 +1,4 @@
-"""What Prometheus scrapes."""
+"""The metrics that Prometheus scrapes."""
 
 from collections.abc import Mapping
 
@@ -13,36 +13,36 @@ _SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 class Metrics:
-    """Of one server."""
+    """The metrics of one server."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         registry = self.registry
         self._requests = Counter("edgedistill_requests", "Requests answered", ["endpoint", "code"], registry=registry)
         self._seconds = Histogram(
-            "edgedistill_request_seconds", "From arrival to answer", ["endpoint"], buckets=_SECONDS, registry=registry
+            "edgedistill_request_seconds", "Time from arrival to answer", ["endpoint"], buckets=_SECONDS, registry=registry
         )
         self._errors = Counter("edgedistill_errors", "Requests refused or failed, by kind", ["kind"], registry=registry)
-        self._queue = Histogram("edgedistill_queue_seconds", "An image's wait for the engine", buckets=_SECONDS, registry=registry)
-        self._compute = Histogram("edgedistill_compute_seconds", "One pass through the engine", buckets=_SECONDS, registry=registry)
-        self._batch = Histogram("edgedistill_batch_size", "Images in a pass", buckets=_SIZES, registry=registry)
-        self._pending = Gauge("edgedistill_pending_requests", "Accepted and not yet answered", registry=registry)
-        self._ready = Gauge("edgedistill_ready", "1 where the engine is warm and the server does not drain", registry=registry)
-        self._swaps = Counter("edgedistill_swaps", "Bundles swapped in, or rolled back", ["result"], registry=registry)
-        self._engine = Info("edgedistill_engine", "The bundle that is served", registry=registry)
+        self._queue = Histogram("edgedistill_queue_seconds", "Time an image waits for the engine", buckets=_SECONDS, registry=registry)
+        self._compute = Histogram("edgedistill_compute_seconds", "Duration of one engine pass", buckets=_SECONDS, registry=registry)
+        self._batch = Histogram("edgedistill_batch_size", "Images per pass", buckets=_SIZES, registry=registry)
+        self._pending = Gauge("edgedistill_pending_requests", "Requests accepted but not yet answered", registry=registry)
+        self._ready = Gauge("edgedistill_ready", "1 if the engine is warm and the server is not draining", registry=registry)
+        self._swaps = Counter("edgedistill_swaps", "Bundles swapped in or refused", ["result"], registry=registry)
+        self._engine = Info("edgedistill_engine", "The served bundle", registry=registry)
         self.total = Totals()
 
     def request(self, endpoint: str, code: str, seconds: float) -> None:
-        """One answer, with HTTP's status or gRPC's code."""
+        """Count one answer, with its HTTP status or gRPC code."""
         self._requests.labels(endpoint, code).inc()
         self._seconds.labels(endpoint).observe(seconds)
 
     def error(self, kind: str) -> None:
-        """One refusal or failure."""
+        """Count one refusal or failure."""
         self._errors.labels(kind).inc()
 
     def engine_pass(self, one: Pass) -> None:
-        """One pass through the engine."""
+        """Count one pass through the engine."""
         self._compute.observe(one.compute_s)
         self._batch.observe(one.num_images)
         for seconds in one.queue_s:
@@ -50,7 +50,7 @@ class Metrics:
         self.total.add(one)
 
     def swap(self, result: str) -> None:
-        """A new bundle is served, or has been refused."""
+        """Count a new bundle, served or refused."""
         self._swaps.labels(result).inc()
 
     def serves(self, bundle: Bundle, version: int, *, gated: bool) -> None:
@@ -75,7 +75,7 @@ class Totals:
         self.compute_s = self.queue_s = 0.0
 
     def add(self, one: Pass) -> None:
-        """One pass; threads may add at once, so that a sum can lack a pass, as a sample would."""
+        """Add one pass; threads may add at the same time, so a sum may miss a pass, as a sample would."""
         self.passes += 1
         self.images += one.num_images
         self.jobs += len(one.queue_s)

@@ -1,4 +1,4 @@
-"""A bundle that is being served: its engine warmed up and tested, its sessions behind a batcher."""
+"""A served bundle: its engine warmed up and tested, its sessions behind a batcher."""
 
 import threading
 from collections.abc import Callable
@@ -19,15 +19,15 @@ from deploy.serving.options import ServeConfig
 
 _SIZES = (1, 2, 4, 8)
 _ABOUT = 1.02
-"""Times the least time: a larger batch also spares the server passes, but one that is slower makes single requests wait for nothing."""
+"""Tolerance on the lowest time per image: a larger batch saves passes, but a slower one makes single requests wait for nothing."""
 _TURNS, _SECONDS = 10, 1.5
-"""At least, when batch sizes are compared."""
+"""Minimum number of rounds and minimum seconds when batch sizes are compared."""
 _SCORE_DRIFT, _BOX_DRIFT, _CERTAIN = 0.02, 2.0, 0.3
-"""Between an image alone and in a batch; a GPU may choose other kernels, and half precision rounds otherwise, a mixture differs in full."""
+"""Limits on the drift between an image on its own and in a batch: other GPU kernels round differently; mixed-up images differ fully."""
 
 
 class Model:
-    """See `open`. A request takes it, so that a model which is replaced closes after its last answer."""
+    """See `open`. Every request takes a lease, so a replaced model closes only after its last answer."""
 
     def __init__(self, bundle: Bundle, name: str, version: int, batcher: Batcher, resources: ExitStack) -> None:
         self.bundle = bundle
@@ -46,27 +46,27 @@ class Model:
 
         Raises:
             RuntimeUnavailable: the engine cannot run on this machine.
-            ArtifactError: it is damaged or foreign, or its answers to the test cannot be used.
+            ArtifactError: it is damaged or was built on a different machine, or its answers to the test are invalid.
         """
         with ExitStack() as stack:
             sessions = [stack.enter_context(bundle.open(threads=config.threads)) for _ in range(config.sessions)]
             test(bundle, sessions)
             size = config.max_batch_size or fastest_size(bundle, sessions[0])
             warm_up(bundle, sessions, size)
-            Image.init()  # else the first image of each format would wait for its decoder's import
+            Image.init()  # otherwise the first image of each format would wait for its decoder's import
             batcher = Batcher(sessions, max_batch_size=size, max_delay_s=config.max_queue_delay_ms / 1000, observe=observe)
             stack.callback(batcher.close)  # before the sessions
             return cls(bundle, config.name or bundle.manifest.name, version, batcher, stack.pop_all())
 
     def take(self) -> bool:
-        """Keep it open until `give_back`; False where it has closed."""
+        """Keep the model open until `give_back`; False if it is already closed."""
         with self._free:
             if not self._closed:
                 self._leases += 1
             return not self._closed
 
     def give_back(self) -> None:
-        """End what `take` began."""
+        """End the lease that `take` began."""
         with self._free:
             self._leases -= 1
             self._free.notify_all()
@@ -80,24 +80,24 @@ class Model:
 
 
 def test(bundle: Bundle, sessions: list[Session]) -> None:
-    """Every session answers a drawn image twice alike, with boxes that can be used.
+    """Check that all sessions give the same valid answer to a synthetic image, twice in a row.
 
     Raises:
-        ArtifactError: it does not.
+        ArtifactError: they do not.
     """
     images, placement = _images(bundle, 1)
     answers = [session.infer(images) for session in sessions for _ in range(2)]
     for raw in answers:
         decide(raw, placement, bundle.manifest.contract)
         if batch_drift(raw, answers[0]) > _SCORE_DRIFT:
-            raise ArtifactError(f"{bundle.root}: its engine answers the same image differently from pass to pass; build it again")
+            raise ArtifactError(f"{bundle.root}: its engine answers the same image differently from pass to pass; rebuild it")
 
 
 def warm_up(bundle: Bundle, sessions: list[Session], max_batch_size: int) -> None:
-    """Pass batches of every size through every session, and compare each with the images alone.
+    """Run batches of every size through every session, and compare the answers with those for single images.
 
     Raises:
-        ArtifactError: a size cannot be run, or its answers are not those of single images.
+        ArtifactError: a size cannot be run, or its answers differ from those for single images.
     """
     images, _ = _images(bundle, max_batch_size)
     alone = [sessions[0].infer(images[index : index + 1]) for index in range(max_batch_size)]
@@ -106,13 +106,13 @@ def warm_up(bundle: Bundle, sessions: list[Session], max_batch_size: int) -> Non
             try:
                 raw = session.infer(images[:size])
             except ArtifactError as error:
-                raise ArtifactError(f"{bundle.root}: no batch of {size}: {error}; set serve.max_batch_size lower") from error
+                raise ArtifactError(f"{bundle.root}: cannot run a batch of {size}: {error}; set serve.max_batch_size lower") from error
             if max(batch_drift(alone[index], raw, index) for index in range(size)) > _SCORE_DRIFT:
                 raise ArtifactError(f"{bundle.root}: answers of a batch of {size} differ from single ones; set serve.max_batch_size to 1")
 
 
 def fastest_size(bundle: Bundle, session: Session) -> int:
-    """The largest batch size, a power of two up to 8, at which an image takes the engine about the least time; sizes take turns."""
+    """The largest batch size (1, 2, 4 or 8) whose time per image is about the lowest; sizes are measured alternately."""
     sizes = {size: _images(bundle, size)[0] for size in (_SIZES if bundle.manifest.graph.dynamic_batch else (1,))}
     taken: dict[int, list[float]] = {}
     start = monotonic()
@@ -122,17 +122,17 @@ def fastest_size(bundle: Bundle, session: Session) -> int:
             try:
                 session.infer(images)
             except ArtifactError:
-                sizes = {smaller: kept for smaller, kept in sizes.items() if smaller < size}  # an engine's profile may end here
+                sizes = {smaller: kept for smaller, kept in sizes.items() if smaller < size}  # an engine's profile may allow no more
                 break
             taken.setdefault(size, []).append((perf_counter() - before) / size)
     if len(sizes) <= 1:
         return 1
-    medians = {size: float(np.median(taken[size][1:])) for size in sizes}  # the first turn warms up
+    medians = {size: float(np.median(taken[size][1:])) for size in sizes}  # the first round warms up
     return max(size for size, seconds in medians.items() if seconds <= _ABOUT * min(medians.values()))
 
 
 def batch_drift(one: Raw, other: Raw, index: int = 0) -> float:
-    """How far the answer to one image lies from the `index`-th of another: of scores, sorted; infinite where certain boxes differ."""
+    """Largest difference between the sorted scores of `one` and of image `index` of `other`; infinite if confident boxes differ."""
     mine, theirs = one.scores[0], other.scores[index]
     if all((getattr(one, name)[0] == getattr(other, name)[index]).all() for name in ("boxes", "scores", "labels")):
         return 0.0
@@ -145,7 +145,7 @@ def batch_drift(one: Raw, other: Raw, index: int = 0) -> float:
 
 
 def _images(bundle: Bundle, count: int) -> tuple[Batch, preprocess.Placement]:
-    """Noise with bright rectangles, [count, 3, H, W], each another."""
+    """Noise with bright rectangles, [count, 3, H, W], each different."""
     chosen = bundle.manifest.contract.preprocessing
     random = np.random.default_rng(0)
     inputs = []

@@ -10,27 +10,27 @@ MIB = 1 << 20
 
 
 class ServeConfig(Frozen):
-    """How `edgedistill serve` listens, batches and refuses; loopback unless said otherwise."""
+    """How `edgedistill serve` listens, batches and refuses; loopback unless `host` is set."""
 
     host: str = "127.0.0.1"
-    port: int = Field(default=8000, ge=0, le=65535, description="of HTTP; 0 takes a free one")
-    grpc_port: int | None = Field(default=None, ge=0, le=65535, description="of gRPC; null for none")
+    port: int = Field(default=8000, ge=0, le=65535, description="HTTP port; 0 picks a free one")
+    grpc_port: int | None = Field(default=None, ge=0, le=65535, description="gRPC port; null: no gRPC")
     name: str | None = Field(
-        default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="of the model in addresses; null for the bundle's"
+        default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="name of the model in URLs; null: the bundle's"
     )
-    token_file: Path | None = Field(default=None, description="a file with the bearer token that requests must carry")
-    sessions: int = Field(default=1, ge=1, le=64, description="of the engine, each on a thread of its own")
-    threads: int | None = Field(default=None, ge=1, description="of the CPU for each session; null leaves it to the runtime")
-    max_batch_size: int | None = Field(default=None, ge=1, le=128, description="images in one pass; null: the fastest size when warming up")
-    max_queue_delay_ms: float = Field(default=0.0, ge=0, le=1000, description="how long a pass waits for more images")
-    queue_size: int = Field(default=64, ge=1, le=10_000, description="requests at once; more are refused with 503")
-    timeout_ms: float = Field(default=10_000, gt=0, le=600_000, description="a request's time, unless it says less itself")
-    max_body_mib: float = Field(default=32.0, gt=0, le=1024, description="of a request")
-    max_pixels: int = Field(default=40_000_000, ge=1, le=89_478_485, description="of an image")
-    max_images: int = Field(default=16, ge=1, le=1024, description="in one request")
-    drain_seconds: float = Field(default=2.0, ge=0, le=3600, description="between not ready and closing, after SIGTERM")
+    token_file: Path | None = Field(default=None, description="file whose first line is the bearer token that requests must carry")
+    sessions: int = Field(default=1, ge=1, le=64, description="number of engine sessions, each on its own thread")
+    threads: int | None = Field(default=None, ge=1, description="CPU threads per session; null: the runtime's choice")
+    max_batch_size: int | None = Field(default=None, ge=1, le=128, description="maximum images per pass; null: the fastest size at warm-up")
+    max_queue_delay_ms: float = Field(default=0.0, ge=0, le=1000, description="time that a pass waits for more images")
+    queue_size: int = Field(default=64, ge=1, le=10_000, description="maximum number of requests in progress; more are refused with 503")
+    timeout_ms: float = Field(default=10_000, gt=0, le=600_000, description="time limit per request; a request may ask for less")
+    max_body_mib: float = Field(default=32.0, gt=0, le=1024, description="maximum size of a request body")
+    max_pixels: int = Field(default=40_000_000, ge=1, le=89_478_485, description="maximum number of pixels per image")
+    max_images: int = Field(default=16, ge=1, le=1024, description="maximum number of images per request")
+    drain_seconds: float = Field(default=2.0, ge=0, le=3600, description="delay between not ready and closing, after SIGTERM")
 
     @property
     def max_body_bytes(self) -> int:
-        """Of a request's body."""
+        """Maximum size of a request's body."""
         return int(self.max_body_mib * MIB)

@@ -26,18 +26,18 @@ _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _MAX_CONNECTIONS = 1024
 _HEADER_SECONDS = 10
 _IDLE_SECONDS = 75
-"""A connection may rest so long between two requests."""
+"""Maximum idle time of a connection between two requests."""
 _FIRST_SECONDS = 1
-"""A connection opened just before the end may still ask so long."""
+"""Time that a connection opened just before shutdown has to send its request."""
 
 
 def serve(folder: Path, config: ServeConfig | None = None, *, allow_ungated: bool = False) -> None:
-    """Serve a bundle until SIGTERM or Ctrl-C; then accepted requests are finished.
+    """Serve a bundle until SIGTERM or Ctrl-C, then finish the accepted requests.
 
     Raises:
-        ArtifactError: the bundle is damaged, its test fails, or its gates have not passed on such a machine and that is not allowed.
-        RuntimeUnavailable: its engine cannot run here.
-        ConfigError: an address cannot be listened on, or the token cannot be read.
+        ArtifactError: the bundle is damaged, fails its test, or its gates have not passed on such a machine and `allow_ungated` is false.
+        RuntimeUnavailable: its engine cannot run on this machine.
+        ConfigError: the server cannot listen on an address, or the token cannot be read.
         Interrupted: it was ended by Ctrl-C.
     """
     config = config or ServeConfig()
@@ -56,7 +56,7 @@ def serve(folder: Path, config: ServeConfig | None = None, *, allow_ungated: boo
 
 
 def most_connections() -> int:
-    """As many as there are files for, some kept for the engine and the log."""
+    """Maximum number of connections within the limit on open files, of which some are reserved for the engine and the log."""
     try:
         import resource
     except ImportError:  # Windows
@@ -66,34 +66,34 @@ def most_connections() -> int:
 
 
 class Connection(HttpToolsProtocol):
-    """uvicorn's, which would wait forever for a request's headers and, at the end, not at all for those of one who has just called."""
+    """Adds time limits to uvicorn's, which waits forever for headers and, at shutdown, closes on clients that have just connected."""
 
     _late: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """A client may be silent for so long, no longer."""
+        """Start the time limit for the first request's headers."""
         super().connection_made(transport)
         self._wait()
 
     def on_message_begin(self) -> None:
-        """The first byte of a request."""
+        """Restart the time limit at the first byte of a request."""
         super().on_message_begin()
         self._wait()
 
     def on_headers_complete(self) -> None:
-        """From here the body's time counts."""
+        """Stop the time limit; from here on the body's applies."""
         self._stop_waiting()
         super().on_headers_complete()
 
     def shutdown(self) -> None:
-        """The end: a client that has not asked yet is about to; the others close at rest, or with their answer."""
+        """Shut down: a client that has sent nothing yet may still send its request; others close when idle, or with their answer."""
         if self.cycle is None:
             self._wait(_FIRST_SECONDS)
         else:
             super().shutdown()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Nothing is left to wait for."""
+        """Stop the time limit."""
         self._stop_waiting()
         super().connection_lost(exc)
 
@@ -108,20 +108,20 @@ class Connection(HttpToolsProtocol):
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """An open port; uvicorn, asked to open one that is taken, would end the program with an exit code of its own.
+    """An open port; opened here, because uvicorn would end the program with its own exit code if the port is taken.
 
     Raises:
-        ConfigError: it cannot be listened on.
+        ConfigError: the port cannot be opened.
     """
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=_MAX_CONNECTIONS)
     except OSError as error:
         reason = str(error.strerror).partition(" (while")[0]
-        raise ConfigError(f"cannot listen on {host}, port {port} ({reason}); give another --host or --port") from error
+        raise ConfigError(f"cannot listen on {host}, port {port} ({reason}); pass a different --host or --port") from error
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, with our own signals: it would close at the first one, before load balancers know."""
+    """uvicorn with our own signal handling: uvicorn closes at the first signal, before load balancers know."""
 
     def __init__(self, service: Service, listener: socket.socket) -> None:
         self.service = service
@@ -139,23 +139,23 @@ class _Server(uvicorn.Server):
         super().__init__(uvicorn.Config(app(service), **plain, **limits))
 
     async def run(self) -> int | None:  # type: ignore[override]
-        """Serve; the signal that ended it."""
+        """Serve, and return the signal that ended it."""
         config, log = self.service.config, self.service.log
         self._loop = asyncio.get_running_loop()
-        if hasattr(signal, "SIGHUP") and threading.current_thread() is threading.main_thread():  # others get no signals
+        if hasattr(signal, "SIGHUP") and threading.current_thread() is threading.main_thread():  # other threads receive no signals
             self._loop.add_signal_handler(signal.SIGHUP, self._swap)
         serving = asyncio.create_task(self.serve(sockets=[self.listener]))
         try:
             host, port = self.listener.getsockname()[:2]
             log.info("listening", address=f"http://{f'[{host}]' if ':' in host else host}:{port}", stop="Ctrl-C or SIGTERM")
             if config.host not in _LOOPBACK and not self.service.guarded:
-                log.warning("anybody who reaches this address may use it", advice="set serve.token_file")
+                log.warning("anyone who can reach this address can use it", advice="set serve.token_file")
             await asyncio.to_thread(self.service.load)
             gc.collect()
-            gc.freeze()  # what is here now stays: no collection need look at it again
+            gc.freeze()  # everything allocated so far stays: collections need not scan it again
             if config.grpc_port is not None and not self.service.draining:
-                os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its own lines say what an error here says
-                from deploy.serving.oip import over_grpc  # grpcio only where it is used
+                os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its own lines would repeat our errors
+                from deploy.serving.oip import over_grpc  # load grpcio only if it is used
 
                 self._grpc, bound = await over_grpc.start(self.service, config.host, config.grpc_port)
                 log.info("listening", address=f"grpc://{host}:{bound}")
@@ -167,12 +167,12 @@ class _Server(uvicorn.Server):
         return self.caught
 
     async def _stop_grpc(self) -> None:
-        """Take no more calls, and give those under way their time."""
+        """Accept no more calls, and let calls in progress finish within their time."""
         if self._grpc is not None:
             await self._grpc.stop(None if self.force_exit else self.service.config.timeout_ms / 1000)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """The first signal turns the server not ready, and closes it when that has been seen; the second closes it at once."""
+        """The first signal turns the server not ready and closes it after a delay; the second closes it immediately."""
         if self.service.draining:
             self.should_exit = self.force_exit = True
             return
@@ -192,7 +192,7 @@ class _Server(uvicorn.Server):
 
     def _swap(self) -> None:
         async def swap() -> None:
-            with contextlib.suppress(Exception):  # logged; the bundle before is still served
+            with contextlib.suppress(Exception):  # already logged; the previous bundle is still served
                 await asyncio.to_thread(self.service.load)
 
         self._swapping = asyncio.ensure_future(swap())

@@ -1,10 +1,10 @@
-"""What a server answers instead of a result, each with its HTTP status and gRPC code."""
+"""Errors that a server returns instead of a result, each with its HTTP status and gRPC code."""
 
 from math import ceil
 
 
 class Refusal(Exception):
-    """Base: one line for the client."""
+    """Base class; the message is one line for the client."""
 
     status = 500
     grpc = "INTERNAL"
@@ -12,12 +12,12 @@ class Refusal(Exception):
 
     @property
     def headers(self) -> dict[str, str]:
-        """That go with the answer."""
+        """Headers of the answer."""
         return {}
 
 
 class Invalid(Refusal):
-    """A request that is not understood, or an image that cannot be read."""
+    """A malformed request, or an unreadable image."""
 
     status = 400
     grpc = "INVALID_ARGUMENT"
@@ -25,7 +25,7 @@ class Invalid(Refusal):
 
 
 class NotReady(Refusal):
-    """Asked about health, the answer is no; the protocol wants 4xx."""
+    """A negative answer to a health check; the protocol requires 4xx."""
 
     status = 400
     grpc = "UNAVAILABLE"
@@ -33,7 +33,7 @@ class NotReady(Refusal):
 
 
 class Unauthorized(Refusal):
-    """No token, or another one."""
+    """A missing or wrong token."""
 
     status = 401
     grpc = "UNAUTHENTICATED"
@@ -41,12 +41,12 @@ class Unauthorized(Refusal):
 
     @property
     def headers(self) -> dict[str, str]:
-        """What would be accepted."""
+        """Headers of the answer: the accepted scheme."""
         return {"WWW-Authenticate": "Bearer"}
 
 
 class Forbidden(Refusal):
-    """What this server does not do for anybody."""
+    """A request that this server refuses to every client."""
 
     status = 403
     grpc = "PERMISSION_DENIED"
@@ -54,7 +54,7 @@ class Forbidden(Refusal):
 
 
 class Unknown(Refusal):
-    """No such model, version or address."""
+    """Unknown model, version or path."""
 
     status = 404
     grpc = "NOT_FOUND"
@@ -62,7 +62,7 @@ class Unknown(Refusal):
 
 
 class TooSlow(Refusal):
-    """The body did not come in time."""
+    """The body did not arrive in time."""
 
     status = 408
     grpc = "DEADLINE_EXCEEDED"
@@ -70,7 +70,7 @@ class TooSlow(Refusal):
 
 
 class TooLarge(Refusal):
-    """A body, an image or a number of them above the limit."""
+    """A body, an image or a number of images above the limit."""
 
     status = 413
     grpc = "RESOURCE_EXHAUSTED"
@@ -78,7 +78,7 @@ class TooLarge(Refusal):
 
 
 class Unsupported(Refusal):
-    """A content encoding that is not known."""
+    """An unsupported content encoding."""
 
     status = 415
     grpc = "INVALID_ARGUMENT"
@@ -106,12 +106,12 @@ class Busy(Refusal):
 
     @property
     def headers(self) -> dict[str, str]:
-        """When to come again, in whole seconds."""
+        """Headers of the answer: when to retry, in whole seconds."""
         return {"Retry-After": str(max(1, ceil(self.retry_after_s)))}
 
 
 class Expired(Refusal):
-    """Accepted, and not done within the request's time."""
+    """Accepted, but not finished within the request's time."""
 
     status = 504
     grpc = "DEADLINE_EXCEEDED"

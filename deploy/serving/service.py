@@ -1,4 +1,4 @@
-"""What a server knows: the model it serves, who may ask, how much it takes on."""
+"""The state of a server: the model it serves, who may use it, how much load it accepts."""
 
 import asyncio
 import hmac
@@ -27,11 +27,11 @@ from deploy.serving.refusals import Busy, Gone, Unauthorized, Unknown
 T = TypeVar("T")
 
 _BODIES, _LEAST_BYTES = 4, 256 * MIB
-"""Bodies of the largest size that may be in memory at once, and the bytes that always may."""
+"""The memory limit for all bodies: this number of bodies of maximum size, but no less than this number of bytes."""
 
 
 class Service:
-    """Shared by HTTP and gRPC. `folder` is where a bundle is looked for at the start and at each swap."""
+    """Shared by HTTP and gRPC. The bundle is loaded from `folder` at the start and at each swap."""
 
     def __init__(self, folder: Path, config: ServeConfig, *, allow_ungated: bool = False, log: Log | None = None) -> None:
         self.folder = folder
@@ -40,7 +40,7 @@ class Service:
         self.log = log or Log()
         self.metrics = Metrics()
         self.admission = Admission(config.queue_size, max(_BODIES * config.max_body_bytes, _LEAST_BYTES))
-        # a thread waits for the engine in each request
+        # each request has a thread that waits for the engine
         self.pool = ThreadPoolExecutor(config.queue_size, thread_name_prefix="request")
         self.draining = False
         self._token = read_token(config.token_file)
@@ -50,7 +50,7 @@ class Service:
 
     @property
     def ready(self) -> bool:
-        """Whether new requests are welcome."""
+        """Whether new requests are accepted."""
         return self._model is not None and not self.draining
 
     @property
@@ -60,17 +60,17 @@ class Service:
 
     @contextmanager
     def lease(self, name: str | None = None, version: str | None = None) -> Iterator[Model]:
-        """The model that is served now, for one request.
+        """The current model, for one request.
 
         Raises:
-            Busy: none is loaded yet.
-            Unknown: it has another name or version.
+            Busy: no model is loaded yet.
+            Unknown: the model has a different name or version.
         """
         model = self._model
-        while model is not None and not model.take():  # it was replaced between these two lines, and has closed
+        while model is not None and not model.take():  # replaced and closed between these two lines
             model = self._model
         if model is None:
-            raise Busy("the engine is being loaded; come again later")
+            raise Busy("the engine is being loaded; retry later")
         try:
             if name not in (None, model.name):
                 raise Unknown(f"no model '{name}'; this server has {model.name}")
@@ -81,11 +81,11 @@ class Service:
             model.give_back()
 
     def seconds(self, wanted_ms: float | None) -> float:
-        """A request's time: what it asks for, at most the server's."""
+        """A request's time limit: the one it asks for, but at most the server's."""
         return (self.config.timeout_ms if wanted_ms is None else min(self.config.timeout_ms, wanted_ms)) / 1000
 
     def authorize(self, header: str | None) -> None:
-        """Let a request pass that carries `Bearer <token>`.
+        """Check that a request carries `Bearer <token>`.
 
         Raises:
             Unauthorized: it does not.
@@ -94,15 +94,15 @@ class Service:
             return
         kind, _, given = (header or "").partition(" ")
         if kind.lower() != "bearer" or not hmac.compare_digest(given.strip().encode("utf-8", "replace"), self._token):
-            raise Unauthorized("give the server's token in the header Authorization: Bearer TOKEN")
+            raise Unauthorized("send the server's token in the header Authorization: Bearer TOKEN")
 
     def load(self) -> None:
-        """Open the bundle in the folder, warm it up, and serve it in place of the one before, which ends its requests and closes.
+        """Open the bundle in the folder, warm it up, and serve it instead of the previous one, which finishes its requests and closes.
 
-        Blocks for as long as that takes; meanwhile, and where it fails, the one before is served.
+        Blocks until that is done; in the meantime, and if it fails, the previous bundle is served.
 
         Raises:
-            EdgedistillError: the bundle is damaged, not gated, cannot run here, or fails its test.
+            EdgedistillError: the bundle is damaged, not gated, cannot run on this machine, or fails its test.
         """
         with self._swapping:
             old = self._model
@@ -127,7 +127,7 @@ class Service:
             self.log.info("serving", **about, gated=reason is None)
 
     def _open(self, version: int) -> Model:
-        bundle = Bundle.load(self.folder.resolve())  # a link may be moved meanwhile
+        bundle = Bundle.load(self.folder.resolve())  # a link may be moved in the meantime
         if not self.allow_ungated:
             bundle.refuse_ungated_here()
         elif (reason := bundle.why_ungated_here()) is not None:
@@ -135,10 +135,10 @@ class Service:
         return Model.open(bundle, self.config, version=version, observe=self.metrics.engine_pass)
 
     async def run(self, function: Callable[[], T], work: Work, receive: Receive) -> T:
-        """Run a function on a thread; skip what is left of its work when the client goes away.
+        """Run a function on a thread; if the client goes away, the rest of its work is skipped.
 
         Raises:
-            Gone: it did.
+            Gone: the client went away.
         """
         running = asyncio.get_running_loop().run_in_executor(self.pool, function)
         gone = asyncio.ensure_future(until_gone(receive))
@@ -152,7 +152,7 @@ class Service:
             gone.cancel()
 
     def close(self) -> None:
-        """Free the engine and the threads; a bundle that is being loaded is let go."""
+        """Free the engine and the threads; a bundle that is being loaded is discarded."""
         self._closing = True
         self.pool.shutdown(wait=True, cancel_futures=True)
         with self._swapping:
@@ -162,10 +162,10 @@ class Service:
 
 
 def read_token(file: Path | None) -> bytes | None:
-    """The first line of the file.
+    """The token in the file's first line.
 
     Raises:
-        ConfigError: it cannot be read, or holds none of at least 16 printable characters.
+        ConfigError: the file cannot be read, or the line is not 16 or more printable characters.
     """
     if file is None:
         return None
@@ -175,6 +175,6 @@ def read_token(file: Path | None) -> bytes | None:
         raise ConfigError(f"serve.token_file {file}: {getattr(error, 'strerror', None) or 'not text'}") from error
     if not re.fullmatch(r"[!-~]{16,}", token):
         raise ConfigError(
-            f"serve.token_file {file}: its first line must hold 16 or more letters, digits or signs; openssl rand -hex 32 makes one"
+            f"serve.token_file {file}: its first line must be 16 or more letters, digits or symbols; openssl rand -hex 32 generates one"
         )
     return token.encode()

@@ -1,4 +1,4 @@
-"""What a bundle needs where people run engines: a Triton repository, a KServe manifest, Dockerfiles, clients, a model hub.
+"""Ships a bundle to where engines run: a Triton repository, a KServe manifest, Dockerfiles, clients, a model hub.
 
-The files of `files/` are the same for every bundle, but for the words in `$braces`, which `ship` fills in.
+The files in `files/` are the same for every bundle, except for the words in `$braces`, which `ship` fills in.
 """

@@ -1,4 +1,4 @@
-"""`edgedistill push`: weights, graph, card and contract to a model hub."""
+"""`edgedistill push`: uploads weights, graph, card and contract to a model hub."""
 
 import json
 import shutil
@@ -16,20 +16,20 @@ LABELS = "labels.txt"
 
 
 def push(bundle: Bundle, repository: str, weights: Path | None, *, private: bool = False, engine: bool = False) -> str:
-    """Upload a bundle in one commit; the repository is made where there is none.
+    """Upload a bundle in one commit; the repository is created if it does not exist.
 
     Args:
         repository: OWNER/NAME.
-        weights: the student's, as safetensors; None to leave them out.
-        private: of a repository that is made now.
-        engine: whether the engine goes along, its machine in its file's name.
+        weights: the student's weights as safetensors; None to leave them out.
+        private: whether a newly created repository is private.
+        engine: whether to upload the engine, with its machine in its file name.
 
     Returns:
-        The commit's address.
+        The commit's URL.
 
     Raises:
-        ConfigError: huggingface_hub is not installed, or the name is none.
-        ArtifactError: the hub refuses, or cannot be reached.
+        ConfigError: huggingface_hub or a token is missing, or the repository's name is invalid.
+        ArtifactError: the hub refuses the upload, or cannot be reached.
     """
     try:
         from huggingface_hub import HfApi
@@ -47,14 +47,14 @@ def push(bundle: Bundle, repository: str, weights: Path | None, *, private: bool
         except HFValidationError as error:
             raise ConfigError(f"--repo {repository}: {in_one_line(error)}") from error
         except LocalTokenNotFoundError as error:
-            raise ConfigError("push needs a token of the hub: set HF_TOKEN, or run hf auth login") from error
+            raise ConfigError("push needs a token for the hub: set HF_TOKEN, or run hf auth login") from error
         except broken as error:
-            raise ArtifactError(f"{repository}: the hub did not take it ({in_one_line(error)})") from error
+            raise ArtifactError(f"{repository}: the upload to the hub failed ({in_one_line(error)})") from error
     return str(getattr(done, "commit_url", done))
 
 
 def stage(bundle: Bundle, out: Path, weights: Path | None, *, engine: bool = False) -> None:
-    """Lay out what is uploaded in `out`, an empty folder: a bundle of its own, from which `edgedistill build` makes an engine."""
+    """Write the upload's files into `out`, an empty folder: itself a bundle, from which `edgedistill build` builds an engine."""
     manifest = bundle.manifest
     for name in (manifest.onnx, LABELS):
         shutil.copy(bundle.root / name, out / name)
@@ -67,13 +67,13 @@ def stage(bundle: Bundle, out: Path, weights: Path | None, *, engine: bool = Fal
         machine = "-".join("".join(c if c.isalnum() else "-" for c in value) for value in manifest.fingerprint.values() if len(value) < 60)
         sent = f"{Path(manifest.engine).stem}-{machine}{Path(manifest.engine).suffix}"
         shutil.copy(bundle.root / manifest.engine, out / sent)
-    why = manifest.why or (None if sent else "the engine was left out; build it where it shall run")
+    why = manifest.why or (None if sent else "the engine was left out; build it on the machine that will run it")
     files = [manifest.onnx, LABELS, CARD, *([sent] if sent else [])]
     write(out, manifest.model_copy(update={"engine": sent, "why": why}), files)
 
 
 def front_matter(bundle: Bundle) -> str:
-    """The card's header, as hubs read it; JSON values are YAML, too."""
+    """The card's header, in the form that hubs read; its JSON values are valid YAML."""
     manifest = bundle.manifest
     fields: dict[str, Any] = {"pipeline_tag": "object-detection", "library_name": "edgedistill"}
     fields["tags"] = ["object-detection", "onnx", "knowledge-distillation", manifest.graph.network.detector, manifest.precision]
@@ -96,5 +96,5 @@ def front_matter(bundle: Bundle) -> str:
 
 
 def _network(kind: type[Exception]) -> tuple[type[Exception], ...]:
-    """An error's bases: of the hub's own, the HTTP library's, which differs from release to release."""
+    """The bases of the hub's error class: errors of its HTTP library, which differs between releases."""
     return tuple(base for base in kind.__bases__ if issubclass(base, Exception))

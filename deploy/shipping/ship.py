@@ -1,4 +1,4 @@
-"""`edgedistill package`: a folder with all that a bundle needs to be served by others."""
+"""`edgedistill package`: writes a folder with everything that others need to serve a bundle."""
 
 import shutil
 from pathlib import Path
@@ -17,7 +17,7 @@ def ship(bundle: Bundle, out: Path, *, image: str | None = None) -> None:
     """Write into `out`, an empty folder: the bundle itself, a Triton model repository, containers, a KServe manifest, clients.
 
     Args:
-        image: the container's name in kserve.yaml; null for edgedistill/<name>:<the first digits of the engine's sha256>.
+        image: the container image's name in kserve.yaml; None: edgedistill/<name>:<the first digits of the engine's sha256>.
     """
     manifest = bundle.manifest
     shutil.copytree(bundle.root, out / "bundle")
@@ -42,12 +42,12 @@ def ship(bundle: Bundle, out: Path, *, image: str | None = None) -> None:
 
 
 def container(needs: Delivery, kind: str) -> dict[str, str]:
-    """What differs between the Dockerfiles of a CPU and a GPU."""
+    """The parts that differ between the Dockerfiles for a CPU and a GPU."""
     if kind == "cpu":
-        how = "Where the gates passed on another processor they are judged again at the start; see start.sh."
+        how = "If the gates passed on a different processor, they are judged again at startup; see start.sh."
         plain = {"device": "a CPU", "suffix": "", "more": "", "variables": "", "start": "120"}
     else:
-        how = "docker run --gpus all; the driver comes from the host, all else from pip. An engine of another GPU is built at the start."
+        how = "docker run --gpus all; the driver comes from the host, the rest from pip. On a different GPU the engine is rebuilt."
         variables = " NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility"
         plain = {"device": "an NVIDIA GPU", "suffix": "-gpu", "variables": variables, "start": "600"}
         plain["more"] = "".join(f' "{package}"' for package in needs.gpu_packages)

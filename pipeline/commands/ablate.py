@@ -1,6 +1,6 @@
-"""The baseline, and the student with each loss alone and with all of them, over several seeds: what each gains.
+"""The gain from each loss and from all losses together over the baseline, with several seeds.
 
-Trainings are the stages of `edgedistill run`, so that the store keeps each and reuses what a run has trained.
+Trainings are stages of `edgedistill run`: the store keeps them and reuses what a run has trained.
 """
 
 import argparse
@@ -27,11 +27,11 @@ from stages.train import train_baseline, train_teacher
 
 
 def ablate(args: argparse.Namespace) -> Answer:
-    """Train every variant at every seed, seed by seed; write ablation.json and ablation.html beside the run's report."""
+    """Train every variant at every seed, seed by seed; write ablation.json and ablation.html next to the run's report."""
     config = load(Path(args.config), args.settings)
     if args.seeds < 1:
-        raise ConfigError(f"--seeds is {args.seeds}; give 1 or more, 3 or more for an interval worth reading")
-    importlib.import_module("scipy.stats")  # the intervals need it: rather missed now than after all trainings
+        raise ConfigError(f"--seeds is {args.seeds}; pass 1 or more, or 3 or more for a meaningful interval")
+    importlib.import_module("scipy.stats")  # the intervals need it: fail now rather than after all trainings
     store = Store(Path(args.runs), config.name, say=partial(say, stream=sys.stderr if args.json else sys.stdout))
     if store.rank > 0:
         store.say = silent
@@ -48,20 +48,20 @@ def ablate(args: argparse.Namespace) -> Answer:
 
 
 def variants(config: PipelineConfig) -> dict[str, tuple[LossConfig, ...]]:
-    """The losses of each variant by its name: none, each alone, and all where there are several, as the file has them.
+    """The losses of each variant by its name: none, each loss by itself and, if there are several, all of them as configured.
 
     Raises:
-        ConfigError: none has a weight.
+        ConfigError: no loss has a weight above 0.
     """
     losses = [loss for loss in config.distill.losses if loss.weight > 0]
     if not losses:
-        raise ConfigError("distill.losses: all have weight 0, so there is nothing to compare; give one a weight above 0")
+        raise ConfigError("distill.losses: all have weight 0, so there is nothing to compare; set one weight above 0")
     alone: dict[str, tuple[LossConfig, ...]] = {loss.name: (loss,) for loss in losses}
     return {BASELINE: (), **alone, **({TOGETHER: config.distill.losses} if len(losses) > 1 else {})}
 
 
 def measure(config: PipelineConfig, store: Store, seeds: Sequence[int]) -> Ablation:
-    """Train what the store lacks; one teacher, that of the configuration's own seed, teaches at every seed.
+    """Train what the store lacks; one teacher, trained with the configuration's own seed, is used for every seed.
 
     Raises:
         DataError: mAP is undefined on the split.
@@ -86,7 +86,7 @@ def measure(config: PipelineConfig, store: Store, seeds: Sequence[int]) -> Ablat
 
 
 def _students(config: PipelineConfig, store: Store, seed: int, dataset: Any, teacher: Checkpoint) -> Iterator[tuple[str, Checkpoint]]:
-    """Each variant's name and student, the same initialization and images in the same order for all."""
+    """Each variant's name and student; all have the same initialization and the same images in the same order."""
     split, device, decisions = config.validation.split, config.device, config.export.decisions
     for name, losses in variants(config).items():
         view = store.at(f"{name}, seed {seed}")
@@ -100,5 +100,7 @@ def _students(config: PipelineConfig, store: Store, seed: int, dataset: Any, tea
 def _map(checkpoint: Checkpoint) -> float:
     accuracy = checkpoint.facts.accuracy
     if accuracy.map is None:
-        raise DataError(f"mAP is undefined on split {accuracy.split}: it has no objects; give another with --set validation.split=...")
+        raise DataError(
+            f"mAP is undefined on split {accuracy.split}: it has no objects; choose a different one with --set validation.split=..."
+        )
     return accuracy.map

@@ -1,4 +1,4 @@
-"""build: a bundle's engine made again for the machine at hand, measured and judged there, in a bundle of its own."""
+"""build: rebuilds a bundle's engine for this machine, measures and judges it here, and writes it to a new bundle."""
 
 import argparse
 import shutil
@@ -31,15 +31,15 @@ from stages.validate import validate
 
 
 def build(args: argparse.Namespace) -> Answer:
-    """Make, measure, judge and package; the new bundle appears whole or not at all, whatever the verdicts."""
+    """Build, measure, judge and package; whatever the verdicts, the new bundle is written completely or not at all."""
     given, out = Bundle.load(Path(args.bundle)), Path(args.out).resolve()
     target, every, validation = plan(given, args.target)
     gates = _alone(every)
     if out.exists():
-        raise ConfigError(f"--out {out}: exists already; give a new folder")
+        raise ConfigError(f"--out {out}: already exists; choose a new folder")
     if args.data is None and (target.is_judged or target.precision == "int8"):
         raise ConfigError(
-            f"target {target.name} is {target.precision}, which takes images to read ranges from or to judge on; give --data DIR"
+            f"target {target.name} is {target.precision}, which needs images to read ranges from or to judge on; pass --data DIR"
         )
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -52,7 +52,7 @@ def build(args: argparse.Namespace) -> Answer:
 def _build(
     given: Bundle, target: TargetConfig, gates: tuple[GateConfig, ...], validation: ValidationConfig, data: str | None, out: Path
 ) -> None:
-    """The new bundle, whole or not at all."""
+    """Write the new bundle, completely or not at all."""
     with TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
         store = Store(Path(scratch), target.name, say=partial(say, stream=sys.stderr)).at(target.name)
         dataset = _data(store, data, validation.split, target, given)
@@ -64,11 +64,11 @@ def _build(
 
 
 def plan(given: Bundle, name: str | None) -> tuple[TargetConfig, tuple[GateConfig, ...], ValidationConfig]:
-    """The target of this name, the bundle's own for none, for this machine's device; its gates, and how it is measured.
+    """The target of this name (None: the bundle's own), set for this machine's device; its gates, and how it is measured.
 
     Raises:
-        ConfigError: the bundle knows no such target.
-        ArtifactError: its plan is not one.
+        ConfigError: the bundle has no such target.
+        ArtifactError: its plan is invalid.
     """
     carried: Plan = given.manifest.plan
     try:
@@ -77,25 +77,27 @@ def plan(given: Bundle, name: str | None) -> tuple[TargetConfig, tuple[GateConfi
         validation = ValidationConfig.model_validate(carried.validation)
     except ValidationError as error:
         first = error.errors()[0]
-        raise ArtifactError(f"{given.root / MANIFEST}: plan: {'.'.join(map(str, first['loc']))}: {first['msg']}; package again") from error
+        raise ArtifactError(
+            f"{given.root / MANIFEST}: plan: {'.'.join(map(str, first['loc']))}: {first['msg']}; package the bundle again"
+        ) from error
     wanted = given.manifest.target if name is None else name
     if wanted not in targets:
-        raise ConfigError(f"--target {wanted}{suggest(wanted, targets)}: the bundle knows {', '.join(targets)}")
+        raise ConfigError(f"--target {wanted}{suggest(wanted, targets)}: the bundle has {', '.join(targets)}")
     target = targets[wanted]
     here = target.model_copy(update=dict(on_site(target.runtime, target.options)))
     return here, tuple(one for one in gates if one.target in (None, wanted)), validation
 
 
 def _alone(gates: tuple[GateConfig, ...]) -> tuple[GateConfig, ...]:
-    """Those that take nothing but the bundle; the others, which are said, were judged when the pipeline ran."""
+    """The gates that need only the bundle; the others are reported, and were judged when the pipeline ran."""
     left = {one: one.other or one.network for one in gates if one.other not in (None, "reference") or one.network is not None}
     for one, other in left.items():
-        say(f"gate {one.name or one.metric} compares with {other}, which no bundle holds: it is not judged here", sys.stderr)
+        say(f"gate {one.name or one.metric} compares with {other}, which no bundle contains: it is not judged here", sys.stderr)
     return tuple(one for one in gates if one not in left)
 
 
 def again(given: Bundle, scratch: Path, *, dataset: Dataset | None) -> Bundle:
-    """The bundle with its engine made for this machine, from its own graph, in a folder of `scratch`; not judged.
+    """The bundle with its engine rebuilt for this machine from its own graph, in a folder inside `scratch`; not judged.
 
     Raises:
         RuntimeUnavailable: the engine cannot be built or run here.
@@ -103,7 +105,7 @@ def again(given: Bundle, scratch: Path, *, dataset: Dataset | None) -> Bundle:
     """
     target, _, validation = plan(given, None)
     if dataset is None and (target.is_judged or target.precision == "int8"):
-        raise ConfigError(f"target {target.name} is {target.precision}, which takes images to read ranges from; give --data DIR")
+        raise ConfigError(f"target {target.name} is {target.precision}, which needs images to read ranges from; pass --data DIR")
     store = Store(scratch, target.name, say=silent).at(target.name)
     made = _make(store, scratch, given, _calibrated(target, dataset, validation.split), (), validation, dataset)
     return Bundle.load(made.root)
@@ -118,7 +120,7 @@ def data_for(given: Bundle, folder: str, validation: ValidationConfig, scratch: 
 
 
 def _data(store: Store, folder: str | None, split: str, target: TargetConfig, given: Bundle) -> Dataset | None:
-    """The images to judge on, and those to read ranges from where the target needs them, in COCO's layout."""
+    """The images to judge on and, if the target needs them, those to read ranges from, in COCO's layout."""
     if folder is None:
         return None
     contract = given.manifest.contract
@@ -128,10 +130,10 @@ def _data(store: Store, folder: str | None, split: str, target: TargetConfig, gi
 
 
 def _calibrated(target: TargetConfig, dataset: Dataset | None, split: str) -> TargetConfig:
-    """The target; where the data lacks the split that ranges are read from, it is that which is judged on, and that is said."""
+    """The target; if the data lacks its calibration split, ranges are read from the split to judge on, and a line reports that."""
     if dataset is None or target.precision not in {"int8", "auto"} or target.calibration_split in dataset.facts.splits:
         return target
-    say(f"the data has no split {target.calibration_split}: int8 ranges are read from {split}, on which mAP is measured too", sys.stderr)
+    say(f"the data has no split {target.calibration_split}: int8 ranges are read from {split}, on which mAP is also measured", sys.stderr)
     return target.model_copy(update={"calibration_split": split})
 
 
@@ -184,6 +186,6 @@ def _answer(made: Bundle, target: TargetConfig, gates: tuple[GateConfig, ...]) -
     figures.append(f"{manifest.latency.end_to_end.p50:.2f} ms end to end" if manifest.latency else f"not measured: {manifest.why}")
     lines = [f"{made.root}: {manifest.runtime} {manifest.precision}, {', '.join(figures)}"]
     lines += [str(decided) for decided in (manifest.choice, manifest.fallback) if decided is not None]
-    lines += [verdict_table(verdicts)] if verdicts else ["no gate is set, so nothing was judged"]
+    lines += [verdict_table(verdicts)] if verdicts else ["no gate is configured, so nothing was judged"]
     code = code or (0 if verdicts else EXIT_INCOMPARABLE)
     return Answer({**data, "exit_code": code}, "\n".join(lines), code)

@@ -1,4 +1,4 @@
-"""`edgedistill check`: the environment, the configuration and the data, looked at before anything runs."""
+"""`edgedistill check`: checks the environment, the configuration and the data before anything runs."""
 
 import argparse
 import importlib.metadata
@@ -23,7 +23,7 @@ IMPORT_NAMES = ("edgedistill", "pipeline", "stages", "deploy")
 
 
 def check(args: argparse.Namespace) -> Answer:
-    """Everything that can be known beforehand; without a pipeline.yaml, the environment alone."""
+    """Check everything that can be known in advance; without a pipeline.yaml, only the environment."""
     clashes = name_clashes()
     found: dict[str, Any] = {
         "python": platform.python_version(),
@@ -53,19 +53,19 @@ def check(args: argparse.Namespace) -> Answer:
 
 
 def name_clashes() -> dict[str, list[str]]:
-    """Installed distributions other than ours that own one of our import names; they overwrite our files without a word."""
+    """Installed distributions other than ours that own one of our import names; they silently overwrite our files."""
     owners = importlib.metadata.packages_distributions()
     found = {name: sorted({owner for owner in owners.get(name, []) if owner.lower() != DISTRIBUTION}) for name in IMPORT_NAMES}
     return {name: others for name, others in found.items() if others}
 
 
 def runtimes() -> dict[str, str | None]:
-    """Why engines of each runtime cannot run here; null where they can."""
+    """Why engines of each runtime cannot run here; null if they can."""
     return {name: plugins.load("deploy.runtimes", name).why_not() for name in plugins.names("deploy.runtimes")}
 
 
 def network_problem(config: PipelineConfig) -> EdgedistillError | None:
-    """Why teacher, student or losses cannot be built as configured; None where they can, or where torch is not installed."""
+    """Why teacher, student or losses cannot be built as configured; None if they can, or if torch is not installed."""
     if importlib.util.find_spec("torch") is None:
         return None
     from stages.training.checkpoint import build_detector, check_size
@@ -108,9 +108,9 @@ def _environment_lines(found: Mapping[str, Any]) -> list[str]:
 
 def _clash_line(name: str, others: str) -> str:
     mend = f"pip uninstall {others} && pip install --force-reinstall --no-deps {DISTRIBUTION}"
-    return f"error: {others} installs a package called {name}, which is ours too; run: {mend}"
+    return f"error: {others} installs a package called {name}, a name that edgedistill uses; run: {mend}"
 
 
 def _data_lines(findings: list[Finding]) -> list[str]:
     lines = [f"{finding.level}: {finding.split + ': ' if finding.split else ''}{finding.message}" for finding in findings]
-    return lines or ["data: nothing to complain about"]
+    return lines or ["data: no problems found"]

@@ -1,4 +1,4 @@
-"""`edgedistill config`: the resolved configuration, and the JSON schema that editors complete and check with."""
+"""`edgedistill config`: the resolved configuration, and the JSON schema with which editors complete and check it."""
 
 import argparse
 import json
@@ -23,11 +23,11 @@ def config(args: argparse.Namespace) -> Answer:
 
 
 def schema() -> dict[str, Any]:
-    """pipeline.yaml as JSON schema, with the options of every plugin there is."""
+    """pipeline.yaml as JSON schema, with the options of every plugin."""
     found = PipelineConfig.model_json_schema()
     found["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     found["title"] = "edgedistill pipeline.yaml"
-    found["properties"]["extends"] = {"type": "string", "description": "a file that this one is laid on, relative to this file"}
+    found["properties"]["extends"] = {"type": "string", "description": "a file that this one extends, relative to this file"}
     # a file that extends another may leave out anything
     found.pop("required", None)
     for kind, section in PLUGIN_SECTIONS.items():

@@ -1,4 +1,4 @@
-"""gate: what was measured against its limits, and a new bundle against a kept one, both run by turns on this machine."""
+"""gate: judges measurements against limits, and a new bundle against a kept one, both run alternately on this machine."""
 
 import argparse
 import sys
@@ -52,7 +52,7 @@ class GateResult:
 
 @dataclass(frozen=True)
 class GateOptions:
-    """What gates versus a reference compare with.
+    """How gates that compare with a reference are judged.
 
     reference: the folder of a bundle, or of one bundle per target. data: labeled images in COCO's layout, only with a bundle.
     first: there is no reference yet and one is about to be kept, so these gates are not judged.
@@ -84,7 +84,7 @@ def gate_run(config: PipelineConfig, runs: Path, options: GateOptions) -> GateRe
         NothingMeasured: the configuration has not run yet.
     """
     if options.data is not None:
-        raise ConfigError(f"--data {options.data}: pipeline {config.name} names its data itself; --data goes with a bundle")
+        raise ConfigError(f"--data {options.data}: pipeline {config.name} names its own data; pass --data only with a bundle")
     result = reused(config, runs)
     verdicts: list[Verdict] = []
     _refuse_idle(options, config.gates)
@@ -109,7 +109,7 @@ def gate_run(config: PipelineConfig, runs: Path, options: GateOptions) -> GateRe
 
 
 def gate_bundle(given: Bundle, options: GateOptions) -> GateResult:
-    """The verdicts that a bundle carries, and those versus a reference. A gate that judged nothing counts here.
+    """The verdicts stored in a bundle, and those of gates that compare with a reference; here, unmeasured gates end in exit code 12.
 
     Raises:
         ConfigError: a reference that no gate compares with, or data without a reference.
@@ -142,14 +142,14 @@ def _result(
 
 
 def _refuse_idle(options: GateOptions, gates: Iterable[GateConfig]) -> None:
-    """A reference that no gate compares with would judge nothing."""
+    """Refuse a reference that no gate compares with: it would judge nothing."""
     if options.reference is not None and not any(one.other == "reference" for one in gates):
         example = "{metric: map, max_drop: 0.01}"
         raise ConfigError(f"--reference {options.reference}: no gate compares with a reference; add one, such as {example}")
 
 
 class _References:
-    """The kept bundles of a folder, or a single one; engines of other machines are built again here."""
+    """The kept bundles in a folder, or a single one; engines from other machines are rebuilt here."""
 
     def __init__(self, folder: Path | None, stack: ExitStack, again: Rebuild) -> None:
         self._folder = folder
@@ -157,18 +157,18 @@ class _References:
         self._again = again
 
     def of(self, target: str) -> Bundle | str:
-        """The target's, with an engine for this machine; or why there is none."""
+        """The target's kept bundle, with an engine for this machine; or why there is none."""
         if self._folder is None:
-            return "no reference was given; keep one with --save-reference DIR, then give --reference DIR"
+            return "no reference was given; keep one with --save-reference DIR, then pass --reference DIR"
         root = self._folder if (self._folder / MANIFEST).exists() else self._folder / target
         if not (root / MANIFEST).exists():
-            return f"no reference: {root / MANIFEST} is not there; keep one with --save-reference {self._folder}"
+            return f"no reference: {root / MANIFEST} does not exist; keep one with --save-reference {self._folder}"
         try:
             bundle = Bundle.load(root)
             if bundle.manifest.target != target:
                 return f"{root} is of target {bundle.manifest.target}, not of {target}"
             return self._here(bundle)
-        except (EdgedistillError, ValueError) as error:  # ValueError: a runtime that there is not
+        except (EdgedistillError, ValueError) as error:  # ValueError: an unknown runtime
             return str(error)
 
     def _here(self, bundle: Bundle) -> Bundle:
@@ -177,7 +177,7 @@ class _References:
         why = "holds no engine" if manifest.engine is None else runtime.foreign(manifest.fingerprint)
         if why is None:
             return bundle
-        say(f"the reference {bundle.root}: {why}; its engine is built again here, from its own graph", sys.stderr)
+        say(f"the reference {bundle.root}: {why}; its engine is rebuilt here from its own graph", sys.stderr)
         made = self._again(bundle, Path(self._stack.enter_context(TemporaryDirectory())))
         return Bundle(made.root, made.manifest.model_copy(update={"data": manifest.data}))
 
@@ -193,7 +193,7 @@ def _judge(
 
 
 def _side(bundle: Bundle, validation: ValidationConfig, labeled: Any) -> Side:
-    """A bundle as gates see it; it detects in the labeled images when asked."""
+    """A bundle as gates see it; it runs on the labeled images only when its detections are needed."""
     manifest = bundle.manifest
     size = None if manifest.engine is None else (bundle.root / manifest.engine).stat().st_size
     figures = Figures(manifest.accuracy, manifest.latency, size, manifest.cost, manifest.graph.network)
@@ -207,10 +207,10 @@ def _side(bundle: Bundle, validation: ValidationConfig, labeled: Any) -> Side:
 
 
 def _answer(args: argparse.Namespace, result: GateResult, folder: Path | None, file: Path | None) -> Answer:
-    """The result for the terminal and for CI systems, written into `folder` unless --out names another; the reference is kept."""
+    """The result for the terminal and for CI systems, written to `folder` or to --out; keeps the reference if asked to."""
     verdicts, gates, code = result.verdicts, result.gates, result.exit_code
     data = {"gates": [verdict.model_dump(mode="json") for verdict in verdicts], "exit_code": code}
-    lines = [text(verdicts) if verdicts or not gates else "every gate compares with a reference, and there was none yet"]
+    lines = [text(verdicts) if verdicts or not gates else "every gate compares with a reference, and there is none yet"]
     out = Path(args.out) if args.out is not None else folder
     if out is not None:
         lines += [str(path) for path in write(out, verdicts, code)]
@@ -221,19 +221,19 @@ def _answer(args: argparse.Namespace, result: GateResult, folder: Path | None, f
 
 
 def _save(folder: Path, bundles: Mapping[str, Path], code: int) -> str:
-    """Keep the bundles beside those of other targets, whole or not at all; nothing where not every gate passed.
+    """Keep the bundles next to those of other targets, completely or not at all; keep nothing unless every gate passed.
 
     Raises:
         ConfigError: the folder holds something else.
         ArtifactError: there is no bundle to keep.
     """
     if code != 0:
-        return f"{folder}: left as it is, since not every gate passed"
+        return f"{folder}: left as it is, because not every gate passed"
     if not bundles:
-        raise ArtifactError(f"{folder}: nothing to keep, since no target was measured here")
+        raise ArtifactError(f"{folder}: nothing to keep, because no target was measured here")
     kept = {path.name: path for path in folder.iterdir()} if folder.is_dir() else {}
     other = next((path for path in kept.values() if not (path / MANIFEST).is_file()), None)
     if other is not None or (folder.exists() and not folder.is_dir()):
-        raise ConfigError(f"--save-reference {folder}: holds {other or folder}, which is no bundle; give a new or an empty folder")
+        raise ConfigError(f"--save-reference {folder}: holds {other or folder}, which is not a bundle; choose a new or an empty folder")
     copy_bundles({**kept, **bundles}, folder)
     return f"kept as reference: {', '.join(str(folder / name) for name in bundles)}"

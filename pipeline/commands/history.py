@@ -1,4 +1,4 @@
-"""history: a metric over past runs, as a table and a plot. Every run with other figures or another exit code adds a row."""
+"""history: a metric over past runs, as a table and a plot. A run adds a row if its figures or its exit code have changed."""
 
 import argparse
 from collections.abc import Mapping, Sequence
@@ -33,7 +33,7 @@ def history(args: argparse.Namespace) -> Answer:
     series = {name: [row["targets"].get(name, {}).get(args.metric) for row in past] for name in names}
     data = {"metric": args.metric, "runs": [{key: row[key] for key in ("time", "commit", "exit_code")} for row in past], "targets": series}
     if not past:
-        return Answer(data, f"no run of {config.name} is on record in {folder}")
+        return Answer(data, f"no run of {config.name} is recorded in {folder}")
     from pipeline.report.history_page import write_page
 
     write_page(config.name, args.metric, past, series, folder / PAGE)

@@ -12,10 +12,10 @@ from pipeline.store.files import replace_folder
 
 
 def package(args: argparse.Namespace) -> Answer:
-    """Write the folder, whole or not at all."""
+    """Write the folder, completely or not at all."""
     bundle, out = Bundle.load(Path(args.bundle)), Path(args.out).resolve()
     if out.exists():
-        raise ConfigError(f"--out {out}: exists already; give a new folder")
+        raise ConfigError(f"--out {out}: already exists; choose a new folder")
     out.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
         made = Path(scratch) / out.name

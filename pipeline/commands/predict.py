@@ -1,4 +1,4 @@
-"""`edgedistill predict`: what a bundle finds in images."""
+"""`edgedistill predict`: the objects that a bundle finds in images."""
 
 import argparse
 from collections import Counter
@@ -10,7 +10,7 @@ from pipeline.answer import Answer
 
 
 def predict(args: argparse.Namespace) -> Answer:
-    """Draw what a bundle finds in images."""
+    """Find objects in images and draw them."""
     from deploy.predict import predict_images  # `gate` needs no runtime
 
     if not 0 <= args.score <= 1:

@@ -1,4 +1,4 @@
-"""package and push: a bundle made ready for where people run engines."""
+"""`edgedistill push`: uploads a bundle to a model hub."""
 
 import argparse
 import re
@@ -12,11 +12,11 @@ WEIGHTS = "weights.safetensors"
 
 
 def push(args: argparse.Namespace) -> Answer:
-    """Upload."""
-    from deploy.shipping import hub  # with its client, an extra
+    """Upload weights, graph and model card."""
+    from deploy.shipping import hub  # its client is an extra
 
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", args.repo):
-        raise ConfigError(f"--repo {args.repo}: give OWNER/NAME")
+        raise ConfigError(f"--repo {args.repo}: allowed: OWNER/NAME")
     bundle = Bundle.load(Path(args.bundle))
     weights = None if args.without_weights else _weights(bundle, args)
     address = hub.push(bundle, args.repo, weights, private=args.private, engine=args.engine)
@@ -24,13 +24,13 @@ def push(args: argparse.Namespace) -> Answer:
 
 
 def _weights(bundle: Bundle, args: argparse.Namespace) -> Path:
-    """The student's, given or from the store.
+    """The file of the student's weights, from --weights or from the store.
 
     Raises:
-        ConfigError: they are not there.
+        ConfigError: the file does not exist.
     """
     made = bundle.manifest.graph.network.checkpoint
     found = Path(args.weights) if args.weights else Path(args.runs) / ".store" / made / WEIGHTS
     if not found.is_file():
-        raise ConfigError(f"{found}: no weights there; give --weights FILE, --runs DIR where {made} was trained, or --without-weights")
+        raise ConfigError(f"{found}: no such file; pass --weights FILE, the --runs DIR in which {made} was trained, or --without-weights")
     return found

@@ -1,4 +1,4 @@
-"""`edgedistill run`: every stage made or reused, then summary, report and bundles."""
+"""`edgedistill run`: runs or reuses every stage, then writes summary, report and bundles."""
 
 import argparse
 import sys
@@ -20,10 +20,10 @@ from pipeline.store.store import Mode, Store, UntilReached
 from stages import STAGES
 
 CHEAP = frozenset({"gate", "package"})
-"""The stages that train and build nothing, so that reading commands may run them; a gate that compares latencies measures them."""
+"""Stages that train and build nothing: commands that only read may run them. Gates that compare latencies still measure them."""
 
 LAST_DISTRIBUTED = "distill"
-"""After it, the processes after the first have nothing to do."""
+"""The last stage with work for all processes; after it, only the first one continues."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class FinishedRun:
 
 
 def run(args: argparse.Namespace) -> Answer:
-    """Make or reuse every stage; write summary, report and bundles whatever the verdict."""
+    """Run or reuse every stage; write summary, report and bundles whatever the verdict."""
     config = load(Path(args.config), args.settings)
     mode = Mode(force=args.force, until=args.until, dry=args.dry_run)
     log = silent if mode.dry else partial(say, stream=sys.stderr if args.json else sys.stdout)
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> Answer:
 
 
 def open_store(config: PipelineConfig, runs: Path, mode: Mode, log: Callable[[str], None]) -> Store:
-    """The store in this process: the first of several logs what it does, the others only train.
+    """The store in this process; of several processes, the first logs what it does and the others only train.
 
     Raises:
         ConfigError: the mode names an unknown stage, or forces one in several processes.
@@ -88,10 +88,10 @@ def open_store(config: PipelineConfig, runs: Path, mode: Mode, log: Callable[[st
 
 
 def finish(config: PipelineConfig, store: Store) -> FinishedRun:
-    """Make or reuse every stage, then write summary, report and bundles, whatever the verdict.
+    """Run or reuse every stage, then write summary, report and bundles, whatever the verdict.
 
     Raises:
-        UntilReached: the store's mode ends earlier.
+        UntilReached: the store's mode stops earlier.
     """
     result = compress(config, store)
     folder = store.root / config.name
@@ -109,5 +109,5 @@ def _plan(store: Store) -> Answer:
 
 
 def _partial(store: Store, until: str) -> Answer:
-    text = f"ended after {until}, as asked; summary.json, report.html and bundles are written by a whole run"
+    text = f"stopped after {until}, as requested; only a complete run writes summary.json, report.html and bundles"
     return Answer({"until": until, "stages": [stage_figures(record) for record in store.records]}, text)

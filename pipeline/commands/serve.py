@@ -1,4 +1,4 @@
-"""The commands on a bundle: predict, serve; they need the base installation only."""
+"""`edgedistill serve`: serves a bundle over HTTP and gRPC, or checks whether it can be served."""
 
 import argparse
 from pathlib import Path
@@ -15,7 +15,7 @@ from pipeline.config.overrides import Setting, apply
 
 
 def serve(args: argparse.Namespace) -> Answer:
-    """Serve until interrupted; with --check, only find out whether that would do."""
+    """Serve until interrupted; with --check, only test whether the bundle can be served."""
     config = serve_config(args)
     if args.check:
         from deploy.serving.model import Model
@@ -29,7 +29,7 @@ def serve(args: argparse.Namespace) -> Answer:
         reason = bundle.why_ungated_here()
         ungated = "" if reason is None else f", UNGATED: {reason}"
         answer = {"model": model.name, "max_batch_size": size, "why_ungated": reason}
-        return Answer(answer, f"{bundle.root}: can be served here, {size} images in a pass{ungated}")
+        return Answer(answer, f"{bundle.root}: can be served here, up to {size} images per pass{ungated}")
     from deploy.serving import process  # the web framework is an extra
 
     process.serve(Path(args.bundle), config, allow_ungated=args.allow_ungated)
@@ -37,7 +37,7 @@ def serve(args: argparse.Namespace) -> Answer:
 
 
 def serve_config(args: argparse.Namespace) -> ServeConfig:
-    """Section serve of the file, then --set, then the options of their own.
+    """Section serve of the file, overridden by --set, overridden by --host, --port and --grpc-port.
 
     Raises:
         ConfigError: a key or a value is not allowed.

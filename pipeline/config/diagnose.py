@@ -1,4 +1,4 @@
-"""pydantic's findings as one line: the file, the key, what was given, what is allowed."""
+"""pydantic's errors as one line: the file, the key, what was given, what is allowed."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,7 +16,7 @@ _SHOULD_BE = "Input should be "
 
 
 class Misfit(ValueError):
-    """Two values that do not fit each other; `path` is the one to blame."""
+    """Two values that contradict each other; `path` is the one to change."""
 
     def __init__(self, path: Sequence[PathPart], message: str) -> None:
         super().__init__(message)
@@ -24,7 +24,7 @@ class Misfit(ValueError):
 
 
 def explain(error: ValidationError, document: Document, model: type[BaseModel]) -> ConfigError:
-    """The first finding as a line, an unknown key before all others, for it often causes them."""
+    """The first error as one line; unknown keys come first, because they often cause the others."""
     findings = sorted(error.errors(include_url=False), key=lambda found: found["type"] != "extra_forbidden")
     first = findings[0]
     path = _path(first, document.data)
@@ -33,10 +33,10 @@ def explain(error: ValidationError, document: Document, model: type[BaseModel]) 
 
 
 def refuse_coerced(document: Document, resolved: Mapping[str, Any]) -> None:
-    """Refuse what pydantic would quietly turn into another type: "12" into 12, true into 1.
+    """Refuse values that pydantic would silently convert to a different type: "12" to 12, true to 1.
 
     Raises:
-        ConfigError: a value whose type differs from its field's.
+        ConfigError: a value's type differs from its field's.
     """
     for path, given, taken in _pairs(document.data, resolved, ()):
         if _kind(given) != _kind(taken):
@@ -49,7 +49,7 @@ def _place(document: Document, path: Sequence[PathPart]) -> str:
 
 
 def _path(found: ErrorDetails, data: Any) -> list[PathPart]:
-    """Where the finding is in the file; pydantic adds the tags of unions, which are no keys."""
+    """Where the error is in the file, without the tags that pydantic adds for unions, which are not keys."""
     cause = found.get("ctx", {}).get("error")
     if isinstance(cause, Misfit):
         return cause.path
@@ -103,7 +103,7 @@ _WORDS: Mapping[str, Callable[[Any, Mapping[str, Any]], str]] = {
     **dict.fromkeys(("model_type", "dict_type", "model_attributes_type"), _expected("a mapping")),
     **dict.fromkeys(("tuple_type", "list_type"), _expected("a list")),
 }
-"""What pydantic's findings are called here, by their type."""
+"""Our words for pydantic's errors, by their type."""
 
 
 def _shown(value: Any) -> str:
@@ -112,7 +112,7 @@ def _shown(value: Any) -> str:
 
 
 def _siblings(model: type[BaseModel], path: Sequence[PathPart]) -> list[str]:
-    """The keys that could stand where the path's last one does."""
+    """The keys that are allowed in place of the path's last one."""
     kinds = [model]
     for key in path[:-1]:
         if isinstance(key, str):

@@ -1,4 +1,4 @@
-"""YAML files as plain values: duplicate keys refused, `extends` followed, `--set` applied, and who said what remembered."""
+"""YAML files as plain values: refuses duplicate keys, follows `extends`, applies `--set`, and records where each value came from."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,10 +35,10 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?(\.\
 
 
 def parse(text: str, label: str) -> Any:
-    """Parse YAML; `label` begins the error's line. Aliases become copies.
+    """Parse YAML; error messages start with `label`. Aliases become copies.
 
     Raises:
-        ConfigError: not YAML, or a key given twice.
+        ConfigError: the text is not YAML, or a key is given twice.
     """
     try:
         return _copied(yaml.load(text, _Loader))  # noqa: S506 - a SafeLoader
@@ -61,14 +61,14 @@ def _copied(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Document:
-    """The merged values; `files` are what they came from, the outermost first, and `settings` what stands on top."""
+    """The merged values; `files` are their sources, the outermost first, and `settings` are applied on top."""
 
     data: dict[str, Any]
     files: tuple[tuple[str, Mapping[str, Any]], ...]
     settings: tuple[Setting, ...]
 
     def origin(self, path: Sequence[PathPart]) -> str:
-        """The `--set` or the file that says what stands at a path."""
+        """The `--set` or the file that sets the value at a path."""
         keys = [str(key) for key in path]
         for setting in reversed(self.settings):
             shared = min(len(keys), len(setting.path))
@@ -82,7 +82,7 @@ class Document:
 
 
 def reaches(data: Any, path: Sequence[PathPart]) -> bool:
-    """Whether something stands at a path."""
+    """Whether there is a value at a path."""
     for key in path:
         there = key in data if isinstance(data, Mapping) else isinstance(data, list) and isinstance(key, int) and key < len(data)
         if not there:
@@ -95,7 +95,7 @@ def read_document(path: Path, settings: Sequence[str] = ()) -> Document:
     """Read a file and what it extends, and apply `--set` settings.
 
     Raises:
-        ConfigError: a file that cannot be read, a circle of `extends`, a setting that fits nowhere.
+        ConfigError: a file cannot be read or extends itself, or a setting's path does not exist.
     """
     files = tuple(_chain(path, ()))
     data: dict[str, Any] = {}
@@ -124,7 +124,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        raise ConfigError(f"{path}: no such file; name a configuration file, pipeline.yaml for example") from error
+        raise ConfigError(f"{path}: no such file; pass a configuration file such as pipeline.yaml") from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
     data = parse(text, str(path))
@@ -137,9 +137,9 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any], *, top: bool = False) -> dict[str, Any]:
-    """`over` laid on `base`: mappings merge, all else is replaced.
+    """`over` on top of `base`: mappings are merged, everything else is replaced.
 
-    A mapping that names another plugin than its base replaces it whole, for the old plugin's options mean nothing to the new.
+    A mapping that names a different plugin replaces its base entirely: the old plugin's options mean nothing to the new one.
     """
     if not top and any(key in base and key in over and base[key] != over[key] for key in PLUGIN_KEYS):
         return dict(over)

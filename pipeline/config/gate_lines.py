@@ -1,4 +1,4 @@
-"""The line in pipeline.yaml at which each gate stands, for annotations."""
+"""The line of each gate in pipeline.yaml, for annotations."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,9 +9,9 @@ from pipeline.config.document import EXTENDS
 
 
 def gate_lines(path: Path) -> list[tuple[Path, int]]:
-    """File and line, from 1, of each gate in order; of the file that gives the list, where `path` extends others.
+    """File and line (from 1) of each gate in order, in the file that has the list: `path`, or a file that it extends.
 
-    A gate that is an alias stands where the alias does, not its anchor.
+    The line of a gate that is an alias is the alias's, not its anchor's.
     """
     base: str | None = None
     keys = _Events(yaml.parse(path.read_text(encoding="utf-8"), yaml.SafeLoader))
@@ -25,13 +25,13 @@ def gate_lines(path: Path) -> list[tuple[Path, int]]:
 
 
 class _Events:
-    """A walk over the events of one document whose top is a mapping."""
+    """A walk over the events of one document whose top level is a mapping."""
 
     def __init__(self, events: Iterator[yaml.Event]) -> None:
         self._events = events
 
     def mapping(self) -> Iterator[str]:
-        """The keys; after each the caller takes its value."""
+        """The keys; after each key the caller must consume its value."""
         for event in self._events:
             if isinstance(event, yaml.MappingStartEvent):
                 break
@@ -41,7 +41,7 @@ class _Events:
             yield event.value if isinstance(event, yaml.ScalarEvent) else ""
 
     def sequence(self) -> Iterator[int]:
-        """The lines, from 0, of the items of a sequence that comes next; nothing where something else does."""
+        """The lines (from 0) of the items, if a sequence comes next; otherwise nothing."""
         if not isinstance(next(self._events), yaml.SequenceStartEvent):
             return
         for event in self._events:
@@ -52,7 +52,7 @@ class _Events:
             self._rest(event)
 
     def skip(self) -> yaml.Event:
-        """Take a value whole; its first event."""
+        """Consume a complete value and return its first event."""
         event = next(self._events)
         self._rest(event)
         return event

@@ -20,20 +20,20 @@ class Setting:
         """Read "a.b=value"; `parse_value(text, label)` gives the value its type.
 
         Raises:
-            ConfigError: there is no "=", an empty key, or no such value.
+            ConfigError: "=" is missing, a key is empty, or the value is not YAML.
         """
         path, sign, value = text.partition("=")
         keys = tuple(path.strip().split("."))
         if not sign or not all(keys):
-            raise ConfigError(f"--set {text}: give a path and a value, gates.0.min=0.5 for example")
+            raise ConfigError(f"--set {text}: pass a path and a value, such as gates.0.min=0.5")
         return cls(keys, parse_value(value, f"--set {text}"), text)
 
 
 def apply(data: dict[str, Any], setting: Setting) -> None:
-    """Put a setting into `data`, making mappings on the way; whether the key exists is for the schema to say.
+    """Put a setting into `data`, creating mappings on the way; the schema decides later whether the key exists.
 
     Raises:
-        ConfigError: the path leads through a plain value or to a list entry that is not there.
+        ConfigError: the path leads through a plain value or to a list entry that does not exist.
     """
     current: Any = data
     for depth, key in enumerate(setting.path):
@@ -44,7 +44,7 @@ def apply(data: dict[str, Any], setting: Setting) -> None:
         elif isinstance(current, dict):
             slot = key
         else:
-            raise ConfigError(f"--set {setting.text}: {place} is {current!r}, which holds no '{key}'")
+            raise ConfigError(f"--set {setting.text}: {place} is {current!r}, which has no '{key}'")
         if last:
             current[slot] = setting.value
         elif isinstance(current, dict) and current.get(key) is None:
@@ -57,6 +57,6 @@ def apply(data: dict[str, Any], setting: Setting) -> None:
 
 def _index(entries: list[Any], key: str, place: str, setting: Setting) -> int:
     if not key.isdigit() or int(key) >= len(entries):
-        allowed = f"0 to {len(entries) - 1}" if entries else "none, for it is empty"
+        allowed = f"0 to {len(entries) - 1}" if entries else "none, the list is empty"
         raise ConfigError(f"--set {setting.text}: {place} is a list, got index '{key}', allowed: {allowed}")
     return int(key)

@@ -30,7 +30,7 @@ from stages.config import (
 )
 
 REFERENCES = ("teacher", "baseline")
-"""Networks that are measured in addition to the targets."""
+"""Networks that are measured as engines in addition to the targets."""
 
 FLOAT = "float"
 """The student's graph as exported, in fp32: every target's engine is compared with it."""
@@ -40,7 +40,7 @@ TAKEN = (*REFERENCES, "student", FLOAT)
 
 
 class PluginSection(NamedTuple):
-    """A section whose options stand in plugin files: their folder, the key that names one, the function that has the options."""
+    """A section with options from plugins: their package, the key that names one, the function whose parameters are the options."""
 
     package: str
     key: str
@@ -59,11 +59,11 @@ FOLDER_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
 
 class PipelineConfig(Frozen):
-    """All that a run depends on."""
+    """The complete configuration of a run."""
 
     name: str = Field(pattern=FOLDER_NAME, max_length=100, description="results go to runs/<name>")
     seed: int = Field(default=0, ge=0, lt=2**32)
-    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="where networks are trained")
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="device on which networks are trained")
     data: DataConfig
     teacher: TeacherConfig
     student: StudentConfig
@@ -86,19 +86,19 @@ class PipelineConfig(Frozen):
             if count > 1:
                 raise ValueError(f"{count} targets are called {name}; give each its own name")
             if name in TAKEN:
-                raise ValueError(f"a target cannot be called {name}, which is what the figures of that network go by; rename it")
+                raise ValueError(f"a target cannot be called {name}, which is a reserved name; rename it")
         return targets
 
     @field_validator("validation")
     @classmethod
     def _unseen(cls, validation: ValidationConfig) -> ValidationConfig:
         if validation.split == "train":
-            raise ValueError("split train is what the networks learn from; choose another, val for example")
+            raise ValueError("the networks are trained on split train; choose a different split, such as val")
         return validation
 
     @model_validator(mode="after")
     def _levels_match(self) -> "PipelineConfig":
-        """Known from the options where detectors have this one, and so before a teacher is trained; else it is the losses that refuse."""
+        """Checks strides before a teacher is trained, if both detectors have such an option; otherwise the losses refuse later."""
         student, teacher = (network.detector.options_of(OptionRole.STRIDES) for network in (self.student, self.teacher))
         for (name, own), other in product(student.items(), teacher.values()):
             if own and other and not set(own) & set(other):

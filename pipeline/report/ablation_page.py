@@ -15,7 +15,7 @@ WIDTH = 900
 
 
 def write_page(measured: Ablation, file: Path) -> None:
-    """Draw the page, whole or not at all."""
+    """Write the page, completely or not at all."""
     loader = FileSystemLoader(Path(__file__).parent)
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update({"fraction": fraction, "points": points, "percent": percent})
@@ -26,7 +26,7 @@ def write_page(measured: Ablation, file: Path) -> None:
 
 
 def gain_chart(measured: Ablation) -> Chart:
-    """A row a variant: each seed's gain, their mean, and its interval; the line at 0 is the baseline."""
+    """One row per variant: each seed's gain, the mean, and its interval; the line at 0 is the baseline."""
     names = list(measured.gains)
     height = ROW_PX * len(names) + 60
     left = 7 + DETAIL_PX * max(map(len, names))
@@ -43,7 +43,7 @@ def gain_chart(measured: Ablation) -> Chart:
             lines.append(Line("student", f"M{x(gain.low * 100):g},{y:g}L{x(gain.high * 100):g},{y:g}", title))
         for seed, value in zip(measured.seeds, gain.differences, strict=True):
             marks.append(Mark("seed", x(value * 100), y, f"{name}, seed {seed}: {points(value)} points"))
-        marks.append(Mark("student", x(gain.mean * 100), y, f"{name}: {points(gain.mean)} points in the mean"))
+        marks.append(Mark("student", x(gain.mean * 100), y, f"{name}: {points(gain.mean)} points on average"))
     said = "; ".join(f"{name} {points(gain.mean)}" for name, gain in measured.gains.items())
     return Chart(
         title=f"Gain over the baseline in points of mAP: {said}",

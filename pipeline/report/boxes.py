@@ -11,14 +11,14 @@ from deploy.accuracy.drift import overlaps
 from deploy.prediction.detections import by_image, corners
 
 SCORE = 0.3
-"""Boxes less certain than this are not drawn."""
+"""Boxes with a lower score than this are not drawn."""
 
 IOU = 0.5
-"""A box that covers an object of its class this well has found it."""
+"""A box with at least this IoU with an object of its class has found the object."""
 
 LONGEST_TAG = 14
 TAG_HEIGHT = 0.062
-"""Of the picture's width."""
+"""Height of a tag, as a fraction of the picture's width."""
 
 BoxKind = Literal["truth", "crowd", "found", "wrong", "missed"]
 Corners = tuple[float, float, float, float]
@@ -26,7 +26,7 @@ Corners = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Tag:
-    """Words on a picture, px."""
+    """Text on a picture; place and size in px."""
 
     text: str
     x: float
@@ -37,7 +37,7 @@ class Tag:
 
 @dataclass(frozen=True)
 class DrawnBox:
-    """A rectangle in px of the picture, and the words on its tag ("" for none)."""
+    """A rectangle in px of the picture, and the text on its tag ("" for none)."""
 
     kind: BoxKind
     x: float
@@ -70,7 +70,7 @@ class MatchedObject:
 
 
 def match_boxes(series: str, truth: Sequence[MatchedObject], detections: Sequence[MatchedObject], names: Mapping[int, str]) -> View:
-    """Match the detections above SCORE to the objects, the most certain first, each object once."""
+    """Match the detections above SCORE to the objects, highest score first, each object once."""
     objects = [o for o in truth if not o.crowd]
     sure = sorted((d for d in detections if d.score >= SCORE), key=lambda d: -d.score)
     covered = overlaps(_array(sure), _array(objects))
@@ -90,7 +90,7 @@ def match_boxes(series: str, truth: Sequence[MatchedObject], detections: Sequenc
 
 
 def objects_of(rows: Iterable[Mapping[str, Any]], ids: Iterable[int]) -> dict[int, list[MatchedObject]]:
-    """COCO annotations or results as objects, a list for each of these images."""
+    """COCO annotations or results as objects, one list for each of these images."""
     return {number: [_object(row) for row in own] for number, own in by_image(rows, ids).items()}
 
 
@@ -103,13 +103,13 @@ def _array(objects: Sequence[MatchedObject]) -> NDArray[np.float64]:
 
 
 def truth_view(truth: Sequence[MatchedObject], names: Mapping[int, str]) -> View:
-    """The objects that there are."""
+    """The objects of the ground truth."""
     boxes = [_box("crowd" if o.crowd else "truth", o, _shorten(names[o.category])) for o in truth]
     return View("truth", tuple(boxes), sum(box.kind == "truth" for box in boxes), 0, 0)
 
 
 def tagged(view: View, width: int, height: int) -> View:
-    """The same boxes with their tags, on a picture of width x height px: beside the box, clear of each other where there is room."""
+    """The same boxes with their tags, on a picture of width x height px: next to the box and, if there is room, not overlapping."""
     taken: list[Corners] = []
     boxes = []
     for box in view.boxes:
@@ -121,7 +121,7 @@ def tagged(view: View, width: int, height: int) -> View:
 
 
 def _tag(box: DrawnBox, width: int, height: int, taken: Sequence[Corners]) -> Tag:
-    """The first of five places that is free, else the first that lies within the picture."""
+    """The first of five places that is free, otherwise the first inside the picture."""
     high = round(width * TAG_HEIGHT, 1)
     wide = round(high * (0.48 * len(box.words) + 0.4), 1)
     right, bottom = box.x + box.width, box.y + box.height

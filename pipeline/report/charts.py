@@ -1,4 +1,4 @@
-"""Charts as plain numbers: where ticks, lines, marks and words stand. The template draws them, in the colors of the page."""
+"""Charts as plain numbers: the places of ticks, lines, marks and labels. The template draws them in the colors of the page."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pipeline.report.words import MINUS
 
 GAP = 10
-"""px between a mark and its words."""
+"""px between a mark and its label."""
 
 LINE_HEIGHT = 15
 ASCENT = 11
@@ -19,7 +19,7 @@ _BESIDE = ((1.0, 0.0), (-1.0, 0.0), (0.0, -1.0), (0.0, 1.0), (1.0, -1.0), (-1.0,
 _AROUND = tuple((math.cos(math.pi * turn / 8), -math.sin(math.pi * turn / 8)) for turn in range(16))
 _DISTANCES = range(24, 300, 12)
 _ROUNDS = 3
-"""How often each words' place is chosen anew, knowing where all others stand."""
+"""How often each label's place is chosen again, given the places of all others."""
 
 Point = tuple[float, float]
 Rectangle = tuple[float, float, float, float]
@@ -35,7 +35,7 @@ class Tick:
 
 @dataclass(frozen=True)
 class AxisScale:
-    """From values, low to high, to px, start to end; `log` spaces equal ratios equally."""
+    """Maps values from low to high to px from start to end; `log` spaces equal ratios equally."""
 
     low: float
     high: float
@@ -49,7 +49,7 @@ class AxisScale:
         return round(self.start + (here - low) / (high - low) * (self.end - self.start), 1)
 
     def ticks(self, count: int, *, whole: bool = False) -> tuple[Tick, ...]:
-        """About `count` round values, whole numbers alone where asked."""
+        """About `count` round values, only whole numbers if `whole`."""
         values = _round_ratios(self.low, self.high, count) if self.log else []
         if len(values) < 3:
             values = _round_steps(self.low, self.high, count, smallest=1.0 if whole else 0.0)
@@ -78,9 +78,9 @@ class Mark:
 
 @dataclass(frozen=True)
 class Label:
-    """Words beside a mark: `text` over `detail`, the first baseline at y; x is their start, middle or end, whichever `anchor` says.
+    """Text next to a mark: `text` above `detail`, the first baseline at y; x is the start, middle or end, as `anchor` says.
 
-    `leader` is a path that ties distant words to their mark.
+    `leader` is a path that connects a distant label to its mark.
     """
 
     series: str
@@ -94,7 +94,7 @@ class Label:
 
 @dataclass(frozen=True)
 class Chart:
-    """A plot of width x height px whose axes leave `frame` (left, top, right, bottom); marks have `mark_radius` px."""
+    """A plot of width x height px with the axes around `frame` (left, top, right, bottom); marks have a radius of `mark_radius` px."""
 
     title: str
     width: int
@@ -111,7 +111,7 @@ class Chart:
 
 
 def extent(values: Iterable[float], *, margin: float = 0.0) -> tuple[float, float]:
-    """The smallest and largest value, never the same one, each moved out by `margin` of what lies between."""
+    """The smallest and largest value, never equal, each moved outward by `margin` times their difference."""
     given = list(values)
     low, high = min(given), max(given)
     if low == high:
@@ -121,13 +121,13 @@ def extent(values: Iterable[float], *, margin: float = 0.0) -> tuple[float, floa
 
 
 def path_of(points: Sequence[Point]) -> str:
-    """An open SVG path through points in px, without those that lie on the straight line between their neighbors."""
+    """An open SVG path through points in px, without points on the straight line between their neighbors."""
     kept = [p for i, p in enumerate(points) if not _between(points, i)]
     return "M" + "L".join(f"{x:g},{y:g}" for x, y in kept)
 
 
 def tick_text(value: float) -> str:
-    """A tick's value in few characters."""
+    """A tick's value in a few characters."""
     if 1e-12 < abs(value) < 1e-2:
         mantissa, exponent = f"{value:.1e}".split("e")
         return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
@@ -136,7 +136,7 @@ def tick_text(value: float) -> str:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where words may stand: how far from their mark, on which side of it, and points along the line that ties distant ones to it."""
+    """A possible place for a label: its side of the mark, its distance, and points along the line that connects a distant label."""
 
     box: Rectangle
     anchor: str
@@ -144,7 +144,7 @@ class _Place:
     leader: tuple[Point, ...] = ()
 
     def cost(self, taken: Sequence[Rectangle], placed: Sequence["_Place"]) -> float:
-        """How many marks, lines and words the leader runs through, and other leaders through the words; distance counts a little."""
+        """How many marks, lines and labels the leader crosses, plus how many leaders cross the label; distance adds a little."""
         run_through = sum(_covers(box, self.leader) for box in taken) + sum(_covers(self.box, other.leader) for other in placed)
         return run_through + self.distance / 60
 
@@ -152,9 +152,9 @@ class _Place:
 def place_labels(
     marks: Sequence[Mark], words: Sequence[tuple[str, str]], frame: Rectangle, obstacles: Sequence[Rectangle] = ()
 ) -> tuple[Label, ...]:
-    """Words (text, detail) for each mark, near it, inside the frame and clear of each other, of all marks and of the obstacles.
+    """Labels (text, detail) near their marks, inside the frame, that overlap neither each other nor any mark or obstacle.
 
-    A mark for whose words there is no room anywhere gets none.
+    A mark gets no label if there is no room for it anywhere.
     """
     fixed = [(mark.x - MARK_RADIUS, mark.y - MARK_RADIUS, mark.x + MARK_RADIUS, mark.y + MARK_RADIUS) for mark in marks]
     fixed += obstacles
@@ -180,19 +180,19 @@ def _label(mark: Mark, text: str, detail: str, place: _Place) -> Label:
 
 
 def label_box(label: Label) -> Rectangle:
-    """Where the words stand, px."""
+    """The rectangle that a label fills, px."""
     width, height = _extent_of(label.text, label.detail)
     left = label.x - {"start": 0.0, "middle": width / 2, "end": width}[label.anchor]
     return left, label.y - ASCENT, left + width, label.y - ASCENT + height
 
 
 def _extent_of(text: str, detail: str) -> tuple[float, float]:
-    """Width and height of two lines of words in the widest of the usual fonts."""
+    """Width and height of two lines of text in the widest of the usual fonts."""
     return max(NAME_PX * len(text), DETAIL_PX * len(detail)), 2.0 * LINE_HEIGHT
 
 
 def _places(mark: Mark, width: float, height: float) -> Iterator[_Place]:
-    """Places around a mark for words of that size, the best first."""
+    """Places around a mark for a label of this size, the best first."""
     for distance, directions in ((GAP, _BESIDE), *((distance, _AROUND) for distance in _DISTANCES)):
         for right, down in directions:
             left = mark.x + right * (distance + width / 2) - width / 2
@@ -204,7 +204,7 @@ def _places(mark: Mark, width: float, height: float) -> Iterator[_Place]:
 
 
 def _steps(start: Point, end: Point) -> tuple[Point, ...]:
-    """Points along a line, without those next to its start."""
+    """Points along a line, without those near its start."""
     return tuple((start[0] + (end[0] - start[0]) * n / 12, start[1] + (end[1] - start[1]) * n / 12) for n in range(3, 13))
 
 
@@ -213,7 +213,7 @@ def _covers(box: Rectangle, points: Sequence[Point]) -> bool:
 
 
 def _round_steps(low: float, high: float, count: int, *, smallest: float) -> list[float]:
-    """Multiples of the smallest round step that needs no more than `count` steps."""
+    """Multiples of the smallest round step with which no more than `count` steps are needed."""
     power = 10.0 ** math.floor(math.log10((high - low) / count))
     steps = (max(power * factor, smallest) for factor in (1, 2, 5, 10, 20))
     multiples = ((step, range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)) for step in steps)

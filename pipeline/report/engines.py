@@ -1,4 +1,4 @@
-"""What the report shows of the measured engines: mAP against latency, where the time goes, precision against recall."""
+"""The report's plots of the measured engines: mAP against latency, where the time goes, precision against recall."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ from stages.artifacts import Report, read_json
 PARTS = ("pre", "infer", "post")
 
 MOST_CURVES = 12
-"""Of more classes, the weakest get a precision-recall curve."""
+"""With more classes than this, only the weakest get a precision-recall curve."""
 
 _STYLES = {"fp32": "solid", "fp16": "dashed", "int8": "dotted"}
 
 
 @dataclass(frozen=True)
 class LatencyRow:
-    """Medians in ms of an engine's parts, and of the whole with its 99th percentile."""
+    """An engine's latency in ms: the median of each part, and the median and the 99th percentile end to end."""
 
     name: str
     series: str
@@ -30,7 +30,7 @@ class LatencyRow:
 
 @dataclass(frozen=True)
 class Curves:
-    """An engine's precision-recall curves, as validate wrote them, and how they are drawn."""
+    """An engine's precision-recall curves, as written by validate, and how they are drawn."""
 
     name: str
     series: str
@@ -39,7 +39,7 @@ class Curves:
     values: Mapping[str, Any]
 
 
-def measured(run: RunResult, summary: Mapping[str, Any]) -> dict[str, Any]:
+def engine_plots(run: RunResult, summary: Mapping[str, Any]) -> dict[str, Any]:
     """The plots, by their names in the template."""
     shown = engines(summary)
     rows = latency_rows(summary)
@@ -77,14 +77,14 @@ def latency_rows(summary: Mapping[str, Any]) -> list[LatencyRow]:
 
 
 def precision_curves(run: RunResult) -> list[Curves]:
-    """Those of the engines whose accuracy was measured, references first."""
+    """The curves of the engines whose accuracy was measured, references first."""
     reports = [(name, name, "solid", report) for name, report in run.references.items()]
     reports += [(target.config.name, "student", _STYLES[target.engine.facts.precision], target.report) for target in run.targets]
     return [Curves(name, series, style, value, found) for name, series, style, report in reports for value, found in _read(report)]
 
 
 def class_curves(curves: Sequence[Curves], best: Curves, classes: Sequence[str]) -> list[Panel]:
-    """A panel a class: the best target's curve before the teacher's and the baseline's."""
+    """One panel per class: the best target's curve in front of the teacher's and the baseline's."""
     series = {c.series: c.values for c in curves if c.series != "student"} | {"student": best.values}
     own = best.values["iou_50"]["per_class"]
     defined = [name for name in classes if own.get(name) is not None]

@@ -17,7 +17,7 @@ STYLES = ("student", "teacher", "baseline")
 
 
 def write_page(name: str, metric: str, past: Sequence[Mapping[str, Any]], series: Mapping[str, Sequence[float | None]], file: Path) -> None:
-    """Draw the page, whole or not at all."""
+    """Write the page, completely or not at all."""
     loader = FileSystemLoader(Path(__file__).parent)
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["number"] = number
@@ -26,7 +26,7 @@ def write_page(name: str, metric: str, past: Sequence[Mapping[str, Any]], series
 
 
 def chart(metric: str, past: Sequence[Mapping[str, Any]], series: Mapping[str, Sequence[float | None]]) -> Chart | None:
-    """A line a target over the runs, each named at its last point; None where the metric was never measured."""
+    """One line per target over the runs, named at its last point; None if the metric was never measured."""
     values = [value for points in series.values() for value in points if value is not None]
     if not values:
         return None
@@ -50,7 +50,7 @@ def chart(metric: str, past: Sequence[Mapping[str, Any]], series: Mapping[str, S
         frame=(LEFT, TOP, right, BOTTOM),
         x_ticks=x.ticks(8, whole=True),
         y_ticks=y.ticks(6),
-        x_title="run, the oldest first",
+        x_title="run, oldest first",
         lines=tuple(lines),
         marks=tuple(marks),
         labels=_apart(labels),
@@ -58,7 +58,7 @@ def chart(metric: str, past: Sequence[Mapping[str, Any]], series: Mapping[str, S
 
 
 def _apart(labels: Sequence[tuple[float, Label]], room: float = 32.0) -> tuple[Label, ...]:
-    """One below the other, with room for two lines of words each, and none below the frame."""
+    """The labels one below the other, with room for two lines of text each, and none below the frame."""
     placed, free = [], TOP + 10
     ordered = sorted(labels, key=lambda item: item[0])
     for index, (top, label) in enumerate(ordered):

@@ -1,4 +1,4 @@
-"""report.html: a run in one file that opens offline, without script, its plots inline and its pictures embedded."""
+"""report.html: a run in one file that opens offline and has no scripts; plots and pictures are embedded."""
 
 import platform
 from collections.abc import Sequence
@@ -14,21 +14,21 @@ from deploy import machine
 from deploy.machine import packages
 from pipeline.flow import RunResult, TargetResult
 from pipeline.report import boxes, pictures, plots, words
-from pipeline.report.engines import measured
+from pipeline.report.engines import engine_plots
 from pipeline.results.summary import difference, summarize
 from pipeline.results.table import LEGEND
 from pipeline.results.verdicts import details
 from pipeline.store.files import replace_text
 
 MOST_CLASSES = 80
-"""Of more classes, the report lists those that gained and those that lost most."""
+"""With more classes than this, the report lists those that gained most and those that lost most."""
 
 _FILTERS = ("fraction", "points", "change", "drifted", "convolutions", "percent", "milliseconds", "size", "count", "duration", "measured")
 
 
 @dataclass(frozen=True)
 class ClassRow:
-    """AP over IoU 0.5 to 0.95 of one class in each network, fractions; `gain` is the student's less the baseline's."""
+    """Each network's AP over IoU 0.5 to 0.95 for one class, as fractions; `gain` is student minus baseline."""
 
     name: str
     teacher: float | None
@@ -38,7 +38,7 @@ class ClassRow:
 
 
 def write_report(run: RunResult, file: Path) -> None:
-    """Draw the report of a run, whole or not at all.
+    """Write the report of a run, completely or not at all.
 
     Raises:
         ArtifactError: an artifact of the run is damaged.
@@ -50,7 +50,7 @@ def write_report(run: RunResult, file: Path) -> None:
 
 
 def content(run: RunResult) -> dict[str, Any]:
-    """All that the template shows; every figure is one of summary.json's."""
+    """Everything that the template shows; every figure is also in summary.json."""
     summary = summarize(run)
     classes = class_rows(run)
     curves = {name: plots.read_curves(network.root / "curves.csv") for name, network in run.networks.items()}
@@ -66,7 +66,7 @@ def content(run: RunResult) -> dict[str, Any]:
         "changes": [details(verdict) for target in run.targets for verdict in target.verdicts.facts.verdicts],
         "verdicts": {name: words.worst(summary["gates"], name) for name in summary["targets"]},
         "split": run.config.validation.split,
-        **measured(run, summary),
+        **engine_plots(run, summary),
         "training": dict(zip(("terms", "diagnostics"), plots.training(curves), strict=True)),
         "classes": most_changed(classes),
         "num_classes": len(classes),
@@ -87,7 +87,7 @@ def class_rows(run: RunResult) -> list[ClassRow]:
 
 
 def most_changed(rows: Sequence[ClassRow]) -> list[ClassRow]:
-    """All as they stand, or, of very many, those whose AP changed most, the largest gain first."""
+    """All rows in their order or, if there are very many, those whose AP changed most, the largest gain first."""
     if len(rows) <= MOST_CLASSES:
         return list(rows)
     changed = sorted((row for row in rows if row.gain is not None), key=lambda row: -(row.gain or 0))
@@ -108,14 +108,14 @@ def _pictures(run: RunResult) -> dict[str, Any]:
 
 
 def _cost(run: RunResult) -> dict[str, Any]:
-    """Seconds that this run spent, that making all takes, and of the longest stage."""
+    """Seconds that this run took, that all stages take together, and that the longest stage takes."""
     seconds = [stage.seconds or 0.0 for stage in run.stages]
     now = sum(stage.seconds or 0.0 for stage in run.stages if not stage.reused)
     return {"spent": {"now": now, "all": sum(seconds)}, "longest": max(seconds, default=0.0) or 1.0}
 
 
 def _facts(run: RunResult) -> dict[str, Any]:
-    """What the figures depend on beside the configuration."""
+    """What the figures depend on in addition to the configuration."""
     dataset = run.dataset.facts
     reports = (target.report.facts for target in run.targets)
     return {
@@ -132,7 +132,7 @@ def _facts(run: RunResult) -> dict[str, Any]:
 
 
 def _fingerprint(target: TargetResult) -> dict[str, str]:
-    """Which engine was measured, hashes cut short; empty where there is none."""
+    """Which engine was measured, with shortened hashes; empty if there is none."""
     facts = target.engine.facts
     every = {"sha256": facts.sha256, **facts.fingerprint} if facts.sha256 else {}
     return {key: value[:16] if key.endswith("sha256") else value for key, value in every.items() if value}

@@ -1,4 +1,4 @@
-"""The report's pictures: one row an image with everybody's boxes, and where both networks look."""
+"""The report's pictures: one row per image with every network's boxes, and where teacher and student look."""
 
 import base64
 import io
@@ -51,7 +51,7 @@ class Gaze:
 
 
 def photos(dataset: Dataset, split: str, networks: Mapping[str, Checkpoint], ids: Sequence[int]) -> list[Photo]:
-    """The split's images of these ids with the boxes of the ground truth and of each network; images that are gone are left out."""
+    """The split's images of these ids with the boxes of the ground truth and of each network; missing images are left out."""
     labeled = labeled_split(dataset, split)
     names = {category["id"]: str(category["name"]) for category in labeled.truth["categories"]}
     truth = objects_of(labeled.truth["annotations"], ids)
@@ -68,14 +68,14 @@ def photos(dataset: Dataset, split: str, networks: Mapping[str, Checkpoint], ids
 
 
 def choose(dataset: Dataset, split: str, student: Checkpoint) -> list[int]:
-    """The images to show: those whose attention was kept, else the first of the split."""
+    """The images to show: those whose attention was kept, otherwise the first of the split."""
     known = [image["id"] for image in labeled_split(dataset, split).truth["images"]]
     kept = set(_attention(student)["image_ids"].tolist()) if (student.root / ATTENTION).exists() else set()
     return [i for i in known if i in kept][:NUM_IMAGES] or known[:NUM_IMAGES]
 
 
 def gazes(dataset: Dataset, split: str, student: Checkpoint, ids: Sequence[int]) -> list[Gaze]:
-    """The attention of teacher and student over each image; empty where none was kept."""
+    """The attention of teacher and student over each image; empty if none was kept."""
     if not (student.root / ATTENTION).exists():
         return []
     arrays = _attention(student)
@@ -98,7 +98,7 @@ def gazes(dataset: Dataset, split: str, student: Checkpoint, ids: Sequence[int])
 
 
 def heat(image: Image.Image, attention: NDArray[np.float64]) -> Image.Image:
-    """The image in dim grey under the attention [h, w], from its 1st to its 99th percentile, dark violet to pale yellow."""
+    """The image in dim gray under the attention [h, w], from dark violet (1st percentile) to pale yellow (99th percentile)."""
     low, high = np.percentile(attention, (1, 99))
     level = np.clip((attention - low) / (high - low), 0, 1) if high > low else np.zeros_like(attention)
     level = np.asarray(Image.fromarray(level.astype(np.float32)).resize(image.size, Image.Resampling.BICUBIC)).clip(0, 1)
@@ -110,7 +110,7 @@ def heat(image: Image.Image, attention: NDArray[np.float64]) -> Image.Image:
 
 
 def correlation(one: NDArray[np.float64], other: NDArray[np.float64]) -> float | None:
-    """Pearson's, None where either is constant."""
+    """Pearson's correlation; None if either is constant."""
     if np.ptp(one) == 0 or np.ptp(other) == 0:
         return None
     return float(np.corrcoef(one.ravel(), other.ravel())[0, 1])
@@ -130,7 +130,7 @@ def _readable(split: LabeledSplit, ids: Sequence[int]) -> list[tuple[dict[str, A
     for row, file in (images[number] for number in ids):
         try:
             found.append((row, image_files.load_image(file)))
-        except DataError:  # a picture that is gone since does not spoil the report; its template counts those there are
+        except DataError:  # a missing picture does not spoil the report; the template counts the others
             continue
     return found
 
@@ -147,7 +147,7 @@ def _attention(student: Checkpoint) -> dict[str, NDArray[Any]]:
 
 
 def over_image(attention: NDArray[Any], pixels: NDArray[np.uint8], dataset: Dataset) -> NDArray[np.float64]:
-    """An attention map [h, w] over the network's input, cut to where the image lies in it."""
+    """An attention map [h, w] over the network's input, cropped to the image's place in it."""
     preprocessing = dataset.facts.contract.preprocessing
     placement = preprocess.fit(pixels, preprocessing)[1]
     size = preprocessing.width, preprocessing.height

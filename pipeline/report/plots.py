@@ -11,13 +11,13 @@ from typing import Any
 from pipeline.report.charts import AxisScale, Chart, Line, Mark, Point, Rectangle, extent, path_of, place_labels
 
 LOG_RATIO = 4
-"""Latencies that lie further apart than this are drawn on a logarithmic axis."""
+"""If the largest latency is more than this many times the smallest, the axis is logarithmic."""
 
 DIAGNOSTICS = ("grad_norm", "learning_rate", "images_per_s")
-"""Columns of curves.csv that are no losses."""
+"""Columns of curves.csv that are not losses."""
 
 DERIVED = ("weighted/", "share/")
-"""How columns begin that say what a term amounts to, beside the term itself."""
+"""Prefixes of columns that hold a term's weighted value and its share, in addition to the term itself."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class EnginePoint:
 
 @dataclass(frozen=True)
 class Panel:
-    """A small chart with its last value, or its score, a series."""
+    """A small chart, with the last value or the score of each series."""
 
     name: str
     chart: Chart
@@ -40,7 +40,7 @@ class Panel:
 
 
 def pareto(engines: Sequence[EnginePoint]) -> list[EnginePoint]:
-    """Those that no other engine beats in both speed and accuracy, the fastest first."""
+    """The engines that no other engine beats in both speed and accuracy, fastest first."""
     front: list[EnginePoint] = []
     for engine in sorted(engines, key=lambda e: (e.latency, -e.map)):
         if not front or engine.map > front[-1].map:
@@ -49,7 +49,7 @@ def pareto(engines: Sequence[EnginePoint]) -> list[EnginePoint]:
 
 
 def tradeoff(engines: Sequence[EnginePoint], width: int, height: int) -> Chart | None:
-    """mAP against latency with the Pareto front; None where nothing was measured."""
+    """mAP against latency with the Pareto front; None if nothing was measured."""
     if not engines:
         return None
     frame: Rectangle = (52, 10, width - 14, height - 46)
@@ -70,7 +70,7 @@ def tradeoff(engines: Sequence[EnginePoint], width: int, height: int) -> Chart |
         frame=frame,
         x_ticks=x.ticks(max(4, width // 110)),
         y_ticks=y.ticks(5),
-        x_title=f"latency end to end, median, ms{' (logarithmic)' if log else ''}",
+        x_title=f"end-to-end latency, median, ms{' (logarithmic)' if log else ''}",
         y_title="mAP",
         lines=(Line("front", path_of(corners), "Pareto front"),),
         marks=tuple(marks),
@@ -80,7 +80,7 @@ def tradeoff(engines: Sequence[EnginePoint], width: int, height: int) -> Chart |
 
 
 def _staircase(front: Sequence[EnginePoint], x: AxisScale, y: AxisScale, frame: Rectangle) -> list[Point]:
-    """Up at each engine of the front, then level: what can be had at each latency."""
+    """The best mAP available at each latency: a step up at each engine of the front, then level."""
     corners: list[Point] = [(x(front[0].latency), frame[3])]
     for engine in front:
         corners += [(x(engine.latency), corners[-1][1]), (x(engine.latency), y(engine.map))]
@@ -88,12 +88,12 @@ def _staircase(front: Sequence[EnginePoint], x: AxisScale, y: AxisScale, frame: 
 
 
 def _strip(one: Point, other: Point) -> Rectangle:
-    """A narrow box around a level or upright line."""
+    """A narrow box around a horizontal or vertical line."""
     return min(one[0], other[0]) - 2, min(one[1], other[1]) - 2, max(one[0], other[0]) + 2, max(one[1], other[1]) + 2
 
 
 def read_curves(file: Path) -> dict[str, list[tuple[float, float]]]:
-    """Each column of a curves.csv as (epoch, value); cells that are empty or not finite are left out, and so is a missing file."""
+    """Each column of a curves.csv as (epoch, value); empty and non-finite cells are left out, and a missing file has no columns."""
     try:
         rows = list(csv.DictReader(file.read_text(encoding="utf-8").splitlines()))
     except OSError:
@@ -117,7 +117,7 @@ def _number(cell: str | None) -> float | None:
 
 
 def training(curves: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]) -> tuple[list[Panel], list[Panel]]:
-    """A panel a loss term, the sum first, and a panel a diagnostic, from the columns of each series."""
+    """One panel per loss term, the sum first, and one panel per diagnostic, from the columns of each series."""
     names = sorted(dict.fromkeys(name for columns in curves.values() for name in columns), key=lambda name: name != "loss")
     diagnostics = [*DIAGNOSTICS, *(name for name in names if name.startswith(DERIVED))]
     terms = [name for name in names if name not in diagnostics]
@@ -144,7 +144,7 @@ def _training_panel(name: str, series: Mapping[str, Sequence[tuple[float, float]
 
 
 def precision_recall(curves: Mapping[str, tuple[str, str, Mapping[str, Any]]], width: int, height: int) -> Chart | None:
-    """Precision at IoU 0.5 over recall, the mean over classes; `curves` holds (series, style, curves.json) by engine."""
+    """Mean precision over classes at IoU 0.5, against recall; `curves` has (series, style, curves.json) for each engine."""
     known = {name: (s, style, c["recall"], c["iou_50"]["overall"]) for name, (s, style, c) in curves.items()}
     lines = [(name, s, style, recall, found) for name, (s, style, recall, found) in known.items() if found is not None]
     if not lines:
@@ -152,18 +152,18 @@ def precision_recall(curves: Mapping[str, tuple[str, str, Mapping[str, Any]]], w
     frame: Rectangle = (48, 12, width - 14, height - 44)
     x, y = AxisScale(0, 1, frame[0], frame[2]), AxisScale(0, 1, frame[3], frame[1])
     drawn = tuple(Line(s, path_of(_descent(recall, found, x, y)), name, style) for name, s, style, recall, found in lines)
-    title = f"Precision at IoU 0.5 against recall of {', '.join(line[0] for line in lines)}"
+    title = f"Precision at IoU 0.5 against recall for {', '.join(line[0] for line in lines)}"
     return Chart(title, width, height, frame, x.ticks(5), y.ticks(5), "recall", "precision at IoU 0.5", drawn)
 
 
 def _descent(recall: Sequence[float], precision: Sequence[float], x: AxisScale, y: AxisScale) -> list[Point]:
-    """The curve in px, down to its first 0: beyond the highest recall there is nothing to draw."""
+    """The curve in px, down to its first 0: there is nothing to draw beyond the highest recall."""
     end = next((step + 1 for step, value in enumerate(precision) if value == 0), len(precision))
     return [(x(r), y(p)) for r, p in zip(recall[:end], precision[:end], strict=True)]
 
 
 def class_curves(curves: Mapping[str, Mapping[str, Any]], classes: Sequence[str]) -> list[Panel]:
-    """A panel a class: precision at IoU 0.5 over recall of each series; the value is the mean precision, AP at IoU 0.5."""
+    """One panel per class: each series' precision at IoU 0.5 against recall; its value is the mean precision, AP at IoU 0.5."""
     return [_class_panel(name, {s: (c["recall"], c["iou_50"]["per_class"].get(name)) for s, c in curves.items()}) for name in classes]
 
 
@@ -182,5 +182,5 @@ def _class_panel(name: str, series: Mapping[str, tuple[Sequence[float], Sequence
 
 
 def average(curve: Sequence[float] | None) -> float | None:
-    """AP: the mean precision over the recalls; None for no curve."""
+    """AP, the mean precision over all recalls; None without a curve."""
     return None if curve is None else sum(curve) / len(curve)

@@ -1,4 +1,4 @@
-"""Figures as people read them, and the headline in words. mAP stays a fraction; differences are points, hundredths of it."""
+"""Figures formatted for people, and the headline in words. mAP is a fraction; its differences are in points of 0.01."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -50,12 +50,12 @@ def change(value: float | None) -> str:
 
 
 def drifted(value: float | None) -> str:
-    """A small distance, in two digits."""
+    """A small distance, with two digits."""
     return UNDEFINED if value is None else f"{value:.2g}" if value >= 1e-4 else f"{value:.0e}" if value else "0"
 
 
 def convolutions(proof: Mapping[str, Any]) -> str:
-    """How many convolutions an engine computes in which precision, and how many matrix products."""
+    """The numbers of convolutions and of matrix products that an engine computes, by precision."""
     said = []
     for kind, before in (("convolutions", ""), ("products", "products: ")):
         counts = [(name, proof.get(f"{kind}_{name}", 0)) for name in ("fp32", "fp16", "int8")]
@@ -70,7 +70,7 @@ def percent(value: float | None) -> str:
 
 
 def milliseconds(value: float | None) -> str:
-    """Three digits or so."""
+    """A time with about three digits."""
     return UNDEFINED if value is None else f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f}"
 
 
@@ -90,7 +90,7 @@ def count(value: int) -> str:
 
 
 def measured(value: float | None, metric: str) -> str:
-    """What a gate judged, with the digits that tell it from a limit nearby."""
+    """The number that a gate judged, with enough digits to tell it from a limit close by."""
     if value is None:
         return UNDEFINED
     return f"{value:,.0f}" if metric == "bytes" else f"{value:.3f}" if metric.endswith("_ms") else f"{value:.4f}"
@@ -112,13 +112,13 @@ def times(ratio: float) -> str:
 
 
 def worst(gates: Sequence[Mapping[str, Any]], target: str) -> str | None:
-    """The verdict on a target: that of its worst gate, None without gates."""
+    """The verdict on a target, which is its worst gate's; None without gates."""
     found = {gate["verdict"] for gate in gates if gate["target"] == target}
     return next((verdict for verdict in _WORST_FIRST if verdict in found), None)
 
 
 def fastest(summary: Mapping[str, Any]) -> str | None:
-    """The quickest target that no gate failed, else the quickest; None where none was measured."""
+    """The fastest target without a failed gate, otherwise the fastest; None if none was measured."""
     measured = {name: target for name, target in summary["targets"].items() if target["latency_ms"]}
     good = [name for name in measured if worst(summary["gates"], name) != "fail"]
     return min(good or measured, key=lambda name: float(measured[name]["latency_ms"]["end_to_end"]["p50"]), default=None)
@@ -135,7 +135,7 @@ def _verdict(summary: Mapping[str, Any]) -> tuple[str, str]:
     failed, judged = verdicts.count("fail"), len(verdicts) - verdicts.count("unmeasured")
     code = summary["exit_code"]
     if code == 0:
-        passed = f"All {judged} gates passed" if judged > 1 else "The gate passed" if judged else "No gate to pass"
+        passed = f"All {judged} gates passed" if judged > 1 else "The gate passed" if judged else "No gate was judged"
         return ("pass" if judged else "open"), passed
     reasons = {
         5: "A required target could not be measured",
@@ -149,18 +149,18 @@ def _verdict(summary: Mapping[str, Any]) -> tuple[str, str]:
 def _accuracy(summary: Mapping[str, Any]) -> str:
     teacher, student, gain, closed = summary["teacher"], summary["student"], summary["gain_map"], summary["gap_closed"]
     if student["map"] is None or gain is None:
-        return f"Accuracy is undefined: split {student['split']} has no object to find."
+        return f"Accuracy is undefined: split {student['split']} has no objects."
     if round(abs(gain) * 100, 1) == 0:
-        change = "as much as the baseline, the same network trained without the teacher"
+        change = "the same as the baseline (the same network trained without the teacher)"
     else:
         change = (
-            f"{abs(gain) * 100:.1f} points {'above' if gain > 0 else 'below'} the baseline, the same network trained without the teacher"
+            f"{abs(gain) * 100:.1f} points {'above' if gain > 0 else 'below'} the baseline (the same network trained without the teacher)"
         )
-    own = f"Taught by its teacher, the student of {count(student['parameters'])} parameters reaches mAP {fraction(student['map'])}"
+    own = f"The distilled student, with {count(student['parameters'])} parameters, reaches mAP {fraction(student['map'])}"
     way = ""
     if closed is not None and closed > 0:
-        way = f", {percent(closed)} of the way up to" if closed <= 1 else ", above even"
-        way += f" the teacher at {fraction(teacher['map'])}"
+        way = f", closing {percent(closed)} of the gap to" if closed <= 1 else ", and even above"
+        way += f" the teacher ({fraction(teacher['map'])})"
     return f"{own} on {student['num_images']} images of split {student['split']}: {change}{way}."
 
 
@@ -173,7 +173,7 @@ def _speed(summary: Mapping[str, Any]) -> str | None:
     reference = summary["references"].get("teacher", {}).get("latency_ms")
     ratio = reference["end_to_end"]["p50"] / p50 if reference and p50 else 0.0
     faster = f", {times(ratio)} as fast as the teacher" if ratio > 1 else ""
-    return f"Its engine {name} takes {milliseconds(p50)} ms an image, from pixels to boxes{faster}, at mAP {fraction(target['map'])}."
+    return f"Engine {name} takes {milliseconds(p50)} ms per image from pixels to boxes{faster}, with mAP {fraction(target['map'])}."
 
 
 def _tiles(summary: Mapping[str, Any]) -> list[Tile]:
@@ -181,17 +181,21 @@ def _tiles(summary: Mapping[str, Any]) -> list[Tile]:
     lead = None if teacher["map"] is None or baseline["map"] is None else teacher["map"] - baseline["map"]
     name = fastest(summary)
     closed = summary["gap_closed"]
-    gap = "the teacher does not lead" if closed is None else f"of the teacher's lead, {points(lead).lstrip('+')} points"
+    gap = (
+        "the teacher is not ahead of the baseline"
+        if closed is None
+        else f"of the teacher's lead of {points(lead).lstrip('+')} points over the baseline"
+    )
     ratio = teacher["parameters"] / max(student["parameters"], 1)
-    parameters = f"{count(student['parameters'])} parameters against {count(teacher['parameters'])}"
-    change = f"points of mAP: {fraction(baseline['map'])} to {fraction(student['map'])}"
+    parameters = f"{count(student['parameters'])} parameters, the teacher has {count(teacher['parameters'])}"
+    change = f"points of mAP, from {fraction(baseline['map'])} to {fraction(student['map'])}"
     tiles = [
-        Tile("Gain by distillation", points(summary["gain_map"]), change),
+        Tile("Gain from distillation", points(summary["gain_map"]), change),
         Tile("Gap closed", percent(closed), gap),
-        Tile("Smaller", f"{ratio:.1f}×", parameters),
+        Tile("Smaller than the teacher", f"{ratio:.1f}×", parameters),
     ]
     if name is not None:
         target = summary["targets"][name]
         p50 = milliseconds(target["latency_ms"]["end_to_end"]["p50"])
         return [*tiles, Tile("Fastest engine", f"{p50} ms", f"{name}, mAP {fraction(target['map'])}, {size(target['bytes'])}")]
-    return [*tiles, Tile("Fastest engine", UNDEFINED, "none could be measured here")]
+    return [*tiles, Tile("Fastest engine", UNDEFINED, "none could be measured on this machine")]

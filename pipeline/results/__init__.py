@@ -1,1 +1,1 @@
-"""What commands answer with: summaries, tables, verdicts, history, ablations."""
+"""The contents of the commands' answers: summaries, tables, verdicts, history, ablations."""

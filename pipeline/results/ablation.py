@@ -9,12 +9,12 @@ from pipeline.results.table import LEGEND, UNDEFINED, grid, number
 
 BASELINE = "baseline"
 TOGETHER = "all losses"
-HEADER = ("network", "mean map", "gain, points", "95 % interval", "lead closed")
+HEADER = ("network", "mean map", "gain, points", "95 % interval", "gap closed")
 
 
 @dataclass(frozen=True)
 class Ablation:
-    """mAP of the teacher, and of each variant at each seed; `gains` are of every variant but the baseline."""
+    """mAP of the teacher, and of each variant at each seed; `gains` has every variant except the baseline."""
 
     name: str
     split: str
@@ -25,7 +25,7 @@ class Ablation:
     gains: Mapping[str, Gain]
 
     def closed(self, variant: str) -> float | None:
-        """How much of the teacher's lead over the baseline the variant makes good, of means; None unless the teacher leads."""
+        """The share of the gap between baseline and teacher that the variant closes, from mean mAPs; None unless the teacher leads."""
         means = {name: sum(values) / len(values) for name, values in self.maps.items()}
         return gap_closed(self.teacher, means[BASELINE], means[variant])
 
@@ -44,7 +44,7 @@ def counts(measured: Ablation) -> str:
 
 
 def table_rows(measured: Ablation) -> list[list[str]]:
-    """One row per network: mean mAP, the gain in points with its interval, the share of the teacher's lead made good."""
+    """One row per network: mean mAP, the gain in points with its interval, the share of the gap to the teacher that was closed."""
     rows = [["teacher", number(measured.teacher), UNDEFINED, UNDEFINED, UNDEFINED]]
     for name, values in measured.maps.items():
         gain = measured.gains.get(name)
@@ -62,5 +62,5 @@ def table_rows(measured: Ablation) -> list[list[str]]:
 
 
 def interval(gain: Gain) -> str:
-    """In points; "-" for a single seed."""
+    """The interval in points; "-" for a single seed."""
     return UNDEFINED if gain.low is None or gain.high is None else f"{gain.low * 100:+.2f} to {gain.high * 100:+.2f}"

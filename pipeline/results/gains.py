@@ -1,4 +1,4 @@
-"""What a change gains over several paired trainings, and how sure that is."""
+"""The gain from a change over several paired trainings, and its confidence interval."""
 
 import statistics
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Gain:
-    """The mean of paired differences, and its confidence interval; null ends where there is but one pair."""
+    """The mean of paired differences, and its confidence interval; its ends are None if there is only one pair."""
 
     mean: float
     low: float | None
@@ -16,14 +16,14 @@ class Gain:
 
 
 def paired_gain(values: Sequence[float], others: Sequence[float], confidence: float = 0.95) -> Gain:
-    """`values` less `others`, pair by pair, with Student's interval for the mean.
+    """`values` minus `others`, pair by pair, with Student's t interval for the mean.
 
-    The interval holds where differences are about normal; pairs are of the same seed, whose luck cancels.
+    The interval assumes that the differences are roughly normal. A pair has the same seed, so the seed's luck cancels.
 
     Raises:
-        ValueError: no pairs, or not as many values as others.
+        ValueError: there are no pairs, or the numbers of values and others differ.
     """
-    from scipy.stats import t  # takes a second
+    from scipy.stats import t  # takes a second to import
 
     differences = tuple(value - other for value, other in zip(values, others, strict=True))
     if not differences:

@@ -1,4 +1,4 @@
-"""The metrics of past runs, a row each."""
+"""The metrics of past runs, one row per run."""
 
 import json
 from collections.abc import Mapping
@@ -38,7 +38,7 @@ def add(result: RunResult, folder: Path, exit_code: int) -> None:
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
-    """Past runs, the oldest first, their metrics under the present names; half a line, which a crash may leave, is none."""
+    """Past runs, oldest first, with metrics under their current names; incomplete lines, which a crash may leave, are skipped."""
     if not path.exists():
         return []
     found = []

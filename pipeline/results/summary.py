@@ -1,4 +1,4 @@
-"""summary.json: the figures of a run and the verdict on it, as strict JSON; null where a figure is undefined, never NaN."""
+"""summary.json: the figures of a run and the verdict on it, as strict JSON; an undefined figure is null, never NaN."""
 
 from dataclasses import asdict
 from typing import Any
@@ -12,7 +12,7 @@ from stages.measurement.verdicts import exit_code
 
 
 def summarize(result: RunResult) -> dict[str, Any]:
-    """All that summary.json holds."""
+    """The contents of summary.json."""
     figures = {name: network_figures(checkpoint) for name, checkpoint in result.networks.items()}
     maps = {name: value["map"] for name, value in figures.items()}
     verdicts = [verdict for target in result.targets for verdict in target.verdicts.facts.verdicts]
@@ -37,7 +37,7 @@ def summarize(result: RunResult) -> dict[str, Any]:
 
 
 def network_figures(checkpoint: Checkpoint) -> dict[str, Any]:
-    """A trained network's accuracy, in torch, and its size."""
+    """A trained network's accuracy, measured in torch, and its size."""
     facts = checkpoint.facts
     accuracy = facts.accuracy.model_dump(include={"map", "map_50", "map_75", "split", "num_images"})
     return {
@@ -49,7 +49,7 @@ def network_figures(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def target_figures(report: Report) -> dict[str, Any]:
-    """What was measured of an engine; null with a `why` where it could not be."""
+    """An engine's measurements; if it could not be measured, null and the reason in `why`."""
     facts = report.facts
     accuracy = facts.accuracy.model_dump(include={"map", "map_50", "map_75", "split", "num_images"}) if facts.accuracy else {}
     latency = facts.latency.model_dump(include={"pre", "infer", "post", "end_to_end"}) if facts.latency else None
@@ -68,9 +68,9 @@ def target_figures(report: Report) -> dict[str, Any]:
 
 
 def engine_figures(engine: Engine) -> dict[str, Any]:
-    """Its precision proven, its cost counted; which layers int8 returned to float, and which precision was chosen of which.
+    """The proof of an engine's precision, its cost, the layers that int8 returned to float, and the choice of a precision.
 
-    The last two are null where there was nothing to decide.
+    The last two are null if there was nothing to decide.
     """
     facts = engine.facts
     kept = {"limit", "float_map", "map", "float_layers", "num_layers"}
@@ -83,7 +83,7 @@ def engine_figures(engine: Engine) -> dict[str, Any]:
 
 
 def parity_figures(parity: Parity) -> dict[str, Any]:
-    """Where a target's accuracy went; of each tensor in half precision the largest value, the largest of all first."""
+    """Where a target lost accuracy; also the largest value of each fp16 tensor, in descending order."""
     facts = parity.facts.model_dump(exclude={"target", "split"}, mode="json")
     for step in facts["steps"]:
         step["largest"] = [{"tensor": name, "value": value} for name, value in sorted(step["largest"].items(), key=lambda item: -item[1])]
@@ -96,16 +96,16 @@ def gate_figures(verdict: Verdict) -> dict[str, Any]:
 
 
 def stage_figures(record: StageRecord) -> dict[str, Any]:
-    """What a stage cost; `seconds` are those of its run, where it was reused too."""
+    """What a stage cost; if it was reused, `seconds` is the time of the run that made it."""
     return asdict(record)
 
 
 def difference(one: float | None, other: float | None) -> float | None:
-    """one - other, null where either is."""
+    """one - other; null if either is null."""
     return None if one is None or other is None else one - other
 
 
 def gap_closed(teacher: float | None, baseline: float | None, student: float | None) -> float | None:
-    """How much of the teacher's lead over the baseline distillation made good; null unless the teacher leads."""
+    """The share of the gap between baseline and teacher that distillation closed; null unless the teacher leads."""
     lead, gain = difference(teacher, baseline), difference(student, baseline)
     return None if lead is None or gain is None or lead <= 0 else gain / lead

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 UNDEFINED = "-"
-LEGEND = "baseline: the student trained without the teacher"
+LEGEND = "baseline: the student's network trained without the teacher"
 
 
 def render(summary: Mapping[str, Any]) -> str:
@@ -13,7 +13,7 @@ def render(summary: Mapping[str, Any]) -> str:
 
 
 def grid(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns as wide as they need to be, numbers to the right."""
+    """Columns as wide as they need to be, numbers aligned right."""
     columns = [_column(column) for column in zip(header, *rows, strict=True)]
     first, *others = ["  ".join(cells) for cells in zip(*columns, strict=True)]
     return "\n".join([first.rstrip(), "-" * len(first), *(line.rstrip() for line in others)])
@@ -26,7 +26,7 @@ def _column(cells: Sequence[str]) -> list[str]:
 
 
 def verdict_table(gates: Sequence[Mapping[str, Any]]) -> str:
-    """The gates with what they measured and allow; the reasons of those that judged nothing below."""
+    """The gates with their measurements and limits; below, the reasons why gates judged nothing."""
     rows = [[gate["name"], gate["target"], gate["metric"], number(gate["measured"]), gate["limit"], gate["verdict"]] for gate in gates]
     notes = [f"! {gate['target']}, gate {gate['name']}: {gate['why']}" for gate in gates if gate["why"]]
     return "\n".join([grid(["gate", "target", "metric", "measured", "limit", "verdict"], rows), *notes])
@@ -40,7 +40,7 @@ def number(value: float | None, digits: int = 4) -> str:
 
 
 def _shown(figures: Iterable[Mapping[str, Any]], *names: str) -> list[str]:
-    """The names of the accuracies, that of masks where any has one."""
+    """The names of the accuracy columns, with mask_map if any row has a value for it."""
     return [*names, "mask_map"] if any(one.get("mask_map") is not None for one in figures) else list(names)
 
 
@@ -56,7 +56,7 @@ def _networks(summary: Mapping[str, Any]) -> list[str]:
     gap = f", {closed:.0%} of the gap to the teacher" if closed is not None else ""
     gain = summary["gain_map"]
     judged = f"{summary['student']['num_images']} images of split {summary['student']['split']}"
-    return [f"{table}\ngain by distillation: {UNDEFINED if gain is None else f'{gain:+.4f}'} map{gap}; on {judged}\n{LEGEND}"]
+    return [f"{table}\ngain from distillation: {UNDEFINED if gain is None else f'{gain:+.4f}'} map{gap}; on {judged}\n{LEGEND}"]
 
 
 def _targets(targets: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Verdicts for machines and people: gate.json, JUnit XML, Markdown for a pull request, annotations of a GitHub run."""
+"""Verdicts for machines and people: gate.json, JUnit XML, Markdown for a pull request, annotations in a GitHub run."""
 
 import os
 import xml.etree.ElementTree as ET
@@ -18,15 +18,15 @@ _MARKS = {"pass": "✅", "fail": "❌", "inconclusive": "❔", "unmeasured": "�
 
 
 def text(verdicts: Sequence[Verdict]) -> str:
-    """The table for a terminal, with what was compared and what disturbed it below."""
+    """The table for a terminal; below it, what was compared and what disturbed the measurement."""
     if not verdicts:
-        return "no gate is set, so nothing was judged"
+        return "no gate is configured, so nothing was judged"
     notes = [f"· {one.target}, gate {one.name}: {words}" for one in verdicts if (words := details(one)) is not None]
     return "\n".join([verdict_table([one.model_dump(mode="json") for one in verdicts]), *notes])
 
 
 def details(one: Verdict) -> str | None:
-    """A gate on a change in words: the change, its interval, what was compared; None for any other gate."""
+    """The result of a gate on a change, in words: the change, its interval, what was compared; None for any other gate."""
     if one.effect is None:
         return None
     effect = one.effect.reversed() if one.limit.startswith("falls") else one.effect
@@ -39,7 +39,7 @@ def details(one: Verdict) -> str | None:
 
 
 def write(folder: Path, verdicts: Sequence[Verdict], code: int) -> list[Path]:
-    """gate.json, gate.xml and gate.md, and the Markdown to the summary of a GitHub job where there is one."""
+    """Write gate.json, gate.xml and gate.md; in a GitHub job, also add the Markdown to the job's summary."""
     paths = [folder / "gate.json", folder / "gate.xml", folder / "gate.md"]
     replace_json(paths[0], {"format": 1, "exit_code": code, "gates": [one.model_dump(mode="json") for one in verdicts]})
     replace_text(paths[1], junit(verdicts))
@@ -52,7 +52,7 @@ def write(folder: Path, verdicts: Sequence[Verdict], code: int) -> list[Path]:
 
 
 def junit(verdicts: Sequence[Verdict]) -> str:
-    """One test case a gate: fail is a failure, incomparable an error, unmeasured and inconclusive are skipped."""
+    """One test case per gate: fail is a failure, incomparable an error, unmeasured and inconclusive are skipped."""
     kinds = [one.verdict for one in verdicts]
     counts = {"failures": kinds.count("fail"), "errors": kinds.count("incomparable")}
     counts["skipped"] = kinds.count("unmeasured") + kinds.count("inconclusive")
@@ -79,7 +79,7 @@ def message(one: Verdict) -> str:
 def markdown(verdicts: Sequence[Verdict], code: int) -> str:
     """A table for a pull request."""
     kinds = [one.verdict for one in verdicts]
-    counts = ", ".join(f"{kinds.count(kind)} {kind}" for kind in _MARKS if kind in kinds) or "no gate is set"
+    counts = ", ".join(f"{kinds.count(kind)} {kind}" for kind in _MARKS if kind in kinds) or "no gate is configured"
     lines = [f"### edgedistill gate: {counts} (exit code {code})", ""]
     if verdicts:
         lines += ["| | gate | target | measured | allowed | |", "| --- | --- | --- | ---: | --- | --- |"]
@@ -91,11 +91,11 @@ def markdown(verdicts: Sequence[Verdict], code: int) -> str:
 
 
 def annotate(verdicts: Sequence[Verdict], gates: Sequence[GateConfig], file: Path | None, *, settings: Sequence[str]) -> list[str]:
-    """GitHub's commands at the gates' own lines, in a GitHub run: an error for a gate that failed, a warning for an inconclusive one.
+    """GitHub annotations at the gates' lines: an error for a failed gate, a warning for an inconclusive one; none outside GitHub runs.
 
     Args:
-        file: pipeline.yaml; None where a bundle's gates are judged, which stand in no file.
-        settings: of --set, by which a gate may stand in no file either.
+        file: pipeline.yaml; None for a bundle's gates, which are in no file.
+        settings: the `--set` options; gates set there are in no file either.
     """
     if os.environ.get("GITHUB_ACTIONS") != "true":
         return []
@@ -119,7 +119,7 @@ def _is_of(one: Verdict, gate: GateConfig) -> bool:
 
 
 def _plain(value: str) -> str:
-    """Without the control characters that XML has no way to write."""
+    """The text without control characters, which XML cannot represent."""
     return "".join(character if character.isprintable() else " " for character in value)
 
 

@@ -1,1 +1,1 @@
-"""What has been made, in folders named after the hash of their inputs."""
+"""Finished results, in folders named after the hash of their inputs."""

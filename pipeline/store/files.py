@@ -1,4 +1,4 @@
-"""Files and folders that are there whole or not at all."""
+"""Files and folders that are written completely or not at all."""
 
 import json
 import os
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write a file under another name, then rename it: a reader or a crash never sees half of it."""
+    """Write a file under a temporary name, then rename it: no reader sees and no crash leaves half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
@@ -19,12 +19,12 @@ def replace_text(path: Path, text: str) -> None:
 
 
 def replace_json(path: Path, value: Any) -> None:
-    """Write strict JSON, whole or not at all; ValueError for NaN and infinity."""
+    """Write strict JSON, completely or not at all; NaN and infinity raise ValueError."""
     replace_text(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
 def replace_folder(scratch: Path, path: Path) -> None:
-    """Rename a finished folder to `path`. What stood there leaves by a rename too, so that it is never half deleted."""
+    """Rename a finished folder to `path`; an old folder there is also renamed first, so `path` is never half deleted."""
     old = path.with_name(f".{path.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if path.exists():

@@ -1,4 +1,4 @@
-"""What an artifact's name is the hash of, and what changed since the last run."""
+"""The inputs whose hash names an artifact, and what changed in them since the last run."""
 
 import hashlib
 import inspect
@@ -40,19 +40,19 @@ SECTIONS: Mapping[type[BaseModel], str] = {
 
 
 def info(stage: Callable[..., Any]) -> StageInfo:
-    """What the function was marked with by `@stage`."""
+    """The information that `@stage` attached to the function."""
     found = stage.__dict__["stage_info"]
     assert isinstance(found, StageInfo)
     return found
 
 
 def name(stage: Callable[..., Any]) -> str:
-    """The name that a stage goes by in folders, --until, --force and summary.json."""
+    """The name of a stage in folders, --until, --force and summary.json."""
     return stage.__name__
 
 
 def parts_of(stage: Callable[..., Any], *args: Any, **kwargs: Any) -> Parts:
-    """All that the stage's result depends on, as plain values; inputs by the hash in their folder's name."""
+    """Everything that the stage's result depends on, as plain values; input artifacts by their folder names, which end in a hash."""
     bound = inspect.signature(stage).bind(None, *args, **kwargs)
     bound.apply_defaults()
     given = list(bound.arguments.items())[1:]
@@ -66,7 +66,9 @@ def parts_of(stage: Callable[..., Any], *args: Any, **kwargs: Any) -> Parts:
             inputs |= {f"{parameter}.{key}": one.root.name for key, one in value.items()}
         else:
             config[_section(parameter, value)] = _plain(value)
-    assert len(config) + len({name.partition(".")[0] for name in inputs}) == len(given), f"two arguments of {name(stage)} go by one name"
+    assert len(config) + len({name.partition(".")[0] for name in inputs}) == len(given), (
+        f"two arguments of {name(stage)} have the same name"
+    )
     return {
         "stage": name(stage),
         "version": marked.version,
@@ -78,7 +80,7 @@ def parts_of(stage: Callable[..., Any], *args: Any, **kwargs: Any) -> Parts:
 
 
 def are_parts(value: Any) -> bool:
-    """Whether a value read from a file has the form that `parts_of` gives."""
+    """Whether a value read from a file has the form that `parts_of` returns."""
     groups = ("config", "plugins", "identity", "inputs")
     return isinstance(value, dict) and "version" in value and all(isinstance(value.get(group), dict) for group in groups)
 
@@ -90,7 +92,7 @@ def key_of(parts: Parts) -> str:
 
 
 def difference(before: Parts, now: Parts) -> str | None:
-    """The first thing that changed, nearest to the user first; None where nothing did."""
+    """The first change found, in the order that matters most to the user; None if nothing changed."""
     if before["version"] != now["version"]:
         return f"stage code version {before['version']} -> {now['version']}"
     for group in ("config", "identity"):
@@ -106,7 +108,7 @@ def difference(before: Parts, now: Parts) -> str | None:
 
 
 def flat(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    """The leaves of nested mappings and lists, as text by dotted path."""
+    """The leaves of nested mappings and lists, as pairs of dotted path and text."""
     if isinstance(value, dict | list) and value:
         for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
             yield from flat(inner, f"{path}.{key}" if path else str(key))

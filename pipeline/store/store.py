@@ -1,9 +1,9 @@
-"""Where the stages' results lie: one folder each, named after the hash of all that it depends on.
+"""The folders of the stages' results, each named after the hash of everything that the result depends on.
 
 runs/.store/<stage>-<hash>/            a finished artifact with stage.json: seconds, file sizes
-runs/.store/.<stage>-<hash>.partial/   scratch, renamed when whole; a resumable stage goes on from what a kill left there
-runs/.store/.<stage>-<hash>.lock       held by the process that makes it
-runs/<name>/lock.json                  what the last run of each stage depended on, to say why it is stale
+runs/.store/.<stage>-<hash>.partial/   scratch, renamed when complete; a resumable stage continues from what a kill left there
+runs/.store/.<stage>-<hash>.lock       held by the process that runs the stage
+runs/<name>/lock.json                  what the last run of each stage depended on, to explain why it is stale
 """
 
 import copy
@@ -34,23 +34,23 @@ POLL_SECONDS = 0.2
 
 
 class NothingMeasured(EdgedistillError):
-    """A command that only reads the store found a stage that never ran like this."""
+    """A command that only reads the store found a stage that has not run with this configuration."""
 
     exit_code = 12
 
 
 class UntilReached(Exception):
-    """The stage named by --until has run, and the flow went on to the next."""
+    """The stage named by --until has run, and the flow has reached the next one."""
 
 
 @dataclass(frozen=True)
 class StageRecord:
     """One stage instance of a run.
 
-    name: the stage; instance: the same, with ":<label>" where it runs several times ("optimize:cpu-int8").
-    key: its folder in the store. seconds: how long it took when it ran (since the last kill, where it was resumed), null in a dry
-    run where it never did.
-    reason: why it had to run; null where `reused`.
+    name: the stage; instance: the same, with ":<label>" if it runs several times ("optimize:cpu-int8").
+    key: its folder in the store. seconds: how long it took when it ran (if it was resumed, since then); null in a dry run if it
+    never ran.
+    reason: why it had to run; null if `reused`.
     """
 
     name: str
@@ -63,10 +63,10 @@ class StageRecord:
 
 @dataclass(frozen=True)
 class Mode:
-    """How a store treats stages whose result is not there.
+    """How a store treats stages that have no result yet.
 
-    force: a stage (or instance) to run again with all that depends on it. until: the stage to end after.
-    dry: run nothing, only say what would. only: the stages that may run; for any other, NothingMeasured.
+    force: a stage (or instance) to run again with everything that depends on it. until: the stage to stop after.
+    dry: run nothing, only report what would run. only: the stages that may run; any other raises NothingMeasured.
     """
 
     force: str | None = None
@@ -77,7 +77,7 @@ class Mode:
 
 @dataclass
 class Store:
-    """Runs stages, or finds what they made before. `say` receives a line when a stage starts, ends or is reused."""
+    """Runs stages, or finds their earlier results. `say` receives a line when a stage starts, ends or is reused."""
 
     root: Path
     name: str
@@ -97,21 +97,21 @@ class Store:
 
     @property
     def lock_file(self) -> Path:
-        """What the last run of each stage depended on."""
+        """The file that records what the last run of each stage depended on."""
         return self.root / self.name / "lock.json"
 
     def at(self, label: str) -> Self:
-        """The same store for a stage that runs several times, once a label."""
+        """The same store for a stage that runs several times, once per label."""
         view = copy.copy(self)
         view.label = label
         return view
 
     def run(self, stage: Callable[Concatenate[Path, P], A], *args: P.args, **kwargs: P.kwargs) -> A:
-        """The stage's artifact, made now or found.
+        """The stage's artifact, made now or found in the store.
 
         Raises:
-            UntilReached: the run ends before this stage, as asked.
-            NothingMeasured: the artifact is not there, and the stage may not run.
+            UntilReached: the run was to stop before this stage.
+            NothingMeasured: the artifact does not exist, and the stage may not run.
         """
         name = keys.name(stage)
         if self.mode.until and name != self.mode.until and any(record.name == self.mode.until for record in self.records):
@@ -134,7 +134,7 @@ class Store:
         return kind(path)
 
     def _why_stale(self, instance: str, parts: keys.Parts, path: Path) -> str | None:
-        """The one reason to run, or None where the artifact can be reused."""
+        """The reason to run, or None if the artifact can be reused."""
         forced = next((f"input {name} runs again" for name, key in parts["inputs"].items() if key in self._forced), None)
         if self.mode.force in (parts["stage"], instance):
             forced = "forced"
@@ -151,10 +151,10 @@ class Store:
     def _make(
         self, stage: Callable[..., Artifact], path: Path, instance: str, reason: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> str | None:
-        """Run the stage; None where another process made the artifact meanwhile."""
+        """Run the stage and return the reason; None if another process made the artifact in the meantime."""
         scratch = path.with_name(f".{path.name}.partial")
         if self.rank > 0:
-            # the first process has made or wiped the scratch folder before it joins the stage's process group, which others wait for
+            # the first process creates or clears the scratch folder before it joins the stage's process group; the others wait for that
             if keys.info(stage).distributed:
                 stage(scratch, *args, **kwargs)
             while finished(path) is None:
@@ -167,7 +167,7 @@ class Store:
                 return None
             if again or not keys.info(stage).resumable:
                 shutil.rmtree(scratch, ignore_errors=True)
-            resumed = ", goes on where it was stopped" if scratch.exists() else ""
+            resumed = ", continues where it stopped" if scratch.exists() else ""
             scratch.mkdir(exist_ok=True)
             self.say(f"{instance:<28} running: {reason}{resumed}")
             started = time.perf_counter()
@@ -185,8 +185,10 @@ class Store:
             lock.acquire(timeout=0)
         except Timeout:
             if self.num_processes > 1:
-                raise ConfigError(f"{instance}: another edgedistill process is making it in {self.root}; wait for its end") from None
-            self.say(f"{instance:<28} waiting: another process is making it")
+                raise ConfigError(
+                    f"{instance}: another edgedistill process is running it in {self.root}; wait until it has finished"
+                ) from None
+            self.say(f"{instance:<28} waiting: another process is running it")
             lock.acquire()
         try:
             yield
@@ -201,7 +203,7 @@ class Store:
 
 
 def finished(path: Path) -> dict[str, Any] | None:
-    """The stamp of an artifact that is whole; None where it is not there or any of its files is missing or cut short.
+    """The stamp of a complete artifact; None if it does not exist or any of its files is missing or truncated.
 
     A file may have grown: TensorBoard's writer flushes when the process ends.
     """
@@ -217,7 +219,7 @@ def _make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ArtifactError(f"{path}: cannot be made ({error.strerror}); give another folder with --runs") from error
+        raise ArtifactError(f"{path}: cannot be created ({error.strerror}); choose a different folder with --runs") from error
 
 
 def _stamp(folder: Path, instance: str, seconds: float) -> None:

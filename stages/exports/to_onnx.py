@@ -6,6 +6,7 @@ from pathlib import Path
 
 import onnx
 import torch
+from onnx import GraphProto
 from torch import Tensor, nn
 
 from deploy.contract import Heads
@@ -45,9 +46,26 @@ def write_onnx(graph: Graph, size: tuple[int, int], file: Path, *, opset: int = 
     outputs = [output for output in model.graph.output if output.name in kept]
     del model.graph.output[:]
     model.graph.output.extend(outputs)
+    _forget_sources(model.graph)
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, str(file))
     return heads
+
+
+def _forget_sources(graph: GraphProto) -> None:
+    """Remove torch's notes on where each node comes from: paths of this machine, which are nobody's business in a shipped file.
+
+    Without them, the same network gives the same bytes on every machine and after every edit of unrelated source lines.
+    """
+    graph.ClearField("metadata_props")
+    for value in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        value.ClearField("metadata_props")
+    for node in graph.node:
+        node.ClearField("metadata_props")
+        node.ClearField("doc_string")
+        for attribute in node.attribute:
+            for below in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+                _forget_sources(below)
 
 
 def _export(graph: nn.Module, images: Tensor, file: Path, names: list[str], opset: int, dynamic_batch: bool) -> None:

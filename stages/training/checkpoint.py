@@ -11,11 +11,14 @@ from deploy import plugins
 from deploy.contract import Accuracy, ModelContract
 from deploy.errors import ArtifactError, ConfigError, first_line
 from deploy.plugins import OptionRole
-from stages.artifacts import Checkpoint
-from stages.config import DetectorConfig
+from stages.artifacts import Checkpoint, Dataset
+from stages.config import DetectorConfig, ExportConfig
 from stages.detectors import Detector, GraphOptions
 from stages.detectors.backbones.pretrained import Unread
 from stages.facts import CheckpointFacts, PluginChoice, write_facts
+from stages.measurement.torch_accuracy import evaluate, graph_options
+from stages.processes import is_main_process
+from stages.training.saved_state import discard
 
 WEIGHTS = "weights.safetensors"
 
@@ -123,3 +126,14 @@ def save(
         accuracy=accuracy,
     )
     write_facts(out, facts)
+
+
+def finish(
+    out: Path, detector: Detector, choice: DetectorConfig, epochs: int, dataset: Dataset, split: str, export: ExportConfig
+) -> Checkpoint:
+    """Judge the trained detector on the split and write its checkpoint, in the first process only."""
+    if is_main_process():
+        accuracy = evaluate(out, detector, dataset, split, export)
+        save(out, detector, choice, dataset.facts.contract, epochs, accuracy, graph_options(export))
+        discard(out)
+    return Checkpoint(out)

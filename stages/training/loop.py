@@ -5,7 +5,6 @@ accelerate handles device, precision, distribution, checkpoints and trackers.
 
 import csv
 import math
-import shutil
 import statistics
 import time
 from collections import defaultdict
@@ -18,22 +17,18 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from deploy.errors import ArtifactError, DataError, in_one_line
+from deploy.errors import ArtifactError, DataError
 from deploy.progress import Steps
-from stages.artifacts import Checkpoint, Dataset
-from stages.config import DetectorConfig, ExportConfig, TrainConfig
+from stages.artifacts import Dataset
+from stages.config import TrainConfig
 from stages.detectors import Detector
-from stages.detectors.backbones.pretrained import DAMAGED
-from stages.measurement.torch_accuracy import evaluate, graph_options
-from stages.processes import is_main_process, mean_over_processes
-from stages.training.checkpoint import save
+from stages.processes import mean_over_processes
 from stages.training.device import accelerator_for, leave_cores
 from stages.training.loader import EpochBatches, TrainingBatch, TrainingImages, default_workers, loader
 from stages.training.normalization import single_values_refused
 from stages.training.optimizer import optimizer_for
+from stages.training.saved_state import Progress, SavedState
 from stages.training.schedule import learning_rate
-
-RESUME = "resume"
 
 
 class Task(nn.Module):
@@ -51,23 +46,6 @@ class Task(nn.Module):
     def prepare(self, batch: TrainingBatch, step: int) -> Any:
         """What `forward` receives as `extra`; called outside the distributed module, without gradient."""
         return None
-
-
-class Progress:
-    """How far training has come; saved with the weights."""
-
-    def __init__(self) -> None:
-        self.epoch = 0
-        self.step = 0
-        self.rows: list[dict[str, float]] = []
-
-    def state_dict(self) -> dict[str, Any]:
-        """For accelerate."""
-        return {"epoch": self.epoch, "step": self.step, "rows": self.rows}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """For accelerate."""
-        self.epoch, self.step, self.rows = state["epoch"], state["step"], list(state["rows"])
 
 
 class Trainer:
@@ -93,6 +71,7 @@ class Trainer:
         self._ema = AveragedModel(task.detector, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True) if config.ema else None
         self._progress = Progress()
         self._model, self._optimizer = self._accelerator.prepare(task, optimizer)
+        self._saved = SavedState(folder, self._accelerator)
         self._accelerator.register_for_checkpointing(self._scheduler, self._progress, *([self._ema] if self._ema else []))
 
     def run(self) -> Detector:
@@ -103,12 +82,12 @@ class Trainer:
             ConfigError: batch normalization over a single value.
             DataError: an image is unusable.
         """
-        self._resume()
+        self._saved.load()
         self._accelerator.init_trackers("training")
         with single_values_refused(self._task, self._label), Steps(self._label, self._num_steps, self._progress.step) as steps:
             while self._progress.epoch < self._config.epochs:
                 self._epoch(steps)
-                self._save()
+                self._saved.save()
         for tracker in self._accelerator.trackers:
             tracker.finish()
         if self._accelerator.is_main_process and self._progress.rows:
@@ -182,60 +161,9 @@ class Trainer:
                 raise ArtifactError(f"{self._label}: {name} is {value} at {where}; lower train.learning_rate or the loss's weight")
         return dict(zip(names, values, strict=True))
 
-    def _save(self) -> None:
-        """Replace the state to resume from: written completely to a folder next to it, then renamed."""
-        fresh, old = self._folder / f"{RESUME}.new", self._folder / f"{RESUME}.old"
-        if self._accelerator.is_main_process:
-            shutil.rmtree(fresh, ignore_errors=True)
-        self._accelerator.wait_for_everyone()
-        try:
-            self._accelerator.save_state(str(fresh))
-        except RuntimeError as error:  # what torch.save raises on a full disk, without saying so
-            raise ArtifactError(f"{fresh}: cannot be written (is the disk full?); make room, or use a different folder (--runs)") from error
-        self._accelerator.wait_for_everyone()
-        if self._accelerator.is_main_process:
-            # at every moment a complete state has one of the two names, even if this run resumed from the old one
-            if (self._folder / RESUME).exists():
-                shutil.rmtree(old, ignore_errors=True)
-                (self._folder / RESUME).rename(old)
-            fresh.rename(self._folder / RESUME)
-            shutil.rmtree(old, ignore_errors=True)
-        self._accelerator.wait_for_everyone()
-
-    def _resume(self) -> None:
-        """Continue from the last complete state, if any."""
-        state = next((self._folder / name for name in (RESUME, f"{RESUME}.old") if (self._folder / name).exists()), None)
-        if state is None:
-            return
-        try:
-            self._accelerator.load_state(str(state))
-        except DAMAGED as error:
-            raise ArtifactError(f"{state}: cannot be resumed from ({in_one_line(error)}); delete {self._folder} and run again") from error
-
     def _write_curves(self) -> None:
         names = list(dict.fromkeys(name for row in self._progress.rows for name in row))
         with (self._folder / "curves.csv").open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, names)
             writer.writeheader()
             writer.writerows(self._progress.rows)
-
-
-def finish(
-    out: Path, detector: Detector, choice: DetectorConfig, epochs: int, dataset: Dataset, split: str, export: ExportConfig
-) -> Checkpoint:
-    """Judge the trained detector on the split and write its checkpoint, in the first process only."""
-    if is_main_process():
-        accuracy = evaluate(out, detector, dataset, split, export)
-        save(out, detector, choice, dataset.facts.contract, epochs, accuracy, graph_options(export))
-        _discard_state(out)
-    return Checkpoint(out)
-
-
-def _discard_state(folder: Path) -> None:
-    """Delete the state that training would resume from, renaming it first: half of it must never be resumed from."""
-    used = folder / f"{RESUME}.used"
-    for leftover in (folder / f"{RESUME}.old", folder / f"{RESUME}.new", used):
-        shutil.rmtree(leftover, ignore_errors=True)
-    if (folder / RESUME).exists():
-        (folder / RESUME).rename(used)
-    shutil.rmtree(used, ignore_errors=True)

@@ -178,7 +178,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "floating-point pixels": (Image.new("F", (8, 8)), "floating-point pixels have no known range"),
     "no pixel in an array": (np.zeros((0, 9, 3), np.uint8), "an image of 9 x 0 px"),
     "no pixel in a picture": (Image.new("RGB", (9, 0)), "an image of 9 x 0 px"),
-    "floats": (np.zeros((8, 8, 3), np.float32), "an array [8, 8, 3] of float32: allowed is [H, W, 3] of uint8"),
+    "floats": (np.zeros((8, 8, 3), np.float32), "an array [8, 8, 3] of float32, allowed: [H, W, 3] of uint8"),
     "channels first": (np.zeros((3, 8, 8), np.uint8), "an array [3, 8, 8] of uint8"),
     "a grey array": (np.zeros((8, 8), np.uint8), "an array [8, 8] of uint8"),
 }
@@ -194,7 +194,7 @@ class TestPredictor:
             assert by_name(predictor(WIDE)) == BOXES  # and the next image is looked at
 
     def test_something_that_is_no_image_is_a_type_error(self, bundle: Bundle) -> None:
-        with edgedistill.Predictor(bundle) as predictor, pytest.raises(TypeError, match="int: an image is a path"):
+        with edgedistill.Predictor(bundle) as predictor, pytest.raises(TypeError, match="int: an image must be a path"):
             predictor(7)  # type: ignore[arg-type]
 
     @pytest.mark.parametrize("options", [{"min_score": -0.1}, {"min_score": 1.1}, {"min_score": float("nan")}, {"threads": 0}], ids=str)

@@ -57,7 +57,7 @@ class TestExitCodes:
             (ArtifactError("weights\nare cut short"), 4, "weights are cut short"),
             (BuildError("no such layer"), 5, "no such layer"),
             (RuntimeUnavailable("pip install it"), 5, "pip install it"),
-            (KeyboardInterrupt(), 130, "interrupted; the same command goes on from here"),
+            (KeyboardInterrupt(), 130, "interrupted; run the same command again to continue"),
             (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "runs/x"), 4, "runs/x: cannot be written (No space left on device)"),
             (PermissionError(errno.EACCES, os.strerror(errno.EACCES), "runs/x"), 4, "runs/x: cannot be written (Permission denied)"),
             (OSError(errno.EROFS, os.strerror(errno.EROFS), "runs"), 4, "runs: cannot be written (Read-only file system)"),
@@ -126,7 +126,7 @@ class TestWriting:
         for folder in ("file", "file/runs", "/proc/runs" if Path("/proc").exists() else "file"):
             code, _, err = outcome(capsys, "run", "--runs", folder)
             assert (code, err.count("\n")) == (4, 1)
-            assert "cannot be made" in err
+            assert "cannot be created" in err
 
     @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
     def test_a_full_disk(self) -> None:
@@ -192,7 +192,7 @@ class TestProcess:
             assert process.stdout.readline() == "in\n"
             process.send_signal(signal.SIGINT)
             _, err = process.communicate(timeout=PATIENCE)
-        assert (process.returncode, err) == (130, "edgedistill: interrupted; the same command goes on from here\n")
+        assert (process.returncode, err) == (130, "edgedistill: interrupted; run the same command again to continue\n")
 
 
 class TestConfig:
@@ -223,8 +223,8 @@ class TestRunText:
         text = "\n".join(lines)
         for name, figure in (("teacher", "0.6000"), ("baseline", "0.4000"), ("student", "0.5000")):
             assert re.search(rf"^{name} +{figure} ", text, re.MULTILINE)
-        assert "baseline: the student trained without the teacher" in lines
-        assert "gain by distillation: +0.1000 map, 50% of the gap to the teacher; on 6 images of split val" in text
+        assert "baseline: the student's network trained without the teacher" in lines
+        assert "gain from distillation: +0.1000 map, 50% of the gap to the teacher; on 6 images of split val" in text
         assert re.search(r"^cpu +ort +fp32 +1\.0000 ", text, re.MULTILINE)
         assert "! gpu was not measured: tensorrt is not installed" in text
         assert re.search(r"^accuracy +cpu +map +1\.0000 +>= 0\.1 +pass$", text, re.MULTILINE)
@@ -236,7 +236,7 @@ class TestRunText:
         assert not Path("runs").exists()
 
     def test_until(self, run: Callable[..., list[str]]) -> None:
-        assert run("--until", "prepare")[-1].startswith("ended after prepare, as asked")
+        assert run("--until", "prepare")[-1].startswith("stopped after prepare, as requested")
 
 
 class TestBundleCommands:
@@ -290,7 +290,7 @@ class TestBundleCommands:
     def test_serve_check_says_whether_it_would_be_served(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         made = artifact_samples.bundle(tmp_path / "good")
         assert cli.main(["serve", str(made.root), "--check", "--set", "max_batch_size=2"]) == 0
-        assert "can be served here, 2 images in a pass" in capsys.readouterr().out
+        assert "can be served here, up to 2 images per pass" in capsys.readouterr().out
         bad = artifact_samples.bundle(tmp_path / "bad", ({"metric": "map", "min": 2.0},))
         assert cli.main(["serve", str(bad.root), "--check"]) == 4
         assert cli.main(["serve", str(bad.root), "--check", "--allow-ungated"]) == 0
@@ -324,7 +324,7 @@ class TestCheck:
         monkeypatch.setattr("importlib.metadata.packages_distributions", lambda: owners)
         code, out, _ = outcome(capsys, "check")
         assert code == 2
-        assert "error: pipeline installs a package called pipeline, which is ours too; run: pip uninstall pipeline && " in out
+        assert "error: pipeline installs a package called pipeline, a name that edgedistill uses; run: pip uninstall pipeline && " in out
 
     def test_data_are_examined(self, capsys: pytest.CaptureFixture[str], cells: Path) -> None:
         code, out, _ = outcome(capsys, "check", str(cells), "--json")

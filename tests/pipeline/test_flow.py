@@ -279,7 +279,7 @@ class TestReference:
 
     def test_data_is_named_by_the_file(self, again: Run) -> None:
         code, answer = again("gate", "--reference", "kept", "--data", "x")
-        assert (code, "names its data itself" in answer["error"]) == (2, True)
+        assert (code, "names its own data" in answer["error"]) == (2, True)
 
 
 class TestHistory:

@@ -4,10 +4,11 @@ import pytest
 
 
 class Clock:
-    """Starts at `seconds`; add to it."""
+    """Starts at `seconds`; add to it. `reads` counts how often it was looked at."""
 
     def __init__(self, seconds: float = 0.0) -> None:
         self.seconds = seconds
+        self.reads = 0
 
     def replace(self, monkeypatch: pytest.MonkeyPatch, *places: str) -> None:
         """Put it in place of functions of `time`, named by their module and the name that they have there."""
@@ -15,7 +16,8 @@ class Clock:
             monkeypatch.setattr(place, self._nanoseconds if place.endswith("_ns") else self._now)
 
     def _now(self) -> float:
+        self.reads += 1
         return self.seconds
 
     def _nanoseconds(self) -> int:
-        return round(self.seconds * 1e9)
+        return round(self._now() * 1e9)

@@ -130,7 +130,7 @@ def test_every_metric_has_a_value_where_all_was_measured() -> None:
     assert values["student_drop_map"] == pytest.approx(0.01)
     assert metrics.value("map/red", known) == 0.5
     assert metrics.value("map/green", known) is None
-    with pytest.raises(ValueError, match="no class 'rod' \\(did you mean red\\?\\): there are red, green"):
+    with pytest.raises(ValueError, match="no class 'rod' \\(did you mean red\\?\\); choose from red, green"):
         metrics.value("map/rod", known)
     assert [metrics.value(name, metrics.Figures()) for name in metrics.NAMES] == [None] * len(values)
 

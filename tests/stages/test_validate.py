@@ -1,5 +1,4 @@
 import json
-import shutil
 from pathlib import Path
 
 import artifact_samples as samples
@@ -108,18 +107,3 @@ def test_a_split_without_images_is_an_error(tmp_path: Path) -> None:
 def test_the_machine_is_part_of_the_hash(tmp_path: Path) -> None:
     found = identity(QUICK, Engine(tmp_path), Dataset(tmp_path))
     assert {"platform", "cpu", "cores"} <= set(json.loads(json.dumps(dict(found))))
-
-
-def test_a_gpu_is_read_from_the_drivers_own_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    program = tmp_path / "nvidia-smi"
-    program.write_text("#!/bin/sh\necho 'NVIDIA L4, 580.65.06, 8.9'\n")
-    program.chmod(0o755)
-    monkeypatch.setattr(shutil, "which", lambda _: str(program))
-    machine.gpu.cache_clear()
-    try:
-        assert machine.gpu() == {"gpu": "NVIDIA L4", "driver": "580.65.06", "compute_capability": "8.9"}
-        program.write_text("#!/bin/sh\necho 'No devices were found'; exit 6\n")
-        machine.gpu.cache_clear()
-        assert machine.gpu() == {}
-    finally:
-        machine.gpu.cache_clear()

@@ -163,7 +163,7 @@ def test_the_figures_are_the_same(story: Story) -> None:
 
 def test_training_went_on_where_it_was_stopped(story: Story) -> None:
     for stage in ("train_teacher", "train_baseline", "distill"):
-        assert any(f"{stage:<28} running: never ran, goes on where it was stopped" in text for text in story.said)
+        assert any(f"{stage:<28} running: never ran, continues where it stopped" in text for text in story.said)
 
 
 def test_nothing_finished_was_made_twice(story: Story) -> None:
@@ -178,4 +178,4 @@ def test_nothing_half_made_is_left(story: Story) -> None:
 
 
 def test_ctrl_c_while_training_is_one_line(story: Story) -> None:
-    assert story.interrupted == (130, "edgedistill: interrupted; the same command goes on from here\n")
+    assert story.interrupted == (130, "edgedistill: interrupted; run the same command again to continue\n")

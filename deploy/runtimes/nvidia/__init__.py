@@ -1,6 +1,6 @@
-"""What the two TensorRT runtimes share."""
+"""Code shared by the two TensorRT runtimes."""
 
 from deploy.precision import Recipe
 
 INTEGERS = Recipe(signed_activations=True, quantize_bias=False, quantize_outputs=False)
-"""TensorRT knows only symmetric ranges, adds the bias in float, and fuses convolution and ReLU where nothing is rounded between."""
+"""TensorRT supports only symmetric ranges, adds the bias in float, and fuses convolution and ReLU if no rounding separates them."""

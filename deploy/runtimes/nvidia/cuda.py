@@ -1,4 +1,4 @@
-"""Device memory and one stream through NVIDIA's own bindings, so that an engine runs without torch."""
+"""Device memory and one stream through NVIDIA's own bindings, which let an engine run without torch."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from deploy.errors import ArtifactError
 
 
 class Recording:
-    """What was recorded of a stream."""
+    """The recorded work of a stream."""
 
     graph: Any = None
 
@@ -20,10 +20,10 @@ class Device:
     """Named buffers that grow as needed, and the stream they are used on; close() frees both."""
 
     def __init__(self, cudart: Any) -> None:
-        """Take the module cuda.bindings.runtime.
+        """Use `cudart`, the module cuda.bindings.runtime.
 
         Raises:
-            ArtifactError: CUDA refuses, here as in every method.
+            ArtifactError: a CUDA call fails, as in every method.
         """
         self._cudart = cudart
         self._buffers: dict[str, tuple[int, int]] = {}
@@ -36,7 +36,7 @@ class Device:
         return int(self._stream)
 
     def buffer(self, name: str, num_bytes: int) -> int:
-        """The address of a buffer of at least so many bytes; its content is lost when it grows."""
+        """The address of a buffer of at least `num_bytes`; its content is lost when it grows."""
         address, size = self._buffers.get(name, (0, -1))
         if size < num_bytes:
             if address:
@@ -47,7 +47,7 @@ class Device:
         return address
 
     def upload(self, values: NDArray[Any], address: int) -> None:
-        """Queue a copy to the device; keep the array, contiguous, until synchronize()."""
+        """Queue a copy to the device; the array must be contiguous, and be kept until synchronize()."""
         kind = self._cudart.cudaMemcpyKind.cudaMemcpyHostToDevice
         self._checked(self._cudart.cudaMemcpyAsync(address, values.ctypes.data, values.nbytes, kind, self._stream))
 
@@ -60,7 +60,7 @@ class Device:
 
     @contextmanager
     def recording(self) -> Iterator["Recording"]:
-        """What is queued inside is recorded instead of done; the recording can be launched afterwards, and is freed with the rest."""
+        """Record the work queued inside instead of running it; the recording can be launched afterwards, and is freed by close()."""
         recorded = Recording()
         mode = self._cudart.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         self._checked(self._cudart.cudaStreamBeginCapture(self._stream, mode))
@@ -69,7 +69,7 @@ class Device:
             yield recorded
             failed = False
         finally:
-            ended = self._cudart.cudaStreamEndCapture(self._stream)  # whatever happened, else nothing can be queued any more
+            ended = self._cudart.cudaStreamEndCapture(self._stream)  # in any case, otherwise nothing more can be queued
             if failed and int(ended[0]) == 0:
                 self._cudart.cudaGraphDestroy(ended[1])
         graph = self._checked(ended)
@@ -80,18 +80,18 @@ class Device:
         self._recordings.append(recorded.graph)
 
     def launch(self, recorded: Any) -> None:
-        """Queue all that was recorded."""
+        """Queue the recorded work."""
         self._checked(self._cudart.cudaGraphLaunch(recorded, self._stream))
 
     def figures(self) -> tuple[int, float, float]:
-        """Multiprocessors, their clock in Hz, and the bytes that memory carries in a second, of the first GPU."""
+        """The first GPU's number of multiprocessors, their clock in Hz, and its memory bandwidth in bytes per second."""
         names = ("MultiProcessorCount", "ClockRate", "MemoryClockRate", "GlobalMemoryBusWidth")
         wanted = [getattr(self._cudart.cudaDeviceAttr, f"cudaDevAttr{name}") for name in names]
         count, clock_khz, memory_khz, bus_bits = (int(self._checked(self._cudart.cudaDeviceGetAttribute(one, 0))) for one in wanted)
         return count, clock_khz * 1e3, 2 * memory_khz * 1e3 * bus_bits / 8  # memory moves data on both edges of its clock
 
     def synchronize(self) -> None:
-        """Wait for all that was queued."""
+        """Wait for all queued work."""
         self._checked(self._cudart.cudaStreamSynchronize(self._stream))
 
     def close(self) -> None:

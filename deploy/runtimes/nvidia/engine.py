@@ -1,7 +1,7 @@
-"""Building engines with TensorRT (10.13 and later, and 11) and TensorRT for RTX, which share one Python interface.
+"""Builds engines with TensorRT (10.13 and later, and 11) and TensorRT for RTX, which share one Python interface.
 
-Networks are strongly typed: deploy/precision writes precision into the ONNX graph, it is not asked for by flags. What the parsed
-network says of its types is therefore what the engine computes in.
+Networks are strongly typed: deploy/precision writes the precision into the ONNX graph instead of requesting it by flags. The types
+in the parsed network are therefore the types in which the engine computes.
 """
 
 import os
@@ -28,11 +28,11 @@ _LOW = ("HALF", "BF16", "INT8", "FP8", "INT4", "FP4")
 class Settings:
     """How an engine is built.
 
-    max_batch: images at once at most, where the graph's batch is dynamic; `best_batch`: for how many it is tuned.
+    max_batch: maximum batch size, if the graph's batch is dynamic; `best_batch`: the batch size it is tuned for.
     workspace_mib: device memory that a layer may use while it runs; None for TensorRT's own choice.
     tf32: let fp32 layers round their factors to 10 bits of mantissa.
-    timing_cache: a file in which TensorRT keeps what it measured, so that the next build is quicker; made where there is none.
-    compute_capability: of the GPU to build for, "8.9" say, without having it (TensorRT for RTX); "current" for this machine's.
+    timing_cache: file in which TensorRT keeps its measurements to speed up the next build; created if it does not exist.
+    compute_capability: of a GPU to build for that need not be present, such as "8.9" (TensorRT for RTX); "current" for this machine's.
     """
 
     max_batch: int = 8
@@ -59,7 +59,7 @@ def build_plan(
     integers: Recipe,
     settings: Settings,
 ) -> Compiled:
-    """Write out/engine.plan and the graph that it was built from, out/typed.onnx; `trt` is the module, tensorrt or tensorrt_rtx.
+    """Write out/engine.plan and its source graph, out/typed.onnx; `trt` is the module tensorrt or tensorrt_rtx.
 
     Raises:
         BuildError: the graph cannot be converted, parsed or built; the message names the operator.
@@ -73,7 +73,7 @@ def build_plan(
         raise BuildError(f"{trt.__name__} cannot start: {logger.reason()}")
     network = _parse(trt, builder, logger, model)
     config = builder.create_builder_config()
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # so that the engine can be asked what it computes in
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # makes the engine report the types it computes in
     if settings.workspace_mib is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, settings.workspace_mib << 20)
     if not settings.tf32:
@@ -91,25 +91,25 @@ def build_plan(
     if cache is not None and (measured := config.get_timing_cache()) is not None:
         _keep(cache, bytes(measured.serialize()))
     shown = parsed_proof(trt, network, heads)
-    if shown["low_precision_after_head"] is None:  # strongly typed, the network has the graph's own types
+    if shown["low_precision_after_head"] is None:  # a strongly typed network has the graph's own types
         shown["low_precision_after_head"] = proof(model, heads)["low_precision_after_head"]
     return Compiled(file, shown, graph)
 
 
 def _load_cache(config: Any, name: str | None) -> Path | None:
-    """Hand the builder what it measured before; the cache's file, None where none is wanted."""
+    """Give the builder its earlier measurements; returns the cache's file, None if there is no cache."""
     if name is None:
         return None
     cache = Path(name).expanduser()
     cache.parent.mkdir(parents=True, exist_ok=True)
     kept = cache.read_bytes() if cache.exists() else b""
-    if not config.set_timing_cache(config.create_timing_cache(kept), False):  # one of another GPU or version
+    if not config.set_timing_cache(config.create_timing_cache(kept), False):  # it is from a different GPU or version
         config.set_timing_cache(config.create_timing_cache(b""), False)
     return cache
 
 
 def _keep(cache: Path, content: bytes) -> None:
-    """Replace a timing cache, whole or not at all: other builds may be reading it."""
+    """Replace a timing cache atomically, because other builds may be reading it."""
     scratch = cache.with_name(f".{cache.name}.{os.getpid()}.partial")
     try:
         scratch.write_bytes(content)
@@ -119,10 +119,10 @@ def _keep(cache: Path, content: bytes) -> None:
 
 
 def parsed_proof(trt: Any, network: Any, heads: Heads) -> dict[str, Any]:
-    """The parsed network's convolutions and matrix products by type, and how many layers after the head outputs give one below fp32.
+    """Number of the parsed network's convolutions and matrix products per type, and of layers after the head outputs below fp32.
 
-    One counts as int8 where its input comes out of a dequantize layer, else as what it gives. `low_precision_after_head` is null
-    where the parser did not keep the head outputs' names; products that decode boxes, say, are then counted, too.
+    A layer counts as int8 if its input comes from a dequantize layer, otherwise as its output type. `low_precision_after_head` is
+    null if the parser did not keep the names of the head outputs; products after them, such as box decoding, are then counted, too.
     """
     layers = [network.get_layer(i) for i in range(network.num_layers)]
     producer = {layer.get_output(i).name: layer.type for layer in layers for i in range(layer.num_outputs)}
@@ -160,7 +160,7 @@ def _after(layers: list[Any], heads: Heads) -> set[int]:
 
 
 def _parse(trt: Any, builder: Any, logger: Any, model: ModelProto) -> Any:
-    # TensorRT 10 makes weakly typed networks unless told; later ones know no other than strongly typed.
+    # TensorRT 10 builds weakly typed networks by default; later versions support only strongly typed ones.
     strongly_typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     network = builder.create_network(0 if strongly_typed is None else 1 << int(strongly_typed))
     parser = trt.OnnxParser(network, logger)
@@ -196,6 +196,6 @@ def _add_profile(builder: Any, config: Any, network: Any, settings: Settings) ->
 
 
 def _with_operators(message: str, model: ModelProto) -> str:
-    """The message, with the operators of the nodes that it names."""
+    """The message, followed by the operators of the nodes that it names."""
     kinds = sorted({node.op_type for node in model.graph.node if node.name and node.name in message})
     return f"{message} (operator {', '.join(kinds)})" if kinds else message

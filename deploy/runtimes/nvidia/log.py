@@ -1,15 +1,15 @@
-"""What TensorRT says, kept for error messages instead of printed."""
+"""Keeps TensorRT's messages for error messages instead of printing them."""
 
 import re
 from typing import Any
 
-# Where TensorRT's sources raised an error says nothing to its users.
+# The place in TensorRT's sources where an error was raised does not help users.
 _ORIGIN = re.compile(r"^(\[\S+\] )?(\S+: )?Error Code \d+: ")
 _SOURCE = re.compile(r"In \w+ at \S+:\d+")
 
 
 def make_logger(trt: Any) -> Any:
-    """A TensorRT logger that keeps errors to itself instead of printing; `reason()` is the first since it was last asked."""
+    """A TensorRT logger that keeps errors instead of printing them; `reason()` is the first error since its last call."""
 
     class Logger(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -29,6 +29,6 @@ def make_logger(trt: Any) -> Any:
 
 
 def plain(message: str) -> str:
-    """An error of TensorRT's in one line, without the place in its sources."""
+    """A TensorRT error in one line, without the place in its sources."""
     words = _SOURCE.sub("", _ORIGIN.sub("", " ".join(message.split())))
     return re.sub(r"( \()+", ": ", " ".join(words.split())).rstrip(" ().:") or "no reason given"

@@ -1,4 +1,4 @@
-"""Running a TensorRT engine.
+"""Runs a TensorRT engine.
 
 Tested against a stand-in for TensorRT and CUDA, and by tests marked `gpu`, which have not run on a GPU yet.
 """
@@ -22,7 +22,7 @@ from deploy.runtimes.nvidia.cuda import Device
 from deploy.runtimes.nvidia.log import make_logger
 
 ContextKey = tuple[tuple[int, ...], tuple[int, ...]]
-"""The images' shape and all buffers' addresses: what a recording holds for."""
+"""The images' shape and the addresses of all buffers, for which a recording is valid."""
 
 _OUTPUTS = {"boxes": np.float32, "scores": np.float32, "labels": np.int64, "converged": np.bool_}
 
@@ -47,8 +47,8 @@ def open_engine(package: str, extra: str, file: Path, *, cuda_graph: bool = Fals
     """Open an engine of a package, tensorrt or tensorrt_rtx.
 
     Raises:
-        RuntimeUnavailable: the package, NVIDIA's bindings or the GPU is not here.
-        ArtifactError: the file is no engine for this runtime and GPU.
+        RuntimeUnavailable: the package, NVIDIA's bindings or the GPU is not available.
+        ArtifactError: the file is not an engine for this runtime and GPU.
     """
     missing = why_not(package, extra)
     if missing:
@@ -59,7 +59,7 @@ def open_engine(package: str, extra: str, file: Path, *, cuda_graph: bool = Fals
 
 
 def foreign(fingerprint: Mapping[str, str], here: Mapping[str, str], keys: Sequence[str]) -> str | None:
-    """What of an engine's fingerprint differs from this machine, in the `keys` that decide whether it runs."""
+    """How an engine's fingerprint differs from this machine in the `keys` that decide whether it runs; None if it does not."""
     other = next((key for key in keys if key in fingerprint and fingerprint[key] != here.get(key)), None)
     if other is None:
         return None
@@ -67,11 +67,11 @@ def foreign(fingerprint: Mapping[str, str], here: Mapping[str, str], keys: Seque
 
 
 class TensorRTSession(Session):
-    """An open TensorRT engine with device memory of its own.
+    """An open TensorRT engine with its own device memory.
 
-    With `cuda_graph` what runs for a batch size is recorded the second time in a row and launched as one from then on, in an
-    execution context of its own, since a recording holds for the shape that its context had; the memory that it was recorded with
-    must stay, too, so that a larger batch, whose buffers grow, starts over. TensorRT for RTX records by itself.
+    With `cuda_graph`, the work for a batch size is recorded at its second consecutive run and launched as one unit from then on, in
+    its own execution context, because a recording is valid only for its context's shape. It is valid only for its buffers, too, so
+    a larger batch, which makes buffers grow, requires new recordings. TensorRT for RTX records by itself.
     """
 
     def __init__(self, trt: Any, cudart: Any, logger: Any, file: Path, *, cuda_graph: bool = False) -> None:
@@ -80,10 +80,10 @@ class TensorRTSession(Session):
         Args:
             trt: the module, tensorrt or tensorrt_rtx.
             cudart: the module cuda.bindings.runtime.
-            logger: from tensorrt_log.make_logger.
+            logger: from nvidia.log.make_logger.
 
         Raises:
-            ArtifactError: the file is no engine for this runtime and GPU.
+            ArtifactError: the file is not an engine for this runtime and GPU.
         """
         self._trt = trt
         self._logger = logger
@@ -109,7 +109,7 @@ class TensorRTSession(Session):
         engine = self._runtime.deserialize_cuda_engine(plan)
         if engine is None:
             reason = self._logger.reason()
-            raise ArtifactError(f"{file}: not an engine for this {self._trt.__name__} and GPU ({reason}); build it again on this machine")
+            raise ArtifactError(f"{file}: not an engine for this {self._trt.__name__} and GPU ({reason}); rebuild it on this machine")
         names = {engine.get_tensor_name(i) for i in range(engine.num_io_tensors)}
         if not names.issuperset({"images", *_OUTPUTS}):
             raise ArtifactError(f"{file}: not an edgedistill engine; it needs the input images and the outputs {', '.join(_OUTPUTS)}")
@@ -119,7 +119,7 @@ class TensorRTSession(Session):
     def _execution_context(self, where: str = "") -> Any:
         context = self._new_context()
         if context is None:
-            raise ArtifactError(f"{where}no memory on the GPU for the engine ({self._logger.reason()})")
+            raise ArtifactError(f"{where}not enough GPU memory for the engine ({self._logger.reason()})")
         return context
 
     def _new_context(self) -> Any:
@@ -148,7 +148,7 @@ class TensorRTSession(Session):
         return Raw(**{name: values[name].astype(dtype, copy=False) for name, dtype in self._outputs.items()})
 
     def _execute(self, shape: tuple[int, ...], addresses: tuple[int, ...]) -> None:
-        """Queue the engine's work: recorded, where asked, when the run before was alike and has settled what TensorRT does only once."""
+        """Queue the engine's work; record it, if requested, when the previous run was the same and did TensorRT's one-time setup."""
         key = shape, addresses
         if key in self._recorded:
             self._device.launch(self._recorded[key])
@@ -165,11 +165,11 @@ class TensorRTSession(Session):
 
     def _enqueue(self) -> None:
         if not self._context.execute_async_v3(self._device.stream):
-            hint = "; set the target's cuda_graph to false if it fails with it alone" if self._records else ""
+            hint = "; set the target's cuda_graph to false if it fails only with it" if self._records else ""
             raise ArtifactError(f"the engine failed on the GPU ({self._logger.reason()}){hint}")
 
     def proof(self) -> dict[str, Any]:
-        """See Session.proof: the engine's layers by the type of what they give, as its inspector says."""
+        """See Session.proof: number of the engine's layers per output type, according to its inspector."""
         inspector = self._engine.create_engine_inspector()
         told = json.loads(inspector.get_engine_information(self._trt.LayerInformationFormat.JSON))
         given = [layer["Outputs"][0] for layer in told.get("Layers", ()) if isinstance(layer, dict) and layer.get("Outputs")]
@@ -181,7 +181,7 @@ class TensorRTSession(Session):
         return gpu(precision, *self._device.figures())
 
     def _bind(self, name: str) -> tuple[int, tuple[int, ...], np.dtype[Any]]:
-        """Give an output a buffer for the shape it will have; its address, shape and type."""
+        """Give an output a buffer for its coming shape; returns address, shape and type."""
         shape = tuple(self._context.get_tensor_shape(name))
         dtype = np.dtype(self._trt.nptype(self._engine.get_tensor_dtype(name)))
         address = self._device.buffer(name, int(np.prod(shape)) * dtype.itemsize)
@@ -189,14 +189,14 @@ class TensorRTSession(Session):
         return address, shape, dtype
 
     def close(self) -> None:
-        """Free the GPU's memory; TensorRT wants the context gone before the engine, and that before the runtime."""
+        """Free the GPU's memory; TensorRT requires freeing the context before the engine, and the engine before the runtime."""
         self._device.close()
         self._contexts.clear()
         self._context = self._engine = self._runtime = None
 
 
 def _kind(told: str) -> str:
-    """fp32, fp16 and so on, out of what an inspector says of a tensor: "Half NHWC8", "Row major linear FP16 format"."""
+    """The type, such as fp32 or fp16, from an inspector's description of a tensor: "Half NHWC8", "Row major linear FP16 format"."""
     words = told.lower().replace("float32", "fp32").replace("float16", "fp16").replace("half", "fp16").replace("float", "fp32")
     return next(
         (kind for kind in ("bf16", "fp16", "fp8", "int8", "fp4", "int4", "int32", "int64", "bool", "fp32") if kind in words), "other"

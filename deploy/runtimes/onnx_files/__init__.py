@@ -1,1 +1,1 @@
-"""What runtimes share whose engine is an ONNX file, and the half-precision session."""
+"""Code shared by runtimes whose engine is an ONNX file, and the half-precision session."""

@@ -10,7 +10,7 @@ from deploy.precision import Calibration, Precision, Quantization, Recipe
 from deploy.runtimes import Compiled
 
 OUTPUTS = ("boxes", "scores", "labels", "converged")
-"""Of every engine; those with masks have `masks` too."""
+"""Outputs of every engine; engines with masks also have `masks`."""
 
 
 def write(
@@ -24,7 +24,7 @@ def write(
     """
     if importlib.util.find_spec("onnx") is None:
         raise RuntimeUnavailable('onnx is not installed: pip install "edgedistill[build]"')
-    # Converting needs the onnx package, running does not: an edge box has only its runtime.
+    # Only converting needs the onnx package: an edge box has just its runtime.
     from deploy.precision import network, typed
 
     model = typed.typed(network.read(onnx), precision, heads, calibration, recipe, quantization)
@@ -34,10 +34,10 @@ def write(
 
 
 def outputs(file: Path, inputs: Sequence[str], names: Collection[str]) -> tuple[str, ...]:
-    """Those that an engine with these inputs and outputs answers with.
+    """The outputs to request from an engine with these inputs and outputs.
 
     Raises:
-        ArtifactError: it is not one of ours.
+        ArtifactError: it is not an edgedistill engine.
     """
     if list(inputs) != ["images"] or not set(names).issuperset(OUTPUTS):
         raise ArtifactError(f"{file}: not an edgedistill engine; it needs the input images and the outputs {', '.join(OUTPUTS)}")

@@ -1,8 +1,8 @@
-"""A half-precision ONNX graph computed in true half: every tensor that is typed half is rounded to half.
+"""Computes a half-precision ONNX graph in true fp16: every tensor of type fp16 is rounded to fp16.
 
-ONNX Runtime's CPU provider computes such graphs in fp32, and so proves nothing about what a GPU will answer. Here ONNX's own
-reference evaluator runs them. Departures from it: convolutions and matrix products add up in fp32 and round the sum, as GPUs do,
-and element-wise gathers take more than 64 rows.
+ONNX Runtime's CPU provider computes such graphs in fp32, which proves nothing about a GPU's results. Here ONNX's own reference
+evaluator runs them. Departures from it: convolutions and matrix products accumulate in fp32 and round the sum, as GPUs do, and
+element-wise gathers accept more than 64 rows.
 """
 
 from pathlib import Path
@@ -21,20 +21,20 @@ _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16)
 
 
 class HalfSession(Session):
-    """An open graph; `largest` is the largest absolute value so far of each tensor that is typed half."""
+    """An open graph; `largest` is the largest absolute value so far of each fp16 tensor."""
 
     def __init__(self, file: Path) -> None:
         """Read the graph.
 
         Raises:
-            BuildError: the file is missing or no ONNX graph.
+            BuildError: the file is missing or not an ONNX graph.
             ArtifactError: the evaluator lacks an operator.
         """
         model = network.read(file)
         self._outputs = [value.name for value in model.graph.output if value.name in (*OUTPUTS, "masks")]
         try:
             self._evaluator = ReferenceEvaluator(model, new_ops=[Conv, MaxPool, MatMul, GatherElements, GridSample])
-        except Exception as error:  # each operator has its own ways to say that it cannot
+        except Exception as error:  # every operator raises its own errors
             raise ArtifactError(f"ONNX's reference evaluator cannot compute the graph ({first_line(error)})") from error
         self._masked = _masked(model)
         self.largest: dict[str, float] = {}
@@ -43,12 +43,12 @@ class HalfSession(Session):
         """See Session.infer.
 
         Raises:
-            ArtifactError: a half tensor overflows, the first is named; or the evaluator cannot compute the graph.
+            ArtifactError: an fp16 tensor overflows (the message names the first), or the evaluator cannot compute the graph.
         """
-        with np.errstate(all="ignore"):  # infinities are looked for below, and named
+        with np.errstate(all="ignore"):  # infinities are found and reported below
             try:
                 values = self._evaluator.run(None, {"images": images.astype(np.float32)}, intermediate=True)
-            except Exception as error:  # each operator has its own ways to say that it cannot
+            except Exception as error:  # every operator raises its own errors
                 raise ArtifactError(f"ONNX's reference evaluator cannot compute the graph ({first_line(error)})") from error
         assert isinstance(values, dict)
         for name, value in values.items():
@@ -68,7 +68,7 @@ class HalfSession(Session):
 
 
 def _masked(model: ModelProto) -> set[str]:
-    """The tensors that may hold -infinity: made of a constant that does, as masks of attention mean it, before a softmax ends it."""
+    """The tensors that may hold -infinity: computed from a constant that does, such as an attention mask, up to the next softmax."""
     found = {weight.name for weight in model.graph.initializer if np.isneginf(numpy_helper.to_array(weight)).any()}
     for node in model.graph.node:
         own = any(np.isneginf(numpy_helper.to_array(a.t)).any() for a in node.attribute if a.t.data_type in _FLOATS)

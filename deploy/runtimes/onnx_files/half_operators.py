@@ -27,8 +27,8 @@ class Conv(OpRun):
         pads: list[int] | None = None,
         strides: list[int] | None = None,
     ) -> tuple[Array]:
-        assert images.ndim == 4, "images alone"
-        assert auto_pad in (None, "NOTSET"), "padding by number"
+        assert images.ndim == 4, "only images"
+        assert auto_pad in (None, "NOTSET"), "only explicit padding"
         group = group or 1
         windows = _windows(images.astype(np.float32), weight.shape[2:], pads, strides, dilations, 0)
         batch, channels, rows, columns = windows.shape[:4]
@@ -57,13 +57,13 @@ class MaxPool(OpRun):
         storage_order: int | None = None,
         strides: list[int] | None = None,
     ) -> tuple[Array]:
-        assert kernel_shape is not None, "a kernel's shape"
-        assert auto_pad in (None, "NOTSET"), "padding by number"
+        assert kernel_shape is not None, "the kernel needs a shape"
+        assert auto_pad in (None, "NOTSET"), "only explicit padding"
         top, left, bottom, right = pads or (0, 0, 0, 0)
         steps = strides or (1, 1)
         more = [step - 1 if ceil_mode else 0 for step in steps]
         windows = _windows(images, kernel_shape, (top, left, bottom + more[0], right + more[1]), strides, dilations, -np.inf)
-        # a window that begins in the padding behind the image is none
+        # a window that begins in the padding after the image does not count
         ends = [-(-(size + before) // step) for size, before, step in zip(images.shape[2:], (top, left), steps, strict=True)]
         return (windows[:, :, : ends[0], : ends[1]].max(axis=(4, 5)),)
 
@@ -76,8 +76,8 @@ class GridSample(OpRun):
     def _run(
         self, images: Array, grid: Array, align_corners: int | None = None, mode: Any = None, padding_mode: Any = None
     ) -> tuple[Array]:
-        assert _text(mode) in ("linear", "bilinear"), "interpolation between neighbours"
-        assert _text(padding_mode) == "zeros", "nothing outside"
+        assert _text(mode) in ("linear", "bilinear"), "only linear interpolation"
+        assert _text(padding_mode) == "zeros", "only zeros outside"
         batch, channels, height, width = images.shape
         places = grid.astype(np.float32)
         x, y = (_position(places[..., axis], size, bool(align_corners)) for axis, size in ((0, width), (1, height)))
@@ -116,7 +116,7 @@ def _text(value: Any) -> str:
 
 
 def _position(place: Array, size: int, align_corners: bool) -> Array:
-    """From -1 to 1 over an axis of so many positions, to the positions' own numbers."""
+    """Convert a place, -1 to 1 over an axis of `size` positions, to a position index."""
     return (place + 1) / 2 * (size - 1) if align_corners else ((place + 1) * size - 1) / 2
 
 
@@ -128,7 +128,7 @@ def _windows(
     dilations: Sequence[int] | None,
     padding: float,
 ) -> Array:
-    """What a kernel sees at each place, a view [B, C, H, W, kernel height, kernel width]."""
+    """The kernel's window at each place, as a view [B, C, H, W, kernel height, kernel width]."""
     top, left, bottom, right = pads or (0, 0, 0, 0)
     (down, across), (step_y, step_x) = dilations or (1, 1), strides or (1, 1)
     reach = (kernel[0] - 1) * down + 1, (kernel[1] - 1) * across + 1

@@ -1,7 +1,7 @@
-"""The messages of the Open Inference Protocol over gRPC, with Triton's beside them, as protobuf classes.
+"""The messages of the Open Inference Protocol over gRPC, with Triton's additions, as protobuf classes.
 
-They are built from the table below when this is imported: generated code would tie an edge box to one release of protobuf. Nested
-messages of the original stand at the top here; names do not travel, numbers do.
+They are built from the table below at import time: generated code would tie an edge box to one release of protobuf. Messages that
+are nested in the original are at the top level here; only field numbers are transmitted, not names.
 """
 
 from typing import Any
@@ -155,10 +155,10 @@ RepositoryModelLoadRequest
     string model_name 2
 RepositoryModelLoadResponse
 """
-"""A message, and indented its fields: [repeated | oneof] type name number; `map` is one from text to InferParameter."""
+"""Each message, followed by its fields, indented: [repeated | oneof] type name number; `map` maps text to InferParameter."""
 
 DATA_TYPES = {"TYPE_BOOL": 1, "TYPE_INT64": 9, "TYPE_FP32": 11}
-"""Triton's enumeration, of the types that models here have."""
+"""Triton's enumeration, for the types that our models use."""
 
 
 def _field(message: Any, words: list[str]) -> None:
@@ -191,10 +191,10 @@ def _classes() -> dict[str, Any]:
         if words[0] == "oneof" and not message.oneof_decl:
             message.oneof_decl.add(name="parameter_choice")
         _field(message, words)
-    pool = descriptor_pool.DescriptorPool()  # of its own: a client of the protocol in the same process has these names, too
+    pool = descriptor_pool.DescriptorPool()  # its own pool: a client of the protocol in the same process uses the same names
     pool.Add(file)
     return {one.name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{PACKAGE}.{one.name}")) for one in file.message_type}
 
 
 MESSAGES = _classes()
-"""Class by name."""
+"""Message classes by name."""

@@ -25,7 +25,7 @@ _OPEN = ("ServerLive", "ServerReady")
 _QUIET = (*_OPEN, "ModelReady")
 _STREAM = "ModelStreamInfer"
 _BESIDE = 32
-"""Calls at once beyond those that wait for the engine: health, metadata, and what is refused."""
+"""Concurrent calls in addition to those that wait for the engine: health, metadata, and calls that are refused."""
 _CONTENTS = {"FP32": "fp32_contents", "INT64": "int64_contents", "BOOL": "bool_contents"}
 
 
@@ -33,13 +33,13 @@ async def start(service: Service, host: str, port: int) -> tuple[Any, int]:
     """A running gRPC server, and its port.
 
     Raises:
-        ConfigError: the address cannot be listened on.
+        ConfigError: the server cannot listen on the address.
     """
     options = [
         ("grpc.max_receive_message_length", service.config.max_body_bytes),
         ("grpc.max_send_message_length", -1),
         ("grpc.so_reuseport", 0),
-        # a small message could unpack to gigabytes before anything here sees it
+        # a small message could decompress to gigabytes before our code sees it
         ("grpc.compression_enabled_algorithms_bitset", 1),
         ("grpc.per_message_decompression", 0),
     ]
@@ -49,7 +49,7 @@ async def start(service: Service, host: str, port: int) -> tuple[Any, int]:
     try:
         bound = server.add_insecure_port(address)
     except RuntimeError as error:
-        raise ConfigError(f"cannot listen for gRPC on {host}, port {port}; give another --grpc-port") from error
+        raise ConfigError(f"cannot listen for gRPC on {host}, port {port}; pass a different --grpc-port") from error
     await server.start()
     return server, bound
 
@@ -80,13 +80,13 @@ def _handler(service: Service, name: str, method: Callable[..., Awaitable[Any]])
         call.end()
         return answered
 
-    # what may be large is parsed on a thread, when it is known that there is room for it
+    # a possibly large message is parsed on a thread, once there is room for it
     parse = None if name == "ModelInfer" else MESSAGES[f"{name}Request"].FromString
     return grpc.unary_unary_rpc_method_handler(answer, parse, _serialize)
 
 
 async def _stream(service: Service, methods: "Methods", requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[Any]:
-    """Answers one after another; a request that is refused or fails is answered with its reason, and the stream goes on."""
+    """Answers in order; a request that is refused or fails is answered with the reason, and the stream continues."""
     try:
         service.authorize(_Call(service, _STREAM, context).metadata.get("authorization"))
     except Refusal as error:
@@ -97,7 +97,7 @@ async def _stream(service: Service, methods: "Methods", requests: AsyncIterator[
         try:
             answer = MESSAGES["ModelStreamInferResponse"](infer_response=await methods.ModelInfer(request, context))
             call.end()
-        except Exception as error:  # noqa: BLE001 - answered as what it is, the unexpected with its traceback in the log
+        except Exception as error:  # noqa: BLE001 - answered by kind; if unexpected, its traceback is logged
             code, text = _code(service, error)
             answer = MESSAGES["ModelStreamInferResponse"](error_message=text)
             call.end(code, text, error)
@@ -105,7 +105,7 @@ async def _stream(service: Service, methods: "Methods", requests: AsyncIterator[
 
 
 class _Call:
-    """One call, or one message of a stream: its id, and at the end a count in the metrics and a line in the log."""
+    """One call, or one message of a stream: has an id, and at its end is counted in the metrics and logged."""
 
     def __init__(self, service: Service, name: str, context: Any) -> None:
         self.metadata = {key: value for key, value in context.invocation_metadata() if isinstance(value, str)}
@@ -116,7 +116,7 @@ class _Call:
         self._started = perf_counter()
 
     def end(self, code: str = "OK", reason: str | None = None, error: BaseException | None = None) -> None:
-        """Count and log it, what failed in the engine or here with its traceback."""
+        """Count and log the call; failures of the engine or the server with their traceback."""
         seconds = perf_counter() - self._started
         self._service.metrics.request(f"grpc_{self._name}", code, seconds)
         why = {"reason": reason} if reason else {}
@@ -133,12 +133,12 @@ def _code(service: Service, error: BaseException, *, late: bool = False) -> tupl
         return error.grpc, text
     if isinstance(error, asyncio.CancelledError):
         service.metrics.error("expired" if late else "client_gone")
-        return ("DEADLINE_EXCEEDED", "the request's time was over") if late else ("CANCELLED", "the client went away")
+        return ("DEADLINE_EXCEEDED", "the request's time expired") if late else ("CANCELLED", "the client went away")
     if isinstance(error, ArtifactError):
         service.metrics.error("engine")
         return "INTERNAL", text
     service.metrics.error("internal")
-    return "INTERNAL", f"unexpected {type(error).__name__}; the server's log has more"
+    return "INTERNAL", f"unexpected {type(error).__name__}; the server's log has details"
 
 
 def _serialize(message: Any) -> bytes:
@@ -146,7 +146,7 @@ def _serialize(message: Any) -> bytes:
 
 
 class Methods:
-    """One for each of the protocol's; the names are the protocol's."""
+    """The protocol's methods, under the protocol's names."""
 
     def __init__(self, service: Service) -> None:
         self.service = service
@@ -156,11 +156,11 @@ class Methods:
         return MESSAGES["ServerLiveResponse"](live=True)
 
     async def ServerReady(self, request: Any, context: Any) -> Any:  # noqa: N802
-        """The engine is warm, and the server does not drain."""
+        """The engine is warm, and the server is not draining."""
         return MESSAGES["ServerReadyResponse"](ready=self.service.ready)
 
     async def ModelReady(self, request: Any, context: Any) -> Any:  # noqa: N802
-        """As ServerReady, of one model."""
+        """As ServerReady, for one model."""
         with self.service.lease(request.name, request.version):
             return MESSAGES["ModelReadyResponse"](ready=self.service.ready)
 
@@ -198,15 +198,15 @@ class Methods:
             return MESSAGES["RepositoryIndexResponse"](models=[{"name": model.name, "version": str(model.version), "state": state}])
 
     async def RepositoryModelLoad(self, request: Any, context: Any) -> Any:  # noqa: N802
-        """Swap the bundle that lies in the served folder now in; only where a token guards the server."""
+        """Load the bundle that is now in the served folder; allowed only if the server requires a token."""
         if not self.service.guarded:
-            raise Forbidden("models are loaded by requests only where serve.token_file is set; send the process SIGHUP")
+            raise Forbidden("requests may load models only if serve.token_file is set; send the process SIGHUP instead")
         with self.service.lease(request.model_name):
             pass
         try:
             await asyncio.get_running_loop().run_in_executor(None, self.service.load)
         except EdgedistillError as error:
-            raise Invalid(f"the bundle before is still served: {error}") from error
+            raise Invalid(f"the previous bundle is still served: {error}") from error
         return MESSAGES["RepositoryModelLoadResponse"]()
 
     async def ModelInfer(self, request: bytes, context: Any) -> Any:  # noqa: N802
@@ -264,15 +264,15 @@ def _value(parameter: Any) -> Any:
 
 
 def _images(model: Model, request: Any, max_images: int) -> tuple[Any, bool]:
-    """The images [n, 3, H, W], and whether they came as bytes, as the outputs then shall."""
+    """The images [n, 3, H, W], and whether they were sent as raw bytes, in which case the outputs are, too."""
     if len(request.inputs) != 1:
-        raise Invalid(f"{len(request.inputs)} inputs; this model has one, {protocol.INPUT}")
+        raise Invalid(f"{len(request.inputs)} inputs; this model has one: {protocol.INPUT}")
     one = request.inputs[0]
     shape = tuple(one.shape)
     protocol.check_input(model.bundle.manifest, one.name, one.datatype, shape, max_images)
     raw = len(request.raw_input_contents) > 0
     if raw and (len(request.raw_input_contents) != 1 or one.HasField("contents")):
-        raise Invalid("give one of raw_input_contents for each input and no contents, or contents alone")
+        raise Invalid("send either one raw_input_contents per input or contents, not both")
     if raw:
         images = protocol.from_bytes(request.raw_input_contents[0], one.datatype, shape)
     else:

@@ -1,4 +1,4 @@
-"""The Open Inference Protocol over HTTP, with Triton's binary tensors: a JSON header, then the tensors' bytes one after another."""
+"""The Open Inference Protocol over HTTP, with Triton's binary tensors: a JSON header, then the bytes of each tensor in order."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,17 +25,17 @@ from deploy.serving.service import Service
 
 HEADER_LENGTH = "inference-header-content-length"
 _LONGEST_NUMBER = 26
-"""Characters of a number in JSON: sign, seventeen digits, point, exponent, comma, space."""
+"""Maximum characters of a number in JSON: sign, seventeen digits, point, exponent, comma, space."""
 
 
 class _Lenient(BaseModel):
-    """Fields that are not known are left alone, as the protocol has it."""
+    """Ignores unknown fields, as the protocol requires."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
 class InputTensor(_Lenient):
-    """A tensor of a request; `data` is flat or nested, absent where it follows as bytes."""
+    """A tensor of a request; `data` is flat or nested, and absent if the tensor follows as bytes."""
 
     name: str
     datatype: str
@@ -45,7 +45,7 @@ class InputTensor(_Lenient):
 
 
 class OutputTensor(_Lenient):
-    """An output that is asked for."""
+    """A requested output."""
 
     name: str
     parameters: dict[str, Any] = {}
@@ -62,7 +62,7 @@ class InferRequest(_Lenient):
 
 @dataclass(frozen=True)
 class ResponseFormat:
-    """How an answer is to be written: which outputs, and those of them as bytes."""
+    """Format of an answer: which outputs, and which of them as bytes."""
 
     id: str | None
     outputs: tuple[str, ...]
@@ -71,7 +71,7 @@ class ResponseFormat:
 
 
 def routes(service: Service) -> list[Route]:
-    """The protocol's addresses."""
+    """The protocol's routes."""
     http = HttpEndpoints(service)
     given = [
         ("/v2", http.server, "GET"),
@@ -89,7 +89,7 @@ def routes(service: Service) -> list[Route]:
 
 
 class HttpEndpoints:
-    """See `routes`."""
+    """The endpoints of `routes`."""
 
     def __init__(self, service: Service) -> None:
         self.service = service
@@ -105,9 +105,9 @@ class HttpEndpoints:
         return JSONResponse({"live": True})
 
     async def ready(self, request: Request) -> Response:
-        """The engine is warm, and the server does not drain."""
+        """The engine is warm, and the server is not draining."""
         if not self.service.ready:
-            raise NotReady("the server drains" if self.service.draining else "the engine is being loaded")
+            raise NotReady("the server is draining" if self.service.draining else "the engine is being loaded")
         return JSONResponse({"ready": True})
 
     async def model(self, request: Request) -> Response:
@@ -116,7 +116,7 @@ class HttpEndpoints:
             return JSONResponse(protocol.model_metadata(model))
 
     async def model_ready(self, request: Request) -> Response:
-        """As `ready`, of one model."""
+        """As `ready`, for one model."""
         with self._lease(request) as model:
             await self.ready(request)
             return JSONResponse({"name": model.name, "ready": True})
@@ -138,15 +138,15 @@ class HttpEndpoints:
             return JSONResponse([{"name": model.name, "version": str(model.version), "state": state, "reason": ""}])
 
     async def load(self, request: Request) -> Response:
-        """Swap the bundle that lies in the served folder now in; only where a token guards the server."""
+        """Load the bundle that is now in the served folder; allowed only if the server requires a token."""
         if not self.service.guarded:
-            raise Forbidden("models are loaded by requests only where serve.token_file is set; send the process SIGHUP")
+            raise Forbidden("requests may load models only if serve.token_file is set; send the process SIGHUP instead")
         with self._lease(request):
             pass
         try:
             await run_in_threadpool(self.service.load)
         except EdgedistillError as error:
-            raise Invalid(f"the bundle before is still served: {error}") from error
+            raise Invalid(f"the previous bundle is still served: {error}") from error
         return JSONResponse({})
 
     async def infer(self, request: Request) -> Response:
@@ -179,7 +179,7 @@ def parse(model: Model, content: bytes, header: str | None, max_images: int) -> 
     """The images [n, 3, H, W] of a request, and how to answer.
 
     Raises:
-        Invalid: the request is not the protocol's, or not this model's. Bytes may hold any number: load generators send noise.
+        Invalid: the request does not match the protocol or the model. Bytes may encode any number, because load generators send noise.
         TooLarge: more than max_images.
     """
     length = _header_length(header, len(content))
@@ -193,7 +193,7 @@ def parse(model: Model, content: bytes, header: str | None, max_images: int) -> 
         first = error.errors()[0]
         raise Invalid(f"the request's {'.'.join(map(str, first['loc'])) or 'JSON'}: {first['msg'][:200]}") from error
     if len(request.inputs) != 1:
-        raise Invalid(f"{len(request.inputs)} inputs; this model has one, {protocol.INPUT}")
+        raise Invalid(f"{len(request.inputs)} inputs; this model has one: {protocol.INPUT}")
     one, rest = request.inputs[0], memoryview(content)[length:]
     manifest = model.bundle.manifest
     protocol.check_input(manifest, one.name, one.datatype, one.shape, max_images)
@@ -202,7 +202,7 @@ def parse(model: Model, content: bytes, header: str | None, max_images: int) -> 
 
 
 def write(model: Model, values: Mapping[str, Any], form: ResponseFormat) -> tuple[bytes, int | None]:
-    """The answer's bytes, and the length of its JSON where tensors follow as bytes."""
+    """The answer's bytes, and the length of its JSON if tensors follow as bytes."""
     outputs: list[dict[str, Any]] = []
     tails: list[bytes] = []
     for name in form.outputs:
@@ -212,7 +212,7 @@ def write(model: Model, values: Mapping[str, Any], form: ResponseFormat) -> tupl
             tails.append(protocol.to_bytes(value))
             described["parameters"] = {"binary_data_size": len(tails[-1])}
         elif value.dtype.kind == "f" and not np.isfinite(value).all():
-            raise Invalid(f"output {name} of this input holds a number that is not finite, which JSON cannot say; ask for binary data")
+            raise Invalid(f"output {name} of this input has a number that is not finite, which JSON cannot encode; ask for binary data")
         else:
             described["data"] = value.ravel().tolist()
         outputs.append(described)
@@ -249,14 +249,14 @@ def _binary(one: InputTensor, rest: memoryview) -> Any:
 
 def _plain(one: InputTensor, rest: memoryview) -> Any:
     if one.data is None or rest:
-        raise Invalid(f"input {one.name} has no data; give data, or parameter binary_data_size and {HEADER_LENGTH}")
+        raise Invalid(f"input {one.name} has no data; send data, or parameter binary_data_size and {HEADER_LENGTH}")
     try:
-        with np.errstate(over="ignore"):  # infinite, and refused as that
+        with np.errstate(over="ignore"):  # becomes infinite, and is refused for that
             values = np.array(one.data, np.float32)
     except (ValueError, TypeError, OverflowError) as error:
-        raise Invalid(f"input {one.name}: data must be numbers, flat or nested as its shape") from error
+        raise Invalid(f"input {one.name}: data must be numbers, flat or nested according to its shape") from error
     if values.size != int(np.prod(one.shape, dtype=np.int64)):
         raise Invalid(f"input {one.name}: {values.size:,} numbers for shape {one.shape}")
     if not np.isfinite(values).all():
-        raise Invalid(f"input {one.name} holds a number that float32 cannot hold, so that it is not finite")
+        raise Invalid(f"input {one.name} contains a number that is not finite in float32")
     return values.reshape(one.shape)

@@ -1,4 +1,4 @@
-"""The Open Inference Protocol, version 2, apart from how it travels: what a model says of itself, and tensors in and out.
+"""The Open Inference Protocol, version 2, independent of transport: a model's metadata, and tensors in and out.
 
 https://github.com/kserve/open-inference-protocol; binary tensors, configuration, statistics and repository are Triton's extensions.
 """
@@ -25,11 +25,11 @@ INPUT = "images"
 Array = NDArray[Any]
 
 _DTYPES: dict[str, np.dtype[Any]] = {"FP32": np.dtype("<f4"), "INT64": np.dtype("<i8"), "BOOL": np.dtype("?")}
-"""On the wire; little-endian whatever the machine."""
+"""Types on the wire; little-endian on every machine."""
 
 
 def server_metadata(version: str) -> dict[str, Any]:
-    """Of the server."""
+    """The server's name, version and extensions."""
     return {"name": SERVER, "version": version, "extensions": list(EXTENSIONS)}
 
 
@@ -47,17 +47,17 @@ def model_metadata(model: Model) -> dict[str, Any]:
 
 
 def model_config(model: Model) -> dict[str, Any]:
-    """Triton's model configuration of it."""
+    """Triton's configuration of the model."""
     return triton.config(model.bundle.manifest, model.name, max_batch_size=model.batcher.max_batch_size)
 
 
 def platform(manifest: Manifest) -> str:
-    """What runs it."""
+    """The protocol's name for the runtime."""
     return f"edgedistill_{manifest.runtime}"
 
 
 def statistics(model: Model, total: Totals) -> dict[str, Any]:
-    """Triton's statistics, since the server began, in nanoseconds, every request's own time added up; it knows no separate transfer."""
+    """Triton's statistics: nanoseconds since the server started, summed over requests; transfers are not measured separately."""
     compute, queue = round(total.compute_s * 1e9), round(total.queue_s * 1e9)
     nothing, instant = {"count": 0, "ns": 0}, {"count": total.jobs, "ns": 0}
     inference = {
@@ -83,7 +83,7 @@ def statistics(model: Model, total: Totals) -> dict[str, Any]:
 
 
 def dtype(name: str) -> np.dtype[Any]:
-    """Of a type of the protocol.
+    """The NumPy type of a protocol type.
 
     Raises:
         Invalid: the model has no tensor of that type.
@@ -94,41 +94,41 @@ def dtype(name: str) -> np.dtype[Any]:
 
 
 def check_input(manifest: Manifest, name: str, datatype: str, shape: Sequence[int], max_images: int) -> None:
-    """Refuse another tensor than the model's input.
+    """Refuse a tensor that does not match the model's input.
 
     Raises:
-        Invalid: its name, type or shape is another.
+        Invalid: its name, type or shape is different.
         TooLarge: more than max_images.
     """
     size = manifest.contract.preprocessing
     expected = [3, size.height, size.width]
     if name != INPUT:
-        raise Invalid(f"input {name[:40]!r}; this model's is {INPUT}")
+        raise Invalid(f"input {name[:40]!r}; this model's input is {INPUT}")
     if datatype != "FP32":
         raise Invalid(f"input {INPUT} has datatype {datatype[:20]!r}; it must be FP32")
     if len(shape) != 4 or list(shape[1:]) != expected or shape[0] < 1:
         raise Invalid(f"input {INPUT} has shape {list(shape)[:8]}; it must be [n, {', '.join(map(str, expected))}]")
     if shape[0] > max_images:
-        raise TooLarge(f"{shape[0]} images in one request; allowed are {max_images}")
+        raise TooLarge(f"{shape[0]} images in one request; at most {max_images} are allowed")
 
 
 def check_outputs(manifest: Manifest, names: Sequence[str]) -> tuple[str, ...]:
-    """The outputs to answer: those named, or all.
+    """The outputs to return: those named, or all.
 
     Raises:
-        Invalid: there is no such output, or it is asked for twice.
+        Invalid: an output is unknown, or requested twice.
     """
     known = [one.name for one in triton.tensors(manifest)[1]]
     unknown = [name for name in names if name not in known]
     if len(set(names)) != len(names):
-        raise Invalid("an output is asked for twice")
+        raise Invalid("an output is requested twice")
     if unknown:
-        raise Invalid(f"output {unknown[0][:40]!r}; this model's are {', '.join(known)}")
+        raise Invalid(f"output {unknown[0][:40]!r}; this model's outputs are {', '.join(known)}")
     return tuple(names) or tuple(known)
 
 
 def infer(work: Work, images: Batch) -> dict[str, Array]:
-    """All outputs of images [n, 3, H, W], in batches that the engine takes.
+    """All outputs for images [n, 3, H, W], run in batches of up to the engine's maximum size.
 
     Raises:
         Expired, Gone, ArtifactError: see Work.result.
@@ -140,12 +140,12 @@ def infer(work: Work, images: Batch) -> dict[str, Array]:
 
 
 def datatype(value: Array) -> str:
-    """The protocol's name of an array's type."""
+    """The protocol's name for an array's type."""
     return {"f": "FP32", "i": "INT64", "b": "BOOL"}[value.dtype.kind]
 
 
 def to_bytes(value: Array) -> bytes:
-    """Row by row, little-endian."""
+    """The array's bytes, row by row, little-endian."""
     return np.ascontiguousarray(value, _DTYPES[datatype(value)]).tobytes()
 
 
@@ -153,7 +153,7 @@ def from_bytes(content: bytes | memoryview, name: str, shape: Sequence[int]) -> 
     """A tensor from the wire.
 
     Raises:
-        Invalid: its length is not its shape's.
+        Invalid: its length does not match its shape.
     """
     kind = dtype(name)
     expected = int(np.prod(shape, dtype=np.int64)) * kind.itemsize
@@ -163,7 +163,7 @@ def from_bytes(content: bytes | memoryview, name: str, shape: Sequence[int]) -> 
 
 
 def check_supported(parameters: Iterable[Mapping[str, Any]]) -> None:
-    """Refuse what the parameters of inputs and outputs may ask for and this server does not do.
+    """Refuse parameters of inputs and outputs that this server does not support.
 
     Raises:
         Invalid: shared memory or classification.
@@ -175,7 +175,7 @@ def check_supported(parameters: Iterable[Mapping[str, Any]]) -> None:
 
 
 def timeout_ms(parameters: Mapping[str, Any]) -> float | None:
-    """The request's time from its parameter `timeout`, in microseconds; None where it states none.
+    """The request's time from its parameter `timeout`, in microseconds; None if it has none.
 
     Raises:
         Invalid: it is not a positive number.
@@ -184,7 +184,7 @@ def timeout_ms(parameters: Mapping[str, Any]) -> float | None:
     if value in (None, 0):
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
-        raise Invalid("parameter timeout must be microseconds, above 0")
+        raise Invalid("parameter timeout must be a number of microseconds above 0")
     return value / 1000
 
 

@@ -1,4 +1,4 @@
-"""Ask a server what is in an image: python client.py photo.jpg [http://127.0.0.1:8000]. Needs Python alone."""
+"""Ask a server to detect the objects in an image: python client.py photo.jpg [http://127.0.0.1:8000]. Needs only Python."""
 
 import json
 import os

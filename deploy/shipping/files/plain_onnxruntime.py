@@ -1,7 +1,7 @@
-"""The bundle without edgedistill: python plain_onnxruntime.py BUNDLE photo.jpg. Needs numpy, onnxruntime and Pillow.
+"""Runs a bundle without edgedistill: python plain_onnxruntime.py BUNDLE photo.jpg. Needs numpy, onnxruntime and Pillow.
 
-It runs model.onnx, the graph that the engine was built from: boxes are decoded and overlaps removed inside. What stands around it
-here is all there is to port to another language: resize, pad, scale, run, and back to px of the image.
+It runs model.onnx, the graph that the engine was built from; the graph itself decodes boxes and removes overlaps. This file is all
+that has to be ported to a different language: resize, pad, scale, run, and convert back to px of the image.
 """
 
 import json
@@ -37,11 +37,11 @@ def detect(bundle: Path, photo: Path) -> list[dict[str, Any]]:
 
 
 def prepare(image: Image.Image, options: dict[str, Any]) -> tuple[Any, Any, Any]:
-    """The network's input [1, 3, H, W], and by what px of the image were multiplied and shifted, for (x1, y1, x2, y2)."""
+    """The network's input [1, 3, H, W], and the scale and shift from px of the image to px of the input, for (x1, y1, x2, y2)."""
     width, height = options["width"], options["height"]
     if options["resize"] == "stretch":
         size = width, height
-    else:  # letterbox, shortest_edge: the aspect is kept
+    else:  # letterbox, shortest_edge: the aspect ratio is kept
         factor = min(width / image.width, height / image.height)
         size = max(1, round(image.width * factor)), max(1, round(image.height * factor))
     left, top = ((width - size[0]) // 2, (height - size[1]) // 2) if options["resize"] == "letterbox" else (0, 0)

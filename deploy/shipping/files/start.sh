@@ -1,11 +1,11 @@
 #!/bin/sh
-# Serves the bundle; where its engine or its verdicts are another machine's, it is built and judged here first.
+# Serves the bundle; if its engine or its verdicts come from a different machine, it is built and judged here first.
 #
 #   EDGEDISTILL_DATA      labeled images in COCO's layout, for gates on accuracy and for int8
-#   EDGEDISTILL_UNGATED   1 serves although gates did not pass, or could not be judged without images
+#   EDGEDISTILL_UNGATED   1 serves even if gates did not pass, or could not be judged without images
 #   EDGEDISTILL_SERVE     further options of edgedistill serve
 #   EDGEDISTILL_BUNDLE    default /bundle
-#   EDGEDISTILL_BUILT     where the engine built here is kept, default /tmp/built; a volume saves the next start the building
+#   EDGEDISTILL_BUILT     where the engine built here is kept, default /tmp/built; on a volume, the next start need not rebuild it
 #   EDGEDISTILL_HOST      default 0.0.0.0
 set -eu
 bundle=${EDGEDISTILL_BUNDLE:-/bundle}
@@ -28,7 +28,7 @@ else
     edgedistill build "$bundle" ${EDGEDISTILL_DATA:+--data "$EDGEDISTILL_DATA"} --out "$built" &
     child=$!
     trap 'kill $child; exit 143' TERM INT
-    # 10 to 12 are verdicts, which serve looks at
+    # exit codes 10 to 12 are verdicts, which serve checks
     wait $child || [ -e "$built/manifest.json" ]
     trap - TERM INT
     cp "$bundle/manifest.json" "$built.from"

@@ -82,7 +82,7 @@ def rewrite(made: Bundle, **changes: object) -> None:
 
 
 DAMAGES = {
-    "no folder": (lambda b: (b.root / "manifest.json").rename(b.root / "x"), "give the folder of a bundle"),
+    "no folder": (lambda b: (b.root / "manifest.json").rename(b.root / "x"), "pass the folder of a bundle"),
     "half a manifest": (lambda b: (b.root / "manifest.json").write_bytes((b.root / "manifest.json").read_bytes()[:300]), "not JSON"),
     "not text": (lambda b: (b.root / "manifest.json").write_bytes(b"\xff\xfe\x00"), "not JSON"),
     "a list": (lambda b: (b.root / "manifest.json").write_text("[]"), "not a bundle's manifest"),
@@ -175,7 +175,7 @@ class TestPredict:
         (tmp_path / "bad.png").write_bytes(b"no image")
         with pytest.raises(DataError, match=r"bad\.png"):
             predict_images(made, [tmp_path / "bad.png"], tmp_path / "out")
-        with pytest.raises(ArtifactError, match="give another --out"):
+        with pytest.raises(ArtifactError, match="pass a different --out"):
             predict_images(made, [], tmp_path / "bad.png")
 
     def test_one_bad_image_leaves_what_was_there(self, tmp_path: Path) -> None:
@@ -197,7 +197,7 @@ class TestPredict:
         Image.fromarray(onnx_samples.picture(CELLS)).save(photo)
         (tmp_path / "link.png").symlink_to(photo)
         before = photo.read_bytes()
-        with pytest.raises(ConfigError, match=rf"{name}: an image .*; give another --out"):
+        with pytest.raises(ConfigError, match=rf"{name}: the drawn copy .*; pass a different --out"):
             predict_images(made, [tmp_path / name], tmp_path / "made" / "..")
         assert photo.read_bytes() == before
         assert not (tmp_path / "predictions.json").exists()

@@ -90,7 +90,7 @@ def test_a_device_that_is_not_here_cannot_choose(tmp_path: Path) -> None:
     facts = chosen(tmp_path, runtime="trt_rtx", compute_capability="8.9")
     assert facts.file is None
     assert facts.why is not None
-    assert "precision auto measures engines on the machine that they are for" in facts.why
+    assert "precision auto has to measure engines on their target machine" in facts.why
 
 
 @pytest.mark.parametrize("broken", ["fp16", "int8"])

@@ -8,11 +8,8 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from deploy import machine
 from deploy.contract import Cost
-from deploy.latency import roofline
 from deploy.latency.cost import cost
-from deploy.machine.peak import Peak, cpu, gpu
 from deploy.precision import PLAIN, fp16, int8
 from deploy.precision.network import read
 from deploy.runtimes import ort
@@ -94,28 +91,3 @@ def test_an_integer_tensor_lives_until_what_it_becomes_is_read() -> None:
     found = cost(helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)]))
     # the input in float and its integers, or an integer layer's input beside the output in float
     assert found.peak_activation_bytes == 1000 + 4000
-
-
-COST = Cost(macs=2_000_000, operators={}, weight_bytes=900, peak_activation_bytes=0, input_bytes=100)
-
-
-def test_the_roofline_is_the_higher_of_its_two_walls() -> None:
-    assert roofline.lowest_ms(COST, Peak(macs=1e9, bytes=1e9)) == pytest.approx(2)
-    assert roofline.lowest_ms(COST, Peak(macs=1e12, bytes=1e5)) == pytest.approx(10)
-
-
-def test_the_processors_peak_is_within_what_processors_reach() -> None:
-    peak = cpu("fp32")
-    assert 1e8 < peak.macs < 1e14
-    assert 1e8 < peak.bytes < 1e13
-    assert cpu("int8").macs > peak.macs
-
-
-def test_a_gpus_peak_is_its_own_figures_times_its_architectures_rate(monkeypatch: pytest.MonkeyPatch) -> None:
-    # an RTX 4090: 128 multiprocessors at 2.52 GHz, 82.6 TFLOPS in fp32 by its data sheet
-    monkeypatch.setattr(machine, "gpu", lambda: {"compute_capability": "8.9"})
-    peak = gpu("fp32", 128, 2.52e9, 1.008e12)
-    assert peak is not None
-    assert 2 * peak.macs == pytest.approx(82.6e12, rel=0.01)
-    monkeypatch.setattr(machine, "gpu", lambda: {"compute_capability": "99.0"})
-    assert gpu("fp32", 1, 1, 1) is None

@@ -1,4 +1,7 @@
-"""What a processor is called, from what Linux says of it."""
+"""What a processor is called, from what Linux says of it, and a GPU, from what its driver says."""
+
+import shutil
+from pathlib import Path
 
 import pytest
 
@@ -19,3 +22,18 @@ def test_boards_and_servers_of_one_architecture_differ(monkeypatch: pytest.Monke
     )
     assert machine.cpu_of(ARM, "") == "CPU implementer 0x41, CPU part 0xd0b, aarch64"
     assert machine.cpu_of("", "") == "aarch64"
+
+
+def test_a_gpu_is_read_from_the_drivers_own_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho 'NVIDIA L4, 580.65.06, 8.9'\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(shutil, "which", lambda _: str(program))
+    machine.gpu.cache_clear()
+    try:
+        assert machine.gpu() == {"gpu": "NVIDIA L4", "driver": "580.65.06", "compute_capability": "8.9"}
+        program.write_text("#!/bin/sh\necho 'No devices were found'; exit 6\n")
+        machine.gpu.cache_clear()
+        assert machine.gpu() == {}
+    finally:
+        machine.gpu.cache_clear()

@@ -129,7 +129,7 @@ class TestMasks:
 
     def test_masks_that_should_be_there_and_are_not_are_refused(self) -> None:
         contract = ONE_CLASS.model_copy(update={"mask_frame": "box"})
-        with pytest.raises(ArtifactError, match="answered no masks"):
+        with pytest.raises(ArtifactError, match="returned no masks"):
             decide(raw([[0, 0, 1, 1]], [0.5], [0]), AS_IT_IS, contract)
 
     def test_only_masks_of_what_is_found_must_be_finite(self) -> None:

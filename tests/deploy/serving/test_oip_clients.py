@@ -155,7 +155,7 @@ class TestHttp:
         [
             (lambda body: body.pop("inputs"), "inputs"),
             (lambda body: body["inputs"].append(body["inputs"][0]), "2 inputs"),
-            (lambda body: body["inputs"][0].update(name="x"), "input 'x'; this model's is images"),
+            (lambda body: body["inputs"][0].update(name="x"), "input 'x'; this model's input is images"),
             (lambda body: body["inputs"][0].update(datatype="INT8"), "FP32"),
             (lambda body: body["inputs"][0].update(shape=[1, 3, 64, 65]), "must be [n, 3, 64, 64]"),
             (lambda body: body["inputs"][0].update(shape=[1, 3, -64, -64]), "must be [n, 3, 64, 64]"),
@@ -167,7 +167,7 @@ class TestHttp:
             (lambda body: body["inputs"][0].pop("data"), "has no data"),
             (lambda body: body["inputs"][0].update(parameters={"binary_data_size": 4}), "binary_data_size 4"),
             (lambda body: body.update(outputs=[{"name": "x"}]), "output 'x'"),
-            (lambda body: body.update(outputs=[{"name": "boxes"}] * 2), "asked for twice"),
+            (lambda body: body.update(outputs=[{"name": "boxes"}] * 2), "requested twice"),
             (lambda body: body.update(inputs=[1] * 1000), "inputs"),
             (lambda body: body.update(outputs=[{"name": "scores", "parameters": {"classification": 3}}]), "classification"),
             (lambda body: body["inputs"][0].update(parameters={"shared_memory_region": "r"}), "shared_memory_region"),
@@ -188,7 +188,7 @@ class TestHttp:
     def test_too_many_images_and_a_wrong_header_length(self, running: Running, client: Any) -> None:
         import httpx
 
-        with pytest.raises(http.InferenceServerException, match="17 images in one request; allowed are 16"):
+        with pytest.raises(http.InferenceServerException, match="17 images in one request; at most 16 are allowed"):
             client.infer(NAME, asked(http, np.zeros((17, 3, 64, 64), np.float32)))
         for header in ("9999", "-1", "x"):
             headers = {"inference-header-content-length": header}

@@ -119,7 +119,7 @@ def test_the_slider_leaves_out_what_is_less_certain(page: Any) -> None:
 
 def test_what_is_no_image_is_said(page: Any) -> None:
     page.set_input_files("#file", {"name": "a.txt", "mimeType": "text/plain", "buffer": b"text"})
-    wait_for(page, "no image that the browser can show")
+    wait_for(page, "not an image that the browser can show")
     assert page.get_attribute("#status", "class") == "error"
     assert page.get_attribute("#status", "aria-live") == "polite"
 

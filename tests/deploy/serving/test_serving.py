@@ -174,19 +174,19 @@ class TestRefusals:
             (b"", {}, "", 400, "not an image"),
             (b"not an image", {}, "", 400, "not an image"),
             (encoded()[:60], {}, "", 400, "cannot be read"),
-            (large(), {}, "", 400, "1000 x 101 px is above 100,000"),
+            (large(), {}, "", 400, "1000 x 101 px is more than 100,000"),
             (b"P5 8 8 254\n" + bytes(64), {}, "", 400, "not an image"),
-            (run_lengths(), {}, "", 400, "BMP with run lengths"),
+            (run_lengths(), {}, "", 400, "run-length-encoded BMP"),
             (encoded(kind="JPEG") + b"\xff\xda" * 200, {}, "", 400, "more than 100 scans"),
             (encoded(), {}, "?min_score=2", 400, "min_score '2'; allowed: 0 to 1"),
             (encoded(), {}, "?min_score=nan", 400, "min_score 'nan'"),
             (encoded(), {"x-timeout-ms": "soon"}, "", 400, "X-Timeout-Ms 'soon'"),
             (NO_FILE, FORM, "", 400, "no file"),
             (b"broken", FORM, "", 400, ""),
-            (b"x" * (LIMIT + 1), {}, "", 413, "above 20,000 bytes"),
-            (gzip.compress(bytes(LIMIT + 1), mtime=0), {"content-encoding": "gzip"}, "", 413, "unpacks to more than 20,000"),
-            (gzip.compress(encoded(), mtime=0)[:-9], {"content-encoding": "gzip"}, "", 400, "breaks off"),
-            (b"no gzip", {"content-encoding": "gzip"}, "", 400, "no gzip"),
+            (b"x" * (LIMIT + 1), {}, "", 413, "larger than 20,000 bytes"),
+            (gzip.compress(bytes(LIMIT + 1), mtime=0), {"content-encoding": "gzip"}, "", 413, "decompresses to more than 20,000"),
+            (gzip.compress(encoded(), mtime=0)[:-9], {"content-encoding": "gzip"}, "", 400, "is truncated"),
+            (b"no gzip", {"content-encoding": "gzip"}, "", 400, "not valid gzip"),
             (encoded(), {"content-encoding": "br"}, "", 415, "allowed: gzip, deflate"),
             (gzip.compress(NO_FILE, mtime=0), {**FORM, "content-encoding": "gzip"}, "", 415, "of a form"),
         ],
@@ -321,7 +321,9 @@ class TestGates:
         bundle.refuse_ungated_here()
         elsewhere = {**machine.identity(), "cpu": "Imagined 3000"}
         monkeypatch.setattr(machine, "identity", lambda: elsewhere)
-        with pytest.raises(ArtifactError, match=r"passed on .*, and this is Imagined 3000; judge it here: edgedistill build"):
+        with pytest.raises(
+            ArtifactError, match=r"passed on a machine with .*, and this one has Imagined 3000; judge it here: edgedistill build"
+        ):
             bundle.refuse_ungated_here()
         elsewhere["cpu"] = machine.cpu_model()
         elsewhere["cores"] = "999"
@@ -382,7 +384,7 @@ class TestModel:
         files = [("images", ("a.png", encoded()))] * 3
         assert len(single.client.post("/v1/detect", files=files).json()["annotations"]) == 6
         single.service.close()
-        with pytest.raises(ArtifactError, match=r"no batch of 2: .*; set serve\.max_batch_size lower"):
+        with pytest.raises(ArtifactError, match=r"cannot run a batch of 2: .*; set serve\.max_batch_size lower"):
             Served(made.root, max_batch_size=2)
 
     def test_an_engine_that_did_not_converge_fails_the_test(self, tmp_path: Path) -> None:

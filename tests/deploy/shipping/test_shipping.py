@@ -202,7 +202,7 @@ class TestPackage:
     def test_what_is_refused(self, bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (tmp_path / "there").mkdir()
         assert cli.main(["package", str(bundle.root), "--out", str(tmp_path / "there")]) == 2
-        assert "exists already" in capsys.readouterr().err
+        assert "already exists" in capsys.readouterr().err
         assert cli.main(["package", str(tmp_path), "--out", str(tmp_path / "new")]) == 4
         assert not (tmp_path / "new").exists()
 
@@ -309,12 +309,12 @@ class TestPush:
 
     def test_refusals_are_one_line(self, client: Any, bundle: Bundle, capsys: Any) -> None:
         assert cli.main(["push", str(bundle.root), "--repo", "cells", "--without-weights"]) == 2
-        assert "give OWNER/NAME" in capsys.readouterr().err
+        assert "allowed: OWNER/NAME" in capsys.readouterr().err
         errors = pytest.importorskip("huggingface_hub.errors")
         broken = next(base for base in errors.HfHubHTTPError.__bases__ if base is not OSError)  # what a broken network raises
         client.upload_folder.side_effect = broken("no route\nto host")
         assert cli.main(["push", str(bundle.root), "--repo", "me/cells", "--without-weights"]) == 4
-        assert capsys.readouterr().err == "edgedistill: me/cells: the hub did not take it (no route to host)\n"
+        assert capsys.readouterr().err == "edgedistill: me/cells: the upload to the hub failed (no route to host)\n"
 
     def test_a_missing_client_is_named(self, bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
         monkeypatch.setitem(sys.modules, "huggingface_hub", None)

@@ -82,7 +82,7 @@ class TestSaid:
             write_page(measured, tmp_path / "ablation.html")
             text = (tmp_path / "ablation.html").read_text(encoding="utf-8")
             assert "+5.0" in text or len(measured.seeds) == 1
-            assert "Baseline: the student trained without the teacher." in text
+            assert "Baseline: the student&#39;s network trained without the teacher." in text
             assert "<script" not in text
             assert "http" not in text.replace("http-equiv", "")
 
@@ -116,4 +116,4 @@ def test_trains_every_variant_once_and_reuses_it(tmp_path: Path, capsys: pytest.
 
 def test_refuses_no_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["ablate", str(SMALL), "--runs", str(tmp_path), "--seeds", "0"]) == 2
-    assert "--seeds is 0; give 1 or more" in capsys.readouterr().err
+    assert "--seeds is 0; pass 1 or more" in capsys.readouterr().err

@@ -71,7 +71,7 @@ def test_what_was_decided_on_the_device_is_in_the_new_bundle_and_said(
     assert made.fallback is not None
     assert (made.fallback.limit, made.fallback.float_map, made.fallback.float_layers) == (0.5, 1, ())
     assert answer["fallback"] == made.fallback.model_dump(mode="json")
-    assert "none of 2 layers went back from int8 to float: mAP 1.0000" in (tmp_path / "one" / "README.md").read_text()
+    assert "none of 2 layers were returned from int8 to float: mAP 1.0000" in (tmp_path / "one" / "README.md").read_text()
     assert main(["build", str(given.root), "--target", "choice", "--data", str(data.root), "--out", str(tmp_path / "two")]) == 0
     said = capsys.readouterr().out
     chosen = Bundle.load(tmp_path / "two").manifest.choice
@@ -103,9 +103,9 @@ def test_an_engine_that_cannot_run_here_is_packed_and_said(given: Bundle, tmp_pa
 
 
 REFUSALS = {
-    "no such target": (["--target", "in8"], 2, "--target in8 (did you mean int8?): the bundle knows here, int8, choice, gpu, needed"),
-    "int8 without data": (["--target", "int8"], 2, "give --data DIR"),
-    "a choice without data": (["--target", "choice"], 2, "give --data DIR"),
+    "no such target": (["--target", "in8"], 2, "--target in8 (did you mean int8?): the bundle has here, int8, choice, gpu, needed"),
+    "int8 without data": (["--target", "int8"], 2, "pass --data DIR"),
+    "a choice without data": (["--target", "choice"], 2, "pass --data DIR"),
     "no such data": (["--data", "nowhere"], 3, "nowhere: no such folder"),
 }
 
@@ -131,7 +131,7 @@ def test_a_target_whose_device_is_not_here_writes_nothing(
 
 def test_a_folder_that_holds_something_is_kept(given: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, answer = build(capsys, given.root, "--out", given.root)
-    assert (code, "exists already" in answer["error"]) == (2, True)
+    assert (code, "already exists" in answer["error"]) == (2, True)
     assert Bundle.load(given.root).manifest == given.manifest
 
 
@@ -142,7 +142,7 @@ def test_a_folder_that_is_there_is_refused_before_anything_is_measured(
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
     code, answer = build(capsys, given.root, "--out", name)
-    assert (code, "exists already" in answer["error"]) == (2, True)
+    assert (code, "already exists" in answer["error"]) == (2, True)
 
 
 def test_a_required_target_without_gates_ends_as_required(given: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -97,7 +97,7 @@ def test_the_same_engine_passes_and_says_what_was_compared(make: Any, gate: Gate
     accuracy, latency, size = answer["gates"]
     assert (accuracy["measured"], accuracy["reference"], accuracy["how"]) == (1, 1, f"{NUM_IMAGES} images")
     assert accuracy["effect"] == {"change": 0, "low": 0, "high": 0, "num": NUM_IMAGES}
-    assert "by turns on photographs" in latency["how"]
+    assert "passes per engine on photographs, interleaved in" in latency["how"]
     assert latency["effect"]["low"] < latency["effect"]["change"] < latency["effect"]["high"]
     assert size["effect"]["num"] == 0
 
@@ -166,7 +166,7 @@ def relabeled(case: Case) -> None:
 OTHER_CLASSES = {"classes": ("red", "green", "pink"), "category_ids": onnx_samples.CATEGORY_IDS}
 BROKEN: dict[str, tuple[Callable[[Case], object], int, str]] = {
     "no reference folder": (lambda c: shutil.rmtree(c.reference), 12, "no reference:"),
-    "an empty reference folder": (emptied, 12, "manifest.json is not there"),
+    "an empty reference folder": (emptied, 12, "manifest.json does not exist"),
     "half a manifest": (unwritten, 12, "not JSON"),
     "another format": (lambda c: c.raw(c.reference, lambda m: m.update(format=1)), 12, "bundle format 1"),
     "a key that no manifest has": (lambda c: c.raw(c.reference, lambda m: m.update(colour="red")), 12, "not a bundle's manifest"),
@@ -176,7 +176,7 @@ BROKEN: dict[str, tuple[Callable[[Case], object], int, str]] = {
     "half an engine": (lambda c: (c.reference / "model.onnx").write_bytes(b"half"), 12, "sha256"),
     "half an engine, new": (lambda c: (c.new / "model.onnx").write_bytes(b"half"), 4, "sha256"),
     "no new bundle": (lambda c: shutil.rmtree(c.new), 2, "new"),
-    "no new manifest": (lambda c: (c.new / MANIFEST).unlink(), 4, "give the folder of a bundle"),
+    "no new manifest": (lambda c: (c.new / MANIFEST).unlink(), 4, "pass the folder of a bundle"),
     "of another target": (lambda c: c.edit(c.reference, target="there"), 12, "is of target there, not of here"),
     "of another runtime": (lambda c: c.edit(c.reference, runtime="abacus"), 12, "abacus"),
     "no engine, and none can be built": (without_engine, 12, "trt"),
@@ -217,7 +217,7 @@ UNDEFINED: dict[str, tuple[dict[str, Any], str]] = {
     "no such class": ({"metric": "map/pink", "max_drop": 0.1}, "no class 'pink'"),
     "no such objects": ({"metric": "map_large", "max_drop": 0.1}, "undefined"),
     "no masks": ({"metric": "mask_map", "max_drop": 0.1}, "without masks"),
-    "an older bundle without costs": ({"metric": "operators", "max_increase": 0}, "is not known"),
+    "an older bundle without costs": ({"metric": "operators", "max_increase": 0}, "is unknown"),
 }
 
 
@@ -271,7 +271,7 @@ def test_nothing_else_is_deleted_for_a_reference(make: Any, gate: Gate, tmp_path
     monkeypatch.chdir(mine)
     for folder in (mine, "."):
         code, answer = gate(case.new, "--save-reference", folder)
-        assert (code, "thesis.txt, which is no bundle" in answer["error"]) == (2, True)
+        assert (code, "thesis.txt, which is not a bundle" in answer["error"]) == (2, True)
     assert (mine / "thesis.txt").read_text() == "all of it"
     kept = tmp_path / "kept"
     shutil.copytree(case.reference, kept / "other")

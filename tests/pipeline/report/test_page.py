@@ -76,7 +76,7 @@ def written(run: RunResult, folder: Path) -> str:
 
 def test_the_largest_value_of_every_half_tensor_is_listed_the_largest_first(sample: RunResult, tmp_path: Path) -> None:
     page = Page(written(sample, tmp_path))
-    assert "the largest value in half precision is 6.1e+04, of tensor add_3 ; half precision ends at 65,504 (all 2 tensors)" in page.text
+    assert "the largest half-precision value is 6.1e+04, in tensor add_3 ; the format's limit is 65,504 (show all 2 tensors)" in page.text
     assert "Tensor Largest value add_3 6.1e+04 mul_1 12.5" in page.text
 
 
@@ -128,7 +128,7 @@ class TestPage:
     def test_shows_the_summary_s_figures(self, sample: RunResult, tmp_path: Path) -> None:
         summary = summarize(sample)
         text = Page(written(sample, tmp_path)).text
-        assert "Baseline: the student trained without the teacher, from" in text
+        assert "Baseline: the student's network trained without the teacher, from" in text
         for name in ("teacher", "baseline", "student"):
             for figure in ("map", "map_50", "map_75"):
                 assert f"{summary[name][figure]:.3f}" in text
@@ -193,7 +193,7 @@ class TestMissingParts:
         run = run_samples.run(tmp_path / "run", run_samples.dataset(tmp_path / "data"))
         (run.dataset.images("val") / "1.png").unlink()
         (run.dataset.images("val") / "3.png").write_bytes(b"no image")
-        assert "2 of 6 images could not be read any more." in Page(written(run, tmp_path)).text
+        assert "2 of 6 images can no longer be read." in Page(written(run, tmp_path)).text
 
     def test_of_many_classes_those_that_changed_most(self, sample: RunResult, tmp_path: Path) -> None:
         rows = [ClassRow(f"{i}", 0.9, 0.5, 0.5 + i / 500, i / 500) for i in range(-50, 50)]
@@ -225,11 +225,15 @@ class TestHeadline:
     @pytest.mark.parametrize(
         ("gain", "closed", "words"),
         [
-            (0.031, 0.24, "3.1 points above the baseline, the same network trained without the teacher, 24 % of the way up to the teacher"),
-            (0.2, 1.5, "20.0 points above the baseline, the same network trained without the teacher, above even the teacher"),
-            (-0.02, -0.1, "2.0 points below the baseline, the same network trained without the teacher."),
-            (0.0001, 0.001, "as much as the baseline, the same network trained without the teacher"),
-            (0.05, None, "5.0 points above the baseline, the same network trained without the teacher."),
+            (
+                0.031,
+                0.24,
+                "3.1 points above the baseline (the same network trained without the teacher), closing 24 % of the gap to the teacher",
+            ),
+            (0.2, 1.5, "20.0 points above the baseline (the same network trained without the teacher), and even above the teacher"),
+            (-0.02, -0.1, "2.0 points below the baseline (the same network trained without the teacher)."),
+            (0.0001, 0.001, "the same as the baseline (the same network trained without the teacher)"),
+            (0.05, None, "5.0 points above the baseline (the same network trained without the teacher)."),
         ],
     )
     def test_gain_in_words(self, sample: RunResult, gain: float, closed: float | None, words: str) -> None:

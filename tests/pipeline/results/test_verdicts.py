@@ -31,7 +31,7 @@ VERDICTS = [
         measured=12.5,
         effect=RISE,
         reference=12.02,
-        how="480 passes of each by turns on photographs, in 60 blocks, 30.0 s",
+        how="480 passes per engine on photographs, interleaved in 60 blocks, 30.0 s",
         load={"other_cores": 1.0, "load_average": 2.0, "governor": None, "frequency_mhz": None, "throttled": 0},
         why="too few blocks to tell: 60 measured, about 140 would suffice",
     ),
@@ -46,8 +46,8 @@ MARKDOWN = f"""\
 | --- | --- | --- | ---: | --- | --- |
 | ✅ | good \\| &lt;enough> | cpu | 0.6235 | >= 0.3 |  |
 | ❌ | no worse | cpu | 0.2500 | falls &lt;= 0.01 from reference | changed by -0.021 (-0.0275 to -0.015) from 0.2710; 1000 images |
-| ❔ | quick | cpu | 12.5000 | rises &lt;= 10% from reference | changed by +4.00% (-2.00% to +13.00%) from 12.0200; 480 passes of each \
-by turns on photographs, in 60 blocks, 30.0 s; other processes kept 1.0 of \
+| ❔ | quick | cpu | 12.5000 | rises &lt;= 10% from reference | changed by +4.00% (-2.00% to +13.00%) from 12.0200; 480 passes per engine \
+on photographs, interleaved in 60 blocks, 30.0 s; other processes kept 1.0 of \
 {os.cpu_count()} cores busy; too few blocks to tell: 60 measured, about \
 140 would suffice |
 | 🚫 | small ones | cpu | - | >= 0.3 | map_small is undefined on this data and so on |
@@ -57,7 +57,7 @@ by turns on photographs, in 60 blocks, 30.0 s; other processes kept 1.0 of \
 
 def test_markdown_is_a_table_for_people() -> None:
     assert verdicts.markdown(VERDICTS, 10) == MARKDOWN
-    assert verdicts.markdown([], 12) == "### edgedistill gate: no gate is set (exit code 12)\n\n"
+    assert verdicts.markdown([], 12) == "### edgedistill gate: no gate is configured (exit code 12)\n\n"
 
 
 def test_junit_as_another_program_reads_it(tmp_path: Path) -> None:

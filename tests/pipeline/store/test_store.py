@@ -228,7 +228,7 @@ class TestDamage:
         lines: list[str] = []
         Store(tmp_path, "a", say=lines.append).run(climb, 3, None)
         assert calls == ["step 0", "step 1", "step 2"]
-        assert lines[0].endswith("running: never ran, goes on where it was stopped")
+        assert lines[0].endswith("running: never ran, continues where it stopped")
 
     def test_another_stage_starts_from_nothing(self, tmp_path: Path) -> None:
         path = tmp_path / ".store" / keys.key_of(keys.parts_of(grow, 0))
@@ -315,7 +315,7 @@ class TestTwoProcesses:
         store.run(marked, 0)
         join(first)
         assert calls == ["grow"]
-        assert "waiting: another process is making it" in lines[0]
+        assert "waiting: another process is running it" in lines[0]
         assert store.records[0].reused
 
     def test_killed_at_any_time_only_scratch_is_left(self, tmp_path: Path) -> None:
@@ -355,17 +355,18 @@ class TestTorchrun:
         self, tmp_path: Path, follower: Callable[..., Store], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         store = follower()
-        looked = threading.Event()
-        monkeypatch.setattr(store_module, "POLL_SECONDS", 0.01)
+        looks: list[Path] = []
 
         def look(path: Path) -> object:
-            looked.set()
+            looks.append(path)
             return finished(path)
 
+        monkeypatch.setattr(store_module, "POLL_SECONDS", 0.01)
         monkeypatch.setattr(store_module, "finished", look)
         waiting = threading.Thread(target=lambda: store.run(grow, 0), daemon=True)
         waiting.start()
-        assert looked.wait(PATIENCE)
+        until(lambda: len(looks) > 5, "the follower to look again and again")
+        assert waiting.is_alive()
         assert calls == []
         Store(tmp_path, "a").run(grow, 0)
         join(waiting)

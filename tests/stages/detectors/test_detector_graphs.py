@@ -9,6 +9,7 @@ import onnx
 import pytest
 import torch
 from numpy.typing import NDArray
+from places import ROOT
 
 from deploy import plugins
 from deploy.contract import Heads
@@ -86,6 +87,14 @@ def test_its_shapes_do_not_depend_on_the_data(exported: Exported) -> None:
     for output in inferred.graph.output:
         sizes = [dimension.dim_value for dimension in output.type.tensor_type.shape.dim]
         assert all(sizes[1:]), output.name
+
+
+def test_it_names_no_path_of_the_machine_that_exported_it(exported: Exported) -> None:
+    """torch notes the stack of every node, with the files' full paths, and their source lines."""
+    content = exported.file.read_bytes()
+    assert str(ROOT).encode() not in content
+    assert b"stack_trace" not in content
+    assert b".py" not in content
 
 
 def test_a_fixed_batch_exports_too(exported: Exported, tmp_path: Path) -> None:

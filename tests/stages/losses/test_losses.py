@@ -51,6 +51,20 @@ def test_learns_from_the_chosen_levels_alone(name: str) -> None:
         fresh(name, strides=(4,))
 
 
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize(
+    ("part", "method", "kept"), [("transfer_weight", "_transfer", {"feature"}), ("feature_weight", "_mask", {"spatial", "channel"})]
+)
+def test_a_term_without_a_weight_is_not_computed(
+    preset: str, part: str, method: str, kept: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {"preset": preset, part: 0.0}
+    loss = fresh("attention", **options)
+    monkeypatch.setattr(loss, method, None)
+    terms = loss(outputs(OWN, seed=1), outputs(OTHER, seed=2), ())
+    assert {name.partition("/")[0] for name in terms} == kept
+
+
 def array(tensor: Tensor) -> Array:
     return tensor.detach().numpy().astype(np.float64)
 

@@ -24,11 +24,12 @@ from stages.artifacts import Dataset
 from stages.config import DataConfig, LossConfig, TrainConfig
 from stages.detectors import Detector, Target
 from stages.prepare import prepare
+from stages.training import saved_state
 from stages.training.augment import Sample, mosaic, transforms
 from stages.training.checkpoint import build_detector
 from stages.training.distillation import Distillation, build_losses, gradient_shares, loss_factor
 from stages.training.loader import EpochBatches, TrainingBatch, TrainingImages
-from stages.training.loop import RESUME, Task, Trainer, _discard_state
+from stages.training.loop import Task, Trainer
 from stages.training.schedule import learning_rate
 from stages.training.teacher import Teacher
 
@@ -280,24 +281,24 @@ class TestState:
         raise Stop
 
     def test_between_two_names_the_old_one_is_resumed_from(self, dataset: Dataset, broken: Path) -> None:
-        (broken / RESUME).rename(broken / f"{RESUME}.old")
+        (broken / saved_state.NAME).rename(broken / f"{saved_state.NAME}.old")
         training, _ = trainer(dataset, broken, tiny.schedule(), None)
-        training._resume()
+        training._saved.load()
         assert training._progress.epoch == 2
-        training._save()
-        assert [path.name for path in broken.iterdir() if path.name.startswith(RESUME)] == [RESUME]
+        training._saved.save()
+        assert [path.name for path in broken.iterdir() if path.name.startswith(saved_state.NAME)] == [saved_state.NAME]
 
     def test_half_a_state_is_refused_with_what_to_do(self, dataset: Dataset, broken: Path) -> None:
-        for file in (broken / RESUME).iterdir():
+        for file in (broken / saved_state.NAME).iterdir():
             file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
         training, _ = trainer(dataset, broken, tiny.schedule(), None)
         with pytest.raises(ArtifactError, match=rf"resume: cannot be resumed from \(.*\); delete {broken} and run again"):
-            training._resume()
+            training._saved.load()
 
     def test_nothing_is_left_of_it_in_the_end(self, broken: Path) -> None:
-        shutil.copytree(broken / RESUME, broken / f"{RESUME}.old")
-        _discard_state(broken)
-        assert not [path for path in broken.iterdir() if path.name.startswith(RESUME)]
+        shutil.copytree(broken / saved_state.NAME, broken / f"{saved_state.NAME}.old")
+        saved_state.discard(broken)
+        assert not [path for path in broken.iterdir() if path.name.startswith(saved_state.NAME)]
 
 
 def test_a_view_draws_from_no_generator_that_training_draws_from(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:

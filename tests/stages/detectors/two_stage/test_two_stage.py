@@ -17,7 +17,7 @@ from torchvision.models.detection import backbone_utils, faster_rcnn, mask_rcnn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.rpn import RPNHead
 
-from deploy.contract import Heads
+from deploy.contract import Heads, ModelContract, Preprocessing
 from deploy.errors import ConfigError, DataError
 from deploy.precision import fp16, network, typed
 from deploy.runtimes import trt_rtx
@@ -25,7 +25,7 @@ from stages.config import DetectorConfig
 from stages.detectors import Graph, GraphOutput, Target
 from stages.detectors.two_stage.detector import TwoStageDetector
 from stages.exports.to_onnx import write_onnx
-from stages.training.checkpoint import build_detector
+from stages.training.checkpoint import build_detector, count_macs
 
 HEIGHT, WIDTH = 128, 160
 NUM_CLASSES = 5
@@ -353,6 +353,14 @@ def test_the_second_stage_learns_from_as_many_regions_as_are_asked_for(name: str
     detector.model.roi_heads.box_head.register_forward_hook(lambda _, given, __: counts.append(len(given[0])))
     detector(images(), targets(masks=name == "mask_rcnn"))
     assert counts == [24]
+
+
+@pytest.mark.parametrize(("name", "option"), [("faster_rcnn", "proposals"), ("mask_rcnn", "proposals"), ("mask_rcnn", "max_detections")])
+def test_products_are_counted_for_as_many_regions_as_the_graph_looks_at(name: str, option: str) -> None:
+    detector = build(name, **TINY[name])
+    contract = ModelContract(preprocessing=Preprocessing(height=HEIGHT, width=WIDTH), classes=("one",), category_ids=(1,))
+    few, more, most = (count_macs(detector, contract, decisions(**{option: number})) for number in (10, 30, 50))
+    assert most - more == more - few > 0
 
 
 def test_mask_rcnn_refuses_objects_without_masks() -> None:
