@@ -5,7 +5,7 @@ from torch.linalg import vector_norm
 
 
 def mean_square(difference: Tensor, weight: Tensor | None = None) -> Tensor:
-    """The mean square of [B, C, H, W], each position's times its weight [B, 1, H, W]."""
+    """The mean square of [B, C, H, W], weighted per position by [B, 1, H, W]."""
     if weight is None:
         return difference.square().mean()
     return (difference.square().mean(dim=1, keepdim=True) * weight).mean()
