@@ -12,7 +12,7 @@ def mean_square(difference: Tensor, weight: Tensor | None = None) -> Tensor:
 
 
 def norm(difference: Tensor, weight: Tensor | None = None) -> Tensor:
-    """The Euclidean norm over everything, squares weighted likewise.
+    """The Euclidean norm over all values; squares are weighted per position as in `mean_square`.
 
     Rows are summed first: torch's sum of millions of squares in one go is accurate to only three digits.
     """
