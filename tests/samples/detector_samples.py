@@ -1,4 +1,4 @@
-"""Every detector in a tiny form, for tests that build one. A detector without an entry is built with its defaults."""
+"""Every detector in the tiny form that its file names, or with its defaults, for tests that build one."""
 
 import re
 from typing import Any
@@ -6,34 +6,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from deploy import plugins
 from stages.config import DetectorConfig, ExportConfig
 from stages.detectors import Detector, GraphOptions, Target
 from stages.measurement.torch_accuracy import graph_options
 from stages.training.checkpoint import build_detector
 
-_TWO_STAGE: dict[str, Any] = {
-    "backbone": "resnet10",
-    "width": 8,
-    "fpn_channels": 32,
-    "strides": (8, 16, 32),
-    "box_head_channels": 64,
-    "anchor_scale": 3.0,
-    "rpn_candidates": 200,
-}
 
-TINY: dict[str, dict[str, Any]] = {
-    "fcos": {"backbone": "resnet10", "width": 8, "fpn_channels": 32, "strides": (8, 16, 32), "head_convs": 1, "range_scale": 0.5},
-    "retinanet": {"backbone": "resnet10", "width": 8, "fpn_channels": 32, "strides": (8, 16, 32), "head_convs": 1, "anchor_scale": 2.0},
-    "ssd": {"width": 8, "norm": "batch", "levels": 4},
-    "ssdlite": {"width_mult": 0.25, "norm": "group"},
-    "faster_rcnn": {**_TWO_STAGE},
-    "mask_rcnn": {**_TWO_STAGE, "mask_head_channels": 32},
-    "d_fine": {"backbone": "hgnetv2_b0", "backbone_scale": 0.25, "width": 32, "depth": 0.34, "layers": 2, "queries": 20},
-    "deimv2": {"backbone": "hgnetv2_b0", "backbone_scale": 0.25, "width": 32, "depth": 0.34, "layers": 2, "queries": 20},
-    "lw_detr": {"backbone_width": 48, "backbone_layers": 2, "windows": 2, "width": 32, "layers": 2, "queries": 20, "groups": 2},
-    "rf_detr": {"backbone_width": 64, "backbone_layers": 2, "windows": 2, "width": 32, "layers": 2, "queries": 20, "groups": 2},
-    "rt_detr_v2": {"backbone": "resnet10", "backbone_width": 8, "width": 32, "layers": 2, "queries": 20},
-}
+def tiny_options(name: str) -> dict[str, Any]:
+    """The constant TINY of a detector's file, or none."""
+    found: dict[str, Any] = plugins.constant("stages.detectors", name, "TINY", {})
+    return found
+
+
+TINY = {name: tiny_options(name) for name in plugins.names("stages.detectors")}
 
 SIZE = (96, 128)
 """Height and width in px of the images that a tiny detector is tested on."""
@@ -46,7 +32,7 @@ _LAST_LAYERS = re.compile(
 
 def choice(name: str) -> DetectorConfig:
     """The tiny detector's configuration."""
-    return DetectorConfig.model_validate({"name": name, **TINY.get(name, {})})
+    return DetectorConfig.model_validate({"name": name, **tiny_options(name)})
 
 
 def tiny(name: str, seed: int = 0, num_classes: int = 5) -> Detector:
