@@ -30,10 +30,9 @@ from stages.artifacts import Checkpoint, Dataset
 from stages.config import GateConfig
 from stages.distill import distill
 from stages.exports.to_onnx import write_onnx
-from stages.measurement.splits import labeled_split
+from stages.measurement.splits import labeled_split, some
 from stages.measurement.torch_accuracy import TorchSession, graph_options
 from stages.measurement.verdicts import Judge
-from stages.parity import some
 from stages.prepare import prepare
 from stages.train import train_teacher
 from stages.training.checkpoint import load_detector

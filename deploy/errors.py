@@ -8,8 +8,13 @@ EdgedistillError
     RuntimeUnavailable   a runtime or its device is not available on this machine
   Interrupted    130   Ctrl-C in a command that cannot resume
 
+Gates end the program with codes of their own, since a failed gate is a verdict and not an error: EXIT_FAIL 10, EXIT_INCONCLUSIVE 11,
+EXIT_INCOMPARABLE 12. What is not in this file is 0, or 1 for an unexpected error.
+
 A message is one line: what was given, what is allowed, what to do.
 """
+
+EXIT_FAIL, EXIT_INCONCLUSIVE, EXIT_INCOMPARABLE = 10, 11, 12
 
 
 class EdgedistillError(Exception):

@@ -53,9 +53,9 @@ if not TYPE_CHECKING:  # to a type checker, a module with __getattr__ has every 
     def __getattr__(name: str) -> Any:
         """Import what is asked for (PEP 562); it is an ordinary attribute from then on."""
         if name == "__version__":
-            from importlib.metadata import version
+            from deploy.machine.packages import DISTRIBUTION, version
 
-            value: Any = version("edgedistill")
+            value: Any = version(DISTRIBUTION)
         elif name in _MODULES:
             value = getattr(import_module(_MODULES[name]), name)
         else:

@@ -13,7 +13,7 @@ from pipeline.answer import say
 from pipeline.commands.gate import GateOptions, GateResult, gate_bundle, gate_run
 from pipeline.commands.run import FinishedRun, finish, open_store
 from pipeline.config import PipelineConfig, load
-from pipeline.refusals import mendable
+from pipeline.refusals import as_user_error
 from pipeline.store.store import Mode
 
 Folder = str | os.PathLike[str]
@@ -44,7 +44,7 @@ def run(config: PipelineConfig | Folder, *, runs: Folder = "runs", force: str | 
     Raises:
         EdgedistillError: an error that the user can fix, with the exit code of the command.
     """
-    with _mended():
+    with _user_errors():
         chosen = config if isinstance(config, PipelineConfig) else load_config(config)
         store = open_store(chosen, Path(runs), Mode(force=force), functools.partial(say, stream=sys.stderr))
         if store.num_processes > 1:
@@ -67,7 +67,7 @@ def gate(
         EdgedistillError: an error that the user can fix, with the exit code of the command.
     """
     options = GateOptions(None if reference is None else Path(reference), None if data is None else Path(data))
-    with _mended():
+    with _user_errors():
         if not isinstance(subject, Bundle | PipelineConfig):
             subject = Bundle.load(subject) if Path(subject).is_dir() else load_config(subject)
         if isinstance(subject, Bundle):
@@ -76,12 +76,12 @@ def gate(
 
 
 @contextmanager
-def _mended() -> Iterator[None]:
+def _user_errors() -> Iterator[None]:
     """Turn every error that the command line would print as one line into an error of ours."""
     try:
         yield
     except Exception as error:
-        mended = mendable(error)
-        if mended is None or mended is error:
+        known = as_user_error(error)
+        if known is None or known is error:
             raise
-        raise mended from error
+        raise known from error

@@ -43,9 +43,9 @@ class _Version(argparse.Action):
     """Looks up the version only when asked."""
 
     def __call__(self, parser: argparse.ArgumentParser, *unused: object) -> None:
-        from importlib.metadata import version
+        from deploy.machine.packages import DISTRIBUTION, version
 
-        say(f"edgedistill {version('edgedistill')}", sys.stdout)
+        say(f"{DISTRIBUTION} {version(DISTRIBUTION)}", sys.stdout)
         parser.exit()
 
 

@@ -10,6 +10,7 @@ from pipeline.flow import RunResult
 from pipeline.results import history
 from pipeline.results.summary import summarize
 from pipeline.store.files import replace_folder, replace_json
+from stages.facts import FACTS
 
 
 def publish(result: RunResult, folder: Path, *, redraw: bool = False) -> dict[str, Any]:
@@ -34,7 +35,7 @@ def copy_bundles(bundles: Mapping[str, Path], folder: Path) -> None:
     scratch = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(scratch, ignore_errors=True)
     for name, root in bundles.items():
-        shutil.copytree(root, scratch / name, ignore=shutil.ignore_patterns("stage.json", "artifact.json"))
+        shutil.copytree(root, scratch / name, ignore=shutil.ignore_patterns("stage.json", FACTS))
     replace_folder(scratch, folder)
 
 

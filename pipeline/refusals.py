@@ -19,17 +19,18 @@ _EXTRAS = {
 }
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
 _FULL = "No space left on device"
+"""What safetensors and torch write into their messages on a full disk, in errors without an errno."""
 
 
 def refusal(error: BaseException) -> tuple[int, str] | None:
     """The exit code and the message for an error that the user can fix; None for an unexpected one."""
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED, "interrupted; run the same command again to continue"
-    mended = mendable(error)
-    return None if mended is None else (mended.exit_code, " ".join(str(mended).split()))
+    known = as_user_error(error)
+    return None if known is None else (known.exit_code, " ".join(str(known).split()))
 
 
-def mendable(error: BaseException) -> EdgedistillError | None:
+def as_user_error(error: BaseException) -> EdgedistillError | None:
     """An error that the user can fix, as one of ours: a full or read-only disk, a missing extra; None for an unexpected one."""
     if isinstance(error, EdgedistillError):
         return error

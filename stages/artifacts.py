@@ -23,6 +23,15 @@ from stages.facts import (
     read_facts,
 )
 
+WEIGHTS, LOSS_CURVES, ATTENTION = "weights.safetensors", "curves.csv", "attention.npz"
+"""Files of a checkpoint: its weights, one row per epoch, the attention maps that the report shows."""
+
+ONNX = "model.onnx"
+"""The file of an exported graph."""
+
+DETECTIONS, PRECISION_RECALL = "detections.json", "curves.json"
+"""Files of everything that was judged: its detections as COCO's results; of a report: precision at each recall."""
+
 
 @dataclass(frozen=True)
 class Artifact:

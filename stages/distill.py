@@ -6,7 +6,7 @@ from stages.artifacts import Checkpoint, Dataset
 from stages.config import DistillConfig, ExportConfig, StudentConfig
 from stages.measurement import splits
 from stages.stage import stage
-from stages.train import option_digests, weights_digest
+from stages.training.digests import option_digests, weights_digest
 
 
 def identity(config: DistillConfig, student: StudentConfig, *others: object) -> dict[str, str]:

@@ -4,10 +4,9 @@ import hashlib
 from pathlib import Path
 
 from deploy.contract import NetworkFacts
-from stages.artifacts import Checkpoint, OnnxModel
+from stages.artifacts import ONNX, Checkpoint, OnnxModel
 from stages.config import ExportConfig
 from stages.facts import OnnxFacts, write_facts
-from stages.optimize import ONNX
 from stages.stage import stage
 
 

@@ -2,16 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
-from deploy import plugins
-from deploy.comparison.metrics import Figures
-from deploy.comparison.side import Side
-from stages.artifacts import Checkpoint, Dataset, Engine, OnnxModel, Report, Verdicts, read_json
+from stages.artifacts import Checkpoint, Dataset, Engine, OnnxModel, Report, Verdicts
 from stages.config import GateConfig, ValidationConfig
 from stages.facts import VerdictFacts, write_facts
-from stages.measurement.verdicts import Judge
+from stages.measurement.verdicts import Judge, side_of
 from stages.stage import stage
 
 
@@ -42,14 +38,3 @@ def gate(
     verdicts = tuple(judged.verdict(one) for one in gates if one.target in (None, own.name) and one.other != "reference")
     write_facts(out, VerdictFacts(target=own.name, verdicts=verdicts))
     return Verdicts(out)
-
-
-def side_of(engine: Engine, report: Report, model: OnnxModel, validation: ValidationConfig, maps: Mapping[str, float | None]) -> Side:
-    """An engine of the store with its measurements."""
-    built, measured = engine.facts, report.facts
-    figures = Figures(measured.accuracy, measured.latency, measured.bytes, built.cost, model.facts.network, maps)
-    runtime = plugins.load("deploy.runtimes", built.runtime)
-    file = engine.root / (built.file or "")
-    opened = partial(runtime.open, file, threads=validation.latency.threads, options=built.options)
-    detections = partial(read_json, report.root / "detections.json")
-    return Side(built.target, figures, built.contract, opened, detections, measured.why, measured.data)

@@ -15,13 +15,11 @@ from deploy.errors import ArtifactError, BuildError, RuntimeUnavailable
 from deploy.precision import Batch, Quantization
 from deploy.prediction import image_files, preprocess
 from deploy.runtimes import fingerprint
-from stages.artifacts import Dataset, Engine, OnnxModel, read_json
+from stages.artifacts import ONNX, Dataset, Engine, OnnxModel, read_json
 from stages.config import TargetConfig, ValidationConfig
 from stages.facts import EngineFacts, OnnxFacts, write_facts
 from stages.measurement.splits import labeled_split
 from stages.stage import stage
-
-ONNX = "model.onnx"
 
 
 def identity(

@@ -2,7 +2,6 @@
 
 import platform
 import shutil
-import subprocess
 from pathlib import Path
 
 from deploy.bundles import bundle
@@ -10,10 +9,9 @@ from deploy.bundles.card import model_card
 from deploy.bundles.manifest import MANIFEST, Manifest, Plan, Provenance, Verdict
 from deploy.contract import GraphFacts
 from deploy.machine import packages, platform_name
-from stages.artifacts import Engine, OnnxModel, Package, Report, Verdicts
+from stages.artifacts import ONNX, Engine, OnnxModel, Package, Report, Verdicts
 from stages.config import PackageConfig
 from stages.facts import PackageFacts, write_facts
-from stages.optimize import ONNX
 from stages.stage import stage
 
 CARD = "README.md"
@@ -69,19 +67,9 @@ def _manifest(config: PackageConfig, plan: Plan, engine: Engine, model: OnnxMode
             python=platform.python_version(),
             platform=platform_name(),
             packages=packages.installed(),
-            git_commit=git_commit(Path.cwd()),
+            git_commit=packages.git_commit(Path.cwd()),
             artifacts={"student": graph.network.checkpoint, **{name: artifact.root.name for name, artifact in inputs.items()}},
         ),
         license=config.license,
         description=config.description,
     )
-
-
-def git_commit(folder: Path) -> str | None:
-    """The commit checked out in a folder, with "-dirty" if files differ from it; None outside a repository."""
-    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)  # noqa: S603 - fixed words and a folder
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return answer.stdout.strip() or None

@@ -13,18 +13,16 @@ from deploy import plugins
 from deploy.accuracy import coco
 from deploy.accuracy.drift import drift
 from deploy.accuracy.judge import LabeledSplit, judge
-from deploy.accuracy.spread import spread
 from deploy.contract import ModelContract
 from deploy.errors import ArtifactError
 from deploy.prediction.predictor import SessionPredictor
-from stages.artifacts import Artifact, Checkpoint, Dataset, Engine, Parity, Report, read_json
+from stages.artifacts import DETECTIONS, Artifact, Checkpoint, Dataset, Engine, Parity, Report, read_json
 from stages.config import ValidationConfig
 from stages.facts import EngineFacts, ParityFacts, ParityStep, write_facts
-from stages.measurement.splits import labeled_split
+from stages.measurement.splits import labeled_split, some
 from stages.stage import stage
 
-DETECTIONS = "detections.json"
-PLAIN = "ONNX Runtime, not optimized"
+UNOPTIMIZED = "ONNX Runtime, not optimized"
 NOTABLE = 0.0005
 """A step that loses more mAP than this is named."""
 
@@ -54,7 +52,7 @@ def parity(
     split = labeled_split(dataset, student.facts.accuracy.split)
     if facts.typed is not None and facts.precision == "fp16":
         split = some(split, config.parity_images)
-    forms = [StepDetections("student", "torch", _found(student, split)), StepDetections("onnx", PLAIN, _found(plain, split))]
+    forms = [StepDetections("student", "torch", _found(student, split)), StepDetections("onnx", UNOPTIMIZED, _found(plain, split))]
     if facts.typed is not None and facts.precision != "fp32":
         forms.append(_typed(engine.file(facts.typed), facts, split))
     if measured.accuracy is not None:
@@ -66,15 +64,6 @@ def parity(
         ParityFacts(target=facts.target, split=split.name, num_images=len(split.images), steps=steps, culprit=named, why=measured.why),
     )
     return Parity(out)
-
-
-def some(split: LabeledSplit, count: int) -> LabeledSplit:
-    """At most `count` of the split's images, evenly spread, with their ground truth."""
-    pairs = spread(list(zip(split.truth["images"], split.images, strict=True)), count)
-    images, files = [image for image, _ in pairs], tuple(file for _, file in pairs)
-    kept = {image["id"] for image in images}
-    annotations = [one for one in split.truth["annotations"] if one["image_id"] in kept]
-    return LabeledSplit(split.name, {**split.truth, "images": images, "annotations": annotations}, files)
 
 
 def culprit(steps: Sequence[ParityStep]) -> str | None:
@@ -104,7 +93,7 @@ def _typed(file: Path, facts: EngineFacts, split: LabeledSplit) -> StepDetection
         except ArtifactError as error:  # a finding about this target that does not affect the others
             return StepDetections("typed", how, None, why=str(error))
     with plugins.load("deploy.runtimes", "ort").open(file, options={"optimization": "none", "provider": "cpu"}) as session:
-        return StepDetections("typed", PLAIN, judge(SessionPredictor(session, facts.contract), split, label).detections)
+        return StepDetections("typed", UNOPTIMIZED, judge(SessionPredictor(session, facts.contract), split, label).detections)
 
 
 def _step(form: StepDetections, before: Sequence[StepDetections], split: LabeledSplit, contract: ModelContract) -> ParityStep:

@@ -1,51 +1,12 @@
 """Train a detector on images only: the teacher, and the baseline, which is the student's network trained without the teacher."""
 
-import hashlib
 from pathlib import Path
 
-from deploy.errors import ArtifactError
-from deploy.plugins import OptionRole
 from stages.artifacts import Checkpoint, Dataset
-from stages.config import DetectorConfig, ExportConfig, StudentConfig, TeacherConfig
+from stages.config import ExportConfig, StudentConfig, TeacherConfig
 from stages.measurement import splits
 from stages.stage import stage
-
-
-def weights_digest(weights: str | None) -> dict[str, str]:
-    """The sha256 of a safetensors file, or of the one in a checkpoint folder.
-
-    Raises:
-        ArtifactError: there is no such file.
-    """
-    if weights is None:
-        return {}
-    file = weights_file(Path(weights))
-    try:
-        return {"weights": hashlib.sha256(file.read_bytes()).hexdigest()}
-    except OSError as error:
-        raise ArtifactError(f"{file}: {error.strerror}; `weights` names a safetensors file or a checkpoint folder") from error
-
-
-def weights_file(path: Path) -> Path:
-    """The file itself, or a checkpoint folder's."""
-    return path / "weights.safetensors" if path.is_dir() else path
-
-
-def option_digests(detector: DetectorConfig) -> dict[str, str]:
-    """The sha256 of each local file or folder that the detector's options name weights in."""
-    paths = {name: Path(value) for name, value in detector.options_of(OptionRole.WEIGHTS).items() if value is not None}
-    return {f"detector.{name}": _digest(path) for name, path in paths.items() if path.exists()}
-
-
-def _digest(path: Path) -> str:
-    """The sha256 of a file's content, or of the names and contents of a folder's files."""
-    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
-    total = hashlib.sha256()
-    for file in files:
-        total.update(f"{file.relative_to(path).as_posix()}\n".encode())
-        with file.open("rb") as content:
-            total.update(hashlib.file_digest(content, "sha256").digest())
-    return total.hexdigest()
+from stages.training.digests import option_digests, weights_digest
 
 
 def identity(config: TeacherConfig | StudentConfig, *others: object) -> dict[str, str]:

@@ -14,7 +14,7 @@ from deploy.contract import Accuracy, Latency
 from deploy.errors import RuntimeUnavailable
 from deploy.latency import measure, roofline
 from deploy.prediction.predictor import SessionPredictor
-from stages.artifacts import Dataset, Engine, Report
+from stages.artifacts import DETECTIONS, PRECISION_RECALL, Dataset, Engine, Report
 from stages.config import LatencyConfig, ValidationConfig
 from stages.facts import EngineFacts, ReportFacts, write_facts
 from stages.measurement import latency_images
@@ -64,8 +64,8 @@ def validate(out: Path, config: ValidationConfig, engine: Engine, dataset: Datas
 
 def _accuracy(out: Path, predictor: SessionPredictor, judged: LabeledSplit, label: str) -> Accuracy:
     found = judge(predictor, judged, label)
-    (out / "detections.json").write_text(json.dumps(found.detections), encoding="utf-8")
-    (out / "curves.json").write_text(json.dumps(found.curves, allow_nan=False), encoding="utf-8")
+    (out / DETECTIONS).write_text(json.dumps(found.detections), encoding="utf-8")
+    (out / PRECISION_RECALL).write_text(json.dumps(found.curves, allow_nan=False), encoding="utf-8")
     return found.accuracy
 
 

@@ -9,7 +9,7 @@ from deploy.prediction.detections import to_coco
 from deploy.prediction.predictor import SessionPredictor
 
 
-class Engine:
+class BareEngine:
     """The bundle's engine on one thread."""
 
     def __init__(self, folder: Path) -> None:

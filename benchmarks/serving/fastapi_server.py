@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
-from bare_engine import Engine
+from bare_engine import BareEngine
 from fastapi import FastAPI, Request
 from fastapi.concurrency import run_in_threadpool
 
-app, engine = FastAPI(), Engine(Path(sys.argv[1]))
+app, engine = FastAPI(), BareEngine(Path(sys.argv[1]))
 
 
 @app.post("/v1/detect")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import litserve
-from bare_engine import Engine
+from bare_engine import BareEngine
 from fastapi import Body
 
 
@@ -14,7 +14,7 @@ class Api(litserve.LitAPI):  # type: ignore[misc]
 
     def setup(self, device: str) -> None:
         """Open the engine."""
-        self.engine = Engine(Path(sys.argv[1]))
+        self.engine = BareEngine(Path(sys.argv[1]))
 
     def decode_request(self, request: Annotated[bytes, Body()]) -> bytes:
         """Pass the body on unchanged."""

@@ -32,7 +32,7 @@ from PIL import Image
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "samples"))  # for the client that uses plain sockets
 
-from bare_engine import Engine  # noqa: E402
+from bare_engine import BareEngine  # noqa: E402
 from serving_samples import Client, Reply, load, once, request  # noqa: E402
 
 from deploy.accuracy import coco  # noqa: E402
@@ -45,7 +45,7 @@ SERVER_CORE, CLIENT_CORE = 0, 1
 PATHS = {"ours": "/v1/detect", "litserve": "/predict", "fastapi": "/v1/detect"}
 
 
-class Side:
+class PinnedServer:
     """A server in a process pinned to the first core."""
 
     def __init__(self, name: str, folder: Path, settings: Sequence[str] = ()) -> None:
@@ -123,7 +123,7 @@ def enlarged(given: Bundle, out: Path) -> Path:
     return write(out, manifest.model_copy(update=changed), ["engine.onnx"]).root
 
 
-def bare(engine: Engine, contents: Sequence[bytes], seconds: float) -> tuple[float, list[float]]:
+def bare(engine: BareEngine, contents: Sequence[bytes], seconds: float) -> tuple[float, list[float]]:
     """Images per second of the bare loop on the server's core, and the seconds of each pass."""
     os.sched_setaffinity(0, {SERVER_CORE})
     taken: list[float] = []
@@ -137,7 +137,7 @@ def bare(engine: Engine, contents: Sequence[bytes], seconds: float) -> tuple[flo
     return rate, taken
 
 
-def closed(side: Side, contents: Sequence[bytes], seconds: float) -> float:
+def closed(side: PinnedServer, contents: Sequence[bytes], seconds: float) -> float:
     """Images per second with connections that ask again immediately."""
     until = time.monotonic() + seconds
     start = time.perf_counter()
@@ -148,7 +148,7 @@ def closed(side: Side, contents: Sequence[bytes], seconds: float) -> float:
     return len(replies) / (time.perf_counter() - start)
 
 
-def opened(side: Side, contents: Sequence[bytes], rate: float, seconds: float, *, even: bool) -> list[float]:
+def opened(side: PinnedServer, contents: Sequence[bytes], rate: float, seconds: float, *, even: bool) -> list[float]:
     """Seconds from when each request was due to its answer, at `rate` requests per second."""
     draw = random.Random(0)  # noqa: S311 - an order
 
@@ -183,8 +183,8 @@ def opened(side: Side, contents: Sequence[bytes], rate: float, seconds: float, *
 
 def compare(folder: Path, names: Sequence[str], contents: Sequence[bytes], rounds: int, seconds: float) -> dict[str, Any]:
     """Images per second of each side and of the bare loop, alternating; then waiting times at half load."""
-    engine, draw = Engine(folder), random.Random(0)  # noqa: S311 - an order
-    sides = {name: Side(name, folder) for name in names}
+    engine, draw = BareEngine(folder), random.Random(0)  # noqa: S311 - an order
+    sides = {name: PinnedServer(name, folder) for name in names}
     try:
         rates: dict[str, list[float]] = {name: [] for name in ("engine", *names)}
         passes: list[float] = []
@@ -212,7 +212,7 @@ def compare(folder: Path, names: Sequence[str], contents: Sequence[bytes], round
 
 def map_difference(bundle: Bundle, truth: dict[str, Any], files: Sequence[Path]) -> float:
     """The difference between the mAP of all validation images through the server and the mAP that the bundle was measured with."""
-    side = Side("ours", bundle.root)
+    side = PinnedServer("ours", bundle.root)
 
     async def ask() -> list[dict[str, Any]]:
         client, found = Client(side.port), []

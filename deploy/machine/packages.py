@@ -1,7 +1,9 @@
-"""Which packages are installed, and in which version; read from their metadata, without importing any."""
+"""Which code is here: versions of packages, read from their metadata without importing any; the commit that is checked out."""
 
 import importlib.metadata
 import re
+import subprocess
+from pathlib import Path
 
 DISTRIBUTION = "edgedistill"
 
@@ -38,3 +40,13 @@ def installed() -> dict[str, str]:
     """The versions of edgedistill and of those of its dependencies that are installed, sorted by name."""
     found = {DISTRIBUTION: version(DISTRIBUTION), **dependencies()}
     return {name: number for name, number in sorted(found.items()) if number}
+
+
+def git_commit(folder: Path) -> str | None:
+    """The commit checked out in a folder, with "-dirty" if files differ from it; None outside a repository."""
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)  # noqa: S603 - fixed words and a folder
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip() or None

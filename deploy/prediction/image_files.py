@@ -32,7 +32,7 @@ _SCAN, _MOST_SCANS = b"\xff\xda", 100
 Scalar = TypeVar("Scalar", bound=np.generic)
 
 
-_ORIENTATION = 0x0112
+ORIENTATION = 0x0112
 
 
 _TRANSPARENT = ("RGBA", "RGBa", "LA", "La", "PA")
@@ -145,7 +145,7 @@ def _scale_16_bit(values: NDArray[np.generic], name: str) -> NDArray[np.uint8]:
 def _orientation(image: Image.Image) -> int:
     """EXIF orientation, 1 to 8; 1 if there is none or it is damaged, since the pixels are still readable."""
     try:
-        value = image.getexif().get(_ORIENTATION, 1)
+        value = image.getexif().get(ORIENTATION, 1)
     except _UNREADABLE:
         return 1
     return value if value in range(1, 9) else 1

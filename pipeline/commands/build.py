@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from deploy.bundles.bundle import Bundle
 from deploy.bundles.manifest import MANIFEST, Plan
-from deploy.errors import ArtifactError, ConfigError, Interrupted, RuntimeUnavailable
+from deploy.errors import EXIT_INCOMPARABLE, ArtifactError, ConfigError, Interrupted, RuntimeUnavailable
 from deploy.plugins import suggest
 from deploy.runtimes import on_site
 from pipeline.answer import Answer, say, silent
@@ -19,12 +19,12 @@ from pipeline.results.table import verdict_table
 from pipeline.store.files import replace_folder
 from pipeline.store.store import Store
 from stages import artifacts
-from stages.artifacts import Dataset, OnnxModel
+from stages.artifacts import ONNX, Dataset, OnnxModel
 from stages.config import DataConfig, GateConfig, PackageConfig, TargetConfig, ValidationConfig
 from stages.facts import FACTS, OnnxFacts, write_facts
 from stages.gate import gate
-from stages.measurement.verdicts import EXIT_INCOMPARABLE, exit_code
-from stages.optimize import ONNX, judging, optimize
+from stages.measurement.verdicts import exit_code
+from stages.optimize import judging, optimize
 from stages.package import package
 from stages.prepare import gather
 from stages.validate import validate

@@ -16,7 +16,7 @@ from deploy.bundles.bundle import Bundle
 from deploy.bundles.manifest import MANIFEST, Verdict
 from deploy.comparison.metrics import Figures
 from deploy.comparison.side import Side
-from deploy.errors import ArtifactError, ConfigError, EdgedistillError
+from deploy.errors import EXIT_FAIL, EXIT_INCOMPARABLE, ArtifactError, ConfigError, EdgedistillError
 from deploy.prediction.predictor import SessionPredictor
 from pipeline.answer import Answer, say
 from pipeline.commands import build
@@ -24,10 +24,10 @@ from pipeline.commands.run import reused
 from pipeline.config import PipelineConfig, load
 from pipeline.outputs import copy_bundles
 from pipeline.results.verdicts import annotate, text, write
-from stages.artifacts import Dataset, read_json
+from stages.artifacts import DETECTIONS, Dataset, read_json
 from stages.config import GateConfig, ValidationConfig
 from stages.measurement.splits import labeled_split
-from stages.measurement.verdicts import EXIT_FAIL, EXIT_INCOMPARABLE, Judge, exit_code
+from stages.measurement.verdicts import Judge, exit_code
 
 Rebuild = Callable[[Bundle, Path], Bundle]
 
@@ -97,7 +97,7 @@ def gate_run(config: PipelineConfig, runs: Path, options: GateOptions) -> GateRe
                 continue
             own = replace(
                 _side(Bundle.load(target.bundle.root), config.validation, None),
-                detections=partial(read_json, target.report.root / "detections.json"),
+                detections=partial(read_json, target.report.root / DETECTIONS),
                 name=target.config.name,
             )
             verdicts += _judge(own, wanted, references, result.dataset, config.validation)
@@ -105,7 +105,7 @@ def gate_run(config: PipelineConfig, runs: Path, options: GateOptions) -> GateRe
     unmeasured = [target.config.name for target in result.targets if target.report.facts.why is not None]
     code = exit_code(verdicts, config.gates, required=required, unmeasured=unmeasured)
     bundles = {target.config.name: target.bundle.root for target in result.targets if target.report.facts.why is None}
-    return _result(verdicts, code, config.gates, bundles, options)
+    return GateResult(tuple(verdicts), code if verdicts or options.first else EXIT_INCOMPARABLE, config.gates, bundles)
 
 
 def gate_bundle(given: Bundle, options: GateOptions) -> GateResult:
@@ -132,13 +132,8 @@ def gate_bundle(given: Bundle, options: GateOptions) -> GateResult:
             verdicts += _judge(own, wanted, references, dataset, validation)
     code = exit_code(verdicts, ())
     idle = any(verdict.verdict == "unmeasured" for verdict in verdicts) and code != EXIT_FAIL
-    return _result(verdicts, EXIT_INCOMPARABLE if idle else code, gates, {given.manifest.target: given.root}, options)
-
-
-def _result(
-    verdicts: Sequence[Verdict], code: int, gates: tuple[GateConfig, ...], bundles: Mapping[str, Path], options: GateOptions
-) -> GateResult:
-    return GateResult(tuple(verdicts), code if verdicts or options.first else EXIT_INCOMPARABLE, gates, bundles)
+    nothing = idle or not (verdicts or options.first)
+    return GateResult(tuple(verdicts), EXIT_INCOMPARABLE if nothing else code, gates, {given.manifest.target: given.root})
 
 
 def _refuse_idle(options: GateOptions, gates: Iterable[GateConfig]) -> None:

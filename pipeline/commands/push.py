@@ -7,8 +7,7 @@ from pathlib import Path
 from deploy.bundles.bundle import Bundle
 from deploy.errors import ConfigError
 from pipeline.answer import Answer
-
-WEIGHTS = "weights.safetensors"
+from stages.artifacts import WEIGHTS
 
 
 def push(args: argparse.Namespace) -> Answer:

@@ -7,7 +7,7 @@ from typing import Any
 from pipeline.flow import RunResult
 from pipeline.report import plots
 from pipeline.report.plots import EnginePoint, Panel
-from stages.artifacts import Report, read_json
+from stages.artifacts import PRECISION_RECALL, Report, read_json
 
 PARTS = ("pre", "infer", "post")
 
@@ -100,4 +100,4 @@ def _every(summary: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str, Any]
 
 def _read(report: Report) -> list[tuple[float, dict[str, Any]]]:
     accuracy = report.facts.accuracy
-    return [] if accuracy is None else [(accuracy.map or 0.0, read_json(report.file("curves.json")))]
+    return [] if accuracy is None else [(accuracy.map or 0.0, read_json(report.file(PRECISION_RECALL)))]

@@ -19,6 +19,7 @@ from pipeline.results.summary import difference, summarize
 from pipeline.results.table import LEGEND
 from pipeline.results.verdicts import details
 from pipeline.store.files import replace_text
+from stages.artifacts import LOSS_CURVES
 
 MOST_CLASSES = 80
 """With more classes than this, the report lists those that gained most and those that lost most."""
@@ -53,7 +54,7 @@ def content(run: RunResult) -> dict[str, Any]:
     """Everything that the template shows; every figure is also in summary.json."""
     summary = summarize(run)
     classes = class_rows(run)
-    curves = {name: plots.read_curves(network.root / "curves.csv") for name, network in run.networks.items()}
+    curves = {name: plots.read_curves(network.root / LOSS_CURVES) for name, network in run.networks.items()}
     return {
         "summary": summary,
         "networks": words.NETWORKS,

@@ -15,13 +15,12 @@ from deploy.accuracy.judge import LabeledSplit
 from deploy.errors import DataError
 from deploy.prediction import image_files, preprocess
 from pipeline.report.boxes import View, match_boxes, objects_of, tagged, truth_view
-from stages.artifacts import Checkpoint, Dataset, read_json
+from stages.artifacts import ATTENTION, DETECTIONS, Checkpoint, Dataset, read_json
 from stages.measurement.splits import labeled_split
 
 NUM_IMAGES = 6
 PHOTO_PX = 480
 HEAT_PX = 256
-ATTENTION = "attention.npz"
 
 _HEAT = np.array([(14, 10, 60), (84, 20, 125), (170, 45, 115), (232, 95, 65), (251, 170, 60), (253, 245, 175)], dtype=np.float64)
 
@@ -136,7 +135,7 @@ def _readable(split: LabeledSplit, ids: Sequence[int]) -> list[tuple[dict[str, A
 
 
 def _detections(checkpoint: Checkpoint) -> list[dict[str, Any]]:
-    file: Path = checkpoint.root / "detections.json"
+    file: Path = checkpoint.root / DETECTIONS
     found: list[dict[str, Any]] = read_json(file) if file.exists() else []
     return found
 

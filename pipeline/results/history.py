@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from deploy.comparison import metrics
+from deploy.machine.packages import git_commit
 from pipeline.flow import RunResult
-from stages.gate import side_of
-from stages.measurement.verdicts import judged_number
-from stages.package import git_commit
+from stages.measurement.verdicts import judged_number, side_of
 
 FILE = "history.jsonl"
 KEYS = frozenset({"time", "commit", "exit_code", "targets"})

@@ -10,7 +10,7 @@ from deploy.contract import Accuracy
 from deploy.precision import Batch
 from deploy.prediction.predictor import SessionPredictor
 from deploy.runtimes import Raw, Session
-from stages.artifacts import Dataset
+from stages.artifacts import DETECTIONS, Dataset
 from stages.config import ExportConfig
 from stages.detectors import Detector, Graph, GraphOptions
 from stages.measurement import splits
@@ -46,5 +46,5 @@ def evaluate(out: Path, detector: Detector, dataset: Dataset, split: str, export
     contract = dataset.facts.contract.model_copy(update={"mask_frame": detector.mask_frame})
     predictor = SessionPredictor(TorchSession(detector.graph(graph_options(export))), contract)
     judged = judge(predictor, splits.labeled_split(dataset, split), f"evaluate on {split}")
-    (out / "detections.json").write_text(json.dumps(judged.detections), encoding="utf-8")
+    (out / DETECTIONS).write_text(json.dumps(judged.detections), encoding="utf-8")
     return judged.accuracy

@@ -5,20 +5,18 @@ from collections.abc import Collection, Iterable, Mapping
 from functools import partial
 from typing import Literal
 
+from deploy import plugins
 from deploy.bundles.manifest import Verdict
 from deploy.comparison import metrics
 from deploy.comparison.compare import Change, Comparison, Incomparable
 from deploy.comparison.interleaved import InterleavedProtocol
 from deploy.comparison.metrics import Figures
 from deploy.comparison.side import Side
-from deploy.errors import EdgedistillError
-from stages.artifacts import Dataset
+from deploy.errors import EXIT_FAIL, EXIT_INCOMPARABLE, EXIT_INCONCLUSIVE, BuildError, EdgedistillError
+from stages.artifacts import DETECTIONS, Dataset, Engine, OnnxModel, Report, read_json
 from stages.config import GateConfig, ValidationConfig, Versus
 from stages.measurement import latency_images
 from stages.measurement.splits import labeled_split
-
-EXIT_REQUIRED, EXIT_FAIL, EXIT_INCONCLUSIVE, EXIT_INCOMPARABLE = 5, 10, 11, 12
-
 
 VerdictKind = Literal["pass", "fail", "inconclusive", "unmeasured", "incomparable"]
 
@@ -103,7 +101,7 @@ def exit_code(
     if "fail" in kinds:
         return EXIT_FAIL
     if set(required) & set(unmeasured):
-        return EXIT_REQUIRED
+        return BuildError.exit_code
     if "incomparable" in kinds or kinds == {"unmeasured"} or {one.target for one in gates} & set(unmeasured):
         return EXIT_INCOMPARABLE
     return EXIT_INCONCLUSIVE if "inconclusive" in kinds else 0
@@ -146,3 +144,14 @@ def _why(one: GateConfig, change: Change, bound: float) -> str:
         return "the change is at the limit itself, so no number of measurements would decide"
     more = "; raise validation.latency.max_seconds" if unit == "blocks" else ""
     return f"too few {unit} to tell: {change.effect.num} measured, about {needed} would suffice{more}"
+
+
+def side_of(engine: Engine, report: Report, model: OnnxModel, validation: ValidationConfig, maps: Mapping[str, float | None]) -> Side:
+    """An engine of the store with its measurements."""
+    built, measured = engine.facts, report.facts
+    figures = Figures(measured.accuracy, measured.latency, measured.bytes, built.cost, model.facts.network, maps)
+    runtime = plugins.load("deploy.runtimes", built.runtime)
+    file = engine.root / (built.file or "")
+    opened = partial(runtime.open, file, threads=validation.latency.threads, options=built.options)
+    detections = partial(read_json, report.root / DETECTIONS)
+    return Side(built.target, figures, built.contract, opened, detections, measured.why, measured.data)

@@ -11,7 +11,7 @@ from deploy import plugins
 from deploy.contract import Accuracy, ModelContract
 from deploy.errors import ArtifactError, ConfigError, first_line
 from deploy.plugins import OptionRole
-from stages.artifacts import Checkpoint, Dataset
+from stages.artifacts import WEIGHTS, Checkpoint, Dataset
 from stages.config import DetectorConfig, ExportConfig
 from stages.detectors import Detector, GraphOptions
 from stages.detectors.backbones.pretrained import Unread
@@ -19,8 +19,6 @@ from stages.facts import CheckpointFacts, PluginChoice, write_facts
 from stages.measurement.torch_accuracy import evaluate, graph_options
 from stages.processes import is_main_process
 from stages.training.saved_state import discard
-
-WEIGHTS = "weights.safetensors"
 
 
 def build_detector(choice: DetectorConfig, num_classes: int, seed: int = 0, *, pretrained: bool = True) -> Detector:

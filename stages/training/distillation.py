@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from deploy import plugins
 from deploy.errors import ConfigError
 from deploy.prediction import image_files, preprocess
-from stages.artifacts import Dataset, read_json
+from stages.artifacts import ATTENTION, Dataset, read_json
 from stages.config import DistillConfig
 from stages.detectors import Detector, Outputs
 from stages.losses import Loss, Pyramid
@@ -137,7 +137,7 @@ def write_attention(out: Path, teacher: Detector, student: Detector, dataset: Da
     images = [preprocess.apply(image_files.load_image(dataset.images(split) / row["file_name"]), contract.preprocessing)[0] for row in rows]
     batch = torch.from_numpy(np.stack(images))
     large, small = (_attention(network.eval(), batch).cpu().numpy() for network in (teacher, student))
-    np.savez_compressed(out / "attention.npz", image_ids=np.array([row["id"] for row in rows]), teacher=large, student=small)
+    np.savez_compressed(out / ATTENTION, image_ids=np.array([row["id"] for row in rows]), teacher=large, student=small)
 
 
 @torch.no_grad()

@@ -19,7 +19,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from deploy.errors import ArtifactError, DataError
 from deploy.progress import Steps
-from stages.artifacts import Dataset
+from stages.artifacts import LOSS_CURVES, Dataset
 from stages.config import TrainConfig
 from stages.detectors import Detector
 from stages.processes import mean_over_processes
@@ -163,7 +163,7 @@ class Trainer:
 
     def _write_curves(self) -> None:
         names = list(dict.fromkeys(name for row in self._progress.rows for name in row))
-        with (self._folder / "curves.csv").open("w", newline="", encoding="utf-8") as file:
+        with (self._folder / LOSS_CURVES).open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, names)
             writer.writeheader()
             writer.writerows(self._progress.rows)

@@ -6,12 +6,15 @@ Usage: python tests/project/house.py [--sizes]      (--sizes also prints how ful
 import ast
 import sys
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("edgedistill", "pipeline", "stages", "deploy")
+OUTSIDE = ("benchmarks", "docs", "examples", "tests")
+"""Held to the rules of names, too."""
+
 REGISTRIES = ("stages/datasets", "stages/detectors", "stages/losses", "deploy/runtimes")
 """Their front row are plugins; what plugins share stands in folders below."""
 
@@ -26,10 +29,10 @@ N = TypeVar("N", bound=ast.AST)
 MOST_LINES, MOST_LINES_OF_A_FUNCTION = 299, 50
 
 
-def main() -> int:
+def main(arguments: Sequence[str]) -> int:
     """Print what breaks a rule; 1 where something does."""
     broken = [*crowded(), *long_modules(), *long_functions(), *names_twice(), *renamed(), *back_into_registries()]
-    if "--sizes" in sys.argv:
+    if "--sizes" in arguments:
         for folder in folders():
             _say(f"{counted(folder):3} {_name(folder)}")
     for line in broken:
@@ -41,6 +44,11 @@ def main() -> int:
 def modules() -> list[Path]:
     """Every module of the packages."""
     return sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+
+
+def sources() -> list[Path]:
+    """Every Python file of the project."""
+    return [*modules(), *sorted(path for folder in OUTSIDE for path in (ROOT / folder).rglob("*.py"))]
 
 
 def folders() -> list[Path]:
@@ -85,8 +93,8 @@ def long_functions() -> Iterator[str]:
 def names_twice() -> Iterator[str]:
     """Classes of one name; one name means one thing in the whole project."""
     places = defaultdict(list)
-    for path, node in _nodes(ast.ClassDef):
-        if not node.name.startswith("_"):
+    for path, node in _nodes(ast.ClassDef, sources()):
+        if not node.name.startswith(("_", "Test")):
             places[node.name].append(f"{_name(path)}:{node.lineno}")
     for name, found in sorted(places.items()):
         if len(found) > 1:
@@ -95,7 +103,7 @@ def names_twice() -> Iterator[str]:
 
 def renamed() -> Iterator[str]:
     """Imports that give one of our own things another name."""
-    found: list[tuple[Path, ast.ImportFrom | ast.Import]] = [*_nodes(ast.ImportFrom), *_nodes(ast.Import)]
+    found: list[tuple[Path, ast.ImportFrom | ast.Import]] = [*_nodes(ast.ImportFrom, sources()), *_nodes(ast.Import, sources())]
     for path, node in found:
         module = (node.module or "") if isinstance(node, ast.ImportFrom) else ""
         for alias in node.names:
@@ -115,8 +123,8 @@ def back_into_registries() -> Iterator[str]:
                 yield f"{_name(path)}:{node.lineno}: imports the plugin {name}; move what both need into a folder below"
 
 
-def _nodes(kind: type[N]) -> Iterator[tuple[Path, N]]:
-    for path in modules():
+def _nodes(kind: type[N], paths: Iterable[Path] | None = None) -> Iterator[tuple[Path, N]]:
+    for path in modules() if paths is None else paths:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, kind):
                 yield path, node
@@ -139,4 +147,4 @@ def _say(line: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -67,7 +67,7 @@ class TestEveryPage:
 
     @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
     def test_every_file_named_exists(self, page: Path) -> None:
-        folders = "pipeline|stages|deploy|tests|docs|examples|benchmarks"
+        folders = "edgedistill|pipeline|stages|deploy|tests|docs|examples|benchmarks"
         code = blocks(page, "sh") + re.findall(r"`([^`\n]+)`", prose(page))
         named = {name for part in code for name in re.findall(rf"(?<![\w/.])((?:{folders})/(?:[\w/.-]*\w)?)", part)}
         examples = set(re.findall(r"The example, `([\w/.]+)`", text(EXTENDING)))

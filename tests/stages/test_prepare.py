@@ -238,7 +238,7 @@ class TestWhatIsLeftOut:
         facts = folder.facts()
         assert facts.num_problems == {"degenerate box": 12}
         assert [name.split()[2] for name in facts.problems["degenerate box"]] == ["102", "103", "104", "105", "106"]
-        with pytest.raises(DataError, match=r"annotation 102 .* \(and 11 more\); mend"):
+        with pytest.raises(DataError, match=r"annotation 102 .* \(and 11 more\); fix"):
             folder.prepare(strict=True)
 
     def test_a_size_that_is_not_the_files(self, folder: Folder) -> None:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from places import ROOT
-from waiting import PATIENCE
+from waiting import PATIENCE, until
 
 pytestmark = pytest.mark.timeout(3600)  # a run is started a dozen times over
 SMALL = ROOT / "examples" / "small.yaml"
@@ -104,8 +104,7 @@ def stopped(runs: Path, stop: Stop, number: signal.Signals) -> tuple[int, str, s
                 break
         else:
             pytest.fail(f"{stop.stage} never ran:\n{said}\n{process.communicate()[1][-3000:]}")
-        while process.poll() is None and not stop.ready(runs / ".store", process.pid):
-            time.sleep(0.005)
+        until(lambda: process.poll() is not None or stop.ready(runs / ".store", process.pid), f"{stop.stage} to get there", 600)
         assert process.poll() is None, f"{stop.stage} ended before it could be stopped"
         (os.kill if stop.alone else os.killpg)(process.pid, number)
         out, err = process.communicate(timeout=PATIENCE)

@@ -1,7 +1,6 @@
 """The actual contents of a data set's files, each decoded once, with one thread per core."""
 
 import hashlib
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from deploy import machine
 from deploy.errors import DataError
-from deploy.prediction.image_files import FORMATS, load_oriented
+from deploy.prediction.image_files import FORMATS, ORIENTATION, load_oriented
 from deploy.progress import track
 
-_ORIENTATION = 0x0112
 _SWAPPED = range(5, 9)
 
 
@@ -49,7 +48,7 @@ class Unusable:
 
 def scan(paths: Sequence[Path], label: str, *, fingerprints: bool = False) -> list[ImageFile | Unusable]:
     """Decode every file, in order; `fingerprints` fills sha256 and look."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(machine.num_cores()) as pool:
         return list(track(pool.map(partial(_scan, fingerprints=fingerprints), paths), label, len(paths)))
 
 
@@ -57,7 +56,7 @@ def size(path: Path) -> tuple[int, int] | None:
     """Width and height in px of the upright image, from the file's header only; None if it cannot be read."""
     try:
         with Image.open(path, formats=FORMATS) as image:
-            swapped = image.getexif().get(_ORIENTATION, 1) in _SWAPPED
+            swapped = image.getexif().get(ORIENTATION, 1) in _SWAPPED
             return (image.height, image.width) if swapped else (image.width, image.height)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning):
         return None

@@ -39,7 +39,7 @@ def match(student: Pyramid, teacher: Pyramid, chosen: tuple[int, ...] | None = N
     if not able:
         raise ConfigError(
             f"distill: the student's levels have strides {student.strides}, the teacher's {teacher.strides}; "
-            "use detectors with at least one stride in common, or set the loss's option missing to interpolate"
+            "use detectors with at least one stride in common, or set missing: interpolate in the loss"
         )
     if chosen is not None and (not chosen or not set(chosen) <= set(able)):
         levels = "levels of the student" if missing == "interpolate" else "levels of both detectors"

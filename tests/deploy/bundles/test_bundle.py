@@ -14,11 +14,11 @@ from deploy.bundles import bundle
 from deploy.bundles.bundle import Bundle
 from deploy.bundles.manifest import Manifest
 from deploy.errors import ArtifactError, ConfigError, DataError, EdgedistillError, RuntimeUnavailable
+from deploy.machine.packages import git_commit
 from deploy.predict import drawn_names, predict_images
 from deploy.prediction import draw
 from deploy.prediction.detections import Detections
 from pipeline.commands import build
-from stages.package import git_commit
 
 CELLS = {(0, 1): 0, (2, 3): 2}
 PASSING = samples.PASSING

@@ -16,7 +16,7 @@ from deploy.serving.batcher import Batcher, JobResult
 from deploy.serving.refusals import Busy, Expired
 
 
-class Slow(Session):
+class SlowSession(Session):
     """An engine that waits to be let through, and tells batches apart."""
 
     def __init__(self) -> None:
@@ -55,13 +55,13 @@ def taken(batcher: Batcher) -> None:
 
 class TestBatcher:
     @pytest.fixture
-    def slow(self) -> Slow:
-        return Slow()
+    def slow(self) -> SlowSession:
+        return SlowSession()
 
     def batcher(self, *sessions: Session, **options: Any) -> Batcher:
         return Batcher(sessions, **{"max_batch_size": 4, **options})
 
-    def test_what_waits_passes_together_and_each_gets_its_own(self, slow: Slow) -> None:
+    def test_what_waits_passes_together_and_each_gets_its_own(self, slow: SlowSession) -> None:
         batcher = self.batcher(slow)
         first = submit(batcher, 1)
         taken(batcher)
@@ -71,7 +71,7 @@ class TestBatcher:
         assert slow.sizes == [1, 3, 3]
         batcher.close()
 
-    def test_cancelled_and_late_jobs_never_reach_the_engine(self, slow: Slow) -> None:
+    def test_cancelled_and_late_jobs_never_reach_the_engine(self, slow: SlowSession) -> None:
         batcher = self.batcher(slow)
         first = submit(batcher, 1)
         taken(batcher)
@@ -84,7 +84,7 @@ class TestBatcher:
         assert slow.sizes == [1, 1]
         batcher.close()
 
-    def test_one_job_s_failure_is_its_own(self, slow: Slow) -> None:
+    def test_one_job_s_failure_is_its_own(self, slow: SlowSession) -> None:
         batcher = self.batcher(slow)
         first = submit(batcher, 1)
         taken(batcher)
@@ -96,7 +96,7 @@ class TestBatcher:
         assert slow.sizes == [1, 2, 1, 1]
         batcher.close()
 
-    def test_a_delay_gathers_more_until_it_ends_or_the_batch_is_full(self, slow: Slow, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_delay_gathers_more_until_it_ends_or_the_batch_is_full(self, slow: SlowSession, monkeypatch: pytest.MonkeyPatch) -> None:
         clock = Clock(monotonic())
         clock.replace(monkeypatch, "deploy.serving.batcher.monotonic")
         slow.free.set()
@@ -112,7 +112,7 @@ class TestBatcher:
         assert slow.sizes == [3, 4]
         batcher.close()
 
-    def test_closing_finishes_what_is_queued_and_takes_no_more(self, slow: Slow) -> None:
+    def test_closing_finishes_what_is_queued_and_takes_no_more(self, slow: SlowSession) -> None:
         batcher = self.batcher(slow, max_batch_size=1)
         futures = [submit(batcher, value) for value in (1, 2, 3)]
         closing = threading.Thread(target=batcher.close, daemon=True)
@@ -126,7 +126,7 @@ class TestBatcher:
         assert [future.result(0).raw.scores.item() for future in futures] == [1, 2, 3]
 
     def test_sessions_work_side_by_side(self) -> None:
-        sessions = Slow(), Slow()
+        sessions = SlowSession(), SlowSession()
         batcher = self.batcher(*sessions, max_batch_size=1)
         futures = [submit(batcher, value) for value in (1, 2)]
         taken(batcher)

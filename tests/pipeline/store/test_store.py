@@ -12,7 +12,6 @@ from waiting import PATIENCE, join, until
 from deploy.contract import Frozen
 from deploy.errors import ConfigError
 from pipeline.store import keys
-from pipeline.store import store as store_module
 from pipeline.store.store import Mode, NothingMeasured, Store, UntilReached, finished
 from stages.artifacts import Artifact
 from stages.config import DetectorConfig, DistillConfig, LossConfig, TargetConfig
@@ -361,8 +360,8 @@ class TestTorchrun:
             looks.append(path)
             return finished(path)
 
-        monkeypatch.setattr(store_module, "POLL_SECONDS", 0.01)
-        monkeypatch.setattr(store_module, "finished", look)
+        monkeypatch.setattr("pipeline.store.store.POLL_SECONDS", 0.01)
+        monkeypatch.setattr("pipeline.store.store.finished", look)
         waiting = threading.Thread(target=lambda: store.run(grow, 0), daemon=True)
         waiting.start()
         until(lambda: len(looks) > 5, "the follower to look again and again")

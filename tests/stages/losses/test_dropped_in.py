@@ -97,15 +97,15 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 @pytest.fixture(autouse=True)
 def dropped_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import stages.losses as package
+    from stages import losses
 
     folder = tmp_path / "losses"
     shutil.copytree(plugins.folder("stages.losses"), folder, ignore=shutil.ignore_patterns("__pycache__"))
     for name, (text, _) in FILES.items():
         (folder / f"{name}.py").write_text(text, encoding="utf-8")
-    monkeypatch.setattr(package, "__path__", [str(folder)])
-    assert package.__spec__ is not None
-    monkeypatch.setattr(package.__spec__, "submodule_search_locations", [str(folder)])
+    monkeypatch.setattr(losses, "__path__", [str(folder)])
+    assert losses.__spec__ is not None
+    monkeypatch.setattr(losses.__spec__, "submodule_search_locations", [str(folder)])
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -275,8 +275,6 @@ def test_mmrazor_leaves_the_fifth_level_out() -> None:
 @pytest.mark.parametrize("preset", PRESETS)
 def test_gradients_equal_finite_differences(name: str, preset: PresetName, monkeypatch: pytest.MonkeyPatch) -> None:
     """In float64, the masks held where they were at the first call: they carry no gradient."""
-    import stages.losses.attention as module
-
     kept: list[Tensor] = []
     recording = True
 
@@ -290,8 +288,8 @@ def test_gradients_equal_finite_differences(name: str, preset: PresetName, monke
 
         return masks
 
-    monkeypatch.setattr(module, "summed_mask", held(summed_mask))
-    monkeypatch.setattr(module, "averaged_mask", held(averaged_mask))
+    monkeypatch.setattr("stages.losses.attention.summed_mask", held(summed_mask))
+    monkeypatch.setattr("stages.losses.attention.averaged_mask", held(averaged_mask))
     monkeypatch.setattr(Tensor, "float", Tensor.double)
     loss = fresh(name, preset=preset).double()
     student, teacher = (

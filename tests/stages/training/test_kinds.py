@@ -1,16 +1,12 @@
 """Teachers and students of different kinds, and a detector that is one new file."""
 
 import math
-import shutil
-from pathlib import Path
-from typing import Any
 
 import pytest
 import tiny
 import torch
-from detector_samples import TINY, decisions
+from detector_samples import TINY
 
-from deploy import plugins
 from stages.artifacts import Dataset
 from stages.config import DetectorConfig
 from stages.detectors import Detector
@@ -64,46 +60,3 @@ def test_a_student_learns_from_a_teacher_of_another_kind(dataset: Dataset, large
     for name in ("total", "attention/feature", "non_local/relation"):
         first, last = (sum(value for row in part for term, value in row.items() if term.startswith(name)) for part in (seen[:4], seen[-4:]))
         assert last < first, name
-
-
-def test_a_detector_is_one_new_file(dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file dropped into the folder is built from pipeline.yaml's options, distilled and exported, with no edit elsewhere."""
-    import stages.detectors as package
-    from stages.exports.to_onnx import write_onnx
-
-    folder = tmp_path / "detectors"
-    shutil.copytree(plugins.folder("stages.detectors"), folder, ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "dropped_in.py").write_text(_DROPPED_IN, encoding="utf-8")
-    monkeypatch.setattr(package, "__path__", [str(folder)])
-    assert package.__spec__ is not None
-    monkeypatch.setattr(package.__spec__, "submodule_search_locations", [str(folder)])
-    assert "dropped_in" in plugins.names("stages.detectors")
-    choice: dict[str, Any] = {"name": "dropped_in", "width": 16}
-    student = build_detector(DetectorConfig.model_validate(choice), 10, 0)
-    teacher = build("fcos", 5)
-    config = tiny.distillation()
-    task = Distillation(student, Teacher(teacher), build_losses(config, student, teacher, 0), loss_factor(config, STEPS)).train()
-    batch = batches(dataset, masks=False)[0]
-    total, terms = task(batch, task.prepare(batch, 0))
-    total.backward()
-    assert any(term.startswith("attention/feature/") for term in terms)
-    assert all(parameter.grad is not None for parameter in student.parameters())
-    write_onnx(student.graph(decisions(max_detections=5)).eval(), (SIZE, SIZE), tmp_path / "model.onnx")
-
-
-_DROPPED_IN = '''
-"""FCOS of one level, under another name."""
-
-from stages.detectors import Detector
-from stages.detectors.fcos import build as build_fcos
-
-
-def build(num_classes: int, *, width: int = 8) -> Detector:
-    """A small detector.
-
-    Args:
-        width: channels after the stem.
-    """
-    options = {"backbone": "resnet10", "fpn_channels": 32, "head_convs": 1, "range_scale": 0.5}
-    return build_fcos(num_classes, width=width, strides=(8,), **options)
-'''

@@ -62,7 +62,7 @@ def rows(folder: Path) -> list[dict[str, str]]:
         return [{k: v for k, v in row.items() if k != "images_per_s"} for row in csv.DictReader(file)]
 
 
-class Stop(Exception):
+class Interruption(Exception):
     """Stands for a kill."""
 
 
@@ -78,11 +78,11 @@ def test_a_training_broken_off_at_any_step_ends_with_the_same_weights(
 
     def stop_at_step(batch: TrainingBatch) -> dict[str, float]:
         if broken._progress.step == step:
-            raise Stop
+            raise Interruption
         return take(batch)
 
     monkeypatch.setattr(broken, "_step", stop_at_step)
-    with pytest.raises(Stop):
+    with pytest.raises(Interruption):
         broken.run()
     torch.rand(17)  # the state of the global generator must not matter
     resumed = trainer(dataset, tmp_path / "broken", config, losses)[0].run().state_dict()
@@ -273,12 +273,12 @@ class TestState:
         training, _ = trainer(dataset, tmp_path, tiny.schedule(), None)
         epoch = training._epoch
         monkeypatch.setattr(training, "_epoch", lambda steps: epoch(steps) if training._progress.epoch < 2 else self.stop())
-        with pytest.raises(Stop):
+        with pytest.raises(Interruption):
             training.run()
         return tmp_path
 
     def stop(self) -> None:
-        raise Stop
+        raise Interruption
 
     def test_between_two_names_the_old_one_is_resumed_from(self, dataset: Dataset, broken: Path) -> None:
         (broken / saved_state.NAME).rename(broken / f"{saved_state.NAME}.old")

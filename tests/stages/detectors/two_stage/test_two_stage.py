@@ -188,7 +188,7 @@ def in_onnx_runtime(file: Path, given: Tensor) -> GraphOutput:
     return GraphOutput(found["boxes"], found["scores"], found["labels"], found["converged"], (), found.get("masks"))
 
 
-class Exported(NamedTuple):
+class ExportedCase(NamedTuple):
     """A case's graph at torchvision's settings, in torch and as a file, and torchvision's own answer to `images()`."""
 
     graph: Graph
@@ -198,19 +198,19 @@ class Exported(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def export_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Exported]:
+def export_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], ExportedCase]:
     @cache
-    def exported(case: str) -> Exported:
+    def exported(case: str) -> ExportedCase:
         detector, own = pair(case)
         graph = detector.graph(OWN).eval()
         file = tmp_path_factory.mktemp("exported") / "model.onnx"
-        return Exported(graph, file, write_onnx(graph, (HEIGHT, WIDTH), file), torchvisions(own, images()))
+        return ExportedCase(graph, file, write_onnx(graph, (HEIGHT, WIDTH), file), torchvisions(own, images()))
 
     return exported
 
 
 @pytest.mark.parametrize("case", SOME_SLOW)
-def test_torch_and_onnx_runtime_find_what_torchvision_finds(case: str, export_once: Callable[[str], Exported]) -> None:
+def test_torch_and_onnx_runtime_find_what_torchvision_finds(case: str, export_once: Callable[[str], ExportedCase]) -> None:
     graph, file, _, expected = export_once(case)
     with torch.no_grad():
         answer = graph(images())
@@ -369,7 +369,9 @@ def test_mask_rcnn_refuses_objects_without_masks() -> None:
 
 
 @pytest.mark.parametrize("case", SOME_SLOW)
-def test_half_precision_is_in_the_backbone_and_the_heads_alone(case: str, tmp_path: Path, export_once: Callable[[str], Exported]) -> None:
+def test_half_precision_is_in_the_backbone_and_the_heads_alone(
+    case: str, tmp_path: Path, export_once: Callable[[str], ExportedCase]
+) -> None:
     _, file, heads, _ = export_once(case)
     model = network.read(file)
     assert not {node.op_type for node in model.graph.node} & {"RoiAlign", "NonZero", "NonMaxSuppression", "Loop", "If", "Scan"}
@@ -390,7 +392,7 @@ def test_half_precision_is_in_the_backbone_and_the_heads_alone(case: str, tmp_pa
 
 
 @pytest.mark.parametrize("case", SOME_SLOW)
-def test_tensorrt_builds_it_in_half_precision(case: str, tmp_path: Path, export_once: Callable[[str], Exported]) -> None:
+def test_tensorrt_builds_it_in_half_precision(case: str, tmp_path: Path, export_once: Callable[[str], ExportedCase]) -> None:
     pytest.importorskip("tensorrt_rtx")
     _, file, heads, _ = export_once(case)
     compiled = trt_rtx.compile(file, tmp_path, precision="fp16", calibration=[], heads=heads, compute_capability="8.9")
