@@ -1,10 +1,9 @@
 """Every detector in the tiny form that its file names, or with its defaults, for tests that build one."""
 
-import re
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from deploy import plugins
 from stages.config import DetectorConfig, ExportConfig
@@ -23,11 +22,6 @@ TINY = {name: tiny_options(name) for name in plugins.names("stages.detectors")}
 
 SIZE = (96, 128)
 """Height and width in px of the images that a tiny detector is tested on."""
-
-_LAST_LAYERS = re.compile(
-    r"(cls_logits|cls_score|class_embed(\.\d+)?|enc_score_head|enc_out_class_embed\.\d+|classification_head\.module_list\.\d+(\.1)?"
-    r"|bbox_reg|bbox_pred|regression_head\.module_list\.\d+(\.1)?|mask_fcn_logits)\.(weight|bias)$"
-)
 
 
 def choice(name: str) -> DetectorConfig:
@@ -60,10 +54,30 @@ def targets(detector: Detector, name: str) -> tuple[Target, Target]:
     return Target(boxes, torch.tensor([1, 4]), both), Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), none)
 
 
-def confident(detector: Detector, scale: float = 0.15) -> Detector:
-    """The detector with random last layers of such a size that scores spread and many pass a threshold; in eval mode."""
+def confident(detector: Detector, scale: float = 0.15, seen: Tensor | None = None) -> Detector:
+    """The detector with random last layers of such a size that scores spread and many pass a threshold; in eval mode.
+
+    seen: images that it accepts, if it does not accept `images`.
+    """
     generator = torch.Generator().manual_seed(0)
-    for name, parameter in detector.named_parameters():
-        if _LAST_LAYERS.search(name):
-            parameter.data = torch.randn(parameter.shape, generator=generator) * (scale if parameter.ndim > 1 else 0.0)
+    last = last_layers(detector, images("", batch=1) if seen is None else seen)
+    for parameter in (parameter for module in detector.modules() if module in last for parameter in module.parameters(recurse=False)):
+        parameter.data = torch.randn(parameter.shape, generator=generator) * (scale if parameter.ndim > 1 else 0.0)
     return detector.eval()
+
+
+def last_layers(detector: Detector, seen: Tensor) -> set[nn.Module]:
+    """The layers whose outputs are the graph's raw head outputs, but for functions without parameters in between."""
+    layers = {parameter: module for module in detector.modules() for parameter in module.parameters(recurse=False)}
+    ahead: list[Any] = [raw.grad_fn for raw in detector.graph(decisions()).eval()(seen).head]
+    visited, found = set(), set()
+    while ahead:
+        step = ahead.pop()
+        if step is None or step in visited:
+            continue
+        visited.add(step)
+        before = [function for function, _ in step.next_functions]
+        own = {layers[function.variable] for function in before if getattr(function, "variable", None) in layers}
+        found |= own
+        ahead += [] if own else before
+    return found
