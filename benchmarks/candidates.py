@@ -1,7 +1,7 @@
-"""What a short list of candidates costs in mAP.
+"""How much mAP a short list of candidates costs.
 
-Each detector is trained on real blood cells for a few minutes and judged twice on their val images, all else equal: with the
-default number of candidates and proposals before NMS, and with torchvision's own.
+Each detector is trained on images of blood cells for a few minutes, then evaluated twice on split val: with the default number of
+candidates and proposals before NMS, and with torchvision's. Nothing else differs.
 Usage: python benchmarks/candidates.py [--epochs N] [--threads N] [--only NAME ...]
 """
 
@@ -36,7 +36,7 @@ def fitted(name: str, dataset: Dataset, epochs: int, folder: Path) -> Detector:
 
 
 def main() -> None:
-    """Print each detector's mAP with both lists and one line of JSON."""
+    """Print each detector's mAP with both numbers of candidates, and one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())

@@ -1,10 +1,10 @@
-"""Milliseconds per image for all of torchvision's detectors at one size, from the network's input to boxes.
+"""Milliseconds per image for every torchvision detector at one size, from the network's input to boxes.
 
-Our fixed-shape graph in ONNX Runtime against torchvision's own eager model and its legacy ONNX export, with the same weights.
+Compares our fixed-shape graph in ONNX Runtime with torchvision's eager model and its legacy ONNX export, with the same weights.
 
-"ours" keeps the default number of candidates and proposals, "ours_full" (on request) torchvision's own. Repeats are interleaved;
-medians are compared. Exporting takes longer than measuring: with --engines the graphs are kept in a folder and reused, with
---export they are written and nothing is measured.
+"ours" keeps the default number of candidates and proposals, "ours_full" (only with --full) torchvision's. Repeats are interleaved;
+medians are compared. Exporting takes longer than measuring: --engines keeps the graphs in a folder and reuses them, --export writes
+them and measures nothing.
 Usage: python benchmarks/detectors.py [--repeats N] [--threads N] [--size PX] [--only NAME ...] [--full] [--engines DIR [--export]]
 """
 
@@ -64,7 +64,7 @@ def background(make: Callable[..., nn.Module]) -> int:
 
 
 def torchvisions(detector: Detector, make: Callable[..., nn.Module], size: int, num_classes: int = NUM_CLASSES) -> nn.Module:
-    """torchvision's own model with the detector's weights, accepting the network's input as it is."""
+    """torchvision's model with the detector's weights; it takes the network's input without resizing or normalizing it."""
     model = make(weights=None, weights_backbone=None, num_classes=num_classes + background(make)).eval()
     state = copy.deepcopy({name.removeprefix("model."): tensor for name, tensor in detector.state_dict().items()})
     model.load_state_dict(state)
@@ -84,7 +84,7 @@ def engine(detector: Detector, options: GraphOptions, size: int, file: Path, thr
 
 
 def eager(model: Any) -> Side:
-    """torchvision's forward pass."""
+    """torchvision's model in eager mode."""
 
     def run(images: NDArray[np.float32]) -> object:
         with torch.no_grad():
@@ -94,7 +94,7 @@ def eager(model: Any) -> Side:
 
 
 def legacy(model: nn.Module, size: int, file: Path, threads: int) -> Side:
-    """torchvision's model through torch's legacy exporter, as its documentation does it; an existing file is reused."""
+    """torchvision's model through torch's legacy exporter, as in its documentation; an existing file is reused."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     if not file.exists():
         with warnings.catch_warnings():
@@ -110,7 +110,7 @@ def legacy(model: nn.Module, size: int, file: Path, threads: int) -> Side:
 
 
 def medians(sides: dict[str, Side], images: NDArray[np.float32], repeats: int) -> dict[str, float]:
-    """Milliseconds per side, interleaved, after three warm-up passes."""
+    """Median milliseconds per side over interleaved repeats, after three warm-up passes."""
     taken: dict[str, list[float]] = {name: [] for name in sides}
     for repeat in range(repeats + 3):
         for name, side in sides.items():
@@ -122,7 +122,7 @@ def medians(sides: dict[str, Side], images: NDArray[np.float32], repeats: int) -
 
 
 def build(name: str, size: int, threads: int, folder: Path, wanted: Sequence[str]) -> dict[str, Side]:
-    """One detector's sides, with the same weights at every call; their files are in the folder."""
+    """The wanted sides of one detector, with the same weights at every call; their files are kept in the folder."""
     choice, make, own_settings = CASES[name]
     detector = build_detector(DetectorConfig.model_validate(choice), NUM_CLASSES).eval()
     model = torchvisions(detector, make, size)
@@ -137,14 +137,14 @@ def build(name: str, size: int, threads: int, folder: Path, wanted: Sequence[str
 
 
 def main() -> None:
-    """Print the table and one line of JSON; its ratios are above 1 if ours is faster."""
+    """Print a table and one line of JSON; ratios above 1 mean that ours is faster."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--size", type=int, default=320)
     parser.add_argument("--only", nargs="*", choices=CASES, default=list(CASES))
     parser.add_argument("--full", action="store_true", help="include ours_full, whose graphs take minutes to export")
-    parser.add_argument("--engines", type=Path, help="a folder to keep the graphs in; use a different one after a change of the code")
+    parser.add_argument("--engines", type=Path, help="folder of kept graphs; choose a different one after changing the code")
     parser.add_argument("--export", action="store_true", help="write the graphs and measure nothing")
     args = parser.parse_args()
     if args.export and args.engines is None:

@@ -1,9 +1,9 @@
-"""Seconds and memory of one step's distillation losses: ours against the plain form with the relation matrix.
+"""Time and memory of the distillation losses in one step: ours compared with the plain form, which builds the relation matrix.
 
-Shapes of an 800 x 1216 px image: five levels of 256 channels at strides 4 to 64, batch 1, channels last in memory, preset
-code_two_stage, the same weights on both sides, forward and backward; first, both are checked to compute the same terms. Then one
-entire training step of pipeline.yaml's pair with distillation against the baseline's step and the teacher's forward pass on their own.
-Repeats are interleaved; medians are compared. Each peak of memory is measured in a process of its own (Linux).
+The features are those of one 800 x 1216 px image: five levels of 256 channels at strides 4 to 64, channels last in memory. Both
+forms use preset code_two_stage and the same weights, and are first checked to compute the same terms; forward and backward passes are
+timed. Then a complete training step of pipeline.yaml's pair is compared with the baseline's step plus the teacher's forward pass.
+Repeats are interleaved; medians are compared. Peak memory is measured in a separate process for each form (Linux only).
 Usage: python benchmarks/distillation.py [--repeats N] [--steps N] [--threads N]
 """
 
@@ -42,7 +42,7 @@ PRESET = "code_two_stage"
 
 
 def built() -> tuple[Attention, NonLocal]:
-    """Both losses, their zero-initialized scales made random, so that every product counts."""
+    """Both losses; zero-initialized scales are randomized, otherwise the relation modules would add nothing."""
     torch.manual_seed(0)
     attention, non_local = (
         plugins.load("stages.losses", name).build(PYRAMID, PYRAMID, preset=PRESET) for name in ("attention", "non_local")
@@ -68,7 +68,7 @@ def features() -> tuple[Outputs, Outputs]:
 
 
 def plain_block(block: NonLocalBlock, level: Tensor) -> Tensor:
-    """The relation module as in the formula, with its matrix of all positions by all pooled positions."""
+    """The relation module as in the formula, with the matrix of all positions by all pooled positions."""
     theta = block.theta(level).flatten(2)
     phi, g = (max_pool2d(part(level), min(block.pool, *level.shape[-2:])).flatten(2) for part in (block.phi, block.g))
     assert block.norm is not None
@@ -88,7 +88,7 @@ def distance(one: Tensor, other: Tensor) -> Tensor:
 
 
 def plain(attention: Attention, non_local: NonLocal, student: Outputs, teacher: Outputs) -> Tensor:
-    """The sum of all weighted terms, term by term as in the formulas, with the losses' own weights."""
+    """The sum of all weighted terms, computed term by term from the formulas with the losses' parameters and weights."""
     temperature, total = attention.preset.temperature, torch.zeros(())
     for index, (own, other) in enumerate(zip(student.pyramid, teacher.pyramid, strict=True)):
 
@@ -110,7 +110,7 @@ def plain(attention: Attention, non_local: NonLocal, student: Outputs, teacher: 
 
 
 def ours(attention: Attention, non_local: NonLocal, student: Outputs, teacher: Outputs) -> Tensor:
-    """The same sum as training computes it."""
+    """The same sum, as computed in training."""
     terms = [value * loss.weight(name) for loss in (attention, non_local) for name, value in loss(student, teacher, ()).items()]
     return torch.stack(terms).sum()
 
@@ -119,7 +119,7 @@ FORMS = {"ours": ours, "plain": plain}
 
 
 def medians(sides: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Seconds per side, interleaved, after one warm-up call."""
+    """Median seconds per side over interleaved repeats, after one warm-up call."""
     taken: dict[str, list[float]] = {name: [] for name in sides}
     for repeat in range(repeats + 1):
         for name, side in sides.items():
@@ -131,7 +131,7 @@ def medians(sides: Mapping[str, Callable[[], object]], repeats: int) -> dict[str
 
 
 def relation_times(repeats: int) -> dict[str, float]:
-    """Seconds for only the relation product at the finest level, forward and backward."""
+    """Seconds for the relation product alone at the finest level, forward and backward."""
     block = built()[1].own[0]
     assert isinstance(block, NonLocalBlock)
     positions, pooled = 200 * 304, 25 * 38
@@ -148,7 +148,7 @@ def relation_times(repeats: int) -> dict[str, float]:
 
 
 def term_times(repeats: int) -> dict[str, float]:
-    """Seconds for all terms with their adapters, forward and backward."""
+    """Seconds for all terms and their adapters, forward and backward."""
     losses, (student, teacher) = built(), features()
     values = {name: form(*losses, student, teacher).item() for name, form in FORMS.items()}
     assert math.isclose(values["ours"], values["plain"], rel_tol=1e-4), values
@@ -170,7 +170,7 @@ def _peak(name: str, threads: int) -> float:
     losses, (student, teacher) = built(), features()
     for tensor in (*student.pyramid, *(p for loss in losses for p in loss.parameters())):
         tensor.grad = torch.zeros_like(tensor)
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak so far is forgotten
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # resets the peak
     before = _resident("VmHWM")
     FORMS[name](*losses, student, teacher).backward()
     return _resident("VmHWM") - before
@@ -235,7 +235,7 @@ def main() -> None:
     print(f"peak beyond inputs           plain {memory['plain']:8.0f} MiB  ours {memory['ours']:8.0f} MiB")
     step = step_times(args.steps)
     parts = step["baseline"] + step["teacher"]
-    print(f"training step, pipeline.yaml  baseline and teacher apart {parts * 1e3:.1f} ms   distillation {step['distilled'] * 1e3:.1f} ms")
+    print(f"training step, pipeline.yaml  baseline + teacher {parts * 1e3:.1f} ms   distillation {step['distilled'] * 1e3:.1f} ms")
     figures = {
         "relation_speedup": relation["plain"] / relation["ours"],
         "speedup": terms["plain"] / terms["ours"],

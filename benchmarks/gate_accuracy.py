@@ -1,8 +1,8 @@
-"""Does the accuracy gate see what it should? `max_drop: 0.01` versus a reference, on 1,000 generated images.
+"""Does the accuracy gate detect real losses? `max_drop: 0.01` versus a reference, on 1,000 generated images.
 
 Twenty damaged copies of the default student must fail: each has noise in one layer's weights that costs 2 to 3 points of mAP.
 Twenty re-exports of the same weights (operator sets, fixed and dynamic batch, the runtime's optimizations) must pass. The student
-comes from the pipeline file's run; it is trained if there is none. Rows are kept in runs/gate-accuracy.jsonl; --fresh deletes them.
+comes from the run of CONFIG, or is trained first. Rows are kept in runs/gate-accuracy.jsonl; --fresh deletes them.
 Usage: python benchmarks/gate_accuracy.py [CONFIG] [--fresh]
 """
 
@@ -48,7 +48,7 @@ Found = Sequence[Mapping[str, Any]]
 
 
 def trained(config: PipelineConfig) -> Checkpoint:
-    """The student of the configuration's run."""
+    """The student of the configuration's run; trained if it does not exist."""
     store, decisions, on = Store(Path("runs"), config.name), config.export.decisions, config.validation.split
     dataset = store.run(prepare, config.data)
     teacher = store.run(train_teacher, config.teacher, config.seed, config.device, on, dataset, decisions)
@@ -56,7 +56,7 @@ def trained(config: PipelineConfig) -> Checkpoint:
 
 
 class Bench:
-    """The student on its images."""
+    """The student, and the images on which it is evaluated."""
 
     def __init__(self, config: PipelineConfig, student: Checkpoint, dataset: Dataset) -> None:
         self.config, self.student, self.dataset = config, student, dataset
@@ -66,16 +66,16 @@ class Bench:
         self.size = self.contract.preprocessing.height, self.contract.preprocessing.width
 
     def found(self, session: Session, label: str, images: LabeledSplit) -> tuple[float, Found]:
-        """mAP and detections of a session."""
+        """A session's mAP and detections on the images."""
         judged = judge(SessionPredictor(session, self.contract), images, label)
         return judged.accuracy.map or 0.0, judged.detections
 
     def in_torch(self, detector: Any, label: str, images: LabeledSplit) -> tuple[float, Found]:
-        """The same for a detector."""
+        """A torch detector's mAP and detections on the images."""
         return self.found(TorchSession(detector.graph(graph_options(self.config.export.decisions))), label, images)
 
     def verdict(self, own: Found, reference: Found) -> dict[str, Any]:
-        """The gate's verdict."""
+        """The gate's verdict, with the drop and its confidence interval."""
         sides = [
             Side(name, Figures(), self.contract, _closed, lambda found=found: found) for name, found in (("own", own), ("kept", reference))
         ]
@@ -89,7 +89,7 @@ def _closed() -> NoReturn:
 
 
 def damaged(detector: nn.Module, layer: str, seed: int, strength: float) -> nn.Module:
-    """A copy with noise in a layer's weights, `strength` of their own standard deviation."""
+    """A copy with noise added to one layer's weights; `strength` is relative to the weights' standard deviation."""
     made = copy.deepcopy(detector)
     weight = made.get_submodule(layer).weight
     assert isinstance(weight, nn.Parameter)
@@ -100,7 +100,7 @@ def damaged(detector: nn.Module, layer: str, seed: int, strength: float) -> nn.M
 
 
 def damage(bench: Bench, whole: float, reference: Found, number: int) -> dict[str, Any]:
-    """Noise that costs 2 to 3 points, in the layer with this number or the next one that matters, and the gate's verdict."""
+    """The gate's verdict on noise that costs 2 to 3 points, in the layer of this number or the next one that matters."""
     detector = load_detector(bench.student).eval()
     layers = [name for name, module in detector.named_modules() if isinstance(module, nn.Conv2d)]
     few = bench.in_torch(detector, "reference on few", bench.few)[0]
@@ -108,11 +108,11 @@ def damage(bench: Bench, whole: float, reference: Found, number: int) -> dict[st
         if (made := strength_of(bench, detector, layer, number, whole, few)) is not None:
             strength, found = made
             return {"kind": "damage", "number": number, "layer": layer, "strength": strength, **bench.verdict(found, reference)}
-    raise SystemExit(f"no layer after {layers[number * len(layers) // NUM_EACH]} costs what it should")
+    raise SystemExit(f"no layer from {layers[number * len(layers) // NUM_EACH]} on costs {LEAST} to {MOST} mAP when damaged")
 
 
 def strength_of(bench: Bench, detector: Any, layer: str, seed: int, whole: float, few: float) -> tuple[float, Found] | None:
-    """How strong the noise must be, by bisection, and what is detected then; None if the layer hardly matters."""
+    """The noise's strength, found by bisection, and the damaged network's detections; None if the layer hardly matters."""
     found: dict[float, Found] = {}
 
     def cost(strength: float, images: LabeledSplit) -> float:
@@ -124,7 +124,7 @@ def strength_of(bench: Bench, detector: Any, layer: str, seed: int, whole: float
         low, high = high, 2 * high
         if high > STRONGEST:
             return None
-    for _ in range(5):  # on few images, to come close
+    for _ in range(5):  # on few images, for a first estimate
         middle = (low + high) / 2
         low, high = (middle, high) if cost(middle, bench.few) < (LEAST + MOST) / 2 else (low, middle)
     low, high, strength = 0.7 * low, 1.4 * high, (low + high) / 2
@@ -137,7 +137,7 @@ def strength_of(bench: Bench, detector: Any, layer: str, seed: int, whole: float
 
 
 def again(bench: Bench, reference: Found, number: int) -> dict[str, Any]:
-    """The same weights exported once more, and the gate's verdict."""
+    """The gate's verdict on the same weights exported again with different options."""
     optimization, dynamic, opset = EXPORTS[number]
     with TemporaryDirectory() as scratch:
         file = Path(scratch) / "model.onnx"
@@ -150,7 +150,7 @@ def again(bench: Bench, reference: Found, number: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """See above."""
+    """The command line; the module's docstring describes it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", nargs="?", default="pipeline.yaml")
     parser.add_argument("--fresh", action="store_true", help="delete earlier rows")

@@ -1,8 +1,8 @@
-"""How often the latency gate errs: `max_increase: 10%` versus a reference, with its default protocol, over many trials.
+"""How often the latency gate is wrong: many trials of `max_increase: 10%` versus a reference, with the default protocol.
 
-The default student's engine is compared with itself, and with itself plus real work: products added to its graph until it is 5
-and 20 % slower, measured in long interleaved runs before the trials. Each trial reopens both engines. In the busy trials a second
-process keeps one core busy. Each trial is kept in runs/gate-calibration.jsonl, and none is run twice; --fresh deletes them.
+The default student's engine is compared with itself and with slower copies: products are added to its graph until it is 5% and 20%
+slower, measured in long interleaved runs before the trials. Each trial reopens both engines. In busy trials, a second process keeps
+one core busy. Trials are kept in runs/gate-calibration.jsonl and never repeated; --fresh deletes them.
 Usage: python benchmarks/gate_calibration.py [--quiet N] [--busy N] [--fresh]
 """
 
@@ -58,7 +58,7 @@ def student(folder: Path) -> tuple[Path, Any]:
 
 
 def with_work(file: Path, out: Path, width: int) -> Path:
-    """The same graph with products of width x width on its input's means of 8 x 8 px, whose own mean times zero is added to the scores."""
+    """Write the graph with width x width products on the 8 x 8 px means of its input; zero times their mean is added to the scores."""
     model = onnx.load(file)
     graph = model.graph
     rng = np.random.default_rng(0)
@@ -89,7 +89,7 @@ def with_work(file: Path, out: Path, width: int) -> Path:
 
 
 def side(name: str, file: Path, contract: Any, threads: int | None) -> Side:
-    """An engine of ONNX Runtime."""
+    """An ONNX Runtime engine, as one side of the comparison."""
 
     def nothing() -> list[Any]:
         return []
@@ -98,7 +98,7 @@ def side(name: str, file: Path, contract: Any, threads: int | None) -> Side:
 
 
 def rise(own: Side, reference: Side, images: Any) -> float:
-    """The share by which `own` is slower, in long interleaved runs: the median over reopened engines, because memory layout matters too."""
+    """The share by which `own` is slower in long interleaved runs; median over reopened engines, because memory layout affects speed."""
     changes = []
     for _ in range(OPENED):
         with own.open() as one, reference.open() as other:
@@ -109,7 +109,7 @@ def rise(own: Side, reference: Side, images: Any) -> float:
 
 
 def engines(contract: Any, plain: Path, images: Any, threads: int | None) -> dict[str, tuple[Side, float]]:
-    """Each engine with how much slower it was found to be; the work is searched for by bisection."""
+    """Each engine and the share by which it is slower; bisection finds the amount of added work."""
     reference = side("the reference", plain, contract, threads)
     made: dict[str, tuple[Side, float]] = {"same": (side("own", plain, contract, threads), 0.0)}
     for name, wanted in SLOWER.items():
@@ -130,7 +130,7 @@ def engines(contract: Any, plain: Path, images: Any, threads: int | None) -> dic
 
 @contextmanager
 def busy_core() -> Iterator[None]:
-    """A second process that computes without end."""
+    """Run a second process that computes until the block ends."""
     process = multiprocessing.get_context("spawn").Process(target=_burn, daemon=True)
     process.start()
     time.sleep(1)
@@ -164,11 +164,11 @@ def trial(own: Side, reference: Side) -> dict[str, Any]:
 
 
 def main() -> None:
-    """See above."""
+    """The command line; the module's docstring describes it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quiet", type=int, default=100, help="trials of each on the quiet machine")
-    parser.add_argument("--busy", type=int, default=40, help="trials next to a busy process")
-    parser.add_argument("--threads", type=int, help="threads of the engines; default: the runtime's choice")
+    parser.add_argument("--quiet", type=int, default=100, help="trials per engine on an idle machine")
+    parser.add_argument("--busy", type=int, default=40, help="trials while a second process is busy")
+    parser.add_argument("--threads", type=int, help="threads of the engines; default: chosen by the runtime")
     parser.add_argument("--fresh", action="store_true", help="delete earlier trials")
     args = parser.parse_args()
     RUNS.mkdir(parents=True, exist_ok=True)
@@ -204,7 +204,7 @@ def _idle() -> Iterator[None]:
 
 
 def show(rows: list[dict[str, Any]]) -> None:
-    """The table, and the figures as JSON."""
+    """Print a table, and the figures as one line of JSON."""
     shares: dict[tuple[str, bool], Counter[str]] = {}
     for row in rows:
         shares.setdefault((row["engine"], row["busy"]), Counter())[row["verdict"]] += 1

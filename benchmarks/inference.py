@@ -1,10 +1,10 @@
-"""Milliseconds per image of examples/edge.yaml's student: int8 against fp32, and our best engine against what one would run without us.
+"""Milliseconds per image for examples/edge.yaml's student: int8 against fp32, and our fastest engine against four alternatives.
 
-The student is trained without a teacher, on small images and then at 320 px (kept in runs/ and not trained twice), and deployed at
-320 and at 640 px. int8's limit is judged on split val, int8's loss is measured on split test. The rivals have the student's weights
-and keep the same number of candidates: torchvision's own RetinaNet in eager torch and under torch.compile, and its plain export by
-torch's legacy exporter in ONNX Runtime and in OpenVINO. All start from a decoded photograph and end with boxes in its pixels, on the
-same number of threads, interleaved; medians are compared. Decoding the JPEG is reported separately.
+The student is trained without a teacher, first on small images, then at 320 px (kept in runs/ and not repeated), and deployed at 320
+and 640 px. int8's limit is judged on split val, int8's loss is measured on split test. The alternatives have the student's weights
+and the same number of candidates: torchvision's RetinaNet in eager torch and under torch.compile, and its export by torch's legacy
+exporter in ONNX Runtime and in OpenVINO. All start from a decoded photograph and end with boxes in its pixels, with the same number
+of threads. Repeats are interleaved; medians are compared. Decoding the JPEG is reported separately.
 Usage: python benchmarks/inference.py [--repeats N] [--threads N]
 """
 
@@ -50,7 +50,7 @@ Side = Callable[[Image], object]
 
 @dataclass(frozen=True)
 class Deployed:
-    """The student at one size: its graph, some photographs, and an engine with its report for each runtime and precision."""
+    """The student at one size: its graph, some photographs, and each runtime and precision's engine and report."""
 
     size: int
     student: Checkpoint
@@ -60,7 +60,7 @@ class Deployed:
 
 
 def config_at(size: int, images: int, **student: object) -> PipelineConfig:
-    """edge.yaml with images of a different size."""
+    """examples/edge.yaml with images of this size and the given options of section student."""
     settings = [f"data.image_size={size}", f"data.preprocessing.height={size}", f"data.preprocessing.width={size}"]
     settings += [f"data.{name}_images={NUM_IMAGES}" for name in ("val", "shifted")]
     settings += [f"data.train_images={images}", f"data.test_images={NUM_TEST_IMAGES if size > TRAINED_PX else NUM_IMAGES}"]
@@ -70,14 +70,14 @@ def config_at(size: int, images: int, **student: object) -> PipelineConfig:
 
 
 def trained(config: PipelineConfig, store: Store) -> tuple[Any, Checkpoint]:
-    """The data and the baseline."""
+    """The data, and the baseline trained on it."""
     dataset = store.run(prepare, config.data)
     student = store.run(train_baseline, config.student, config.seed, "cpu", config.validation.split, dataset, config.export.decisions)
     return dataset, student
 
 
 def deployed(size: int, weights: Path, store: Store) -> Deployed:
-    """Every engine of the student at one size, int8 within the limit."""
+    """The student's engines at one size; int8 stays within its limit."""
     config = config_at(size, 128, weights=str(weights), train__epochs=0)
     dataset, student = trained(config, store)
     model = store.run(export, config.export, student)
@@ -92,15 +92,15 @@ def deployed(size: int, weights: Path, store: Store) -> Deployed:
 
 
 def predictor(engine: Engine, threads: int) -> SessionPredictor:
-    """The engine as it is served."""
+    """A predictor that runs the engine as the server does."""
     facts = engine.facts
     assert facts.file is not None
     session = plugins.load("deploy.runtimes", facts.runtime).open(engine.file(facts.file), threads=threads, options=facts.options)
     return SessionPredictor(session, facts.contract)
 
 
-def rivals(at: Deployed, threads: int, folder: Path) -> dict[str, Side]:
-    """torchvision's own model with the student's weights, run in four ways."""
+def alternatives(at: Deployed, threads: int, folder: Path) -> dict[str, Side]:
+    """torchvision's model with the student's weights, run in four ways."""
     model: Any = load_detector(at.student).model  # type: ignore[attr-defined]
     assert isinstance(model, RetinaNet)
     model.eval()
@@ -148,7 +148,7 @@ def _openvino(file: Path, threads: int) -> Side:
 
 
 def medians(sides: Mapping[str, Side], images: Sequence[Image], repeats: int) -> dict[str, float]:
-    """Milliseconds per side, interleaved, after two warm-up passes."""
+    """Median milliseconds per side over interleaved repeats, after two warm-up passes."""
     taken: dict[str, list[float]] = {name: [] for name in sides}
     for repeat in range(repeats + 2):
         for name, side in sides.items():
@@ -160,7 +160,7 @@ def medians(sides: Mapping[str, Side], images: Sequence[Image], repeats: int) ->
 
 
 def precisions(at: Deployed, images: Sequence[Image], threads: int, repeats: int) -> dict[str, dict[str, float]]:
-    """int8 against fp32 of each runtime, interleaved: how much faster, how much smaller, how much less accurate."""
+    """int8 compared with fp32 in each runtime, interleaved: times, sizes, mAP and layers kept in float."""
     opened = {f"{runtime} {precision}": predictor(engine, threads) for (runtime, precision), (engine, _) in at.engines.items()}
     times = medians({name: one.detect for name, one in opened.items()}, images, repeats)
     found = {}
@@ -187,17 +187,17 @@ def precisions(at: Deployed, images: Sequence[Image], threads: int, repeats: int
 
 
 def against(at: Deployed, images: Sequence[Image], best: str, threads: int, repeats: int, folder: Path) -> dict[str, float]:
-    """Our best engine and the rivals, interleaved; ratios are above 1 if ours is faster."""
+    """Our fastest engine compared with the alternatives, interleaved; ratios above 1 mean that ours is faster."""
     engine = predictor(at.engines[best, "int8"][0], threads)
     parts: list[Timings] = []
-    sides: dict[str, Side] = {"edgedistill": lambda image: parts.append(engine.timed(image)[1]), **rivals(at, threads, folder)}
+    sides: dict[str, Side] = {"edgedistill": lambda image: parts.append(engine.timed(image)[1]), **alternatives(at, threads, folder)}
     times = medians(sides, images, repeats)
     share = statistics.median((one.pre_ms + one.post_ms) / one.end_to_end_ms for one in parts)
     decoding = statistics.median(_seconds(image_files.load_image, file) for file in at.files) * 1000
     for name, value in times.items():
-        print(f"{at.size} px, {name:<14} {value:8.1f} ms   {value / times['edgedistill']:.2f} times ours")
+        print(f"{at.size} px, {name:<14} {value:8.1f} ms   {value / times['edgedistill']:.2f} times our latency")
     pre, infer, post = (statistics.median(getattr(one, f"{part}_ms") for one in parts) for part in ("pre", "infer", "post"))
-    print(f"{at.size} px, ours: before {pre:.2f}, network {infer:.1f}, after {post:.2f} ms; decoding the JPEG {decoding:.2f} ms")
+    print(f"{at.size} px, ours: preprocess {pre:.2f}, network {infer:.1f}, postprocess {post:.2f} ms; decoding the JPEG {decoding:.2f} ms")
     names = {"vs_eager": "torch_eager", "vs_compile": "torch_compile", "vs_openvino": "openvino", "vs_onnxruntime": "onnxruntime"}
     return {key: times[side] / times["edgedistill"] for key, side in names.items()} | {"prepost_share": share}
 
@@ -209,7 +209,7 @@ def _seconds(work: Callable[[Path], object], file: Path) -> float:
 
 
 def small_student(store: Store) -> None:
-    """pipeline.yaml's student, whose precision ONNX Runtime chooses itself."""
+    """Print which precision `precision: auto` chooses for pipeline.yaml's student in ONNX Runtime."""
     config = load(ROOT / "pipeline.yaml")
     dataset, student = trained(config, store)
     model = store.at("small").run(export, config.export, student)

@@ -29,6 +29,8 @@ exit codes:
   130 interrupted by Ctrl-C
 """
 
+_FILE = ("CONFIG", "configuration file (default pipeline.yaml)")
+
 Command = Callable[[argparse.Namespace], Answer]
 
 
@@ -114,7 +116,11 @@ _Commands: TypeAlias = "argparse._SubParsersAction[_Parser]"  # noqa: SLF001 - a
 def _add_run(commands: _Commands) -> argparse.ArgumentParser:
     command = _configured(commands, "run", "run or reuse every stage, then judge the gates")
     command.add_argument("--until", metavar="STAGE", help="stop after this stage")
-    command.add_argument("--force", metavar="STAGE", help="run this stage again, and everything that depends on it")
+    command.add_argument(
+        "--force",
+        metavar="STAGE",
+        help="run this stage, or one instance such as optimize:cpu-int8, again, and everything that depends on it",
+    )
     command.add_argument("--dry-run", action="store_true", help="print what would run, and why; run nothing")
     return command
 
@@ -126,11 +132,19 @@ def _add_ablate(commands: _Commands) -> argparse.ArgumentParser:
 
 
 def _add_check(commands: _Commands) -> argparse.ArgumentParser:
-    return _configured(commands, "check", "check the environment, the configuration and the data", stored=False)
+    return _configured(
+        commands,
+        "check",
+        "check the environment, the configuration and the data; without a pipeline.yaml, only the environment",
+        stored=False,
+    )
 
 
 def _add_gate(commands: _Commands) -> argparse.ArgumentParser:
-    command = _configured(commands, "gate", "judge measurements against the gates, and compare with a kept bundle")
+    purpose = "judge measurements against the gates, and compare with a kept bundle"
+    command = _configured(
+        commands, "gate", purpose, subject=("CONFIG|BUNDLE", "configuration file of a run, or folder of a bundle (default pipeline.yaml)")
+    )
     command.usage = "%(prog)s [CONFIG|BUNDLE] [options]"
     command.add_argument("--reference", metavar="DIR", help="a kept bundle, or a folder of them, to compare with on this machine")
     command.add_argument("--save-reference", metavar="DIR", help="keep the bundles in this folder if every gate passed")
@@ -220,9 +234,11 @@ def _command(commands: _Commands, name: str, purpose: str) -> argparse.ArgumentP
     return command
 
 
-def _configured(commands: _Commands, name: str, purpose: str, *, stored: bool = True) -> argparse.ArgumentParser:
+def _configured(
+    commands: _Commands, name: str, purpose: str, *, stored: bool = True, subject: tuple[str, str] = _FILE
+) -> argparse.ArgumentParser:
     command = _command(commands, name, purpose)
-    command.add_argument("config", metavar="CONFIG", nargs="?", default="pipeline.yaml", help="configuration file (default pipeline.yaml)")
+    command.add_argument("config", metavar=subject[0], nargs="?", default="pipeline.yaml", help=subject[1])
     command.add_argument(
         "--set",
         metavar="KEY=VALUE",

@@ -132,7 +132,7 @@ class Verdicts(Artifact):
 
     @property
     def facts(self) -> VerdictFacts:
-        """The list."""
+        """One verdict per gate."""
         return read_facts(self.root, VerdictFacts)
 
 

@@ -95,7 +95,7 @@ def _facts(config: TargetConfig, model: OnnxFacts, built: Built | None, why: str
 
 
 def _cost(built: Built | None) -> Cost | None:
-    """Counted in the graph that the engine was compiled from."""
+    """The engine's cost, counted in the graph that it was compiled from."""
     if built is None:
         return None
     from deploy.latency import cost

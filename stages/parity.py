@@ -75,7 +75,7 @@ def culprit(steps: Sequence[ParityStep]) -> str | None:
 
 
 def _found(judged: Artifact, split: LabeledSplit) -> list[dict[str, Any]]:
-    """The detections stored when it was judged, only those in the split's images."""
+    """The detections stored when the form was judged, restricted to the split's images."""
     kept = {image["id"] for image in split.truth["images"]}
     return [one for one in read_json(judged.file(DETECTIONS)) if one["image_id"] in kept]
 

@@ -1,4 +1,4 @@
-"""What the store must know about a stage function besides its name, configuration and inputs."""
+"""What the store must know about a stage function in addition to its name, configuration and inputs."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -23,7 +23,7 @@ from stages.stage import stage
 
 
 def identity(config: ValidationConfig, engine: Engine, dataset: Dataset | None) -> Mapping[str, Any]:
-    """The machine; the runtime's identity is in the engine's hash already."""
+    """The machine; the runtime's identity is already part of the engine's hash."""
     return machine.identity()
 
 

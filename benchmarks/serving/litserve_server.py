@@ -1,4 +1,4 @@
-"""A rival in run.py: LitServe with the engine in a worker of its own. Usage: python litserve_server.py BUNDLE PORT."""
+"""An alternative in run.py: LitServe with the engine in a worker process. Usage: python litserve_server.py BUNDLE PORT."""
 
 import sys
 from pathlib import Path
@@ -10,7 +10,7 @@ from fastapi import Body
 
 
 class Api(litserve.LitAPI):  # type: ignore[misc]
-    """The image is the body, which is cheapest for LitServe."""
+    """The request body is the image, which is the cheapest form for LitServe."""
 
     def setup(self, device: str) -> None:
         """Open the engine."""

@@ -1,12 +1,13 @@
-"""What a server costs: images per second and waiting times of `edgedistill serve`, its engine alone, LitServe and plain FastAPI.
+"""Overhead of serving: images per second and waiting times of `edgedistill serve`, its engine alone, LitServe and plain FastAPI.
 
-The default pipeline's student is exported for 192 px, so that its engine takes 10 ms per image or more on one thread; run `make run`
-first. All sides have that engine on one thread, decode the same JPEG files of 512 px, and answer with the same boxes as JSON. Each
-is pinned to the first core, the clients to the second; the sides alternate in random order, and the median of the rounds' ratios counts.
+Run `make run` first. The default student is exported for 192 px, so that its engine takes at least 10 ms per image on one thread. All
+sides run that engine on one thread, decode the same JPEG files of 512 px, and answer with the same boxes as JSON. Servers are pinned
+to the first core, clients to the second. The sides alternate in random order; the median of the rounds' ratios is reported.
 
-Closed loop: eight connections that ask again immediately. Open loop, at half of our server's maximum rate: requests at even
-intervals, like perf_analyzer's, each timed from when it was due; and at random intervals (Poisson), at which queueing theory alone
-puts p99 at four times the engine's. Last, the default student's own engine, and the mAP of all validation images through the server.
+Closed loop: eight connections that each send the next request immediately. Open loop, at half of our server's maximum rate: requests
+at even intervals, like perf_analyzer's, each timed from when it was due; and at random intervals (Poisson), for which queueing theory
+alone predicts a p99 of four times the engine's. Finally, the default student at its own size, and the mAP of all validation images
+through the server.
 Usage: python benchmarks/serving/run.py [BUNDLE] [--rounds N] [--seconds S]      (pip install litserve fastapi)
 """
 
@@ -81,7 +82,7 @@ class PinnedServer:
         return request(photo, PATHS[self.name], headers="content-type: application/octet-stream\r\n")
 
     def close(self) -> None:
-        """End it with all its processes."""
+        """Kill the server and its child processes."""
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
@@ -104,7 +105,7 @@ def photos(files: Sequence[Path]) -> list[bytes]:
 
 
 def enlarged(given: Bundle, out: Path) -> Path:
-    """The bundle's student exported for SIZE px, in a bundle that runs and is not gated."""
+    """The bundle's student exported for SIZE px, as a bundle without verdicts."""
     from stages.artifacts import Checkpoint
     from stages.config import ExportConfig
     from stages.exports.to_onnx import write_onnx
@@ -124,7 +125,7 @@ def enlarged(given: Bundle, out: Path) -> Path:
 
 
 def bare(engine: BareEngine, contents: Sequence[bytes], seconds: float) -> tuple[float, list[float]]:
-    """Images per second of the bare loop on the server's core, and the seconds of each pass."""
+    """Images per second of a bare loop on the server's core, and the seconds of each pass."""
     os.sched_setaffinity(0, {SERVER_CORE})
     taken: list[float] = []
     start = time.perf_counter()
@@ -138,7 +139,7 @@ def bare(engine: BareEngine, contents: Sequence[bytes], seconds: float) -> tuple
 
 
 def closed(side: PinnedServer, contents: Sequence[bytes], seconds: float) -> float:
-    """Images per second with connections that ask again immediately."""
+    """Images per second with connections that send the next request immediately."""
     until = time.monotonic() + seconds
     start = time.perf_counter()
     replies = asyncio.run(
@@ -150,7 +151,7 @@ def closed(side: PinnedServer, contents: Sequence[bytes], seconds: float) -> flo
 
 def opened(side: PinnedServer, contents: Sequence[bytes], rate: float, seconds: float, *, even: bool) -> list[float]:
     """Seconds from when each request was due to its answer, at `rate` requests per second."""
-    draw = random.Random(0)  # noqa: S311 - an order
+    draw = random.Random(0)  # noqa: S311 - only an order
 
     async def ask() -> list[float]:
         clients = [Client(side.port) for _ in range(32)]
@@ -247,7 +248,7 @@ def validation(bundle: Bundle) -> tuple[dict[str, Any], list[Path]]:
 
 
 def ratio(found: dict[str, Any], one: str, other: str) -> float:
-    """The median over the rounds of how much faster one side is."""
+    """How many times as fast one side is as the other: the median of the rounds' ratios."""
     pairs = zip(found["rates"][one], found["rates"][other], strict=True)
     return round(float(np.median([a / b for a, b in pairs])), 3)
 
@@ -262,7 +263,7 @@ def report(title: str, found: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """See above."""
+    """The command line; the module's docstring describes it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", nargs="?", type=Path, default=BUNDLE)
     parser.add_argument("--rounds", type=int, default=60)

@@ -143,7 +143,7 @@ def _percentile(values: Floats, percentile: float) -> Floats:
 
 
 def _warm(side: SessionPredictor, images: Sequence[Image], protocol: InterleavedProtocol) -> float:
-    """Run until two consecutive windows of passes differ by less than 3 %, or time is up; the last window's median in milliseconds."""
+    """Run until two consecutive windows of passes differ by less than 3%, or time is up; the last window's median in milliseconds."""
     start, before = perf_counter(), float("inf")
     while True:
         window = [side.timed(images[number % len(images)])[1].end_to_end_ms for number in range(8)]

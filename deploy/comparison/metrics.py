@@ -29,7 +29,7 @@ configurations must use the present ones."""
 
 @dataclass(frozen=True)
 class Figures:
-    """All that is known of one engine. `maps` are those of the networks it comes from, by teacher, baseline and student."""
+    """Every known figure of one engine; `maps` holds the mAP of teacher, baseline and student."""
 
     accuracy: Accuracy | None = None
     latency: Latency | None = None

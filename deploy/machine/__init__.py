@@ -59,10 +59,10 @@ def cpu_model() -> str:
 
 def cpu_of(cpuinfo: str, board: str) -> str:
     """The same, from the text of Linux's /proc/cpuinfo and, on a board with a device tree, its model name."""
-    said = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in cpuinfo.splitlines())}
-    if "model name" in said:
-        return said["model name"]
+    fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in cpuinfo.splitlines())}
+    if "model name" in fields:
+        return fields["model name"]
     name = board.strip("\0 ")
     parts = [name] if name else []
-    parts += [f"{key} {said[key]}" for key in ("CPU implementer", "CPU part") if key in said]
+    parts += [f"{key} {fields[key]}" for key in ("CPU implementer", "CPU part") if key in fields]
     return ", ".join([*parts, platform.machine()])

@@ -138,8 +138,8 @@ def _scale_16_bit(values: NDArray[np.generic], name: str) -> NDArray[np.uint8]:
     wide = values.astype(np.int64)
     if wide.min() < 0 or wide.max() > 65535:
         raise DataError(f"{name}: 32-bit pixels from {wide.min()} to {wide.max()} have no known range; save it with 8 or 16 bits")
-    grey = ((wide + 128) // 257).astype(np.uint8)
-    return np.repeat(grey[..., None], 3, axis=2)
+    gray = ((wide + 128) // 257).astype(np.uint8)
+    return np.repeat(gray[..., None], 3, axis=2)
 
 
 def _orientation(image: Image.Image) -> int:

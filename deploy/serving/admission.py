@@ -1,16 +1,17 @@
 """Decides whether there is room and time for one more request, and memory for its body."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import Lock
 
-from deploy.serving.refusals import Busy
+from deploy.serving.refusals import Busy, Gone
 
 _CAUTION = 1.5
 """Safety factor on the expected time: the engine's pace excludes decoding, which may share its core."""
 
 
 class Admission:
-    """Counts requests from the end of their body to their answer, and the bytes of bodies. Only for use in the event loop."""
+    """Counts requests and images from the end of their body to their answer, and the bytes of bodies."""
 
     def __init__(self, room: int, max_bytes: int) -> None:
         self.room = room
@@ -18,50 +19,90 @@ class Admission:
         self.pending = 0
         self.images = 0
         self.bytes = 0
+        self.lock = Lock()
 
-    def check(self, seconds: float, seconds_each: float, num_images: int = 1) -> None:
-        """Check for room and time; to be called before a body is read, and again afterwards.
+    @contextmanager
+    def claim(self) -> Iterator["Claim"]:
+        """What one request holds, nothing at first; released at the end."""
+        claim = Claim(self)
+        try:
+            yield claim
+        finally:
+            claim.release()
+
+
+class Claim:
+    """A request's share of an Admission: bytes of its body, a place, its images. Any thread may call the methods."""
+
+    def __init__(self, admission: Admission) -> None:
+        self._all = admission
+        self._bytes = 0
+        self._images = 0
+        self._released = False
+
+    def check(self, seconds: float, seconds_each: float) -> None:
+        """Check for room and time for one image, and take nothing; to be called before a body is read.
 
         Args:
             seconds: time until the answer is due.
             seconds_each: time per image at the engine's current pace.
-            num_images: number of images in the request.
 
         Raises:
             Busy: all places are taken, or the requests ahead would leave too little time.
         """
-        wait = self.images * seconds_each
-        if self.pending >= self.room:
-            raise Busy(f"{self.pending} requests are being answered already; retry later", wait)
+        with self._all.lock:
+            self._check(seconds, seconds_each, 1)
+
+    def hold(self, count: int) -> None:
+        """Add the bytes of a piece of the body.
+
+        Raises:
+            Busy: the bodies together would be above the limit.
+        """
+        with self._all.lock:
+            if self._all.bytes + count > self._all.max_bytes:
+                raise Busy(f"bodies of {self._all.bytes:,} bytes are in memory already; retry later")
+            self._bytes += count
+            self._all.bytes += count
+
+    def place(self, seconds: float, seconds_each: float, num_images: int) -> None:
+        """Take a place for a number of images, or, if the request has one, set its number of images.
+
+        Args:
+            seconds: time until the answer is due.
+            seconds_each: time per image at the engine's current pace.
+            num_images: number of images in the request, at least 1.
+
+        Raises:
+            Busy: see `check`.
+            Gone: the claim has been released.
+        """
+        with self._all.lock:
+            if self._released:  # the request was given up while a thread still counted its images
+                raise Gone("the client went away")
+            self._check(seconds, seconds_each, num_images)
+            self._all.pending += self._own_places == 0
+            self._all.images += num_images - self._images
+            self._images = num_images
+
+    def release(self) -> None:
+        """Give everything back."""
+        with self._all.lock:
+            self._all.pending -= self._own_places
+            self._all.images -= self._images
+            self._all.bytes -= self._bytes
+            self._bytes = self._images = 0
+            self._released = True
+
+    @property
+    def _own_places(self) -> int:
+        return int(self._images > 0)
+
+    def _check(self, seconds: float, seconds_each: float, num_images: int) -> None:
+        others = self._all.pending - self._own_places
+        wait = (self._all.images - self._images) * seconds_each
+        if others >= self._all.room:
+            raise Busy(f"{others} requests are being answered already; retry later", wait)
         needed = (wait + num_images * seconds_each) * _CAUTION
-        if self.pending and needed > seconds:
+        if others and needed > seconds:
             raise Busy(f"an answer may take {needed:.2g} s, and {seconds:.2g} s are allowed; retry later", wait)
-
-    @contextmanager
-    def place(self, seconds: float, seconds_each: float, num_images: int = 1) -> Iterator[None]:
-        """Hold a place while the request is processed; arguments and errors as in `check`."""
-        self.check(seconds, seconds_each, num_images)
-        self.pending += 1
-        self.images += num_images
-        try:
-            yield
-        finally:
-            self.pending -= 1
-            self.images -= num_images
-
-    @contextmanager
-    def memory(self) -> Iterator[Callable[[int], None]]:
-        """A function to call with the size of each piece of a body; it raises Busy above the limit. The bytes are released at the end."""
-        held = 0
-
-        def hold(count: int) -> None:
-            nonlocal held
-            if self.bytes + count > self.max_bytes:
-                raise Busy(f"bodies of {self.bytes:,} bytes are in memory already; retry later")
-            held += count
-            self.bytes += count
-
-        try:
-            yield hold
-        finally:
-            self.bytes -= held

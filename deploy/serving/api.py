@@ -2,7 +2,6 @@
 
 from functools import cache, partial
 from pathlib import Path
-from time import monotonic
 
 import yaml
 from starlette.requests import Request
@@ -43,16 +42,12 @@ class Endpoints:
         """Find objects in the image in the body, or in the files of a multipart form."""
         config = self.service.config
         min_score = number_parameter(request.query_params.get("min_score"), "min_score", 0.0, 1.0)
-        seconds = self.service.seconds(number_parameter(request.headers.get("x-timeout-ms"), "X-Timeout-Ms", 1.0, 1e9))
-        deadline = monotonic() + seconds
-        admission = self.service.admission
-        with self.service.lease() as model, admission.memory() as hold:
-            admission.check(seconds, model.batcher.seconds_each)
-            files = await body.read_files(request, body.Limits(config.max_body_bytes, seconds, hold), config.max_images)
-            with admission.place(deadline - monotonic(), model.batcher.seconds_each, len(files)):
-                work = detect.Work(model, deadline)
-                found = partial(detect.detect, work, files, min_score=min_score or 0.0, max_pixels=config.max_pixels)
-                return Response(await self.service.run(found, work, request.receive), media_type="application/json")
+        timeout_ms = number_parameter(request.headers.get("x-timeout-ms"), "X-Timeout-Ms", 1.0, 1e9)
+        with self.service.admit(timeout_ms=timeout_ms) as work:
+            files = await body.read_files(request, self.service.limits(work), config.max_images)
+            found = partial(detect.answer, work, files, min_score=min_score or 0.0, max_pixels=config.max_pixels)
+            answer = await self.service.run(work, found, num_images=len(files), receive=request.receive)
+        return Response(answer, media_type="application/json")
 
     async def page(self, request: Request) -> Response:
         """A page for trying the detector by hand."""

@@ -10,8 +10,8 @@ from starlette.datastructures import Headers, UploadFile
 from starlette.requests import Request
 from starlette.types import Message, Receive
 
-from deploy.serving.detect import File
 from deploy.serving.refusals import Gone, Invalid, TooLarge, TooSlow, Unsupported
+from deploy.serving.work import File
 
 T = TypeVar("T")
 _PLAIN = ("", "identity")

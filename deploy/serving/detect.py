@@ -1,95 +1,20 @@
 """From the bytes of images to the JSON of their objects; runs on a thread, which waits for the engine."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import CancelledError, Future
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
-from threading import BoundedSemaphore, Lock
-from time import monotonic, perf_counter
+from time import perf_counter
 from typing import Any
 
 from pydantic_core import to_json
 
-from deploy import machine
 from deploy.errors import DataError
-from deploy.precision import Batch
 from deploy.prediction import image_files, preprocess
 from deploy.prediction.detections import Detections, to_coco
 from deploy.prediction.predictor import decide
 from deploy.serving.batcher import JobResult
-from deploy.serving.model import Model
-from deploy.serving.refusals import Expired, Gone, Invalid
-
-_decoding = BoundedSemaphore(machine.num_cores())
-"""Limits how many images are decoded at the same time: a large one needs hundreds of MB while it is decoded."""
-
-
-class Work:
-    """One request's jobs in the batcher, which are cancelled when its client goes away or its time expires."""
-
-    def __init__(self, model: Model, deadline: float) -> None:
-        self.model = model
-        self.deadline = deadline
-        self._futures: list[Future[JobResult]] = []
-        self._cancelled = False
-        self._lock = Lock()
-
-    @contextmanager
-    def turn(self) -> Iterator[None]:
-        """Wait for a turn to decode or parse, which only a few requests do at the same time.
-
-        Raises:
-            Expired: the request's time expired before its turn.
-            Gone: the request was cancelled.
-        """
-        if not _decoding.acquire(timeout=max(0.0, self.deadline - monotonic())):
-            raise Expired("the request's time expired before its turn")
-        try:
-            if self._cancelled:
-                raise Gone("the client went away")
-            yield
-        finally:
-            _decoding.release()
-
-    def submit(self, images: Batch) -> "Future[JobResult]":
-        """Queue images [n, 3, H, W], n at most the maximum batch size."""
-        with self._lock:
-            if self._cancelled:
-                raise Gone("the client went away")
-            future = self.model.batcher.submit(images, self.deadline)
-            self._futures.append(future)
-            return future
-
-    def result(self, future: "Future[JobResult]") -> JobResult:
-        """Wait for an answer.
-
-        Raises:
-            Expired: the request's time expired.
-            Gone: the request was cancelled.
-            ArtifactError: the engine failed.
-        """
-        try:
-            return future.result(max(0.0, self.deadline - monotonic()))
-        except TimeoutError as error:
-            self.cancel()
-            raise Expired("the answer was not ready within the request's time") from error
-        except CancelledError as error:
-            raise Gone("the client went away") from error
-
-    def cancel(self) -> None:
-        """Skip every job that is still queued."""
-        with self._lock:
-            self._cancelled = True
-            for future in self._futures:
-                future.cancel()
-
-
-@dataclass(frozen=True)
-class File:
-    """An image as received; `name` is the client's and is returned unchanged."""
-
-    content: bytes
-    name: str | None = None
+from deploy.serving.refusals import Invalid
+from deploy.serving.work import File, Work
 
 
 @dataclass(frozen=True)
@@ -102,7 +27,7 @@ class Placed:
     pre_s: float
 
 
-def detect(work: Work, files: Sequence[File], *, min_score: float, max_pixels: int) -> bytes:
+def answer(work: Work, files: Sequence[File], *, min_score: float, max_pixels: int) -> bytes:
     """The JSON of /v1/detect.
 
     Raises:
@@ -116,13 +41,13 @@ def detect(work: Work, files: Sequence[File], *, min_score: float, max_pixels: i
     timings = dict.fromkeys(("decode", "pre", "queue", "infer", "post"), 0.0)
     contract = work.model.contract
     for number, (file, one) in enumerate(zip(files, placed, strict=True), start=1):
-        answer = work.result(one.future)
+        result = work.result(one.future)
         answered = perf_counter()
-        found: Detections = decide(answer.raw, one.placement, contract, min_score=min_score)
+        found: Detections = decide(result.raw, one.placement, contract, min_score=min_score)
         annotations += to_coco(found, number, contract)
         name = {} if file.name is None else {"file_name": file.name}
         images.append({"id": number, **name, "width": one.placement.width, "height": one.placement.height})
-        parts = (one.decode_s, one.pre_s, answer.queue_s, answer.compute_s, perf_counter() - answered)
+        parts = (one.decode_s, one.pre_s, result.queue_s, result.compute_s, perf_counter() - answered)
         timings = {key: value + part for (key, value), part in zip(timings.items(), parts, strict=True)}
     timings["end_to_end"] = perf_counter() - started
     categories = [{"id": i, "name": name} for i, name in zip(contract.category_ids, contract.classes, strict=True)]

@@ -16,6 +16,7 @@ from deploy.prediction.predictor import decide
 from deploy.runtimes import Raw, Session
 from deploy.serving.batcher import Batcher, Pass
 from deploy.serving.options import ServeConfig
+from deploy.serving.refusals import Unknown
 
 _SIZES = (1, 2, 4, 8)
 _ABOUT = 1.02
@@ -57,6 +58,17 @@ class Model:
             batcher = Batcher(sessions, max_batch_size=size, max_delay_s=config.max_queue_delay_ms / 1000, observe=observe)
             stack.callback(batcher.close)  # before the sessions
             return cls(bundle, config.name or bundle.manifest.name, version, batcher, stack.pop_all())
+
+    def check_name(self, name: str | None, version: str | None) -> None:
+        """Check that a request means this model; None means any model, and None or an empty text any version.
+
+        Raises:
+            Unknown: it has a different name or version.
+        """
+        if name is not None and name != self.name:
+            raise Unknown(f"no model '{name[:100]}'; this server has {self.name}")
+        if version and version != str(self.version):
+            raise Unknown(f"no version '{version[:100]}' of {self.name}; this server has {self.version}")
 
     def take(self) -> bool:
         """Keep the model open until `give_back`; False if it is already closed."""

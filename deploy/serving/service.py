@@ -16,13 +16,13 @@ from starlette.types import Receive
 from deploy.bundles.bundle import Bundle
 from deploy.errors import ConfigError, EdgedistillError
 from deploy.serving.admission import Admission
-from deploy.serving.body import until_gone
-from deploy.serving.detect import Work
+from deploy.serving.body import Limits, until_gone
 from deploy.serving.logs import Log
 from deploy.serving.metrics import Metrics
 from deploy.serving.model import Model
 from deploy.serving.options import MIB, ServeConfig
-from deploy.serving.refusals import Busy, Gone, Unauthorized, Unknown
+from deploy.serving.refusals import Busy, Gone, Unauthorized
+from deploy.serving.work import Work
 
 T = TypeVar("T")
 
@@ -72,17 +72,36 @@ class Service:
         if model is None:
             raise Busy("the engine is being loaded; retry later")
         try:
-            if name not in (None, model.name):
-                raise Unknown(f"no model '{name}'; this server has {model.name}")
-            if version not in (None, "", str(model.version)):
-                raise Unknown(f"no version '{version}' of {model.name}; this server has {model.version}")
+            model.check_name(name, version)
             yield model
         finally:
             model.give_back()
 
-    def seconds(self, wanted_ms: float | None) -> float:
-        """A request's time limit: the one it asks for, but at most the server's."""
-        return (self.config.timeout_ms if wanted_ms is None else min(self.config.timeout_ms, wanted_ms)) / 1000
+    @contextmanager
+    def admit(self, name: str | None = None, version: str | None = None, *, timeout_ms: float | None = None) -> Iterator[Work]:
+        """Admit a request, and release what it holds at the end.
+
+        It takes, in this order, a lease of the model, memory for its body (`limits`) and a place (`run`). Room and time are checked
+        here, before a body is read, and again when the number of images is known (`Work.place`).
+
+        Args:
+            name: see `lease`; None if the name is in the body, to be checked by Model.check_name.
+            version: likewise.
+            timeout_ms: time that the request asks for; the server's limit applies if it is shorter.
+
+        Raises:
+            Busy: no model is loaded yet, all places are taken, or the requests ahead would leave too little time.
+            Unknown: the model has a different name or version.
+        """
+        with self.lease(name, version) as model, self.admission.claim() as claim:
+            work = Work(model, claim, self.config.timeout_ms / 1000)
+            work.limit(timeout_ms)
+            work.check()
+            yield work
+
+    def limits(self, work: Work) -> Limits:
+        """Limits of an admitted request's body."""
+        return Limits(self.config.max_body_bytes, work.seconds_left, work.claim.hold)
 
     def authorize(self, header: str | None) -> None:
         """Check that a request carries `Bearer <token>`.
@@ -134,17 +153,28 @@ class Service:
             self.log.warning("ungated bundle", folder=str(self.folder), reason=reason)
         return Model.open(bundle, self.config, version=version, observe=self.metrics.engine_pass)
 
-    async def run(self, function: Callable[[], T], work: Work, receive: Receive) -> T:
-        """Run a function on a thread; if the client goes away, the rest of its work is skipped.
+    async def run(self, work: Work, function: Callable[[], T], *, num_images: int = 1, receive: Receive | None = None) -> T:
+        """Take a place and run a function on a thread; if the client goes away, the rest of its work is skipped.
+
+        Args:
+            num_images: number of images in the request; 1 if the function counts them, and then calls Work.place.
+            receive: reports that an HTTP client went away; None for gRPC, which cancels the task.
 
         Raises:
+            Busy: all places are taken, or the requests ahead would leave too little time.
             Gone: the client went away.
         """
+        work.place(num_images)
         running = asyncio.get_running_loop().run_in_executor(self.pool, function)
-        gone = asyncio.ensure_future(until_gone(receive))
+        gone = asyncio.ensure_future(until_gone(receive)) if receive else asyncio.Future[None]()
         gone.add_done_callback(lambda _: work.cancel())
         try:
-            answer = await running
+            answer = await asyncio.shield(running)
+        except asyncio.CancelledError:
+            work.cancel()
+            await asyncio.wait((running,))  # the thread uses the model until then
+            raise
+        else:
             if gone.done():
                 raise Gone("the client went away")
             return answer

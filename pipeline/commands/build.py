@@ -1,4 +1,4 @@
-"""build: rebuilds a bundle's engine for this machine, measures and judges it here, and writes it to a new bundle."""
+"""`edgedistill build`: rebuilds a bundle's engine for this machine, measures and judges it here, and writes it to a new bundle."""
 
 import argparse
 import shutil

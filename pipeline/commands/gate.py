@@ -1,4 +1,4 @@
-"""gate: judges measurements against limits, and a new bundle against a kept one, both run alternately on this machine."""
+"""`edgedistill gate`: judges measurements against limits, and a new bundle against a kept one, both run alternately on this machine."""
 
 import argparse
 import sys
@@ -109,7 +109,7 @@ def gate_run(config: PipelineConfig, runs: Path, options: GateOptions) -> GateRe
 
 
 def gate_bundle(given: Bundle, options: GateOptions) -> GateResult:
-    """The verdicts stored in a bundle, and those of gates that compare with a reference; here, unmeasured gates end in exit code 12.
+    """The verdicts stored in a bundle, and those of gates that compare with a reference. An unmeasured gate gives exit code 12.
 
     Raises:
         ConfigError: a reference that no gate compares with, or data without a reference.

@@ -1,4 +1,4 @@
-"""history: a metric over past runs, as a table and a plot. A run adds a row if its figures or its exit code have changed."""
+"""`edgedistill history`: a metric over past runs, as a table and a plot. A run adds a row if its figures or its exit code have changed."""
 
 import argparse
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""`edgedistill report`: draw report.html again."""
+"""`edgedistill report`: draws report.html again from existing results."""
 
 import argparse
 from pathlib import Path

@@ -39,14 +39,14 @@ def gain_chart(measured: Ablation) -> Chart:
     for name, gain in measured.gains.items():
         y = rows[name]
         if gain.low is not None and gain.high is not None:
-            title = f"{name}: 95 % interval {points(gain.low)} to {points(gain.high)}"
+            title = f"{name}: 95% interval {points(gain.low)} to {points(gain.high)}"
             lines.append(Line("student", f"M{x(gain.low * 100):g},{y:g}L{x(gain.high * 100):g},{y:g}", title))
         for seed, value in zip(measured.seeds, gain.differences, strict=True):
             marks.append(Mark("seed", x(value * 100), y, f"{name}, seed {seed}: {points(value)} points"))
         marks.append(Mark("student", x(gain.mean * 100), y, f"{name}: {points(gain.mean)} points on average"))
-    said = "; ".join(f"{name} {points(gain.mean)}" for name, gain in measured.gains.items())
+    gains = "; ".join(f"{name} {points(gain.mean)}" for name, gain in measured.gains.items())
     return Chart(
-        title=f"Gain over the baseline in points of mAP: {said}",
+        title=f"Gain over the baseline in points of mAP: {gains}",
         width=WIDTH,
         height=height,
         frame=frame,

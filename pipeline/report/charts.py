@@ -159,7 +159,7 @@ def place_labels(
     fixed = [(mark.x - MARK_RADIUS, mark.y - MARK_RADIUS, mark.x + MARK_RADIUS, mark.y + MARK_RADIUS) for mark in marks]
     fixed += obstacles
     places = [
-        [place for place in _places(m, *_extent_of(*said)) if _inside(place.box, frame)] for m, said in zip(marks, words, strict=True)
+        [place for place in _places(m, *_extent_of(*label)) if _inside(place.box, frame)] for m, label in zip(marks, words, strict=True)
     ]
     order = sorted(range(len(marks)), key=lambda index: (marks[index].x, marks[index].y))
     chosen: dict[int, _Place] = {}

@@ -1,4 +1,4 @@
-"""The report's plots of the measured engines: mAP against latency, where the time goes, precision against recall."""
+"""Collects the measured engines' numbers for the plots: mAP and latency, where the time goes, precision and recall."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

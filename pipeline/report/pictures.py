@@ -104,8 +104,8 @@ def heat(image: Image.Image, attention: NDArray[np.float64]) -> Image.Image:
     stops = np.linspace(0, 1, len(_HEAT))
     color = np.stack([np.interp(level, stops, _HEAT[:, channel]) for channel in range(3)], axis=-1)
     weight = (0.45 + 0.4 * level)[..., None]
-    grey = np.asarray(image.convert("L"), dtype=np.float64)[..., None]
-    return Image.fromarray((grey * (1 - weight) + color * weight).round().clip(0, 255).astype(np.uint8))
+    gray = np.asarray(image.convert("L"), dtype=np.float64)[..., None]
+    return Image.fromarray((gray * (1 - weight) + color * weight).round().clip(0, 255).astype(np.uint8))
 
 
 def correlation(one: NDArray[np.float64], other: NDArray[np.float64]) -> float | None:

@@ -1,4 +1,4 @@
-"""The report's plots: mAP against latency, training curves, precision against recall."""
+"""Builds charts from numbers: mAP against latency, training curves, precision against recall."""
 
 import csv
 import math
@@ -136,9 +136,9 @@ def _training_panel(name: str, series: Mapping[str, Sequence[tuple[float, float]
     placed = {key: [(x(epoch), y(value)) for epoch, value in points] for key, points in series.items()}
     lines = [Line(key, path_of(points), key) for key, points in placed.items() if len(points) > 1]
     ends = [Mark(key, *points[-1], f"{key}: {series[key][-1][1]:.4g}") for key, points in placed.items()]
-    said = ", ".join(f"{key} ends at {points[-1][1]:.3g}" for key, points in series.items())
+    ends_at = ", ".join(f"{key} ends at {points[-1][1]:.3g}" for key, points in series.items())
     chart = Chart(
-        f"{name} by epoch: {said}", width, height, frame, x.ticks(6, whole=True), y.ticks(4), lines=tuple(lines), marks=tuple(ends)
+        f"{name} by epoch: {ends_at}", width, height, frame, x.ticks(6, whole=True), y.ticks(4), lines=tuple(lines), marks=tuple(ends)
     )
     return Panel(name, chart, {key: points[-1][1] for key, points in series.items()})
 
@@ -173,10 +173,12 @@ def _class_panel(name: str, series: Mapping[str, tuple[Sequence[float], Sequence
     x, y = AxisScale(0, 1, frame[0], frame[2]), AxisScale(0, 1, frame[3], frame[1])
     drawn = tuple(Line(key, path_of(_descent(recall, found, x, y)), key) for key, (recall, found) in series.items() if found is not None)
     values = {key: average(found) for key, (_, found) in series.items()}
-    said = ", ".join(f"{key} {'undefined' if value is None else f'{value:.3f}'}" for key, value in values.items())
+    precisions = ", ".join(f"{key} {'undefined' if value is None else f'{value:.3f}'}" for key, value in values.items())
     return Panel(
         name,
-        Chart(f"Precision against recall for {name}. AP at IoU 0.5: {said}", width, height, frame, x.ticks(1), y.ticks(1), lines=drawn),
+        Chart(
+            f"Precision against recall for {name}. AP at IoU 0.5: {precisions}", width, height, frame, x.ticks(1), y.ticks(1), lines=drawn
+        ),
         values,
     )
 

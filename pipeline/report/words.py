@@ -56,17 +56,17 @@ def drifted(value: float | None) -> str:
 
 def convolutions(proof: Mapping[str, Any]) -> str:
     """The numbers of convolutions and of matrix products that an engine computes, by precision."""
-    said = []
+    groups = []
     for kind, before in (("convolutions", ""), ("products", "products: ")):
         counts = [(name, proof.get(f"{kind}_{name}", 0)) for name in ("fp32", "fp16", "int8")]
         if any(number for _, number in counts):
-            said.append(before + ", ".join(f"{number} {name}" for name, number in counts if number))
-    return "; ".join(said) or UNDEFINED
+            groups.append(before + ", ".join(f"{number} {name}" for name, number in counts if number))
+    return "; ".join(groups) or UNDEFINED
 
 
 def percent(value: float | None) -> str:
     """A share of a whole."""
-    return UNDEFINED if value is None else f"{value * 100:.0f} %".replace("-", MINUS)
+    return UNDEFINED if value is None else f"{value * 100:.0f}%".replace("-", MINUS)
 
 
 def milliseconds(value: float | None) -> str:

@@ -9,7 +9,7 @@ from pipeline.results.table import LEGEND, UNDEFINED, grid, number
 
 BASELINE = "baseline"
 TOGETHER = "all losses"
-HEADER = ("network", "mean map", "gain, points", "95 % interval", "gap closed")
+HEADER = ("network", "mean map", "gain, points", "95% interval", "gap closed")
 
 
 @dataclass(frozen=True)

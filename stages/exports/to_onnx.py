@@ -53,7 +53,7 @@ def write_onnx(graph: Graph, size: tuple[int, int], file: Path, *, opset: int = 
 
 
 def _forget_sources(graph: GraphProto) -> None:
-    """Remove torch's notes on where each node comes from: paths of this machine, which are nobody's business in a shipped file.
+    """Remove torch's notes on where each node comes from: paths of this machine, which do not belong in a shipped file.
 
     Without them, the same network gives the same bytes on every machine and after every edit of unrelated source lines.
     """

@@ -96,7 +96,7 @@ def _linear(adapter: nn.Module, own: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _affine(start: Tensor, rows: Tensor, matrix: Tensor, drawn: Tensor, weight: Tensor) -> Tensor:
-    """`start` plus rows times matrix [C, K] plus drawn times weight [B, C, L], one product if both are the same rows."""
+    """start + rows M^T + drawn W_b^T, with M [C, K] for the batch and W_b [C, L] per image; one product if `drawn` is `rows`."""
     if drawn is rows:
         return torch.baddbmm(start, rows, (matrix + weight).transpose(1, 2))
     return torch.baddbmm(start, drawn, weight.transpose(1, 2)) + rows @ matrix.t()

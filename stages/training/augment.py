@@ -46,7 +46,7 @@ def magnification(augment: Sequence[Augmentation]) -> float:
 
 
 class _IoUCrop(v2.RandomIoUCrop):
-    """torchvision's, which would divide by zero on an image whose smallest window is less than a pixel; such an image stays whole."""
+    """torchvision's crop, except that an image whose smallest window is less than a pixel is kept uncropped, not a division by zero."""
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         height, width = v2.query_size(flat_inputs)

@@ -23,7 +23,9 @@ from stages.training.teacher import Teacher
 
 
 def build_losses(config: DistillConfig, student: Detector, teacher: Detector, seed: int) -> dict[str, tuple[Loss, float]]:
-    """The configured losses of weights above 0, with these; fresh adapters depend on the seed and leave torch's random state as it is.
+    """The configured losses with weight above 0, and their weights.
+
+    New adapters depend on the seed; torch's random state is left as it is.
 
     Raises:
         ConfigError: options that do not go together.

@@ -105,10 +105,10 @@ class TestPrediction:
         assert (found.width, found.height, by_name(found)) == (128, 64, BOXES)
 
     def test_grey_is_repeated(self, bundle: Bundle, tmp_path: Path) -> None:
-        grey = Image.fromarray(np.full((64, 64), 90, np.uint8))
-        grey.save(tmp_path / "grey.png")
+        gray = Image.fromarray(np.full((64, 64), 90, np.uint8))
+        gray.save(tmp_path / "gray.png")
         with edgedistill.Predictor(bundle, min_score=0) as predictor:
-            one, other = predictor(grey), predictor(tmp_path / "grey.png")
+            one, other = predictor(gray), predictor(tmp_path / "gray.png")
         assert one.image.shape == (64, 64, 3)
         assert np.array_equal(one.image, other.image)
         assert one.boxes.tolist() == other.boxes.tolist()
@@ -180,7 +180,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "no pixel in a picture": (Image.new("RGB", (9, 0)), "an image of 9 x 0 px"),
     "floats": (np.zeros((8, 8, 3), np.float32), "an array [8, 8, 3] of float32, allowed: [H, W, 3] of uint8"),
     "channels first": (np.zeros((3, 8, 8), np.uint8), "an array [3, 8, 8] of uint8"),
-    "a grey array": (np.zeros((8, 8), np.uint8), "an array [8, 8] of uint8"),
+    "a gray array": (np.zeros((8, 8), np.uint8), "an array [8, 8] of uint8"),
 }
 
 

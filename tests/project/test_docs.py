@@ -108,6 +108,33 @@ class TestEveryPage:
             ahead += [one for one in linked if one not in seen and one.exists()]
         assert not [page.name for page in PAGES if page.resolve() not in seen]
 
+    @pytest.mark.parametrize("page", [page for page in PAGES], ids=lambda page: page.name)
+    def test_a_percent_sign_follows_its_number_without_a_space(self, page: Path) -> None:
+        assert not re.findall(r".*\d %(?!})", text(page))
+
+
+class TestSpelling:
+    """American spelling in everything that people read; `normalised` is the name of an option."""
+
+    BRITISH = (
+        r"\b(colour|behaviour|favour|neighbour|honour|grey|centre|fibre|licence|labell|modell|catalogue|judgement|artefact|distils?\b"
+        r"|analys(e|ed|es|ing)\b|(?!normalised\b)(normal|initial|optim|quant|serial|summar|organ|recogn)is(e|ing|ation)"
+        r"|(special|util|minim|maxim|standard|real)is(e|ing|ation))"
+    )
+    FOLDERS = ("edgedistill", "pipeline", "stages", "deploy", "benchmarks", "examples")
+    KINDS = (".py", ".md", ".j2", ".html", ".css", ".yaml", ".yml")
+
+    def test_documents_and_sources_are_american(self) -> None:
+        sources = [path for folder in self.FOLDERS for path in (ROOT / folder).rglob("*") if path.suffix in self.KINDS]
+        assert len(sources) > 200
+        found = [(path.name, word[0]) for path in (*PAGES, *sources) for word in re.finditer(self.BRITISH, text(path), re.IGNORECASE)]
+        assert not found
+
+    def test_the_percentages_of_charts_and_reports_have_no_space(self) -> None:
+        pictures = [*(ROOT / "docs").glob("*.svg"), *(ROOT / "pipeline/report").glob("*.j2")]
+        assert len(pictures) > 8
+        assert not [path.name for path in pictures if re.search(r"\d %(?!})", text(path))]
+
 
 class TestReadme:
     def test_it_is_short(self) -> None:

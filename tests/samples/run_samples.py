@@ -40,7 +40,7 @@ BYTES = {"teacher": 44_800_000, "baseline": 1_550_000, "cpu-fp32": 1_550_000, "c
 
 
 def dataset(root: Path, classes: Sequence[str] = ("cat", "dog", "owl"), num_images: int = 8, size: tuple[int, int] = (96, 64)) -> Dataset:
-    """One split val: colored rectangles on grey; the last image has none, the second has a crowd."""
+    """One split val: colored rectangles on gray; the last image has none, the second has a crowd."""
     random = np.random.default_rng(0)
     (root / "images").mkdir(parents=True)
     images: list[dict[str, Any]] = []

@@ -5,7 +5,7 @@ import secrets
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
-from time import monotonic, perf_counter
+from time import perf_counter
 from typing import Any
 
 import grpc
@@ -13,13 +13,12 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from deploy.errors import ArtifactError, ConfigError, EdgedistillError
-from deploy.serving.detect import Work
 from deploy.serving.logs import REQUEST_ID
-from deploy.serving.model import Model
 from deploy.serving.oip import protocol
 from deploy.serving.oip.messages import DATA_TYPES, MESSAGES, PACKAGE
-from deploy.serving.refusals import Forbidden, Invalid, Refusal, Unknown
+from deploy.serving.refusals import Forbidden, Invalid, Refusal
 from deploy.serving.service import Service
+from deploy.serving.work import Work
 
 _OPEN = ("ServerLive", "ServerReady")
 _QUIET = (*_OPEN, "ModelReady")
@@ -211,33 +210,21 @@ class Methods:
 
     async def ModelInfer(self, request: bytes, context: Any) -> Any:  # noqa: N802
         """Run the engine on tensors."""
-        arrived = monotonic()
         left = context.time_remaining()
-        seconds = self.service.seconds(None if left is None else max(left, 0.0) * 1000)
-        admission = self.service.admission
-        with self.service.lease() as model, admission.place(seconds, model.batcher.seconds_each), admission.memory() as hold:
-            hold(len(request))
-            work = Work(model, arrived + seconds)
-            running = asyncio.get_running_loop().run_in_executor(self.service.pool, partial(self._infer, work, request, arrived))
-            try:
-                return await asyncio.shield(running)
-            except asyncio.CancelledError:
-                work.cancel()
-                await asyncio.wait((running,))
-                raise
+        with self.service.admit(timeout_ms=None if left is None else max(left, 0.0) * 1000) as work:
+            work.claim.hold(len(request))
+            return await self.service.run(work, partial(self._infer, work, request))
 
-    def _infer(self, work: Work, content: bytes, arrived: float) -> Any:
+    def _infer(self, work: Work, content: bytes) -> Any:
         model = work.model
         with work.turn():
             request = _parse(content)
-            if request.model_name != model.name or request.model_version not in ("", str(model.version)):
-                wanted = f"{request.model_name}, version {request.model_version or 'any'}"[:100]
-                raise Unknown(f"no model '{wanted}'; this server has {model.name}, version {model.version}")
-            asked = protocol.timeout_ms({"timeout": _value(request.parameters["timeout"])}) if "timeout" in request.parameters else None
-            work.deadline = min(work.deadline, arrived + self.service.seconds(asked))
+            model.check_name(request.model_name, request.model_version)
+            if "timeout" in request.parameters:
+                work.limit(protocol.timeout_ms({"timeout": _value(request.parameters["timeout"])}))
             protocol.check_supported([*(one.parameters for one in request.inputs), *(one.parameters for one in request.outputs)])
             outputs = protocol.check_outputs(model.bundle.manifest, [one.name for one in request.outputs])
-            images, raw = _images(model, request, self.service.config.max_images)
+            images, raw = _images(work, request, self.service.config.max_images)
         values = protocol.infer(work, images)
         answer = MESSAGES["ModelInferResponse"](model_name=model.name, model_version=str(model.version), id=request.id)
         for name in outputs:
@@ -263,13 +250,13 @@ def _value(parameter: Any) -> Any:
     return None if kind is None else getattr(parameter, kind)
 
 
-def _images(model: Model, request: Any, max_images: int) -> tuple[Any, bool]:
-    """The images [n, 3, H, W], and whether they were sent as raw bytes, in which case the outputs are, too."""
+def _images(work: Work, request: Any, max_images: int) -> tuple[Any, bool]:
+    """The images [n, 3, H, W], after counting them, and whether they were sent as raw bytes, in which case the outputs are, too."""
     if len(request.inputs) != 1:
         raise Invalid(f"{len(request.inputs)} inputs; this model has one: {protocol.INPUT}")
     one = request.inputs[0]
     shape = tuple(one.shape)
-    protocol.check_input(model.bundle.manifest, one.name, one.datatype, shape, max_images)
+    protocol.admit_input(work, one.name, one.datatype, shape, max_images)
     raw = len(request.raw_input_contents) > 0
     if raw and (len(request.raw_input_contents) != 1 or one.HasField("contents")):
         raise Invalid("send either one raw_input_contents per input or contents, not both")

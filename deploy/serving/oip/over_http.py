@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from time import monotonic
 from typing import Annotated, Any
 
 import numpy as np
@@ -16,12 +15,12 @@ from starlette.routing import Route
 
 from deploy.errors import EdgedistillError
 from deploy.serving import body
-from deploy.serving.detect import Work
 from deploy.serving.model import Model
 from deploy.serving.oip import protocol
 from deploy.serving.options import MIB
 from deploy.serving.refusals import Forbidden, Invalid, NotReady, TooLarge
 from deploy.serving.service import Service
+from deploy.serving.work import Work
 
 HEADER_LENGTH = "inference-header-content-length"
 _LONGEST_NUMBER = 26
@@ -67,7 +66,6 @@ class ResponseFormat:
     id: str | None
     outputs: tuple[str, ...]
     binary: frozenset[str]
-    timeout_ms: float | None
 
 
 def routes(service: Service) -> list[Route]:
@@ -151,39 +149,37 @@ class HttpEndpoints:
 
     async def infer(self, request: Request) -> Response:
         """Run the engine on tensors."""
-        config, admission = self.service.config, self.service.admission
-        seconds = self.service.seconds(None)
-        arrived = monotonic()
-        with self._lease(request) as model, admission.memory() as hold:
-            admission.check(seconds, model.batcher.seconds_each)
-            content = await body.read(request, body.Limits(config.max_body_bytes, seconds, hold))
-            work = Work(model, arrived + seconds)
-            answered = partial(self._infer, work, content, request.headers.get(HEADER_LENGTH), arrived)
-            with admission.place(work.deadline - monotonic(), model.batcher.seconds_each):
-                answer, head = await self.service.run(answered, work, request.receive)
+        with self.service.admit(*_name(request)) as work:
+            content = await body.read(request, self.service.limits(work))
+            answered = partial(self._infer, work, content, request.headers.get(HEADER_LENGTH))
+            answer, head = await self.service.run(work, answered, receive=request.receive)
         if head is None:
             return Response(answer, media_type="application/json")
         return Response(answer, media_type="application/octet-stream", headers={HEADER_LENGTH: str(head)})
 
-    def _infer(self, work: Work, content: bytes, header: str | None, arrived: float) -> tuple[bytes, int | None]:
+    def _infer(self, work: Work, content: bytes, header: str | None) -> tuple[bytes, int | None]:
         with work.turn():
-            images, form = parse(work.model, content, header, self.service.config.max_images)
-        work.deadline = arrived + self.service.seconds(form.timeout_ms)
+            images, form = parse(work, content, header, self.service.config.max_images)
         return write(work.model, protocol.infer(work, images), form)
 
     def _lease(self, request: Request) -> Any:
-        return self.service.lease(request.path_params["name"], request.path_params.get("version"))
+        return self.service.lease(*_name(request))
 
 
-def parse(model: Model, content: bytes, header: str | None, max_images: int) -> tuple[Any, ResponseFormat]:
-    """The images [n, 3, H, W] of a request, and how to answer.
+def _name(request: Request) -> tuple[str, str | None]:
+    return request.path_params["name"], request.path_params.get("version")
+
+
+def parse(work: Work, content: bytes, header: str | None, max_images: int) -> tuple[Any, ResponseFormat]:
+    """The images [n, 3, H, W] of a request, after counting them, and how to answer.
 
     Raises:
         Invalid: the request does not match the protocol or the model. Bytes may encode any number, because load generators send noise.
         TooLarge: more than max_images.
+        Busy, Gone: see Work.place.
     """
     length = _header_length(header, len(content))
-    size = model.contract.preprocessing
+    size = work.model.contract.preprocessing
     longest = max_images * 3 * size.height * size.width * _LONGEST_NUMBER + MIB
     if length > longest:
         raise TooLarge(f"{length:,} bytes of JSON; {max_images} images need at most {longest:,}")
@@ -192,13 +188,14 @@ def parse(model: Model, content: bytes, header: str | None, max_images: int) -> 
     except ValidationError as error:
         first = error.errors()[0]
         raise Invalid(f"the request's {'.'.join(map(str, first['loc'])) or 'JSON'}: {first['msg'][:200]}") from error
+    work.limit(protocol.timeout_ms(request.parameters))
+    form = _form(work.model.bundle.manifest, request)
     if len(request.inputs) != 1:
         raise Invalid(f"{len(request.inputs)} inputs; this model has one: {protocol.INPUT}")
     one, rest = request.inputs[0], memoryview(content)[length:]
-    manifest = model.bundle.manifest
-    protocol.check_input(manifest, one.name, one.datatype, one.shape, max_images)
+    protocol.admit_input(work, one.name, one.datatype, one.shape, max_images)
     images = _binary(one, rest) if "binary_data_size" in one.parameters else _plain(one, rest)
-    return images, _form(manifest, request)
+    return images, form
 
 
 def write(model: Model, values: Mapping[str, Any], form: ResponseFormat) -> tuple[bytes, int | None]:
@@ -227,7 +224,7 @@ def _form(manifest: Any, request: InferRequest) -> ResponseFormat:
     every = request.parameters.get("binary_data_output") is True
     own = {one.name: one.parameters.get("binary_data", every) is True for one in request.outputs}
     binary = frozenset(name for name in names if own.get(name, every))
-    return ResponseFormat(request.id, names, binary, protocol.timeout_ms(request.parameters))
+    return ResponseFormat(request.id, names, binary)
 
 
 def _header_length(header: str | None, total: int) -> int:

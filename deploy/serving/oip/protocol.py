@@ -14,10 +14,10 @@ from deploy.bundles.manifest import Manifest
 from deploy.precision import Batch
 from deploy.runtimes import Raw
 from deploy.serving.batcher import JobResult
-from deploy.serving.detect import Work
 from deploy.serving.metrics import Totals
 from deploy.serving.model import Model
 from deploy.serving.refusals import Invalid, TooLarge
+from deploy.serving.work import Work
 
 SERVER = "edgedistill"
 EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository", "statistics")
@@ -93,14 +93,15 @@ def dtype(name: str) -> np.dtype[Any]:
     return _DTYPES[name]
 
 
-def check_input(manifest: Manifest, name: str, datatype: str, shape: Sequence[int], max_images: int) -> None:
-    """Refuse a tensor that does not match the model's input.
+def admit_input(work: Work, name: str, datatype: str, shape: Sequence[int], max_images: int) -> None:
+    """Refuse a tensor that does not match the model's input, and count its images; to be called before its numbers are read.
 
     Raises:
         Invalid: its name, type or shape is different.
         TooLarge: more than max_images.
+        Busy, Gone: see Work.place.
     """
-    size = manifest.contract.preprocessing
+    size = work.model.contract.preprocessing
     expected = [3, size.height, size.width]
     if name != INPUT:
         raise Invalid(f"input {name[:40]!r}; this model's input is {INPUT}")
@@ -110,6 +111,7 @@ def check_input(manifest: Manifest, name: str, datatype: str, shape: Sequence[in
         raise Invalid(f"input {INPUT} has shape {list(shape)[:8]}; it must be [n, {', '.join(map(str, expected))}]")
     if shape[0] > max_images:
         raise TooLarge(f"{shape[0]} images in one request; at most {max_images} are allowed")
+    work.place(shape[0])
 
 
 def check_outputs(manifest: Manifest, names: Sequence[str]) -> tuple[str, ...]:

@@ -84,12 +84,12 @@ class _Image:
 
 
 def _image(split: str, row: Mapping[str, Any], file: ImageFile, problems: Problems) -> _Image:
-    said, found = (row.get("width"), row.get("height")), (file.width, file.height)
-    if None in said or said == found:
+    annotated, found = (row.get("width"), row.get("height")), (file.width, file.height)
+    if None in annotated or annotated == found:
         return _Image(row["id"], row["file_name"], file, None)
-    turn = _turn(file) if file.turned and said == found[::-1] else None
+    turn = _turn(file) if file.turned and annotated == found[::-1] else None
     done = "boxes turned with it" if turn else "the file is trusted"
-    text = f"{split}: {row['file_name']} is {found[0]} x {found[1]} px, annotated as {said[0]} x {said[1]}; {done}"
+    text = f"{split}: {row['file_name']} is {found[0]} x {found[1]} px, annotated as {annotated[0]} x {annotated[1]}; {done}"
     problems.add("size disagrees", text)
     return _Image(row["id"], row["file_name"], file, turn)
 

@@ -2,8 +2,8 @@
 
 Zhao et al., "DETRs Beat YOLOs on Real-time Object Detection", CVPR 2024, https://arxiv.org/abs/2304.08069; denoising after Zhang et al.,
 "DINO: DETR with Improved DeNoising Anchor Boxes for End-to-End Object Detection", ICLR 2023, https://arxiv.org/abs/2203.03605.
-Departures: in fresh networks batch normalization starts at 1 and convolutions as Kaiming's (transformers starts both near 0, from where
-nothing is learned); position embeddings and anchors follow the image's size, whatever the weights' configuration fixes.
+Departures: in fresh networks batch normalization starts at 1 and convolutions with Kaiming initialization (transformers starts both near
+0, from where nothing is learned); position embeddings and anchors follow the image's size, whatever the weights' configuration fixes.
 
 The parts of transformers' models are called one by one: as a whole, a model exports neither with a dynamic batch nor without assertions.
 """

@@ -40,7 +40,7 @@ def channel_mean(features: Tensor) -> Tensor:
 
 
 def position_mean(features: Tensor) -> Tensor:
-    """The mean over positions, [B, C, 1, 1], likewise."""
+    """The mean over positions, [B, C, 1, 1], also divided after the sum."""
     return features.sum(dim=(2, 3), keepdim=True) / features[0, 0].numel()
 
 

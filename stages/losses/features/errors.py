@@ -5,14 +5,14 @@ from torch.linalg import vector_norm
 
 
 def mean_square(difference: Tensor, weight: Tensor | None = None) -> Tensor:
-    """The mean square of [B, C, H, W], each position's times its weight [B, 1, H, W]."""
+    """The mean square of [B, C, H, W], weighted per position by [B, 1, H, W]."""
     if weight is None:
         return difference.square().mean()
     return (difference.square().mean(dim=1, keepdim=True) * weight).mean()
 
 
 def norm(difference: Tensor, weight: Tensor | None = None) -> Tensor:
-    """The Euclidean norm over everything, squares weighted likewise.
+    """The Euclidean norm over all values; squares are weighted per position as in `mean_square`.
 
     Rows are summed first: torch's sum of millions of squares in one go is accurate to only three digits.
     """

@@ -31,7 +31,7 @@ class Preset:
     channel_mask: whether channels are weighted in addition to positions.
     compared: what the attention transfer compares, magnitudes or signed means behind an adapter.
     temperature: temperature of the masks. feature, transfer, relation: the terms' weights.
-    pools, reductions: of the relation modules, finest level first; the last applies to all further levels.
+    pools, reductions: of the relation modules, one per level, finest first; the last applies to all further levels.
     batch_norm: whether the relation modules end in a batch norm whose scale starts at 0.
     num_levels: maximum number of levels, the finest ones; None: all.
     statistics: what features are standardized over if squares are averaged, each image or the batch.

@@ -27,7 +27,7 @@ def test_the_same_detections_have_no_uncertainty_and_fewer_have_some() -> None:
 
 
 def test_the_interval_of_blocks_covers_what_it_says() -> None:
-    """20 % more in the mean, at an error rate of 1 % on either side; 200 experiments, of which some 4 may miss."""
+    """20% more in the mean, at an error rate of 1% on either side; 200 experiments, of which some 4 may miss."""
     rng = np.random.default_rng(0)
     missed = 0
     for seed in range(200):

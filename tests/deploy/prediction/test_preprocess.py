@@ -57,9 +57,9 @@ class TestWhatFilesHold:
         assert load_image(encoded(pixels([0, 255], mode="1"))).tolist() == [[[0] * 3, [255] * 3]]
 
     def test_sixteen_bits_are_scaled_not_clipped(self) -> None:
-        grey = Image.fromarray(np.array([[0, 257, 1000, 32896, 65535]], dtype=np.uint16))
-        assert load_image(encoded(grey))[0, :, 0].tolist() == [0, 1, 4, 128, 255]
-        assert load_image(encoded(grey, "TIFF"))[0, :, 2].tolist() == [0, 1, 4, 128, 255]
+        gray = Image.fromarray(np.array([[0, 257, 1000, 32896, 65535]], dtype=np.uint16))
+        assert load_image(encoded(gray))[0, :, 0].tolist() == [0, 1, 4, 128, 255]
+        assert load_image(encoded(gray, "TIFF"))[0, :, 2].tolist() == [0, 1, 4, 128, 255]
 
     def test_palette(self) -> None:
         image = Image.new("P", (2, 1))

@@ -79,7 +79,7 @@ class TestBatcher:
         assert gone.cancel()
         slow.free.set()
         assert scores(first, kept) == [[1], [4]]
-        with pytest.raises(Expired, match="before its turn came"):
+        with pytest.raises(Expired, match="while it was queued"):
             late.result(PATIENCE)
         assert slow.sizes == [1, 1]
         batcher.close()

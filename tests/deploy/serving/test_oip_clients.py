@@ -107,7 +107,7 @@ class TestHttp:
         assert (answer["id"], answer["model_name"], answer["model_version"]) == ("r1", NAME, "1")
         assert [one["name"] for one in answer["outputs"]] == ["scores", "boxes", "labels", "converged"]
 
-    def test_infer_without_naming_outputs_and_of_some(self, client: Any, images: Any, raw: Raw) -> None:
+    def test_infer_returns_all_outputs_or_the_requested_ones(self, client: Any, images: Any, raw: Raw) -> None:
         check(client.infer(NAME, asked(http, images)), raw)
         some = client.infer(NAME, asked(http, images), outputs=[http.InferRequestedOutput("boxes")])
         check(some, raw, ("boxes",))
@@ -137,7 +137,7 @@ class TestHttp:
         client.infer(NAME, asked(http, images))
         assert count() == before + 3
 
-    def test_detections_are_those_of_predict(self, client: Any, bundle: Bundle) -> None:
+    def test_detections_equal_those_of_predict(self, client: Any, bundle: Bundle) -> None:
         contract = bundle.manifest.contract
         picture = onnx_samples.picture(CELLS[0])
         tensor, placement = preprocess.apply(picture, contract.preprocessing)
@@ -174,7 +174,7 @@ class TestHttp:
             (lambda body: body.update(parameters={"timeout": "soon"}), "timeout"),
         ],
     )
-    def test_a_request_that_is_none_is_refused_in_one_line(self, running: Running, change: Any, words: str) -> None:
+    def test_an_invalid_request_is_refused_in_one_line(self, running: Running, change: Any, words: str) -> None:
         import httpx
 
         data = [0.0] * (3 * 64 * 64)
@@ -195,7 +195,7 @@ class TestHttp:
             answer = httpx.post(f"http://{running.http}/v2/models/{NAME}/infer", content=b"{}", headers=headers, timeout=PATIENCE)
             assert answer.status_code == 400
 
-    def test_a_request_s_own_time_is_kept(self, client: Any, images: Any, raw: Raw) -> None:
+    def test_a_request_s_timeout_is_kept(self, client: Any, images: Any, raw: Raw) -> None:
         with pytest.raises(http.InferenceServerException, match="the request's time"):
             client.infer(NAME, asked(http, images), timeout=1)
         check(client.infer(NAME, asked(http, images), timeout=int(PATIENCE * 1e6)), raw)
@@ -284,7 +284,7 @@ class TestGrpc:
         finally:
             running.service.draining = False
 
-    def test_what_is_packed_is_refused_unread(self, running: Running) -> None:
+    def test_a_compressed_message_is_refused_unread(self, running: Running) -> None:
         """A message of kilobytes could unpack to gigabytes."""
         from grpc import Compression, RpcError, StatusCode, insecure_channel
 
@@ -293,14 +293,14 @@ class TestGrpc:
             channel.unary_unary(method)(bytes(1_000_000), timeout=PATIENCE)
         assert refused.value.code() in (StatusCode.UNIMPLEMENTED, StatusCode.INTERNAL)
 
-    def test_what_is_no_message_is_refused(self, running: Running) -> None:
+    def test_an_invalid_message_is_refused(self, running: Running) -> None:
         from grpc import RpcError, StatusCode, insecure_channel
 
         with insecure_channel(running.grpc) as channel, pytest.raises(RpcError) as refused:
             channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")(b"\xff" * 100, timeout=PATIENCE)
         assert refused.value.code() == StatusCode.INVALID_ARGUMENT
 
-    def test_refusals_have_the_code_of_their_kind(self, client: Any, images: Any) -> None:
+    def test_every_error_has_its_status_code(self, client: Any, images: Any) -> None:
         with pytest.raises(grpc.InferenceServerException, match="no model 'other") as refused:
             client.infer("other", asked(grpc, images))
         assert refused.value.status() == "StatusCode.NOT_FOUND"
@@ -316,7 +316,7 @@ class TestGrpc:
             client.load_model(NAME)
 
 
-def test_a_token_guards_both_and_lets_models_be_loaded(bundle: Bundle, tmp_path: Path, images: Any, raw: Raw) -> None:
+def test_a_token_guards_http_and_grpc_and_allows_loading_models(bundle: Bundle, tmp_path: Path, images: Any, raw: Raw) -> None:
     (tmp_path / "token").write_text(TOKEN)
     running = Running(bundle.root, token_file=tmp_path / "token")
     try:
@@ -335,7 +335,7 @@ def test_a_token_guards_both_and_lets_models_be_loaded(bundle: Bundle, tmp_path:
     assert TOKEN not in running.lines.getvalue()
 
 
-def test_our_messages_are_those_of_the_protocol() -> None:
+def test_our_messages_match_the_protocol() -> None:
     """Every field has the number, the type and the count that NVIDIA's generated classes give it."""
     from tritonclient.grpc import model_config_pb2, service_pb2
 

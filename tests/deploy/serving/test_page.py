@@ -107,7 +107,7 @@ def test_a_dropped_image_gets_its_boxes_where_they_belong(page: Any, server: Ser
     assert {url.split("/")[2] for url in page.asked if not url.startswith(("blob:", "data:"))} == {f"127.0.0.1:{server.port}"}
 
 
-def test_the_slider_leaves_out_what_is_less_certain(page: Any) -> None:
+def test_the_slider_leaves_out_lower_scores(page: Any) -> None:
     drop(page, encoded(CELLS))
     wait_for(page, "2 found")
     page.fill("#score", "0.95")
@@ -117,7 +117,7 @@ def test_the_slider_leaves_out_what_is_less_certain(page: Any) -> None:
     wait_for(page, "Nothing found.")
 
 
-def test_what_is_no_image_is_said(page: Any) -> None:
+def test_a_file_that_is_not_an_image_is_reported(page: Any) -> None:
     page.set_input_files("#file", {"name": "a.txt", "mimeType": "text/plain", "buffer": b"text"})
     wait_for(page, "not an image that the browser can show")
     assert page.get_attribute("#status", "class") == "error"

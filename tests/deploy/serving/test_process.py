@@ -261,7 +261,7 @@ class TestHeaders:
         connection.close()
 
 
-def test_map_through_the_server_is_that_of_validate(bundle: Bundle, tmp_path: Path) -> None:
+def test_map_through_the_server_equals_that_of_validate(bundle: Bundle, tmp_path: Path) -> None:
     dataset = samples.dataset(tmp_path / "data", num_images=12)
     truth = json.loads(dataset.annotations("val").read_text())
     files = tuple(dataset.images("val") / image["file_name"] for image in truth["images"])

@@ -106,14 +106,14 @@ class TestDetect:
         assert [(one["id"], one["file_name"]) for one in body["images"]] == [(1, "0.png"), (2, "1.png"), (3, "2.png")]
         assert body["annotations"] == expected(bundle, *contents)
 
-    def test_min_score_leaves_out_what_is_less_certain(self, client: Any) -> None:
+    def test_min_score_leaves_out_lower_scores(self, client: Any) -> None:
         scores = sorted(one["score"] for one in client.post("/v1/detect", content=encoded()).json()["annotations"])
         least = (scores[0] + scores[1]) / 2
         kept = client.post(f"/v1/detect?min_score={least}", content=encoded()).json()["annotations"]
         assert [one["score"] for one in kept] == [score for score in scores if score >= least]
 
     @pytest.mark.parametrize("frame", ["box", "image"])
-    def test_masks_are_answered_where_the_detector_has_them(self, tmp_path: Path, frame: Any) -> None:
+    def test_masks_are_returned_if_the_detector_has_them(self, tmp_path: Path, frame: Any) -> None:
         made = samples.bundle(tmp_path)
         content = onnx_samples.detector(mask_frame=frame).SerializeToString()
         (made.root / "engine.onnx").write_bytes(content)
@@ -136,7 +136,7 @@ class TestDetect:
         assert client.post("/v1/detect", content=encoded({})).json()["annotations"] == []
 
     @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
-    def test_a_compressed_body_is_unpacked(self, client: Any, encoding: str) -> None:
+    def test_a_compressed_body_is_decompressed(self, client: Any, encoding: str) -> None:
         packed = gzip.compress(encoded()) if encoding == "gzip" else zlib.compress(encoded())
         answer = client.post("/v1/detect", content=packed, headers={"content-encoding": encoding})
         assert answer.json()["annotations"] == client.post("/v1/detect", content=encoded()).json()["annotations"]
@@ -191,7 +191,7 @@ class TestRefusals:
             (gzip.compress(NO_FILE, mtime=0), {**FORM, "content-encoding": "gzip"}, "", 415, "of a form"),
         ],
     )
-    def test_one_line_says_what_is_wrong(
+    def test_an_error_is_one_line_that_names_the_problem(
         self, client: Any, content: bytes, headers: Mapping[str, str], query: str, code: int, words: str
     ) -> None:
         answer = client.post(f"/v1/detect{query}", content=content, headers=headers)
@@ -254,7 +254,7 @@ class TestOperations:
         assert f'fingerprint_cpu="{machine.cpu_model()}"' in text
         assert served.metric("edgedistill_ready") == 1
 
-    def test_a_draining_server_is_live_not_ready_and_finishes_what_comes(self, served: Served) -> None:
+    def test_a_draining_server_is_live_but_not_ready_and_answers_requests(self, served: Served) -> None:
         served.service.draining = True
         try:
             assert served.client.get("/v2/health/live").status_code == 200
@@ -287,7 +287,7 @@ class TestOperations:
         guarded.service.close()
 
     @pytest.mark.parametrize(("content", "words"), [("short", "16 or more"), ("", "16 or more"), (None, "No such file")])
-    def test_a_token_that_is_none_is_refused(self, bundle: Bundle, tmp_path: Path, content: str | None, words: str) -> None:
+    def test_an_invalid_token_is_refused(self, bundle: Bundle, tmp_path: Path, content: str | None, words: str) -> None:
         file = tmp_path / "token"
         if content is not None:
             file.write_text(content)
@@ -328,36 +328,6 @@ class TestGates:
         elsewhere["cpu"] = machine.cpu_model()
         elsewhere["cores"] = "999"
         bundle.refuse_ungated_here()
-
-
-class TestAdmission:
-    def test_a_request_is_refused_where_those_before_leave_it_no_time(self) -> None:
-        from deploy.serving.admission import Admission
-        from deploy.serving.refusals import Busy
-
-        admission = Admission(room=3, max_bytes=10)
-        with admission.place(0.01, 1.0):  # the first is always tried
-            with admission.place(3.0, 1.0), pytest.raises(Busy, match=r"may take 4\.5 s, and 4 s are allowed"), admission.place(4.0, 1.0):
-                pass
-            with admission.place(9.0, 1.0), admission.place(9.0, 1.0):
-                with pytest.raises(Busy, match="3 requests are being answered") as refused, admission.place(9.0, 1.0):
-                    pass
-                assert refused.value.headers == {"Retry-After": "3"}
-        assert (admission.pending, admission.images) == (0, 0)
-        with admission.place(100.0, 1.0, 16), pytest.raises(Busy, match=r"may take 26 s"), admission.place(20.0, 1.0):
-            pass
-
-    def test_bodies_share_the_memory_that_they_may_take(self) -> None:
-        from deploy.serving.admission import Admission
-        from deploy.serving.refusals import Busy
-
-        admission = Admission(room=3, max_bytes=10)
-        with admission.memory() as one, admission.memory() as other:
-            one(6)
-            with pytest.raises(Busy, match="6 bytes are in memory"):
-                other(5)
-            other(4)
-        assert admission.bytes == 0
 
 
 class TestModel:
@@ -439,7 +409,7 @@ class TestModel:
 
         assert fastest_size(bundle, Timed({1: 0.004, 2: 0.008, 4: 0.032, 8: 0.064})) == 2
         assert fastest_size(bundle, Timed({1: 0.008, 2: 0.010, 4: 0.012, 8: 0.016})) == 8
-        assert fastest_size(bundle, Timed({1: 0.004, 2: 0.008, 4: 0.0163, 8: 0.0328})) == 4  # 2 % is about equal
+        assert fastest_size(bundle, Timed({1: 0.004, 2: 0.008, 4: 0.0163, 8: 0.0328})) == 4  # 2% is about equal
 
 
 class TestSwap:

@@ -133,7 +133,7 @@ class TestPage:
             for figure in ("map", "map_50", "map_75"):
                 assert f"{summary[name][figure]:.3f}" in text
         assert f"{summary['gain_map'] * 100:+.1f} points of mAP" in text
-        assert f"{summary['gap_closed'] * 100:.0f} % of the teacher's lead" in text
+        assert f"{summary['gap_closed'] * 100:.0f}% of the teacher's lead" in text
         for name, target in summary["targets"].items():
             assert name in text
             if target["why"] is None:
@@ -228,7 +228,7 @@ class TestHeadline:
             (
                 0.031,
                 0.24,
-                "3.1 points above the baseline (the same network trained without the teacher), closing 24 % of the gap to the teacher",
+                "3.1 points above the baseline (the same network trained without the teacher), closing 24% of the gap to the teacher",
             ),
             (0.2, 1.5, "20.0 points above the baseline (the same network trained without the teacher), and even above the teacher"),
             (-0.02, -0.1, "2.0 points below the baseline (the same network trained without the teacher)."),
@@ -255,4 +255,4 @@ class TestHeadline:
 
     def test_minus_is_a_minus(self) -> None:
         assert points(-0.0123) == "−1.2"
-        assert percent(-0.1) == "−10 %"
+        assert percent(-0.1) == "−10%"

@@ -398,7 +398,7 @@ class TestBccd:
         assert bccd.identity() == before == {"commit": bccd.COMMIT}
 
     def test_what_differs_from_the_sha256_is_refused(self, nowhere: Path, archive: Path, address: str) -> None:
-        with pytest.raises(DataError, match=r"has sha256 \w+, not 00; get https://github\.com/Shenggan") as error:
+        with pytest.raises(DataError, match=r"have sha256 \w+, not 00; download https://github\.com/Shenggan") as error:
             bccd.fetch(address, nowhere / "cache/x", "00")
         assert self.digest(archive) in str(error.value)
         assert not (nowhere / "cache").exists()

@@ -127,13 +127,13 @@ def test_ink_stands_out_from_the_photograph(sources: Sources, split: str) -> Non
     source = sources[split]
     for row in source.coco["images"]:
         with Image.open(source.images / row["file_name"]) as image:
-            grey = np.asarray(image.convert("L"), dtype=float)
-        ink = np.zeros(grey.shape, dtype=bool)
+            gray = np.asarray(image.convert("L"), dtype=float)
+        ink = np.zeros(gray.shape, dtype=bool)
         for annotation in source.coco["annotations"]:
             if annotation["image_id"] == row["id"]:
                 ink |= decoded(annotation["segmentation"])
         if ink.any():
-            assert np.median(grey[ink]) - np.median(grey[~ink]) > 50
+            assert np.median(gray[ink]) - np.median(gray[~ink]) > 50
 
 
 def test_every_digit_is_there(sources: Sources) -> None:

@@ -312,7 +312,7 @@ class TestGivenWeights:
         assert "\n" not in str(caught.value)
 
     def test_another_kind_of_model_is_refused(self, tmp_path: Path) -> None:
-        with pytest.raises(ArtifactError, match="of a d_fine model, but this detector needs rt_detr_v2"):
+        with pytest.raises(ArtifactError, match="for a d_fine model, but this detector needs rt_detr_v2"):
             build("rt_detr_v2", weights=str(saved("d_fine", tmp_path)))
 
     def test_detection_weights_are_no_mask_weights(self, tmp_path: Path) -> None:
