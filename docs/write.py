@@ -22,6 +22,7 @@ from pydantic import BaseModel
 from deploy import plugins
 from pipeline.commands.config import schema
 from pipeline.config import PLUGIN_SECTIONS
+from pipeline.config.pipeline import PluginSection
 
 ROOT = Path(__file__).parents[1]
 KINDS = dict(zip(("dataset", "detector", "loss", "runtime"), PLUGIN_SECTIONS.values(), strict=True))
@@ -84,7 +85,7 @@ def plugin_part(word: str, name: str, common: Mapping[str, Mapping[str, Row]]) -
     """What a plugin's file says it is, a table of its own options, and where the others are described."""
     place = KINDS[word]
     modules = plugins.shared(place.package, name, place.function)
-    rows = rows_of(plugins.schema(place.package, name, place.function, place.hidden))
+    rows = plugin_rows(place, name)
     own = [row for row in rows if row != common.get(modules.get(row.key, ""), {}).get(row.key)]
     lines = [about(plugins.source(place.package, name))]
     if own:
@@ -102,7 +103,7 @@ def shared_rows(word: str) -> dict[str, dict[str, Row]]:
     place = KINDS[word]
     found: dict[str, dict[str, list[Row]]] = {}
     for name in plugins.names(place.package):
-        rows = {row.key: row for row in rows_of(plugins.schema(place.package, name, place.function, place.hidden))}
+        rows = {row.key: row for row in plugin_rows(place, name)}
         for option, module in plugins.shared(place.package, name, place.function).items():
             found.setdefault(module, {}).setdefault(option, []).append(rows[option])
     return {module: {key: statistics.mode(rows) for key, rows in options.items()} for module, options in sorted(found.items())}
@@ -171,6 +172,11 @@ def anchor(title: str) -> str:
 def table(rows: Iterable[Row]) -> str:
     """A table of options."""
     return HEAD + "".join(f"| `{row.key}` | {row.kind} | {row.default} | {row.meaning} |\n" for row in rows).rstrip()
+
+
+def plugin_rows(place: PluginSection, name: str) -> list[Row]:
+    """A row per option of a plugin."""
+    return rows_of(plugins.schema(place.package, name, place.function, place.hidden))
 
 
 def rows_of(model: type[BaseModel]) -> list[Row]:

@@ -108,7 +108,7 @@ class TestEveryPage:
             ahead += [one for one in linked if one not in seen and one.exists()]
         assert not [page.name for page in PAGES if page.resolve() not in seen]
 
-    @pytest.mark.parametrize("page", [page for page in PAGES], ids=lambda page: page.name)
+    @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
     def test_a_percent_sign_follows_its_number_without_a_space(self, page: Path) -> None:
         assert not re.findall(r".*\d %(?!})", text(page))
 
