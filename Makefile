@@ -1,9 +1,10 @@
 # make install   everything this machine can use, into .venv
 # make run       the pipeline on the embedded digits
 # make test      the test suite, except the tests marked slow
-# make check     style, types, import directions, sizes and names, contents of the wheel
+# make docs      what the documents say of plugins, from the plugins
+# make check     style, types, import directions, sizes and names, generated documents, contents of the wheel
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-slow test-gpu check format schema bench clean
+.PHONY: help install run test test-slow test-gpu check docs format bench clean
 
 PYTHON ?= python3
 CONFIG ?= pipeline.yaml
@@ -46,6 +47,7 @@ check: install
 	$(BIN)/mypy --strict
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python -P tests/project/house.py
+	$(BIN)/python -P docs/write.py --check
 	rm -rf build/wheel && $(BIN)/python -P -m hatchling build -t wheel -d build/wheel
 	$(BIN)/check-wheel-contents build/wheel
 
@@ -53,8 +55,8 @@ format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-schema: install
-	$(BIN)/edgedistill config --schema > docs/pipeline.schema.json
+docs: install
+	$(BIN)/python -P docs/write.py
 
 bench: install
 	@for script in benchmarks/*.py benchmarks/serving/run.py benchmarks/evidence/run.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done

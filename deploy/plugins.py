@@ -1,13 +1,15 @@
 """A folder is a registry: each file is a plugin, and its file name is the plugin's name in pipeline.yaml.
 
 A plugin function's keyword-only parameters are its options. They are read from the source without importing it, so a
-configuration can be checked in milliseconds and on a machine without torch.
+configuration can be checked in milliseconds and on a machine without torch. Their meanings are read from the docstring. Options that
+several plugins share are named types in a module `options` of a folder below, with their meaning in `Field(description=...)`.
 """
 
 import ast
 import difflib
 import importlib
 import importlib.util
+import re
 from collections.abc import Iterable, Mapping
 from enum import Enum
 from functools import cache
@@ -82,21 +84,45 @@ def suggest(word: str, known: Iterable[str]) -> str:
 
 @cache
 def schema(package: str, name: str, function: str = "build", hidden: tuple[str, ...] = ()) -> type[BaseModel]:
-    """The plugin's options as a pydantic model: the keyword-only parameters of `function` except those in `hidden`."""
+    """The plugin's options as a pydantic model: the keyword-only parameters of `function` except those in `hidden`.
+
+    A field's description is its entry in the docstring's section Args, or that of its shared type.
+    """
     path = source(package, name)
-    tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
-    definition = next((n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == function), None)
-    if definition is None:
-        raise ValueError(f"{path} defines no function {function}")
+    definition, scope = _definition(path, function), _scope(package, path)
+    meanings = _meanings(definition)
     fields: dict[str, Any] = {}
     for argument, default in zip(definition.args.kwonlyargs, definition.args.kw_defaults, strict=True):
         if argument.arg in hidden:
             continue
         if argument.annotation is None:
             raise ValueError(f"{path}:{argument.lineno}: option {argument.arg} of {function} has no annotation")
-        fields[argument.arg] = (_evaluate(path, argument.annotation), ... if default is None else _evaluate(path, default))
+        value = ... if default is None else _evaluate(path, default, scope)
+        described: dict[str, Any] = {"description": meanings[argument.arg]} if argument.arg in meanings else {}
+        fields[argument.arg] = (_evaluate(path, argument.annotation, scope), Field(value, **described))
     config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     return create_model(name, __config__=config, **fields)
+
+
+def shared(package: str, name: str, function: str = "build") -> dict[str, str]:
+    """The options of `function` that have type and meaning from a shared module, and that module, relative to the package."""
+    path = source(package, name)
+    definition = _definition(path, function)
+    own = _meanings(definition)
+    modules = {alias: module for module, aliases in _imports(package, path).items() for alias in aliases}
+    types = {one.arg: one.annotation for one in definition.args.kwonlyargs if one.arg not in own}
+    return {option: modules[kind.id] for option, kind in types.items() if isinstance(kind, ast.Name) and kind.id in modules}
+
+
+def constant(package: str, name: str, title: str, default: Any = None) -> Any:
+    """A constant of the plugin's file, read without importing it; the default if the file does not define it."""
+    path = source(package, name)
+    for node in ast.parse(path.read_text(encoding="utf-8"), filename=str(path)).body:
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        value = getattr(node, "value", None)
+        if value is not None and any(isinstance(target, ast.Name) and target.id == title for target in targets):
+            return _evaluate(path, value, _scope(package, path))
+    return default
 
 
 def options_of(package: str, name: str, role: OptionRole) -> tuple[str, ...]:
@@ -109,12 +135,65 @@ def _has(annotation: Any, role: OptionRole) -> bool:
     return annotation is role or any(_has(part, role) for part in get_args(annotation))
 
 
-def _evaluate(path: Path, node: ast.expr) -> Any:
+def _definition(path: Path, function: str) -> ast.FunctionDef:
+    tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+    found = next((node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == function), None)
+    if found is None:
+        raise ValueError(f"{path} defines no function {function}")
+    return found
+
+
+def _meanings(definition: ast.FunctionDef) -> dict[str, str]:
+    """Parameters and what the docstring's section Args says of them, without the final period."""
+    _, _, rest = (ast.get_docstring(definition) or "").partition("\nArgs:\n")
+    section = re.split(r"^\S", rest, maxsplit=1, flags=re.MULTILINE)[0]
+    entries = re.findall(r"^    (\w+): (.*(?:\n {5,}.*)*)", section, re.MULTILINE)
+    return {name: " ".join(text.split()).removesuffix(".") for name, text in entries}
+
+
+def _imports(package: str, path: Path) -> dict[str, list[str]]:
+    """Names that a plugin imports from modules `options` in folders of its package, by module, relative to the package."""
+    found: dict[str, list[str]] = {}
+    for node in ast.parse(path.read_text(encoding="utf-8"), filename=str(path)).body:
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"{package}.") and (node.module or "").endswith(".options"):
+            found[(node.module or "").removeprefix(f"{package}.")] = [alias.name for alias in node.names]
+    return found
+
+
+def _scope(package: str, path: Path) -> dict[str, Any]:
+    """What an option's type and default may name: a few builtins, and what the plugin imports from modules of shared options."""
+    scope = dict(_SCOPE)
+    for module, aliases in _imports(package, path).items():
+        known = _constants(_inside(package, module))
+        scope |= {alias: known[alias] for alias in aliases if alias in known}
+    return scope
+
+
+def _inside(package: str, module: str) -> Path:
+    """A module's file. Not looked up by importlib, which would import the packages that contain it."""
+    spec = importlib.util.find_spec(package)
+    assert spec is not None, package
+    places = [Path(place, *module.split(".")).with_suffix(".py") for place in spec.submodule_search_locations or ()]
+    return next((place for place in places if place.is_file()), places[0])
+
+
+@cache
+def _constants(path: Path) -> Mapping[str, Any]:
+    """The constants of a module of shared options, each computed from those above it."""
+    found: dict[str, Any] = {}
+    for node in ast.parse(path.read_text(encoding="utf-8"), filename=str(path)).body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            found[node.targets[0].id] = _evaluate(path, node.value, {**_SCOPE, **found})
+    return found
+
+
+def _evaluate(path: Path, node: ast.expr, scope: Mapping[str, Any]) -> Any:
     try:
-        return eval(compile(ast.Expression(node), str(path), "eval"), dict(_SCOPE))  # noqa: S307 - the project's own source
+        return eval(compile(ast.Expression(node), str(path), "eval"), dict(scope))  # noqa: S307 - the project's own source
     except NameError as error:
-        allowed = ", ".join(sorted(_SCOPE))
-        raise ValueError(f"{path}:{node.lineno}: an option's type and default may use only {allowed} ({error})") from error
+        allowed = ", ".join(sorted(scope))
+        problem = f"an option's type and default may use only {allowed}, and constants of a module options in a folder below ({error})"
+        raise ValueError(f"{path}:{node.lineno}: {problem}") from error
 
 
 def fill(

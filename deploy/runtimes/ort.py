@@ -49,8 +49,8 @@ def compile(
     """Write out/engine.onnx.
 
     Args:
-        provider: execution provider; auto is CUDA if it works, otherwise the CPU. Like `optimization`, it takes effect on opening.
-        optimization: graph optimization by ONNX Runtime; none runs the graph node by node as written.
+        provider: execution provider; `auto` uses CUDA if it works, otherwise the CPU.
+        optimization: graph optimization when the graph is opened; `none` runs it node by node as written.
 
     Raises:
         RuntimeUnavailable: a package is missing.

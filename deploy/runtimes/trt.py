@@ -2,9 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
-
-from pydantic import Field
+from typing import Any
 
 from deploy import machine
 from deploy.contract import Heads
@@ -13,6 +11,7 @@ from deploy.machine import packages
 from deploy.precision import PLAIN, Calibration, Precision, Quantization
 from deploy.runtimes import DEFAULTS, Compiled, Delivery, Session, TritonBackend, nvidia
 from deploy.runtimes.nvidia import session
+from deploy.runtimes.nvidia.options import BestBatch, CudaGraph, MaxBatch, Tf32, WorkspaceMib
 
 DELIVERY = Delivery("tensorrt", ("gpu",), triton=TritonBackend("tensorrt", "tensorrt_plan", "model.plan"))
 INTEGERS = nvidia.INTEGERS
@@ -26,14 +25,17 @@ def compile(
     calibration: Calibration,
     heads: Heads,
     quantization: Quantization = PLAIN,
-    max_batch: Annotated[int, Field(ge=1)] = 8,
-    best_batch: Annotated[int, Field(ge=1)] = 1,
-    workspace_mib: Annotated[int, Field(ge=1)] | None = None,
-    tf32: bool = False,
+    max_batch: MaxBatch = 8,
+    best_batch: BestBatch = 1,
+    workspace_mib: WorkspaceMib = None,
+    tf32: Tf32 = False,
     timing_cache: str | None = None,
-    cuda_graph: bool = False,
+    cuda_graph: CudaGraph = False,
 ) -> Compiled:
-    """Write out/engine.plan for this machine's GPU; see deploy.runtimes.nvidia.engine.Settings. `cuda_graph` takes effect on opening.
+    """Write out/engine.plan for this machine's GPU.
+
+    Args:
+        timing_cache: file in which TensorRT keeps its measurements, for faster builds.
 
     Raises:
         RuntimeUnavailable: TensorRT or the GPU is not available.

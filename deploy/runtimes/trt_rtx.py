@@ -2,9 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
-
-from pydantic import Field
+from typing import Any
 
 from deploy import machine
 from deploy.contract import Heads
@@ -13,6 +11,7 @@ from deploy.machine import packages
 from deploy.precision import PLAIN, Calibration, Precision, Quantization
 from deploy.runtimes import DEFAULTS, Compiled, Delivery, Session, nvidia
 from deploy.runtimes.nvidia import session
+from deploy.runtimes.nvidia.options import BestBatch, CudaGraph, MaxBatch, Tf32, WorkspaceMib
 
 DELIVERY = Delivery("tensorrt-rtx", ("gpu",))
 INTEGERS = nvidia.INTEGERS
@@ -26,16 +25,17 @@ def compile(
     calibration: Calibration,
     heads: Heads,
     quantization: Quantization = PLAIN,
-    max_batch: Annotated[int, Field(ge=1)] = 8,
-    best_batch: Annotated[int, Field(ge=1)] = 1,
-    workspace_mib: Annotated[int, Field(ge=1)] | None = None,
-    tf32: bool = False,
-    cuda_graph: bool = False,
+    max_batch: MaxBatch = 8,
+    best_batch: BestBatch = 1,
+    workspace_mib: WorkspaceMib = None,
+    tf32: Tf32 = False,
+    cuda_graph: CudaGraph = False,
     compute_capability: float | str = "current",
 ) -> Compiled:
-    """Write out/engine.plan; see deploy.runtimes.nvidia.engine.Settings. With a `compute_capability`, such as "8.9", no GPU is needed.
+    """Write out/engine.plan.
 
-    `cuda_graph` takes effect when the engine is opened.
+    Args:
+        compute_capability: compute capability of the GPU to build for, for example `8.9`; that GPU need not be in this machine.
 
     Raises:
         RuntimeUnavailable: TensorRT for RTX is not installed, or there is neither a GPU nor a compute capability.

@@ -32,6 +32,9 @@ _MAX_BYTES = 64 << 20
 def build(out: Path, *, root: str | None = None) -> dict[str, Source]:
     """Read the splits, downloading the data first if there is no local copy.
 
+    Args:
+        root: a local copy; null searches `$EDGEDISTILL_DATA/bccd` and `../shared/data/bccd`.
+
     Raises:
         DataError: `root` does not contain the data, or it cannot be downloaded.
     """

@@ -21,6 +21,15 @@ def build(
 ) -> dict[str, Source]:
     """Read the splits below `root` (files such as annotations/instances_train.json), or the given pairs, relative to `root` if any.
 
+    Args:
+        root: the data folder, or the folder that the paths below are relative to.
+        train_images: folder of the training images.
+        train_annotations: COCO file for the training images.
+        val_images: folder of the validation images.
+        val_annotations: COCO file for the validation images.
+        test_images: folder of the images of a third split.
+        test_annotations: COCO file for the third split.
+
     Raises:
         DataError: a file or folder is missing, or a file is not a COCO file.
     """

@@ -45,7 +45,20 @@ def build(
 ) -> dict[str, Source]:
     """Paint every split into out/images/<split>.
 
-    Sizes are a digit's height in px, tilt is in degrees in either direction. A digit that does not fit anywhere is left out.
+    A digit that does not fit anywhere is left out.
+
+    Args:
+        seed: seed for composing the images.
+        image_size: side of the square images, in px.
+        train_images: number of images in split train.
+        val_images: number of images in split val.
+        test_images: number of images in split test.
+        shifted_images: number of images in split shifted, which has different photographs, different inks and a little blur.
+        min_size: height of the smallest digit, in px.
+        max_size: height of the largest digit, in px.
+        min_digits: minimum number of digits per image.
+        max_digits: maximum number of digits per image.
+        tilt: maximum tilt of a digit in either direction, in degrees.
 
     Raises:
         DataError: a wheel is missing.
@@ -59,16 +72,7 @@ def build(
     groups = _deal(labels, seed)
     sources = {}
     for number, (split, count) in enumerate(counts.items()):
-        style = scene.Style(
-            side=image_size,
-            min_size=min_size,
-            max_size=max_size,
-            min_digits=min_digits,
-            max_digits=max_digits,
-            tilt=tilt,
-            inks=_OTHER_INKS if split == "shifted" else _INKS,
-            blur=image_size / 128 if split == "shifted" else 0.0,
-        )
+        style = _style(split, image_size, min_size, max_size, min_digits, max_digits, tilt)
         photographs = [scene.soften(embedded.photograph(name), image_size) for name in PHOTOGRAPHS[split]]
         mine = _Pool(style, photographs, glyphs[groups[split]], labels[groups[split]])
         sources[split] = _write(out / "images" / split, mine, [(seed, number, index) for index in range(count)])
@@ -87,6 +91,20 @@ class _Pool(NamedTuple):
     photographs: list[Image.Image]
     glyphs: NDArray[np.uint8]
     labels: NDArray[np.int64]
+
+
+def _style(split: str, side: int, min_size: int, max_size: int, min_digits: int, max_digits: int, tilt: float) -> scene.Style:
+    """How a split is painted; "shifted" differs in its inks and is a little blurred."""
+    return scene.Style(
+        side=side,
+        min_size=min_size,
+        max_size=max_size,
+        min_digits=min_digits,
+        max_digits=max_digits,
+        tilt=tilt,
+        inks=_OTHER_INKS if split == "shifted" else _INKS,
+        blur=side / 128 if split == "shifted" else 0.0,
+    )
 
 
 def _check_order(low: str, least: int, high: str, most: int) -> None:

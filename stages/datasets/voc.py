@@ -10,6 +10,10 @@ from stages.datasets.layouts import digest, folder, voc
 def build(out: Path, *, root: str | None = None, names: list[str] | None = None) -> dict[str, Source]:
     """Read every split; the classes are `names` in that order, or all names found, sorted.
 
+    Args:
+        root: the data folder; must be given.
+        names: class names in this order; null uses all names found, sorted.
+
     Raises:
         DataError: no such folder, an unreadable annotation, or a class that is not in `names`.
     """

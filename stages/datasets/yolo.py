@@ -10,6 +10,10 @@ from stages.datasets.layouts import digest, folder, yolo
 def build(out: Path, *, root: str | None = None, names: list[str] | None = None) -> dict[str, Source]:
     """Read every split; the classes are `names`, otherwise those of data.yaml or classes.txt.
 
+    Args:
+        root: the data folder; must be given.
+        names: class names, if the folder does not define them.
+
     Raises:
         DataError: no such folder, no class names, or a line that cannot be understood.
     """

@@ -1,4 +1,4 @@
-"""D-FINE through transformers.
+"""D-FINE through transformers: set prediction.
 
 Peng et al., "D-FINE: Redefine Regression Task of DETRs as Fine-grained Distribution Refinement", ICLR 2025,
 https://arxiv.org/abs/2410.13842. Departures: see stages/detectors/set_prediction/denoising.py.
@@ -6,12 +6,14 @@ https://arxiv.org/abs/2410.13842. Departures: see stages/detectors/set_predictio
 
 from typing import Annotated, Literal
 
-from pydantic import Field
-
 from deploy.plugins import OptionRole
 from stages.detectors import Detector
 from stages.detectors.set_prediction import hgnet, hub
 from stages.detectors.set_prediction.denoising import fresh, pretrained, shared_sizes
+from stages.detectors.set_prediction.options import BackboneScale, Depth, Layers, Queries, Width
+
+TINY = {"backbone": "hgnetv2_b0", "backbone_scale": 0.25, "width": 32, "depth": 0.34, "layers": 2, "queries": 20}
+"""Options of a small one, for tests."""
 
 
 def build(
@@ -19,23 +21,19 @@ def build(
     *,
     weights: Annotated[str, OptionRole.WEIGHTS] | None = None,
     backbone: Literal["hgnetv2_b0", "hgnetv2_b2", "hgnetv2_b4", "hgnetv2_b5"] | None = None,
-    backbone_scale: Annotated[float, Field(gt=0, le=1)] | None = None,
-    width: Literal[32, 64, 128, 256] | None = None,
-    depth: Annotated[float, Field(ge=0.3, le=2)] | None = None,
-    layers: Annotated[int, Field(ge=1, le=12)] | None = None,
-    queries: Annotated[int, Field(ge=1, le=1000)] | None = None,
+    backbone_scale: BackboneScale = None,
+    width: Width = None,
+    depth: Depth = None,
+    layers: Layers = None,
+    queries: Queries = None,
 ) -> Detector:
     """A D-FINE detector.
 
     Args:
         num_classes: labels are 0 to num_classes - 1.
-        weights: a hub id such as ustc-community/dfine-small-coco, or a folder written by save_pretrained; null: random weights.
-        backbone: its name; null: the weights' own, or hgnetv2_b4 without weights.
-        backbone_scale: multiplies the backbone's channels; null: the weights' own, or 1 without weights.
-        width: channels of the pyramid and of the queries; null: the weights' own, or 256 without weights.
-        depth: multiplies the number of the pyramid's blocks; null: the weights' own, or 1 without weights.
-        layers: decoder layers; null: the weights' own, or 6 without weights.
-        queries: number of predicted boxes; null: the weights' own, or 300 without weights.
+        weights: a hub id such as `ustc-community/dfine-small-coco`, or a folder written by `save_pretrained`; null: random weights.
+        backbone: an HGNetV2; null: `hgnetv2_b4`.
+        layers: decoder layers; null: 6.
 
     Raises:
         ValueError: incompatible options, or transformers is not installed.

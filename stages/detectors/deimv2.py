@@ -1,4 +1,4 @@
-"""DEIMv2 through transformers.
+"""DEIMv2 through transformers: set prediction.
 
 Huang et al., "Real-Time Object Detection Meets DINOv3", https://arxiv.org/abs/2509.20787. Departures: see set_prediction/denoising.py;
 over several processes the boxes' terms, which are divided by the matches of all layers, are averaged by the number of objects.
@@ -6,15 +6,17 @@ over several processes the boxes' terms, which are divided by the matches of all
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
-
 from deploy.plugins import OptionRole
 from stages.detectors import Detector
 from stages.detectors.set_prediction import hgnet, hub
 from stages.detectors.set_prediction.denoising import fresh, pretrained, shared_sizes
+from stages.detectors.set_prediction.options import BackboneScale, Depth, Layers, Queries, Width
 
 _TRANSFORMERS: dict[str, tuple[int, int]] = {"dinov3_tiny": (192, 3), "dinov3_small": (384, 6)}
 """Width and attention heads."""
+
+TINY = {"backbone": "hgnetv2_b0", "backbone_scale": 0.25, "width": 32, "depth": 0.34, "layers": 2, "queries": 20}
+"""Options of a small one, for tests."""
 
 
 def build(
@@ -22,23 +24,19 @@ def build(
     *,
     weights: Annotated[str, OptionRole.WEIGHTS] | None = None,
     backbone: Literal["hgnetv2_b0", "hgnetv2_b2", "dinov3_tiny", "dinov3_small"] | None = None,
-    backbone_scale: Annotated[float, Field(gt=0, le=1)] | None = None,
-    width: Literal[32, 64, 128, 256] | None = None,
-    depth: Annotated[float, Field(ge=0.3, le=2)] | None = None,
-    layers: Annotated[int, Field(ge=1, le=12)] | None = None,
-    queries: Annotated[int, Field(ge=1, le=1000)] | None = None,
+    backbone_scale: BackboneScale = None,
+    width: Width = None,
+    depth: Depth = None,
+    layers: Layers = None,
+    queries: Queries = None,
 ) -> Detector:
     """A DEIMv2 detector.
 
     Args:
         num_classes: labels are 0 to num_classes - 1.
-        weights: a hub id such as Intellindust/DEIMv2_HGNetv2_N_COCO, or a folder written by save_pretrained; null: random weights.
-        backbone: its name; null: the weights' own, or dinov3_small without weights.
-        backbone_scale: multiplies the channels of an HGNetV2; null: the weights' own, or 1 without weights.
-        width: channels of the pyramid and of the queries; null: the weights' own, or 256 without weights.
-        depth: multiplies the number of the pyramid's blocks; null: the weights' own, or 1 without weights.
-        layers: decoder layers; null: the weights' own, or 4 without weights.
-        queries: number of predicted boxes; null: the weights' own, or 300 without weights.
+        weights: a hub id such as `Intellindust/DEIMv2_HGNetv2_N_COCO`, or a folder written by `save_pretrained`; null: random weights.
+        backbone: an HGNetV2, or a vision transformer (`dinov3_*`) with patches of 16 px; null: `dinov3_small`.
+        layers: decoder layers; null: 4.
 
     Raises:
         ValueError: incompatible options, or transformers is not installed.

@@ -1,4 +1,4 @@
-"""Faster R-CNN on torchvision's modules.
+"""Faster R-CNN on torchvision's modules: two stages.
 
 Ren et al., "Faster R-CNN: Towards Real-Time Object Detection with Region Proposal Networks", NeurIPS 2015,
 https://arxiv.org/abs/1506.01497, on a feature pyramid (Lin et al., CVPR 2017, https://arxiv.org/abs/1612.03144); version 2 with the
@@ -7,16 +7,24 @@ Departures in addition to torchvision's own: the levels of the pyramid, the anch
 makes as many proposals as training.
 """
 
-from typing import Annotated, Literal
-
-from pydantic import Field
 from torchvision.models import WeightsEnum
 from torchvision.models.detection import faster_rcnn as torchvisions
 
-from deploy.plugins import OptionRole
 from stages.detectors import Detector
+from stages.detectors.backbones.options import Backbone, BackboneNorm, BackboneWeights, BackboneWidth, Weights
 from stages.detectors.two_stage.detector import TwoStageDetector
 from stages.detectors.two_stage.model import TwoStageOptions, faster, load, pyramid_of
+from stages.detectors.two_stage.options import (
+    SMALL,
+    AnchorScale,
+    BoxBatchSize,
+    BoxHeadChannels,
+    FpnChannels,
+    HeadVersion,
+    RpnCandidates,
+    RpnScoreThreshold,
+    Strides,
+)
 
 _WEIGHTS: dict[tuple[str, int], type[WeightsEnum]] = {
     ("resnet50", 1): torchvisions.FasterRCNN_ResNet50_FPN_Weights,
@@ -24,40 +32,33 @@ _WEIGHTS: dict[tuple[str, int], type[WeightsEnum]] = {
     ("mobilenet_v3_large", 1): torchvisions.FasterRCNN_MobileNet_V3_Large_FPN_Weights,
 }
 
+TINY = {**SMALL}
+"""Options of a small one, for tests."""
+
 
 def build(
     num_classes: int,
     *,
-    version: Literal[1, 2] = 1,
-    backbone: str = "resnet50",
-    width: Annotated[int, Field(ge=8, le=256, multiple_of=8)] = 64,
-    backbone_weights: Annotated[str, OptionRole.WEIGHTS] | None = None,
-    norm: Literal["batch", "group", "frozen"] | None = None,
-    fpn_channels: Annotated[int, Field(ge=16, le=1024, multiple_of=8)] = 256,
-    strides: Annotated[tuple[Literal[4, 8, 16, 32, 64], ...], Field(min_length=1), OptionRole.STRIDES] | None = None,
-    box_head_channels: Annotated[int, Field(ge=16, le=4096)] = 1024,
-    anchor_scale: Annotated[float, Field(gt=0, le=32)] = 8.0,
-    box_batch_size_per_image: Annotated[int, Field(ge=4, le=4096)] = 512,
-    rpn_candidates: Annotated[int, Field(ge=1, le=3000)] = 1000,
-    rpn_score_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.0,
-    weights: Annotated[str, OptionRole.WEIGHTS] | None = None,
+    version: HeadVersion = 1,
+    backbone: Backbone = "resnet50",
+    width: BackboneWidth = 64,
+    backbone_weights: BackboneWeights = None,
+    norm: BackboneNorm = None,
+    fpn_channels: FpnChannels = 256,
+    strides: Strides = None,
+    box_head_channels: BoxHeadChannels = 1024,
+    anchor_scale: AnchorScale = 8.0,
+    box_batch_size_per_image: BoxBatchSize = 512,
+    rpn_candidates: RpnCandidates = 1000,
+    rpn_score_threshold: RpnScoreThreshold = 0.0,
+    weights: Weights = None,
 ) -> Detector:
     """A Faster R-CNN detector.
 
     Args:
         num_classes: labels are 0 to num_classes - 1.
-        version: 2 is torchvision's fasterrcnn_resnet50_fpn_v2, with deeper heads and batch normalization in them.
-        backbone: a name of stages.detectors.backbones.catalog.NAMES, or "timm:" and the name of a timm model.
-        width: channels after the stem; 64 is torchvision's ResNet.
-        backbone_weights: a torchvision weights name such as IMAGENET1K_V1, or a file.
-        norm: normalization of the backbone; null: its own, but frozen if version 1 starts from `weights`.
-        strides: one per level; null: 4 to 64, and for mobilenet_v3_large torchvision's two levels of stride 32 and one of 64.
-        box_head_channels: channels of the second stage's hidden layers.
-        anchor_scale: side of an anchor, in strides of its level.
-        box_batch_size_per_image: maximum number of regions per image that train the second stage; up to a quarter of them are objects.
-        rpn_candidates: number of regions per level that the deployed graph considers before suppression.
-        rpn_score_threshold: regions with a lower score are dropped; torchvision's MobileNets use 0.05.
-        weights: COCO_V1, or a file with torchvision's state dict.
+        weights: weights of the whole detector: `COCO_V1` (available for the default options, for version 2 and for
+            `mobilenet_v3_large`) or a file.
 
     Raises:
         ValueError: incompatible options.

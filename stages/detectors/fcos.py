@@ -1,4 +1,4 @@
-"""FCOS on torchvision's modules.
+"""FCOS on torchvision's modules: dense, without anchors.
 
 Tian et al., "FCOS: A Simple and Strong Anchor-free Object Detector", TPAMI 2022, https://arxiv.org/abs/2006.09214.
 Departures in addition to torchvision's own (GIoU loss, center sampling of radius 1.5 strides, centerness in the regression branch):
@@ -7,7 +7,7 @@ at 256 channels gives torchvision's 32 groups; the regression's bias starts posi
 entire sides of the boxes dead in short trainings from scratch.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 from pydantic import Field
@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.fcos import FCOS, FCOS_ResNet50_FPN_Weights, FCOSClassificationHead, FCOSHead, FCOSRegressionHead
 
-from deploy.plugins import OptionRole
 from stages.detectors import Detector
 from stages.detectors.backbones.catalog import group_norm
+from stages.detectors.backbones.options import Backbone, BackboneNorm, BackboneWeights, BackboneWidth, Weights
 from stages.detectors.backbones.pretrained import load_torchvision
 from stages.detectors.backbones.pyramid import PyramidBackbone
 from stages.detectors.dense.detector import CLASS_LAYERS, DenseDetector
+from stages.detectors.dense.options import Extra, FpnChannels, HeadConvs, Strides
 from stages.processes import rescale
 
 _FIRST_REACH = 2.0
@@ -53,33 +54,30 @@ class FcosDetector(DenseDetector):
         return torch.cat((center - deltas[..., :2] * size, center + deltas[..., 2:] * size), dim=-1)
 
 
+TINY = {"backbone": "resnet10", "width": 8, "fpn_channels": 32, "strides": (8, 16, 32), "head_convs": 1, "range_scale": 0.5}
+"""Options of a small one, for tests."""
+
+
 def build(
     num_classes: int,
     *,
-    backbone: str = "resnet50",
-    width: Annotated[int, Field(ge=8, le=256, multiple_of=8)] = 64,
-    backbone_weights: Annotated[str, OptionRole.WEIGHTS] | None = None,
-    norm: Literal["batch", "group", "frozen"] | None = None,
-    fpn_channels: Annotated[int, Field(ge=32, le=1024, multiple_of=32)] = 256,
-    strides: Annotated[tuple[Literal[4, 8, 16, 32, 64, 128], ...], Field(min_length=1), OptionRole.STRIDES] = (8, 16, 32, 64, 128),
-    extra: Literal["pool", "p6p7", "p6p7_c5"] = "p6p7",
-    head_convs: Annotated[int, Field(ge=1, le=8)] = 4,
+    backbone: Backbone = "resnet50",
+    width: BackboneWidth = 64,
+    backbone_weights: BackboneWeights = None,
+    norm: BackboneNorm = None,
+    fpn_channels: FpnChannels = 256,
+    strides: Strides = (8, 16, 32, 64, 128),
+    extra: Extra = "p6p7",
+    head_convs: HeadConvs = 4,
     range_scale: Annotated[float, Field(gt=0, le=4)] = 1.0,
-    weights: Annotated[str, OptionRole.WEIGHTS] | None = None,
+    weights: Weights = None,
 ) -> Detector:
     """An FCOS detector.
 
     Args:
         num_classes: labels are 0 to num_classes - 1.
-        backbone: a name of stages.detectors.backbones.catalog.NAMES, or "timm:" and the name of a timm model.
-        width: channels after the stem; 64 is torchvision's ResNet.
-        backbone_weights: a torchvision weights name such as IMAGENET1K_V1, or a file.
-        norm: normalization of the backbone; null: its own, but frozen for resnet50 with `weights`, as in torchvision.
-        extra: how the levels above stride 32 are made: max pooling (64 only), or convolutions on the pyramid's coarsest level
-            or on the backbone's.
-        range_scale: a level of stride s takes objects that extend 4 to 8 times s * range_scale px from their center; at the finest
-            level, s * range_scale must be an even number.
-        weights: COCO_V1, which fits the defaults, or a file with the whole model; see backbones/pretrained.py.
+        range_scale: scales the object size per level: a level of stride s takes objects that extend 4 to 8 times s * range_scale px from
+            their center; at the finest level, s * range_scale must be an even number.
 
     Raises:
         ValueError: incompatible options.

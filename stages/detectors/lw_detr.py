@@ -1,4 +1,4 @@
-"""LW-DETR through transformers.
+"""LW-DETR through transformers: set prediction.
 
 Chen et al., "LW-DETR: A Transformer Replacement to YOLO for Real-Time Detection", https://arxiv.org/abs/2406.03458. Departures: see
 set_prediction/groups.py; in fresh networks every other block, up to the last, attends globally, and the last four of those are used.
@@ -14,6 +14,7 @@ from deploy.plugins import OptionRole
 from stages.detectors import Detector
 from stages.detectors.set_prediction import hub
 from stages.detectors.set_prediction.groups import CLASS_LAYERS, GroupQueryDetector
+from stages.detectors.set_prediction.options import Groups, Layers, Queries, Width
 from stages.detectors.set_prediction.resampling import bicubic
 
 
@@ -52,6 +53,10 @@ class LwDetrDetector(GroupQueryDetector):
         return list(encoder.projector(encoder.backbone(images).feature_maps))
 
 
+TINY = {"backbone_width": 48, "backbone_layers": 2, "windows": 2, "width": 32, "layers": 2, "queries": 20, "groups": 2}
+"""Options of a small one, for tests."""
+
+
 def build(
     num_classes: int,
     *,
@@ -60,24 +65,22 @@ def build(
     backbone_layers: Annotated[int, Field(ge=2, le=24)] | None = None,
     windows: Literal[1, 2, 4] | None = None,
     scales: Annotated[tuple[float, ...], Field(min_length=1)] | None = None,
-    width: Literal[32, 64, 128, 256] | None = None,
-    layers: Annotated[int, Field(ge=1, le=12)] | None = None,
-    queries: Annotated[int, Field(ge=1, le=1000)] | None = None,
-    groups: Annotated[int, Field(ge=1, le=20)] | None = None,
+    width: Width = None,
+    layers: Layers = None,
+    queries: Queries = None,
+    groups: Groups = None,
 ) -> Detector:
     """An LW-DETR detector.
 
     Args:
         num_classes: labels are 0 to num_classes - 1.
-        weights: a hub id such as AnnaZhang/lwdetr_small_60e_coco, or a folder written by save_pretrained; null: random weights.
-        backbone_width: channels of the vision transformer; null: the weights' own, or 192 without weights.
-        backbone_layers: blocks of the vision transformer; null: the weights' own, or 10 without weights.
-        windows: attention in windows * windows parts; sizes: multiples of 16 times this; null: the weights' own, or 4 without weights.
-        scales: sizes of the pyramid's levels, relative to the transformer's stride 16; null: the weights' own, or (1.0,) without weights.
-        width: channels of the pyramid and of the queries; null: the weights' own, or 256 without weights.
-        layers: decoder layers; null: the weights' own, or 3 without weights.
-        queries: number of predicted boxes; null: the weights' own, or 300 without weights.
-        groups: groups of queries while training; null: the weights' own, or 13 without weights.
+        weights: a hub id such as `AnnaZhang/lwdetr_small_60e_coco`, or a folder written by `save_pretrained`; null: random weights.
+        backbone_width: channels of the vision transformer; null: 192.
+        backbone_layers: blocks of the vision transformer; null: 10.
+        windows: windows per side: attention runs in windows * windows parts of the image, so height and width must be multiples of 16 times
+            this; null: 4.
+        scales: pyramid levels as multiples of the transformer's own resolution (stride 16): a descending selection of 2.0, 1.0, 0.5; null:
+            `[1.0]`.
 
     Raises:
         ValueError: incompatible options, or transformers is not installed.

@@ -1,62 +1,65 @@
-"""Mask R-CNN on torchvision's modules.
+"""Mask R-CNN on torchvision's modules: two stages, with instance masks.
 
 He et al., "Mask R-CNN", ICCV 2017, https://arxiv.org/abs/1703.06870; version 2 with the heads of Li et al., "Benchmarking Detection
 Transfer Learning with Vision Transformers", https://arxiv.org/abs/2111.11429. Departures: those of faster_rcnn, and the mask head's
 width is an option.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 from torchvision.models import WeightsEnum
 from torchvision.models.detection import mask_rcnn as torchvisions
 
-from deploy.plugins import OptionRole
 from stages.detectors import Detector
+from stages.detectors.backbones.options import Backbone, BackboneNorm, BackboneWeights, BackboneWidth, Weights
 from stages.detectors.two_stage.detector import TwoStageDetector
 from stages.detectors.two_stage.model import TwoStageOptions, load, mask, pyramid_of
+from stages.detectors.two_stage.options import (
+    SMALL,
+    AnchorScale,
+    BoxBatchSize,
+    BoxHeadChannels,
+    FpnChannels,
+    HeadVersion,
+    RpnCandidates,
+    RpnScoreThreshold,
+    Strides,
+)
 
 _WEIGHTS: dict[tuple[str, int], type[WeightsEnum]] = {
     ("resnet50", 1): torchvisions.MaskRCNN_ResNet50_FPN_Weights,
     ("resnet50", 2): torchvisions.MaskRCNN_ResNet50_FPN_V2_Weights,
 }
 
+TINY = {**SMALL, "mask_head_channels": 32}
+"""Options of a small one, for tests."""
+
 
 def build(
     num_classes: int,
     *,
-    version: Literal[1, 2] = 1,
-    backbone: str = "resnet50",
-    width: Annotated[int, Field(ge=8, le=256, multiple_of=8)] = 64,
-    backbone_weights: Annotated[str, OptionRole.WEIGHTS] | None = None,
-    norm: Literal["batch", "group", "frozen"] | None = None,
-    fpn_channels: Annotated[int, Field(ge=16, le=1024, multiple_of=8)] = 256,
-    strides: Annotated[tuple[Literal[4, 8, 16, 32, 64], ...], Field(min_length=1), OptionRole.STRIDES] | None = None,
-    box_head_channels: Annotated[int, Field(ge=16, le=4096)] = 1024,
+    version: HeadVersion = 1,
+    backbone: Backbone = "resnet50",
+    width: BackboneWidth = 64,
+    backbone_weights: BackboneWeights = None,
+    norm: BackboneNorm = None,
+    fpn_channels: FpnChannels = 256,
+    strides: Strides = None,
+    box_head_channels: BoxHeadChannels = 1024,
     mask_head_channels: Annotated[int, Field(ge=8, le=1024)] = 256,
-    anchor_scale: Annotated[float, Field(gt=0, le=32)] = 8.0,
-    box_batch_size_per_image: Annotated[int, Field(ge=4, le=4096)] = 512,
-    rpn_candidates: Annotated[int, Field(ge=1, le=3000)] = 1000,
-    rpn_score_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.0,
-    weights: Annotated[str, OptionRole.WEIGHTS] | None = None,
+    anchor_scale: AnchorScale = 8.0,
+    box_batch_size_per_image: BoxBatchSize = 512,
+    rpn_candidates: RpnCandidates = 1000,
+    rpn_score_threshold: RpnScoreThreshold = 0.0,
+    weights: Weights = None,
 ) -> Detector:
     """A Mask R-CNN detector; its masks are 28 x 28 in the frame of their boxes.
 
     Args:
         num_classes: labels are 0 to num_classes - 1.
-        version: 2 is torchvision's maskrcnn_resnet50_fpn_v2, with deeper heads and batch normalization in them.
-        backbone: a name of stages.detectors.backbones.catalog.NAMES, or "timm:" and the name of a timm model.
-        width: channels after the stem; 64 is torchvision's ResNet.
-        backbone_weights: a torchvision weights name such as IMAGENET1K_V1, or a file.
-        norm: normalization of the backbone; null: its own, but frozen if version 1 starts from `weights`.
-        strides: one per level; null: 4 to 64, and for mobilenet_v3_large torchvision's two levels of stride 32 and one of 64.
-        box_head_channels: channels of the second stage's hidden layers.
         mask_head_channels: channels of the mask head's layers.
-        anchor_scale: side of an anchor, in strides of its level.
-        box_batch_size_per_image: maximum number of regions per image that train the second stage; up to a quarter of them are objects.
-        rpn_candidates: number of regions per level that the deployed graph considers before suppression.
-        rpn_score_threshold: regions with a lower score are dropped.
-        weights: COCO_V1, or a file with torchvision's state dict.
+        weights: weights of the whole detector: `COCO_V1` (available for the default options and for version 2) or a file.
 
     Raises:
         ValueError: incompatible options.

@@ -1,4 +1,4 @@
-"""RetinaNet on torchvision's modules, in both of its versions.
+"""RetinaNet on torchvision's modules, in both of its versions: dense, with anchors.
 
 Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017, https://arxiv.org/abs/1708.02002. Version 2 is torchvision's: group
 normalization in the heads, a GIoU loss, levels above 32 from the backbone's own map. Departures: the sizes and ratios of anchors, the
@@ -21,13 +21,14 @@ from torchvision.models.detection.retinanet import (
 )
 from torchvision.ops import Conv2dNormActivation
 
-from deploy.plugins import OptionRole
 from stages.detectors import Detector
 from stages.detectors.backbones.catalog import group_norm
+from stages.detectors.backbones.options import Backbone, BackboneNorm, BackboneWeights, BackboneWidth, Weights
 from stages.detectors.backbones.pretrained import SUFFIXES, load_torchvision
 from stages.detectors.backbones.pyramid import PyramidBackbone
 from stages.detectors.boxes import coding
 from stages.detectors.dense.detector import CLASS_LAYERS, DenseDetector
+from stages.detectors.dense.options import Extra, FpnChannels, HeadConvs, Strides
 
 _WEIGHTS = {1: RetinaNet_ResNet50_FPN_Weights, 2: RetinaNet_ResNet50_FPN_V2_Weights}
 
@@ -47,37 +48,38 @@ class RetinaNetDetector(DenseDetector):
         return coding.decode(deltas, anchors)
 
 
+TINY = {"backbone": "resnet10", "width": 8, "fpn_channels": 32, "strides": (8, 16, 32), "head_convs": 1, "anchor_scale": 2.0}
+"""Options of a small one, for tests."""
+
+
 def build(
     num_classes: int,
     *,
     version: Literal[1, 2] = 2,
-    backbone: str = "resnet50",
-    width: Annotated[int, Field(ge=8, le=256, multiple_of=8)] = 64,
-    backbone_weights: Annotated[str, OptionRole.WEIGHTS] | None = None,
-    norm: Literal["batch", "group", "frozen"] | None = None,
-    fpn_channels: Annotated[int, Field(ge=32, le=1024, multiple_of=32)] = 256,
-    strides: Annotated[tuple[Literal[4, 8, 16, 32, 64, 128], ...], Field(min_length=1), OptionRole.STRIDES] = (8, 16, 32, 64, 128),
-    extra: Literal["pool", "p6p7", "p6p7_c5"] | None = None,
-    head_convs: Annotated[int, Field(ge=1, le=8)] = 4,
+    backbone: Backbone = "resnet50",
+    width: BackboneWidth = 64,
+    backbone_weights: BackboneWeights = None,
+    norm: BackboneNorm = None,
+    fpn_channels: FpnChannels = 256,
+    strides: Strides = (8, 16, 32, 64, 128),
+    extra: Extra | None = None,
+    head_convs: HeadConvs = 4,
     anchor_scale: Annotated[float, Field(ge=1, le=16)] = 4.0,
     anchor_sizes: Annotated[int, Field(ge=1, le=5)] = 3,
     anchor_ratios: Annotated[tuple[Annotated[float, Field(ge=0.05, le=20)], ...], Field(min_length=1)] = (0.5, 1.0, 2.0),
-    weights: Annotated[str, OptionRole.WEIGHTS] | None = None,
+    weights: Weights = None,
 ) -> Detector:
     """A RetinaNet detector.
 
     Args:
         num_classes: labels are 0 to num_classes - 1.
-        version: 1 has no normalization in the heads and an L1 loss.
-        backbone: a name of stages.detectors.backbones.catalog.NAMES, or "timm:" and the name of a timm model.
-        width: channels after the stem; 64 is torchvision's ResNet.
-        backbone_weights: a torchvision weights name such as IMAGENET1K_V1, or a file.
-        norm: normalization of the backbone; null: its own, but frozen for resnet50 with `weights` of version 1, as in torchvision.
-        extra: how the levels above stride 32 are made, see detector fcos; null: p6p7 in version 1 and p6p7_c5 in version 2.
-        anchor_scale: side of a level's smallest square anchor, in strides.
+        version: version 2 has group normalization in the heads and a GIoU loss; version 1 has no normalization in the heads and an L1 loss.
+        extra: how strides 64 and 128 are made: max pooling (64 only), convolutions on the pyramid's stride 32, or on the backbone's; null:
+            `p6p7` in version 1 and `p6p7_c5` in version 2.
+        anchor_scale: side of a level's smallest square anchor, in strides; at the finest level this should be about the size of the
+            smallest objects.
         anchor_sizes: number of anchor sizes per level, from that side up to below its double.
         anchor_ratios: height-to-width ratios of the anchors.
-        weights: COCO_V1, which fits the defaults, or a file with the whole model; see backbones/pretrained.py.
 
     Raises:
         ValueError: incompatible options.

@@ -1,4 +1,4 @@
-"""RF-DETR through transformers, with instance masks on request.
+"""RF-DETR through transformers: set prediction, with instance masks on request.
 
 Robinson et al., "RF-DETR: Neural Architecture Search for Real-Time Detection Transformers", https://arxiv.org/abs/2511.09554. Departures:
 see set_prediction/groups.py; in images that are not square, windows contain adjacent patches, while transformers mixes up height and
@@ -16,6 +16,7 @@ from deploy.plugins import OptionRole
 from stages.detectors import Detector
 from stages.detectors.set_prediction import hub
 from stages.detectors.set_prediction.groups import CLASS_LAYERS, GroupQueryDetector
+from stages.detectors.set_prediction.options import Groups, Layers, Queries, Width
 from stages.detectors.set_prediction.resampling import bicubic
 
 
@@ -79,6 +80,10 @@ class RfDetrDetector(GroupQueryDetector):
         return masks
 
 
+TINY = {"backbone_width": 64, "backbone_layers": 2, "windows": 2, "width": 32, "layers": 2, "queries": 20, "groups": 2}
+"""Options of a small one, for tests."""
+
+
 def build(
     num_classes: int,
     *,
@@ -88,25 +93,22 @@ def build(
     backbone_layers: Annotated[int, Field(ge=2, le=24)] | None = None,
     patch: Literal[12, 14, 16] | None = None,
     windows: Literal[1, 2, 4] | None = None,
-    width: Literal[32, 64, 128, 256] | None = None,
-    layers: Annotated[int, Field(ge=1, le=12)] | None = None,
-    queries: Annotated[int, Field(ge=1, le=1000)] | None = None,
-    groups: Annotated[int, Field(ge=1, le=20)] | None = None,
+    width: Width = None,
+    layers: Layers = None,
+    queries: Queries = None,
+    groups: Groups = None,
 ) -> Detector:
     """An RF-DETR detector.
 
     Args:
         num_classes: labels are 0 to num_classes - 1.
-        weights: a hub id such as Roboflow/rf-detr-base, or a folder written by save_pretrained; null: random weights.
-        masks: predict instance masks, with weights that have them or fresh ones.
-        backbone_width: channels of the vision transformer; null: the weights' own, or 384 without weights.
-        backbone_layers: blocks of the vision transformer; null: the weights' own, or 12 without weights.
-        patch: width of a patch, in px; null: the weights' own, or 16 without weights.
-        windows: attention in windows * windows parts; sizes: multiples of patch times this; null: the weights' own, or 2 without weights.
-        width: channels of the pyramid and of the queries; null: the weights' own, or 256 without weights.
-        layers: decoder layers; null: the weights' own, or 3 without weights.
-        queries: number of predicted boxes; null: the weights' own, or 300 without weights.
-        groups: groups of queries while training; null: the weights' own, or 13 without weights.
+        weights: a hub id such as `Roboflow/rf-detr-base`, or a folder written by `save_pretrained`; null: random weights.
+        masks: predict instance masks too; `weights`, if given, must include them.
+        backbone_width: channels of the vision transformer; null: 384.
+        backbone_layers: blocks of the vision transformer; null: 12.
+        patch: side of a patch, in px; null: 16.
+        windows: windows per side: attention runs in windows * windows parts of the image, so height and width must be multiples of `patch`
+            times this; null: 2.
 
     Raises:
         ValueError: incompatible options, or transformers is not installed.

@@ -1,4 +1,4 @@
-"""RT-DETRv2 through transformers.
+"""RT-DETRv2 through transformers: set prediction.
 
 Lv et al., "RT-DETRv2: Improved Baseline with Bag-of-Freebies for Real-Time Detection Transformer", https://arxiv.org/abs/2407.17140.
 Departures: see stages/detectors/set_prediction/denoising.py.
@@ -12,6 +12,7 @@ from deploy.plugins import OptionRole
 from stages.detectors import Detector
 from stages.detectors.set_prediction import hub
 from stages.detectors.set_prediction.denoising import fresh, pretrained, shared_sizes
+from stages.detectors.set_prediction.options import Layers, Queries, Width
 
 _DEPTHS: dict[str, tuple[str, tuple[int, int, int, int]]] = {
     "resnet10": ("basic", (1, 1, 1, 1)),
@@ -21,6 +22,9 @@ _DEPTHS: dict[str, tuple[str, tuple[int, int, int, int]]] = {
     "resnet101": ("bottleneck", (3, 4, 23, 3)),
 }
 
+TINY = {"backbone": "resnet10", "backbone_width": 8, "width": 32, "layers": 2, "queries": 20}
+"""Options of a small one, for tests."""
+
 
 def build(
     num_classes: int,
@@ -28,20 +32,18 @@ def build(
     weights: Annotated[str, OptionRole.WEIGHTS] | None = None,
     backbone: Literal["resnet10", "resnet18", "resnet34", "resnet50", "resnet101"] | None = None,
     backbone_width: Annotated[int, Field(ge=8, le=256, multiple_of=8)] | None = None,
-    width: Literal[32, 64, 128, 256] | None = None,
-    layers: Annotated[int, Field(ge=1, le=12)] | None = None,
-    queries: Annotated[int, Field(ge=1, le=1000)] | None = None,
+    width: Width = None,
+    layers: Layers = None,
+    queries: Queries = None,
 ) -> Detector:
     """An RT-DETRv2 detector.
 
     Args:
         num_classes: labels are 0 to num_classes - 1.
-        weights: a hub id such as PekingU/rtdetr_v2_r18vd, or a folder written by save_pretrained; null: random weights.
-        backbone: its name; null: the weights' own, or resnet50 without weights.
-        backbone_width: channels after the stem; null: the weights' own, or 64 without weights.
-        width: channels of the pyramid and of the queries; null: the weights' own, or 256 without weights.
-        layers: decoder layers; null: the weights' own, or 6 without weights.
-        queries: number of predicted boxes; null: the weights' own, or 300 without weights.
+        weights: a hub id such as `PekingU/rtdetr_v2_r18vd`, or a folder written by `save_pretrained`; null: random weights.
+        backbone: a ResNet with a stem of three convolutions; null: `resnet50`.
+        backbone_width: channels after the stem; null: 64.
+        layers: decoder layers; null: 6.
 
     Raises:
         ValueError: incompatible options, or transformers is not installed.

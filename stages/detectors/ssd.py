@@ -21,8 +21,8 @@ from torchvision.models.detection import SSD300_VGG16_Weights
 from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 from torchvision.models.detection.ssd import SSD
 
-from deploy.plugins import OptionRole
 from stages.detectors import Detector
+from stages.detectors.backbones.options import BackboneWeights, Weights
 from stages.detectors.backbones.pretrained import load_backbone, load_torchvision
 from stages.detectors.single_shot.detector import CLASS_LAYERS, SsdDetector
 
@@ -109,24 +109,27 @@ def _conv(channels_in: int, channels_out: int, size: int, padding: int = 0, dila
     return conv
 
 
+TINY = {"width": 8, "norm": "batch", "levels": 4}
+"""Options of a small one, for tests."""
+
+
 def build(
     num_classes: int,
     *,
     width: Annotated[int, Field(ge=8, le=64, multiple_of=8)] = 64,
     norm: Literal["none", "batch"] = "none",
     levels: Annotated[int, Field(ge=2, le=6)] = 6,
-    weights: Annotated[str, OptionRole.WEIGHTS] | None = None,
-    backbone_weights: Annotated[str, OptionRole.WEIGHTS] | None = None,
+    weights: Weights = None,
+    backbone_weights: BackboneWeights = None,
 ) -> Detector:
     """An SSD detector.
 
     Args:
         num_classes: labels are 0 to num_classes - 1.
-        width: channels of the first convolution; 64 is VGG16.
-        norm: batch is VGG16 with batch normalization.
-        levels: number of feature maps, starting at stride 8; 6 need images of at least 268 px per side, 5 of 140.
-        weights: weights of the whole detector: a torchvision name (COCO_V1) or a file with its state dict.
-        backbone_weights: a torchvision name such as IMAGENET1K_FEATURES, or a file with its state dict.
+        width: channels of the first convolution; 64 is VGG16 and is required for pretrained weights.
+        norm: `batch` is VGG16 with batch normalization, which can be trained from scratch.
+        levels: number of feature maps; 6 need images of at least 268 px per side, 5 at least 140.
+        backbone_weights: `IMAGENET1K_FEATURES`, `IMAGENET1K_V1`, or a file.
 
     Raises:
         ValueError: incompatible options, or an unknown name.

@@ -22,9 +22,9 @@ from torchvision.models.detection.ssd import SSD
 from torchvision.models.detection.ssdlite import SSDLiteFeatureExtractorMobileNet, SSDLiteHead
 from torchvision.ops import FrozenBatchNorm2d
 
-from deploy.plugins import OptionRole
 from stages.detectors import Detector
 from stages.detectors.backbones.catalog import group_norm
+from stages.detectors.backbones.options import BackboneWeights, Weights
 from stages.detectors.backbones.pretrained import load_backbone, load_torchvision
 from stages.detectors.single_shot.detector import CLASS_LAYERS, SsdDetector
 
@@ -40,6 +40,9 @@ _BACKBONES: dict[str, tuple[Callable[..., mobilenetv3.MobileNetV3], type[Weights
     "mobilenet_v3_small": (mobilenetv3.mobilenet_v3_small, mobilenetv3.MobileNet_V3_Small_Weights),
 }
 
+TINY = {"width_mult": 0.25, "norm": "group"}
+"""Options of a small one, for tests."""
+
 
 def build(
     num_classes: int,
@@ -48,19 +51,19 @@ def build(
     width_mult: Annotated[float, Field(ge=0.25, le=1, multiple_of=0.125)] = 1.0,
     norm: Literal["batch", "group", "frozen"] = "batch",
     reduced_tail: bool | None = None,
-    weights: Annotated[str, OptionRole.WEIGHTS] | None = None,
-    backbone_weights: Annotated[str, OptionRole.WEIGHTS] | None = None,
+    weights: Weights = None,
+    backbone_weights: BackboneWeights = None,
 ) -> Detector:
     """An SSDlite detector.
 
     Args:
         num_classes: labels are 0 to num_classes - 1.
-        width_mult: channels, as a fraction of MobileNetV3's.
-        norm: batch needs batches of at least 2 images, because the last level may be a single position. With backbone_weights,
-            frozen applies only to the backbone; fresh layers have batch.
-        reduced_tail: halve the channels in the backbone's last blocks; null: only without backbone_weights, which have all.
-        weights: weights of the whole detector: a torchvision name (COCO_V1) or a file with its state dict.
-        backbone_weights: a torchvision name such as IMAGENET1K_V1, or a file with its state dict.
+        width_mult: multiplies the channels of MobileNetV3 and SSDlite.
+        norm: `batch` needs batches of 2 images or more, because the last level may be a single position; `frozen` makes sense only with
+            weights, and with `backbone_weights` it applies only to the backbone.
+        reduced_tail: halve the channels in the backbone's last blocks; null does so unless `backbone_weights` is given.
+        backbone_weights: `IMAGENET1K_V1`, for the large backbone also `IMAGENET1K_V2`, or a file.
+        backbone: the small one has fewer layers and channels.
 
     Raises:
         ValueError: incompatible options, or an unknown name.

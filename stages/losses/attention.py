@@ -30,6 +30,7 @@ from stages.losses.features.attention_maps import (
 )
 from stages.losses.features.errors import mean_square, norm
 from stages.losses.features.levels import Adapter, LevelPair, adapters, channels, match, pairs
+from stages.losses.features.options import Missing, PresetName, Statistics, Strides
 from stages.losses.features.presets import Preset, chosen
 
 
@@ -104,28 +105,24 @@ def build(
     student: Pyramid,
     teacher: Pyramid,
     *,
-    preset: Literal["normalised", "code_one_stage", "code_two_stage", "mmrazor", "paper_one_stage", "paper_two_stage"] = "normalised",
+    preset: PresetName = "normalised",
     temperature: Annotated[float, Field(gt=0)] | None = None,
     feature_weight: Annotated[float, Field(ge=0)] | None = None,
     transfer_weight: Annotated[float, Field(ge=0)] | None = None,
-    strides: tuple[int, ...] | None = None,
-    missing: Literal["skip", "interpolate"] = "skip",
-    statistics: Literal["image", "batch"] = "image",
+    strides: Strides = None,
+    missing: Missing = "skip",
+    statistics: Statistics = "image",
     adapter: Literal["conv1x1", "conv3x3", "none"] = "conv1x1",
 ) -> Loss:
     """The attention-masked feature loss and the attention transfer loss.
 
     Args:
-        preset: the form of the loss, and the values of the options below that are null; see stages.losses.features.presets.
+        preset: form of the loss, and values of the next three options if they are null.
         temperature: temperature of both masks; values below 1 sharpen them.
-        feature_weight: weight of the masked error between adapted student and teacher features.
-        transfer_weight: weight of the error between their attention over positions, and of the error between that over channels.
-        strides: strides of the student's levels that learn; null: all that can.
-        missing: what happens to a level whose stride the teacher lacks: it is left out, or learns from the nearest level, resized.
-        statistics: for preset normalised, what a channel's mean and deviation are computed over: each image, or the process's batch,
-            as in Cao et al., "PKD", NeurIPS 2022.
-        adapter: layer that maps the student's features to the teacher's channels before they are compared; with none, preset
-            normalised standardizes the features themselves.
+        feature_weight: weight of the masked error between features.
+        transfer_weight: weight of the error between attention maps over positions, and of the error between attention over channels.
+        adapter: layer that maps the student's channels to the teacher's; `none` requires equal numbers of channels, and preset
+            `normalised` then standardizes the features themselves.
 
     Raises:
         ConfigError: batch statistics with a preset that does not standardize; no adapter between different numbers of channels.

@@ -23,6 +23,7 @@ from stages.losses.features.attention_maps import standardized
 from stages.losses.features.errors import mean_square, norm
 from stages.losses.features.levels import LevelPair, adapters, channels, match, pairs
 from stages.losses.features.non_local_block import NonLocalBlock, Relation
+from stages.losses.features.options import Missing, PresetName, Statistics, Strides
 from stages.losses.features.presets import Preset, chosen
 
 
@@ -105,27 +106,24 @@ def build(
     student: Pyramid,
     teacher: Pyramid,
     *,
-    preset: Literal["normalised", "code_one_stage", "code_two_stage", "mmrazor", "paper_one_stage", "paper_two_stage"] = "normalised",
+    preset: PresetName = "normalised",
     reductions: tuple[Annotated[int, Field(ge=1)], ...] | None = None,
     pools: tuple[Annotated[int, Field(ge=1)], ...] | None = None,
     relation: Literal["dot_product", "embedded_gaussian"] = "dot_product",
-    strides: tuple[int, ...] | None = None,
-    missing: Literal["skip", "interpolate"] = "skip",
-    statistics: Literal["image", "batch"] = "image",
+    strides: Strides = None,
+    missing: Missing = "skip",
+    statistics: Statistics = "image",
     adapter: Literal["conv1x1", "none"] = "conv1x1",
 ) -> Loss:
     """Relation modules on both sides, matched after a 1x1 adapter.
 
     Args:
-        preset: the form of the loss, and the values of the options below that are null; see stages.losses.features.presets.
-        reductions: the projections at each level, finest first, have channels / reduction channels; the last applies to all further levels.
-        pools: sizes of the max-pooling of phi and g, likewise.
-        relation: dot_product, or embedded_gaussian: its softmax over the pooled positions.
-        strides: strides of the student's levels that learn; null: all that can.
-        missing: what happens to a level whose stride the teacher lacks: it is left out, or learns from the nearest level, resized.
-        statistics: for preset normalised, what a channel's mean and deviation are computed over: each image, or the process's batch,
-            as in Cao et al., "PKD", NeurIPS 2022.
-        adapter: layer that maps the student's features with their relations to the teacher's channels.
+        preset: form of the loss, and values of the next two options if they are null.
+        reductions: factor by which the projections reduce the channels, per level, finest first; the last value applies to all further
+            levels.
+        pools: max-pooling size per level, finest first; the last value applies to all further levels.
+        relation: similarity of two positions: their product, or its softmax over the pooled positions.
+        adapter: layer that maps the student's channels to the teacher's; `none` requires equal numbers of channels.
 
     Raises:
         ConfigError: batch statistics with a preset that does not standardize; no adapter between different numbers of channels.

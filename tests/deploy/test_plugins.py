@@ -69,3 +69,50 @@ def test_options_are_found_by_their_role(package: str) -> None:
 def test_a_wrong_choice_is_refused(package: str, value: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         plugins.fill(package, value)
+
+
+@pytest.fixture
+def sharing(package: str, tmp_path: Path) -> str:
+    """The folder of plugins with two more, which take options from a module of a folder below."""
+    parts = tmp_path / package / "parts"
+    parts.mkdir()
+    (parts / "__init__.py").write_text("import nowhere\n")
+    (parts / "options.py").write_text(
+        'from typing import Annotated\n\nfrom pydantic import Field\n\nWidth = Annotated[int, Field(ge=8, description="how wide")]\n'
+        'Widths = tuple[Width, ...]\nSMALL = {"width": 8}\n'
+    )
+    (tmp_path / package / "wide.py").write_text(
+        "import nowhere\nfrom toys.parts.options import SMALL, Width, Widths\n\nTINY = {**SMALL, 'more': (9,)}\n\n\n"
+        "def build(*, width: Width = 16, own: Width = 8, more: Widths = (), depth: int = 1) -> None:\n"
+        '    """A toy.\n\n    Args:\n        own: how wide it is\n            itself.\n        depth: how deep; null: 1.\n\n'
+        '    Raises:\n        ValueError: never.\n    """\n'
+    )
+    (tmp_path / package / "lost.py").write_text(
+        "from toys.parts.options import Width\n\n\ndef build(*, size: Size = 1) -> None:\n    pass\n"
+    )
+    return package
+
+
+def test_a_shared_option_keeps_its_limits_and_its_meaning(sharing: str) -> None:
+    assert plugins.fill(sharing, {"name": "wide", "width": 8, "more": [8]})["width"] == 8
+    with pytest.raises(ValueError, match=r"wide: width: .*got 7"):
+        plugins.fill(sharing, {"name": "wide", "width": 7})
+    with pytest.raises(ValueError, match=r"wide: more\.0: .*got 7"):
+        plugins.fill(sharing, {"name": "wide", "more": [7]})
+    meanings = {option: field.description for option, field in plugins.schema(sharing, "wide").model_fields.items()}
+    assert meanings == {"width": "how wide", "own": "how wide it is itself", "more": None, "depth": "how deep; null: 1"}
+
+
+def test_an_option_that_the_plugin_describes_itself_is_not_shared(sharing: str) -> None:
+    assert plugins.shared(sharing, "wide") == {"width": "parts.options", "more": "parts.options"}
+    assert plugins.shared(sharing, "soft") == {}
+
+
+def test_a_constant_is_read_without_importing_the_plugin(sharing: str) -> None:
+    assert plugins.constant(sharing, "wide", "TINY") == {"width": 8, "more": (9,)}
+    assert plugins.constant(sharing, "soft", "TINY", {}) == {}
+
+
+def test_a_type_that_is_nowhere_is_refused_with_those_that_can_be_used(sharing: str) -> None:
+    with pytest.raises(ValueError, match=r"may use only .*Width.*, and constants of a module options in a folder below.*'Size'"):
+        plugins.fill(sharing, {"name": "lost"})

@@ -15,7 +15,7 @@ from pages import ARCHITECTURE, EXTENDING, PAGES, README, blocks, prose, rows, s
 from places import ROOT
 from pydantic import BaseModel
 
-from deploy import errors, plugins
+from deploy import errors
 from deploy.comparison import metrics
 from deploy.contract import Preprocessing
 from deploy.serving.options import ServeConfig
@@ -32,6 +32,19 @@ CONFIGURATION, COMMANDS, GATES, SERVING = (ROOT / "docs" / f"{name}.md" for name
 PROJECT = tomllib.loads(text(ROOT / "pyproject.toml"))
 LAYERS = [contract for contract in PROJECT["tool"]["importlinter"]["contracts"] if contract["name"].startswith("The rooms of")]
 PACKAGES = PROJECT["tool"]["importlinter"]["root_packages"]
+
+
+def script(name: str) -> Any:
+    """A script of docs/, imported."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+write = script("write")
 
 
 def subcommands() -> dict[str, argparse.ArgumentParser]:
@@ -95,7 +108,7 @@ class TestEveryPage:
             ahead += [one for one in linked if one not in seen and one.exists()]
         assert not [page.name for page in PAGES if page.resolve() not in seen]
 
-    @pytest.mark.parametrize("page", [page for page in PAGES], ids=lambda page: page.name)
+    @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
     def test_a_percent_sign_follows_its_number_without_a_space(self, page: Path) -> None:
         assert not re.findall(r".*\d %(?!})", text(page))
 
@@ -138,10 +151,6 @@ class TestReadme:
         assert [re.split(r" {2,}", line) for line, rule in itertools.pairwise(lines) if set(rule) == {"-"}] == heads
         source = text(ROOT / "pipeline/results/table.py")
         assert all(f'"{word}"' in source for head in heads for word in head)
-
-    def test_it_names_every_detector(self) -> None:
-        named = {name for cells in rows(sections(README)["Detectors"]) for name in re.findall(r"`(\w+)`", cells[0])}
-        assert named == set(plugins.names("stages.detectors"))
 
 
 class TestCommandsPage:
@@ -227,11 +236,7 @@ class TestArchitecture:
         assert set(STAGES) <= set(shown)
 
     def test_the_picture_is_drawn_from_the_layers_as_they_are(self) -> None:
-        spec = importlib.util.spec_from_file_location("pictures", ROOT / "docs" / "pictures.py")
-        assert spec is not None
-        assert spec.loader is not None
-        pictures = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(pictures)
+        pictures = script("pictures")
         assert pictures.architecture() == text(ROOT / "docs" / "architecture.svg"), "draw it again: python docs/pictures.py"
 
     def test_every_stage_with_its_artifact(self) -> None:
@@ -275,58 +280,15 @@ TABLES: dict[str, type[BaseModel]] = {
     "gates": GateConfig,
     "package": PackageConfig,
     "serve": ServeConfig,
-    **{
-        f"{word}: {name}": plugins.schema(place.package, name, place.function, place.hidden)
-        for word, place in zip(("dataset", "detector", "loss", "runtime"), config.PLUGIN_SECTIONS.values(), strict=True)
-        for name in plugins.names(place.package)
-    },
 }
-
-
-def kind_of(schema: dict[str, Any]) -> str:
-    """A JSON schema in words."""
-    for union in ("anyOf", "oneOf"):
-        if union in schema:
-            return " or ".join(dict.fromkeys(kind_of(one) for one in schema[union]))
-    if "enum" in schema or "const" in schema:
-        return ", ".join(f"`{value}`" for value in schema.get("enum", [schema.get("const")]))
-    if schema.get("type") == "array":
-        return f"{len(schema['prefixItems'])} numbers" if "prefixItems" in schema else f"list of {kind_of(schema['items'])}"
-    names = {"integer": "integer", "number": "number", "string": "text", "boolean": "true or false", "null": "null", None: "section"}
-    least, above, most, below, step = (
-        schema.get(key) for key in ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum", "multipleOf")
-    )
-    low = f"above {above:g}" if above is not None else f"{least:g}" if least is not None else ""
-    high = f"below {below:.12g}" if below is not None else f"{most:.12g}" if most is not None else ""
-    extent = f"{low} to {high}" if low and high else low if above is not None else f"{low} or more" if low else ""
-    return ", ".join(part for part in (names[schema.get("type")], extent, f"a multiple of {step}" if step else "") if part)
-
-
-def default_of(schema: dict[str, Any]) -> str:
-    """The value of a key that is not given."""
-    if "default" not in schema:
-        return "required"
-    value = schema["default"]
-    if isinstance(value, dict):
-        return "its defaults"
-    return f"`{value}`" if isinstance(value, str) and value else f"`{yaml.safe_dump(value, default_flow_style=True).split(chr(10))[0]}`"
-
-
-def expected_rows(model: type[BaseModel]) -> list[str]:
-    """Key, type and default of every field, as configuration.md shows them."""
-    properties = model.model_json_schema()["properties"]
-    return [f"`{name}` | {kind_of(one)} | {default_of(one)}" for name, one in properties.items()]
 
 
 class TestConfigurationPage:
     @pytest.mark.parametrize(("title", "model"), TABLES.items(), ids=TABLES)
     def test_its_tables_say_what_the_code_says(self, title: str, model: type[BaseModel]) -> None:
         found = rows(sections(CONFIGURATION)[title])
-        assert [" | ".join(cells[:3]) for cells in found] == expected_rows(model)
+        assert [cells[:3] for cells in found] == [[f"`{row.key}`", row.kind, row.default] for row in write.rows_of(model)]
         assert all(len(cells) == 4 and len(cells[3]) > 3 for cells in found)
-
-    def test_every_table_is_of_something(self) -> None:
-        assert {title for title in sections(CONFIGURATION) if ": " in title} <= TABLES.keys()
 
     def test_every_metric(self) -> None:
         body = sections(CONFIGURATION)["gates"]
@@ -334,3 +296,64 @@ class TestConfigurationPage:
         parts, percentiles = re.findall(r"latency_<([a-z_|]+)>_<([p\d|]+)>_ms", body)[0]
         spelled = {f"latency_{part}_{percentile}_ms" for part in parts.split("|") for percentile in percentiles.split("|")}
         assert spelled == {name for name in metrics.NAMES if name.startswith("latency_")}
+
+
+PAGE = """# Page
+
+## detector: old
+
+Before.
+
+<!-- detector: old -->
+stale
+<!-- end -->
+
+After.
+
+### More about old
+
+## train
+"""
+
+
+class TestGeneratedParts:
+    def test_they_are_as_the_code_says(self) -> None:
+        """Tables of plugins, README's table of detectors, the schema."""
+        stale = [path.name for path, content in write.written(ROOT).items() if text(path) != content]
+        assert not stale, "write them again: make docs"
+
+    def test_what_is_written_by_hand_around_one_stays(self) -> None:
+        page = write.with_parts(PAGE, {("detector", "old"): "fresh"})
+        assert page == PAGE.replace("stale", "\nfresh\n")
+        assert write.with_parts(page, {("detector", "old"): "fresh"}) == page
+
+    def test_a_new_plugin_gets_a_section_after_the_last_of_its_kind(self) -> None:
+        page = write.with_parts(PAGE, {("detector", "old"): "fresh", ("detector", "new"): "table"})
+        added = "## detector: new\n\n<!-- detector: new -->\n\ntable\n\n<!-- end -->\n\n"
+        assert page == PAGE.replace("stale", "\nfresh\n").replace("## train", f"{added}## train")
+
+    def test_a_part_about_a_plugin_that_is_gone_is_refused(self) -> None:
+        with pytest.raises(SystemExit, match="describes detector old, which does not exist; delete its section"):
+            write.with_parts(PAGE, {})
+
+    def test_an_option_of_a_shared_module_is_in_its_table_alone(self) -> None:
+        parts = write.parts()
+        assert "| `backbone` |" in parts["detector options", "backbones"]
+        assert "| `backbone` |" not in parts["detector", "fcos"]
+        assert "Also `backbone`" in parts["detector", "fcos"]
+        assert "| `range_scale` | number, above 0 to 4 | `1.0` | scales the object size" in parts["detector", "fcos"]
+
+    def test_a_stale_file_is_named_and_left(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        page = tmp_path / "page.md"
+        page.write_text("old")
+        monkeypatch.setattr(write, "ROOT", tmp_path)
+        monkeypatch.setattr(write, "written", lambda _: {page: "new"})
+        monkeypatch.setattr("sys.argv", ["write.py", "--check"])
+        assert write.main() == 1
+        assert capsys.readouterr().out == "page.md is not what the code says; run: make docs\n"
+        assert page.read_text() == "old"
+        monkeypatch.setattr("sys.argv", ["write.py"])
+        assert write.main() == 0
+        assert page.read_text() == "new"

@@ -3,11 +3,9 @@
 B images, C channels, H x W positions; all functions treat each image separately, except standardization over the batch.
 """
 
-from typing import Literal
-
 from torch import Tensor
 
-Statistics = Literal["image", "batch"]
+from stages.losses.features.options import Statistics
 
 FLOOR = 1e-3
 """Fraction of the channels' mean variance that is added to each channel's, so that channels that hardly vary are not amplified."""

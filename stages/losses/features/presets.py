@@ -19,9 +19,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from deploy.errors import ConfigError
-from stages.losses.features.attention_maps import Statistics
-
-PresetName = Literal["normalised", "code_one_stage", "code_two_stage", "mmrazor", "paper_one_stage", "paper_two_stage"]
+from stages.losses.features.options import PresetName, Statistics
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,3 @@
-import json
 from pathlib import Path
 
 import jsonschema
@@ -220,8 +219,3 @@ def test_the_schema_refuses_what_the_pipeline_refuses(small_file: Path) -> None:
     for wrong in ({"sed": 1}, {"student": {"detector": {"name": "fcos", "wdith": 1}}}, {"distill": {"losses": [{"name": "atention"}]}}):
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate({**data, **wrong}, schema())
-
-
-def test_the_committed_schema_is_current() -> None:
-    committed = json.loads((ROOT / "docs" / "pipeline.schema.json").read_text(encoding="utf-8"))
-    assert committed == schema(), "run: make schema"

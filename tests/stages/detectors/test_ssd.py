@@ -81,7 +81,7 @@ def test_torchvisions_weights_give_torchvisions_features_boxes_and_losses(name: 
 def randomized(detector: SsdDetector) -> SsdDetector:
     """In eval mode with last layers that give scores and boxes of every kind, whatever the features' size."""
     detector = copy.deepcopy(detector).eval()
-    detector_samples.confident(detector, 1.0)
+    detector_samples.confident(detector, 1.0, images("ssdlite"))
     with torch.no_grad():
         head = detector(images("ssdlite")).head
         for part, spread in (("classification", 2.5), ("regression", 1.0)):

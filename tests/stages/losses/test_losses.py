@@ -14,7 +14,8 @@ from stages.detectors import Outputs
 from stages.losses import Loss, Pyramid
 from stages.losses.features.attention_maps import averaged_mask, mask, summed_mask
 from stages.losses.features.non_local_block import NonLocalBlock, relation_matrix
-from stages.losses.features.presets import PRESETS, PresetName
+from stages.losses.features.options import PresetName
+from stages.losses.features.presets import PRESETS
 
 Array = Any  # NumPy's own annotations lose the type in most of its functions
 __all__ = ["TestEveryLoss"]

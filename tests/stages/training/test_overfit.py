@@ -24,7 +24,7 @@ OTHERS: dict[str, dict[str, Any]] = {"lw_detr": _PATIENT, "rf_detr": {**_PATIENT
 @pytest.mark.parametrize("name", plugins.names("stages.detectors"))
 def test_eight_images_are_learned_by_heart(name: str, tmp_path: Path) -> None:
     dataset = tiny.dataset(tmp_path / "digits", train_images=8, size=SIZE)
-    detector = build_detector(DetectorConfig.model_validate({"name": name, **TINY.get(name, {})}), 10, 0)
+    detector = build_detector(DetectorConfig.model_validate({"name": name, **TINY[name]}), 10, 0)
     config = tiny.schedule(**{**TRAIN, **OTHERS.get(name, {})})
     folder = tmp_path / "training"
     folder.mkdir()
