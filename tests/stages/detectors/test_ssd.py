@@ -74,7 +74,7 @@ def test_torchvisions_weights_give_torchvisions_features_boxes_and_losses(name: 
         torch.testing.assert_close(mine, other)
     boxes = own.anchor_generator(ImageList(images(name), [(SIZE[name], SIZE[name])]), found)[0]
     assert torch.equal(detector.default_boxes(images(name), found), boxes)
-    sizes = [len(level[0]) for level in outputs.head["cls_logits"]]
+    sizes = [len(level[0]) for level in outputs.head["class_logits"]]
     assert sum(sizes) == len(boxes)
 
 
@@ -85,7 +85,7 @@ def randomized(detector: SsdDetector) -> SsdDetector:
     with torch.no_grad():
         head = detector(images("ssdlite")).head
         for part, spread in (("classification", 2.5), ("regression", 1.0)):
-            levels = head["cls_logits" if part == "classification" else "bbox_regression"]
+            levels = head["class_logits" if part == "classification" else "box_deltas"]
             for index, level in enumerate(levels):
                 for parameter_name, parameter in detector.named_parameters():
                     if re.search(rf"{part}_head\.module_list\.{index}(\.1)?\.weight$", parameter_name):
