@@ -206,11 +206,15 @@ def test_a_detector_without_decoded_boxes_is_refused(monkeypatch: pytest.MonkeyP
         build("nearest_box", student, teacher)
 
 
-def test_check_refuses_the_pair_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_and_run_refuse_the_pair_before_any_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = tmp_path / "pipeline.yaml"
     config.write_text(f"extends: {ROOT / 'examples' / 'small.yaml'}\ndistill: {{losses: [{{name: region_classes}}]}}\n", encoding="utf-8")
     assert cli.main(["check", str(config)]) == 2
-    assert "distill.losses: region_classes reads regions, but the student, fcos, can give only" in capsys.readouterr().out
+    line = "distill.losses: region_classes reads regions, but the student, fcos, can give only"
+    assert line in capsys.readouterr().out
+    assert cli.main(["run", str(config), "--runs", str(tmp_path / "runs")]) == 2
+    assert line in capsys.readouterr().err
+    assert [path.name.partition("-")[0] for path in (tmp_path / "runs" / ".store").iterdir() if path.is_dir()] == ["prepare"]
 
 
 def test_what_is_not_given_is_refused_with_the_loss_to_mend() -> None:
