@@ -5,8 +5,9 @@ import importlib.metadata
 import importlib.util
 import platform
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,13 +70,18 @@ def _network_problem(config: PipelineConfig) -> EdgedistillError | None:
     if importlib.util.find_spec("torch") is None:
         return None
     try:
-        refuse_networks(config)
+        _refuse_networks(config)
     except (ConfigError, ArtifactError) as error:
         return error
     return None
 
 
-def refuse_networks(config: PipelineConfig) -> None:
+def before_trainings(config: PipelineConfig) -> Mapping[str, Callable[[], None]]:
+    """What a store calls before each training, see Store.before: networks that cannot be distilled are refused before hours of work."""
+    return dict.fromkeys(("train_teacher", "train_baseline", "distill"), partial(_refuse_networks, config))
+
+
+def _refuse_networks(config: PipelineConfig) -> None:
     """Build teacher, student and losses as configured, without pretrained weights.
 
     Raises:

@@ -11,7 +11,7 @@ from typing import Any
 from deploy.errors import ConfigError
 from deploy.plugins import suggest
 from pipeline.answer import Answer, say, silent
-from pipeline.commands.check import refuse_networks
+from pipeline.commands.check import before_trainings
 from pipeline.config import PipelineConfig, load
 from pipeline.flow import RunResult, compress, instances
 from pipeline.outputs import publish
@@ -22,9 +22,6 @@ from stages import STAGES
 
 CHEAP = frozenset({"gate", "package"})
 """Stages that train and build nothing: commands that only read may run them. Gates that compare latencies still measure them."""
-
-TRAININGS = ("train_teacher", "train_baseline", "distill")
-"""The stages that take hours; what cannot be distilled is refused before the first of them."""
 
 LAST_DISTRIBUTED = "distill"
 """The last stage with work for all processes; after it, only the first one continues."""
@@ -84,8 +81,7 @@ def open_store(config: PipelineConfig, runs: Path, mode: Mode, log: Callable[[st
     for stage, allowed in ((mode.until, [*STAGES]), (mode.force, [*STAGES, *instances(config)])):
         if stage is not None and stage not in allowed:
             raise ConfigError(f"no stage '{stage}'{suggest(stage, allowed)}; choose from {', '.join(STAGES)}")
-    before = dict.fromkeys(TRAININGS, partial(refuse_networks, config))
-    store = Store(runs, config.name, mode, say=log, before=before)
+    store = Store(runs, config.name, mode, say=log, before=before_trainings(config))
     if store.rank > 0:
         until = LAST_DISTRIBUTED if mode.until is None else min(mode.until, LAST_DISTRIBUTED, key=STAGES.index)
         return replace(store, mode=replace(mode, until=until), say=silent)
