@@ -24,7 +24,7 @@ from torch.nn.functional import batch_norm, max_pool2d
 from deploy import plugins
 from pipeline.config import load
 from stages.detectors import Detector, Outputs, Target
-from stages.losses import Pyramid
+from stages.losses import NetworkSide
 from stages.losses.attention import Attention
 from stages.losses.features.non_local_block import NonLocalBlock, relation_matrix
 from stages.losses.non_local import NonLocal
@@ -37,7 +37,7 @@ from stages.training.teacher import Teacher
 
 ROOT = Path(__file__).parents[1]
 HEIGHT, WIDTH, CHANNELS = 800, 1216, 256
-PYRAMID = Pyramid((4, 8, 16, 32, 64), (CHANNELS,) * 5)
+PYRAMID = NetworkSide("any", "dense", 1, (4, 8, 16, 32, 64), (CHANNELS,) * 5, ("pyramid",), None)
 PRESET = "code_two_stage"
 
 

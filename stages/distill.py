@@ -29,7 +29,7 @@ def distill(
     """The distilled student, judged on `split`; attention maps of both networks go to attention.npz for the report.
 
     Raises:
-        ConfigError: no level of the student has the stride of a level of the teacher.
+        ConfigError: a loss cannot be built for this pair, or one of them cannot give what it reads.
         DataError: the data has no such split.
         ArtifactError: a loss is not finite.
     """

@@ -14,6 +14,7 @@ from typing import Any
 
 from deploy.errors import ConfigError, DataError
 from pipeline.answer import Answer, say, silent
+from pipeline.commands.check import before_trainings
 from pipeline.config import PipelineConfig, load
 from pipeline.results.ablation import BASELINE, TOGETHER, Ablation, render
 from pipeline.results.gains import paired_gain
@@ -32,7 +33,8 @@ def ablate(args: argparse.Namespace) -> Answer:
     if args.seeds < 1:
         raise ConfigError(f"--seeds is {args.seeds}; pass 1 or more, or 3 or more for a meaningful interval")
     importlib.import_module("scipy.stats")  # the intervals need it: fail now rather than after all trainings
-    store = Store(Path(args.runs), config.name, say=partial(say, stream=sys.stderr if args.json else sys.stdout))
+    log = partial(say, stream=sys.stderr if args.json else sys.stdout)
+    store = Store(Path(args.runs), config.name, say=log, before=before_trainings(config))
     if store.rank > 0:
         store.say = silent
     measured = measure(config, store, tuple(range(config.seed, config.seed + args.seeds)))

@@ -5,8 +5,9 @@ import importlib.metadata
 import importlib.util
 import platform
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def check(args: argparse.Namespace) -> Answer:
     if Path(args.config).exists() or args.config != "pipeline.yaml" or args.settings:
         config = load(Path(args.config), args.settings)
         lines.append(f"{args.config}: valid")
-        problem = network_problem(config)
+        problem = _network_problem(config)
         if problem is not None:
             lines.append(f"error: {problem}")
             code = code or problem.exit_code
@@ -64,23 +65,39 @@ def runtimes() -> dict[str, str | None]:
     return {name: plugins.load("deploy.runtimes", name).why_not() for name in plugins.names("deploy.runtimes")}
 
 
-def network_problem(config: PipelineConfig) -> EdgedistillError | None:
+def _network_problem(config: PipelineConfig) -> EdgedistillError | None:
     """Why teacher, student or losses cannot be built as configured; None if they can, or if torch is not installed."""
     if importlib.util.find_spec("torch") is None:
         return None
+    try:
+        _refuse_networks(config)
+    except (ConfigError, ArtifactError) as error:
+        return error
+    return None
+
+
+def before_trainings(config: PipelineConfig) -> Mapping[str, Callable[[], None]]:
+    """What a store calls before each training, see Store.before: networks that cannot be distilled are refused before hours of work."""
+    return dict.fromkeys(("train_teacher", "train_baseline", "distill"), partial(_refuse_networks, config))
+
+
+def _refuse_networks(config: PipelineConfig) -> None:
+    """Build teacher, student and losses as configured, without pretrained weights.
+
+    Raises:
+        ConfigError: options or networks that do not go together.
+        ArtifactError: a detector cannot be built.
+    """
+    # Imported here: a run that reuses all its trainings must not import torch.
     from stages.training.checkpoint import build_detector, check_size
     from stages.training.distillation import build_losses
 
     anything = ModelContract(preprocessing=config.data.preprocessing, classes=("one", "other"), category_ids=(1, 2))
     choices = config.teacher.detector, config.student.detector
-    try:
-        teacher, student = (build_detector(choice, len(anything.classes), pretrained=False) for choice in choices)
-        for detector, choice in zip((teacher, student), choices, strict=True):
-            check_size(detector, choice, anything)
-        build_losses(config.distill, student, teacher, config.seed)
-    except (ConfigError, ArtifactError) as error:
-        return error
-    return None
+    teacher, student = (build_detector(choice, len(anything.classes), pretrained=False) for choice in choices)
+    for detector, choice in zip((teacher, student), choices, strict=True):
+        check_size(detector, choice, anything)
+    build_losses(config.distill, student, teacher, config.seed)
 
 
 def data_findings(config: PipelineConfig) -> list[Finding]:

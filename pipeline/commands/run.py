@@ -11,6 +11,7 @@ from typing import Any
 from deploy.errors import ConfigError
 from deploy.plugins import suggest
 from pipeline.answer import Answer, say, silent
+from pipeline.commands.check import before_trainings
 from pipeline.config import PipelineConfig, load
 from pipeline.flow import RunResult, compress, instances
 from pipeline.outputs import publish
@@ -80,7 +81,7 @@ def open_store(config: PipelineConfig, runs: Path, mode: Mode, log: Callable[[st
     for stage, allowed in ((mode.until, [*STAGES]), (mode.force, [*STAGES, *instances(config)])):
         if stage is not None and stage not in allowed:
             raise ConfigError(f"no stage '{stage}'{suggest(stage, allowed)}; choose from {', '.join(STAGES)}")
-    store = Store(runs, config.name, mode, say=log)
+    store = Store(runs, config.name, mode, say=log, before=before_trainings(config))
     if store.rank > 0:
         until = LAST_DISTRIBUTED if mode.until is None else min(mode.until, LAST_DISTRIBUTED, key=STAGES.index)
         return replace(store, mode=replace(mode, until=until), say=silent)

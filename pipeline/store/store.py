@@ -77,13 +77,17 @@ class Mode:
 
 @dataclass
 class Store:
-    """Runs stages, or finds their earlier results. `say` receives a line when a stage starts, ends or is reused."""
+    """Runs stages, or finds their earlier results.
+
+    say: receives a line when a stage starts, ends or is reused. before: what is called before a stage of that name runs.
+    """
 
     root: Path
     name: str
     mode: Mode = Mode()
     say: Callable[[str], None] = silent
     label: str | None = None
+    before: Mapping[str, Callable[[], None]] = field(default_factory=dict)
     records: list[StageRecord] = field(default_factory=list)
     _forced: set[str] = field(default_factory=set)
     _last: dict[str, keys.Parts] = field(default_factory=dict)
@@ -123,6 +127,8 @@ class Store:
         if reason is not None and not self.mode.dry:
             if self.mode.only is not None and name not in self.mode.only:
                 raise NothingMeasured(f"nothing measured for this configuration ({instance}: {reason}); run: edgedistill run")
+            if name in self.before:
+                self.before[name]()
             reason = self._make(stage, path, instance, reason, args, kwargs)
         stamp = finished(path)
         seconds = None if stamp is None else float(stamp["seconds"])

@@ -5,13 +5,19 @@ marked in their annotations, see `deploy.plugins.OptionRole`: names of pretraine
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+from typing import Literal, NamedTuple
 
 from torch import Tensor, nn
 
 from deploy.contract import MaskFrame
+from deploy.errors import ConfigError
+
+Kind = Literal["dense", "two_stage", "set_prediction"]
+Reading = Literal["pyramid", "head", "decoded", "regions", "teacher_head", "decoder_queries", "targets"]
+"""What a loss may read: parts of Outputs, "teacher_head" is the teacher's `Outputs.head_on`; and the targets."""
 
 
 @dataclass(frozen=True)
@@ -28,14 +34,67 @@ class Target:
 
 
 @dataclass(frozen=True)
+class Decoded:
+    """Boxes of all places, or queries, in the order of the head's rows.
+
+    boxes: [B, N, 4] (x1, y1, x2, y2) in px of the network input per level, not clipped; one entry for queries.
+    anchors: [N, 4] per level, the box that each is predicted from, for heads on points the square around the point; None for queries.
+    """
+
+    boxes: tuple[Tensor, ...]
+    anchors: tuple[Tensor, ...] | None
+
+
+@dataclass(frozen=True)
+class Regions:
+    """What a second stage predicts for given boxes, image by image in their order, N in total.
+
+    class_logits: [N, K], and background: [N]; their softmax together is the probability.
+    boxes: [N, K, 4] (x1, y1, x2, y2) in px of the network input, not clipped; [N, 1, 4] if all classes share one.
+    masks: logits [N, K, h, w] in the frame of the given boxes; None if not asked for, or without masks.
+    """
+
+    class_logits: Tensor
+    background: Tensor
+    boxes: Tensor
+    masks: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Queries:
+    """What a decoder starts from: features [B, Q, C] and boxes [B, Q, 4] (cx, cy, w, h) as fractions of the image."""
+
+    features: Tensor
+    boxes: Tensor
+
+
+@dataclass(frozen=True)
+class DecodedQueries:
+    """A decoder's answer to queries: class_logits [B, Q, K], boxes [B, Q, 4] (x1, y1, x2, y2) in px of the network input."""
+
+    queries: Queries
+    class_logits: Tensor
+    boxes: Tensor
+
+
+@dataclass(frozen=True)
 class Outputs:
-    """What training and distillation see of a detector.
+    """What training and distillation see of a detector. The methods compute what they return when they are called, not before.
 
     pyramid: one feature map [B, C, H, W] per level, finest first.
     strides: px of the input between a level's positions; rounded up to a power of two if the level's size is rounded.
-    head: raw head outputs by name, one tensor [B, ...] per level for dense heads, a single one for heads on queries or regions.
+    head: what is predicted at each place, by name, see below.
     losses: the named task losses, scalars normalized so that they can be averaged over processes; empty without targets.
     proposals: boxes [N, 4] per image for two-stage detectors, otherwise None.
+    size: height and width of the images in px.
+    network: the detector; None if nobody asks it for more.
+    context: entered for each computation that is asked for.
+
+    The head of a dense detector has one entry per level, with rows of N = H * W * A: positions row by row, a position's anchors
+    together. "class_logits" are [B, N, K] without background, and their sigmoid is the probability; "box_deltas" are [B, N, 4] in the
+    detector's own coding, or "box_distributions" [B, N, 4, bins] over distances; "quality", if any, are logits [B, N, 1].
+    A two-stage detector's are its proposal network's, "objectness" logits [B, N, 1] in place of those of classes. Set prediction has
+    one entry per name: "class_logits" [B, Q, K], "boxes" [B, Q, 4] (cx, cy, w, h) as fractions, "masks" [B, Q, h, w] if any.
     """
 
     pyramid: tuple[Tensor, ...]
@@ -43,6 +102,33 @@ class Outputs:
     head: Mapping[str, tuple[Tensor, ...]]
     losses: Mapping[str, Tensor] = field(default_factory=dict)
     proposals: tuple[Tensor, ...] | None = None
+    size: tuple[int, int] = (0, 0)
+    network: "Detector | None" = field(default=None, repr=False)
+    context: Callable[[], AbstractContextManager[object]] = nullcontext
+
+    def decoded(self) -> Decoded:
+        """The boxes that the head's rows mean."""
+        with self.context():
+            return self._asked().decoded(self)
+
+    def regions(self, boxes: Sequence[Tensor], *, masks: bool = False) -> Regions:
+        """What the second stage predicts for boxes [N, 4] in px per image, with their masks if asked for."""
+        with self.context():
+            return self._asked().regions(self, boxes, masks=masks)
+
+    def head_on(self, pyramid: Sequence[Tensor]) -> "Outputs":
+        """What the rest of the network makes of other features, shaped like its own pyramid; gradient flows through its weights."""
+        with self.context():
+            return replace(self._asked().head_on(pyramid, self.size), context=self.context)
+
+    def decode_queries(self, queries: Queries | None = None) -> DecodedQueries:
+        """What the decoder makes of queries; None: of the network's own."""
+        with self.context():
+            return self._asked().decode_queries(self, queries)
+
+    def _asked(self) -> "Detector":
+        assert self.network is not None, "outputs without their network"
+        return self.network
 
 
 @dataclass(frozen=True)
@@ -94,6 +180,8 @@ class Detector(nn.Module, ABC):
     size_multiple: the image's height and width must be multiples of this.
     min_side_px: the image's height and width must be at least this.
     mask_frame: what a mask covers, "box" or "image"; None for detectors without masks.
+    kind: how it detects. gives: what of its outputs a loss may read; each reading but the first two is a method below.
+    name, num_classes: as in pipeline.yaml and the data; set by whoever builds it.
     """
 
     strides: tuple[int, ...]
@@ -101,6 +189,10 @@ class Detector(nn.Module, ABC):
     size_multiple: int = 32
     min_side_px: int = 1
     mask_frame: MaskFrame | None = None
+    kind: Kind = "dense"
+    gives: tuple[Reading, ...] = ("pyramid",)
+    name: str = ""
+    num_classes: int = 0
 
     @abstractmethod
     def forward(self, images: Tensor, targets: Sequence[Target] | None = None) -> Outputs:
@@ -109,6 +201,25 @@ class Detector(nn.Module, ABC):
     def walk(self, images: Tensor, options: GraphOptions) -> None:
         """Run every layer as often as the deployed graph with these options does, so that its products can be counted."""
         self(images)
+
+    def decoded(self, outputs: Outputs) -> Decoded:
+        """See Outputs.decoded."""
+        raise self._cannot("decoded")
+
+    def regions(self, outputs: Outputs, boxes: Sequence[Tensor], *, masks: bool) -> Regions:
+        """See Outputs.regions."""
+        raise self._cannot("regions")
+
+    def head_on(self, pyramid: Sequence[Tensor], size: tuple[int, int]) -> Outputs:
+        """See Outputs.head_on; `size` is the images' height and width in px."""
+        raise self._cannot("teacher_head")
+
+    def decode_queries(self, outputs: Outputs, queries: Queries | None) -> DecodedQueries:
+        """See Outputs.decode_queries."""
+        raise self._cannot("decoder_queries")
+
+    def _cannot(self, reading: Reading) -> ConfigError:
+        return ConfigError(f"detector {self.name} cannot give {reading}, only {', '.join(self.gives)}; list it in the loss's READS")
 
     @abstractmethod
     def graph(self, options: GraphOptions) -> Graph:

@@ -1,23 +1,41 @@
 """The distillation loss contract; every other file in this folder is one loss, and its file name is the name in pipeline.yaml.
 
-A file defines `build(student: Pyramid, teacher: Pyramid, *, <options>) -> Loss`. Its keyword-only parameters are the options.
+A file defines `build(student: NetworkSide, teacher: NetworkSide, *, <options>) -> Loss`, whose keyword-only parameters are the
+options, and two constants, literal tuples that can be read from its source: `READS: tuple[Reading, ...]`, what both networks must give,
+"teacher_head" the teacher and "targets" the data; and `INVARIANT_TO: tuple[Invariance, ...]`, what does not change its value.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor, nn
 
-from stages.detectors import Outputs, Target
+from deploy.contract import MaskFrame
+from stages.detectors import Kind, Outputs, Reading, Target
+
+Invariance = Literal["batch", "size", "scale", "channel_scale"]
+"""More images alike; more positions alike; the teacher's levels, or even each of their channels, times a number."""
 
 
 @dataclass(frozen=True)
-class Pyramid:
-    """Strides and channels of a detector's levels, finest first."""
+class NetworkSide:
+    """What a loss knows of one of its two networks when it is built.
 
+    detector: name in pipeline.yaml.
+    strides, channels: of the pyramid's levels, finest first.
+    gives: what can be read of its outputs.
+    mask_frame: what a mask covers, "box" or "image"; None for detectors without masks.
+    """
+
+    detector: str
+    kind: Kind
+    num_classes: int
     strides: tuple[int, ...]
     channels: tuple[int, ...]
+    gives: tuple[Reading, ...]
+    mask_frame: MaskFrame | None
 
 
 class Loss(nn.Module, ABC):

@@ -18,7 +18,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from stages.detectors import Outputs, Target
-from stages.losses import Loss, Pyramid
+from stages.losses import Loss, NetworkSide
 from stages.losses.features.attention_maps import (
     averaged_mask,
     channel_attention,
@@ -32,6 +32,9 @@ from stages.losses.features.errors import mean_square, norm
 from stages.losses.features.levels import Adapter, LevelPair, adapters, channels, match, pairs
 from stages.losses.features.options import Missing, PresetName, Statistics, Strides
 from stages.losses.features.presets import Preset, chosen
+
+READS = ("pyramid",)
+INVARIANT_TO = ("batch", "size", "scale")
 
 
 class Attention(Loss):
@@ -102,8 +105,8 @@ class Attention(Loss):
 
 
 def build(
-    student: Pyramid,
-    teacher: Pyramid,
+    student: NetworkSide,
+    teacher: NetworkSide,
     *,
     preset: PresetName = "normalised",
     temperature: Annotated[float, Field(gt=0)] | None = None,

@@ -18,13 +18,16 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from stages.detectors import Outputs, Target
-from stages.losses import Loss, Pyramid
+from stages.losses import Loss, NetworkSide
 from stages.losses.features.attention_maps import standardized
 from stages.losses.features.errors import mean_square, norm
 from stages.losses.features.levels import LevelPair, adapters, channels, match, pairs
 from stages.losses.features.non_local_block import NonLocalBlock, Relation
 from stages.losses.features.options import Missing, PresetName, Statistics, Strides
 from stages.losses.features.presets import Preset, chosen
+
+READS = ("pyramid",)
+INVARIANT_TO = ("batch", "size", "scale")
 
 
 class NonLocal(Loss):
@@ -103,8 +106,8 @@ def _affine(start: Tensor, rows: Tensor, matrix: Tensor, drawn: Tensor, weight: 
 
 
 def build(
-    student: Pyramid,
-    teacher: Pyramid,
+    student: NetworkSide,
+    teacher: NetworkSide,
     *,
     preset: PresetName = "normalised",
     reductions: tuple[Annotated[int, Field(ge=1)], ...] | None = None,

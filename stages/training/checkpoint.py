@@ -39,6 +39,7 @@ def build_detector(choice: DetectorConfig, num_classes: int, seed: int = 0, *, p
         except ValueError as error:
             raise ConfigError(f"detector {choice.name}: {error}") from error
     assert isinstance(detector, Detector)
+    detector.name, detector.num_classes = choice.name, num_classes
     return detector
 
 

@@ -14,8 +14,8 @@ from deploy.errors import ConfigError
 from deploy.prediction import image_files, preprocess
 from stages.artifacts import ATTENTION, Dataset, read_json
 from stages.config import DistillConfig
-from stages.detectors import Detector, Outputs
-from stages.losses import Loss, Pyramid
+from stages.detectors import Detector, Outputs, Reading
+from stages.losses import Loss, NetworkSide
 from stages.losses.features.attention_maps import spatial_attention, standardized
 from stages.training.loader import TrainingBatch
 from stages.training.loop import Task
@@ -28,20 +28,37 @@ def build_losses(config: DistillConfig, student: Detector, teacher: Detector, se
     New adapters depend on the seed; torch's random state is left as it is.
 
     Raises:
-        ConfigError: options that do not go together.
+        ConfigError: options that do not go together, or a network that cannot give what a loss reads.
     """
-    own, other = Pyramid(student.strides, student.channels), Pyramid(teacher.strides, teacher.channels)
+    own, other = side_of(student), side_of(teacher)
     losses: dict[str, tuple[Loss, float]] = {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed + 1)
         for choice in config.losses:
             if choice.weight == 0:
                 continue
+            module = plugins.load("stages.losses", choice.name)
+            _refuse_unreadable(choice.name, module.READS, own, other)
             try:
-                losses[choice.name] = (plugins.load("stages.losses", choice.name).build(own, other, **choice.options), choice.weight)
+                losses[choice.name] = (module.build(own, other, **choice.options), choice.weight)
             except ValueError as error:
                 raise ConfigError(f"distill.losses: {choice.name}: {error}") from error
     return losses
+
+
+def side_of(detector: Detector) -> NetworkSide:
+    """What losses are told of a detector."""
+    shape = detector.num_classes, detector.strides, detector.channels
+    return NetworkSide(detector.name, detector.kind, *shape, detector.gives, detector.mask_frame)
+
+
+def _refuse_unreadable(loss: str, reads: Sequence[Reading], student: NetworkSide, teacher: NetworkSide) -> None:
+    """Refuse a pair of which one cannot give what a loss reads; only the teacher gives "teacher_head", and the data give "targets"."""
+    for role, side in (("student", student), ("teacher", teacher)):
+        asked = [one for one in reads if one != "targets" and (one != "teacher_head" or role == "teacher")]
+        if missing := [one for one in asked if one not in side.gives]:
+            given = f"the {role}, {side.detector}, can give only {', '.join(side.gives)}"
+            raise ConfigError(f"distill.losses: {loss} reads {', '.join(missing)}, but {given}; choose a different loss or {role}")
 
 
 def loss_factor(config: DistillConfig, num_steps: int) -> Callable[[int], float]:

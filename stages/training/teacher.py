@@ -2,6 +2,7 @@
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Literal
 
 import torch
@@ -31,7 +32,8 @@ class Teacher:
         self.detector.to(images.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         with torch.no_grad(), self._autocast(images.device.type):  # not inference_mode: relation modules save these for their backward
             outputs: Outputs = self._forward(images)
-        return replace(outputs, pyramid=tuple(level.float() for level in outputs.pyramid))
+        pyramid = tuple(level.float() for level in outputs.pyramid)
+        return replace(outputs, pyramid=pyramid, context=partial(self._autocast, images.device.type))
 
     def _autocast(self, device: str) -> AbstractContextManager[object]:
         if self._precision == "same":

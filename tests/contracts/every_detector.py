@@ -1,12 +1,119 @@
 """What holds of every detector, in a tiny form."""
 
+from collections.abc import Callable
+
 import detector_samples
 import pytest
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 
 from deploy import plugins
+from deploy.errors import ConfigError
+from stages.detectors import Detector, GraphOutput, Outputs, Reading
+from stages.detectors.boxes.coding import clip
+
+NUM_CLASSES = 5
+
+
+def pyramid(detector: Detector, outputs: Outputs) -> None:
+    assert len(outputs.pyramid) == len(detector.strides)
+
+
+def head(detector: Detector, outputs: Outputs) -> None:
+    places = [level.shape[-2] * level.shape[-1] for level in outputs.pyramid]
+    assert [level.shape[-1] for level in outputs.head["class_logits"]] == [NUM_CLASSES] * len(places)
+    for levels in outputs.head.values():
+        assert all(level.shape[1] % place == 0 for level, place in zip(levels, places, strict=True))
+    assert {tuple(level.shape[1] for level in levels) for levels in outputs.head.values()} == {
+        tuple(level.shape[1] for level in outputs.head["class_logits"])
+    }
+
+
+def decoded(detector: Detector, outputs: Outputs) -> None:
+    """In the head's rows; what the graph detects is among them, or the proposals, if a second stage moves the boxes."""
+    found = outputs.decoded()
+    rows = outputs.head["boxes" if detector.kind == "set_prediction" else "box_deltas"]
+    assert [boxes.shape for boxes in found.boxes] == [(2, row.shape[1], 4) for row in rows]
+    assert all(boxes.dtype == torch.float32 for boxes in found.boxes)
+    assert (found.anchors is None) == (detector.kind == "set_prediction")
+    assert [len(boxes) for boxes in found.anchors or ()] == [row.shape[1] for row in rows if found.anchors]
+    scores = torch.cat(outputs.head["objectness" if detector.kind == "two_stage" else "class_logits"], dim=1).sigmoid()
+    answer = detected(detector)
+    for index, boxes in enumerate(torch.cat(found.boxes, dim=1)):
+        if outputs.proposals is None:
+            assert_among(answer.boxes[index], answer.scores[index], boxes, scores[index].amax(dim=1))
+        else:
+            assert_among(outputs.proposals[index], scores.new_full(outputs.proposals[index].shape[:1], 1e-2), boxes, scores[index, :, 0])
+
+
+def teacher_head(detector: Detector, outputs: Outputs) -> None:
+    """On its own features it is its own head, and others get gradient through it."""
+    own = outputs.head_on(outputs.pyramid).head
+    assert own.keys() == outputs.head.keys()
+    assert all(torch.equal(a, b) for name in own for a, b in zip(own[name], outputs.head[name], strict=True))
+    detector.requires_grad_(requires_grad=False)
+    features = [level.clone().requires_grad_() for level in outputs.pyramid]
+    made = [level.sum() for name, levels in outputs.head_on(features).head.items() if name != "quality" for level in levels]
+    torch.stack(made).sum().backward()
+    assert all(level.grad is not None and level.grad.abs().sum() > 0 for level in features)
+
+
+def regions(detector: Detector, outputs: Outputs) -> None:
+    """What the graph detects is among its proposals' regions."""
+    assert outputs.proposals is not None
+    found = outputs.regions(outputs.proposals, masks=True)
+    count = sum(len(boxes) for boxes in outputs.proposals)
+    assert found.class_logits.shape == (count, NUM_CLASSES)
+    assert found.background.shape == (count,)
+    assert found.boxes.shape == (count, NUM_CLASSES, 4)
+    assert (found.masks is None) == (detector.mask_frame is None)
+    assert found.masks is None or found.masks.shape[:2] == (count, NUM_CLASSES)
+    probabilities = torch.cat((found.background[:, None], found.class_logits), dim=1).softmax(dim=1)[:, 1:]
+    answer, counts = detected(detector), [len(boxes) for boxes in outputs.proposals]
+    for index, (boxes, likely) in enumerate(zip(found.boxes.split(counts), probabilities.split(counts), strict=True)):
+        assert_among(answer.boxes[index], answer.scores[index], boxes.flatten(0, 1), likely.flatten())
+
+
+def decoder_queries(detector: Detector, outputs: Outputs) -> None:
+    """Its own queries' answer is its head's; given ones are decoded in both modes."""
+    own = outputs.decode_queries()
+    torch.testing.assert_close(own.class_logits, outputs.head["class_logits"][0])
+    torch.testing.assert_close(own.boxes, outputs.decoded().boxes[0])
+    torch.testing.assert_close(outputs.decode_queries(own.queries).boxes, own.boxes, rtol=1e-3, atol=0.1)
+    detector.train()
+    answer = outputs.decode_queries(own.queries)
+    assert answer.class_logits.shape == own.class_logits.shape
+    assert outputs.decode_queries().class_logits.shape == own.class_logits.shape
+
+
+def detected(detector: Detector) -> GraphOutput:
+    options = detector_samples.decisions(max_detections=15, score_threshold=0.0, proposals=1000)
+    with torch.no_grad():
+        answer: GraphOutput = detector.graph(options).eval()(detector_samples.images(""))
+    assert (answer.scores[:, 0] > 0).all()
+    return answer
+
+
+def assert_among(found: Tensor, scores: Tensor, boxes: Tensor, probabilities: Tensor) -> None:
+    """Found boxes [K, 4] with scores above 0 are, clipped, among boxes [N, 4] with at least these probabilities [N]."""
+    inside = clip(boxes, *detector_samples.SIZE)
+    for box, score in zip(found[scores > 0], scores[scores > 0], strict=True):
+        near = (inside - box).abs().amax(dim=1) < 0.1
+        assert near.any()
+        assert probabilities[near].max() >= score - 1e-3
+
+
+GIVEN: dict[Reading, Callable[[Detector, Outputs], None]] = {
+    "pyramid": pyramid,
+    "head": head,
+    "decoded": decoded,
+    "regions": regions,
+    "teacher_head": teacher_head,
+    "decoder_queries": decoder_queries,
+}
+"""What must hold of each part of the outputs that a detector lists."""
 
 
 @pytest.mark.parametrize("name", plugins.names("stages.detectors"))
@@ -26,6 +133,22 @@ class TestEveryDetector:
                 assert abs(side - whole / stride) < 1
         assert not outputs.losses
         assert outputs.head
+
+    def test_gives_losses_what_it_lists_and_refuses_the_rest(self, name: str) -> None:
+        detector = detector_samples.confident(detector_samples.tiny(name))
+        with torch.no_grad():
+            outputs = detector(detector_samples.images(name))
+        for reading in detector.gives:
+            GIVEN[reading](detector.eval(), outputs)
+        calls: dict[Reading, Callable[[], object]] = {
+            "decoded": outputs.decoded,
+            "regions": lambda: outputs.regions(()),
+            "teacher_head": lambda: outputs.head_on(outputs.pyramid),
+            "decoder_queries": outputs.decode_queries,
+        }
+        for reading in calls.keys() - set(detector.gives) if outputs.network else ():
+            with pytest.raises(ConfigError, match=f"detector {name} cannot give {reading}"):
+                calls[reading]()
 
     def test_every_trained_parameter_gets_gradient(self, name: str) -> None:
         detector = detector_samples.tiny(name).train()

@@ -1,6 +1,7 @@
 """docs/extending.md: its contracts against the modules that state them, and its examples, run through the real stages."""
 
 import ast
+import builtins
 import csv
 import importlib
 import inspect
@@ -92,7 +93,7 @@ class TestContracts:
     @pytest.mark.parametrize("package", REGISTRIES)
     def test_it_asks_for_what_the_module_asks_for(self, package: str) -> None:
         """All that the docstring of the contract's module names, and nothing else."""
-        asked = re.findall(r"`([A-Za-z_]\w*)(?=\(|: [A-Z])", importlib.import_module(package).__doc__ or "")
+        asked = re.findall(r"`([A-Za-z_]\w*)(?=\(|: [A-Za-z])", importlib.import_module(package).__doc__ or "")
         assert sorted(set(asked)) == sorted(given(ast.parse(CONTRACTS[f"{package.replace('.', '/')}/__init__.py"]).body))
 
     @pytest.mark.parametrize(("package", "plugin"), every_plugin.EVERY, ids=lambda value: value)
@@ -104,8 +105,9 @@ class TestContracts:
         assert required.keys() <= loaded.keys()
         for name, asked in {**required, **{key: node for key, node in optional.items() if key in loaded}}.items():
             if isinstance(asked, ast.AnnAssign):
-                kind = ast.unparse(asked.annotation)
-                assert isinstance(loaded[name], getattr(importlib.import_module(package), kind, None) or getattr(precision, kind))
+                kind = ast.unparse(asked.annotation).partition("[")[0]
+                places = (importlib.import_module(package), precision, builtins)
+                assert isinstance(loaded[name], next(getattr(place, kind) for place in places if hasattr(place, kind)))
                 continue
             place = REGISTRIES[package]
             (by_place, keywords), (wanted, wanted_keywords) = parameters(own[name]), parameters(asked)

@@ -29,7 +29,7 @@ def lively(detector: D, seed: int = 0) -> D:
             parameter.data.fill_(-1.0)
     detector.eval()
     with torch.no_grad():  # scores of 1 each would be ties
-        spread = max(float(level.std()) for level in detector(torch.randn(1, 3, 96, 128, generator=generator)).head["cls_logits"])
+        spread = max(float(level.std()) for level in detector(torch.randn(1, 3, 96, 128, generator=generator)).head["class_logits"])
     for name, parameter in detector.named_parameters():
         if name.endswith(("cls_logits.weight", "bbox_reg.weight")) and spread > 3:
             parameter.data *= 3 / spread

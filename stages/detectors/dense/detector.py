@@ -9,12 +9,15 @@ from torchvision.models.detection.fcos import FCOS
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.retinanet import RetinaNet
 
-from stages.detectors import Detector, Graph, GraphOptions, GraphOutput, Outputs, Target
+from stages.detectors import Decoded, Detector, Graph, GraphOptions, GraphOutput, Outputs, Target
 from stages.detectors.boxes.coding import clip
 from stages.detectors.boxes.nms import best, select
 
 CLASS_LAYERS = ("head.classification_head.cls_logits.",)
 """Prefixes of the names of tensors that grow with the number of classes."""
+
+HEAD_NAMES = {"cls_logits": "class_logits", "bbox_regression": "box_deltas", "bbox_ctrness": "quality"}
+"""The names in Outputs.head of what torchvision's one-stage heads return."""
 
 _NARROW_FROM = 4
 """Levels with at least this many times the candidates are narrowed down to positions first; smaller ones are quicker in one step."""
@@ -25,6 +28,8 @@ class DenseDetector(Detector):
 
     Its head returns "cls_logits" [B, N, K] and "bbox_regression" [B, N, 4], and may return "bbox_ctrness" [B, N, 1].
     """
+
+    gives = ("pyramid", "head", "decoded", "teacher_head")
 
     def __init__(self, model: FCOS | RetinaNet, strides: tuple[int, ...]) -> None:
         super().__init__()
@@ -58,7 +63,7 @@ class DenseDetector(Detector):
         return [level.shape[-2] * level.shape[-1] * num for level, num in zip(features, places, strict=True)]
 
     def forward(self, images: Tensor, targets: Sequence[Target] | None = None) -> Outputs:
-        """Raw head outputs are those in the class's docstring, one tensor per level."""
+        """See Detector.forward."""
         features = self.features(images)
         head = self.model.head(features)
         sizes = self.sizes(features)
@@ -68,8 +73,26 @@ class DenseDetector(Detector):
             with torch.autocast(images.device.type, enabled=False):
                 full = {name: tensor.float() for name, tensor in head.items()}
                 losses = self.losses(rows, full, self.anchors(images, features), sizes)
-        levels = {name: tensor.split(sizes, dim=1) for name, tensor in head.items()}
-        return Outputs(tuple(features), self.strides, levels, losses)
+        return self._outputs(features, head, losses, (images.shape[-2], images.shape[-1]))
+
+    def decoded(self, outputs: Outputs) -> Decoded:
+        """See Detector.decoded."""
+        deltas = outputs.head["box_deltas"]
+        sizes = self.sizes(outputs.pyramid)
+        anchors = self.anchors(deltas[0].new_empty(1, 0, *outputs.size), outputs.pyramid)[0].split(sizes)
+        boxes = (self.decode(own.float(), squares.expand(len(own), -1, -1)) for own, squares in zip(deltas, anchors, strict=True))
+        return Decoded(tuple(boxes), anchors)
+
+    def head_on(self, pyramid: Sequence[Tensor], size: tuple[int, int]) -> Outputs:
+        """See Detector.head_on."""
+        return self._outputs(pyramid, self.model.head(list(pyramid)), {}, size)
+
+    def _outputs(
+        self, features: Sequence[Tensor], head: Mapping[str, Tensor], losses: Mapping[str, Tensor], size: tuple[int, int]
+    ) -> Outputs:
+        sizes = self.sizes(features)
+        levels = {HEAD_NAMES[name]: tensor.split(sizes, dim=1) for name, tensor in head.items()}
+        return Outputs(tuple(features), self.strides, levels, losses, size=size, network=self)
 
     def graph(self, options: GraphOptions) -> Graph:
         """See Detector.graph."""

@@ -9,6 +9,7 @@ The parts of transformers' models are called one by one: as a whole, a model exp
 """
 
 import importlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,12 +17,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from stages.detectors import DecodedQueries, Outputs, Queries
 from stages.detectors.boxes.nms import best
 from stages.detectors.set_prediction import hub
 from stages.detectors.set_prediction.detector import (
     LabelDict,
     SetPrediction,
     SetPredictionDetector,
+    corners,
     full_precision,
     grid_boxes,
     mended,
@@ -34,6 +37,10 @@ CLASS_LAYERS = (r"(model\.decoder\.)?class_embed\.", r"model\.enc_score_head\.",
 
 _OFF = 1e4
 """The logit of anchors at the border: 1 after the sigmoid, like the largest float's, which half precision cannot represent."""
+
+
+_EDGE = 1e-5
+"""Given queries' boxes as fractions are at least this far from 0 and 1, whose logits are infinite."""
 
 
 @dataclass(frozen=True)
@@ -75,10 +82,8 @@ class DenoisingDetector(SetPredictionDetector):
     def predict(self, images: Tensor, labels: list[LabelDict] | None = None) -> SetPrediction:
         """See SetPredictionDetector.predict."""
         pyramid = self._pyramid(images)
-        levels = self._levels(pyramid)
-        shapes = [(level.shape[-2], level.shape[-1]) for level in levels]
+        memory, shapes = self._memory(pyramid)
         self.check_positions(images, shapes, self.config.num_queries)
-        memory = torch.cat([level.flatten(2).transpose(1, 2) for level in levels], dim=1)
         proposed = self._propose(memory, shapes)
         noise = self._noise(labels) if self.training and labels is not None else None
         decoded = self._decode(memory, shapes, proposed, noise)
@@ -86,6 +91,17 @@ class DenoisingDetector(SetPredictionDetector):
         logits, boxes = decoded.intermediate_logits[:, -1, first:], decoded.intermediate_reference_points[:, -1, first:]
         losses = {} if labels is None else self._losses(decoded, proposed, noise, labels)
         return SetPrediction(tuple(pyramid), logits, boxes, losses=losses)
+
+    def decode_queries(self, outputs: Outputs, queries: Queries | None) -> DecodedQueries:
+        """See Detector.decode_queries."""
+        memory, shapes = self._memory(outputs.pyramid)
+        if queries is None:
+            features, places = self._start(self._propose(memory, shapes))
+        else:
+            features, places = queries.features, torch.logit(queries.boxes, eps=_EDGE)
+        found = self._attend(memory, shapes, features, places, None)
+        boxes = corners(found.intermediate_reference_points[:, -1].float(), *outputs.size)
+        return DecodedQueries(queries or Queries(features, torch.sigmoid(places)), found.intermediate_logits[:, -1], boxes)
 
     def _pyramid(self, images: Tensor) -> list[Tensor]:
         network = self.network
@@ -95,10 +111,12 @@ class DenoisingDetector(SetPredictionDetector):
         projected = [project(feature) for project, feature in zip(network.encoder_input_proj, features, strict=True)]
         return list(network.encoder(projected).last_hidden_state)
 
-    def _levels(self, pyramid: list[Tensor]) -> list[Tensor]:
-        """The decoder's levels: the pyramid's, and further ones made from its coarsest."""
+    def _memory(self, pyramid: Sequence[Tensor]) -> tuple[Tensor, list[tuple[int, int]]]:
+        """What the decoder attends to, [B, S, C], and its levels' sizes: the pyramid's, and further ones made from its coarsest."""
         coarser = [pyramid[-1]] * (self.config.num_feature_levels - len(pyramid))
-        return [project(level) for project, level in zip(self.network.decoder_input_proj, [*pyramid, *coarser], strict=True)]
+        levels = [project(level) for project, level in zip(self.network.decoder_input_proj, [*pyramid, *coarser], strict=True)]
+        memory = torch.cat([level.flatten(2).transpose(1, 2) for level in levels], dim=1)
+        return memory, [(level.shape[-2], level.shape[-1]) for level in levels]
 
     def _propose(self, memory: Tensor, shapes: list[tuple[int, int]]) -> _Proposed:
         grid, inside = grid_boxes(shapes, memory.device)
@@ -124,15 +142,23 @@ class DenoisingDetector(SetPredictionDetector):
         return None if found[0] is None else _Noise(*found)
 
     def _decode(self, memory: Tensor, shapes: list[tuple[int, int]], proposed: _Proposed, noise: _Noise | None) -> Any:
+        queries, boxes = self._start(proposed)
+        if noise is not None:
+            queries, boxes = torch.cat((noise.features, queries), dim=1), torch.cat((noise.boxes.detach(), boxes), dim=1)
+        return self._attend(memory, shapes, queries, boxes, None if noise is None else noise.mask)
+
+    def _start(self, proposed: _Proposed) -> tuple[Tensor, Tensor]:
+        """The network's own queries: features [B, Q, C] and boxes [B, Q, 4] as logits."""
         queries, boxes = proposed.features.detach(), proposed.boxes.detach()
         if self.config.learn_initial_query:
             queries = self.network.weight_embedding.weight.expand_as(queries)
-        if noise is not None:
-            queries, boxes = torch.cat((noise.features, queries), dim=1), torch.cat((noise.boxes.detach(), boxes), dim=1)
+        return queries, boxes
+
+    def _attend(self, memory: Tensor, shapes: list[tuple[int, int]], queries: Tensor, boxes: Tensor, mask: Tensor | None) -> Any:
         return self.network.decoder(
             inputs_embeds=queries,
             encoder_hidden_states=memory,
-            encoder_attention_mask=None if noise is None else noise.mask,
+            encoder_attention_mask=mask,
             reference_points=boxes,
             # they are only compared with the memory's length; as plain integers they put no assertion on tensors into an exported graph
             spatial_shapes=np.array(shapes, dtype=object),

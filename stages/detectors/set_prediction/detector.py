@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from deploy.errors import ConfigError
-from stages.detectors import Detector, Graph, GraphOptions, GraphOutput, Outputs, Target
+from stages.detectors import Decoded, Detector, Graph, GraphOptions, GraphOutput, Outputs, Target
 from stages.detectors.boxes.coding import clip
 from stages.detectors.boxes.nms import best
 
@@ -41,18 +41,26 @@ class SetPrediction:
 class SetPredictionDetector(Detector):
     """A detector whose `predict` runs one of transformers' networks."""
 
+    kind = "set_prediction"
+    gives = ("pyramid", "decoded", "decoder_queries")
+
     @abstractmethod
     def predict(self, images: Tensor, labels: list[LabelDict] | None = None) -> SetPrediction:
         """Run on images [B, 3, H, W]; with labels, the losses are in the result."""
 
     def forward(self, images: Tensor, targets: Sequence[Target] | None = None) -> Outputs:
-        """Raw head outputs are "logits" [B, Q, K], "boxes" [B, Q, 4] (cx, cy, w, h) as fractions, "masks" [B, Q, h, w] if any."""
+        """See Detector.forward."""
         labels = None if targets is None else [as_label(target, images) for target in targets]
         prediction = self.predict(images, labels)
-        head = {"logits": (prediction.logits,), "boxes": (prediction.boxes,)}
+        head = {"class_logits": (prediction.logits,), "boxes": (prediction.boxes,)}
         if prediction.masks is not None:
             head["masks"] = (prediction.masks,)
-        return Outputs(prediction.pyramid, self.strides, head, prediction.losses)
+        size = images.shape[-2], images.shape[-1]
+        return Outputs(prediction.pyramid, self.strides, head, prediction.losses, size=size, network=self)
+
+    def decoded(self, outputs: Outputs) -> Decoded:
+        """See Detector.decoded."""
+        return Decoded((corners(outputs.head["boxes"][0].float(), *outputs.size),), None)
 
     @staticmethod
     def check_positions(images: Tensor, shapes: Sequence[tuple[int, int]], num_queries: int) -> None:

@@ -15,12 +15,14 @@ import torch
 from torch import Tensor
 
 from deploy.errors import DataError
+from stages.detectors import DecodedQueries, Outputs, Queries
 from stages.detectors.boxes.nms import best
 from stages.detectors.set_prediction import hub
 from stages.detectors.set_prediction.detector import (
     LabelDict,
     SetPrediction,
     SetPredictionDetector,
+    corners,
     full_precision,
     grid_boxes,
     mended,
@@ -83,10 +85,27 @@ class GroupQueryDetector(SetPredictionDetector):
         losses = {} if labels is None else self._losses(levels, found, logits, boxes, masks, labels, size)
         return SetPrediction(pyramid, logits[-1], boxes[-1], masks[-1] if masks else None, losses)
 
+    def decode_queries(self, outputs: Outputs, queries: Queries | None) -> DecodedQueries:
+        """See Detector.decode_queries; while training every group is given the same queries, and the first one's answer is returned."""
+        scales = getattr(self.config, "projector_scale_factors", (1.0,))
+        finest_first = sorted(range(len(scales)), key=lambda index: -scales[index])
+        levels = [outputs.pyramid[finest_first.index(index)] for index in range(len(scales))]
+        groups = self.config.group_detr if self.training else 1
+        if queries is None:
+            found = self._decode(levels)
+            features, reference = self.detection.model.query_feat.weight.expand(len(levels[0]), -1, -1), found.reference
+            own = Queries(features[:, : self.config.num_queries], reference[:, : self.config.num_queries])
+            hidden = found.hidden[-1]
+        else:
+            own, reference = queries, queries.boxes.repeat(1, groups, 1)
+            hidden = self._attend(*_memory(levels), queries.features.repeat(1, groups, 1), reference)[-1]
+        count = own.features.shape[1]
+        boxes = moved(own.boxes, self.detection.bbox_embed(hidden[:, :count]))
+        return DecodedQueries(own, self.detection.class_embed(hidden[:, :count]), corners(boxes.float(), *outputs.size))
+
     def _decode(self, levels: list[Tensor]) -> _Decoded:
         core, batch = self.detection.model, levels[0].shape[0]
-        shapes = [(level.shape[-2], level.shape[-1]) for level in levels]
-        memory = torch.cat([level.flatten(2).transpose(1, 2) for level in levels], dim=1)
+        memory, shapes = _memory(levels)
         grid, inside = grid_boxes(shapes, memory.device)
         objects = torch.where(inside, memory, torch.zeros_like(memory))
         groups = self.config.group_detr if self.training else 1
@@ -94,14 +113,19 @@ class GroupQueryDetector(SetPredictionDetector):
         proposed, proposed_boxes = (torch.cat(parts, dim=1) for parts in zip(*proposals, strict=True))
         num_queries = self.config.num_queries * groups
         reference = moved(proposed_boxes.detach(), core.reference_point_embed.weight[:num_queries].expand(batch, -1, -1))
-        decoded = core.decoder(
-            inputs_embeds=core.query_feat.weight[:num_queries].expand(batch, -1, -1),
+        hidden = self._attend(memory, shapes, core.query_feat.weight[:num_queries].expand(batch, -1, -1), reference)
+        return _Decoded(hidden, reference, proposed, proposed_boxes)
+
+    def _attend(self, memory: Tensor, shapes: list[tuple[int, int]], features: Tensor, reference: Tensor) -> Tensor:
+        """What each decoder layer makes of queries, [L, B, Q, C], from features [B, Q, C] and boxes [B, Q, 4]."""
+        hidden: Tensor = self.detection.model.decoder(
+            inputs_embeds=features,
             reference_points=reference,
             spatial_shapes_list=shapes,
-            valid_ratios=memory.new_ones(batch, len(shapes), 2),
+            valid_ratios=memory.new_ones(len(memory), len(shapes), 2),
             encoder_hidden_states=memory,
-        )
-        return _Decoded(decoded.intermediate_hidden_states, reference, proposed, proposed_boxes)
+        ).intermediate_hidden_states
+        return hidden
 
     def _propose(self, group: int, objects: Tensor, grid: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:
         """A group's best positions, by class score: their features [B, Q, C] and boxes [B, Q, 4]."""
@@ -164,6 +188,12 @@ class GroupQueryDetector(SetPredictionDetector):
         if hasattr(config, "mask_class_loss_coefficient"):
             weights |= {"loss_mask_ce": config.mask_class_loss_coefficient, "loss_mask_dice": config.mask_dice_loss_coefficient}
         return weights
+
+
+def _memory(levels: list[Tensor]) -> tuple[Tensor, list[tuple[int, int]]]:
+    """What the decoder attends to, [B, S, C], and its levels' heights and widths."""
+    memory = torch.cat([level.flatten(2).transpose(1, 2) for level in levels], dim=1)
+    return memory, [(level.shape[-2], level.shape[-1]) for level in levels]
 
 
 def _kind(name: str) -> str:

@@ -5,7 +5,7 @@ the levels' positions at any image size; torchvision's steps are right only at 3
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -13,9 +13,10 @@ from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 from torchvision.models.detection.ssd import SSD
 from torchvision.ops import box_iou
 
-from stages.detectors import Detector, Graph, GraphOptions, GraphOutput, Outputs, Target
+from stages.detectors import Decoded, Detector, Graph, GraphOptions, GraphOutput, Outputs, Target
 from stages.detectors.boxes.coding import clip, decode
 from stages.detectors.boxes.nms import select_per_class
+from stages.detectors.single_shot.softmax_head import SoftmaxHead
 from stages.processes import rescale
 
 CLASS_LAYERS = ("head.classification_head.",)
@@ -34,6 +35,7 @@ class SsdDetector(Detector):
     """
 
     size_multiple = 4
+    gives = ("pyramid", "head", "decoded", "teacher_head")
 
     def __init__(self, model: SSD, strides: tuple[int, ...], channels: tuple[int, ...], min_side_px: int = 1) -> None:
         super().__init__()
@@ -47,12 +49,28 @@ class SsdDetector(Detector):
         return list(self.model.backbone(images).values())
 
     def forward(self, images: Tensor, targets: Sequence[Target] | None = None) -> Outputs:
-        """Raw head outputs are "cls_logits" [B, HWA, K + 1] (background first) and "bbox_regression" [B, HWA, 4] per level."""
+        """See Detector.forward."""
         features = self.features(images)
         head = self.model.head(features)
         losses = {} if targets is None else self._losses(images, features, head, targets)
+        return self._outputs(features, head, losses, (images.shape[-2], images.shape[-1]))
+
+    def decoded(self, outputs: Outputs) -> Decoded:
+        """See Detector.decoded."""
+        deltas = outputs.head["box_deltas"]
+        boxes = self.default_boxes(deltas[0].new_empty(1, 0, *outputs.size), outputs.pyramid).split(self._sizes(outputs.pyramid))
+        return Decoded(tuple(decode(own.float(), default, _WEIGHTS) for own, default in zip(deltas, boxes, strict=True)), boxes)
+
+    def head_on(self, pyramid: Sequence[Tensor], size: tuple[int, int]) -> Outputs:
+        """See Detector.head_on."""
+        return self._outputs(pyramid, self.model.head(list(pyramid)), {}, size)
+
+    def _outputs(
+        self, features: Sequence[Tensor], head: Mapping[str, Tensor], losses: Mapping[str, Tensor], size: tuple[int, int]
+    ) -> Outputs:
         sizes = self._sizes(features)
-        return Outputs(tuple(features), self.strides, {name: tensor.split(sizes, dim=1) for name, tensor in head.items()}, losses)
+        levels = SoftmaxHead(head["cls_logits"].split(sizes, dim=1), head["bbox_regression"].split(sizes, dim=1))
+        return Outputs(tuple(features), self.strides, levels, losses, size=size, network=self)
 
     def graph(self, options: GraphOptions) -> Graph:
         """See Detector.graph."""

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from deploy.errors import ConfigError
 from stages.detectors import Outputs
-from stages.losses import Pyramid
+from stages.losses import NetworkSide
 
 Missing = Literal["skip", "interpolate"]
 Adapter = Literal["conv1x1", "conv3x3", "none"]
@@ -24,7 +24,9 @@ class LevelPair:
     other: int
 
 
-def match(student: Pyramid, teacher: Pyramid, chosen: tuple[int, ...] | None = None, missing: Missing = "skip") -> tuple[LevelPair, ...]:
+def match(
+    student: NetworkSide, teacher: NetworkSide, chosen: tuple[int, ...] | None = None, missing: Missing = "skip"
+) -> tuple[LevelPair, ...]:
     """One pair for each of the student's levels that learns, finest first; of levels with equal stride the first is used.
 
     Args:
@@ -48,7 +50,7 @@ def match(student: Pyramid, teacher: Pyramid, chosen: tuple[int, ...] | None = N
     return tuple(LevelPair(student.strides.index(stride), _nearest(teacher.strides, stride)) for stride in learning)
 
 
-def channels(student: Pyramid, teacher: Pyramid, levels: Sequence[LevelPair]) -> list[tuple[int, int]]:
+def channels(student: NetworkSide, teacher: NetworkSide, levels: Sequence[LevelPair]) -> list[tuple[int, int]]:
     """Both sides' channels at each pair of levels."""
     return [(student.channels[pair.own], teacher.channels[pair.other]) for pair in levels]
 

@@ -139,5 +139,5 @@ def test_options_that_do_not_go_together_are_refused(options: dict[str, Any], me
 
 def test_an_untrained_regression_reaches_to_every_side() -> None:
     with torch.no_grad():
-        deltas = torch.cat(fcos()(images()).head["bbox_regression"], dim=1)
+        deltas = torch.cat(fcos()(images()).head["box_deltas"], dim=1)
     assert (deltas > 0).all()

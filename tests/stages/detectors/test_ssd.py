@@ -20,6 +20,7 @@ from deploy.contract import ModelContract, Preprocessing
 from deploy.errors import ConfigError
 from stages.config import DetectorConfig
 from stages.detectors import GraphOptions, Target
+from stages.detectors.single_shot import softmax_head
 from stages.detectors.single_shot.detector import SsdDetector
 from stages.detectors.ssd import _normalize
 from stages.exports.to_onnx import write_onnx
@@ -74,7 +75,7 @@ def test_torchvisions_weights_give_torchvisions_features_boxes_and_losses(name: 
         torch.testing.assert_close(mine, other)
     boxes = own.anchor_generator(ImageList(images(name), [(SIZE[name], SIZE[name])]), found)[0]
     assert torch.equal(detector.default_boxes(images(name), found), boxes)
-    sizes = [len(level[0]) for level in outputs.head["cls_logits"]]
+    sizes = [len(level[0]) for level in outputs.head["class_logits"]]
     assert sum(sizes) == len(boxes)
 
 
@@ -83,9 +84,11 @@ def randomized(detector: SsdDetector) -> SsdDetector:
     detector = copy.deepcopy(detector).eval()
     detector_samples.confident(detector, 1.0, images("ssdlite"))
     with torch.no_grad():
-        head = detector(images("ssdlite")).head
+        features = detector.features(images("ssdlite"))
+        head = detector.model.head(features)
+        sizes = [len(level[0]) for level in detector.head_on(features, (1, 1)).head["box_deltas"]]
         for part, spread in (("classification", 2.5), ("regression", 1.0)):
-            levels = head["cls_logits" if part == "classification" else "bbox_regression"]
+            levels = head["cls_logits" if part == "classification" else "bbox_regression"].split(sizes, dim=1)
             for index, level in enumerate(levels):
                 for parameter_name, parameter in detector.named_parameters():
                     if re.search(rf"{part}_head\.module_list\.{index}(\.1)?\.weight$", parameter_name):
@@ -256,3 +259,31 @@ def test_normalization_keeps_to_the_range_of_half_precision() -> None:
 def test_options_that_do_not_go_together_are_refused(options: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         build_detector(DetectorConfig.model_validate(options), 5)
+
+
+def test_class_logits_have_no_background_and_their_sigmoid_is_the_probability() -> None:
+    logits = torch.randn(2, 7, 6, generator=torch.Generator().manual_seed(0)) * 20
+    logits[0, 0] = 0  # a tie
+    odds = softmax_head.log_odds(logits.requires_grad_())
+    assert torch.isfinite(odds).all()
+    torch.testing.assert_close(odds.sigmoid(), logits.softmax(dim=-1))
+    exact = logits.detach().double()
+    others = [torch.cat((exact[..., :k], exact[..., k + 1 :]), dim=-1).logsumexp(dim=-1) for k in range(6)]
+    torch.testing.assert_close(odds.double(), exact - torch.stack(others, dim=-1), rtol=1e-4, atol=1e-4)
+    odds.sum().backward()
+    assert torch.isfinite(logits.grad).all()  # type: ignore[arg-type]
+
+
+def test_class_logits_are_computed_only_when_they_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Tensor] = []
+
+    def noted(logits: Tensor) -> Tensor:
+        read.append(logits)
+        return logits
+
+    monkeypatch.setattr(softmax_head, "log_odds", noted)
+    outputs = detector_samples.tiny("ssdlite").eval()(images("ssdlite"))
+    assert outputs.decoded()
+    assert list(outputs.head) == ["class_logits", "box_deltas"]
+    assert not read
+    assert len(outputs.head["class_logits"]) == len(read) == len(outputs.pyramid)

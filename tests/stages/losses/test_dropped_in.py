@@ -23,11 +23,14 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from stages.losses import Loss, Pyramid
+from stages.losses import Loss, NetworkSide
+
+READS = {reads}
+INVARIANT_TO = ()
 '''
 
 BOX_MASKED = (
-    _HEAD.format(purpose="Features inside the boxes of the targets alone.")
+    _HEAD.format(purpose="Features inside the boxes of the targets alone.", reads=("pyramid", "targets"))
     + '''
 class BoxMasked(Loss):
     def __init__(self, widths: list[tuple[int, int]]) -> None:
@@ -45,7 +48,7 @@ class BoxMasked(Loss):
         return terms
 
 
-def build(student: Pyramid, teacher: Pyramid, *, gain: Annotated[float, Field(gt=0)] = 1.0) -> Loss:
+def build(student: NetworkSide, teacher: NetworkSide, *, gain: Annotated[float, Field(gt=0)] = 1.0) -> Loss:
     """Inside boxes."""
     loss = BoxMasked(list(zip(student.channels, teacher.channels, strict=True)))
     loss.weights = {"inside": gain}
@@ -54,23 +57,23 @@ def build(student: Pyramid, teacher: Pyramid, *, gain: Annotated[float, Field(gt
 )
 
 ON_HEADS = (
-    _HEAD.format(purpose="The teacher's class probabilities at every place.")
+    _HEAD.format(purpose="The teacher's class probabilities at every place.", reads=("head",))
     + '''
 class OnHeads(Loss):
     def forward(self, student, teacher, targets):
-        own, other = student.head["cls_logits"], teacher.head["cls_logits"]
+        own, other = student.head["class_logits"], teacher.head["class_logits"]
         errors = [nn.functional.binary_cross_entropy_with_logits(a, b.sigmoid()) for a, b in zip(own, other, strict=True)]
         return {"classes": torch.stack(errors).mean()}
 
 
-def build(student: Pyramid, teacher: Pyramid) -> Loss:
+def build(student: NetworkSide, teacher: NetworkSide) -> Loss:
     """Of the raw head outputs."""
     return OnHeads()
 '''
 )
 
 ACROSS_LEVELS = (
-    _HEAD.format(purpose="How the strength of one level relates to that of another.")
+    _HEAD.format(purpose="How the strength of one level relates to that of another.", reads=("pyramid",))
     + '''
 class AcrossLevels(Loss):
     def forward(self, student, teacher, targets):
@@ -81,7 +84,7 @@ class AcrossLevels(Loss):
         return {"ratio": (strengths(student.pyramid) - strengths(teacher.pyramid)).square().sum()}
 
 
-def build(student: Pyramid, teacher: Pyramid, *, kind: Literal["power"] = "power") -> Loss:
+def build(student: NetworkSide, teacher: NetworkSide, *, kind: Literal["power"] = "power") -> Loss:
     """Between levels."""
     return AcrossLevels()
 '''

@@ -5,13 +5,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from every_loss import OTHER, OWN, TestEveryLoss, fresh, outputs
+from every_loss import TestEveryLoss
+from loss_samples import OTHER, OWN, fresh, outputs, side
 from torch import Tensor
 
 from deploy import plugins
 from deploy.errors import ConfigError
 from stages.detectors import Outputs
-from stages.losses import Loss, Pyramid
+from stages.losses import Loss, NetworkSide
 from stages.losses.features.attention_maps import averaged_mask, mask, summed_mask
 from stages.losses.features.non_local_block import NonLocalBlock, relation_matrix
 from stages.losses.features.options import PresetName
@@ -26,7 +27,7 @@ __all__ = ["TestEveryLoss"]
 @pytest.mark.parametrize("scale", [0.0, 1.0])
 def test_no_difference_at_all_has_a_finite_gradient(name: str, preset: PresetName, scale: float) -> None:
     """A plain square root of a sum of squares has none there."""
-    pyramid = Pyramid((8, 16), (8, 8))
+    pyramid = side((8, 16), (8, 8))
     loss: Any = plugins.load("stages.losses", name).build(pyramid, pyramid, preset=preset)
     for adapter in loss.adapters:
         torch.nn.init.dirac_(adapter.weight)
@@ -107,7 +108,7 @@ CONSTANTS = {
     "paper_two_stage": (0.1, 7e-5, 4e-3, 7e-5),
 }
 """Temperature and the weights of the feature, transfer and relation terms."""
-SAME = Pyramid((4, 8, 16), (12, 16, 12))
+SAME = side((4, 8, 16), (12, 16, 12))
 
 
 def weighted(loss: Loss, student: Outputs, teacher: Outputs) -> dict[str, float]:
@@ -116,7 +117,7 @@ def weighted(loss: Loss, student: Outputs, teacher: Outputs) -> dict[str, float]
 
 @pytest.mark.parametrize("preset", CONSTANTS)
 @pytest.mark.parametrize("pyramid", [SAME, OWN], ids=["the teacher's channels", "fewer channels"])
-def test_attention_of_the_published_presets_equals_their_formula(preset: PresetName, pyramid: Pyramid) -> None:
+def test_attention_of_the_published_presets_equals_their_formula(preset: PresetName, pyramid: NetworkSide) -> None:
     temperature, feature, transfer, _ = CONSTANTS[preset]
     loss: Any = fresh("attention", pyramid, preset=preset)
     student, teacher = outputs(pyramid, seed=1), outputs(OTHER, seed=2)
@@ -190,7 +191,7 @@ def block(x: Array, module: NonLocalBlock) -> Array:
 @pytest.mark.parametrize("preset", CONSTANTS)
 @pytest.mark.parametrize("relation", ["dot_product", "embedded_gaussian"])
 @pytest.mark.parametrize("pyramid", [SAME, OWN], ids=["the teacher's channels", "fewer channels"])
-def test_non_local_of_the_published_presets_equals_its_formula(preset: PresetName, relation: str, pyramid: Pyramid) -> None:
+def test_non_local_of_the_published_presets_equals_its_formula(preset: PresetName, relation: str, pyramid: NetworkSide) -> None:
     loss: Any = fresh("non_local", pyramid, preset=preset, relation=relation)
     student, teacher = outputs(pyramid, seed=1), outputs(OTHER, seed=2)
     terms = weighted(loss, student, teacher)
@@ -206,7 +207,7 @@ def test_non_local_of_the_published_presets_equals_its_formula(preset: PresetNam
 
 
 def test_without_an_adapter_the_standardized_features_are_compared_themselves() -> None:
-    form = {"adapter": "none", "strides": (8,)}
+    form: dict[str, Any] = {"adapter": "none", "strides": (8,)}
     attention: Any = fresh("attention", SAME, temperature=1e6, transfer_weight=0.0, **form)
     non_local: Any = fresh("non_local", SAME, reductions=(2,), pools=(2,), **form)
     assert not list(attention.parameters())
@@ -257,7 +258,7 @@ def test_non_local_normalised_equals_its_formula_with_the_relation_matrix(relati
 
 def test_the_code_presets_add_as_many_parameters_as_the_authors_code() -> None:
     """Five levels of 256 channels: adapters, transfer adapters, and relation modules of 64, 64, 128, 128 and 128 channels."""
-    five = Pyramid((4, 8, 16, 32, 64), (256,) * 5)
+    five = side((4, 8, 16, 32, 64), (256,) * 5)
     for preset in ("code_one_stage", "code_two_stage"):
         built = [plugins.load("stages.losses", name).build(five, five, preset=preset) for name in ("attention", "non_local")]
         assert sum(p.numel() for loss in built for p in loss.parameters()) == 2_046_258
@@ -266,7 +267,7 @@ def test_the_code_presets_add_as_many_parameters_as_the_authors_code() -> None:
 
 
 def test_mmrazor_leaves_the_fifth_level_out() -> None:
-    five = Pyramid((4, 8, 16, 32, 64), (8,) * 5)
+    five = side((4, 8, 16, 32, 64), (8,) * 5)
     for name in ("attention", "non_local"):
         assert plugins.load("stages.losses", name).build(five, five, preset="mmrazor").strides == (4, 8, 16, 32)
 
@@ -347,23 +348,24 @@ def test_masks_average_one_and_follow_the_temperature() -> None:
 
 
 @pytest.mark.parametrize("name", ["attention", "non_local"])
-def test_a_map_tiled_twice_each_way_gives_the_same(name: str) -> None:
-    """Invariance to resolution: no border matters in 1x1 convolutions and pools that divide the sizes."""
-    loss, student, teacher = fresh(name), outputs(OWN, seed=1), outputs(OTHER, seed=2)
+def test_refuses_pyramids_without_a_common_stride(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"strides \(8, 16\).*\(32,\)"):
+        plugins.load("stages.losses", name).build(OWN, side((32,), (8,)))
 
-    def tiled(made: Outputs) -> Outputs:
-        return Outputs(tuple(level.repeat(1, 1, 2, 2) for level in made.pyramid), made.strides, {})
 
-    whole = loss(tiled(student), tiled(teacher), ())
-    for term, value in loss(student, teacher, ()).items():
-        assert whole[term].item() == pytest.approx(value.item(), rel=0.01), term
+@pytest.mark.parametrize("name", ["attention", "non_local"])
+def test_every_level_learns_whatever_batch_size_and_scale(name: str) -> None:
+    student = outputs(OWN, seed=1)
+    torch.stack(list(fresh(name)(student, outputs(OTHER, seed=2), ()).values())).sum().backward()
+    assert all(level.grad is not None and level.grad.abs().sum() > 0 for level in student.pyramid)
+    assert {"batch", "size", "scale"} <= set(plugins.load("stages.losses", name).INVARIANT_TO)
 
 
 @pytest.mark.parametrize("name", ["attention", "non_local"])
 def test_twice_the_channels_with_the_same_content_give_the_same(name: str) -> None:
     """Invariance to the number of channels: each of the teacher's and the adapters' rows twice."""
     teacher, student = outputs(OTHER, seed=2), outputs(OWN, seed=1)
-    double = Pyramid(OTHER.strides, tuple(2 * c for c in OTHER.channels))
+    double = side(OTHER.strides, tuple(2 * c for c in OTHER.channels))
     one: Any = fresh(name)
     two = plugins.load("stages.losses", name).build(OWN, double)
     for block in (*one.own, *one.other) if name == "non_local" else ():  # the identity: projections cannot be doubled

@@ -40,3 +40,18 @@ def test_compiled_it_says_the_same() -> None:
     expected, found = Teacher(detector())(IMAGES), Teacher(detector(), compiled=True)(IMAGES)
     for level, other in zip(found.pyramid, expected.pyramid, strict=True):
         torch.testing.assert_close(level, other, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_what_it_is_asked_later_is_computed_in_its_precision_and_gradient_flows_through_it(precision: TeacherPrecision) -> None:
+    teacher = Teacher(detector(), precision)
+    outputs = teacher(IMAGES)
+    features = [level.clone().requires_grad_() for level in outputs.pyramid]
+    other: torch.dtype = torch.bfloat16 if precision == "fp32" else torch.float32
+    with torch.autocast("cpu", torch.bfloat16, enabled=other == torch.bfloat16):  # the student's
+        logits = outputs.head_on(features).head["class_logits"][0]
+    assert logits.dtype == (torch.float32 if precision == "fp32" else torch.bfloat16)
+    logits.float().sum().backward()
+    assert features[0].grad is not None
+    assert all(parameter.grad is None for parameter in teacher.detector.parameters())
+    assert all(not boxes.requires_grad for boxes in outputs.decoded().boxes)

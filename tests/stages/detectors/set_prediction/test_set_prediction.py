@@ -109,7 +109,7 @@ class TestAgainstTransformers:
         detector = lively(build(name))
         with torch.no_grad():
             expected, outputs = theirs(detector)(images()), detector(images())
-        torch.testing.assert_close(outputs.head["logits"][0], expected.logits, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(outputs.head["class_logits"][0], expected.logits, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(outputs.head["boxes"][0], expected.pred_boxes, rtol=1e-4, atol=1e-5)
         if "masks" in name:
             torch.testing.assert_close(outputs.head["masks"][0], expected.pred_masks, rtol=1e-4, atol=1e-4)
@@ -373,7 +373,7 @@ def test_lw_detr_has_a_level_for_each_scale(scales: tuple[float, ...]) -> None:
     outputs = detector(images(), some_targets())
     for level, stride in zip(outputs.pyramid, detector.strides, strict=True):
         assert level.shape == (2, 32, 96 // stride, 128 // stride)
-    torch.testing.assert_close(outputs.head["logits"][0], theirs(detector)(images()).logits)
+    torch.testing.assert_close(outputs.head["class_logits"][0], theirs(detector)(images()).logits)
 
 
 def test_deimv2_sees_through_a_vision_transformer() -> None:

@@ -2,13 +2,14 @@
 
 import pytest
 import torch
+from loss_samples import side
 
 from deploy.errors import ConfigError
 from stages.detectors import Outputs
-from stages.losses import Pyramid
+from stages.losses import NetworkSide
 from stages.losses.features.levels import LevelPair, channels, match, pairs
 
-FINE, COARSE = Pyramid((4, 8, 16), (1, 2, 3)), Pyramid((8, 16, 32), (10, 20, 30))
+FINE, COARSE = side((4, 8, 16), (1, 2, 3)), side((8, 16, 32), (10, 20, 30))
 
 
 def outputs(*sizes: tuple[int, int], strides: tuple[int, ...]) -> Outputs:
@@ -22,27 +23,27 @@ def test_levels_are_matched_by_stride_and_not_by_index() -> None:
 
 
 def test_of_two_levels_with_one_stride_the_first_counts() -> None:
-    twice = Pyramid((32, 32, 64), (1, 2, 3))
-    assert match(twice, Pyramid((16, 32), (5, 6))) == (LevelPair(0, 1),)
-    assert match(Pyramid((16, 32), (5, 6)), twice) == (LevelPair(1, 0),)
+    twice = side((32, 32, 64), (1, 2, 3))
+    assert match(twice, side((16, 32), (5, 6))) == (LevelPair(0, 1),)
+    assert match(side((16, 32), (5, 6)), twice) == (LevelPair(1, 0),)
 
 
 def test_a_missing_level_learns_from_the_nearest_where_that_is_asked_for() -> None:
-    assert match(FINE, Pyramid((32,), (7,)), missing="interpolate") == (LevelPair(0, 0), LevelPair(1, 0), LevelPair(2, 0))
-    assert match(Pyramid((16,), (1,)), Pyramid((8, 32), (1, 2)), missing="interpolate") == (LevelPair(0, 0),)  # equally near: the finer
+    assert match(FINE, side((32,), (7,)), missing="interpolate") == (LevelPair(0, 0), LevelPair(1, 0), LevelPair(2, 0))
+    assert match(side((16,), (1,)), side((8, 32), (1, 2)), missing="interpolate") == (LevelPair(0, 0),)  # equally near: the finer
     assert match(FINE, COARSE, (4,), "interpolate") == (LevelPair(0, 0),)
 
 
 @pytest.mark.parametrize(
     ("teacher", "chosen", "missing", "message"),
     [
-        (Pyramid((32,), (1,)), None, "skip", r"strides \(4, 8, 16\), the teacher's \(32,\).*missing: interpolate"),
+        (side((32,), (1,)), None, "skip", r"strides \(4, 8, 16\), the teacher's \(32,\).*missing to interpolate"),
         (COARSE, (4,), "skip", r"strides \(4,\) are not all levels of both detectors; choose from \(8, 16\)"),
         (COARSE, (), "skip", r"strides \(\) are not all"),
         (COARSE, (32,), "interpolate", r"not all levels of the student; choose from \(4, 8, 16\)"),
     ],
 )
-def test_levels_that_cannot_learn_are_refused(teacher: Pyramid, chosen: tuple[int, ...] | None, missing: str, message: str) -> None:
+def test_levels_that_cannot_learn_are_refused(teacher: NetworkSide, chosen: tuple[int, ...] | None, missing: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         match(FINE, teacher, chosen, missing)  # type: ignore[arg-type]
 

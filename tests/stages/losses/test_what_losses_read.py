@@ -1,0 +1,223 @@
+"""Losses on decoded boxes, given regions, given queries and through the teacher's head: dropped in, trained, and refused."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import detector_samples
+import pytest
+import tiny
+import torch
+from places import ROOT
+
+from deploy import plugins
+from deploy.errors import ConfigError
+from pipeline import cli
+from stages.detectors import Detector
+from stages.training.distillation import Distillation, build_losses, loss_factor
+from stages.training.loader import TrainingBatch
+from stages.training.teacher import Teacher
+
+DECODED = '''
+"""Each of the student's boxes against the teacher's box that overlaps it most."""
+
+import torch
+from torchvision.ops import box_iou, generalized_box_iou_loss
+
+from stages.losses import Loss, NetworkSide
+
+READS = ("decoded",)
+INVARIANT_TO = ("batch",)
+
+
+class NearestBox(Loss):
+    def forward(self, student, teacher, targets):
+        own, other = (torch.cat(outputs.decoded().boxes, dim=1) for outputs in (student, teacher))
+        errors = []
+        for mine, theirs in zip(own, other, strict=True):
+            overlap, nearest = box_iou(mine.detach(), theirs).max(dim=1)
+            errors.append((generalized_box_iou_loss(mine, theirs[nearest]) * overlap).mean())
+        return {"boxes": torch.stack(errors).mean()}
+
+
+def build(student: NetworkSide, teacher: NetworkSide) -> Loss:
+    """Of decoded boxes."""
+    return NearestBox()
+'''
+
+REGIONS = '''
+"""What both second stages say of the teacher's best proposals and of the objects' own boxes."""
+
+import torch
+from torch.nn.functional import kl_div
+
+from stages.losses import Loss, NetworkSide
+
+READS = ("regions", "targets")
+INVARIANT_TO = ("batch",)
+
+
+class RegionClasses(Loss):
+    def forward(self, student, teacher, targets):
+        given = [torch.cat((best[:8], target.boxes)) for best, target in zip(teacher.proposals, targets, strict=True)]
+        own, other = (self.logs(outputs.regions(given)) for outputs in (student, teacher))
+        return {"classes": kl_div(own, other, log_target=True, reduction="batchmean")}
+
+    def logs(self, regions):
+        return torch.cat((regions.background[:, None], regions.class_logits), dim=1).log_softmax(dim=1)
+
+
+def build(student: NetworkSide, teacher: NetworkSide) -> Loss:
+    """Of given regions."""
+    return RegionClasses()
+'''
+
+CROSSED = '''
+"""The student's features, mapped to the teacher's channels and sent through its frozen head, against the teacher's own answer."""
+
+import torch
+from torch import nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from deploy.errors import ConfigError
+from stages.losses import Loss, NetworkSide
+
+READS = ("pyramid", "teacher_head")
+INVARIANT_TO = ("batch",)
+
+
+class Crossed(Loss):
+    def __init__(self, widths, name: str) -> None:
+        super().__init__()
+        self.name = name
+        self.adapters = nn.ModuleList(nn.Conv2d(own, other, 1) for own, other in widths)
+
+    def forward(self, student, teacher, targets):
+        features = [adapter(level) for adapter, level in zip(self.adapters, student.pyramid, strict=True)]
+        crossed = zip(teacher.head_on(features).head[self.name], teacher.head[self.name], strict=True)
+        return {"classes": torch.stack([binary_cross_entropy_with_logits(own, other.sigmoid()) for own, other in crossed]).mean()}
+
+
+def build(student: NetworkSide, teacher: NetworkSide) -> Loss:
+    """Through the teacher's head."""
+    if student.strides != teacher.strides:
+        raise ConfigError("the teacher's head needs the teacher's strides")
+    return Crossed(zip(student.channels, teacher.channels), "objectness" if teacher.kind == "two_stage" else "class_logits")
+'''
+
+SAME_QUERIES = '''
+"""The teacher's queries through both decoders."""
+
+from torch.nn.functional import binary_cross_entropy_with_logits, l1_loss
+
+from stages.losses import Loss, NetworkSide
+
+READS = ("decoder_queries",)
+INVARIANT_TO = ("batch",)
+
+
+class SameQueries(Loss):
+    def forward(self, student, teacher, targets):
+        other = teacher.decode_queries()
+        own = student.decode_queries(other.queries)
+        height = student.size[0]
+        classes = binary_cross_entropy_with_logits(own.class_logits, other.class_logits.sigmoid())
+        return {"classes": classes, "boxes": l1_loss(own.boxes / height, other.boxes / height)}
+
+
+def build(student: NetworkSide, teacher: NetworkSide) -> Loss:
+    """Of the decoders' answers."""
+    return SameQueries()
+'''
+
+FILES = {"nearest_box": DECODED, "region_classes": REGIONS, "crossed": CROSSED, "same_queries": SAME_QUERIES}
+TRAINS = [
+    ("nearest_box", "retinanet", "fcos"),
+    ("nearest_box", "mask_rcnn", "faster_rcnn"),
+    ("nearest_box", "faster_rcnn", "ssd"),
+    ("nearest_box", "lw_detr", "d_fine"),
+    ("region_classes", "mask_rcnn", "faster_rcnn"),
+    ("crossed", "fcos", "retinanet"),
+    ("crossed", "ssd", "ssd"),
+    ("crossed", "faster_rcnn", "mask_rcnn"),
+    ("same_queries", "rt_detr_v2", "deimv2"),
+    ("same_queries", "rf_detr", "lw_detr"),
+]
+REFUSED = [
+    ("region_classes", "faster_rcnn", "fcos", "regions", "the student, fcos, can give only pyramid, head, decoded, teacher_head"),
+    ("region_classes", "retinanet", "mask_rcnn", "regions", "the teacher, retinanet, can give only pyramid, head, decoded, teacher_head"),
+    ("crossed", "d_fine", "fcos", "teacher_head", "the teacher, d_fine, can give only pyramid, decoded, decoder_queries"),
+    ("same_queries", "fcos", "lw_detr", "decoder_queries", "the teacher, fcos, can give only pyramid, head, decoded, teacher_head"),
+]
+
+
+@pytest.fixture(autouse=True)
+def dropped_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from stages import losses
+
+    folder = tmp_path / "losses"
+    shutil.copytree(plugins.folder("stages.losses"), folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for name, source in FILES.items():
+        (folder / f"{name}.py").write_text(source, encoding="utf-8")
+    monkeypatch.setattr(losses, "__path__", [str(folder)])
+    assert losses.__spec__ is not None
+    monkeypatch.setattr(losses.__spec__, "submodule_search_locations", [str(folder)])
+
+
+def build(loss: str, student: Detector, teacher: Detector) -> Distillation:
+    config = tiny.distillation(losses=[{"name": loss}])
+    losses = build_losses(config, student, teacher, 0)
+    return Distillation(student, Teacher(teacher), losses, loss_factor(config, 9)).train()
+
+
+@pytest.mark.parametrize(("loss", "large", "small"), TRAINS)
+def test_a_step_changes_the_student_and_nothing_of_the_teacher(loss: str, large: str, small: str) -> None:
+    student, teacher = detector_samples.tiny(small, 0), detector_samples.tiny(large, 5)
+    task = build(loss, student, teacher)
+    before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
+    batch = TrainingBatch(detector_samples.images(small), detector_samples.targets(student, small))
+    _, terms = task(batch, task.prepare(batch, 0))
+    own = torch.stack([value for term, value in terms.items() if term.startswith(f"{loss}/")]).sum()
+    assert torch.isfinite(own)
+    assert own > 0
+    optimizer = torch.optim.SGD((parameter for parameter in task.parameters() if parameter.requires_grad), lr=1e-3)
+    own.backward()  # of this loss alone
+    reached = [parameter for parameter in student.parameters() if parameter.grad is not None and parameter.grad.abs().sum() > 0]
+    starts = [parameter.detach().clone() for parameter in reached]
+    optimizer.step()
+    assert reached
+    assert any(not torch.equal(start, parameter) for start, parameter in zip(starts, reached, strict=True))
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+    assert all(torch.equal(before[name], tensor) for name, tensor in teacher.state_dict().items())
+
+
+@pytest.mark.parametrize(("loss", "large", "small", "missing", "why"), REFUSED)
+def test_a_pair_that_cannot_give_what_is_read_is_refused(loss: str, large: str, small: str, missing: str, why: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        build(loss, detector_samples.tiny(small), detector_samples.tiny(large))
+    assert str(refused.value).startswith(f"distill.losses: {loss} reads {missing}, but {why}; choose a different loss or ")
+    assert "\n" not in str(refused.value)
+
+
+def test_a_detector_without_decoded_boxes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    student, teacher = detector_samples.tiny("fcos"), detector_samples.tiny("retinanet")
+    monkeypatch.setattr(student, "gives", ("pyramid",))
+    with pytest.raises(ConfigError, match="nearest_box reads decoded, but the student, fcos, can give only pyramid; choose"):
+        build("nearest_box", student, teacher)
+
+
+def test_check_and_run_refuse_the_pair_before_any_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "pipeline.yaml"
+    config.write_text(f"extends: {ROOT / 'examples' / 'small.yaml'}\ndistill: {{losses: [{{name: region_classes}}]}}\n", encoding="utf-8")
+    assert cli.main(["check", str(config)]) == 2
+    line = "distill.losses: region_classes reads regions, but the student, fcos, can give only"
+    assert line in capsys.readouterr().out
+    assert cli.main(["run", str(config), "--runs", str(tmp_path / "runs")]) == 2
+    assert line in capsys.readouterr().err
+    assert [path.name.partition("-")[0] for path in (tmp_path / "runs" / ".store").iterdir() if path.is_dir()] == ["prepare"]
+
+
+def test_what_is_not_given_is_refused_with_the_loss_to_mend() -> None:
+    outputs: Any = detector_samples.tiny("fcos").eval()(detector_samples.images("fcos"))
+    with pytest.raises(ConfigError, match=r"detector fcos cannot give regions, only pyramid.*READS"):
+        outputs.regions(())
