@@ -37,7 +37,7 @@ def test_a_missing_level_learns_from_the_nearest_where_that_is_asked_for() -> No
 @pytest.mark.parametrize(
     ("teacher", "chosen", "missing", "message"),
     [
-        (side((32,), (1,)), None, "skip", r"strides \(4, 8, 16\), the teacher's \(32,\).*missing to interpolate"),
+        (side((32,), (1,)), None, "skip", r"strides \(4, 8, 16\), the teacher's \(32,\).*missing: interpolate"),
         (COARSE, (4,), "skip", r"strides \(4,\) are not all levels of both detectors; choose from \(8, 16\)"),
         (COARSE, (), "skip", r"strides \(\) are not all"),
         (COARSE, (32,), "interpolate", r"not all levels of the student; choose from \(4, 8, 16\)"),
