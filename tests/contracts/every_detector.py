@@ -40,6 +40,8 @@ def decoded(detector: Detector, outputs: Outputs) -> None:
     assert (found.anchors is None) == (detector.kind == "set_prediction")
     assert [len(boxes) for boxes in found.anchors or ()] == [row.shape[1] for row in rows if found.anchors]
     scores = torch.cat(outputs.head["objectness" if detector.kind == "two_stage" else "class_logits"], dim=1).sigmoid()
+    if "quality" in outputs.head:  # the graph scores by the geometric mean of both
+        scores = (scores * torch.cat(outputs.head["quality"], dim=1).sigmoid()).sqrt()
     answer = detected(detector)
     for index, boxes in enumerate(torch.cat(found.boxes, dim=1)):
         if outputs.proposals is None:
