@@ -81,8 +81,8 @@ def suggest(word: str, known: Iterable[str]) -> str:
 
 
 @cache
-def schema(package: str, name: str, function: str = "build", hidden: tuple[str, ...] = ()) -> type[BaseModel]:
-    """The plugin's options as a pydantic model: the keyword-only parameters of `function` except those in `hidden`."""
+def schema(package: str, name: str, function: str = "build") -> type[BaseModel]:
+    """The plugin's options as a pydantic model: the keyword-only parameters of `function`."""
     path = source(package, name)
     tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
     definition = next((n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == function), None)
@@ -90,8 +90,6 @@ def schema(package: str, name: str, function: str = "build", hidden: tuple[str, 
         raise ValueError(f"{path} defines no function {function}")
     fields: dict[str, Any] = {}
     for argument, default in zip(definition.args.kwonlyargs, definition.args.kw_defaults, strict=True):
-        if argument.arg in hidden:
-            continue
         if argument.annotation is None:
             raise ValueError(f"{path}:{argument.lineno}: option {argument.arg} of {function} has no annotation")
         fields[argument.arg] = (_evaluate(path, argument.annotation), ... if default is None else _evaluate(path, default))
@@ -117,20 +115,11 @@ def _evaluate(path: Path, node: ast.expr) -> Any:
         raise ValueError(f"{path}:{node.lineno}: an option's type and default may use only {allowed} ({error})") from error
 
 
-def fill(
-    package: str,
-    value: Any,
-    *,
-    own: tuple[str, ...] = (),
-    key: str = "name",
-    function: str = "build",
-    hidden: tuple[str, ...] = (),
-) -> dict[str, Any]:
+def fill(package: str, value: Any, *, own: tuple[str, ...] = (), key: str = "name", function: str = "build") -> dict[str, Any]:
     """Check a YAML mapping `{key: plugin, option: ...}` and return it with the plugin's defaults filled in.
 
     Args:
         own: keys that belong to the caller, `key` among them or not; passed through.
-        hidden: parameters of `function` that are not options.
 
     Raises:
         ValueError: not a mapping, unknown plugin, unknown option (with a suggestion) or wrong type.
@@ -140,7 +129,7 @@ def fill(
     if not isinstance(value, Mapping) or not isinstance(value.get(key), str):
         raise ValueError(f"expected a mapping with '{key}', one of {', '.join(names(package))}; got {value!r}")  # noqa: TRY004 - pydantic
     options = {k: v for k, v in value.items() if k != key and k not in own}
-    model = schema(package, value[key], function, hidden)
+    model = schema(package, value[key], function)
     known = [*model.model_fields, *(name for name in own if name != key)]
     for option in options:
         if option not in model.model_fields:

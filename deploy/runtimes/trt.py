@@ -8,9 +8,7 @@ from pydantic import Field
 
 from deploy import machine
 from deploy.contract import Heads
-from deploy.errors import RuntimeUnavailable
 from deploy.machine import packages
-from deploy.precision import PLAIN, Calibration, Precision, Quantization
 from deploy.runtimes import DEFAULTS, Compiled, Delivery, Session, TritonBackend, nvidia
 from deploy.runtimes.nvidia import session
 
@@ -19,13 +17,10 @@ INTEGERS = nvidia.INTEGERS
 
 
 def compile(
-    onnx: Path,
+    typed: Path,
+    heads: Heads,
     out: Path,
     *,
-    precision: Precision,
-    calibration: Calibration,
-    heads: Heads,
-    quantization: Quantization = PLAIN,
     max_batch: Annotated[int, Field(ge=1)] = 8,
     best_batch: Annotated[int, Field(ge=1)] = 1,
     workspace_mib: Annotated[int, Field(ge=1)] | None = None,
@@ -36,29 +31,15 @@ def compile(
     """Write out/engine.plan for this machine's GPU; see deploy.runtimes.nvidia.engine.Settings. `cuda_graph` takes effect on opening.
 
     Raises:
-        RuntimeUnavailable: TensorRT or the GPU is not available.
         BuildError: the graph cannot be built.
     """
-    missing = why_not()
-    if missing:
-        raise RuntimeUnavailable(missing)
     # Imported late: identity() and why_not() work without TensorRT, and only building needs the onnx package.
     import tensorrt
 
     from deploy.runtimes.nvidia.engine import Settings, build_plan
 
     settings = Settings(max_batch, best_batch, workspace_mib, tf32, timing_cache)
-    return build_plan(
-        tensorrt,
-        onnx,
-        out,
-        precision=precision,
-        calibration=calibration,
-        heads=heads,
-        quantization=quantization,
-        integers=INTEGERS,
-        settings=settings,
-    )
+    return build_plan(tensorrt, typed, heads, out, settings)
 
 
 def open(file: Path, *, threads: int | None = None, options: Mapping[str, Any] = DEFAULTS) -> Session:

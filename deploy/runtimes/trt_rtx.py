@@ -8,9 +8,7 @@ from pydantic import Field
 
 from deploy import machine
 from deploy.contract import Heads
-from deploy.errors import RuntimeUnavailable
 from deploy.machine import packages
-from deploy.precision import PLAIN, Calibration, Precision, Quantization
 from deploy.runtimes import DEFAULTS, Compiled, Delivery, Session, nvidia
 from deploy.runtimes.nvidia import session
 
@@ -19,13 +17,10 @@ INTEGERS = nvidia.INTEGERS
 
 
 def compile(
-    onnx: Path,
+    typed: Path,
+    heads: Heads,
     out: Path,
     *,
-    precision: Precision,
-    calibration: Calibration,
-    heads: Heads,
-    quantization: Quantization = PLAIN,
     max_batch: Annotated[int, Field(ge=1)] = 8,
     best_batch: Annotated[int, Field(ge=1)] = 1,
     workspace_mib: Annotated[int, Field(ge=1)] | None = None,
@@ -38,31 +33,15 @@ def compile(
     `cuda_graph` takes effect when the engine is opened.
 
     Raises:
-        RuntimeUnavailable: TensorRT for RTX is not installed, or there is neither a GPU nor a compute capability.
         BuildError: the graph cannot be built.
     """
-    missing = session.why_not_installed("tensorrt_rtx", "tensorrt-rtx")
-    if not missing and compute_capability == "current" and not machine.gpu():
-        missing = 'no NVIDIA GPU here to build for; set compute_capability on the target, for example "8.9"'
-    if missing:
-        raise RuntimeUnavailable(missing)
     # Imported late: identity() and why_not() work without the package, and only building needs the onnx package.
     import tensorrt_rtx
 
     from deploy.runtimes.nvidia.engine import Settings, build_plan
 
     settings = Settings(max_batch, best_batch, workspace_mib, tf32, compute_capability=compute_capability)
-    return build_plan(
-        tensorrt_rtx,
-        onnx,
-        out,
-        precision=precision,
-        calibration=calibration,
-        heads=heads,
-        quantization=quantization,
-        integers=INTEGERS,
-        settings=settings,
-    )
+    return build_plan(tensorrt_rtx, typed, heads, out, settings)
 
 
 def open(file: Path, *, threads: int | None = None, options: Mapping[str, Any] = DEFAULTS) -> Session:
@@ -101,3 +80,11 @@ def foreign(fingerprint: Mapping[str, str]) -> str | None:
 def why_not() -> str | None:
     """None if TensorRT for RTX and a GPU are available."""
     return session.why_not("tensorrt_rtx", "tensorrt-rtx")
+
+
+def why_not_build(options: Mapping[str, Any]) -> str | None:
+    """None if TensorRT for RTX is installed, and a GPU or a compute capability names the device to build for."""
+    missing = session.why_not_installed("tensorrt_rtx", "tensorrt-rtx")
+    if not missing and options.get("compute_capability", "current") == "current" and not machine.gpu():
+        missing = 'no NVIDIA GPU here to build for; set compute_capability on the target, for example "8.9"'
+    return missing

@@ -37,7 +37,7 @@ def build(args: argparse.Namespace) -> Answer:
     gates = _alone(every)
     if out.exists():
         raise ConfigError(f"--out {out}: exists already; give a new folder")
-    if args.data is None and (target.is_judged or target.precision == "int8"):
+    if args.data is None and target.needs_calibration:
         raise ConfigError(
             f"target {target.name} is {target.precision}, which takes images to read ranges from or to judge on; give --data DIR"
         )
@@ -102,7 +102,7 @@ def again(given: Bundle, scratch: Path, *, dataset: Dataset | None) -> Bundle:
         ConfigError: int8 without images to read ranges from.
     """
     target, _, validation = plan(given, None)
-    if dataset is None and (target.is_judged or target.precision == "int8"):
+    if dataset is None and target.needs_calibration:
         raise ConfigError(f"target {target.name} is {target.precision}, which takes images to read ranges from; give --data DIR")
     store = Store(scratch, target.name, say=silent).at(target.name)
     made = _make(store, scratch, given, _calibrated(target, dataset, validation.split), (), validation, dataset)
@@ -123,13 +123,13 @@ def _data(store: Store, folder: str | None, split: str, target: TargetConfig, gi
         return None
     contract = given.manifest.contract
     config = DataConfig.model_validate({"dataset": "coco", "root": folder, "preprocessing": contract.preprocessing})
-    more = (target.calibration_split,) if target.precision in {"int8", "auto"} else ()
+    more = (target.calibration_split,) if target.needs_calibration else ()
     return store.run(gather, config, split, more, contract)
 
 
 def _calibrated(target: TargetConfig, dataset: Dataset | None, split: str) -> TargetConfig:
     """The target; where the data lacks the split that ranges are read from, it is that which is judged on, and that is said."""
-    if dataset is None or target.precision not in {"int8", "auto"} or target.calibration_split in dataset.facts.splits:
+    if dataset is None or not target.needs_calibration or target.calibration_split in dataset.facts.splits:
         return target
     say(f"the data has no split {target.calibration_split}: int8 ranges are read from {split}, on which mAP is measured too", sys.stderr)
     return target.model_copy(update={"calibration_split": split})

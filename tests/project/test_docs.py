@@ -249,7 +249,7 @@ TABLES: dict[str, type[BaseModel]] = {
     "package": PackageConfig,
     "serve": ServeConfig,
     **{
-        f"{word}: {name}": plugins.schema(place.package, name, place.function, place.hidden)
+        f"{word}: {name}": plugins.schema(place.package, name, place.function)
         for word, place in zip(("dataset", "detector", "loss", "runtime"), config.PLUGIN_SECTIONS.values(), strict=True)
         for name in plugins.names(place.package)
     },
