@@ -83,8 +83,8 @@ def suggest(word: str, known: Iterable[str]) -> str:
 
 
 @cache
-def schema(package: str, name: str, function: str = "build", hidden: tuple[str, ...] = ()) -> type[BaseModel]:
-    """The plugin's options as a pydantic model: the keyword-only parameters of `function` except those in `hidden`.
+def schema(package: str, name: str, function: str = "build") -> type[BaseModel]:
+    """The plugin's options as a pydantic model: the keyword-only parameters of `function`.
 
     A field's description is its entry in the docstring's section Args, or that of its shared type.
     """
@@ -93,8 +93,6 @@ def schema(package: str, name: str, function: str = "build", hidden: tuple[str, 
     meanings = _meanings(definition)
     fields: dict[str, Any] = {}
     for argument, default in zip(definition.args.kwonlyargs, definition.args.kw_defaults, strict=True):
-        if argument.arg in hidden:
-            continue
         if argument.annotation is None:
             raise ValueError(f"{path}:{argument.lineno}: option {argument.arg} of {function} has no annotation")
         value = ... if default is None else _evaluate(path, default, scope)
@@ -196,20 +194,11 @@ def _evaluate(path: Path, node: ast.expr, scope: Mapping[str, Any]) -> Any:
         raise ValueError(f"{path}:{node.lineno}: {problem}") from error
 
 
-def fill(
-    package: str,
-    value: Any,
-    *,
-    own: tuple[str, ...] = (),
-    key: str = "name",
-    function: str = "build",
-    hidden: tuple[str, ...] = (),
-) -> dict[str, Any]:
+def fill(package: str, value: Any, *, own: tuple[str, ...] = (), key: str = "name", function: str = "build") -> dict[str, Any]:
     """Check a YAML mapping `{key: plugin, option: ...}` and return it with the plugin's defaults filled in.
 
     Args:
         own: keys that belong to the caller, `key` among them or not; passed through.
-        hidden: parameters of `function` that are not options.
 
     Raises:
         ValueError: not a mapping, unknown plugin, unknown option (with a suggestion) or wrong type.
@@ -219,7 +208,7 @@ def fill(
     if not isinstance(value, Mapping) or not isinstance(value.get(key), str):
         raise ValueError(f"expected a mapping with '{key}', one of {', '.join(names(package))}; got {value!r}")  # noqa: TRY004 - pydantic
     options = {k: v for k, v in value.items() if k != key and k not in own}
-    model = schema(package, value[key], function, hidden)
+    model = schema(package, value[key], function)
     known = [*model.model_fields, *(name for name in own if name != key)]
     for option in options:
         if option not in model.model_fields:

@@ -176,7 +176,7 @@ def table(rows: Iterable[Row]) -> str:
 
 def plugin_rows(place: PluginSection, name: str) -> list[Row]:
     """A row per option of a plugin."""
-    return rows_of(plugins.schema(place.package, name, place.function, place.hidden))
+    return rows_of(plugins.schema(place.package, name, place.function))
 
 
 def rows_of(model: type[BaseModel]) -> list[Row]:

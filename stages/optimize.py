@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from deploy.contract import Cost, Preprocessing
 from deploy.engines.build import Built, build_engine
 from deploy.engines.request import GraphSource, Order
 from deploy.errors import ArtifactError, BuildError, RuntimeUnavailable
-from deploy.precision import Batch, Quantization
+from deploy.precision import Batch
 from deploy.prediction import image_files, preprocess
 from deploy.runtimes import fingerprint
 from stages.artifacts import ONNX, Dataset, Engine, OnnxModel, read_json
@@ -51,7 +52,7 @@ def optimize(
     """
     facts = model.facts
     built, why = None, None
-    if dataset is not None and config.precision in {"int8", "auto"}:
+    if dataset is not None and config.needs_calibration:
         dataset.split(config.calibration_split)  # refused here, not in the middle of quantization
     source = GraphSource(
         model.file(ONNX),
@@ -59,7 +60,7 @@ def optimize(
         facts.contract,
         CalibrationImages(dataset, config, facts.contract.preprocessing) if dataset is not None else (),
     )
-    order = Order(config.runtime, config.precision, config.options, Quantization(config.ranges), config.max_map_drop, threads)
+    order = Order(config.runtime, config.precision, config.options, config.ranges, config.max_map_drop, threads)
     try:
         built = build_engine(source, out, order, labeled_split(dataset, judged) if dataset is not None and judged is not None else None)
     except RuntimeUnavailable as error:
@@ -81,7 +82,7 @@ def _facts(config: TargetConfig, model: OnnxFacts, built: Built | None, why: str
         required=config.required,
         contract=model.contract,
         file=built.compiled.file.name if built is not None else None,
-        typed=(built.compiled.typed or built.compiled.file).name if built is not None else None,
+        typed=built.typed.name if built is not None else None,
         sha256=hashlib.sha256(content).hexdigest() if content is not None else None,
         bytes=len(content) if content is not None else None,
         onnx_sha256=model.sha256,
@@ -101,32 +102,32 @@ def _cost(built: Built | None) -> Cost | None:
     from deploy.latency import cost
     from deploy.precision import network  # they need the onnx package, as compiling does
 
-    return cost.cost(network.read(built.compiled.typed or built.compiled.file))
+    return cost.cost(network.read(built.typed))
 
 
 class CalibrationImages:
-    """Images evenly spread over the target's calibration split, preprocessed as in deployment; the same ones in each iteration."""
+    """Images evenly spread over the target's calibration split, preprocessed as in deployment."""
 
     def __init__(self, dataset: Dataset, target: TargetConfig, preprocessing: Preprocessing) -> None:
         self.dataset = dataset
         self.target = target
         self.preprocessing = preprocessing
 
-    def __iter__(self) -> Iterator[Batch]:
-        """Images [1, 3, H, W].
+    def __len__(self) -> int:
+        """The number of images."""
+        return len(self._files)
+
+    def __getitem__(self, index: int) -> Batch:
+        """One image [1, 3, H, W].
 
         Raises:
             DataError: the data has no such split.
         """
-        folder = self.dataset.images(self.target.calibration_split)
-        for name in self._names():
-            network_input, _ = preprocess.apply(image_files.load_image(folder / name), self.preprocessing)
-            yield network_input[None]
+        network_input, _ = preprocess.apply(image_files.load_image(self._files[index]), self.preprocessing)
+        return network_input[None]
 
-    def __len__(self) -> int:
-        """The number of images."""
-        return len(self._names())
-
-    def _names(self) -> list[str]:
-        names = [image["file_name"] for image in read_json(self.dataset.annotations(self.target.calibration_split))["images"]]
-        return spread(names, self.target.calibration_images)
+    @cached_property
+    def _files(self) -> list[Path]:
+        split = self.target.calibration_split
+        names = [image["file_name"] for image in read_json(self.dataset.annotations(split))["images"]]
+        return [self.dataset.images(split) / name for name in spread(names, self.target.calibration_images)]

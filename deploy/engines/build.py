@@ -1,35 +1,42 @@
 """Builds a target's engine: in int8 within its limit on the drop of mAP, or in whichever precision is the fastest within it."""
 
+import filecmp
 import shutil
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from deploy import plugins
 from deploy.accuracy.judge import LabeledSplit
+from deploy.engines.builder import Builder
 from deploy.engines.choice import Choice
 from deploy.engines.fallback import Fallback, search
 from deploy.engines.fastest import Offer, choose
 from deploy.engines.request import GraphSource, Order
 from deploy.errors import BuildError, RuntimeUnavailable
 from deploy.precision import Precision
-from deploy.runtimes import Compiled
+from deploy.runtimes import Compiled, why_not_build
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 
 
 @dataclass(frozen=True)
 class Built:
-    """An engine and its precision; `fallback` if int8 had a limit, `choice` if the precision was chosen."""
+    """An engine and its precision; `fallback` if int8 had a limit, `choice` if the precision was chosen.
+
+    `typed` is the ONNX graph that the engine was compiled from: the engine's own file if that is this graph.
+    """
 
     compiled: Compiled
+    typed: Path
     precision: Precision
     fallback: Fallback | None = None
     choice: Choice | None = None
 
 
 def build_engine(source: GraphSource, out: Path, order: Order, split: LabeledSplit | None) -> Built:
-    """Write the engine into `out`.
+    """Write the engine into `out`, and its typed graph if that is a different file.
 
     Args:
         split: labeled images to judge on; required for a limit and for a choice.
@@ -40,46 +47,58 @@ def build_engine(source: GraphSource, out: Path, order: Order, split: LabeledSpl
         ArtifactError: the fp32 engine's answer is invalid.
         DataError: mAP is undefined on the split, and there is a limit.
     """
-    if order.precision != "auto":
-        return _built(source, out, order, order.precision, split)
+    if missing := _missing(order):
+        raise RuntimeUnavailable(missing)
+    with TemporaryDirectory() as scratch:
+        builder = Builder(source, order, Path(scratch))
+        built = _chosen(builder, split) if order.precision == "auto" else _built(builder, order.precision, split)
+        return _copied(built, out)
+
+
+def _missing(order: Order) -> str | None:
+    """Why nothing can be built here. Asked first, because converting a graph may take minutes."""
+    if order.precision == "auto":
+        why: str | None = plugins.load("deploy.runtimes", order.runtime).why_not()
+        if why is not None:
+            return f"{why}; precision auto has to measure engines on their target machine"
+    if missing := why_not_build(order.runtime, order.options):
+        return missing
+    return None if find_spec("onnx") else 'onnx is not installed: pip install "edgedistill[build]"'
+
+
+def _chosen(builder: Builder, split: LabeledSplit | None) -> Built:
     assert split is not None, "a choice is made on a split"
-    why = plugins.load("deploy.runtimes", order.runtime).why_not()
-    if why is not None:
-        raise RuntimeUnavailable(f"{why}; precision auto has to measure engines on their target machine")
-    with TemporaryDirectory() as scratch:
-        offers: list[Offer] = []
-        builds: dict[Precision, Built] = {}
-        for precision in PRECISIONS:
-            folder = Path(scratch) / precision
-            folder.mkdir()
-            try:
-                builds[precision] = _built(source, folder, order, precision, split)
-            except BuildError as error:
-                offers.append(Offer(precision, None, str(error)))
-            else:
-                offers.append(Offer(precision, builds[precision].compiled.file, None))
-        choice = choose(order, offers, source.contract, split)
-        best = builds[choice.precision]
-        compiled = _copied(best.compiled, out)
-    return replace(best, compiled=compiled, choice=choice)
+    offers: list[Offer] = []
+    builds: dict[Precision, Built] = {}
+    for precision in PRECISIONS:
+        try:
+            builds[precision] = _built(builder, precision, split)
+        except BuildError as error:
+            offers.append(Offer(precision, None, str(error)))
+        else:
+            offers.append(Offer(precision, builds[precision].compiled.file, None))
+    choice = choose(builder.order, offers, builder.source.contract, split)
+    return replace(builds[choice.precision], choice=choice)
 
 
-def _built(source: GraphSource, out: Path, order: Order, precision: Precision, split: LabeledSplit | None) -> Built:
-    if order.max_map_drop is None or precision != "int8":
-        return Built(source.compile(order, out, precision, order.quantization), precision)
+def _built(builder: Builder, precision: Precision, split: LabeledSplit | None) -> Built:
+    limit = builder.order.max_map_drop
+    if limit is None or precision != "int8":
+        return Built(builder.compiled(precision), builder.typed(precision), precision)
     assert split is not None, "a limit is judged on a split"
-    from deploy.engines.int8_candidates import Candidates  # needs the onnx package, as compiling does
+    from deploy.engines.int8_candidates import Candidates  # needs the onnx package, as typing a graph does
 
-    with TemporaryDirectory() as scratch:
-        candidates = Candidates(source, order, split, Path(scratch))
-        candidates.compiled(frozenset())  # fails before anything is judged if the runtime cannot build here
-        found = search(candidates.num_layers(), candidates.effects, candidates.map, candidates.float_map(), order.max_map_drop)
-        compiled = _copied(candidates.compiled(frozenset(found.float_layers)), out)
-    return Built(compiled, precision, found)
+    builder.compiled("int8")  # fails before anything is judged if the graph cannot be built
+    candidates = Candidates(builder, split)
+    found = search(candidates.num_layers(), candidates.effects, candidates.map, candidates.float_map(), limit)
+    float_layers = frozenset(found.float_layers)
+    return Built(builder.compiled("int8", float_layers), builder.typed("int8", float_layers), "int8", found)
 
 
-def _copied(compiled: Compiled, out: Path) -> Compiled:
+def _copied(built: Built, out: Path) -> Built:
     """Copies of exactly the files that were judged."""
-    file = Path(shutil.copyfile(compiled.file, out / compiled.file.name))
-    typed = Path(shutil.copyfile(compiled.typed, out / compiled.typed.name)) if compiled.typed is not None else None
-    return replace(compiled, file=file, typed=typed)
+    made = built.compiled.file
+    file = Path(shutil.copyfile(made, out / made.name))
+    is_graph = filecmp.cmp(made, built.typed, shallow=False)
+    typed = file if is_graph else Path(shutil.copyfile(built.typed, out / "typed.onnx"))
+    return replace(built, compiled=replace(built.compiled, file=file), typed=typed)

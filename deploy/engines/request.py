@@ -5,10 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from deploy import plugins
 from deploy.contract import Heads, ModelContract
-from deploy.precision import PLAIN, Calibration, Precision, Quantization
-from deploy.runtimes import Compiled
+from deploy.precision import Calibration, Precision, RangeMethod
 
 
 @dataclass(frozen=True)
@@ -21,7 +19,7 @@ class Order:
     runtime: str
     precision: Precision | Literal["auto"]
     options: Mapping[str, Any] = field(default_factory=dict)
-    quantization: Quantization = PLAIN
+    ranges: RangeMethod = "min_max"
     max_map_drop: float | None = None
     threads: int | None = None
 
@@ -34,16 +32,3 @@ class GraphSource:
     heads: Heads
     contract: ModelContract
     calibration: Calibration
-
-    def compile(self, order: Order, out: Path, precision: Precision, quantization: Quantization) -> Compiled:
-        """Compile an engine of this precision with the order's runtime, into `out`."""
-        compiled: Compiled = plugins.load("deploy.runtimes", order.runtime).compile(
-            self.onnx,
-            out,
-            precision=precision,
-            calibration=self.calibration,
-            heads=self.heads,
-            quantization=quantization,
-            **order.options,
-        )
-        return compiled

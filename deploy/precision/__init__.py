@@ -1,6 +1,5 @@
 """Numeric precision of a graph: its types, and the recipe for lowering it."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
@@ -12,11 +11,11 @@ Batch = NDArray[np.float32]
 
 
 class Calibration(Protocol):
-    """A fixed number of preprocessed images [1, 3, H, W]; each iteration starts a new pass."""
+    """A fixed number of preprocessed images [1, 3, H, W], each read when it is asked for."""
 
     def __len__(self) -> int: ...
 
-    def __iter__(self) -> Iterator[Batch]: ...
+    def __getitem__(self, index: int, /) -> Batch: ...
 
 
 @dataclass(frozen=True)
@@ -30,17 +29,7 @@ class Recipe:
 
 
 RangeMethod = Literal["min_max", "entropy", "percentile"]
-
-
-@dataclass(frozen=True)
-class Quantization:
-    """How int8 ranges are derived from the calibration images, and which layers stay float."""
-
-    ranges: RangeMethod = "min_max"
-    float_layers: frozenset[str] = frozenset()
-
-
-PLAIN = Quantization()
+"""How int8 ranges are derived from the calibration images."""
 
 
 class LayerError(NamedTuple):

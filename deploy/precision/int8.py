@@ -1,10 +1,8 @@
 """Int8 as QuantizeLinear and DequantizeLinear around the network's convolutions and matrix products."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import onnx
 import onnxruntime
@@ -15,7 +13,7 @@ from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
 from deploy.contract import Heads
 from deploy.errors import BuildError, first_line
-from deploy.precision import Calibration, Quantization, RangeMethod, Recipe, network
+from deploy.precision import Calibration, RangeMethod, Recipe, network
 
 _ABSORBED = ("Relu", "Clip")
 _MAX_AT_ONCE = 4
@@ -23,43 +21,32 @@ _MAX_AT_ONCE = 4
 _METHODS = {"min_max": CalibrationMethod.MinMax, "entropy": CalibrationMethod.Entropy, "percentile": CalibrationMethod.Percentile}
 
 
-def to_int8(model: ModelProto, heads: Heads, calibration: Calibration, recipe: Recipe, quantization: Quantization) -> ModelProto:
-    """The model with its network's convolutions and matrix products in int8, with ranges derived from the calibration images.
+class Quantizer:
+    """One graph and its ranges, in which any subset of the network's convolutions and matrix products can be quantized.
 
     The prediction layers, which produce the head outputs, stay float: decoding then starts from numbers that were not rounded
     to 8 bits, and these layers account for little of the time and the bytes.
 
-    Raises:
-        BuildError: nothing to quantize, no calibration image, or ONNX Runtime rejects the graph.
-    """
-    with Quantizer(model, heads, calibration, recipe, quantization.ranges) as quantizer:
-        return quantizer.quantized(set(quantizer.layers) - quantization.float_layers)
-
-
-class Quantizer:
-    """One graph and its ranges, in which any subset of layers can be quantized; a context manager, for its temporary files.
-
-    `model` is the graph with its batch norms folded, `layers` the names of its quantizable layers in graph order.
+    `model` is the graph with its batch norms folded, `layers` the names of its quantizable layers in graph order. `scratch` is an
+    empty folder for temporary files.
 
     Raises:
         BuildError: nothing to quantize, or ONNX Runtime rejects the graph.
     """
 
-    def __init__(self, model: ModelProto, heads: Heads, calibration: Calibration, recipe: Recipe, ranges: RangeMethod) -> None:
-        self._scratch = TemporaryDirectory()
+    def __init__(
+        self, model: ModelProto, heads: Heads, calibration: Calibration, recipe: Recipe, ranges: RangeMethod, scratch: Path
+    ) -> None:
         self._reader = _Reader(calibration)
         self._recipe = recipe
         self._method = _METHODS[ranges]
-        try:
-            self.model = _fold(model, heads, Path(self._scratch.name))
-            self._groups = _groups(self.model, heads)
-            self.layers = tuple(self._groups)
-            add_pre_process_metadata(self.model)  # otherwise ONNX Runtime recommends what _fold has already done
-            self._file = Path(self._scratch.name) / "model.onnx"
-            self._file.write_bytes(self.model.SerializeToString())
-        except BaseException:
-            self._scratch.cleanup()
-            raise
+        self._scratch = scratch
+        self.model = _fold(model, heads, scratch)
+        self._groups = _groups(self.model, heads)
+        self.layers = tuple(self._groups)
+        add_pre_process_metadata(self.model)  # otherwise ONNX Runtime recommends what _fold has already done
+        self._file = scratch / "model.onnx"
+        self._file.write_bytes(self.model.SerializeToString())
 
     def quantized(self, layers: Collection[str]) -> ModelProto:
         """The graph with these layers in int8; the images are read only the first time.
@@ -70,7 +57,7 @@ class Quantizer:
         nodes = [node for layer in self.layers if layer in layers for node in self._groups[layer]]
         if not nodes:
             raise BuildError("no layer is left to quantize; choose fp32 or fp16")
-        file = Path(self._scratch.name) / "int8.onnx"
+        file = self._scratch / "int8.onnx"
         try:
             self._quantize(file, nodes)
         except Exception as error:  # ONNX Runtime has no error class of its own for this
@@ -93,7 +80,7 @@ class Quantizer:
             activation_type=QuantType.QInt8 if recipe.signed_activations else QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             calibrate_method=self._method,
-            calibration_cache_path=Path(self._scratch.name) / "ranges.json",
+            calibration_cache_path=self._scratch / "ranges.json",
             extra_options={
                 "ActivationSymmetric": recipe.signed_activations,
                 "WeightSymmetric": True,
@@ -102,12 +89,6 @@ class Quantizer:
                 "CalibStridedMinMax": self._reader.stride,  # for all methods, despite its name
             },
         )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._scratch.cleanup()
 
 
 def _fold(model: ModelProto, heads: Heads, scratch: Path) -> ModelProto:
@@ -153,7 +134,7 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]
     """The images in strides of equal length; after each stride its ranges are merged and its tensors released."""
 
     def __init__(self, calibration: Calibration) -> None:
-        self.images: Iterator[NDArray[Any]] = iter(calibration)
+        self.images = calibration
         self.number = len(calibration)
         self.stride = next(stride for stride in range(_MAX_AT_ONCE, 0, -1) if self.number % stride == 0)
         self.num_read = 0
@@ -173,4 +154,4 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]
         if self.num_read == self.end:
             return None
         self.num_read += 1
-        return {"images": next(self.images)}
+        return {"images": self.images[self.num_read - 1]}

@@ -1,7 +1,6 @@
 """Ranks layers by how much int8 hurts: each is quantized on its own and judged by its effect on the head outputs."""
 
 from collections.abc import Sequence
-from itertools import islice
 
 import numpy as np
 import onnx
@@ -12,6 +11,7 @@ from onnx import ModelProto
 from deploy.contract import Heads
 from deploy.precision import Batch, Calibration, LayerError
 from deploy.precision.int8 import Quantizer
+from deploy.precision.network import inputs
 
 EVERY = 16
 """One in this many calibration images is used."""
@@ -23,7 +23,7 @@ def rank(quantizer: Quantizer, heads: Heads, calibration: Calibration) -> tuple[
     Raises:
         BuildError: as Quantizer.quantized.
     """
-    images = list(islice(calibration, 0, None, EVERY))
+    images = [calibration[index] for index in range(0, len(calibration), EVERY)]
     expected = _head_outputs(quantizer.model, heads, images)
     effects = [
         LayerError(layer, _error(_head_outputs(quantizer.quantized({layer}), heads, images), expected)) for layer in quantizer.layers
@@ -33,14 +33,31 @@ def rank(quantizer: Quantizer, heads: Heads, calibration: Calibration) -> tuple[
 
 def _head_outputs(model: ModelProto, heads: Heads, images: Sequence[Batch]) -> list[list[NDArray[np.float32]]]:
     """The raw head outputs for each image."""
-    opened = onnx.ModelProto()
-    opened.CopyFrom(model)
-    del opened.graph.output[:]
-    opened.graph.output.extend(onnx.ValueInfoProto(name=name) for name in heads.outputs)
+    opened = _without_decoding(model, heads)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     session = onnxruntime.InferenceSession(opened.SerializeToString(), options, providers=["CPUExecutionProvider"])
     return [session.run(list(heads.outputs), {"images": image}) for image in images]
+
+
+def _without_decoding(model: ModelProto, heads: Heads) -> ModelProto:
+    """The graph with the head outputs as its outputs, without the nodes that they do not need.
+
+    ONNX Runtime would optimize and run these nodes, too. All shapes are kept, because optimizations that round differently use them.
+    """
+    cut = onnx.ModelProto()
+    cut.CopyFrom(model)
+    needed = set(heads.outputs)
+    nodes = []
+    for node in reversed(model.graph.node):  # sorted topologically, as ONNX requires
+        if needed.intersection(node.output):
+            nodes.append(node)
+            needed.update(inputs(node))
+    del cut.graph.node[:]
+    cut.graph.node.extend(reversed(nodes))
+    del cut.graph.output[:]
+    cut.graph.output.extend(onnx.ValueInfoProto(name=name) for name in heads.outputs)
+    return cut
 
 
 def _error(found: Sequence[Sequence[NDArray[np.float32]]], expected: Sequence[Sequence[NDArray[np.float32]]]) -> float:

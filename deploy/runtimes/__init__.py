@@ -2,9 +2,9 @@
 
 A file defines
 
-- `compile(onnx: Path, out: Path, *, precision, calibration, heads, quantization, <options>) -> Compiled`, writing one file into
-  `out`. Its other keyword-only parameters are the target's options in YAML.
-- `INTEGERS: Recipe`, the kind of int8 that it requires
+- `compile(typed: Path, heads: Heads, out: Path, *, <options>) -> Compiled`, writing one file into `out`. `typed` is the ONNX graph in
+  the target's precision, which its tensors' types state. The keyword-only parameters are the target's options in YAML.
+- `INTEGERS: Recipe`, the kind of int8 that it requires; a runtime without it has no int8
 - `DELIVERY: Delivery`, only if it differs from the defaults: what an engine needs on the machines of others
 - `fingerprint(options) -> dict[str, str]`, only if engines can be built for a device that this machine lacks: that device's `identity`
 - `on_site(options) -> Mapping[str, Any]`, only in that case: the options that build an engine for this machine's device
@@ -13,9 +13,11 @@ A file defines
 - `identity() -> dict[str, str]`: versions and device, fast, without loading the runtime; an input to an engine's hash
 - `foreign(fingerprint: Mapping[str, str]) -> str | None`: why an engine with this fingerprint (`identity` on the machine that built it)
   cannot run on this machine; None if it can, or if engines run on any machine
-- `why_not() -> str | None`: why engines cannot run here, with the pip command if a package is missing; None if they can.
+- `why_not() -> str | None`: why engines cannot run here, with the pip command if a package is missing; None if they can
+- `why_not_build(options) -> str | None`, only if building needs something else than running: why no engine with these options can be
+  built here. It is asked before the graph is converted, and compile is called only if the answer is None.
 
-compile raises RuntimeUnavailable if it cannot build here, and BuildError if the graph cannot be built.
+compile raises BuildError if the graph cannot be built.
 """
 
 from abc import ABC, abstractmethod
@@ -61,14 +63,10 @@ class Delivery:
 
 @dataclass(frozen=True)
 class Compiled:
-    """The engine's file, and evidence of its precision, such as layer counts by type.
-
-    `typed` is the ONNX graph in the engine's precision, if that is a different file.
-    """
+    """The engine's file, and evidence of its precision, such as layer counts by type."""
 
     file: Path
     proof: Mapping[str, Any] = field(default_factory=dict)
-    typed: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -89,9 +87,6 @@ class Raw:
 DEFAULTS: Mapping[str, Any] = MappingProxyType({})
 """The options of a target that has none."""
 
-NOT_OPTIONS = ("precision", "calibration", "heads", "quantization")
-"""The keyword-only parameters of every `compile` that are not options of the target."""
-
 
 def delivery(name: str) -> Delivery:
     """A runtime's own delivery, or the defaults."""
@@ -102,6 +97,13 @@ def fingerprint(name: str, options: Mapping[str, Any]) -> dict[str, str]:
     """Fingerprint of the device that a runtime's engine with these options is for."""
     runtime = plugins.load("deploy.runtimes", name)
     found: dict[str, str] = runtime.fingerprint(options) if hasattr(runtime, "fingerprint") else runtime.identity()
+    return found
+
+
+def why_not_build(name: str, options: Mapping[str, Any]) -> str | None:
+    """Why a runtime cannot build an engine with these options here; None if it can."""
+    runtime = plugins.load("deploy.runtimes", name)
+    found: str | None = runtime.why_not_build(options) if hasattr(runtime, "why_not_build") else runtime.why_not()
     return found
 
 

@@ -17,7 +17,7 @@ from deploy.contract import Heads
 from deploy.errors import ArtifactError, RuntimeUnavailable
 from deploy.machine import packages
 from deploy.machine.peak import Peak, cpu
-from deploy.precision import PLAIN, Batch, Calibration, Precision, Quantization, Recipe
+from deploy.precision import Batch, Precision, Recipe
 from deploy.runtimes import DEFAULTS, Compiled, Delivery, Raw, Session, TritonBackend
 from deploy.runtimes.onnx_files import engine
 
@@ -28,18 +28,13 @@ INTEGERS = Recipe(signed_activations=False, quantize_bias=False, quantize_output
 """Rounding a layer's inputs is enough: OpenVINO moves the rounding to the output of the preceding layer."""
 
 
-def compile(
-    onnx: Path, out: Path, *, precision: Precision, calibration: Calibration, heads: Heads, quantization: Quantization = PLAIN
-) -> Compiled:
+def compile(typed: Path, heads: Heads, out: Path) -> Compiled:
     """Write out/engine.onnx. The CPU computes fp16 in fp32.
 
     Raises:
-        RuntimeUnavailable: a package is missing.
-        BuildError: the graph cannot be converted.
+        BuildError: the graph is damaged or lacks a head output.
     """
-    if missing := why_not():
-        raise RuntimeUnavailable(missing)
-    return engine.write(onnx, out, precision, calibration, heads, INTEGERS, quantization)
+    return engine.write(typed, heads, out)
 
 
 def open(file: Path, *, threads: int | None = None, options: Mapping[str, Any] = DEFAULTS) -> Session:

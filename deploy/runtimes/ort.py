@@ -19,7 +19,7 @@ from deploy.contract import Heads
 from deploy.errors import ArtifactError, RuntimeUnavailable, first_line
 from deploy.machine import packages
 from deploy.machine.peak import Peak, cpu
-from deploy.precision import PLAIN, Batch, Calibration, Precision, Quantization, Recipe
+from deploy.precision import Batch, Precision, Recipe
 from deploy.runtimes import DEFAULTS, ONNX_BACKEND, Compiled, Delivery, Raw, Session
 from deploy.runtimes.onnx_files import engine
 
@@ -36,13 +36,10 @@ _CHAINS = {"auto": _CUDA, "cpu": _CPU, "cuda": _CUDA, "tensorrt": ("TensorrtExec
 
 
 def compile(
-    onnx: Path,
+    typed: Path,
+    heads: Heads,
     out: Path,
     *,
-    precision: Precision,
-    calibration: Calibration,
-    heads: Heads,
-    quantization: Quantization = PLAIN,
     provider: Literal["auto", "cpu", "cuda", "tensorrt"] = "auto",
     optimization: Literal["all", "none"] = "all",
 ) -> Compiled:
@@ -53,12 +50,9 @@ def compile(
         optimization: graph optimization when the graph is opened; `none` runs it node by node as written.
 
     Raises:
-        RuntimeUnavailable: a package is missing.
-        BuildError: the graph cannot be converted.
+        BuildError: the graph is damaged or lacks a head output.
     """
-    if missing := why_not():
-        raise RuntimeUnavailable(missing)
-    return engine.write(onnx, out, precision, calibration, heads, INTEGERS, quantization)
+    return engine.write(typed, heads, out)
 
 
 def open(file: Path, *, threads: int | None = None, options: Mapping[str, Any] = DEFAULTS) -> Session:

@@ -6,9 +6,7 @@ from typing import Any
 
 from deploy import machine
 from deploy.contract import Heads
-from deploy.errors import RuntimeUnavailable
 from deploy.machine import packages
-from deploy.precision import PLAIN, Calibration, Precision, Quantization
 from deploy.runtimes import DEFAULTS, Compiled, Delivery, Session, TritonBackend, nvidia
 from deploy.runtimes.nvidia import session
 from deploy.runtimes.nvidia.options import BestBatch, CudaGraph, MaxBatch, Tf32, WorkspaceMib
@@ -18,13 +16,10 @@ INTEGERS = nvidia.INTEGERS
 
 
 def compile(
-    onnx: Path,
+    typed: Path,
+    heads: Heads,
     out: Path,
     *,
-    precision: Precision,
-    calibration: Calibration,
-    heads: Heads,
-    quantization: Quantization = PLAIN,
     max_batch: MaxBatch = 8,
     best_batch: BestBatch = 1,
     workspace_mib: WorkspaceMib = None,
@@ -38,29 +33,15 @@ def compile(
         timing_cache: file in which TensorRT keeps its measurements, for faster builds.
 
     Raises:
-        RuntimeUnavailable: TensorRT or the GPU is not available.
         BuildError: the graph cannot be built.
     """
-    missing = why_not()
-    if missing:
-        raise RuntimeUnavailable(missing)
     # Imported late: identity() and why_not() work without TensorRT, and only building needs the onnx package.
     import tensorrt
 
     from deploy.runtimes.nvidia.engine import Settings, build_plan
 
     settings = Settings(max_batch, best_batch, workspace_mib, tf32, timing_cache)
-    return build_plan(
-        tensorrt,
-        onnx,
-        out,
-        precision=precision,
-        calibration=calibration,
-        heads=heads,
-        quantization=quantization,
-        integers=INTEGERS,
-        settings=settings,
-    )
+    return build_plan(tensorrt, typed, heads, out, settings)
 
 
 def open(file: Path, *, threads: int | None = None, options: Mapping[str, Any] = DEFAULTS) -> Session:

@@ -6,9 +6,7 @@ from typing import Any
 
 from deploy import machine
 from deploy.contract import Heads
-from deploy.errors import RuntimeUnavailable
 from deploy.machine import packages
-from deploy.precision import PLAIN, Calibration, Precision, Quantization
 from deploy.runtimes import DEFAULTS, Compiled, Delivery, Session, nvidia
 from deploy.runtimes.nvidia import session
 from deploy.runtimes.nvidia.options import BestBatch, CudaGraph, MaxBatch, Tf32, WorkspaceMib
@@ -18,13 +16,10 @@ INTEGERS = nvidia.INTEGERS
 
 
 def compile(
-    onnx: Path,
+    typed: Path,
+    heads: Heads,
     out: Path,
     *,
-    precision: Precision,
-    calibration: Calibration,
-    heads: Heads,
-    quantization: Quantization = PLAIN,
     max_batch: MaxBatch = 8,
     best_batch: BestBatch = 1,
     workspace_mib: WorkspaceMib = None,
@@ -38,31 +33,15 @@ def compile(
         compute_capability: compute capability of the GPU to build for, for example `8.9`; that GPU need not be in this machine.
 
     Raises:
-        RuntimeUnavailable: TensorRT for RTX is not installed, or there is neither a GPU nor a compute capability.
         BuildError: the graph cannot be built.
     """
-    missing = session.why_not_installed("tensorrt_rtx", "tensorrt-rtx")
-    if not missing and compute_capability == "current" and not machine.gpu():
-        missing = 'no NVIDIA GPU here to build for; set compute_capability on the target, for example "8.9"'
-    if missing:
-        raise RuntimeUnavailable(missing)
     # Imported late: identity() and why_not() work without the package, and only building needs the onnx package.
     import tensorrt_rtx
 
     from deploy.runtimes.nvidia.engine import Settings, build_plan
 
     settings = Settings(max_batch, best_batch, workspace_mib, tf32, compute_capability=compute_capability)
-    return build_plan(
-        tensorrt_rtx,
-        onnx,
-        out,
-        precision=precision,
-        calibration=calibration,
-        heads=heads,
-        quantization=quantization,
-        integers=INTEGERS,
-        settings=settings,
-    )
+    return build_plan(tensorrt_rtx, typed, heads, out, settings)
 
 
 def open(file: Path, *, threads: int | None = None, options: Mapping[str, Any] = DEFAULTS) -> Session:
@@ -101,3 +80,11 @@ def foreign(fingerprint: Mapping[str, str]) -> str | None:
 def why_not() -> str | None:
     """None if TensorRT for RTX and a GPU are available."""
     return session.why_not("tensorrt_rtx", "tensorrt-rtx")
+
+
+def why_not_build(options: Mapping[str, Any]) -> str | None:
+    """None if TensorRT for RTX is installed, and a GPU or a compute capability names the device to build for."""
+    missing = session.why_not_installed("tensorrt_rtx", "tensorrt-rtx")
+    if not missing and options.get("compute_capability", "current") == "current" and not machine.gpu():
+        missing = 'no NVIDIA GPU here to build for; set compute_capability on the target, for example "8.9"'
+    return missing

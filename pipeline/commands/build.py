@@ -37,7 +37,7 @@ def build(args: argparse.Namespace) -> Answer:
     gates = _alone(every)
     if out.exists():
         raise ConfigError(f"--out {out}: already exists; choose a new folder")
-    if args.data is None and (target.is_judged or target.precision == "int8"):
+    if args.data is None and target.needs_calibration:
         raise ConfigError(
             f"target {target.name} is {target.precision}, which needs images to read ranges from or to judge on; pass --data DIR"
         )
@@ -104,7 +104,7 @@ def again(given: Bundle, scratch: Path, *, dataset: Dataset | None) -> Bundle:
         ConfigError: int8 without images to read ranges from.
     """
     target, _, validation = plan(given, None)
-    if dataset is None and (target.is_judged or target.precision == "int8"):
+    if dataset is None and target.needs_calibration:
         raise ConfigError(f"target {target.name} is {target.precision}, which needs images to read ranges from; pass --data DIR")
     store = Store(scratch, target.name, say=silent).at(target.name)
     made = _make(store, scratch, given, _calibrated(target, dataset, validation.split), (), validation, dataset)
@@ -125,13 +125,13 @@ def _data(store: Store, folder: str | None, split: str, target: TargetConfig, gi
         return None
     contract = given.manifest.contract
     config = DataConfig.model_validate({"dataset": "coco", "root": folder, "preprocessing": contract.preprocessing})
-    more = (target.calibration_split,) if target.precision in {"int8", "auto"} else ()
+    more = (target.calibration_split,) if target.needs_calibration else ()
     return store.run(gather, config, split, more, contract)
 
 
 def _calibrated(target: TargetConfig, dataset: Dataset | None, split: str) -> TargetConfig:
     """The target; if the data lacks its calibration split, ranges are read from the split to judge on, and a line reports that."""
-    if dataset is None or target.precision not in {"int8", "auto"} or target.calibration_split in dataset.facts.splits:
+    if dataset is None or not target.needs_calibration or target.calibration_split in dataset.facts.splits:
         return target
     say(f"the data has no split {target.calibration_split}: int8 ranges are read from {split}, on which mAP is also measured", sys.stderr)
     return target.model_copy(update={"calibration_split": split})

@@ -38,7 +38,7 @@ def schema() -> dict[str, Any]:
 
 
 def _variant(own: dict[str, Any], section: PluginSection, name: str) -> dict[str, Any]:
-    options = plugins.schema(section.package, name, section.function, section.hidden).model_json_schema()
+    options = plugins.schema(section.package, name, section.function).model_json_schema()
     return {
         "title": name,
         "type": "object",

@@ -11,7 +11,6 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 from deploy.comparison import metrics
 from deploy.contract import Frozen
 from deploy.plugins import OptionRole, suggest
-from deploy.runtimes import NOT_OPTIONS
 from deploy.serving.options import ServeConfig
 from pipeline.config.diagnose import Misfit, explain, refuse_coerced
 from pipeline.config.document import read_document
@@ -45,14 +44,13 @@ class PluginSection(NamedTuple):
     package: str
     key: str
     function: str = "build"
-    hidden: tuple[str, ...] = ()
 
 
 PLUGIN_SECTIONS: Mapping[type[BaseModel], PluginSection] = {
     DataConfig: PluginSection("stages.datasets", "dataset"),
     DetectorConfig: PluginSection("stages.detectors", "name"),
     LossConfig: PluginSection("stages.losses", "name"),
-    TargetConfig: PluginSection("deploy.runtimes", "runtime", "compile", NOT_OPTIONS),
+    TargetConfig: PluginSection("deploy.runtimes", "runtime", "compile"),
 }
 
 FOLDER_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"

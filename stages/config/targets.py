@@ -7,7 +7,6 @@ from pydantic import Field, model_validator
 from deploy import plugins
 from deploy.contract import Frozen
 from deploy.precision import RangeMethod
-from deploy.runtimes import NOT_OPTIONS
 from stages.config.plugin import Fraction, Plugin
 
 
@@ -49,15 +48,20 @@ class TargetConfig(Plugin):
     @classmethod
     def _check(cls, value: Any) -> Any:
         own = tuple(cls.model_fields)
-        return plugins.fill("deploy.runtimes", value, own=own, key="runtime", function="compile", hidden=NOT_OPTIONS)
+        return plugins.fill("deploy.runtimes", value, own=own, key="runtime", function="compile")
 
     @model_validator(mode="after")
     def _limit_is_of_int8(self) -> Self:
-        if self.max_map_drop is not None and self.precision not in {"int8", "auto"}:
+        if self.max_map_drop is not None and not self.needs_calibration:
             raise ValueError(
                 f"max_map_drop limits how much mAP int8 may lose, but precision is {self.precision}; choose int8 or auto, or leave it out"
             )
         return self
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether building it requires images to read int8 ranges from."""
+        return self.precision in {"int8", "auto"}
 
     @property
     def is_judged(self) -> bool:

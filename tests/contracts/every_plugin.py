@@ -12,7 +12,7 @@ EVERY = [(package, name) for package in PLACES for name in plugins.names(package
 @pytest.mark.parametrize(("package", "name"), EVERY, ids=lambda value: value)
 class TestEveryPlugin:
     def test_its_options_and_their_meanings_can_be_read_without_importing_it(self, package: str, name: str) -> None:
-        model = plugins.schema(package, name, PLACES[package].function, PLACES[package].hidden)
+        model = plugins.schema(package, name, PLACES[package].function)
         assert all(field.annotation is not None for field in model.model_fields.values())
         assert not [option for option, field in model.model_fields.items() if not field.description], "say what they mean under Args"
 

@@ -10,7 +10,8 @@ import pytest
 
 from deploy import plugins
 from deploy.errors import ArtifactError, BuildError, RuntimeUnavailable
-from deploy.precision import Precision, Recipe
+from deploy.precision import Precision, Recipe, network
+from deploy.precision.proof import proof
 from deploy.prediction import preprocess
 from deploy.runtimes import Delivery, delivery, fingerprint, on_site
 from stages.artifacts import Dataset
@@ -40,6 +41,10 @@ class TestEveryRuntime:
             assert engine.file(facts.file).stat().st_size == facts.bytes
             assert facts.proof["low_precision_after_head"] == 0
             assert facts.proof[f"convolutions_{precision}"] > 0
+            assert facts.typed is not None
+            assert proof(network.read(engine.file(facts.typed)), onnx_samples.HEADS)[f"convolutions_{precision}"] > 0
+            contents = [path.read_bytes() for path in engine.root.iterdir()]
+            assert len(contents) == len(set(contents)), "a file is kept twice"
         out.mkdir()
         report = validate(out, QUICK, engine, Dataset(tmp_path / "data")).facts
         missing = plugins.load("deploy.runtimes", name).why_not()
@@ -71,7 +76,7 @@ class TestEveryRuntime:
 
     def test_it_says_who_it_is_and_what_it_needs(self, name: str) -> None:
         runtime = plugins.load("deploy.runtimes", name)
-        assert isinstance(runtime.INTEGERS, Recipe)
+        assert isinstance(getattr(runtime, "INTEGERS", None), Recipe | None)
         assert isinstance(delivery(name), Delivery)
         assert runtime.identity()
         assert runtime.why_not() is None or "\n" not in runtime.why_not()

@@ -14,9 +14,8 @@ from onnx import ModelProto
 
 from deploy.contract import Heads
 from deploy.errors import BuildError
-from deploy.precision import Calibration, Precision, Quantization, Recipe
 from deploy.precision.network import name_nodes, read
-from deploy.precision.typed import proof, typed
+from deploy.precision.proof import proof
 from deploy.runtimes import Compiled
 from deploy.runtimes.nvidia.log import make_logger, plain
 
@@ -47,26 +46,14 @@ class Settings:
             raise BuildError(f"best_batch {self.best_batch} is above max_batch {self.max_batch}; raise max_batch")
 
 
-def build_plan(
-    trt: Any,
-    onnx: Path,
-    out: Path,
-    *,
-    precision: Precision,
-    calibration: Calibration,
-    heads: Heads,
-    quantization: Quantization,
-    integers: Recipe,
-    settings: Settings,
-) -> Compiled:
-    """Write out/engine.plan and its source graph, out/typed.onnx; `trt` is the module tensorrt or tensorrt_rtx.
+def build_plan(trt: Any, typed: Path, heads: Heads, out: Path, settings: Settings) -> Compiled:
+    """Write out/engine.plan; `trt` is the module tensorrt or tensorrt_rtx.
 
     Raises:
-        BuildError: the graph cannot be converted, parsed or built; the message names the operator.
+        BuildError: the graph cannot be parsed or built; the message names the operator.
     """
-    model = read(onnx)
-    name_nodes(model)
-    model = typed(model, precision, heads, calibration, integers, quantization)
+    model = read(typed)
+    name_nodes(model)  # error messages name them
     logger = make_logger(trt)
     builder = trt.Builder(logger)
     if builder is None:
@@ -85,15 +72,14 @@ def build_plan(
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise BuildError(f"{trt.__name__} cannot build the graph: {_with_operators(logger.reason(), model)}")
-    file, graph = out / "engine.plan", out / "typed.onnx"
+    file = out / "engine.plan"
     file.write_bytes(plan)
-    graph.write_bytes(model.SerializeToString())
     if cache is not None and (measured := config.get_timing_cache()) is not None:
         _keep(cache, bytes(measured.serialize()))
     shown = parsed_proof(trt, network, heads)
     if shown["low_precision_after_head"] is None:  # a strongly typed network has the graph's own types
         shown["low_precision_after_head"] = proof(model, heads)["low_precision_after_head"]
-    return Compiled(file, shown, graph)
+    return Compiled(file, shown)
 
 
 def _load_cache(config: Any, name: str | None) -> Path | None:

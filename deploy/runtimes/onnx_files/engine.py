@@ -1,36 +1,29 @@
 """Engines that are ONNX files, compiled for the machine when they are opened."""
 
-import importlib.util
+import shutil
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from deploy.contract import Heads
-from deploy.errors import ArtifactError, RuntimeUnavailable
-from deploy.precision import Calibration, Precision, Quantization, Recipe
+from deploy.errors import ArtifactError
 from deploy.runtimes import Compiled
 
 OUTPUTS = ("boxes", "scores", "labels", "converged")
 """Outputs of every engine; engines with masks also have `masks`."""
 
 
-def write(
-    onnx: Path, out: Path, precision: Precision, calibration: Calibration, heads: Heads, recipe: Recipe, quantization: Quantization
-) -> Compiled:
-    """Write out/engine.onnx in the precision.
+def write(typed: Path, heads: Heads, out: Path) -> Compiled:
+    """Write the graph as out/engine.onnx.
 
     Raises:
-        RuntimeUnavailable: the onnx package is missing.
-        BuildError: the graph cannot be converted.
+        BuildError: the graph is damaged or lacks a head output.
     """
-    if importlib.util.find_spec("onnx") is None:
-        raise RuntimeUnavailable('onnx is not installed: pip install "edgedistill[build]"')
-    # Only converting needs the onnx package: an edge box has just its runtime.
-    from deploy.precision import network, typed
+    # Only building needs the onnx package: an edge box has just its runtime.
+    from deploy.precision.network import read
+    from deploy.precision.proof import proof
 
-    model = typed.typed(network.read(onnx), precision, heads, calibration, recipe, quantization)
-    file = out / "engine.onnx"
-    file.write_bytes(onnx.read_bytes() if precision == "fp32" else model.SerializeToString())
-    return Compiled(file, typed.proof(network.read(file), heads))
+    found = proof(read(typed), heads)
+    return Compiled(Path(shutil.copyfile(typed, out / "engine.onnx")), found)
 
 
 def outputs(file: Path, inputs: Sequence[str], names: Collection[str]) -> tuple[str, ...]:

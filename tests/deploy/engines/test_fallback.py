@@ -131,8 +131,8 @@ def test_the_engine_that_was_judged_is_the_one_that_leaves(tmp_path: Path, monke
 
     written = engine.write
 
-    def differently(onnx_file: Path, out: Path, *more: Any) -> Compiled:
-        made = written(onnx_file, out, *more)
+    def differently(typed: Path, heads: Heads, out: Path) -> Compiled:
+        made = written(typed, heads, out)
         model = onnx.load(made.file)
         model.doc_string = str(len(judged))
         onnx.save(model, made.file)
@@ -183,8 +183,10 @@ def test_the_tensors_of_few_images_are_held_at_once(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(HistogramCalibrater, "clear_collected_data", note)
     data = samples.dataset(tmp_path / "data", number)
     calibration = CalibrationImages(data, samples.target(calibration_images=number), onnx_samples.contract().preprocessing)
-    with Quantizer(deeper(poisoned=False), onnx_samples.HEADS, calibration, ort.INTEGERS, "entropy") as quantizer:
-        quantizer.quantized(quantizer.layers)
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    quantizer = Quantizer(deeper(poisoned=False), onnx_samples.HEADS, calibration, ort.INTEGERS, "entropy", scratch)
+    quantizer.quantized(quantizer.layers)
     assert counts == [held] * (number // held)
 
 
@@ -192,8 +194,10 @@ def test_the_rank_is_that_of_each_layer_alone(tmp_path: Path) -> None:
     data = samples.dataset(tmp_path / "data", 32)
     calibration = CalibrationImages(data, samples.target(calibration_images=32), onnx_samples.contract().preprocessing)
     heads = Heads(outputs=onnx_samples.HEADS.outputs)
-    with Quantizer(deeper(poisoned=True), heads, calibration, ort.INTEGERS, "min_max") as quantizer:
-        assert quantizer.layers == ("first", "second", "same_0", "same_1", "same_2")
-        effects = rank(quantizer, heads, calibration)
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    quantizer = Quantizer(deeper(poisoned=True), heads, calibration, ort.INTEGERS, "min_max", scratch)
+    assert quantizer.layers == ("first", "second", "same_0", "same_1", "same_2")
+    effects = rank(quantizer, heads, calibration)
     assert {effect.layer for effect in effects[:2]} == {"first", "second"}
     assert all(effect.error > 100 * effects[2].error for effect in effects[:2])

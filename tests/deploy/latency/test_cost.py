@@ -4,13 +4,14 @@ import numpy as np
 import onnx_samples
 import pytest
 import torch
+from engine_samples import integers
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from deploy.contract import Cost
 from deploy.latency.cost import cost
-from deploy.precision import PLAIN, fp16, int8
+from deploy.precision import fp16
 from deploy.precision.network import read
 from deploy.runtimes import ort
 
@@ -68,11 +69,11 @@ def test_a_lower_precision_is_smaller_and_computes_the_same(tmp_path: Path) -> N
     model = read(onnx_samples.write(tmp_path / "model.onnx"))
     images = onnx_samples.picture({(0, 1): 0}).transpose(2, 0, 1)[None].astype("float32")
     full, half = cost(model), cost(fp16.to_fp16(model, onnx_samples.HEADS))
-    integers = cost(int8.to_int8(model, onnx_samples.HEADS, [images], ort.INTEGERS, PLAIN))
-    assert full.macs == half.macs == integers.macs > 0
-    assert full.weight_bytes > half.weight_bytes > integers.weight_bytes
+    whole = cost(integers(model, [images], ort.INTEGERS, tmp_path))
+    assert full.macs == half.macs == whole.macs > 0
+    assert full.weight_bytes > half.weight_bytes > whole.weight_bytes
     assert half.peak_activation_bytes < full.peak_activation_bytes
-    assert integers.operators["QuantizeLinear"] > 0
+    assert whole.operators["QuantizeLinear"] > 0
 
 
 def test_an_integer_tensor_lives_until_what_it_becomes_is_read() -> None:

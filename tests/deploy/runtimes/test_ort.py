@@ -6,13 +6,14 @@ import numpy as np
 import onnx
 import onnx_samples
 import pytest
+from engine_samples import compiled, integers
 from numpy.typing import NDArray
 from onnx import TensorProto
 from onnx.reference import ReferenceEvaluator
 
 from deploy.contract import Heads
 from deploy.errors import BuildError
-from deploy.precision import PLAIN, Precision, fp16, int8
+from deploy.precision import Precision, fp16
 from deploy.prediction import preprocess
 from deploy.runtimes import Raw, ort, trt
 
@@ -28,10 +29,7 @@ def images(*cells: dict[tuple[int, int], int]) -> NDArray[np.float32]:
 
 def build(folder: Path, chosen: Precision, **sample: Any) -> Path:
     model = onnx_samples.write(folder / "model.onnx", **sample)
-    out = folder / chosen
-    out.mkdir(exist_ok=True)
-    calibration = [images(CELLS), images({(1, 1): 1})]
-    return ort.compile(model, out, precision=chosen, calibration=calibration, heads=HEADS).file
+    return compiled("ort", model, folder, chosen, [images(CELLS), images({(1, 1): 1})]).file
 
 
 def found(raw: Raw, index: int = 0) -> set[tuple[float, ...]]:
@@ -85,9 +83,12 @@ def test_a_weight_beyond_half_precision_is_refused() -> None:
         fp16.to_fp16(model, HEADS)
 
 
-def test_the_cpu_recipe_is_unsigned_with_the_relu_inside_and_tensorrts_is_symmetric() -> None:
-    cpu = int8.to_int8(onnx_samples.detector(), HEADS, [images(CELLS)], ort.INTEGERS, PLAIN)
-    tensorrt = int8.to_int8(onnx_samples.detector(), HEADS, [images(CELLS)], trt.INTEGERS, PLAIN)
+def test_the_cpu_recipe_is_unsigned_with_the_relu_inside_and_tensorrts_is_symmetric(tmp_path: Path) -> None:
+    scratch = tmp_path / "cpu", tmp_path / "gpu"
+    for folder in scratch:
+        folder.mkdir()
+    cpu = integers(onnx_samples.detector(), [images(CELLS)], ort.INTEGERS, scratch[0])
+    tensorrt = integers(onnx_samples.detector(), [images(CELLS)], trt.INTEGERS, scratch[1])
     assert "Relu" not in {node.op_type for node in cpu.graph.node}
     assert [node.op_type for node in tensorrt.graph.node].count("Relu") == 2
     assert activation_types(cpu) == {TensorProto.UINT8}
@@ -125,11 +126,11 @@ def test_a_graph_that_cannot_be_converted_is_refused_in_one_line(
 ) -> None:
     model = onnx_samples.write(tmp_path / "model.onnx")
     with pytest.raises(BuildError, match=message) as caught:
-        ort.compile(model, tmp_path, precision=chosen, calibration=calibration, heads=heads)
+        compiled("ort", model, tmp_path, chosen, calibration, heads)
     assert "\n" not in str(caught.value)
 
 
 def test_a_damaged_graph_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"\xff" * 40)
     with pytest.raises(BuildError, match="not an ONNX file"):
-        ort.compile(tmp_path / "model.onnx", tmp_path, precision="fp32", calibration=[], heads=HEADS)
+        ort.compile(tmp_path / "model.onnx", HEADS, tmp_path)

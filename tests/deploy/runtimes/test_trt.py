@@ -8,6 +8,7 @@ import onnx
 import onnx_samples
 import pytest
 import tensorrt_stand_in
+from engine_samples import compiled
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
@@ -15,10 +16,10 @@ from deploy import machine
 from deploy.contract import Heads
 from deploy.errors import ArtifactError, BuildError, RuntimeUnavailable
 from deploy.latency import measure
-from deploy.precision import Precision, fp16, typed
+from deploy.precision import Precision, fp16
 from deploy.prediction import preprocess
 from deploy.prediction.predictor import SessionPredictor
-from deploy.runtimes import ort, trt, trt_rtx
+from deploy.runtimes import Compiled, ort, trt, trt_rtx, why_not_build
 from deploy.runtimes.nvidia.cuda import Device
 from deploy.runtimes.nvidia.log import make_logger, plain
 from deploy.runtimes.nvidia.session import TensorRTSession
@@ -31,13 +32,13 @@ def images(*cells: dict[tuple[int, int], int]) -> NDArray[np.float32]:
     return np.stack([preprocess.apply(onnx_samples.picture(one), preprocessing)[0] for one in cells])
 
 
-def compile_rtx(folder: Path, chosen: Precision = "fp16", **options: Any) -> Any:
+def compile_rtx(folder: Path, chosen: Precision = "fp16", **options: Any) -> Compiled:
     pytest.importorskip("tensorrt_rtx")
     masks = options.pop("mask_frame", None)
     model = onnx_samples.write(folder / "model.onnx", dynamic_batch=options.pop("dynamic_batch", True), mask_frame=masks)
     options = {"compute_capability": "8.9", **options}
     calibration = [images({(0, 0): 0}), images({(1, 1): 1, (2, 2): 2})]
-    return trt_rtx.compile(model, folder, precision=chosen, calibration=calibration, heads=HEADS, **options)
+    return compiled("trt_rtx", model, folder, chosen, calibration, options=options)
 
 
 class TestBuildWithoutAGpu:
@@ -45,11 +46,11 @@ class TestBuildWithoutAGpu:
         ("chosen", "counts"), [("fp32", (4, 0, 0)), ("fp16", (0, 4, 0)), ("int8", (2, 0, 2))], ids=["fp32", "fp16", "int8"]
     )
     def test_the_parsed_network_proves_the_precision(self, tmp_path: Path, chosen: Precision, counts: tuple[int, ...]) -> None:
-        compiled = compile_rtx(tmp_path, chosen)
-        assert tuple(compiled.proof[f"convolutions_{name}"] for name in ("fp32", "fp16", "int8")) == counts
-        assert compiled.proof["low_precision_after_head"] == 0
-        assert compiled.file.name == "engine.plan"
-        assert compiled.file.stat().st_size > 10_000
+        made = compile_rtx(tmp_path, chosen)
+        assert tuple(made.proof[f"convolutions_{name}"] for name in ("fp32", "fp16", "int8")) == counts
+        assert made.proof["low_precision_after_head"] == 0
+        assert made.file.name == "engine.plan"
+        assert made.file.stat().st_size > 10_000
 
     @pytest.mark.parametrize("mask_frame", ["box", "image"])
     def test_masks(self, tmp_path: Path, mask_frame: str) -> None:
@@ -62,11 +63,12 @@ class TestBuildWithoutAGpu:
     def test_a_fixed_batch_and_the_other_options(self, tmp_path: Path) -> None:
         assert compile_rtx(tmp_path, dynamic_batch=False, workspace_mib=256, tf32=True).file.exists()
 
-    def test_half_precision_after_the_head_would_be_counted(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_half_precision_after_the_head_would_be_counted(self, tmp_path: Path) -> None:
+        pytest.importorskip("tensorrt_rtx")
         whole = Heads(outputs=("boxes", "scores"))  # as if decoding belonged to the network
-        convert = fp16.to_fp16
-        monkeypatch.setattr(typed, "to_fp16", lambda model, _: convert(model, whole))
-        assert compile_rtx(tmp_path).proof["low_precision_after_head"] > 5
+        onnx.save(fp16.to_fp16(onnx_samples.detector(), whole), tmp_path / "typed.onnx")
+        made = trt_rtx.compile(tmp_path / "typed.onnx", HEADS, tmp_path, compute_capability="8.9")
+        assert made.proof["low_precision_after_head"] > 5
 
     @pytest.mark.parametrize(
         ("operator", "domain", "message"),
@@ -80,19 +82,19 @@ class TestBuildWithoutAGpu:
         opsets = [helper.make_opsetid("", 18), *([helper.make_opsetid(domain, 1)] if domain else [])]
         onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=9), tmp_path / "m.onnx")
         with pytest.raises(BuildError, match=message) as caught:
-            trt_rtx.compile(
-                tmp_path / "m.onnx", tmp_path, precision="fp32", calibration=[], heads=Heads(outputs=("o",)), compute_capability="8.9"
-            )
+            trt_rtx.compile(tmp_path / "m.onnx", Heads(outputs=("o",)), tmp_path, compute_capability="8.9")
         assert "\n" not in str(caught.value)
 
     def test_an_unknown_gpu_is_refused_with_those_known(self, tmp_path: Path) -> None:
         with pytest.raises(BuildError, match=r"compute capability 3\.5; choose from .*8\.9"):
             compile_rtx(tmp_path, compute_capability="3.5")
 
-    def test_this_machines_gpu_must_be_there(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_this_machines_gpu_must_be_there(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        pytest.importorskip("tensorrt_rtx")
         monkeypatch.setattr(machine, "gpu", dict)
-        with pytest.raises(RuntimeUnavailable, match="compute_capability"):
-            compile_rtx(tmp_path, compute_capability="current")
+        for options in ({}, {"compute_capability": "current"}):
+            assert "set compute_capability on the target" in (why_not_build("trt_rtx", options) or "")
+        assert why_not_build("trt_rtx", {"compute_capability": 8.9}) is None
 
     @pytest.mark.parametrize("cut", [0, 100, -1000], ids=["empty", "head", "tail"])
     def test_a_damaged_engine_is_refused_before_the_gpu_is_asked(self, tmp_path: Path, cut: int) -> None:
@@ -112,9 +114,11 @@ class TestUnavailable:
         monkeypatch.setattr("deploy.runtimes.nvidia.session.importlib.util.find_spec", lambda _: None)
         assert f'pip install "edgedistill[{extra}]"' in runtime.why_not()
         with pytest.raises(RuntimeUnavailable, match="not installed"):
-            runtime.compile(tmp_path / "m", tmp_path, precision="fp16", calibration=[], heads=HEADS)
-        with pytest.raises(RuntimeUnavailable, match="not installed"):
             runtime.open(tmp_path / "engine.plan")
+
+    def test_building_for_another_gpu_needs_the_package(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("deploy.runtimes.nvidia.session.importlib.util.find_spec", lambda _: None)
+        assert "not installed" in (trt_rtx.why_not_build({"compute_capability": 8.9}) or "")
 
     @pytest.mark.parametrize("runtime", [trt, trt_rtx])
     def test_a_missing_gpu_is_said(self, monkeypatch: pytest.MonkeyPatch, runtime: ModuleType) -> None:
@@ -260,9 +264,9 @@ def test_an_engine_built_and_run_on_the_gpu_agrees_with_onnx_runtime(
         pytest.skip(missing)
     model = onnx_samples.write(tmp_path / "model.onnx")
     x = images({(0, 1): 0, (2, 3): 2}, {(3, 3): 1})
-    compiled = runtime.compile(model, tmp_path, precision=chosen, calibration=[x[:1], x[1:]], heads=HEADS)
+    made = compiled(runtime.__name__.rpartition(".")[2], model, tmp_path, chosen, [x[:1], x[1:]])
     options = {"cuda_graph": recorded}
-    with runtime.open(compiled.file, options=options) as session, ort.open(model, threads=1) as expected:
+    with runtime.open(made.file, options=options) as session, ort.open(model, threads=1) as expected:
         for batch in (x[:1], x, x[:1], x[:1], x[1:], x, x, x[::-1], x[:1], x):
             ours, theirs = session.infer(batch), expected.infer(batch)
             real = theirs.scores > 0
@@ -285,5 +289,5 @@ def test_a_timing_cache_made_on_the_gpu_is_taken_up_again(tmp_path: Path) -> Non
         pytest.skip(missing)
     model, cache = onnx_samples.write(tmp_path / "model.onnx"), tmp_path / "kept" / "timing.cache"
     for _ in range(2):
-        assert trt.compile(model, tmp_path, precision="fp16", calibration=[], heads=HEADS, timing_cache=str(cache)).file.exists()
+        assert compiled("trt", model, tmp_path, "fp16", options={"timing_cache": str(cache)}).file.exists()
         assert cache.stat().st_size > 0

@@ -6,14 +6,17 @@ from typing import Any
 import detector_samples
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
+from engine_samples import compiled
 from numpy.typing import NDArray
 from places import ROOT
 
 from deploy import plugins
 from deploy.contract import Heads
-from deploy.precision import Precision
+from deploy.precision import Precision, network, sensitivity
+from deploy.precision.int8 import Quantizer
 from deploy.runtimes import Raw, ort
 from stages.detectors import GraphOutput
 from stages.exports.to_onnx import write_onnx
@@ -103,6 +106,21 @@ def test_a_fixed_batch_exports_too(exported: Exported, tmp_path: Path) -> None:
         agree(session.infer(exported.images[:1].numpy()), dynamic.infer(exported.images[:1].numpy()), 0, 0)
 
 
+def test_layers_are_ranked_by_the_head_outputs_of_the_whole_graph(exported: Exported, tmp_path: Path) -> None:
+    """Bit by bit, though ONNX Runtime is not given what comes after them."""
+    images = [exported.images[index : index + 1].numpy() for index in range(3)]
+    quantizer = Quantizer(network.read(exported.file), exported.heads, images, ort.INTEGERS, "min_max", tmp_path)
+    for model in (quantizer.model, quantizer.quantized(quantizer.layers[:1]), quantizer.quantized(quantizer.layers)):
+        names = list(exported.heads.outputs)
+        found = sensitivity._head_outputs(model, exported.heads, images)
+        del model.graph.output[:]
+        model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+        whole = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+        for image, values in zip(images, found, strict=True):
+            assert all(np.array_equal(*pair) for pair in zip(values, whole.run(names, {"images": image}), strict=True))
+        assert len(sensitivity._without_decoding(model, exported.heads).graph.node) < len(model.graph.node)
+
+
 BUILT = [
     pytest.param(precision, gpu, marks=() if (precision, gpu) == ("fp16", "8.9") else pytest.mark.slow)
     for precision in ("fp32", "fp16", "int8")
@@ -115,17 +133,14 @@ def test_tensorrt_builds_an_engine_whose_precision_its_network_shows(
     exported: Exported, tmp_path: Path, precision: Precision, gpu: str
 ) -> None:
     pytest.importorskip("tensorrt_rtx")
-    runtime = plugins.load("deploy.runtimes", "trt_rtx")
     images = [exported.images[index : index + 1].numpy() for index in range(3)]
-    compiled = runtime.compile(
-        exported.file, tmp_path, precision=precision, calibration=images, heads=exported.heads, compute_capability=gpu
-    )
-    assert compiled.file.stat().st_size > 0
-    assert compiled.proof[f"convolutions_{precision}"] > 0
+    made = compiled("trt_rtx", exported.file, tmp_path, precision, images, exported.heads, {"compute_capability": gpu})
+    assert made.file.stat().st_size > 0
+    assert made.proof[f"convolutions_{precision}"] > 0
     if precision == "int8":
         # what is left in float are the prediction layers, and convolutions of other kinds than quantization knows
-        assert compiled.proof["convolutions_int8"] > compiled.proof["convolutions_fp32"]
-        assert compiled.proof["convolutions_fp16"] == 0
+        assert made.proof["convolutions_int8"] > made.proof["convolutions_fp32"]
+        assert made.proof["convolutions_fp16"] == 0
     else:
-        assert sum(compiled.proof[f"convolutions_{kind}"] for kind in ("fp32", "fp16", "int8") if kind != precision) == 0
-    assert compiled.proof["low_precision_after_head"] == 0
+        assert sum(made.proof[f"convolutions_{kind}"] for kind in ("fp32", "fp16", "int8") if kind != precision) == 0
+    assert made.proof["low_precision_after_head"] == 0

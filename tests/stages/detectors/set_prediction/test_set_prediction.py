@@ -12,13 +12,14 @@ import onnxruntime
 import pytest
 import torch
 from detector_samples import TINY, decisions
+from engine_samples import compiled
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from deploy.contract import Heads
 from deploy.errors import ArtifactError, ConfigError, DataError
-from deploy.precision import fp16, typed
-from deploy.runtimes import trt_rtx
+from deploy.precision import fp16
+from deploy.precision.proof import proof
 from stages.config import DetectorConfig
 from stages.detectors import Target
 from stages.detectors.set_prediction import hub
@@ -449,11 +450,11 @@ class TestOnnx:
     def test_half_precision_answers_alike(self, exported: tuple[SetPredictionDetector, Path, Heads], tmp_path: Path) -> None:
         _, file, heads = exported
         half = fp16.to_fp16(onnx.load(file), heads)
-        proof = typed.proof(half, heads)
-        assert proof["convolutions_fp32"] == 0
-        assert proof["convolutions_fp16"] > 3
-        assert proof["products_fp32"] == 0 < proof["products_fp16"]
-        assert proof["low_precision_after_head"] == 0
+        found = proof(half, heads)
+        assert found["convolutions_fp32"] == 0
+        assert found["convolutions_fp16"] > 3
+        assert found["products_fp32"] == 0 < found["products_fp16"]
+        assert found["low_precision_after_head"] == 0
         onnx.save(half, tmp_path / "half.onnx")
         exact, rounded = run(file, images()), run(tmp_path / "half.onnx", images())
         # rounding may let the encoder propose another of two alike positions
@@ -462,6 +463,6 @@ class TestOnnx:
     def test_tensorrt_for_rtx_builds_it(self, exported: tuple[SetPredictionDetector, Path, Heads], tmp_path: Path) -> None:
         pytest.importorskip("tensorrt_rtx")
         _, file, heads = exported
-        compiled = trt_rtx.compile(file, tmp_path, precision="fp16", calibration=[], heads=heads, compute_capability="8.9")
-        assert compiled.proof["convolutions_fp32"] == compiled.proof["products_fp32"] == 0 < compiled.proof["products_fp16"]
-        assert compiled.proof["low_precision_after_head"] == 0
+        found = compiled("trt_rtx", file, tmp_path, "fp16", heads=heads, options={"compute_capability": "8.9"}).proof
+        assert found["convolutions_fp32"] == found["products_fp32"] == 0 < found["products_fp16"]
+        assert found["low_precision_after_head"] == 0

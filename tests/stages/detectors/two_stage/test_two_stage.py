@@ -11,6 +11,7 @@ import onnxruntime
 import pytest
 import torch
 from detector_samples import TINY, decisions
+from engine_samples import compiled
 from torch import Tensor, nn
 from torchvision.models import detection, resnet18
 from torchvision.models.detection import backbone_utils, faster_rcnn, mask_rcnn
@@ -19,8 +20,8 @@ from torchvision.models.detection.rpn import RPNHead
 
 from deploy.contract import Heads, ModelContract, Preprocessing
 from deploy.errors import ConfigError, DataError
-from deploy.precision import fp16, network, typed
-from deploy.runtimes import trt_rtx
+from deploy.precision import fp16, network
+from deploy.precision.proof import proof
 from stages.config import DetectorConfig
 from stages.detectors import Graph, GraphOutput, Target
 from stages.detectors.two_stage.detector import TwoStageDetector
@@ -376,10 +377,10 @@ def test_half_precision_is_in_the_backbone_and_the_heads_alone(
     model = network.read(file)
     assert not {node.op_type for node in model.graph.node} & {"RoiAlign", "NonZero", "NonMaxSuppression", "Loop", "If", "Scan"}
     half = fp16.to_fp16(model, heads)
-    proof = typed.proof(half, heads)
-    assert proof["low_precision_after_head"] == 0
-    assert proof["convolutions_fp32"] == 0
-    assert proof["convolutions_fp16"] > 20
+    found = proof(half, heads)
+    assert found["low_precision_after_head"] == 0
+    assert found["convolutions_fp32"] == 0
+    assert found["convolutions_fp16"] > 20
     types = {weight.name: weight.data_type for weight in half.graph.initializer}
     products = [node for node in half.graph.node if node.op_type == "Gemm"]
     assert len(products) == (3 if "v2" in case else 4)
@@ -395,9 +396,9 @@ def test_half_precision_is_in_the_backbone_and_the_heads_alone(
 def test_tensorrt_builds_it_in_half_precision(case: str, tmp_path: Path, export_once: Callable[[str], ExportedCase]) -> None:
     pytest.importorskip("tensorrt_rtx")
     _, file, heads, _ = export_once(case)
-    compiled = trt_rtx.compile(file, tmp_path, precision="fp16", calibration=[], heads=heads, compute_capability="8.9")
-    assert compiled.proof["convolutions_fp16"] > 20
-    assert compiled.proof["low_precision_after_head"] == 0
+    found = compiled("trt_rtx", file, tmp_path, "fp16", heads=heads, options={"compute_capability": "8.9"}).proof
+    assert found["convolutions_fp16"] > 20
+    assert found["low_precision_after_head"] == 0
 
 
 @pytest.mark.parametrize(

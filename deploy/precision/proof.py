@@ -1,8 +1,4 @@
-"""Writes an engine's precision into its ONNX graph, the only place where strongly typed runtimes read it.
-
-ONNX Runtime's own fp16 converter is not used: even with the nodes after the head outputs on its block list, it rounds the tensors
-between them, and the final boxes, to half precision.
-"""
+"""Evidence of a typed graph's precision."""
 
 from typing import Any
 
@@ -10,28 +6,10 @@ import onnx
 from onnx import ModelProto, TensorProto
 
 from deploy.contract import Heads
-from deploy.precision import Calibration, Precision, Quantization, Recipe, network
-from deploy.precision.fp16 import to_fp16
+from deploy.precision import network
 
 _KINDS = {"Conv": "convolutions", "ConvTranspose": "convolutions", "Gemm": "products", "MatMul": "products"}
 _LOW = (TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.INT8, TensorProto.UINT8)
-
-
-def typed(
-    model: ModelProto, precision: Precision, heads: Heads, calibration: Calibration, recipe: Recipe, quantization: Quantization
-) -> ModelProto:
-    """The model in a target's precision.
-
-    Raises:
-        BuildError: it cannot be converted.
-    """
-    if precision == "fp16":
-        return to_fp16(model, heads)
-    if precision == "int8":
-        from deploy.precision import int8  # needs ONNX Runtime's quantization, which is slow to import
-
-        return int8.to_int8(model, heads, calibration, recipe, quantization)
-    return model
 
 
 def proof(model: ModelProto, heads: Heads) -> dict[str, Any]:
