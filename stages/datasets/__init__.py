@@ -10,10 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stages.notes import Note
+
 
 @dataclass(frozen=True)
 class Source:
-    """A split as found: a folder of images and a COCO object-detection dictionary (images, annotations, categories)."""
+    """A split as found: a folder of images and a COCO object-detection dictionary (images, annotations, categories).
+
+    `notes` says what reading it repaired, assumed or left out.
+    """
 
     images: Path
     coco: Mapping[str, Any]
+    notes: tuple[Note, ...] = ()

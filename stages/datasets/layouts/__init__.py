@@ -3,7 +3,7 @@
 import hashlib
 import importlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -71,7 +71,32 @@ def globox() -> ModuleType:
         raise DataError('YOLO and VOC folders are read with globox; run: pip install "edgedistill[train]"') from error
 
 
+def nearby(root: Path, fits: Callable[[Path], bool]) -> Path:
+    """The folder that `fits`: the root itself, otherwise the only fitting folder in it, otherwise the one that it is in; else the root."""
+    if fits(root):
+        return root
+    below = [path for path in sorted(root.iterdir()) if path.is_dir() and not _is_hidden(path.name) and fits(path)]
+    if len(below) == 1:
+        return below[0]
+    above = root.resolve().parent
+    return above if not below and fits(above) else root
+
+
 def _files(root: Path) -> Iterator[Path]:
-    for folder_name, _, names in os.walk(root, followlinks=True):
+    """All files below a folder, except hidden ones and those in hidden folders, each folder once whatever links lead to it."""
+    seen: set[Path] = set()
+    for folder_name, folders, names in os.walk(root, followlinks=True):
+        real = Path(folder_name).resolve()
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = [name for name in folders if not _is_hidden(name)]
         for name in names:
-            yield Path(folder_name, name)
+            if not _is_hidden(name):
+                yield Path(folder_name, name)
+
+
+def _is_hidden(name: str) -> bool:
+    """Whether tools hide files of this name, or leave them behind: .ipynb_checkpoints, ._photo.jpg, __MACOSX."""
+    return name.startswith(".") or name in ("__MACOSX", "@eaDir")

@@ -1,0 +1,68 @@
+"""Finding the image file that an annotation means, whatever machine or tool wrote its name."""
+
+import unicodedata
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote, urlsplit
+
+from stages.datasets.layouts import list_images
+from stages.notes import Kind, Notes
+
+RENAMED = Kind("image named differently from its file", "repaired", "images")
+
+
+class ImageNames:
+    """The image files below a folder, found by the names that annotations use for them.
+
+    Repaired: backslashes, percent-encoding, web addresses, absolute paths of other machines, missing or additional leading folders,
+    upper and lower case, composed and decomposed accents. A name that could mean several files finds none.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.files = [path.relative_to(root) for path in list_images(root)]
+        self._by_tail: dict[tuple[str, ...], list[Path]] | None = None
+
+    def find(self, name: str, notes: Notes, split: str) -> Path | None:
+        """The file, relative to the root; None if there is none, or several that fit equally well."""
+        if _is_below(name) and (self.root / name).is_file():
+            return Path(name)
+        found = next((path for one in _spellings(name) if (path := self._by_parts(one)) is not None), None)
+        if found is not None:
+            notes.add(RENAMED, split, f"{name} is {found.as_posix()}", image=found.as_posix())
+        return found
+
+    def _by_parts(self, name: str) -> Path | None:
+        """The file whose path shares the most trailing parts with the name, if it is the only one."""
+        parts = tuple(_fold(part) for part in PurePosixPath(name).parts if part not in ("/", ".", ".."))
+        for length in range(len(parts), 0, -1):
+            fitting = self._tails().get(parts[-length:], [])
+            if fitting:
+                return fitting[0] if len(fitting) == 1 else None
+        return None
+
+    def _tails(self) -> dict[tuple[str, ...], list[Path]]:
+        """Every file by every ending of its path."""
+        if self._by_tail is None:
+            self._by_tail = {}
+            for file in self.files:
+                parts = tuple(map(_fold, file.parts))
+                for start in range(len(parts)):
+                    self._by_tail.setdefault(parts[start:], []).append(file)
+        return self._by_tail
+
+
+def _is_below(name: str) -> bool:
+    """Whether the name is a relative path that stays below its folder."""
+    path = PurePosixPath(name)
+    return bool(name) and "\0" not in name and not path.is_absolute() and ".." not in path.parts
+
+
+def _spellings(name: str) -> list[str]:
+    """The name with its separators as slashes, and without percent-encoding and the parts of a web address that are not its path."""
+    slashed = name.replace("\\", "/")
+    address = urlsplit(slashed).path if "://" in slashed else slashed
+    return list(dict.fromkeys((slashed, unquote(slashed), address, unquote(address))))
+
+
+def _fold(part: str) -> str:
+    return unicodedata.normalize("NFC", part).casefold()

@@ -1,0 +1,73 @@
+"""What a data set's preparation repaired, assumed or left out: nothing that changes the data is silent.
+
+A reader names each kind once, as a constant, and counts every case. `run` prints the notes; they are in summary.json and the report.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from deploy.contract import Frozen
+
+Action = Literal["repaired", "assumed", "left out"]
+"""Repaired: only one meaning was possible. Assumed: the likeliest of several. Left out: not used."""
+
+Unit = Literal["images", "boxes", "masks", "files", "classes"]
+MAX_EXAMPLES = 5
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of note; `name` is its key in summary.json and starts its line: "missing image"."""
+
+    name: str
+    action: Action
+    unit: Unit
+
+
+class Note(Frozen):
+    """`count` cases of a kind in a split; `examples` has the first few in words, `images` the file names of images to show.
+
+    `total` is the number of the unit in the split, null if it is not known.
+    """
+
+    kind: str
+    action: Action
+    unit: Unit
+    split: str
+    count: int
+    total: int | None = None
+    examples: tuple[str, ...]
+    images: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """One line: "train: left out: missing image: 9 of 12 images, first: images/x.jpg"."""
+        of = "" if self.total is None else f" of {self.total}"
+        return f"{self.split}: {self.action}: {self.kind}: {self.count}{of} {self.unit}, first: {self.examples[0]}"
+
+
+class Notes:
+    """Collects notes while data is read; iterating gives one Note per split and kind, in the order of their first cases."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[str, Kind], Note] = {}
+
+    def add(self, kind: Kind, split: str, example: str, *, image: str | None = None, count: int = 1) -> None:
+        """Count `count` more cases.
+
+        Args:
+            example: where, and what was done, in words; the first few are kept.
+            image: the image's file_name, if the report can show the case.
+        """
+        key = split, kind
+        old = self._found.get(key)
+        examples, images = (old.examples, old.images) if old else ((), ())
+        examples = (*examples, example)[:MAX_EXAMPLES]
+        images = images if image is None or image in images else (*images, image)[:MAX_EXAMPLES]
+        count += old.count if old else 0
+        self._found[key] = Note(
+            kind=kind.name, action=kind.action, unit=kind.unit, split=split, count=count, examples=examples, images=images
+        )
+
+    def __iter__(self) -> Iterator[Note]:
+        return iter(tuple(self._found.values()))
