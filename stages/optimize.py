@@ -11,7 +11,7 @@ from deploy import machine, plugins
 from deploy.accuracy.spread import spread
 from deploy.contract import Cost, Preprocessing
 from deploy.engines.build import Built, build_engine
-from deploy.engines.request import GraphSource, Order
+from deploy.engines.request import BuildRequest, GraphSource
 from deploy.errors import ArtifactError, BuildError, RuntimeUnavailable
 from deploy.precision import Batch
 from deploy.prediction import image_files, preprocess
@@ -60,9 +60,9 @@ def optimize(
         facts.contract,
         CalibrationImages(dataset, config, facts.contract.preprocessing) if dataset is not None else (),
     )
-    order = Order(config.runtime, config.precision, config.options, config.ranges, config.max_map_drop, threads)
+    request = BuildRequest(config.runtime, config.precision, config.options, config.ranges, config.max_map_drop, threads)
     try:
-        built = build_engine(source, out, order, labeled_split(dataset, judged) if dataset is not None and judged is not None else None)
+        built = build_engine(source, out, request, labeled_split(dataset, judged) if dataset is not None and judged is not None else None)
     except RuntimeUnavailable as error:
         why = str(error)
     except (BuildError, ArtifactError) as error:

@@ -13,7 +13,7 @@ from deploy.engines.builder import Builder
 from deploy.engines.choice import Choice
 from deploy.engines.fallback import Fallback, search
 from deploy.engines.fastest import Offer, choose
-from deploy.engines.request import GraphSource, Order
+from deploy.engines.request import BuildRequest, GraphSource
 from deploy.errors import BuildError, RuntimeUnavailable
 from deploy.precision import Precision
 from deploy.runtimes import Compiled, why_not_build
@@ -35,7 +35,7 @@ class Built:
     choice: Choice | None = None
 
 
-def build_engine(source: GraphSource, out: Path, order: Order, split: LabeledSplit | None) -> Built:
+def build_engine(source: GraphSource, out: Path, request: BuildRequest, split: LabeledSplit | None) -> Built:
     """Write the engine into `out`, and its typed graph if that is a different file.
 
     Args:
@@ -47,21 +47,21 @@ def build_engine(source: GraphSource, out: Path, order: Order, split: LabeledSpl
         ArtifactError: the fp32 engine's answer is invalid.
         DataError: mAP is undefined on the split, and there is a limit.
     """
-    if missing := _missing(order):
+    if missing := _missing(request):
         raise RuntimeUnavailable(missing)
     with TemporaryDirectory() as scratch:
-        builder = Builder(source, order, Path(scratch))
-        built = _chosen(builder, split) if order.precision == "auto" else _built(builder, order.precision, split)
+        builder = Builder(source, request, Path(scratch))
+        built = _chosen(builder, split) if request.precision == "auto" else _built(builder, request.precision, split)
         return _copied(built, out)
 
 
-def _missing(order: Order) -> str | None:
+def _missing(request: BuildRequest) -> str | None:
     """Why nothing can be built here. Asked first, because converting a graph may take minutes."""
-    if order.precision == "auto":
-        why: str | None = plugins.load("deploy.runtimes", order.runtime).why_not()
+    if request.precision == "auto":
+        why: str | None = plugins.load("deploy.runtimes", request.runtime).why_not()
         if why is not None:
             return f"{why}; precision auto has to measure engines on their target machine"
-    if missing := why_not_build(order.runtime, order.options):
+    if missing := why_not_build(request.runtime, request.options):
         return missing
     return None if find_spec("onnx") else 'onnx is not installed: pip install "edgedistill[build]"'
 
@@ -77,12 +77,12 @@ def _chosen(builder: Builder, split: LabeledSplit | None) -> Built:
             offers.append(Offer(precision, None, str(error)))
         else:
             offers.append(Offer(precision, builds[precision].compiled.file, None))
-    choice = choose(builder.order, offers, builder.source.contract, split)
+    choice = choose(builder.request, offers, builder.source.contract, split)
     return replace(builds[choice.precision], choice=choice)
 
 
 def _built(builder: Builder, precision: Precision, split: LabeledSplit | None) -> Built:
-    limit = builder.order.max_map_drop
+    limit = builder.request.max_map_drop
     if limit is None or precision != "int8":
         return Built(builder.compiled(precision), builder.typed(precision), precision)
     assert split is not None, "a limit is judged on a split"

@@ -6,7 +6,7 @@ from tempfile import mkdtemp
 from typing import TYPE_CHECKING
 
 from deploy import plugins
-from deploy.engines.request import GraphSource, Order
+from deploy.engines.request import BuildRequest, GraphSource
 from deploy.errors import BuildError
 from deploy.precision import Precision
 from deploy.runtimes import Compiled
@@ -18,15 +18,15 @@ NONE: frozenset[str] = frozenset()
 
 
 class Builder:
-    """Typed graphs and engines of one order, in a scratch folder, each made only once.
+    """Typed graphs and engines of one request, in a scratch folder, each made only once.
 
     All int8 graphs come from one quantizer, so the calibration images are run once for all of them.
     """
 
-    def __init__(self, source: GraphSource, order: Order, scratch: Path) -> None:
+    def __init__(self, source: GraphSource, request: BuildRequest, scratch: Path) -> None:
         self.source = source
-        self.order = order
-        self.runtime = plugins.load("deploy.runtimes", order.runtime)
+        self.request = request
+        self.runtime = plugins.load("deploy.runtimes", request.runtime)
         self._scratch = scratch
         self._typed: dict[tuple[Precision, frozenset[str]], Path] = {("fp32", NONE): source.onnx}
         self._compiled: dict[tuple[Precision, frozenset[str]], Compiled] = {}
@@ -49,7 +49,7 @@ class Builder:
         """
         if (precision, float_layers) not in self._compiled:
             typed = self.typed(precision, float_layers)
-            engine = self.runtime.compile(typed, self.source.heads, self._folder(), **self.order.options)
+            engine = self.runtime.compile(typed, self.source.heads, self._folder(), **self.request.options)
             self._compiled[precision, float_layers] = engine
         return self._compiled[precision, float_layers]
 
@@ -65,9 +65,9 @@ class Builder:
 
         recipe = getattr(self.runtime, "INTEGERS", None)
         if recipe is None:
-            raise BuildError(f"runtime {self.order.runtime} computes in fp32 and fp16, not in int8; choose one of these")
+            raise BuildError(f"runtime {self.request.runtime} computes in fp32 and fp16, not in int8; choose one of these")
         source = self.source
-        return Quantizer(network.read(source.onnx), source.heads, source.calibration, recipe, self.order.ranges, self._folder())
+        return Quantizer(network.read(source.onnx), source.heads, source.calibration, recipe, self.request.ranges, self._folder())
 
     def _converted(self, precision: Precision, float_layers: frozenset[str]) -> Path:
         from deploy.precision import fp16, network  # they need the onnx package

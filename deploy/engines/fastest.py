@@ -11,7 +11,7 @@ from deploy.accuracy.judge import LabeledSplit, defined, judge
 from deploy.accuracy.spread import spread
 from deploy.contract import ModelContract
 from deploy.engines.choice import Choice, Measured
-from deploy.engines.request import Order
+from deploy.engines.request import BuildRequest
 from deploy.errors import ArtifactError, BuildError
 from deploy.precision import Precision
 from deploy.prediction import image_files
@@ -30,7 +30,7 @@ class Offer(NamedTuple):
     why: str | None
 
 
-def choose(order: Order, offers: Sequence[Offer], contract: ModelContract, split: LabeledSplit) -> Choice:
+def choose(request: BuildRequest, offers: Sequence[Offer], contract: ModelContract, split: LabeledSplit) -> Choice:
     """Judge all offers on the split, and time those with valid answers alternately on some of its images.
 
     Raises:
@@ -40,7 +40,7 @@ def choose(order: Order, offers: Sequence[Offer], contract: ModelContract, split
     """
     if offers[0].file is None:
         raise BuildError(offers[0].why or "no engine was built")
-    runtime = plugins.load("deploy.runtimes", order.runtime)
+    runtime = plugins.load("deploy.runtimes", request.runtime)
     opened: dict[Precision, SessionPredictor] = {}
     maps: dict[Precision, float | None] = {}
     reasons = {precision: why for precision, _, why in offers}
@@ -49,7 +49,7 @@ def choose(order: Order, offers: Sequence[Offer], contract: ModelContract, split
             if file is None:
                 continue
             try:
-                session = stack.enter_context(runtime.open(file, threads=order.threads, options=order.options))
+                session = stack.enter_context(runtime.open(file, threads=request.threads, options=request.options))
                 predictor = SessionPredictor(session, contract)
                 maps[precision] = judge(predictor, split, f"auto: {precision}").accuracy.map
             except ArtifactError as error:
@@ -60,8 +60,8 @@ def choose(order: Order, offers: Sequence[Offer], contract: ModelContract, split
                 opened[precision] = predictor
         times = _take_turns(opened, split)
     measured = tuple(Measured(precision=p, map=maps.get(p), p50_ms=times.get(p), why=reasons[p]) for p, _, _ in offers)
-    good = [precision for precision in opened if _within(order.max_map_drop, maps[offers[0].precision], maps[precision])]
-    return Choice(precision=min(good, key=lambda precision: times[precision]), limit=order.max_map_drop, offers=measured)
+    good = [precision for precision in opened if _within(request.max_map_drop, maps[offers[0].precision], maps[precision])]
+    return Choice(precision=min(good, key=lambda precision: times[precision]), limit=request.max_map_drop, offers=measured)
 
 
 def _within(limit: float | None, first: float | None, own: float | None) -> bool:

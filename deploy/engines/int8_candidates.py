@@ -44,10 +44,10 @@ class Candidates:
     def _judged(self, precision: Precision, float_layers: frozenset[str], label: str) -> float:
         builder = self._builder
         if self._runs_here:
-            runtime, options, file = builder.runtime, builder.order.options, builder.compiled(precision, float_layers).file
+            runtime, options, file = builder.runtime, builder.request.options, builder.compiled(precision, float_layers).file
         else:
             runtime, options, file = plugins.load("deploy.runtimes", "ort"), DEFAULTS, builder.typed(precision, float_layers)
         with runtime.open(file, options=options) as session:
             found = judge(SessionPredictor(session, builder.source.contract), self._split, label)
-        assert builder.order.max_map_drop is not None, "candidates require a limit"
-        return defined(found.accuracy.map, builder.order.max_map_drop)
+        assert builder.request.max_map_drop is not None, "candidates require a limit"
+        return defined(found.accuracy.map, builder.request.max_map_drop)

@@ -10,7 +10,7 @@ from deploy.precision import Calibration, Precision, RangeMethod
 
 
 @dataclass(frozen=True)
-class Order:
+class BuildRequest:
     """`options` are the runtime's own, `max_map_drop` is the largest allowed drop of mAP from fp32, null for any.
 
     `threads` is the number of threads with which engines are timed for a choice, null for the runtime's own number.

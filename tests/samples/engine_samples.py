@@ -9,7 +9,7 @@ from onnx import ModelProto
 
 from deploy.contract import Heads
 from deploy.engines.builder import Builder
-from deploy.engines.request import GraphSource, Order
+from deploy.engines.request import BuildRequest, GraphSource
 from deploy.precision import Calibration, Precision, RangeMethod, Recipe
 from deploy.precision.int8 import Quantizer
 from deploy.runtimes import Compiled
@@ -25,7 +25,7 @@ def builder(
     **options: Any,
 ) -> Builder:
     """What types and compiles the graph in this file."""
-    return Builder(GraphSource(model, heads, onnx_samples.contract(), calibration), Order(runtime, "fp32", options, ranges), scratch)
+    return Builder(GraphSource(model, heads, onnx_samples.contract(), calibration), BuildRequest(runtime, "fp32", options, ranges), scratch)
 
 
 def compiled(
