@@ -53,7 +53,7 @@ def photo(tmp_path: Path) -> Path:
 def expected(bundle: Bundle, photo: Path) -> list[dict[str, Any]]:
     contract = bundle.manifest.contract
     with bundle.open(threads=1) as session:
-        return to_coco(SessionPredictor(session, contract).detect(load_image(photo)), 0, contract)
+        return to_coco(SessionPredictor(session, contract).detect(load_image(photo, contract.preprocessing)), 0, contract)
 
 
 class TestPackage:
