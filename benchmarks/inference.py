@@ -16,6 +16,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -193,7 +194,8 @@ def against(at: Deployed, images: Sequence[Image], best: str, threads: int, repe
     sides: dict[str, Side] = {"edgedistill": lambda image: parts.append(engine.timed(image)[1]), **alternatives(at, threads, folder)}
     times = medians(sides, images, repeats)
     share = statistics.median((one.pre_ms + one.post_ms) / one.end_to_end_ms for one in parts)
-    decoding = statistics.median(_seconds(image_files.load_image, file) for file in at.files) * 1000
+    load = partial(image_files.load_image, preprocessing=at.student.facts.contract.preprocessing)
+    decoding = statistics.median(_seconds(load, file) for file in at.files) * 1000
     for name, value in times.items():
         print(f"{at.size} px, {name:<14} {value:8.1f} ms   {value / times['edgedistill']:.2f} times our latency")
     pre, infer, post = (statistics.median(getattr(one, f"{part}_ms") for one in parts) for part in ("pre", "infer", "post"))
@@ -233,7 +235,7 @@ def main() -> None:
     rows = {}
     for size in SIZES:
         at = deployed(size, student.root, store)
-        images = [image_files.load_image(file) for file in at.files]
+        images = [image_files.load_image(file, at.student.facts.contract.preprocessing) for file in at.files]
         rows[size] = precisions(at, images, args.threads, args.repeats)
     small_student(store)
     best = min(rows[SIZES[-1]], key=lambda runtime: rows[SIZES[-1]][runtime]["int8_ms"])

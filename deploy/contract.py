@@ -4,6 +4,11 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+MAX_PIXELS = 89_478_485  # Pillow's own bound: above it a small file can fill the memory
+MOST_PIXELS = 2**29  # at four bytes each, what Pillow can address
+FULL_WHITE = 65_535
+
+
 MaskFrame = Literal["box", "image"]
 """What a mask [h, w] covers: its box, or the whole network input."""
 
@@ -17,7 +22,9 @@ class Frozen(BaseModel):
 class Preprocessing(Frozen):
     """How an image becomes the network's input; the same in training, calibration, measurement and serving.
 
-    The network receives float32 [B, 3, height, width]: (value / 255 - mean) / std, channels in `color` order.
+    The network receives float32 [B, 3, height, width]: (value / 255 - mean) / std, channels in `color` order. `alpha`, `white` and
+    `max_pixels` say how a file is decoded: transparency is blended over black or ignored; the 16-bit value `white`, and any above it,
+    becomes 255; an image of more than `max_pixels` px is refused.
     """
 
     height: int = Field(default=320, ge=32, le=4096, multiple_of=4)
@@ -28,6 +35,9 @@ class Preprocessing(Frozen):
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     interpolation: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
+    alpha: Literal["blend", "ignore"] = "blend"
+    white: int = Field(default=FULL_WHITE, ge=1, le=FULL_WHITE)
+    max_pixels: int = Field(default=MAX_PIXELS, ge=1, le=MOST_PIXELS)
 
 
 class ModelContract(Frozen):

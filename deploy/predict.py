@@ -42,7 +42,7 @@ def predict_images(bundle: Bundle, images: Sequence[Path], out: Path, *, min_sco
     with bundle.open() as session, _scratch(out) as made:
         predictor = SessionPredictor(session, contract)
         for number, path in enumerate(track(images, "predict", len(images)), start=1):
-            image = image_files.load_image(path)
+            image = image_files.load_image(path, contract.preprocessing)
             found = predictor.detect(image)
             annotations += to_coco(found, number, contract)
             draw(image, found.above(min_score), contract.classes).save(Path(made, names[number - 1]), quality=95)

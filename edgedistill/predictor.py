@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from deploy.bundles.bundle import Bundle
+from deploy.contract import Preprocessing
 from deploy.errors import ConfigError, DataError
 from deploy.prediction import image_files
 from deploy.prediction.predictor import SessionPredictor
@@ -66,7 +67,7 @@ class Predictor:
             ArtifactError: the engine's answer is unusable.
             RuntimeError: the predictor is closed.
         """
-        pixels = _pixels(image)
+        pixels = _pixels(image, self.bundle.manifest.contract.preprocessing)
         with self._lock:
             if self._open is None:
                 raise RuntimeError("the predictor is closed; open a new one")
@@ -87,18 +88,18 @@ class Predictor:
         self.close()
 
 
-def _pixels(image: Picture) -> NDArray[np.uint8]:
+def _pixels(image: Picture, preprocessing: Preprocessing) -> NDArray[np.uint8]:
     """The image as [H, W, 3] uint8 RGB, in memory that the caller cannot change later."""
     if isinstance(image, Image.Image):
-        pixels = image_files.from_pillow(image)
+        pixels = image_files.from_pillow(image, preprocessing)
     elif isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise DataError(f"got an array {list(image.shape)} of {image.dtype}, allowed: [H, W, 3] of uint8, RGB; convert it first")
         pixels = np.array(image, order="C")
     elif isinstance(image, bytes):
-        pixels = image_files.load_image(image)
+        pixels = image_files.load_image(image, preprocessing)
     elif isinstance(image, str | os.PathLike):
-        pixels = image_files.load_image(Path(image))
+        pixels = image_files.load_image(Path(image), preprocessing)
     else:
         raise TypeError(f"{type(image).__name__}: an image must be a path, bytes, a Pillow image or [H, W, 3] uint8 RGB")
     if 0 in pixels.shape:

@@ -123,7 +123,7 @@ class CalibrationImages:
         Raises:
             DataError: the data has no such split.
         """
-        network_input, _ = preprocess.apply(image_files.load_image(self._files[index]), self.preprocessing)
+        network_input, _ = preprocess.apply(image_files.load_image(self._files[index], self.preprocessing), self.preprocessing)
         return network_input[None]
 
     @cached_property

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from deploy import plugins
-from deploy.contract import ModelContract
+from deploy.contract import ModelContract, Preprocessing
 from deploy.errors import DataError
 from stages.artifacts import Dataset
 from stages.config import DataConfig
 from stages.datasets import Source
-from stages.datasets.cleaning import clean, images, rules
+from stages.datasets.cleaning import clean, images, pixels, rules
 from stages.facts import DatasetFacts, Split, write_facts
+from stages.notes import Notes
 from stages.stage import stage
 
 
@@ -67,7 +68,7 @@ def _collect(out: Path, config: DataConfig, sources: Mapping[str, Source], requi
     rules.check_splits(sources, required)
     names = rules.categories(next(iter(sources.values())).coco)
     problems = clean.Problems()
-    cleaned = {split: _clean(split, source, problems) for split, source in sources.items()}
+    cleaned = {split: _clean(split, source, problems, config.preprocessing) for split, source in sources.items()}
     if config.strict and problems.first() is not None:
         more = sum(problems.count.values()) - 1
         raise DataError(f"{problems.first()}{f' (and {more} more)' if more else ''}; fix the data, or set data.strict to false")
@@ -89,9 +90,13 @@ def _check_classes(names: Mapping[int, str], expected: ModelContract) -> None:
             raise DataError(f"category {number} is {here} in the data but {there} in the bundle; use data with the bundle's classes")
 
 
-def _clean(split: str, source: Source, problems: clean.Problems) -> dict[str, Any]:
+def _clean(split: str, source: Source, problems: clean.Problems, preprocessing: Preprocessing) -> dict[str, Any]:
     paths = [source.images / image["file_name"] for image in source.coco["images"]]
-    return clean.clean(split, source, images.scan(paths, f"read {split} images"), problems)
+    files = images.scan(paths, f"read {split} images", preprocessing)
+    notes = Notes()
+    pixels.add(notes, split, images.stored(source.coco["images"], files), preprocessing)
+    problems.take(notes)
+    return clean.clean(split, source, files, problems)
 
 
 def _check_enough(split: str, coco: Mapping[str, Any], problems: clean.Problems, *, learns: bool) -> None:

@@ -18,5 +18,5 @@ class BareEngine:
 
     def __call__(self, content: bytes) -> list[dict[str, Any]]:
         """COCO results for the bytes of an image."""
-        image = image_files.load_image(content)
+        image = image_files.load_image(content, self.predictor.contract.preprocessing)
         return to_coco(self.predictor.detect(image), 0, self.predictor.contract)

@@ -38,6 +38,7 @@ from serving_samples import Client, Reply, load, once, request  # noqa: E402
 
 from deploy.accuracy import coco  # noqa: E402
 from deploy.bundles.bundle import Bundle, write  # noqa: E402
+from deploy.contract import Preprocessing  # noqa: E402
 from deploy.prediction import image_files  # noqa: E402
 
 BUNDLE = ROOT / "runs" / "digits" / "bundle" / "cpu-fp32"
@@ -99,7 +100,8 @@ def photos(files: Sequence[Path]) -> list[bytes]:
     made = []
     for path in files[:NUM_PHOTOS]:
         file = io.BytesIO()
-        Image.fromarray(image_files.load_image(path)).resize((PHOTO, PHOTO), Image.Resampling.BICUBIC).save(file, "JPEG", quality=90)
+        image = Image.fromarray(image_files.load_image(path, Preprocessing()))
+        image.resize((PHOTO, PHOTO), Image.Resampling.BICUBIC).save(file, "JPEG", quality=90)
         made.append(file.getvalue())
     return made
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from deploy import plugins
 from deploy.accuracy.judge import LabeledSplit, defined, judge
 from deploy.accuracy.spread import spread
-from deploy.contract import ModelContract
+from deploy.contract import ModelContract, Preprocessing
 from deploy.engines.choice import Choice, Measured
 from deploy.engines.request import BuildRequest
 from deploy.errors import ArtifactError, BuildError
@@ -58,7 +58,7 @@ def choose(request: BuildRequest, offers: Sequence[Offer], contract: ModelContra
                 reasons[precision] = str(error)
             else:
                 opened[precision] = predictor
-        times = _take_turns(opened, split)
+        times = _take_turns(opened, split, contract.preprocessing)
     measured = tuple(Measured(precision=p, map=maps.get(p), p50_ms=times.get(p), why=reasons[p]) for p, _, _ in offers)
     good = [precision for precision in opened if _within(request.max_map_drop, maps[offers[0].precision], maps[precision])]
     return Choice(precision=min(good, key=lambda precision: times[precision]), limit=request.max_map_drop, offers=measured)
@@ -68,9 +68,9 @@ def _within(limit: float | None, first: float | None, own: float | None) -> bool
     return limit is None or defined(first, limit) - defined(own, limit) <= limit
 
 
-def _take_turns(predictors: dict[Precision, SessionPredictor], split: LabeledSplit) -> dict[Precision, float]:
+def _take_turns(predictors: dict[Precision, SessionPredictor], split: LabeledSplit, preprocessing: Preprocessing) -> dict[Precision, float]:
     """Median end-to-end milliseconds of each engine."""
-    images = [image_files.load_image(file) for file in spread(split.images, NUM_IMAGES)]
+    images = [image_files.load_image(file, preprocessing) for file in spread(split.images, NUM_IMAGES)]
     taken: dict[Precision, list[float]] = {precision: [] for precision in predictors}
     for turn in range(ROUNDS + 1):
         for image in images:

@@ -10,17 +10,19 @@ from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError, features
 
+from deploy.contract import MAX_PIXELS, Preprocessing
 from deploy.errors import DataError
+from deploy.prediction import decoding, guard
 
-MAX_PIXELS = 89_478_485  # Pillow's own bound: above it a small file can fill the memory
-
-
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000")  # none that needs an external program to decode
+_BOUNDED = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "JPEG2000")
 
 
-_BOUNDED = tuple(name for name in FORMATS if name != "PPM")
+_AVIF = ("AVIF",) if features.check("avif") else ()
+
+
+FORMATS = (*_BOUNDED, "PPM", *_AVIF)  # none that needs an external program to decode; a camera's MPO is read as JPEG
 
 
 _RUN_LENGTHS = (1, 2)
@@ -35,60 +37,85 @@ Scalar = TypeVar("Scalar", bound=np.generic)
 ORIENTATION = 0x0112
 
 
-_TRANSPARENT = ("RGBA", "RGBa", "LA", "La", "PA")
+_HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
 
-_SIXTEEN_BIT = ("I", "I;16", "I;16L", "I;16B", "I;16N")
+_UNREADABLE = (
+    *(OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError, AssertionError),
+    *(struct.error, zlib.error),
+)
 
 
-_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError, struct.error, zlib.error)
-
-
-def load_image(source: Path | bytes, *, max_pixels: int = MAX_PIXELS, trusted: bool = True) -> NDArray[np.uint8]:
+def load_image(
+    source: Path | bytes, preprocessing: Preprocessing, *, max_pixels: int | None = None, trusted: bool = True
+) -> NDArray[np.uint8]:
     """Read an image file, or its bytes, as RGB [H, W, 3], upright.
 
-    Gray values are repeated, palettes looked up, CMYK converted, 16-bit values divided by 257, transparency blended over black, the
-    camera's rotation (EXIF) applied; of an animation, the first frame is used.
+    Gray values are repeated, palettes looked up, CMYK converted, 16-bit values scaled to the contract's `white`, transparency blended
+    over black or ignored as its `alpha` says, the camera's rotation (EXIF) applied; of several pictures, the first is used. With the
+    contract's default white, 16-bit color loses its low bytes.
 
     Args:
-        max_pixels: maximum number of pixels, checked before anything is decoded.
-        trusted: if false, formats that decode slowly from few bytes are refused, too: PPM, run-length BMP, JPEG with over 100 scans.
+        preprocessing: how it is decoded; the same for every image that a network sees.
+        max_pixels: maximum number of pixels, checked before anything is decoded; the contract's, unless given.
+        trusted: if false, formats that decode slowly from few bytes are refused, too: PPM, AVIF, run-length BMP, JPEG with over 100
+            scans.
 
     Raises:
-        DataError: no such file, not an image, damaged, above max_pixels, or with 32-bit pixels of unknown range.
+        DataError: no such file, not an image, damaged, above max_pixels, or with pixels of unknown range.
     """
-    return load_oriented(source, max_pixels=max_pixels, trusted=trusted)[0]
+    with opened(source, preprocessing, max_pixels=max_pixels, trusted=trusted) as image:
+        return decode(image, preprocessing)[0]
 
 
-def load_oriented(source: Path | bytes, *, max_pixels: int = MAX_PIXELS, trusted: bool = True) -> tuple[NDArray[np.uint8], int]:
-    """The image from load_image, and the EXIF orientation, 1 to 8, that was undone: 1 is upright, 5 and above swap width and height.
+def from_pillow(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    """A picture of Pillow's as RGB [H, W, 3], upright: the same pixels as load_image gives for its file.
+
+    One exception: 16-bit color that is loaded already has only its high bytes left, so the contract's `white` does not apply to it.
+
+    Raises:
+        DataError: as load_image.
+    """
+    name = _name(image)
+    with _refused(name, FORMATS):
+        _refuse_large(image, name, preprocessing.max_pixels, "data.preprocessing.max_pixels")
+        return decode(image, preprocessing)[0]
+
+
+@contextmanager
+def opened(
+    source: Path | bytes, preprocessing: Preprocessing, *, max_pixels: int | None = None, trusted: bool = True
+) -> Iterator[ImageFile.ImageFile]:
+    """The file, checked and not loaded yet; whatever Pillow raises while it is open becomes one line. Arguments as for load_image.
 
     Raises:
         DataError: as load_image.
     """
     name = f"image of {len(source)} bytes" if isinstance(source, bytes) else str(source)
     formats = FORMATS if trusted else _BOUNDED
-    with _refused(name, formats), Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats) as image:
-        _refuse_large(image, name, max_pixels)
+    with _refused(name, formats, source), guard.open_image(io.BytesIO(source) if isinstance(source, bytes) else source, formats) as image:
+        key = "data.preprocessing.max_pixels" if trusted else "serve.max_pixels"
+        _refuse_large(image, name, preprocessing.max_pixels if max_pixels is None else max_pixels, key)
         if not trusted:
             _refuse_slow(image, source, name)
-        return _decode(image, name)
+        yield image
 
 
-def from_pillow(image: Image.Image) -> NDArray[np.uint8]:
-    """A picture of Pillow's as RGB [H, W, 3], upright: the same pixels as load_image gives for its file.
+def decode(image: Image.Image, preprocessing: Preprocessing) -> tuple[NDArray[np.uint8], int]:
+    """An opened image as RGB [H, W, 3], upright, and the EXIF orientation, 1 to 8, that was undone.
+
+    1 is upright; 5 and above swap width and height.
 
     Raises:
-        DataError: as load_image.
+        DataError: pixels of unknown range.
     """
-    name = getattr(image, "filename", "") or f"image of mode {image.mode}"
-    with _refused(name, FORMATS):
-        _refuse_large(image, name, MAX_PIXELS)
-        return _decode(image, name)[0]
+    pixels = decoding.to_rgb(image, preprocessing, _name(image))
+    orientation = _orientation(image)
+    return upright(pixels, orientation), orientation
 
 
 @contextmanager
-def _refused(name: str, formats: Sequence[str]) -> Iterator[None]:
+def _refused(name: str, formats: Sequence[str], source: Path | bytes = b"") -> Iterator[None]:
     """Turn what Pillow raises into one line.
 
     Raises:
@@ -97,49 +124,37 @@ def _refused(name: str, formats: Sequence[str]) -> Iterator[None]:
     try:
         yield
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise DataError(f"{name}: more than {MAX_PIXELS:,} px; cut it into tiles") from error
+        raise DataError(f"{name}: more than {MAX_PIXELS:,} px in one part; save it again or cut it into tiles") from error
     except UnidentifiedImageError as error:
+        if _is_heic(source):
+            raise DataError(f"{name}: HEIC (a phone's format) cannot be read; convert it to JPEG or PNG") from error
         raise DataError(f"{name}: not an image that can be read; allowed: {', '.join(formats)}") from error
     except _UNREADABLE as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"{name}: cannot be read as an image ({reason})") from error
 
 
-def _decode(image: Image.Image, name: str) -> tuple[NDArray[np.uint8], int]:
-    image.load()
-    orientation = _orientation(image)
-    return upright(_to_rgb(image, name), orientation), orientation
+def _is_heic(source: Path | bytes) -> bool:
+    if isinstance(source, Path):
+        with source.open("rb") as file:
+            source = file.read(64)
+    return source[4:8] == b"ftyp" and source[8:12] in _HEIC and b"avif" not in source[:64]
 
 
-def _refuse_large(image: Image.Image, name: str, max_pixels: int) -> None:
+def _name(image: Image.Image) -> str:
+    return str(getattr(image, "filename", "") or f"image of mode {image.mode}")
+
+
+def _refuse_large(image: Image.Image, name: str, max_pixels: int, key: str) -> None:
     if image.width * image.height > max_pixels:
-        raise DataError(f"{name}: {image.width} x {image.height} px is more than {max_pixels:,}; cut it into tiles")
+        raise DataError(f"{name}: {image.width} x {image.height} px is more than {max_pixels:,}; cut it into tiles or raise {key}")
 
 
 def _refuse_slow(image: Image.Image, source: Path | bytes, name: str) -> None:
     if image.format == "BMP" and image.info.get("compression") in _RUN_LENGTHS:
         raise DataError(f"{name}: run-length-encoded BMP is not accepted; save it as PNG")
-    if image.format == "JPEG" and isinstance(source, bytes) and source.count(_SCAN) > _MOST_SCANS:
+    if image.format in ("JPEG", "MPO") and isinstance(source, bytes) and source.count(_SCAN) > _MOST_SCANS:
         raise DataError(f"{name}: JPEG with more than {_MOST_SCANS} scans; save it again")
-
-
-def _to_rgb(image: Image.Image, name: str) -> NDArray[np.uint8]:
-    if image.mode in _SIXTEEN_BIT:
-        return _scale_16_bit(np.asarray(image), name)
-    if image.mode == "F":
-        raise DataError(f"{name}: floating-point pixels have no known range; save it with 8 or 16 bits")
-    if image.mode in _TRANSPARENT or "transparency" in image.info:
-        over = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", over.size, (0, 0, 0, 255)), over)
-    return np.array(image.convert("RGB"))
-
-
-def _scale_16_bit(values: NDArray[np.generic], name: str) -> NDArray[np.uint8]:
-    wide = values.astype(np.int64)
-    if wide.min() < 0 or wide.max() > 65535:
-        raise DataError(f"{name}: 32-bit pixels from {wide.min()} to {wide.max()} have no known range; save it with 8 or 16 bits")
-    gray = ((wide + 128) // 257).astype(np.uint8)
-    return np.repeat(gray[..., None], 3, axis=2)
 
 
 def _orientation(image: Image.Image) -> int:

@@ -63,15 +63,16 @@ def answer(work: Work, files: Sequence[File], *, min_score: float, max_pixels: i
 
 
 def _place(work: Work, file: File, number: int, count: int, max_pixels: int) -> Placed:
+    preprocessing = work.model.contract.preprocessing
     with work.turn():
         start = perf_counter()
         try:
-            image = image_files.load_image(file.content, max_pixels=max_pixels, trusted=False)
+            image = image_files.load_image(file.content, preprocessing, max_pixels=max_pixels, trusted=False)
         except DataError as error:
             which = "" if count == 1 else f"image {number} of {count}: "
             raise Invalid(f"{which}{error}") from error
         decoded = perf_counter()
-        tensor, placement = preprocess.apply(image, work.model.contract.preprocessing)
+        tensor, placement = preprocess.apply(image, preprocessing)
     ready = perf_counter()
     return Placed(work.submit(tensor[None]), placement, decoded - start, ready - decoded)
 

@@ -151,9 +151,9 @@ def write_attention(out: Path, teacher: Detector, student: Detector, dataset: Da
 
     Arrays `teacher` and `student` [num_images, H, W] in float32, over the network's input, and `image_ids`.
     """
-    contract = dataset.facts.contract
+    preprocessing, folder = dataset.facts.contract.preprocessing, dataset.images(split)
     rows = read_json(dataset.annotations(split))["images"][:num_images]
-    images = [preprocess.apply(image_files.load_image(dataset.images(split) / row["file_name"]), contract.preprocessing)[0] for row in rows]
+    images = [preprocess.apply(image_files.load_image(folder / row["file_name"], preprocessing), preprocessing)[0] for row in rows]
     batch = torch.from_numpy(np.stack(images))
     large, small = (_attention(network.eval(), batch).cpu().numpy() for network in (teacher, student))
     np.savez_compressed(out / ATTENTION, image_ids=np.array([row["id"] for row in rows]), teacher=large, student=small)

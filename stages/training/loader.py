@@ -116,7 +116,7 @@ class TrainingImages(data.Dataset[tuple[Tensor, Target]]):
         The first KEPT_BYTES of images are read once and kept, except in a loader process, which ends with its epoch.
         """
         if index not in self._kept:
-            image = image_files.load_image(self._files[index])
+            image = image_files.load_image(self._files[index], self._preprocessing)
             found = preprocess.shrink(image, self._preprocessing, self._room), (image.shape[0], image.shape[1])
             if found[0].nbytes > self._bytes_left or data.get_worker_info() is not None:
                 return found

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 from places import ROOT
 
+from deploy.contract import Preprocessing
 from deploy.errors import DataError
 from deploy.prediction import masks
 from deploy.prediction.image_files import load_image
@@ -37,7 +38,9 @@ class Folder:
         (self.root / "images").mkdir(parents=True, exist_ok=True)
         images = [{"id": i, "file_name": f"{split}{i}.png", "width": 20, "height": 10} for i in (1, 2)]
         for image in images:
-            Image.new("RGB", (20, 10), "white").save(self.root / "images" / str(image["file_name"]))
+            picture = Image.new("RGB", (20, 10), "white")
+            picture.putpixel((0, 0), (0, 0, 0))
+            picture.save(self.root / "images" / str(image["file_name"]))
         boxes = [{"id": 10 + i, "image_id": i, "category_id": 7, "bbox": [1, 2, 3, 4], "area": 12.0, "iscrowd": 0} for i in (1, 2)]
         return {"images": images, "annotations": boxes, "categories": [{"id": 7, "name": "dog"}, {"id": 3, "name": "cat"}]}
 
@@ -122,10 +125,10 @@ class TestWhatIsWritten:
 
     def test_subfolders_in_file_names(self, folder: Folder) -> None:
         (folder.root / "images/deep").mkdir()
-        Image.new("RGB", (20, 10)).save(folder.root / "images/deep/x.png")
+        Image.linear_gradient("L").resize((20, 10)).save(folder.root / "images/deep/x.png")
         folder.train["images"][0]["file_name"] = "deep/x.png"
         dataset = folder.prepare()
-        assert load_image(dataset.images("train") / "deep/x.png").shape == (10, 20, 3)
+        assert load_image(dataset.images("train") / "deep/x.png", Preprocessing()).shape == (10, 20, 3)
 
 
 class TestMasks:
@@ -271,13 +274,14 @@ class TestExifRotation:
         coco = json.loads(dataset.annotations("train").read_text())
         assert (coco["images"][0]["width"], coco["images"][0]["height"]) == (10, 20)
         row = coco["annotations"][0]
-        rows, columns = np.nonzero(load_image(dataset.images("train") / "train1.png")[..., 0] > 128)
+        bright = load_image(dataset.images("train") / "train1.png", Preprocessing())[..., 0] > 128
+        rows, columns = np.nonzero(bright)
         expected = [columns.min(), rows.min(), columns.max() + 1 - columns.min(), rows.max() + 1 - rows.min()]
         assert row["bbox"] == expected
         polygon = np.array(row["segmentation"][0]).reshape(-1, 2)
         assert [*polygon.min(axis=0), *(polygon.max(axis=0) - polygon.min(axis=0))] == expected
         code = coco["annotations"][-1]["segmentation"]
-        assert np.array_equal(masks.decode(code, (20, 10)), load_image(dataset.images("train") / "train1.png")[..., 0] > 128)
+        assert np.array_equal(masks.decode(code, (20, 10)), bright)
 
     @pytest.mark.parametrize("orientation", [5, 6, 7, 8])
     def test_annotations_of_the_upright_image_are_left_alone(self, folder: Folder, orientation: int) -> None:

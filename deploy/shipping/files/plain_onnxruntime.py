@@ -21,7 +21,7 @@ def detect(bundle: Path, photo: Path) -> list[dict[str, Any]]:
     manifest = json.loads((bundle / "manifest.json").read_text())
     contract = manifest["contract"]
     session = onnxruntime.InferenceSession(bundle / manifest["onnx"], providers=["CPUExecutionProvider"])
-    image = ImageOps.exif_transpose(Image.open(photo)).convert("RGB")
+    image = decode(ImageOps.exif_transpose(Image.open(photo)), contract["preprocessing"])
     images, scale, shift = prepare(image, contract["preprocessing"])
     boxes, scores, labels, converged = session.run(["boxes", "scores", "labels", "converged"], {"images": images})
     if not converged[0]:
@@ -34,6 +34,19 @@ def detect(bundle: Path, photo: Path) -> list[dict[str, Any]]:
             name = contract["classes"][label]
             found.append({"category": name, "score": float(score), "bbox": [x1, y1, x2 - x1, y2 - y1]})
     return found
+
+
+def decode(image: Image.Image, options: dict[str, Any]) -> Image.Image:
+    """The image as RGB of 8 bits: 16-bit gray scaled to `white`, transparency blended over black or ignored. 16-bit color: white 65535."""
+    if image.mode.startswith("I"):
+        values = np.minimum(np.asarray(image), options["white"]).astype(np.uint32)
+        image = Image.fromarray(((values * 510 + options["white"]) // (2 * options["white"])).astype(np.uint8))
+    elif image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        if options["alpha"] == "ignore":
+            image.putalpha(255)
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
+    return image.convert("RGB")
 
 
 def prepare(image: Image.Image, options: dict[str, Any]) -> tuple[Any, Any, Any]:

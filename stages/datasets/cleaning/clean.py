@@ -9,13 +9,14 @@ their boxes and masks are rotated with it.
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
 from deploy.prediction import image_files, masks
 from stages.datasets import Source
 from stages.datasets.cleaning.images import ImageFile, Unusable
+from stages.notes import Note
 
 Transform = Callable[[float, float], tuple[float, float]]
 Box = tuple[float, float, float, float]
@@ -35,6 +36,12 @@ class Problems:
         names = self.named.setdefault(kind, [])
         if len(names) < MAX_NAMED:
             names.append(name)
+
+    def take(self, notes: Iterable[Note]) -> None:
+        """Count what was noted on the images."""
+        for note in notes:
+            self.count[note.kind] = self.count.get(note.kind, 0) + note.count
+            self.named.setdefault(note.kind, []).extend(f"{note.split}: {example}" for example in note.examples)
 
     def first(self) -> str | None:
         """The first problem in words; None if there is none."""

@@ -15,9 +15,10 @@ from deploy.contract import Preprocessing
 from deploy.errors import DataError
 from deploy.prediction import preprocess
 from stages.datasets import Source
-from stages.datasets.cleaning import clean, rules
+from stages.datasets.cleaning import clean, images, pixels, rules
 from stages.datasets.cleaning.clean import Problems
 from stages.datasets.cleaning.images import ImageFile, scan
+from stages.notes import Notes
 
 Level = Literal["error", "warning", "info"]
 TINY_PX = 8.0
@@ -58,8 +59,10 @@ def examine(sources: Mapping[str, Source], preprocessing: Preprocessing, *, stri
     examined: dict[str, _Examined] = {}
     for split, source in sources.items():
         paths = [source.images / row["file_name"] for row in source.coco["images"]]
-        files = scan(paths, f"examine {split} images", fingerprints=True)
-        problems = Problems()
+        files = scan(paths, f"examine {split} images", preprocessing, fingerprints=True)
+        problems, notes = Problems(), Notes()
+        pixels.add(notes, split, images.stored(source.coco["images"], files), preprocessing)
+        problems.take(notes)
         coco = clean.clean(split, source, files, problems)
         found = {row["id"]: file for row, file in zip(source.coco["images"], files, strict=True) if isinstance(file, ImageFile)}
         examined[split] = _Examined(coco, found, rules.categories(source.coco))

@@ -13,12 +13,16 @@ from numpy.typing import NDArray
 from PIL import Image
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
-from deploy.contract import Preprocessing
+from deploy.contract import MAX_PIXELS, Preprocessing
 from deploy.errors import DataError
-from deploy.prediction.image_files import MAX_PIXELS, load_image
+from deploy.prediction import guard, image_files
 from deploy.prediction.preprocess import apply, fit, fit_masks, place
 
 PLAIN = Preprocessing(height=64, width=64, mean=(0, 0, 0), std=(1, 1, 1))
+
+
+def load_image(source: Path | bytes) -> NDArray[np.uint8]:
+    return image_files.load_image(source, PLAIN)
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
@@ -137,13 +141,12 @@ class TestWhatIsRefused:
             load_image(b"")
 
     @pytest.mark.parametrize("side", [int(MAX_PIXELS**0.5) + 1, 20_000, 60_000])
-    @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
     def test_a_decompression_bomb(self, side: int) -> None:
         with pytest.raises(DataError, match="cut it into tiles"):
             load_image(png(side, side))
 
     def test_pixels_of_unknown_range(self) -> None:
-        with pytest.raises(DataError, match="32-bit pixels from 0 to 70000"):
+        with pytest.raises(DataError, match="pixels from 0 to 70000 have no known range"):
             load_image(encoded(Image.fromarray(np.array([[0, 70000]], dtype=np.int32)), "TIFF"))
         with pytest.raises(DataError, match="floating-point"):
             load_image(encoded(Image.fromarray(np.array([[0, 0.5]], dtype=np.float32)), "TIFF"))
@@ -277,3 +280,63 @@ class TestPlacement:
         _, placement = fit(np.zeros((10, 20, 3), dtype=np.uint8), PLAIN)
         assert placement.undo(np.zeros((0, 4), dtype=np.float32)).shape == (0, 4)
         assert placement.place(np.zeros((0, 4))).shape == (0, 4)
+
+
+class TestTheContractsDecoding:
+    def load(self, source: Path | bytes, **options: Any) -> NDArray[np.uint8]:
+        return image_files.load_image(source, PLAIN.model_copy(update=options))
+
+    def test_white_becomes_255_and_what_is_above_it_too(self) -> None:
+        gray = Image.fromarray(np.array([[0, 8, 9, 2048, 4095, 4096, 65535]], dtype=np.uint16))
+        for kind in ("PNG", "TIFF"):
+            assert self.load(encoded(gray, kind), white=4095)[0, :, 1].tolist() == [0, 0, 1, 128, 255, 255, 255]
+
+    def test_white_leaves_eight_bits_alone(self) -> None:
+        assert self.load(encoded(pixels([(1, 2, 3)])), white=4095).tolist() == [[[1, 2, 3]]]
+
+    def test_signed_values_below_zero_have_no_range(self) -> None:
+        signed = Image.fromarray(np.array([[-5, 4000]], dtype=np.int32))
+        with pytest.raises(DataError, match="pixels from -5 to 4000 have no known range"):
+            self.load(encoded(signed, "TIFF"), white=4095)
+
+    def test_alpha_ignored_shows_the_colors_as_stored(self) -> None:
+        image = pixels([(255, 255, 255, 128), (9, 8, 7, 255), (255, 0, 0, 0)], mode="RGBA")
+        assert self.load(encoded(image), alpha="ignore").tolist() == [[[255] * 3, [9, 8, 7], [255, 0, 0]]]
+        assert self.load(encoded(pixels([(200, 0)], mode="LA")), alpha="ignore").tolist() == [[[200] * 3]]
+
+    def test_the_limit_is_the_contracts_and_names_its_key(self) -> None:
+        assert self.load(encoded(Image.new("L", (10, 10))), max_pixels=100).shape == (10, 10, 3)
+        with pytest.raises(DataError, match=r"10 x 11 px is more than 100; cut it into tiles or raise data\.preprocessing\.max_pixels"):
+            self.load(encoded(Image.new("L", (10, 11))), max_pixels=100)
+        with pytest.raises(DataError, match=r"or raise serve\.max_pixels"):
+            image_files.load_image(encoded(Image.new("L", (10, 11))), PLAIN, max_pixels=100, trusted=False)
+
+    def test_pillows_own_limit_is_neither_met_nor_changed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)
+        monkeypatch.setattr(guard, "MAX_PIXELS", 50)
+        for kind in ("PNG", "TIFF", "WEBP"):
+            assert self.load(encoded(Image.new("RGB", (40, 40)), kind)).shape == (40, 40, 3)
+        assert Image.MAX_IMAGE_PIXELS == 50
+
+    def test_heic_says_what_to_do(self, tmp_path: Path) -> None:
+        (tmp_path / "a.jpg").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+        for source in (tmp_path / "a.jpg", (tmp_path / "a.jpg").read_bytes()):
+            with pytest.raises(DataError, match=r"HEIC .* convert it to JPEG or PNG"):
+                self.load(source)
+
+    @pytest.mark.skipif("AVIF" not in image_files.FORMATS, reason="this Pillow has no AVIF")
+    def test_avif_is_read_from_those_who_are_trusted(self) -> None:
+        content = encoded(Image.new("RGB", (16, 16), (200, 30, 30)), "AVIF", quality=95)
+        assert np.abs(self.load(content).astype(int) - [200, 30, 30]).max() <= 4
+        with pytest.raises(DataError, match="not an image that can be read"):
+            image_files.load_image(content, PLAIN, trusted=False)
+
+    def test_a_cameras_jpeg_of_several_pictures_gives_the_first(self) -> None:
+        content = encoded(Image.new("RGB", (16, 16), "white"), "MPO", save_all=True, append_images=[Image.new("RGB", (8, 8))])
+        assert Image.open(io.BytesIO(content)).format == "MPO"
+        assert self.load(content).min() == 255
+
+    def test_many_scans_are_refused_in_it_too(self) -> None:
+        content = encoded(Image.new("RGB", (16, 16)), "MPO", save_all=True, append_images=[Image.new("RGB", (8, 8))])
+        with pytest.raises(DataError, match="more than 100 scans"):
+            image_files.load_image(content + b"\xff\xda" * 101, PLAIN, trusted=False)

@@ -84,7 +84,7 @@ def expected(bundle: Bundle, *contents: bytes) -> list[dict[str, Any]]:
     contract = bundle.manifest.contract
     with bundle.open(threads=1) as session:
         predictor = SessionPredictor(session, contract)
-        images = enumerate(map(image_files.load_image, contents), start=1)
+        images = enumerate((image_files.load_image(content, contract.preprocessing) for content in contents), start=1)
         return [one for number, image in images for one in to_coco(predictor.detect(image), number, contract)]
 
 

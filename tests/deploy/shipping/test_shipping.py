@@ -1,5 +1,6 @@
 """What `package` and `push` write, read by those it is written for."""
 
+import importlib.util
 import json
 import os
 import re
@@ -12,6 +13,7 @@ from typing import Any
 from unittest.mock import create_autospec
 
 import artifact_samples as samples
+import numpy as np
 import onnx_samples
 import pytest
 import yaml
@@ -22,6 +24,7 @@ from serving_samples import Server
 from deploy.bundles import triton
 from deploy.bundles.bundle import Bundle, sha256
 from deploy.bundles.manifest import MANIFEST
+from deploy.contract import Preprocessing
 from deploy.prediction.detections import to_coco
 from deploy.prediction.image_files import load_image
 from deploy.prediction.predictor import SessionPredictor
@@ -53,7 +56,7 @@ def photo(tmp_path: Path) -> Path:
 def expected(bundle: Bundle, photo: Path) -> list[dict[str, Any]]:
     contract = bundle.manifest.contract
     with bundle.open(threads=1) as session:
-        return to_coco(SessionPredictor(session, contract).detect(load_image(photo)), 0, contract)
+        return to_coco(SessionPredictor(session, contract).detect(load_image(photo, contract.preprocessing)), 0, contract)
 
 
 class TestPackage:
@@ -191,6 +194,23 @@ class TestPackage:
         for one, other in zip(found, wanted, strict=True):
             assert one["score"] == pytest.approx(other["score"], abs=1e-4)
             assert one["bbox"] == pytest.approx(other["bbox"], abs=1e-3)
+
+    @pytest.mark.parametrize(("alpha", "white"), [("blend", 65535), ("ignore", 4095)])
+    def test_the_plain_example_decodes_as_predict_does(self, shipped: Path, tmp_path: Path, alpha: str, white: int) -> None:
+        spec = importlib.util.spec_from_file_location("plain_onnxruntime", shipped / "plain_onnxruntime.py")
+        assert spec is not None
+        assert spec.loader is not None
+        plain = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(plain)
+        contract = Preprocessing.model_validate({"alpha": alpha, "white": white})
+        ramp = Image.linear_gradient("L")
+        clear = Image.merge("RGBA", (ramp, ramp.rotate(90), ramp.rotate(180), ramp))
+        sixteen = Image.fromarray(np.arange(0, 65536, dtype=np.uint16).reshape(256, 256))
+        for number, image in enumerate((clear, clear.quantize(16), Image.merge("LA", (ramp, ramp)), sixteen, ramp)):
+            image.save(tmp_path / f"{number}.png")
+            with Image.open(tmp_path / f"{number}.png") as opened:
+                decoded = np.asarray(plain.decode(opened, contract.model_dump(mode="json")))
+            assert np.array_equal(decoded, load_image(tmp_path / f"{number}.png", contract))
 
     def test_the_client_asks_a_server(self, shipped: Path, bundle: Bundle, photo: Path) -> None:
         pytest.importorskip("uvicorn")

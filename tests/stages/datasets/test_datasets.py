@@ -27,7 +27,9 @@ KINDS = [{"id": 3, "name": "cat"}, {"id": 7, "name": "dog"}]
 
 def draw(path: Path, size: tuple[int, int] = (20, 10)) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size, "white").save(path)
+    picture = Image.new("RGB", size, "white")
+    picture.putpixel((0, 0), (0, 0, 0))
+    picture.save(path)
 
 
 def write(path: Path, text: str) -> None:

@@ -96,9 +96,10 @@ def fitted(name: str, dataset: Dataset, folder: Path) -> Detector:
 
 
 def inputs(dataset: Dataset) -> Iterator[Tensor]:
+    preprocessing = dataset.facts.contract.preprocessing
     for image in read_json(dataset.annotations("val"))["images"]:
-        pixels = image_files.load_image(dataset.images("val") / image["file_name"])
-        yield torch.from_numpy(preprocess.apply(pixels, dataset.facts.contract.preprocessing)[0])
+        pixels = image_files.load_image(dataset.images("val") / image["file_name"], preprocessing)
+        yield torch.from_numpy(preprocess.apply(pixels, preprocessing)[0])
 
 
 def torchvisions(model: Any, image: Tensor, background: int) -> Found:

@@ -246,7 +246,7 @@ def test_masks_are_learnt_and_the_same_from_an_engine(tmp_path: Path) -> None:
     graph = detector.graph(graph_options(ExportConfig())).eval()
     write_onnx(graph, (96, 128), tmp_path / "model.onnx")
     contract = dataset.facts.contract.model_copy(update={"mask_frame": detector.mask_frame})
-    image = image_files.load_image(dataset.images("val") / "1.png")
+    image = image_files.load_image(dataset.images("val") / "1.png", contract.preprocessing)
     with ort.open(tmp_path / "model.onnx", threads=1) as session:
         ours, theirs = (SessionPredictor(one, contract).detect(image) for one in (session, TorchSession(graph)))
     assert ours.masks is not None
