@@ -22,7 +22,7 @@ from stages.datasets.cleaning.likeness import Looks
 from stages.datasets.splits.arrange import arrange, held_out
 from stages.datasets.splits.stratify import hold_out
 from stages.notes import Note
-from stages.prepare import find, prepare
+from stages.prepare import find, gather, prepare
 
 CLASSES = ("cat", "dog", "bird")
 RNG = np.random.default_rng
@@ -401,6 +401,15 @@ class TestPrepare:
         message = str(caught.value)
         assert message.endswith(remedy)
         assert f"the data has {', '.join(splits)}," in message
+
+    def test_data_to_judge_on_needs_only_its_split(self, folder: SplitFolder) -> None:
+        folder.write(test=range(3))
+        expected = prepare(folder.root / "first", folder.config(splits={"train": "test"}, val_share=0.4)).facts.contract
+        with pytest.raises(DataError) as caught:
+            gather(folder.root / "second", folder.config(), "val", (), expected)
+        assert str(caught.value) == "no val split: the data has test, and val is needed"
+        judged = gather(folder.root / "third", folder.config(splits={"val": "test"}), "val", ("train",), expected)
+        assert {split: facts.num_images for split, facts in judged.facts.splits.items()} == {"val": 3}
 
     def test_splits_and_share_together(self, folder: SplitFolder) -> None:
         folder.write(test=range(10))
