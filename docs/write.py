@@ -198,6 +198,8 @@ def kind_of(schema: Mapping[str, Any]) -> str:
         return ", ".join(f"`{value}`" for value in schema.get("enum", [schema.get("const")]))
     if schema.get("type") == "array":
         return f"{len(schema['prefixItems'])} numbers" if "prefixItems" in schema else f"list of {kind_of(schema['items'])}"
+    if "patternProperties" in schema:
+        return "mapping of text to text"
     names = {"integer": "integer", "number": "number", "string": "text", "boolean": "true or false", "null": "null", None: "section"}
     least, above, most, below, step = (
         schema.get(key) for key in ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum", "multipleOf")
@@ -213,7 +215,7 @@ def default_of(schema: Mapping[str, Any]) -> str:
     if "default" not in schema:
         return "required"
     value = schema["default"]
-    if isinstance(value, dict):
+    if value and isinstance(value, dict):
         return "its defaults"
     return f"`{value}`" if isinstance(value, str) and value else f"`{yaml.safe_dump(value, default_flow_style=True).split(chr(10))[0]}`"
 

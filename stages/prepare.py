@@ -12,6 +12,7 @@ from stages.artifacts import Dataset
 from stages.config import DataConfig
 from stages.datasets import Source
 from stages.datasets.cleaning import clean, images, pixels, rules
+from stages.datasets.splits.arrange import arrange
 from stages.facts import DatasetFacts, Split, write_facts
 from stages.notes import Notes
 from stages.stage import stage
@@ -28,13 +29,13 @@ def identity(config: DataConfig, *others: object) -> dict[str, Any]:
 
 
 def find(out: Path, config: DataConfig) -> dict[str, Source]:
-    """The splits as they are found; a data set that is generated is written under `out`.
+    """The splits by our names; a data set that is generated is written under `out`.
 
     Raises:
-        DataError: the data is not where the options say, or cannot be read.
+        DataError: the data is not where the options say, or cannot be read or divided as they say.
     """
     found: dict[str, Source] = plugins.load("stages.datasets", config.dataset).build(out, **config.options)
-    return found
+    return arrange(found, config.splits, config.val_share, config.split_seed, config.preprocessing)
 
 
 @stage(version=1, identity=identity)
@@ -58,6 +59,7 @@ def gather(out: Path, config: DataConfig, split: str, more: tuple[str, ...], exp
         DataError: as `prepare`; classes that are not the expected ones.
     """
     sources = find(out, config)
+    rules.check_present(sources, (split,))
     wanted = {name: source for name, source in sources.items() if name in (split, *more)}
     dataset = _collect(out, config, wanted, (split,))
     _check_classes(dict(zip(dataset.facts.contract.category_ids, dataset.facts.contract.classes, strict=True)), expected)

@@ -19,6 +19,7 @@ from deploy.machine.packages import DISTRIBUTION
 from pipeline.answer import Answer
 from pipeline.config import PipelineConfig, load
 from stages.datasets.cleaning.findings import Finding, examine
+from stages.prepare import find
 
 IMPORT_NAMES = ("edgedistill", "pipeline", "stages", "deploy")
 
@@ -104,8 +105,7 @@ def data_findings(config: PipelineConfig) -> list[Finding]:
     """What is wrong or odd with the data, read as `prepare` reads it."""
     with tempfile.TemporaryDirectory(prefix="edgedistill-") as folder:
         try:
-            sources = plugins.load("stages.datasets", config.data.dataset).build(Path(folder), **config.data.options)
-            return examine(sources, config.data.preprocessing, strict=config.data.strict)
+            return examine(find(Path(folder), config.data), config.data.preprocessing, strict=config.data.strict)
         except DataError as error:
             return [Finding("error", "", str(error))]
 

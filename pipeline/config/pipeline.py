@@ -95,6 +95,15 @@ class PipelineConfig(Frozen):
         return validation
 
     @model_validator(mode="after")
+    def _something_is_left_to_train_on(self) -> "PipelineConfig":
+        splits = self.data.splits
+        other = next((our for our, name in splits.items() if name == "train" and "train" not in splits), None)
+        if other is not None:
+            problem = f"train cannot also be {other}: the networks are trained on it; data.val_share: 0.2 holds out a part of train as val"
+            raise Misfit(("data", "splits", other), problem)
+        return self
+
+    @model_validator(mode="after")
     def _levels_match(self) -> "PipelineConfig":
         """Checks strides before a teacher is trained, if both detectors have such an option; otherwise the losses refuse later."""
         student, teacher = (network.detector.options_of(OptionRole.STRIDES) for network in (self.student, self.teacher))

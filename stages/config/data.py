@@ -1,11 +1,14 @@
 """Section data: which images, and how they are fitted to the network."""
 
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, model_validator
 
 from deploy import plugins
 from deploy.contract import Frozen, Preprocessing
+
+SPLIT_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+"""A split's name is also the name of a file."""
 
 
 class DataConfig(Frozen):
@@ -16,6 +19,13 @@ class DataConfig(Frozen):
     dataset: str = "digits"
     preprocessing: Preprocessing = Preprocessing()
     strict: bool = Field(default=False, description="refuse data with any problem; otherwise the affected objects or images are left out")
+    splits: dict[Annotated[str, Field(pattern=SPLIT_NAME)], str] = Field(
+        default={}, description="splits by our name, each with its name in the data: `{val: test}` uses the data's test as val"
+    )
+    val_share: float | None = Field(
+        default=None, gt=0, lt=1, description="share of train's images to hold out as val, for data without a val split"
+    )
+    split_seed: int = Field(default=0, ge=0, lt=2**32, description="which images `val_share` holds out")
 
     @model_validator(mode="before")
     @classmethod

@@ -19,6 +19,9 @@ class ExportConfig(Frozen):
     candidates: int = Field(default=200, ge=1, le=5000)
     score_threshold: Fraction = 0.05
     iou_threshold: Fraction = 0.6
+    nms: Literal["per_class", "agnostic"] = Field(
+        default="per_class", description="whether a box suppresses only overlapping boxes of its class, or of all classes"
+    )
     proposals: int = Field(default=300, ge=1, le=2000, description="number of regions passed to the second stage of a two-stage detector")
 
     @property

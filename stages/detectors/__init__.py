@@ -138,6 +138,7 @@ class GraphOptions:
     candidates: number kept before NMS, by score: per level for one-stage heads, per class for SSD and for second stages.
     proposals: number of regions passed to the second stage of a two-stage detector.
     max_detections: maximum number per image, after NMS.
+    agnostic: whether a box suppresses overlapping boxes of all classes, not only of its own.
     """
 
     max_detections: int
@@ -145,6 +146,7 @@ class GraphOptions:
     score_threshold: float
     iou_threshold: float
     proposals: int
+    agnostic: bool = False
 
 
 class GraphOutput(NamedTuple):

@@ -38,7 +38,8 @@ class TorchSession(Session):
 
 def graph_options(export: ExportConfig) -> GraphOptions:
     """The part of the export section that decides detections."""
-    return GraphOptions(export.max_detections, export.candidates, export.score_threshold, export.iou_threshold, export.proposals)
+    agnostic = export.nms == "agnostic"
+    return GraphOptions(export.max_detections, export.candidates, export.score_threshold, export.iou_threshold, export.proposals, agnostic)
 
 
 def evaluate(out: Path, detector: Detector, dataset: Dataset, split: str, export: ExportConfig) -> Accuracy:

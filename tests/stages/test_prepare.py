@@ -325,8 +325,8 @@ REFUSED: list[tuple[Callable[[Folder], Any], str]] = [
         "no usable box to learn from; degenerate box: train: annotation 11",
     ),
     (lambda f: [p.write_text("") for p in (f.root / "images").glob("val*")], "val: no usable image; unreadable image: val: "),
-    (lambda f: f.splits.pop("val"), "no val split among train"),
-    (lambda f: f.splits.pop("train"), "no train split among val"),
+    (lambda f: f.splits.pop("val"), "no val split: the data has train, and train and val are needed; set data.val_share: 0.2"),
+    (lambda f: f.splits.pop("train"), "no train split: the data has val, and train and val are needed"),
 ]
 
 

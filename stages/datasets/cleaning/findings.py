@@ -9,8 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
-
 from deploy.contract import Preprocessing
 from deploy.errors import DataError
 from deploy.prediction import preprocess
@@ -18,6 +16,7 @@ from stages.datasets import Source
 from stages.datasets.cleaning import clean, images, pixels, rules
 from stages.datasets.cleaning.clean import Problems
 from stages.datasets.cleaning.images import ImageFile, scan
+from stages.datasets.cleaning.likeness import Looks
 from stages.notes import Notes
 
 Level = Literal["error", "warning", "info"]
@@ -166,27 +165,15 @@ def _shared(one: _Examined, other: _Examined) -> tuple[list[tuple[str, str]], li
     names, others = _names(one), _names(other)
     by_content = {file.sha256: names[number] for number, file in one.files.items()}
     same = [(by_content[file.sha256], others[number]) for number, file in other.files.items() if file.sha256 in by_content]
-    by_look: dict[bytes, list[int]] = {}
-    for number, file in one.files.items():
-        by_look.setdefault(_outline(file.look), []).append(number)
+    numbers = list(one.files)
+    looks = Looks([one.files[number].look for number in numbers])
     alike = []
     for number, file in other.files.items():
-        near = [n for n in by_look.get(_outline(file.look), []) if _alike(one.files[n].look, file.look)]
-        if near and file.sha256 not in by_content:
-            alike.append((names[near[0]], others[number]))
+        near = [] if file.sha256 in by_content else looks.alike(file.look)
+        if near:
+            alike.append((names[numbers[near[0]]], others[number]))
     return same, alike
 
 
 def _names(examined: _Examined) -> dict[int, str]:
     return {row["id"]: row["file_name"] for row in examined.coco["images"]}
-
-
-def _outline(look: bytes) -> bytes:
-    """Which sixteenths are lighter than their left neighbor: 12 bits that recompression hardly ever changes."""
-    coarse = np.frombuffer(look, dtype=np.uint8).reshape(4, 4, 4, 4).mean(axis=(1, 3))
-    return np.packbits(coarse[:, 1:] > coarse[:, :-1] + 4).tobytes()
-
-
-def _alike(look: bytes, other: bytes) -> bool:
-    a, b = (np.frombuffer(pixels, dtype=np.uint8).astype(np.int16) for pixels in (look, other))
-    return bool(a.std() > 4 and np.abs(a - b).max() <= 4)

@@ -20,10 +20,7 @@ def check_splits(sources: Mapping[str, Source], required: Sequence[str] = REQUIR
     Raises:
         DataError: the first rule broken.
     """
-    for split in required:
-        if split not in sources:
-            needed = " and ".join(required)
-            raise DataError(f"no {split} split among {', '.join(sources) or 'no splits'}; the data needs {needed}")
+    check_present(sources, required)
     for split, source in sources.items():
         check(split, source.coco)
     first = next(iter(sources))
@@ -34,6 +31,36 @@ def check_splits(sources: Mapping[str, Source], required: Sequence[str] = REQUIR
             number = min(key for key in {*expected, *found} if expected.get(key) != found.get(key))
             there, here = (repr(names[number]) if number in names else "nothing" for names in (expected, found))
             raise DataError(f"{split}: category {number} is {here} but {there} in {first}; all splits need the same categories")
+
+
+def check_present(found: Iterable[str], required: Sequence[str] = REQUIRED_SPLITS) -> None:
+    """Check that no required split is missing.
+
+    Raises:
+        DataError: one is; the message lists the splits found and, for training data, the options that help.
+    """
+    names = list(found)
+    missing = [split for split in required if split not in names]
+    if missing:
+        there = ", ".join(names) or "no splits"
+        remedy = f"; set {_remedy(names)}" if names and set(required) == set(REQUIRED_SPLITS) else ""
+        raise DataError(f"no {missing[0]} split: the data has {there}, and {' and '.join(required)} {_are(required)} needed{remedy}")
+
+
+def _are(words: Sequence[str]) -> str:
+    return "are" if len(words) > 1 else "is"
+
+
+def _remedy(names: Sequence[str]) -> str:
+    """The options that make a train and a val split of what is there."""
+    share = "data.val_share: 0.2"
+    spare = [name for name in names if name not in REQUIRED_SPLITS]
+    if "train" in names:
+        part = f"{share}, which holds out a part of train"
+        return f"data.splits: {{val: {spare[0]}}}, or {part}" if spare else part
+    if spare and "val" in names:
+        return f"data.splits: {{train: {spare[0]}}}"
+    return f"data.splits: {{train: {names[0]}}} and {share}, which holds out a part of it as val"
 
 
 def categories(coco: Mapping[str, Any]) -> dict[int, str]:

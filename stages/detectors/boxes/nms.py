@@ -23,6 +23,8 @@ BLOCK = 512
 """Maximum number of boxes that are settled together."""
 LEAST = 32
 """Minimum number, if there are more boxes: each block is about eighty operators in the graph."""
+TOGETHER = 2000
+"""Maximum number of boxes of all classes in one list: what heads with one list per class pass to suppression across classes, the best."""
 PAIRS = 1_000_000
 """Maximum number of pairs of boxes per image at a time, as far as LEAST allows: this many still fit a processor's cache."""
 
@@ -111,12 +113,13 @@ def _settle(open_: Tensor, suppresses: Tensor, repeats: int) -> tuple[Tensor, Te
 
 
 def select(
-    boxes: Tensor, scores: Tensor, labels: Tensor, iou_threshold: float, max_detections: int
+    boxes: Tensor, scores: Tensor, labels: Tensor, iou_threshold: float, max_detections: int, *, agnostic: bool = False
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Suppress within each label and keep the best, padded with score 0; all boxes in one list.
 
     Args:
         boxes: [B, N, 4]; scores: [B, N], 0 where there is no box; labels: [B, N].
+        agnostic: whether a box also suppresses boxes of other labels.
 
     Returns:
         boxes [B, K, 4], scores [B, K] descending, labels [B, K], converged [B]; K is at most N.
@@ -124,12 +127,18 @@ def select(
     scores, order = best(scores, scores.shape[1])
     boxes = _present(torch.gather(boxes, 1, order[..., None].expand(-1, -1, 4)), scores)
     labels = torch.gather(labels, 1, order)
-    keep, converged = dense_nms(boxes, labels, iou_threshold)
+    keep, converged = dense_nms(boxes, None if agnostic else labels, iou_threshold)
     return *_answer(boxes, scores * keep, labels, max_detections), converged
 
 
 def select_per_class(
-    boxes: Tensor, scores: Tensor, iou_threshold: float, max_detections: int, candidates: int | None = None
+    boxes: Tensor,
+    scores: Tensor,
+    iou_threshold: float,
+    max_detections: int,
+    candidates: int | None = None,
+    *,
+    agnostic: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Suppress within each class and keep the best of all, padded with score 0; each class in a block of its own.
 
@@ -137,6 +146,7 @@ def select_per_class(
         boxes: [B, C, N, 4], or [B, N, 4] if the classes share them.
         scores: [B, C, N], 0 where there is no box.
         candidates: number of boxes per class that are considered, the best ones; None: all.
+        agnostic: whether a box also suppresses boxes of other classes; TOGETHER boxes of all classes are considered, the best ones.
 
     Returns:
         boxes [B, K, 4], scores [B, K] descending (equal ones by class), labels [B, K] int64, converged [B]; K is at most
@@ -149,10 +159,13 @@ def select_per_class(
         boxes = torch.gather(boxes, 1, order.flatten(1)[..., None].expand(-1, -1, 4)).unflatten(1, (num_classes, size))
     else:
         boxes = torch.gather(boxes, 2, order[..., None].expand(-1, -1, -1, 4))
+    labels = torch.arange(num_classes, device=scores.device)[:, None].expand(-1, size).flatten().expand(batch, -1)
+    if agnostic:
+        boxes, scores, labels = _answer(boxes.flatten(1, 2), scores.flatten(1), labels, TOGETHER)
+        return select(boxes, scores, labels, iou_threshold, max_detections, agnostic=True)
     boxes = _present(boxes, scores)
     keep, converged = dense_nms(boxes, None, iou_threshold)
-    labels = torch.arange(num_classes, device=scores.device)[:, None].expand(-1, size).flatten()
-    kept = _answer(boxes.flatten(1, 2), (scores * keep).flatten(1), labels.expand(batch, -1), max_detections)
+    kept = _answer(boxes.flatten(1, 2), (scores * keep).flatten(1), labels, max_detections)
     return *kept, converged.all(dim=1)
 
 

@@ -117,7 +117,8 @@ class DenseGraph(Graph):
         parts = [self._level({name: split[i] for name, split in levels.items()}, anchors[i]) for i in range(len(sizes))]
         boxes, scores, labels = (torch.cat(tensors, dim=1) for tensors in zip(*parts, strict=True))
         boxes = clip(boxes, images.shape[-2], images.shape[-1])
-        answer = select(boxes, scores, labels, self.options.iou_threshold, self.options.max_detections)
+        limits = self.options.iou_threshold, self.options.max_detections
+        answer = select(boxes, scores, labels, *limits, agnostic=self.options.agnostic)
         return GraphOutput(*answer, head=tuple(head.values()))
 
     def _level(self, head: Mapping[str, Tensor], anchors: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -123,8 +123,8 @@ class SsdGraph(Graph):
         scores = torch.where(scores > self.options.score_threshold, scores, torch.zeros_like(scores))
         boxes = decode(deltas.float(), self.detector.default_boxes(images, features), _WEIGHTS)
         boxes = clip(boxes, images.shape[-2], images.shape[-1])
-        limits = self.options.max_detections, self.options.candidates
-        answer = select_per_class(boxes, scores, self.options.iou_threshold, *limits)
+        limits = self.options.iou_threshold, self.options.max_detections, self.options.candidates
+        answer = select_per_class(boxes, scores, *limits, agnostic=self.options.agnostic)
         return GraphOutput(*answer, head=(logits, deltas))
 
 

@@ -71,7 +71,7 @@ class TwoStageGraph(Graph):
         real = large & (scores > self.options.score_threshold) & proposals.valid[:, None]
         scores = torch.where(real, scores, torch.zeros_like(scores))
         limits = self.options.iou_threshold, self.options.max_detections, self.options.candidates
-        return select_per_class(boxes, scores, *limits)
+        return select_per_class(boxes, scores, *limits, agnostic=self.options.agnostic)
 
 
 def _masks(logits: Tensor, scores: Tensor, labels: Tensor) -> Tensor:

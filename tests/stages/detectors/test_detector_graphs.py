@@ -12,29 +12,36 @@ import torch
 from engine_samples import compiled
 from numpy.typing import NDArray
 from places import ROOT
+from torchvision.ops import nms
 
 from deploy import plugins
 from deploy.contract import Heads
 from deploy.precision import Precision, network, sensitivity
 from deploy.precision.int8 import Quantizer
 from deploy.runtimes import Raw, ort
-from stages.detectors import GraphOutput
+from stages.detectors import GraphOptions, GraphOutput
+from stages.detectors.set_prediction.detector import SetPredictionDetector
 from stages.exports.to_onnx import write_onnx
 
 QUICK = ("fcos", "ssdlite", "faster_rcnn", "rt_detr_v2")
 """One of each kind; the others are marked slow."""
 NAMES = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in plugins.names("stages.detectors")]
 DATA_DEPENDENT = {"NonZero", "NonMaxSuppression", "Unique", "Compress", "Loop", "If", "Scan", "RoiAlign", "MaxRoiAlign"}
-OPTIONS = detector_samples.decisions(max_detections=20, candidates=60, score_threshold=0.0, proposals=40)
+DECIDED = {"max_detections": 20, "candidates": 60, "score_threshold": 0.0, "proposals": 40}
+OPTIONS = detector_samples.decisions(**DECIDED)
+STRICT, AGNOSTIC = (detector_samples.decisions(**DECIDED, iou_threshold=0.1, nms=nms) for nms in ("per_class", "agnostic"))
+ALL = detector_samples.decisions(**DECIDED | {"max_detections": 1000, "iou_threshold": 1.0})
+"""Every candidate: no overlap is above 1."""
 
 
 class Exported:
     """A tiny detector's graph in torch and in a file."""
 
-    def __init__(self, name: str, folder: Path) -> None:
+    def __init__(self, name: str, folder: Path, options: GraphOptions = OPTIONS) -> None:
         self.images = detector_samples.images(name, batch=3)
         self.images[2] = 0  # an image without anything
-        self.graph: Any = detector_samples.confident(detector_samples.tiny(name)).graph(OPTIONS).eval()
+        self.detector = detector_samples.confident(detector_samples.tiny(name))
+        self.graph: Any = self.detector.graph(options).eval()
         self.file = folder / f"{name}.onnx"
         self.size = (self.images.shape[2], self.images.shape[3])
         self.heads: Heads = write_onnx(self.graph, self.size, self.file)
@@ -80,6 +87,28 @@ def test_onnx_runtime_answers_as_torch_does_at_any_batch(exported: Exported) -> 
     for index in range(3):
         agree(expected, together, index, index)
         agree(together, alone[index], index, 0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_suppression_across_classes_is_the_same_in_torch_in_the_file_and_by_torchvision(name: str, tmp_path: Path) -> None:
+    """torchvision's nms is given all boxes, whatever their class; set prediction suppresses nothing either way."""
+    made = Exported(name, tmp_path, AGNOSTIC)
+    with torch.no_grad():
+        expected, per_class, every = (made.detector.graph(options).eval()(made.images) for options in (AGNOSTIC, STRICT, ALL))
+    with ort.open(made.file, threads=1) as session:
+        found = session.infer(made.images.numpy())
+    assert found.converged.all()
+    for index in range(3):
+        agree(arrays(expected), found, index, index)
+        kept = torch.arange(len(every.scores[index]))
+        if not isinstance(made.detector, SetPredictionDetector):
+            real = every.scores[index] > 0
+            kept = nms(every.boxes[index][real], every.scores[index][real], AGNOSTIC.iou_threshold)
+        count = min(len(kept), 20)
+        torch.testing.assert_close(expected.boxes[index, :count], every.boxes[index][kept[:count]])
+        assert expected.labels[index, :count].tolist() == every.labels[index][kept[:count]].tolist()
+        assert not expected.scores[index, count:].any()
+    assert torch.equal(expected.boxes, per_class.boxes) == isinstance(made.detector, SetPredictionDetector)
 
 
 def test_its_shapes_do_not_depend_on_the_data(exported: Exported) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torchvision.ops import box_iou, nms
 
-from stages.detectors.boxes.nms import REPEATS, dense_nms, pairwise_iou, select, select_per_class
+from stages.detectors.boxes.nms import REPEATS, TOGETHER, dense_nms, pairwise_iou, select, select_per_class
 
 Answer = tuple[Tensor, Tensor, Tensor, Tensor]
 Indices = NDArray[np.int64]
@@ -132,6 +132,43 @@ def check(answer: Answer, one: Sample, expected: Indices) -> None:
     assert torch.equal(answer[2][0, :count], one.labels[expected])
     assert not answer[0][0, count:].any()
     assert not answer[1][0, count:].any()
+
+
+def check_across_classes(one: Sample) -> None:
+    """Every form, on boxes ordered by label, against greedy suppression of all boxes together."""
+    order = one.labels.argsort(stable=True)
+    boxes, scores, labels, threshold = one = Sample(one.boxes[order], one.scores[order], one.labels[order], one.threshold)
+    expected = greedy(boxes.numpy(), scores.numpy(), threshold)
+    check(select(boxes[None], scores[None], labels[None], threshold, len(boxes), agnostic=True), one, expected)
+    num_classes = int(labels.max()) + 1
+    alone = torch.where(labels == torch.arange(num_classes)[:, None], scores, torch.zeros(num_classes, 1))
+    most = int(torch.bincount(labels).max())
+    check(select_per_class(boxes[None], alone[None], threshold, len(boxes), most, agnostic=True), one, expected)
+
+
+@pytest.mark.parametrize("start", range(0, 150, 50))
+def test_across_classes_every_form_keeps_what_a_greedy_loop_keeps(start: int) -> None:
+    for seed in range(start, start + 50):
+        check_across_classes(sample(seed, 300))
+
+
+def test_across_classes_by_hand() -> None:
+    """Overlaps of 10 x 10 px boxes shifted by 1 and 4 px: 90 / 110 and 60 / 140 of their union."""
+    boxes = torch.tensor([[0.0, 0, 10, 10], [1, 0, 11, 10], [4, 0, 14, 10], [30, 0, 40, 10]])
+    scores, labels = torch.tensor([0.9, 0.8, 0.7, 0.6]), torch.tensor([0, 1, 1, 0])
+    for agnostic, threshold, kept in ((False, 0.6, [0.9, 0.8, 0.7, 0.6]), (True, 0.6, [0.9, 0.7, 0.6]), (True, 0.4, [0.9, 0.6])):
+        answer = select(boxes[None], scores[None], labels[None], threshold, 4, agnostic=agnostic)
+        assert answer[1][answer[1] > 0].tolist() == pytest.approx(kept)
+        by_class = torch.where(labels == torch.arange(2)[:, None], scores, torch.zeros(2, 1))
+        assert torch.equal(select_per_class(boxes[None], by_class[None], threshold, 4, agnostic=agnostic)[1], answer[1])
+
+
+def test_across_classes_the_best_of_many_are_considered() -> None:
+    scores = torch.rand(1, 30, 100, generator=torch.Generator().manual_seed(0)) + 0.1
+    corner = torch.arange(3000.0).reshape(30, 100, 1) * 2
+    boxes = torch.cat((corner, corner, corner + 1, corner + 1), dim=-1)[None]
+    answer = select_per_class(boxes, scores, 0.5, 3000, agnostic=True)
+    assert torch.equal(answer[1][0], scores.flatten().sort(descending=True).values[:TOGETHER])
 
 
 @pytest.mark.parametrize("start", range(0, 300, 50))
