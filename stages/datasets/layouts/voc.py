@@ -15,7 +15,7 @@ from stages.datasets.layouts import digest
 from stages.datasets.layouts.pascal_voc import checks, folders, images, pages
 from stages.datasets.layouts.pascal_voc.folders import Pages
 from stages.datasets.layouts.pascal_voc.images import ImageFolder, Match
-from stages.datasets.layouts.pascal_voc.pages import VocPage, Thing
+from stages.datasets.layouts.pascal_voc.pages import Thing, VocPage
 from stages.notes import Kind, Notes
 
 discover = folders.discover
@@ -43,7 +43,7 @@ def sources(found: Mapping[str, Pages], names: Sequence[str] | None = None) -> d
     matches = _matches(found, places, notes)
     chosen = images.choose(places, matches, notes)
     used = {places[match.split].root / image for match in matches if (image := chosen[match.page.path]) is not None}
-    images.unlabelled(found, places, used, notes)
+    images.unlabeled(found, places, used, notes)
     rows = [(match.split, match.page) for match in matches]
     checks.units(page for _, page in rows)
     ids = {name: number for number, name in enumerate(names or checks.class_names(rows, notes), start=1)}

@@ -1,4 +1,4 @@
-"""Pascal VOC folders as labelling tools export them: which files belong to which split, and which image each XML file means."""
+"""Pascal VOC folders as labeling tools export them: which files belong to which split, and which image each XML file means."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -122,7 +122,7 @@ class TestLists:
 
     def test_names_without_annotation_are_counted(self, tmp_path: Path) -> None:
         devkit(tmp_path, ["a", "b"], train="a\nunlabelled\ngone\nlost\na\n", val="b")
-        draw(tmp_path / "JPEGImages/unlabelled.png")
+        draw(tmp_path / "JPEGImages/unlabeled.png")
         found = build(tmp_path)
         assert notes(found)["train"] == {
             "image without an XML file": 1,
@@ -273,7 +273,7 @@ class TestImages:
         assert lefts(found["train"]) == {"photo 1.png": 3}
         assert notes(found)["train"] == ({} if filename == "photo 1.png" else {"image named differently from its file": 1})
 
-    def test_renumbered_after_labelling(self, tmp_path: Path) -> None:
+    def test_renumbered_after_labeling(self, tmp_path: Path) -> None:
         devkit(tmp_path, ["0", "1", "2"])
         for number in range(3):
             annotate(tmp_path / f"Annotations/{number}.xml", number, f"{(number + 1) % 3}.png")

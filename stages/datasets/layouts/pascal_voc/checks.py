@@ -7,7 +7,7 @@ from pathlib import Path
 
 from deploy.errors import DataError
 from stages.datasets.layouts.pascal_voc.boxes import Corners
-from stages.datasets.layouts.pascal_voc.pages import VocPage, Thing
+from stages.datasets.layouts.pascal_voc.pages import Thing, VocPage
 from stages.datasets.layouts.pascal_voc.stems import fold
 from stages.notes import Kind, Notes
 

@@ -13,7 +13,7 @@ from stages.datasets.layouts.pascal_voc.stems import Stems, cut_suffix, fold
 from stages.notes import Kind, Notes
 
 OTHER = Kind("<filename> names a different image", "assumed", "images")
-UNLABELLED = Kind("image without an XML file", "left out", "images")
+UNLABELED = Kind("image without an XML file", "left out", "images")
 LISTED = Kind("name in a list without XML file and image", "left out", "images")
 
 _MASKS = ("segmentationclass", "segmentationobject", "segmentationmasks")
@@ -111,7 +111,7 @@ def choose(folders: Mapping[str, ImageFolder], matches: Sequence[Match], notes: 
     return chosen
 
 
-def unlabelled(pages: Mapping[str, Pages], folders: Mapping[str, ImageFolder], used: set[Path], notes: Notes) -> None:
+def unlabeled(pages: Mapping[str, Pages], folders: Mapping[str, ImageFolder], used: set[Path], notes: Notes) -> None:
     """Note the images without an XML file, and the listed names that have neither.
 
     Args:
@@ -123,12 +123,12 @@ def unlabelled(pages: Mapping[str, Pages], folders: Mapping[str, ImageFolder], u
         for name in page.absent:
             found = folder.stems.find(name)
             text = f"{name} in {page.lists[0].name}"
-            notes.add(UNLABELLED if found else LISTED, split, text, image=found[0].as_posix() if found else None)
+            notes.add(UNLABELED if found else LISTED, split, text, image=found[0].as_posix() if found else None)
         if not page.lists and folder.root not in counted:
             counted.add(folder.root)
             for file in folder.files:
                 if folder.root / file not in used:
-                    notes.add(UNLABELLED, split, file.as_posix(), image=file.as_posix())
+                    notes.add(UNLABELED, split, file.as_posix(), image=file.as_posix())
 
 
 def _trusts_own(matches: Sequence[Match], differing: Sequence[Match]) -> bool:
