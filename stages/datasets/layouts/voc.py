@@ -46,6 +46,7 @@ def sources(found: Mapping[str, Pages], names: Sequence[str] | None = None) -> d
     images.unlabeled(found, places, used, notes)
     rows = [(match.split, match.page) for match in matches]
     checks.units(page for _, page in rows)
+    checks.percent(rows, notes)
     ids = {name: number for number, name in enumerate(names or checks.class_names(rows, notes), start=1)}
     built = {}
     for split, page in found.items():
@@ -87,7 +88,8 @@ def _why_foreign(page: VocPage) -> str:
 
 def _missing(page: VocPage) -> str:
     """The name under which an image that does not exist is reported."""
-    return page.filename.replace("\\", "/").rpartition("/")[2] or f"{page.path.stem}.jpg"
+    named = page.filename.replace("\\", "/").rpartition("/")[2]
+    return named if 0 < len(named.encode()) < 256 else f"{page.path.stem}.jpg"
 
 
 def _coco(matches: Sequence[Match], files: Sequence[str], ids: Mapping[str, int], notes: Notes) -> dict[str, Any]:

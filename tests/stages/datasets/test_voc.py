@@ -70,6 +70,7 @@ class TestLists:
             "C:\\data\\JPEGImages\\img (0).png",
             "/home/someone/voc/Annotations/img (0).xml",
             "JPEGImages/img (0).png Annotations/img (0).xml",
+            "/data/JPEGImages/img (0).png 1,2,6,8,0 3,4,5,6,1",
             "IMG (0)",
             "\ufeffimg (0)",
             "\n  img (0)  \r\n\r",
@@ -121,7 +122,7 @@ class TestLists:
         assert (lefts(found["train"]), lefts(found["val"])) == ({"a.png": 0}, {"b.png": 1})
 
     def test_names_without_annotation_are_counted(self, tmp_path: Path) -> None:
-        devkit(tmp_path, ["a", "b"], train="a\nunlabelled\ngone\nlost\na\n", val="b")
+        devkit(tmp_path, ["a", "b"], train="a\nunlabeled\ngone\nlost\na\n", val="b")
         draw(tmp_path / "JPEGImages/unlabeled.png")
         found = build(tmp_path)
         assert notes(found)["train"] == {
@@ -136,6 +137,10 @@ class TestLists:
     def test_a_list_of_which_nothing_exists(self, tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"train\.txt: none of its 2 names has an XML file in .*Annotations, the first 'x'"):
             build(devkit(tmp_path, ["a"], train="x\ny\n", val="a"))
+
+    def test_an_empty_list(self, tmp_path: Path) -> None:
+        with pytest.raises(DataError, match=r"val\.txt: lists no names; fill it, or remove it if there is no val split"):
+            build(devkit(tmp_path, ["a"], train="a", val="\n"))
 
     def test_a_test_list_without_annotations(self, tmp_path: Path) -> None:
         found = build(devkit(tmp_path, ["a", "b"], train="a", val="b", test="x\ny\n"))
@@ -204,6 +209,8 @@ class TestFolders:
             ("{0}/JPEGImages", "{0}/Annotations"),
             ("{0}/images", "{0}/annotations"),
             ("images", "annotations/{0}"),
+            ("JPEGImages/{0}", "Annotations"),
+            ("{0}", "xmls"),
         ],
     )
     def test_a_folder_for_each_split(self, tmp_path: Path, images: str, annotations: str) -> None:
@@ -217,6 +224,16 @@ class TestFolders:
             ["c.png", 2],
         ]
         assert not any(source.notes for source in found.values())
+
+    def test_files_outside_the_splits_are_counted(self, tmp_path: Path) -> None:
+        for number, place in enumerate(("train/a", "valid/b", "more/c")):
+            draw(tmp_path / f"{place}.png")
+            annotate(tmp_path / f"{place}.xml", number)
+        found = build(tmp_path)
+        assert [str(note) for note in found["train"].notes] == [
+            "train: left out: XML file in no split's folder: 1 files, first: more/c.xml"
+        ]
+        assert found["val"].notes == ()
 
     def test_the_same_name_in_two_splits(self, tmp_path: Path) -> None:
         for number, split in enumerate(("train", "valid")):
@@ -248,6 +265,11 @@ class TestFolders:
         found = build(tmp_path)
         assert lefts(found["train"]) == {"photos/a.png": 4}
         assert not found["train"].notes
+        Image.new("RGB", (40, 30)).save(tmp_path / "photos/b.jpg")
+        for folder in ("SegmentationClass", "SegmentationObject"):
+            draw(tmp_path / folder / "b.png")
+        annotate(tmp_path / "Annotations/b.xml", 5, "b.png")
+        assert lefts(build(tmp_path)["train"]) == {"photos/a.png": 4, "photos/b.jpg": 5}
 
     def test_a_folder_without_annotations(self, tmp_path: Path) -> None:
         draw(tmp_path / "a.png")
@@ -258,7 +280,20 @@ class TestFolders:
 class TestImages:
     @pytest.mark.parametrize(
         "filename",
-        ["00001.jpg", "a.jpg", "a", "", "C:\\Users\\x\\a.png", "/mnt/x/a.png", "sub/a.png", "A.PNG", "a%20b.png", "http://x.org/a.png?b=1"],
+        [
+            "00001.jpg",
+            "a.jpg",
+            "a",
+            "",
+            "C:\\Users\\x\\a.png",
+            "/mnt/x/a.png",
+            "sub/a.png",
+            "A.PNG",
+            "a%20b.png",
+            "http://x.org/a.png?b=1",
+            "http://[x",
+            "x" * 300 + ".png",
+        ],
     )
     def test_filename_is_stale(self, tmp_path: Path, filename: str) -> None:
         draw(tmp_path / "JPEGImages/a.PNG")
@@ -321,13 +356,15 @@ class TestImages:
         (tmp_path / "JPEGImages/night/1.png").unlink()
         assert [row["file_name"] for row in build(tmp_path)["train"].coco["images"]] == ["day/1.png", "1.png"]
 
-    def test_missing_images_are_counted_by_prepare(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("filename", ["b.png", "", "..", "x" * 300 + ".png"])
+    def test_missing_images_are_counted_by_prepare(self, tmp_path: Path, filename: str) -> None:
         root = devkit(tmp_path / "data", ["a", "b", "c"], train="a\nb\n", val="c")
         (root / "JPEGImages/b.png").unlink()
+        annotate(root / "Annotations/b.xml", 1, filename)
         (tmp_path / "out").mkdir()
         facts = prepare(tmp_path / "out", DataConfig.model_validate({"dataset": "voc", "root": str(root)})).facts
         assert facts.num_problems == {"missing image": 1}
-        assert facts.problems["missing image"][0].endswith("JPEGImages/b.png")
+        assert str(root / "JPEGImages") in facts.problems["missing image"][0]
 
     def test_path_is_never_used(self, tmp_path: Path) -> None:
         devkit(tmp_path, ["a", "b"])

@@ -268,6 +268,14 @@ class TestBoxes:
     def test_a_box_of_one_px_at_the_corner(self, tmp_path: Path) -> None:
         assert boxes(build(tmp_path, page(thing(box(0, 0, 1, 1)), thing()))) == [[0, 0, 1, 1], [1, 2, 4, 6]]
 
+    def test_boxes_that_may_be_in_percent(self, tmp_path: Path) -> None:
+        things = [thing(box(number, 2, number + 20.5, 90)) for number in range(10)]
+        (tmp_path / "large").mkdir()
+        (tmp_path / "small").mkdir()
+        source = build(tmp_path / "large", page(*things, size=(640, 480)))
+        assert notes(source) == {"box that may be in percent": ("assumed", 10)}
+        assert build(tmp_path / "small", page(*things, size=(120, 100))).notes == ()
+
     @pytest.mark.parametrize("text", ["1", "true", "True", " 1 ", "yes"])
     def test_difficult(self, tmp_path: Path, text: str) -> None:
         source = build(tmp_path, page(thing(f"<difficult>{text}</difficult>{BOX}")))

@@ -12,8 +12,12 @@ from stages.datasets.layouts.pascal_voc.stems import fold
 from stages.notes import Kind, Notes
 
 SWAPPED = Kind("box with its corners swapped", "repaired", "boxes")
+PERCENT = Kind("box that may be in percent", "assumed", "boxes")
 ALIKE = Kind("classes whose names differ only in case, spaces or signs", "assumed", "classes")
 SPELLED = Kind("class name spelled differently from data.names", "repaired", "boxes")
+
+_LARGE, _MANY = 200, 10
+"""Sides in px of images that are not filled by values up to 100, and the number of boxes that show it."""
 
 
 def units(pages: Iterable[VocPage]) -> None:
@@ -31,6 +35,23 @@ def units(pages: Iterable[VocPage]) -> None:
             f"{wrong[0].path}: xmax or ymax is below xmin or ymin in {len(wrong)} of {len(rows)} boxes; they may be width and height; "
             "VOC's boxes are the left, top, right and bottom edges, export them so"
         )
+
+
+def percent(rows: Sequence[tuple[str, VocPage]], notes: Notes) -> None:
+    """Note boxes that may be in percent of the image: many, none beyond 100, most with decimals, in images that are larger.
+
+    Args:
+        rows: each page with its split.
+    """
+    boxes = [thing.corners for _, page in rows for thing in page.things]
+    broken = sum(any(not value.is_integer() for value in corners) for corners in boxes)
+    small = any(min(page.width, page.height) < _LARGE for _, page in rows if page.things)
+    if len(boxes) < _MANY or broken * 2 < len(boxes) or small or not all(0 <= value <= 100 for corners in boxes for value in corners):
+        return
+    for split, page in rows:
+        if page.things:
+            text = f"{page.path.name}: no value above 100 in {page.width} x {page.height} px; used as px"
+            notes.add(PERCENT, split, text, count=len(page.things))
 
 
 def is_swapped(corners: Corners) -> bool:

@@ -5,12 +5,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from deploy.errors import DataError
-from stages.datasets.layouts import SPLITS, SUFFIXES, has_file, list_files, nearby
+from stages.datasets.layouts import SPLITS, SUFFIXES, has_file, list_files, list_images, nearby
 from stages.datasets.layouts.pascal_voc import lists
 from stages.datasets.layouts.pascal_voc.stems import Stems
 from stages.notes import Kind, Notes
 
 TWICE = Kind("name twice in a list", "repaired", "images")
+
+ELSEWHERE = Kind("XML file in no split's folder", "left out", "files")
 
 _ANNOTATIONS = ("annotations", "annotation", "xmls", "xml", "labels", "label", "annots")
 _IMAGES = ("jpegimages", "images", "image", "imgs", "img", "jpegs", "jpgs")
@@ -46,8 +48,10 @@ def discover(root: Path) -> dict[str, Pages]:
     if named:
         annotations = Stems(base, list_files(base, _XML))
         return {split: _listed(split, paths, annotations, base, images) for split, paths in named.items()}
-    found = dict(_by_folder(home, base, images))
-    if not found:
+    found = dict(_by_folder(home, base, images)) or dict(_by_image_folder(home, base, images))
+    if found:
+        _note_others(home, found)
+    else:
         files = tuple(list_files(base, _XML))
         if not files or not _has_images(images):
             raise DataError(f"{root}: no folder Annotations with XML files and no images next to XML files; is it a VOC folder?")
@@ -93,7 +97,9 @@ def _listed(split: str, paths: tuple[Path, ...], annotations: Stems, base: Path,
             files[file] = None
         absent |= dict.fromkeys(missing)
     if not files and split != "test":
-        first = f", the first '{next(iter(absent))}'" if absent else ""
+        if not absent:
+            raise DataError(f"{paths[0]}: lists no names; fill it, or remove it if there is no {split} split")
+        first = f", the first '{next(iter(absent))}'"
         raise DataError(f"{paths[0]}: none of its {len(absent)} names has an XML file in {base}{first}")
     return Pages(images, base, tuple(base / file for file in files), tuple(absent), paths, notes)
 
@@ -108,6 +114,28 @@ def _by_folder(home: Path, base: Path, images: Path) -> Iterator[tuple[str, Page
             yield split, Pages(own or beside or images, _child(folder, _ANNOTATIONS, _has_xml) or folder, tuple(list_files(folder, _XML)))
         if found:
             return
+
+
+def _by_image_folder(home: Path, base: Path, images: Path) -> Iterator[tuple[str, Pages]]:
+    """The splits if only the images have folders for them."""
+    for place in dict.fromkeys((images, home)):
+        found = {split: folder for split, words in SPLITS.items() if (folder := _child(place, words, _has_images)) is not None}
+        for split, folder in found.items():
+            stems = Stems(folder, list_images(folder))
+            files = tuple(file for file in list_files(base, _XML) if stems.find(file.relative_to(base).with_suffix("").as_posix()))
+            if files:
+                yield split, Pages(folder, base, files)
+        if found:
+            return
+
+
+def _note_others(home: Path, found: Mapping[str, Pages]) -> None:
+    """Note in the first split the XML files that are in none."""
+    split, first = next(iter(found.items()))
+    used = {file for page in found.values() for file in page.files}
+    for file in list_files(home, _XML):
+        if file not in used:
+            first.notes.add(ELSEWHERE, split, file.relative_to(home).as_posix())
 
 
 def _split_folders(place: Path) -> Iterator[tuple[str, Path]]:

@@ -53,7 +53,7 @@ class ImageFolder:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.names = ImageNames(root)
-        self.files = [file for file in self.names.files if not any(part.casefold() in _MASKS for part in file.parts)]
+        self.files = [file for file in self.names.files if not _is_mask(file)]
         self.stems = Stems(root, [root / file for file in self.files])
 
     def match(self, page: VocPage, base: Path, split: str) -> Match:
@@ -75,7 +75,7 @@ class ImageFolder:
         if not filename:
             return None
         found = self.names.find(filename, Notes(), "")
-        if found is not None:
+        if found is not None and not _is_mask(found):
             return found
         fitting = self.stems.find(cut_suffix(_last(filename)))
         return fitting[0] if len(fitting) == 1 else None
@@ -144,6 +144,10 @@ def _trusts_own(matches: Sequence[Match], differing: Sequence[Match]) -> bool:
         f"{first.page.path}: <filename> names {first.named}, the file's own name is of {first.own}, and not every XML file has an "
         "image of its own name; correct <filename> or the names"
     )
+
+
+def _is_mask(file: Path) -> bool:
+    return any(part.casefold() in _MASKS for part in file.parts)
 
 
 def _last(filename: str) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from deploy.errors import DataError
-from stages.datasets.layouts import SPLITS
+from stages.datasets.layouts import SPLITS, SUFFIXES
 from stages.datasets.layouts.pascal_voc.stems import Stems, cut_suffix
 from stages.datasets.layouts.text import read_text
 from stages.notes import Notes
@@ -14,7 +14,9 @@ _WHOLE = ("trainval", "default", "all")
 """Lists of data without a split, which is then its train."""
 
 _COLUMN = re.compile(r"""^(.*\S)\s+(?:-1|0|1)$""")
-_TWO_PATHS = re.compile(r"^(.*\S)\s+\S.*\.xml$", re.IGNORECASE)
+_TWO_PATHS = re.compile(rf"^(.*?(?:{'|'.join(map(re.escape, SUFFIXES))}))\s+\S", re.IGNORECASE)
+"""An image and, in PaddleX's lists, its XML file; in lists for Keras, its boxes."""
+
 _QUOTED = re.compile(r"""^(["'])(.+)\1(?:\s+(?:-1|0|1))?$""")
 
 

@@ -4,8 +4,7 @@ import unicodedata
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
-SUFFIXES_CUT = (".xml", ".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2")
-"""Suffixes that a name in a list or in `<filename>` may carry; any other dot is part of the name."""
+from stages.datasets.layouts import SUFFIXES
 
 
 class Stems:
@@ -38,8 +37,8 @@ def fold(text: str) -> str:
 
 
 def cut_suffix(name: str) -> str:
-    """The name without the suffix of an image or XML file."""
-    suffix = next((one for one in SUFFIXES_CUT if name.lower().endswith(one)), "")
+    """The name without the suffix of an image or XML file; any other dot is part of the name."""
+    suffix = next((one for one in (".xml", *SUFFIXES) if name.lower().endswith(one)), "")
     return name[: len(name) - len(suffix)]
 
 
