@@ -328,6 +328,15 @@ class TestImages:
         assert lefts(found["train"]) == {"3.png": 2, "4.png": 3, "5.png": 4}
         assert notes(found)["train"] == {"<filename> names a different image": 2}
 
+    def test_one_file_that_names_a_different_image_than_all_others(self, tmp_path: Path) -> None:
+        devkit(tmp_path, ["a", "b", "c"])
+        (tmp_path / "JPEGImages/a.png").unlink()
+        (tmp_path / "Annotations/b.xml").unlink()
+        annotate(tmp_path / "Annotations/a.xml", 7, "b.png")
+        found = build(tmp_path)
+        assert lefts(found["train"]) == {"b.png": 7, "c.png": 2}
+        assert [note.examples for note in found["train"].notes if note.action == "assumed"] == [("a.xml names b.png; b.png is used",)]
+
     def test_neither_name_fits_throughout(self, tmp_path: Path) -> None:
         devkit(tmp_path, ["0", "1"])
         annotate(tmp_path / "Annotations/0.xml", 0, "1.png")

@@ -92,6 +92,7 @@ def choose(folders: Mapping[str, ImageFolder], matches: Sequence[Match], notes: 
     """
     differing = [match for match in matches if match.differs]
     by_own = not differing or _trusts_own(matches, differing)
+    odd = by_own and 2 * sum(match.own is not None for match in matches) >= len(matches)
     owned = {folders[match.split].root / match.own for match in matches if match.own is not None}
     chosen: dict[Path, Path | None] = {}
     claimed: dict[Path, Path] = {}
@@ -104,7 +105,7 @@ def choose(folders: Mapping[str, ImageFolder], matches: Sequence[Match], notes: 
         if match.own is None and match.names_itself and folders[match.split].root / image in owned:
             chosen[path] = None  # the image of this name in a different folder has an XML file of its own
             continue
-        _note(match, image, notes)
+        _note(match, image, notes, is_odd=odd and match.own is None and not match.names_itself)
         first = claimed.setdefault(folders[match.split].root / image, path)
         if first != path:
             raise DataError(f"{path}: means the same image as {first}, {image}; correct its <filename>, or remove one of the two")
@@ -155,9 +156,10 @@ def _last(filename: str) -> str:
     return filename.replace("\\", "/").rpartition("/")[2]
 
 
-def _note(match: Match, image: Path, notes: Notes) -> None:
+def _note(match: Match, image: Path, notes: Notes, *, is_odd: bool) -> None:
+    """Note an image that is not plainly the XML file's; odd is a `<filename>` that no other evidence supports, unlike in other files."""
     where, named = match.page.path.name, match.page.filename
-    if match.differs:
+    if match.differs or is_odd:
         notes.add(OTHER, match.split, f"{where} names {named}; {image.as_posix()} is used", image=image.as_posix())
     elif named and Path(named).name != image.name:
         notes.add(RENAMED, match.split, f"{where} names {named}; {image.as_posix()} is used", image=image.as_posix())
