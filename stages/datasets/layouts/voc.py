@@ -76,8 +76,11 @@ def _matches(found: Mapping[str, Pages], places: Mapping[str, ImageFolder], note
             if match.own is not None:
                 raise DataError(_why_foreign(page))
             notes.add(FOREIGN, split, f"{path.name}: <{page.root}>")
-    if not matches:
+    if not matches and foreign:
         raise DataError(_why_foreign(foreign[0]))
+    if not matches:
+        given = next(iter(found.values()))
+        raise DataError(f"{next(iter(given.lists), given.base)}: no image has an XML file in {given.base}; label some first")
     return matches
 
 

@@ -149,6 +149,10 @@ class TestLists:
             "test: left out: name in a list without XML file and image: 2 images, first: x in test.txt"
         ]
 
+    def test_only_a_test_list_without_annotations(self, tmp_path: Path) -> None:
+        with pytest.raises(DataError, match=r"test\.txt: no image has an XML file in .*Annotations"):
+            build(devkit(tmp_path, ["a"], test="x\n"))
+
     def test_names_in_several_subfolders(self, tmp_path: Path) -> None:
         root = devkit(tmp_path, ["Train/a", "Validation/a", "Train/b"], Train="a\nb\n", Validation="Validation/a\n")
         found = build(root)
@@ -234,6 +238,15 @@ class TestFolders:
             "train: left out: XML file in no split's folder: 1 files, first: more/c.xml"
         ]
         assert found["val"].notes == ()
+
+    def test_a_split_without_any_annotation(self, tmp_path: Path) -> None:
+        for split in ("train", "val", "test"):
+            draw(tmp_path / split / f"{split}.png")
+        for split in ("train", "val"):
+            annotate(tmp_path / split / f"{split}.xml", 1)
+        found = build(tmp_path)
+        assert set(found) == {"train", "val"}
+        assert [str(note) for note in found["train"].notes] == ["test: left out: image without an XML file: 1 images, first: test.png"]
 
     def test_the_same_name_in_two_splits(self, tmp_path: Path) -> None:
         for number, split in enumerate(("train", "valid")):

@@ -252,6 +252,7 @@ class TestBoxes:
             ([page(thing(box("one", 2, 3, 4)))], r"a\.xml: <xmin> in <bndbox> is 'one'; it should be a number of px"),
             ([page(thing(box(1, 2, "1,5", 4)))], r"a\.xml: <xmax> in <bndbox> is '1,5'"),
             ([page(thing(box(1, "1_0", 5, 40)))], r"a\.xml: <ymin> in <bndbox> is '1_0'"),
+            ([page(thing(box(1, 2, "5\n.0", 40)))], r"a\.xml: <xmax> in <bndbox> is '5 \.0'"),
             ([page(thing(box(1, 2, 5, "")))], r"a\.xml: <ymax> in <bndbox> is missing or empty"),
             ([page(thing("<bndbox><xmin>1</xmin><ymin>1</ymin></bndbox>"))], r"a\.xml: <xmax> in <bndbox> is missing"),
             ([page(thing(BOX + BOX))], r"a\.xml: an object with 2 boxes"),

@@ -102,4 +102,4 @@ def _outline(path: Path, node: ET.Element) -> list[float]:
 
 
 def _shown(text: str) -> str:
-    return f"'{text[:40]}'" if text else "missing or empty"
+    return f"'{' '.join(text.split())[:40]}'" if text else "missing or empty"

@@ -23,7 +23,7 @@ _XML = (".xml",)
 class Pages:
     """A split: the folder of images, the XML files below `base`, and what else decides its content.
 
-    `absent` are names listed without an XML file; a test split may have no others. `lists` are the files that list the split; without
+    `absent` are names listed without an XML file. A split without any XML file is left out. `lists` are the files that list the split; without
     them, every image below `images` belongs to it.
     """
 
@@ -113,6 +113,8 @@ def _by_folder(home: Path, base: Path, images: Path) -> Iterator[tuple[str, Page
             beside = _child(images, SPLITS[split], _has_images) if images != folder else None
             yield split, Pages(own or beside or images, _child(folder, _ANNOTATIONS, _has_xml) or folder, tuple(list_files(folder, _XML)))
         if found:
+            bare = {split: _child(place, words, _has_images) for split, words in SPLITS.items() if split not in found}
+            yield from ((split, Pages(folder, folder, ())) for split, folder in bare.items() if folder is not None)
             return
 
 
