@@ -23,8 +23,8 @@ _XML = (".xml",)
 class Pages:
     """A split: the folder of images, the XML files below `base`, and what else decides its content.
 
-    `absent` are names listed without an XML file. A split without any XML file is left out. `lists` are the files that list the split; without
-    them, every image below `images` belongs to it.
+    `absent` are names listed without an XML file. A split without any XML file is left out. `lists` are the files that list the split;
+    without them, every image below `images` belongs to it.
     """
 
     images: Path
