@@ -10,7 +10,8 @@ from typing import Literal
 from deploy.contract import Frozen
 
 Action = Literal["divided", "repaired", "assumed", "left out"]
-"""Divided: a split was made, as requested. Repaired: only one meaning was possible. Assumed: the likeliest of several. Left out: not used."""
+"""Divided: a split was made, as requested. Repaired: only one meaning was possible. Assumed: the likeliest of several meanings was
+used. Left out: not used."""
 
 Unit = Literal["images", "boxes", "masks", "files", "classes"]
 MAX_EXAMPLES = 5

@@ -54,8 +54,7 @@ def identity(*, root: str | None = None) -> dict[str, Any]:
     if _is_coco(found):
         pairs = coco.discover(found).values()
         return digest([pair.annotations for pair in pairs], [pair.images for pair in pairs])
-    pages = voc.discover(found).values()
-    return digest([path for page in pages for path in page.files], [page.images for page in pages])
+    return voc.identity(voc.discover(found))
 
 
 def cached() -> Path:

@@ -1,10 +1,10 @@
-"""A folder in Pascal VOC's layout: Annotations, JPEGImages and ImageSets/Main, or one folder of images and XML files per split."""
+"""A folder in Pascal VOC's layout: Annotations, JPEGImages and ImageSets/Main, or images and XML files side by side."""
 
 from pathlib import Path
 from typing import Any
 
 from stages.datasets import Source
-from stages.datasets.layouts import digest, folder, voc
+from stages.datasets.layouts import folder, voc
 
 
 def build(out: Path, *, root: str | None = None, names: list[str] | None = None) -> dict[str, Source]:
@@ -21,6 +21,5 @@ def build(out: Path, *, root: str | None = None, names: list[str] | None = None)
 
 
 def identity(*, root: str | None = None, names: list[str] | None = None) -> dict[str, Any]:
-    """Digests of the annotation files and the images' names, sizes and times."""
-    pages = voc.discover(folder(root, "voc")).values()
-    return digest([path for page in pages for path in page.files], [page.images for page in pages])
+    """Digests of the annotation files, of the images' names, sizes and times, and of the splits."""
+    return voc.identity(voc.discover(folder(root, "voc")))

@@ -30,7 +30,17 @@ def folder(root: str | None, layout: str) -> Path:
 
 def list_images(root: Path) -> list[Path]:
     """All image files below a folder, sorted by their path."""
-    return sorted(path for path in _files(root) if path.suffix.lower() in SUFFIXES)
+    return list_files(root, SUFFIXES)
+
+
+def list_files(root: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    """All files below a folder with one of the (lowercase) suffixes in any case, sorted by their path."""
+    return sorted(path for path in _files(root) if path.suffix.lower() in suffixes)
+
+
+def has_file(root: Path, suffixes: tuple[str, ...]) -> bool:
+    """Whether a file with one of the (lowercase) suffixes is anywhere below a folder."""
+    return any(path.suffix.lower() in suffixes for path in _files(root))
 
 
 def digest(annotations: Iterable[Path], images: Iterable[Path]) -> dict[str, str]:

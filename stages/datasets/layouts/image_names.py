@@ -52,15 +52,19 @@ class ImageNames:
 
 
 def _is_below(name: str) -> bool:
-    """Whether the name is a relative path that stays below its folder."""
+    """Whether the name is a relative path that a system can have and that stays below its folder."""
     path = PurePosixPath(name)
-    return bool(name) and "\0" not in name and not path.is_absolute() and ".." not in path.parts
+    possible = bool(name) and "\0" not in name and all(len(part.encode("utf-8", "surrogatepass")) < 256 for part in path.parts)
+    return possible and not path.is_absolute() and ".." not in path.parts
 
 
 def _spellings(name: str) -> list[str]:
     """The name with its separators as slashes, and without percent-encoding and the parts of a web address that are not its path."""
     slashed = name.replace("\\", "/")
-    address = urlsplit(slashed).path if "://" in slashed else slashed
+    try:
+        address = urlsplit(slashed).path if "://" in slashed else slashed
+    except ValueError:  # such as http://[x
+        address = slashed
     return list(dict.fromkeys((slashed, unquote(slashed), address, unquote(address))))
 
 

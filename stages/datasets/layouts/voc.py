@@ -1,127 +1,129 @@
-"""Pascal VOC's layout: one XML file per image, read with globox (MIT), a maintained reader of many annotation formats.
+"""Pascal VOC's layout: one XML file per image, as VOCdevkit, labelImg, Roboflow, CVAT, VOTT and Label Studio write it.
 
 Corners are used as they are written: labelImg and Roboflow count px from 0, VOC itself from 1, and no file tells which. An object
 that VOC calls difficult becomes a COCO crowd: a detector need not find it and is not penalized for finding it.
 """
 
-import xml.etree.ElementTree as ET
+import hashlib
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from deploy.errors import DataError
 from stages.datasets import Source
-from stages.datasets.layouts import SPLITS, SUFFIXES, globox
+from stages.datasets.layouts import digest
+from stages.datasets.layouts.pascal_voc import checks, folders, images, pages
+from stages.datasets.layouts.pascal_voc.folders import Pages
+from stages.datasets.layouts.pascal_voc.images import ImageFolder, Match
+from stages.datasets.layouts.pascal_voc.pages import Thing, VocPage
+from stages.notes import Kind, Notes
+
+discover = folders.discover
+
+FOREIGN = Kind("XML file that is not Pascal VOC", "left out", "files")
 
 
-@dataclass(frozen=True)
-class Pages:
-    """A split: the folder of images and the XML files, sorted."""
-
-    images: Path
-    files: tuple[Path, ...]
-
-
-def discover(root: Path) -> dict[str, Pages]:
-    """The splits of a VOC folder: by ImageSets/Main/<split>.txt, otherwise by one folder per split.
-
-    Raises:
-        DataError: neither exists, or a list names an annotation that does not.
-    """
-    lists = {split: _first(root / "ImageSets/Main", words, ".txt") for split, words in SPLITS.items()}
-    if any(lists.values()):
-        return {split: _listed(root, path) for split, path in lists.items() if path is not None}
-    pages: dict[str, Pages] = {}
-    for split, words in SPLITS.items():
-        for below in ("", "Annotations"):
-            folder = _first(root / below, words, "")
-            if folder is not None and any(folder.glob("*.xml")):
-                images = _first(root / "JPEGImages", words, "") or (root / "JPEGImages" if below else folder)
-                pages.setdefault(split, Pages(images, tuple(sorted(folder.glob("*.xml")))))
-    if not pages:
-        raise DataError(f"{root}: neither ImageSets/Main/train.txt nor a folder train with XML files; is it a VOC folder?")
-    return pages
+def identity(found: Mapping[str, Pages]) -> dict[str, str]:
+    """Digests of the annotation files and lists, of the images' names, sizes and times, and of which file is in which split."""
+    files = [path for page in found.values() for path in (*page.files, *page.lists)]
+    rows = [f"{split} {path.relative_to(page.base).as_posix()}\n" for split, page in found.items() for path in page.files]
+    splits = hashlib.sha256("".join(rows).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    return digest(files, [page.images for page in found.values()]) | {"splits": splits}
 
 
-def sources(pages: Mapping[str, Pages], names: Sequence[str] | None = None) -> dict[str, Source]:
+def sources(found: Mapping[str, Pages], names: Sequence[str] | None = None) -> dict[str, Source]:
     """Every split as COCO; category ids count from 1 in the order of `names`, otherwise of the names found, sorted.
 
     Raises:
-        DataError: an annotation cannot be read, or names a class that is not in `names`.
+        DataError: an annotation cannot be read, could mean several images, or names a class that is not in `names`.
     """
-    parsed = {split: [(path, _parse(path)) for path in page.files] for split, page in pages.items()}
-    if names is None:
-        names = sorted({_name(path, node) for rows in parsed.values() for path, tree in rows for node in tree.iter("object")})
-    ids = {name: number for number, name in enumerate(names, start=1)}
-    return {split: _source(pages[split], rows, ids) for split, rows in parsed.items()}
+    notes = Notes()
+    by_root = {root: ImageFolder(root) for root in dict.fromkeys(page.images for page in found.values())}
+    places = {split: by_root[page.images] for split, page in found.items()}
+    matches = _matches(found, places, notes)
+    chosen = images.choose(places, matches, notes)
+    used = {places[match.split].root / image for match in matches if (image := chosen[match.page.path]) is not None}
+    images.unlabeled(found, places, used, notes)
+    rows = [(match.split, match.page) for match in matches]
+    checks.units(page for _, page in rows)
+    checks.percent(rows, notes)
+    ids = {name: number for number, name in enumerate(names or checks.class_names(rows, notes), start=1)}
+    built = {}
+    for split, page in found.items():
+        of_split = [match for match in matches if match.split == split]
+        if of_split:
+            files = [image.as_posix() if (image := chosen[match.page.path]) else _missing(match.page) for match in of_split]
+            built[split] = Source(page.images, _coco(of_split, files, ids, notes))
+    return {split: Source(source.images, source.coco, _notes(split, found, built, notes)) for split, source in built.items()}
 
 
-def _first(folder: Path, words: Sequence[str], suffix: str) -> Path | None:
-    return next((folder / f"{word}{suffix}" for word in words if (folder / f"{word}{suffix}").exists()), None)
+def _matches(found: Mapping[str, Pages], places: Mapping[str, ImageFolder], notes: Notes) -> list[Match]:
+    """Every page with the images that it may mean; XML files of other formats that belong to no image are left out.
+
+    Raises:
+        DataError: a file of an image, or every file, has a different format.
+    """
+    matches: list[Match] = []
+    foreign: list[VocPage] = []
+    for split, given in found.items():
+        for path in given.files:
+            page = pages.read(path, notes, split)
+            match = places[split].match(page, given.base, split)
+            if page.is_voc:
+                matches.append(match)
+                continue
+            foreign.append(page)
+            if match.own is not None:
+                raise DataError(_why_foreign(page))
+            notes.add(FOREIGN, split, f"{path.name}: <{page.root}>")
+    if not matches and foreign:
+        raise DataError(_why_foreign(foreign[0]))
+    if not matches:
+        given = next(iter(found.values()))
+        raise DataError(f"{next(iter(given.lists), given.base)}: no image has an XML file in {given.base}; label some first")
+    return matches
 
 
-def _listed(root: Path, path: Path) -> Pages:
-    stems = [line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    files = tuple(root / "Annotations" / f"{stem}.xml" for stem in stems)
-    for file in files:
-        if not file.is_file():
-            raise DataError(f"{file}: named in {path} but missing")
-    return Pages(root / "JPEGImages", files)
+def _why_foreign(page: VocPage) -> str:
+    kind = ", CVAT's own format" if page.root == "annotations" else ""
+    return f"{page.path}: starts with <{page.root}>{kind}, not with Pascal VOC's <annotation>; export the data as Pascal VOC"
 
 
-def _parse(path: Path) -> ET.Element:
-    try:
-        return ET.parse(path).getroot()  # noqa: S314 - expat bounds entities and fetches none
-    except (OSError, ET.ParseError) as error:
-        raise DataError(f"{path}: not readable as XML ({error})") from error
+def _missing(page: VocPage) -> str:
+    """The name under which an image that does not exist is reported."""
+    named = page.filename.replace("\\", "/").rpartition("/")[2]
+    return named if 0 < len(named.encode()) < 256 else f"{page.path.stem}.jpg"
 
 
-def _name(path: Path, node: ET.Element) -> str:
-    name = (node.findtext("name") or "").strip()
-    if not name:
-        raise DataError(f"{path}: an object without a name")
-    return name
-
-
-def _source(pages: Pages, rows: list[tuple[Path, ET.Element]], ids: Mapping[str, int]) -> Source:
-    images: list[dict[str, Any]] = []
+def _coco(matches: Sequence[Match], files: Sequence[str], ids: Mapping[str, int], notes: Notes) -> dict[str, Any]:
+    rows: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for number, (path, tree) in enumerate(rows, start=1):
-        size = {side: _number(tree.findtext(f"size/{side}")) for side in ("width", "height")}
-        images.append({"id": number, "file_name": _file_name(pages.images, path, tree), **{k: v for k, v in size.items() if v}})
-        for node in tree.iter("object"):
-            name = _name(path, node)
-            if name not in ids:
-                raise DataError(f"{path}: unknown class '{name}'; data.names has {', '.join(ids)}")
-            difficult = int(_number(node.findtext("difficult")) == 1)
-            common = {"id": len(annotations) + 1, "image_id": number, "category_id": ids[name], "iscrowd": difficult}
-            annotations.append(common | {"bbox": _box(path, node)})
-    categories = [{"id": number, "name": name} for name, number in ids.items()]
-    return Source(pages.images, {"images": images, "annotations": annotations, "categories": categories})
+    for number, (match, file) in enumerate(zip(matches, files, strict=True), start=1):
+        page = match.page
+        sides = {"width": page.width, "height": page.height}
+        rows.append({"id": number, "file_name": file, **{side: px for side, px in sides.items() if px}})
+        for thing in page.things:
+            if checks.is_swapped(thing.corners):
+                notes.add(checks.SWAPPED, match.split, f"{page.path.name}: {_shown(thing)}", image=file)
+            category = checks.number_of(page.path, thing, ids, notes, match.split)
+            common = {"id": len(annotations) + 1, "image_id": number, "category_id": category, "iscrowd": int(thing.difficult)}
+            annotations.append(common | {"bbox": _box(thing)})
+    return {"images": rows, "annotations": annotations, "categories": [{"id": number, "name": name} for name, number in ids.items()]}
 
 
-def _box(path: Path, node: ET.Element) -> list[float] | str:
-    """x, y, width, height; if the corners are not in order, the text as written, for cleaning to report and leave out."""
-    library = globox()
-    try:
-        box = library.BoundingBox.from_xml(node)
-    except AssertionError:
-        return " ".join(f"{child.tag} {(child.text or '').strip()}" for child in node.find("bndbox") or ())
-    except (library.ParsingError, ValueError) as error:
-        raise DataError(f"{path}: {error}") from error
-    return [box.xmin, box.ymin, box.xmax - box.xmin, box.ymax - box.ymin]
+def _box(thing: Thing) -> list[float] | str:
+    """x, y, width, height; if a corner is not finite, the text, for cleaning to report and leave out."""
+    if not all(map(math.isfinite, thing.corners)):
+        return _shown(thing)
+    left, top, right, bottom = checks.in_order(thing.corners)
+    return [left, top, right - left, bottom - top]
 
 
-def _number(text: str | None) -> int:
-    try:
-        return int(float(text or 0))
-    except (ValueError, OverflowError):
-        return 0
+def _shown(thing: Thing) -> str:
+    return " ".join(f"{side} {value:g}" for side, value in zip(("xmin", "ymin", "xmax", "ymax"), thing.corners, strict=True))
 
 
-def _file_name(images: Path, path: Path, tree: ET.Element) -> str:
-    """The image that the annotation names, otherwise one that has the annotation's own name."""
-    named = Path((tree.findtext("filename") or "").strip()).name
-    candidates = [named, *(f"{path.stem}{suffix}" for suffix in SUFFIXES)]
-    return next((name for name in candidates if name and (images / name).is_file()), named or f"{path.stem}.jpg")
+def _notes(split: str, found: Mapping[str, Pages], built: Mapping[str, Source], notes: Notes) -> tuple[Any, ...]:
+    """The split's notes; the first split also has those of splits that are left out."""
+    own = [split, *(other for other in found if other not in built)] if split == next(iter(built)) else [split]
+    return tuple(note for name in own for note in (*found[name].notes, *notes) if note.split == name)

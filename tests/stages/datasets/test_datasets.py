@@ -311,9 +311,7 @@ class TestVoc:
         ("text", "message"),
         [
             ("<annotation>", "not readable as XML"),
-            ("<annotation><object></object></annotation>", "an object without a name"),
-            ("<annotation><object><name>dog</name></object></annotation>", r"a\.xml: Syntax error"),
-            (page(("dog", ("one", 2, 5, 8))), r"a\.xml: Syntax error"),
+            (page(("dog", ("one", 2, 5, 8))), r"a\.xml: <xmin> in <bndbox> is 'one'"),
         ],
     )
     def test_a_bad_page(self, root: Path, text: str, message: str) -> None:
@@ -321,17 +319,12 @@ class TestVoc:
         with pytest.raises(DataError, match=message):
             voc.build(root, root=str(root))
 
-    def test_corners_in_the_wrong_order_are_left_out_by_prepare(self, root: Path, tmp_path: Path) -> None:
-        write(root / "Annotations/a.xml", page(("dog", (5, 2, 1, 8)), ("cat", (0, 0, 4, 4)), ("dog", (1, "nan", 5, 8))))
+    def test_corners_that_are_not_finite_are_left_out_by_prepare(self, root: Path, tmp_path: Path) -> None:
+        write(root / "Annotations/a.xml", page(("cat", (0, 0, 4, 4)), ("dog", (1, "nan", 5, 8))))
         (tmp_path / "out").mkdir()
         facts = prepare(tmp_path / "out", DataConfig.model_validate({"dataset": "voc", "root": str(root)})).facts
-        assert facts.num_problems == {"degenerate box": 2}
-        assert "xmin 5 ymin 2 xmax 1 ymax 8" in facts.problems["degenerate box"][0]
-
-    def test_a_list_that_names_what_is_not_there(self, root: Path) -> None:
-        write(root / "ImageSets/Main/train.txt", "a\nc\n")
-        with pytest.raises(DataError, match=r"c\.xml: named in .*train\.txt but missing"):
-            voc.build(root, root=str(root))
+        assert facts.num_problems == {"degenerate box": 1}
+        assert "xmin 1 ymin nan xmax 5 ymax 8" in facts.problems["degenerate box"][0]
 
     def test_an_empty_folder(self, tmp_path: Path) -> None:
         with pytest.raises(DataError, match="is it a VOC folder"):

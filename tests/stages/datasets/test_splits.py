@@ -100,7 +100,7 @@ class TestHeldOut:
     def test_the_share_is_exact(self, train: Train, count: int, share: float, expected: int) -> None:
         kept, val = held_out(train.fill(count).source(), share, 0, PLAIN)
         assert (len(names(kept)), len(names(val))) == (count - expected, expected)
-        assert notes(kept) == [("no val split, held out of train", "repaired", expected, count)]
+        assert notes(kept) == [("no val split, held out of train", "divided", expected, count)]
         assert set(kept.notes[0].images) <= names(val)
 
     def test_nothing_is_lost_or_doubled(self, train: Train) -> None:
