@@ -3,13 +3,22 @@
 import hashlib
 import importlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 
 from deploy.errors import DataError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2")
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jfif", ".jpe", ".jif", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".jpx", ".jpf", ".j2c", ".jpc"),
+)
+UNREAD_SUFFIXES = (
+    *(".avif", ".heic", ".heif", ".hif", ".jxl", ".psd", ".tga", ".pcx", ".exr", ".hdr", ".dcm", ".pfm"),
+    *(".dng", ".raw", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"),
+)
+"""Suffixes of images that are read, and of those that are not and so are counted."""
+
 SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test",)}
 """Our names of the splits, and the names that folders use."""
 
@@ -30,7 +39,12 @@ def folder(root: str | None, layout: str) -> Path:
 
 def list_images(root: Path) -> list[Path]:
     """All image files below a folder, sorted by their path."""
-    return sorted(path for path in _files(root) if path.suffix.lower() in SUFFIXES)
+    return list_files(root, SUFFIXES)
+
+
+def list_files(root: Path, suffixes: Sequence[str]) -> list[Path]:
+    """All files below a folder that end in one of the suffixes, in upper or lower case, sorted by their path."""
+    return sorted(path for path in _files(root) if path.suffix.lower() in suffixes)
 
 
 def digest(annotations: Iterable[Path], images: Iterable[Path]) -> dict[str, str]:
