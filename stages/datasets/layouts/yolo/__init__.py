@@ -4,6 +4,7 @@ x and y are the center. A line with more numbers is a polygon, as in YOLO's segm
 file has kpt_shape. Read as Ultralytics, Roboflow, CVAT, Label Studio, labelImg and darknet write it.
 """
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 from deploy.errors import DataError
 from stages.datasets import Source
 from stages.datasets.cleaning.images import size
-from stages.datasets.layouts import SPLITS, list_files, nearby
+from stages.datasets.layouts import SPLITS, list_images, nearby
 from stages.datasets.layouts.text import read_text
 from stages.datasets.layouts.yolo import head, kinds, lines, meaning, names, places
 from stages.datasets.layouts.yolo.head import DataFile
@@ -48,14 +49,14 @@ def discover(root: Path, given: Sequence[str] | None, notes: Notes) -> YoloFolde
     Raises:
         DataError: it is not a YOLO folder, a file cannot be understood, or there are no class names.
     """
-    base = _base(root)
+    base = Path(os.path.normpath(_base(root)))
     data = head.find(base, notes, "train")
     finder = places.Images(base, data, notes)
     images = finder.find()
     if not images:
         raise DataError(f"{root}: no data.yaml with train and val, and no folder images/train with images; is it a YOLO folder?")
     first = next(iter(images))
-    if base != root:
+    if base.resolve() != root.resolve():
         notes.add(kinds.ROOT, first, f"{base} is read, not {root}")
     named = names.read(base, data, given, notes, first)
     lists = names.lists(base)
@@ -90,7 +91,8 @@ def _base(root: Path) -> Path:
 def _fits(root: Path) -> bool:
     if head.fits(root) or any(places.conventional(root, split) for split in SPLITS):
         return True
-    return any(names.is_list(path) for path in root.iterdir() if path.is_file()) and bool(list_files(root, (".txt",)))
+    inner = [folder for folder in (root, root / "labels", root / "images") if folder.is_dir()]
+    return any(names.is_list(path) for folder in inner for path in folder.iterdir()) and bool(list_images(root))
 
 
 def _lists(root: Path) -> Iterator[Path]:
@@ -135,7 +137,7 @@ def _read(layout: YoloFolder, split: str, notes: Notes) -> dict[Path, list[Place
     return read
 
 
-def _has_meaning(line: lines.LabelLine, data: DataFile) -> bool:
+def _has_meaning(line: lines.ReadLine, data: DataFile) -> bool:
     """Whether the line has as many numbers as a box, a box with its confidence or keypoints, or a polygon."""
     count = len(line.values)
     if count == 4:
@@ -197,7 +199,7 @@ def _object(place: Place, context: _Context, size: tuple[int, int]) -> dict[str,
     return category | box | ({} if is_box else {"segmentation": [polygon]})
 
 
-def _remarks(line: lines.LabelLine, data: DataFile) -> Iterator[Any]:
+def _remarks(line: lines.ReadLine, data: DataFile) -> Iterator[Any]:
     count = len(line.values)
     if count in (4, 5) and meaning.is_beyond(line.values):
         yield kinds.BEYOND

@@ -12,7 +12,7 @@ _WHOLE = re.compile(r"^[+-]?\d+$")
 
 
 @dataclass(frozen=True, slots=True)
-class LabelLine:
+class ReadLine:
     """`number` counts from 1; `values` is what follows the class; `repairs` is what had to be repaired to read it."""
 
     number: int
@@ -22,7 +22,7 @@ class LabelLine:
     repairs: tuple[Kind, ...] = ()
 
 
-def parse(number: int, text: str, names: Mapping[str, int]) -> LabelLine | None:
+def parse(number: int, text: str, names: Mapping[str, int]) -> ReadLine | None:
     """The line; None if it does not consist of a class and at least four numbers.
 
     Args:
@@ -34,7 +34,7 @@ def parse(number: int, text: str, names: Mapping[str, int]) -> LabelLine | None:
         found = None if values is None else _category(words[:start], names)
         if values is not None and found is not None:
             category, repair = found
-            return LabelLine(number, text, category, values, (*repairs, *repair))
+            return ReadLine(number, text, category, values, (*repairs, *repair))
     return None
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from deploy.errors import DataError
 from stages.datasets.layouts.yolo.head import DataFile
-from stages.datasets.layouts.yolo.lines import LabelLine
+from stages.datasets.layouts.yolo.lines import ReadLine
 
 EDGE = 0.02
 """How far beyond its image's edge a box may reach as a matter of rounding, as a share of the image."""
@@ -28,7 +28,7 @@ class Place(NamedTuple):
     """A line and the file it is in."""
 
     file: Path
-    line: LabelLine
+    line: ReadLine
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line.number}: '{self.line.text.strip()[:80]}'"

@@ -157,11 +157,11 @@ def _fold(path: Path | str) -> str:
 
 
 def _has_objects(path: Path) -> bool:
-    """Whether the file's first line ends in four numbers."""
+    """Whether the file's first line is a word and at least four numbers."""
     try:
         with path.open("rb") as file:
             words = file.read(2000).replace(b"\0", b"").split(b"\n", 1)[0].replace(b",", b" ").split()
-        return len(words) > 4 and all(map(_is_number, words[-4:]))
+        return len(words) > 4 and all(map(_is_number, words[1:]))
     except OSError:
         return False
 
