@@ -45,7 +45,7 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Folder:
+class DrawnFolder:
     root: Path
     images: str
     labels: str
@@ -91,7 +91,7 @@ def corners(picture: Picture, box: list[float]) -> dict[str, float]:
     return {"xmin": left, "ymin": top, "xmax": left + w * width, "ymax": top + h * height}
 
 
-def write(root: Path, found: tuple[Picture, ...], layout: tuple[str, str], writer: Callable[[Path, Picture], None]) -> Folder:
+def write(root: Path, found: tuple[Picture, ...], layout: tuple[str, str], writer: Callable[[Path, Picture], None]) -> DrawnFolder:
     images, labels = layout
     for picture in found:
         for place in layout:
@@ -100,83 +100,83 @@ def write(root: Path, found: tuple[Picture, ...], layout: tuple[str, str], write
         writer(root / labels.format(picture.split) / f"{picture.name}.txt", picture)
     names = "".join(f"  - {name}\n" for name in NAMES)
     (root / "data.yaml").write_text(f"train: {images.format('train')}\nval: {images.format('val')}\nnames:\n{names}nc: {len(NAMES)}\n")
-    return Folder(root, images, labels, found)
+    return DrawnFolder(root, images, labels, found)
 
 
-def every_line(change: Callable[[list[str]], str]) -> Callable[[Folder, str], None]:
+def every_line(change: Callable[[list[str]], str]) -> Callable[[DrawnFolder, str], None]:
     """Changes each line of a split, given as its words."""
 
-    def damage(folder: Folder, split: str) -> None:
+    def damage(folder: DrawnFolder, split: str) -> None:
         for file in folder.texts(split):
             file.write_text("".join(f"{change(line.split())}\n" for line in file.read_text().splitlines()))
 
     return damage
 
 
-def everywhere(change: Callable[[list[str]], str]) -> Callable[[Folder, str], None]:
+def everywhere(change: Callable[[list[str]], str]) -> Callable[[DrawnFolder, str], None]:
     """Changes each line of both splits, as a tool would that exports all in one way."""
 
-    def damage(folder: Folder, split: str) -> None:
+    def damage(folder: DrawnFolder, split: str) -> None:
         for one in ("train", "val"):
             every_line(change)(folder, one)
 
     return damage
 
 
-def as_text(encode: Callable[[str], bytes]) -> Callable[[Folder, str], None]:
+def as_text(encode: Callable[[str], bytes]) -> Callable[[DrawnFolder, str], None]:
     """Rewrites the files of a split in another encoding."""
 
-    def damage(folder: Folder, split: str) -> None:
+    def damage(folder: DrawnFolder, split: str) -> None:
         for file in folder.texts(split):
             file.write_bytes(encode(file.read_text()))
 
     return damage
 
 
-def first(change: Callable[[Path], object]) -> Callable[[Folder, str], None]:
+def first(change: Callable[[Path], object]) -> Callable[[DrawnFolder, str], None]:
     """Changes the first label file of a split."""
 
-    def damage(folder: Folder, split: str) -> None:
+    def damage(folder: DrawnFolder, split: str) -> None:
         change(folder.texts(split)[0])
 
     return damage
 
 
-def file(name: str, change: Callable[[str], str]) -> Callable[[Folder, str], None]:
+def file(name: str, change: Callable[[str], str]) -> Callable[[DrawnFolder, str], None]:
     """Writes one more file, made from data.yaml's text."""
 
-    def damage(folder: Folder, split: str) -> None:
+    def damage(folder: DrawnFolder, split: str) -> None:
         (folder.root / name).write_text(change(folder.head()))
 
     return damage
 
 
-def keypoints(folder: Folder, split: str) -> None:
+def keypoints(folder: DrawnFolder, split: str) -> None:
     head("^", "kpt_shape: [3, 2]\n")(folder, split)
     everywhere(with_points)(folder, split)
 
 
-def appended(line: str) -> Callable[[Folder, str], None]:
+def appended(line: str) -> Callable[[DrawnFolder, str], None]:
     return first(lambda file: file.write_text(f"{file.read_text().rstrip()}\n{line}\n"))
 
 
-def renamed(change: Callable[[str], str]) -> Callable[[Folder, str], None]:
+def renamed(change: Callable[[str], str]) -> Callable[[DrawnFolder, str], None]:
     return first(lambda file: file.rename(file.with_name(change(file.name))))
 
 
-def head(pattern: str, instead: str) -> Callable[[Folder, str], None]:
+def head(pattern: str, instead: str) -> Callable[[DrawnFolder, str], None]:
     """Replaces text in data.yaml."""
 
-    def damage(folder: Folder, split: str) -> None:
+    def damage(folder: DrawnFolder, split: str) -> None:
         (folder.root / "data.yaml").write_text(re.sub(pattern, instead, folder.head(), flags=re.DOTALL))
 
     return damage
 
 
-def listed(line: str) -> Callable[[Folder, str], None]:
+def listed(line: str) -> Callable[[DrawnFolder, str], None]:
     """Lists the images of both splits in files instead of naming their folders."""
 
-    def damage(folder: Folder, split: str) -> None:
+    def damage(folder: DrawnFolder, split: str) -> None:
         for one in ("train", "val"):
             place = folder.images.format(one)
             rows = [line.format(f"{place}/{picture.name}.png") for picture in folder.pictures if picture.split == one]
@@ -186,20 +186,20 @@ def listed(line: str) -> Callable[[Folder, str], None]:
     return damage
 
 
-def other_suffix(suffix: str) -> Callable[[Folder, str], None]:
-    def damage(folder: Folder, split: str) -> None:
+def other_suffix(suffix: str) -> Callable[[DrawnFolder, str], None]:
+    def damage(folder: DrawnFolder, split: str) -> None:
         file = min((folder.root / folder.images.format(split)).glob("*.png"))
         file.rename(file.with_suffix(suffix))
 
     return damage
 
 
-def second_image(folder: Folder, split: str) -> None:
+def second_image(folder: DrawnFolder, split: str) -> None:
     file = min((folder.root / folder.images.format(split)).glob("*.png"))
     shutil.copy(file, file.with_suffix(".jpg"))
 
 
-def hidden_copies(folder: Folder, split: str) -> None:
+def hidden_copies(folder: DrawnFolder, split: str) -> None:
     for place in {folder.images, folder.labels}:
         for file in sorted((folder.root / place.format(split)).iterdir()):
             if file.is_file():
@@ -223,7 +223,7 @@ def with_points(words: list[str], visibility: str = "") -> str:
     return " ".join([*words, *(f"{px:.4f} {py:.4f}{visibility}" for px, py in points)])
 
 
-FAULTS: dict[str, Callable[[Folder, str], None]] = {
+FAULTS: dict[str, Callable[[DrawnFolder, str], None]] = {
     "byte order mark": as_text(lambda text: text.encode("utf-8-sig")),
     "utf-16": as_text(lambda text: text.encode("utf-16")),
     "carriage returns": as_text(lambda text: text.replace("\n", "\r\n").encode()),
@@ -283,7 +283,7 @@ LOST = {"another name", "no label", "not read"}
 """What costs the objects of an image."""
 
 
-def check(folder: Folder) -> None:
+def check(folder: DrawnFolder) -> None:
     """Read the folder; what differs from the pictures must be noted, or refused."""
     try:
         found = yolo.build(folder.root, root=str(folder.root))
@@ -296,7 +296,7 @@ def check(folder: Folder) -> None:
     assert not message or str(folder.root) in message
 
 
-def compare(folder: Folder, found: dict[str, Source]) -> None:
+def compare(folder: DrawnFolder, found: dict[str, Source]) -> None:
     """Every split that differs from its pictures has a note that something was assumed or left out."""
     true = {one for picture in folder.pictures for one in picture.truth()}
     rows = [(split, *row) for split, source in found.items() for row in objects(source)]
@@ -322,7 +322,7 @@ def same(one: Any, other: Any) -> bool:
     return close and one[:3] == other[:3]
 
 
-def cannot_be_told(folder: Folder, faults: list[str]) -> bool:
+def cannot_be_told(folder: DrawnFolder, faults: list[str]) -> bool:
     """Whether the damaged files are as good as others that are not damaged: class numbers or corners that could be true."""
     used = [box for picture in folder.pictures for box in picture.boxes]
     if "counted from 1" in faults and not any(box[0] == len(NAMES) - 1 for box in used):
@@ -375,7 +375,7 @@ def test_nothing_is_silently_wrong_in_many() -> None:
     run(10_000)
 
 
-def sample(root: Path, layout: tuple[str, str]) -> Folder:
+def sample(root: Path, layout: tuple[str, str]) -> DrawnFolder:
     kinds = [(0, 0.3, 0.4, 0.2, 0.3), (3, 0.5, 0.5, 0.9, 0.8), (1, 0.75, 0.25, 0.3, 0.4), (2, 0.2, 0.8, 0.3, 0.3)]
     found = [Picture(split, f"{split}{number}", (64, 48), tuple(kinds)) for split in ("train", "val") for number in range(2)]
     return write(root, tuple(found), layout, write_lines)
