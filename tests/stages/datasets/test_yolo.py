@@ -264,6 +264,20 @@ class TestDataFile:
         assert len(found["train"].coco["images"]) == 4
         assert noted(found["train"]) == {"repaired: image listed twice": 2}
 
+    @pytest.mark.parametrize(
+        ("head", "message"),
+        [
+            (f"train: {'x' * 300}\nnames: [cat]", "is not a path of images"),
+            ("train: list.txt\nnames: [cat]", r"list\.txt: 'y*\.\.\.' is not a path of images"),
+            ("test: /gone/*/[a-]**x\nnames: [cat]", "no such folder"),
+            ("names: ' '", "class 0 has no name"),
+        ],
+    )
+    def test_texts_that_are_no_paths(self, tmp_path: Path, head: str, message: str) -> None:
+        write(tmp_path / "list.txt", "y" * 300)
+        with pytest.raises(DataError, match=message):
+            read(fill(tmp_path, head=head + "\n"))
+
     @pytest.mark.parametrize("head", ["train: {a: b}\nnames: [cat]\n", "train: [[a]]\nnames: [cat]\n"])
     def test_places_that_are_none(self, tmp_path: Path, head: str) -> None:
         fill(tmp_path, head=head)

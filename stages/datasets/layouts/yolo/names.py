@@ -72,7 +72,7 @@ def _understood(root: Path, data: DataFile, value: Any, notes: Notes, split: str
 
 def _from_text(root: Path, data: DataFile, text: str, notes: Notes, split: str) -> dict[int, str]:
     """Names written as one text: a list in quotes, one name per line, or names between commas."""
-    if text[0] in "[{" or "\n" in text:
+    if text.startswith(("[", "{")) or "\n" in text:
         try:
             inner = head.load(text)
         except ValueError:
@@ -122,7 +122,7 @@ def _number(value: Any) -> int | None:
 def _file(root: Path, text: str) -> Path | None:
     """The file that `names` may be: below the folder, wherever the machine that wrote it had it."""
     parts = [part for part in text.replace("\\", "/").split("/") if part not in ("", ".", "..")]
-    if "\n" in text or not parts or len(text) > 1000 or "," in text:
+    if "\n" in text or not parts or "," in text or max(map(len, parts)) > 60:
         return None
     tails = [root.joinpath(*parts[start:]) for start in range(len(parts))]
     return next((path for path in tails if path.is_file()), None)

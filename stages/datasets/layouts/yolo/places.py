@@ -73,8 +73,10 @@ class Images:
 
     def _entry(self, split: str, text: str) -> list[Path]:
         """The images of a folder, of a text file that lists them, or of a pattern."""
+        _check_length(str(self.data.path), text)
         if has_magic(text):
-            paths = [path for base in self._bases() for path in sorted(base.glob(_relative(text))) if path.suffix.lower() in SUFFIXES]
+            pattern = "/".join(_parts(text)).replace("**", "*")
+            paths = [path for base in self._bases() for path in sorted(base.glob(pattern)) if path.suffix.lower() in SUFFIXES]
             if paths:
                 return paths
         path = self._place(split, text)
@@ -155,6 +157,8 @@ class Images:
         self.lists.append(path)
         lines = [_bare(line) for line in read_text(path, self.notes, split).splitlines()]
         lines = [line for line in lines if line]
+        for line in lines:
+            _check_length(str(path), line)
         found = [self._image(split, path.parent, line) for line in lines]
         if lines and not any(one.is_file() for one in found):
             raise DataError(f"{path}: none of its {len(lines)} images exists below {self.root}, the first is {lines[0]}")
@@ -201,6 +205,16 @@ def _bare(line: str) -> str:
     """A line of a list without quotes and blanks; empty for a comment."""
     text = line.strip().strip("\"'").strip()
     return "" if text.startswith("#") else text
+
+
+def _check_length(where: str, text: str) -> None:
+    """Refuse what no file system could hold.
+
+    Raises:
+        DataError: a part of the path is too long.
+    """
+    if len(text.encode(errors="replace")) > 4000 or any(len(part.encode(errors="replace")) > 255 for part in _parts(text)):
+        raise DataError(f"{where}: '{text[:60]}...' is not a path of images")
 
 
 def _relative(text: str) -> str:
