@@ -5,6 +5,7 @@ from typing import Any
 
 from stages.datasets import Source
 from stages.datasets.layouts import digest, folder, yolo
+from stages.notes import Notes
 
 
 def build(out: Path, *, root: str | None = None, names: list[str] | None = None) -> dict[str, Source]:
@@ -15,16 +16,15 @@ def build(out: Path, *, root: str | None = None, names: list[str] | None = None)
         names: class names, if the folder does not define them.
 
     Raises:
-        DataError: no such folder, no class names, or a line that cannot be understood.
+        DataError: no such folder, no class names, or lines that cannot be understood.
     """
-    base = folder(root, "yolo")
-    return yolo.sources(base, yolo.discover(base, names))
+    notes = Notes()
+    return yolo.sources(yolo.discover(folder(root, "yolo"), names, notes), notes)
 
 
 def identity(*, root: str | None = None, names: list[str] | None = None) -> dict[str, Any]:
     """Digests of the label files and of the images' names, sizes and times."""
-    base = folder(root, "yolo")
-    images = [path for paths in yolo.discover(base, names).images.values() for path in paths]
-    labels = [label for path in images if (label := yolo.label_file(path)).is_file()]
-    heads = [*sorted(base.glob("*.y*ml")), *sorted(base.glob("classes.txt"))]
-    return digest([*heads, *labels], images)
+    layout = yolo.discover(folder(root, "yolo"), names, Notes())
+    images = [*layout.labels.unread, *(path for paths in layout.images.values() for path in paths)]
+    labels = {*layout.labels.files, *layout.labels.of.values()}
+    return digest([*layout.heads, *sorted(labels)], images)

@@ -1,15 +1,22 @@
 """Folder layouts of data sets, each read as COCO dictionaries; the files of stages/datasets choose among them."""
 
 import hashlib
-import importlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from types import ModuleType
 
 from deploy.errors import DataError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif", ".mpo")
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jfif", ".jpe", ".jif", ".mpo", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".jpx", ".jpf", ".j2c", ".jpc", ".avif"),
+)
+UNREAD_SUFFIXES = (
+    *(".heic", ".heif", ".hif", ".jxl", ".psd", ".tga", ".pcx", ".exr", ".hdr", ".dcm", ".pfm"),
+    *(".dng", ".raw", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"),
+)
+"""Suffixes of images that are read, and of those that are not and so are counted."""
+
 SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test",)}
 """Our names of the splits, and the names that folders use."""
 
@@ -33,12 +40,12 @@ def list_images(root: Path) -> list[Path]:
     return list_files(root, SUFFIXES)
 
 
-def list_files(root: Path, suffixes: tuple[str, ...]) -> list[Path]:
+def list_files(root: Path, suffixes: Sequence[str]) -> list[Path]:
     """All files below a folder with one of the (lowercase) suffixes in any case, sorted by their path."""
     return sorted(path for path in _files(root) if path.suffix.lower() in suffixes)
 
 
-def has_file(root: Path, suffixes: tuple[str, ...]) -> bool:
+def has_file(root: Path, suffixes: Sequence[str]) -> bool:
     """Whether a file with one of the (lowercase) suffixes is anywhere below a folder."""
     return any(path.suffix.lower() in suffixes for path in _files(root))
 
@@ -67,18 +74,6 @@ def digest(annotations: Iterable[Path], images: Iterable[Path]) -> dict[str, str
             facts = path.stat() if path.is_file() else None
             listing.update(f"{name}\n{facts and (facts.st_size, facts.st_mtime_ns)}\n".encode())
     return {"annotations": content.hexdigest()[:16], "images": listing.hexdigest()[:16]}
-
-
-def globox() -> ModuleType:
-    """The library that reads YOLO's and VOC's boxes; imported here because only these two layouts need it.
-
-    Raises:
-        DataError: it is not installed.
-    """
-    try:
-        return importlib.import_module("globox")
-    except ImportError as error:
-        raise DataError('YOLO and VOC folders are read with globox; run: pip install "edgedistill[train]"') from error
 
 
 def nearby(root: Path, fits: Callable[[Path], bool]) -> Path:

@@ -164,6 +164,7 @@ class TestYolo:
             draw(tmp_path / f"images/{split}/a.png")
             write(tmp_path / f"labels/{split}/a.txt", "1 0.5 0.5 0.2 0.4\n\n0 0.25 0.5 0.5 1.0\n")
         draw(tmp_path / "images/val/empty.png")
+        write(tmp_path / "labels/val/empty.txt", "")
         return tmp_path
 
     def expect(self, found: dict[str, Source]) -> None:
@@ -214,10 +215,10 @@ class TestYolo:
         row = yolo.build(root, root=str(root), names=["cat", "dog"])["train"].coco["annotations"][0]
         assert row["bbox"] == pytest.approx([4, 6, 2, 8])
 
-    @pytest.mark.parametrize("line", ["0 0.5 0.5 0.2", "cat 0.5 0.5 0.2 0.2", "0 a b c d", "0 0.1 0.1 0.2 0.2 0.3 0.3 0.4"])
-    def test_a_line_that_means_nothing(self, root: Path, line: str) -> None:
-        write(root / "labels/train/a.txt", f"0 0.5 0.5 0.1 0.1\n{line}\n")
-        with pytest.raises(DataError, match=r"a\.txt:2: '.*' is not 'class x y width height'"):
+    @pytest.mark.parametrize("line", ["0 0.5 0.5 0.2", "bird 0.5 0.5 0.2 0.2", "0 a b c d", "0 0.1 0.1 0.2 0.2 0.3 0.3 0.4"])
+    def test_lines_that_mean_nothing(self, root: Path, line: str) -> None:
+        write(root / "labels/train/a.txt", f"{line}\n\n{line}\n0 0.5 0.5 0.1 0.1\n")
+        with pytest.raises(DataError, match=r"a\.txt:1: '.*' is not 'class x y width height', as 2 of 3 lines"):
             yolo.build(root, root=str(root), names=["cat", "dog"])
 
     def test_boxes_that_cannot_be_are_left_out_by_prepare(self, root: Path, tmp_path: Path) -> None:
@@ -227,20 +228,20 @@ class TestYolo:
         facts = prepare(tmp_path / "out", data).facts
         assert facts.num_problems == {"degenerate box": 3, "box outside its image": 1}
         assert facts.splits["train"].num_boxes == 1
-        assert 'bbox "0 nan 0.5 0.1 0.1"' in facts.problems["degenerate box"][0]
+        assert 'bbox "labels/train/a.txt:2: 0 nan 0.5 0.1 0.1"' in facts.problems["degenerate box"][0]
 
     def test_a_class_without_a_name_is_refused(self, root: Path, tmp_path: Path) -> None:
         write(root / "labels/train/a.txt", "5 0.5 0.5 0.1 0.1\n")
         data = DataConfig.model_validate({"dataset": "yolo", "root": str(root), "names": ["cat", "dog"]})
-        with pytest.raises(DataError, match="unknown category_id 5; known: 0, 1"):
+        with pytest.raises(DataError, match=r"train/a\.txt:1: '5 .*': class 5 has no name; the names are numbered 0 to 1"):
             prepare(tmp_path / "out", data)
 
     @pytest.mark.parametrize(
         ("head", "message"),
         [
-            ("train: images/gone\nnames: [cat]\n", "images/gone: no such folder"),
+            ("test: images/gone\nnames: [cat]\n", "images/gone: no such folder"),
             ("train: images/train\n", "no class names"),
-            ("train: images/train\nnames: {0: cat, 2: dog}\n", "should run from 0 to 1"),
+            ("train: images/train\nnames: {0: cat, 2: dog}\n", "class 1 has no name; the names are numbered 0, 2"),
             ("just text\n", "should be a mapping"),
             ("a: [\n", "not readable as YAML"),
         ],
