@@ -105,7 +105,7 @@ def data_findings(config: PipelineConfig) -> list[Finding]:
     with tempfile.TemporaryDirectory(prefix="edgedistill-") as folder:
         try:
             sources = plugins.load("stages.datasets", config.data.dataset).build(Path(folder), **config.data.options)
-            return examine(sources, config.data.preprocessing, strict=config.data.strict)
+            return examine(sources, config.data.preprocessing, strict=config.data.strict, max_doubtful=config.data.max_doubtful)
         except DataError as error:
             return [Finding("error", "", str(error))]
 

@@ -7,6 +7,8 @@ from pydantic import ConfigDict, Field, model_validator
 from deploy import plugins
 from deploy.contract import Frozen, Preprocessing
 
+MAX_DOUBTFUL = 0.2
+
 
 class DataConfig(Frozen):
     """`dataset` is a file of stages/datasets; its options are written next to it."""
@@ -15,7 +17,13 @@ class DataConfig(Frozen):
 
     dataset: str = "digits"
     preprocessing: Preprocessing = Preprocessing()
-    strict: bool = Field(default=False, description="refuse data with any problem; otherwise the affected objects or images are left out")
+    strict: bool = Field(default=False, description="refuse data with any note: nothing may be repaired, assumed or left out")
+    max_doubtful: float = Field(
+        default=MAX_DOUBTFUL,
+        ge=0,
+        le=1,
+        description="largest share of a split's images, boxes, masks or files that may be left out or assumed",
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -15,6 +15,10 @@ from deploy import machine
 from deploy.errors import DataError
 from deploy.prediction.image_files import FORMATS, ORIENTATION, load_oriented
 from deploy.progress import track
+from stages.notes import Kind
+
+MISSING = Kind("missing image", "left out", "images")
+UNREADABLE = Kind("unreadable image", "left out", "images")
 
 _SWAPPED = range(5, 9)
 
@@ -42,7 +46,7 @@ class ImageFile:
 class Unusable:
     """A file that is missing or cannot be decoded, and why."""
 
-    kind: str
+    kind: Kind
     reason: str
 
 
@@ -64,11 +68,11 @@ def size(path: Path) -> tuple[int, int] | None:
 
 def _scan(path: Path, fingerprints: bool) -> ImageFile | Unusable:
     if not path.is_file():
-        return Unusable("missing image", str(path))
+        return Unusable(MISSING, str(path))
     try:
         pixels, orientation = load_oriented(path)
     except DataError as error:
-        return Unusable("unreadable image", str(error))
+        return Unusable(UNREADABLE, str(error))
     height, width = pixels.shape[:2]
     if not fingerprints:
         return ImageFile(width, height, orientation)
