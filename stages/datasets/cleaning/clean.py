@@ -22,7 +22,11 @@ from stages.notes import Kind, Notes
 
 DEGENERATE = Kind("degenerate box", "left out", "boxes")
 OUTSIDE = Kind("box outside its image", "left out", "boxes")
+BEYOND = Kind("box beyond the edge of its image", "assumed", "boxes")
 BAD_MASK = Kind("unusable mask", "left out", "masks")
+
+MANY_BEYOND = 0.05
+"""With a larger share of boxes that leave their image, they are noted."""
 
 
 def clean(split: str, source: Source, files: Sequence[ImageFile | Unusable], notes: Notes) -> dict[str, Any]:
@@ -39,6 +43,7 @@ def clean(split: str, source: Source, files: Sequence[ImageFile | Unusable], not
             kept = _annotation(split, row, images[row["image_id"]], notes)
             if kept is not None:
                 annotations.append(kept)
+    _note_beyond(split, annotations, images, notes)
     kinds = [{key: row[key] for key in ("id", "name", "supercategory") if key in row} for row in source.coco["categories"]]
     return {"images": [image.row() for image in images.values()], "annotations": annotations, "categories": kinds}
 
@@ -98,6 +103,21 @@ def _odd_sizes(source: Source, usable: Mapping[int, tuple[Mapping[str, Any], Ima
     return {
         number: Labeled(size, files[number], boxes[number], frozenset(codes[number])) for number, size in differ.items() if number in boxes
     }
+
+
+def reaches_out(box: Sequence[float], file: ImageFile) -> bool:
+    """Whether a box leaves its image by more than 1 px."""
+    x, y, w, h = box
+    return x < -1 or y < -1 or x + w > file.width + 1 or y + h > file.height + 1
+
+
+def _note_beyond(split: str, rows: Sequence[Mapping[str, Any]], images: Mapping[int, _Image], notes: Notes) -> None:
+    """Note boxes that leave their image if there are many: they may be written in a different form or unit."""
+    out = [row for row in rows if reaches_out(row["bbox"], images[row["image_id"]].file)]
+    if len(out) > MANY_BEYOND * len(rows):
+        for row in out:
+            name = images[row["image_id"]].name
+            notes.add(BEYOND, split, f"annotation {row['id']} of {name}, used as {row['bbox']}", image=name)
 
 
 def _code_size(found: Any) -> list[sizes.Size]:

@@ -93,8 +93,8 @@ def _boxes(split: str, examined: _Examined, preprocessing: Preprocessing) -> Ite
     empty = len(images) - len({row["image_id"] for row in rows})
     if empty:
         yield Finding("info", split, f"images without an object: {empty} of {len(images)}")
-    over = sum(_reaches_out(row["bbox"], examined.files[row["image_id"]]) for row in rows)
-    if over:
+    over = sum(clean.reaches_out(row["bbox"], examined.files[row["image_id"]]) for row in rows)
+    if 0 < over <= clean.MANY_BEYOND * len(rows):
         yield Finding("info", split, f"boxes that extend beyond their image: {over} of {len(rows)}")
     sides = [_side_px(row["bbox"], examined.files[row["image_id"]], preprocessing) for row in rows]
     tiny = sum(side < TINY_PX for side in sides)
@@ -102,11 +102,6 @@ def _boxes(split: str, examined: _Examined, preprocessing: Preprocessing) -> Ite
         size = f"{preprocessing.width} x {preprocessing.height}"
         text = f"objects below {TINY_PX:g} px at the network's input of {size}: {tiny} of {len(sides)}; enlarge data.preprocessing"
         yield Finding("warning", split, text)
-
-
-def _reaches_out(box: Sequence[float], file: ImageFile) -> bool:
-    x, y, w, h = box
-    return x < -1 or y < -1 or x + w > file.width + 1 or y + h > file.height + 1
 
 
 def _side_px(box: Sequence[float], file: ImageFile, preprocessing: Preprocessing) -> float:

@@ -201,9 +201,10 @@ def test_objects_that_are_tiny_for_the_network(data: Data) -> None:
 def test_images_without_objects_and_boxes_over_the_edge(data: Data) -> None:
     data.rows["val"]["annotations"] = [row for row in data.rows["val"]["annotations"] if row["image_id"] != 2]
     data.rows["val"]["annotations"][0]["bbox"] = [50, 5, 20, 20]
+    where = "first: annotation 1 of 0.png, used as [50.0, 5.0, 20.0, 20.0]"
     assert [(one.level, one.message) for one in data.findings()] == [
+        ("warning", f"assumed: box beyond the edge of its image: 1 of 4 boxes, {where}"),
         ("info", "images without an object: 1 of 3"),
-        ("info", "boxes that extend beyond their image: 1 of 4"),
     ]
 
 
