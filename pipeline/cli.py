@@ -30,6 +30,7 @@ exit codes:
 """
 
 _FILE = ("CONFIG", "configuration file (default pipeline.yaml)")
+_DOUBTFUL = "largest share of the data that may be left out or assumed, 0 to 1 (default 0.2)"
 
 Command = Callable[[argparse.Namespace], Answer]
 
@@ -149,6 +150,7 @@ def _add_gate(commands: _Commands) -> argparse.ArgumentParser:
     command.add_argument("--reference", metavar="DIR", help="a kept bundle, or a folder of them, to compare with on this machine")
     command.add_argument("--save-reference", metavar="DIR", help="keep the bundles in this folder if every gate passed")
     command.add_argument("--data", metavar="DIR", help="with a bundle: labeled images in COCO's layout")
+    command.add_argument("--max-doubtful", metavar="SHARE", type=float, default=0.2, help=_DOUBTFUL)
     command.add_argument("--out", metavar="DIR", help="folder for gate.json, gate.xml and gate.md (default runs/<name>)")
     return command
 
@@ -169,6 +171,7 @@ def _add_build(commands: _Commands) -> argparse.ArgumentParser:
     command.add_argument("bundle", metavar="BUNDLE", help="a folder with manifest.json")
     command.add_argument("--target", metavar="NAME", help="one of the pipeline's targets (default: the bundle's own)")
     command.add_argument("--data", metavar="DIR", help="labeled images in COCO's layout; without them only latency is measured")
+    command.add_argument("--max-doubtful", metavar="SHARE", type=float, default=0.2, help=_DOUBTFUL)
     command.add_argument("--out", metavar="DIR", required=True, help="the new bundle's folder")
     return command
 

@@ -12,6 +12,7 @@ from stages.config import TargetConfig
 from stages.distill import distill
 from stages.export import export
 from stages.gate import gate
+from stages.notes import note_lines
 from stages.optimize import judging, optimize
 from stages.package import package
 from stages.parity import parity
@@ -76,7 +77,7 @@ def compress(config: PipelineConfig, store: Store) -> RunResult:
     """
     seed, device, split = config.seed, config.device, config.validation.split
     graph, decisions = config.export, config.export.decisions
-    dataset = store.run(prepare, config.data)
+    dataset = prepared(config, store)
     teacher = store.run(train_teacher, config.teacher, seed, device, split, dataset, decisions)
     baseline = store.run(train_baseline, config.student, seed, device, split, dataset, decisions)
     student = store.run(distill, config.distill, config.student, seed, device, split, dataset, teacher, decisions)
@@ -96,6 +97,20 @@ def compress(config: PipelineConfig, store: Store) -> RunResult:
     )
     references = {name: measured[name].report for name in REFERENCES}
     return RunResult(config, dataset, teacher, baseline, student, model, targets, references, tuple(store.records))
+
+
+def prepared(config: PipelineConfig, store: Store) -> Dataset:
+    """The data, made now or reused; either way the store prints what was repaired, assumed or left out."""
+    dataset = store.run(prepare, config.data)
+    if not store.mode.dry:
+        announce(dataset, store)
+    return dataset
+
+
+def announce(dataset: Dataset, store: Store) -> None:
+    """Print the notes on a data set, one line each."""
+    for line in note_lines(dataset.facts.notes):
+        store.say(line)
 
 
 def _measure(

@@ -11,6 +11,7 @@ from deploy.contract import Accuracy, Cost, Frozen, GraphFacts, Latency, ModelCo
 from deploy.engines.choice import Choice
 from deploy.engines.fallback import Fallback
 from deploy.errors import ArtifactError
+from stages.notes import Note
 
 FACTS = "artifact.json"
 
@@ -47,12 +48,11 @@ class Split(Frozen):
 
 
 class DatasetFacts(Frozen):
-    """`num_problems` counts what was left out, by kind; `problems` names the first few of each kind."""
+    """`notes` lists what preparing the splits repaired, assumed or left out."""
 
     contract: ModelContract
     splits: dict[str, Split]
-    problems: dict[str, tuple[str, ...]]
-    num_problems: dict[str, int]
+    notes: tuple[Note, ...] = ()
 
 
 class PluginChoice(Frozen):

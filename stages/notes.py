@@ -3,9 +3,9 @@
 A reader names each kind once, as a constant, and counts every case. `run` prints the notes; they are in summary.json and the report.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from deploy.contract import Frozen
 
@@ -15,6 +15,8 @@ used. Left out: not used."""
 
 Unit = Literal["images", "boxes", "masks", "files", "classes"]
 MAX_EXAMPLES = 5
+MOST_LINES = 20
+_ORDER = ("left out", "assumed", "repaired", "divided")
 
 
 @dataclass(frozen=True)
@@ -72,3 +74,26 @@ class Notes:
 
     def __iter__(self) -> Iterator[Note]:
         return iter(tuple(self._found.values()))
+
+
+def note_lines(notes: Sequence[Note]) -> list[str]:
+    """One line per note, the most serious first; if there are very many, the last line counts the rest."""
+    ordered = by_weight(notes)
+    lines = [f"data: {note}" for note in ordered[:MOST_LINES]]
+    more = len(ordered) - len(lines)
+    return lines + ([f"data: and {more} more kinds of notes, see summary.json"] if more else [])
+
+
+def by_weight(notes: Sequence[Note]) -> list[Note]:
+    """Notes on what was left out, then assumed, repaired, divided; otherwise in their order."""
+    return sorted(notes, key=lambda note: _ORDER.index(note.action))
+
+
+def reminder(notes: Sequence[Mapping[str, Any]]) -> str | None:
+    """A line below the tables if anything was left out or assumed, for readers who no longer see the first lines of a run."""
+    serious = sorted((one for one in notes if one["action"] in ("left out", "assumed")), key=lambda one: _ORDER.index(one["action"]))
+    if not serious:
+        return None
+    first, more = Note.model_validate(serious[0]), len(serious) - 1
+    others = f" (and {more} more {'note' if more == 1 else 'notes'})" if more else ""
+    return f"! data: {first}{others}; see report.html"

@@ -11,10 +11,10 @@ from deploy.errors import DataError
 from stages.artifacts import Dataset
 from stages.config import DataConfig
 from stages.datasets import Source
-from stages.datasets.cleaning import clean, images, pixels, rules
+from stages.datasets.cleaning import clean, images, limits, pixels, rules
 from stages.datasets.splits.arrange import arrange
 from stages.facts import DatasetFacts, Split, write_facts
-from stages.notes import Notes
+from stages.notes import Note, Notes
 from stages.stage import stage
 
 
@@ -38,18 +38,19 @@ def find(out: Path, config: DataConfig) -> dict[str, Source]:
     return arrange(found, config.splits, config.val_share, config.split_seed, config.preprocessing)
 
 
-@stage(version=1, identity=identity)
+@stage(version=2, identity=identity)
 def prepare(out: Path, config: DataConfig) -> Dataset:
     """Read, check and clean every split into out/annotations/<split>.json.
 
     Raises:
         DataError: annotations that contradict themselves (see stages/datasets/cleaning/rules.py), a split without a usable image, a train
-            split without a usable box; with `strict`, anything that cleaning would leave out or correct.
+            split without a usable box; more left out or assumed than `max_doubtful` allows; with `strict`, anything that reading or
+            cleaning repairs, assumes or leaves out.
     """
     return _collect(out, config, find(out, config), rules.REQUIRED_SPLITS)
 
 
-@stage(version=1, identity=identity)
+@stage(version=2, identity=identity)
 def gather(out: Path, config: DataConfig, split: str, more: tuple[str, ...], expected: ModelContract) -> Dataset:
     """Like `prepare`, for data on which engines are judged but not trained: the split `split`, and those of `more` that exist.
 
@@ -59,28 +60,29 @@ def gather(out: Path, config: DataConfig, split: str, more: tuple[str, ...], exp
         DataError: as `prepare`; classes that are not the expected ones.
     """
     sources = find(out, config)
-    rules.check_present(sources, (split,))
     wanted = {name: source for name, source in sources.items() if name in (split, *more)}
-    dataset = _collect(out, config, wanted, (split,))
+    dataset = _collect(out, config, wanted, (split,), remedy="pass --max-doubtful")
     _check_classes(dict(zip(dataset.facts.contract.category_ids, dataset.facts.contract.classes, strict=True)), expected)
     return dataset
 
 
-def _collect(out: Path, config: DataConfig, sources: Mapping[str, Source], required: Sequence[str]) -> Dataset:
+def _collect(
+    out: Path, config: DataConfig, sources: Mapping[str, Source], required: Sequence[str], *, remedy: str = "set data.max_doubtful to"
+) -> Dataset:
     rules.check_splits(sources, required)
     names = rules.categories(next(iter(sources.values())).coco)
-    problems = clean.Problems()
-    cleaned = {split: _clean(split, source, problems, config.preprocessing) for split, source in sources.items()}
-    if config.strict and problems.first() is not None:
-        more = sum(problems.count.values()) - 1
-        raise DataError(f"{problems.first()}{f' (and {more} more)' if more else ''}; fix the data, or set data.strict to false")
-    for split, coco in cleaned.items():
-        _check_enough(split, coco, problems, learns="train" in required)
+    cleaned = {split: _clean(split, source, config.preprocessing) for split, source in sources.items()}
+    _check_strict(config, [note for _, notes in cleaned.values() for note in notes])
+    for split, (coco, notes) in cleaned.items():
+        _check_enough(split, coco, notes, learns="train" in required)
+    doubts = [doubt for split, (_, notes) in cleaned.items() for doubt in limits.doubts(split, sources[split], notes)]
+    if refused := limits.refusal(doubts, config.max_doubtful, remedy):
+        raise DataError(refused)
     (out / "annotations").mkdir(parents=True, exist_ok=True)
-    splits = {split: _write(out, split, sources[split], coco) for split, coco in cleaned.items()}
+    splits = {split: _write(out, split, sources[split], coco) for split, (coco, _) in cleaned.items()}
     contract = ModelContract(preprocessing=config.preprocessing, classes=tuple(names.values()), category_ids=tuple(names))
-    named = {kind: tuple(names) for kind, names in problems.named.items()}
-    write_facts(out, DatasetFacts(contract=contract, splits=splits, problems=named, num_problems=problems.count))
+    every = tuple(note for _, notes in cleaned.values() for note in notes)
+    write_facts(out, DatasetFacts(contract=contract, splits=splits, notes=every))
     return Dataset(out)
 
 
@@ -92,17 +94,25 @@ def _check_classes(names: Mapping[int, str], expected: ModelContract) -> None:
             raise DataError(f"category {number} is {here} in the data but {there} in the bundle; use data with the bundle's classes")
 
 
-def _clean(split: str, source: Source, problems: clean.Problems, preprocessing: Preprocessing) -> dict[str, Any]:
+def _clean(split: str, source: Source, preprocessing: Preprocessing) -> tuple[dict[str, Any], tuple[Note, ...]]:
+    """The split's cleaned COCO dictionary, and the notes on reading and cleaning it."""
     paths = [source.images / image["file_name"] for image in source.coco["images"]]
     files = images.scan(paths, f"read {split} images", preprocessing)
     notes = Notes()
     pixels.add(notes, split, images.stored(source.coco["images"], files), preprocessing)
-    problems.take(notes)
-    return clean.clean(split, source, files, problems)
+    coco = clean.clean(split, source, files, notes)
+    return coco, limits.with_totals(source, notes)
 
 
-def _check_enough(split: str, coco: Mapping[str, Any], problems: clean.Problems, *, learns: bool) -> None:
-    why = f"; {problems.first()}" if problems.first() else ""
+def _check_strict(config: DataConfig, notes: Sequence[Note]) -> None:
+    found = [note for note in notes if note.action != "divided"]
+    if config.strict and found:
+        more = f" (and {len(found) - 1} more kinds)" if len(found) > 1 else ""
+        raise DataError(f"{found[0]}{more}; fix the data, or set data.strict to false")
+
+
+def _check_enough(split: str, coco: Mapping[str, Any], notes: Sequence[Note], *, learns: bool) -> None:
+    why = f"; {notes[0]}" if notes else ""
     if not coco["images"]:
         raise DataError(f"{split}: no usable image{why}")
     if learns and split == "train" and not any(not row["iscrowd"] for row in coco["annotations"]):

@@ -16,6 +16,7 @@ from deploy.errors import ConfigError, DataError
 from pipeline.answer import Answer, say, silent
 from pipeline.commands.check import before_trainings
 from pipeline.config import PipelineConfig, load
+from pipeline.flow import prepared
 from pipeline.results.ablation import BASELINE, TOGETHER, Ablation, render
 from pipeline.results.gains import paired_gain
 from pipeline.store.files import replace_json
@@ -23,7 +24,6 @@ from pipeline.store.store import Store
 from stages.artifacts import Checkpoint
 from stages.config import LossConfig
 from stages.distill import distill
-from stages.prepare import prepare
 from stages.train import train_baseline, train_teacher
 
 
@@ -69,7 +69,7 @@ def measure(config: PipelineConfig, store: Store, seeds: Sequence[int]) -> Ablat
         DataError: mAP is undefined on the split.
     """
     split, device, decisions = config.validation.split, config.device, config.export.decisions
-    dataset = store.run(prepare, config.data)
+    dataset = prepared(config, store)
     teacher = store.run(train_teacher, config.teacher, config.seed, device, split, dataset, decisions)
     maps: dict[str, list[float]] = {name: [] for name in variants(config)}
     for seed in seeds:

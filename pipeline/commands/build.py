@@ -6,6 +6,7 @@ import sys
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 from pydantic import ValidationError
 
@@ -15,6 +16,7 @@ from deploy.errors import EXIT_INCOMPARABLE, ArtifactError, ConfigError, Interru
 from deploy.plugins import suggest
 from deploy.runtimes import on_site
 from pipeline.answer import Answer, say, silent
+from pipeline.flow import announce
 from pipeline.results.table import verdict_table
 from pipeline.store.files import replace_folder
 from pipeline.store.store import Store
@@ -30,6 +32,13 @@ from stages.prepare import gather
 from stages.validate import validate
 
 
+class LabeledFolder(NamedTuple):
+    """Images to judge on, from the command line: --data and --max-doubtful."""
+
+    folder: str | None
+    max_doubtful: float
+
+
 def build(args: argparse.Namespace) -> Answer:
     """Build, measure, judge and package; whatever the verdicts, the new bundle is written completely or not at all."""
     given, out = Bundle.load(Path(args.bundle)), Path(args.out).resolve()
@@ -43,14 +52,14 @@ def build(args: argparse.Namespace) -> Answer:
         )
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
-        _build(given, target, gates, validation, args.data, out)
+        _build(given, target, gates, validation, LabeledFolder(args.data, args.max_doubtful), out)
     except KeyboardInterrupt:
         raise Interrupted("interrupted; nothing was written") from None
     return _answer(Bundle.load(out), target, gates)
 
 
 def _build(
-    given: Bundle, target: TargetConfig, gates: tuple[GateConfig, ...], validation: ValidationConfig, data: str | None, out: Path
+    given: Bundle, target: TargetConfig, gates: tuple[GateConfig, ...], validation: ValidationConfig, data: LabeledFolder, out: Path
 ) -> None:
     """Write the new bundle, completely or not at all."""
     with TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
@@ -111,22 +120,27 @@ def again(given: Bundle, scratch: Path, *, dataset: Dataset | None) -> Bundle:
     return Bundle.load(made.root)
 
 
-def data_for(given: Bundle, folder: str, validation: ValidationConfig, scratch: Path) -> Dataset:
+def data_for(given: Bundle, data: LabeledFolder, validation: ValidationConfig, scratch: Path) -> Dataset:
     """The images to judge a bundle on, in COCO's layout."""
     target = plan(given, None)[0]
-    found = _data(Store(scratch, target.name, say=silent).at(target.name), folder, validation.split, target, given)
+    found = _data(Store(scratch, target.name, say=silent).at(target.name), data, validation.split, target, given)
     assert found is not None
     return found
 
 
-def _data(store: Store, folder: str | None, split: str, target: TargetConfig, given: Bundle) -> Dataset | None:
+def _data(store: Store, data: LabeledFolder, split: str, target: TargetConfig, given: Bundle) -> Dataset | None:
     """The images to judge on and, if the target needs them, those to read ranges from, in COCO's layout."""
-    if folder is None:
+    if data.folder is None:
         return None
+    if not 0 <= data.max_doubtful <= 1:
+        raise ConfigError(f"--max-doubtful {data.max_doubtful:g}: allowed: 0 to 1")
     contract = given.manifest.contract
-    config = DataConfig.model_validate({"dataset": "coco", "root": folder, "preprocessing": contract.preprocessing})
+    own = {"preprocessing": contract.preprocessing, "max_doubtful": data.max_doubtful}
+    config = DataConfig.model_validate({"dataset": "coco", "root": data.folder, **own})
     more = (target.calibration_split,) if target.needs_calibration else ()
-    return store.run(gather, config, split, more, contract)
+    dataset = store.run(gather, config, split, more, contract)
+    announce(dataset, store)
+    return dataset
 
 
 def _calibrated(target: TargetConfig, dataset: Dataset | None, split: str) -> TargetConfig:

@@ -105,7 +105,8 @@ def data_findings(config: PipelineConfig) -> list[Finding]:
     """What is wrong or odd with the data, read as `prepare` reads it."""
     with tempfile.TemporaryDirectory(prefix="edgedistill-") as folder:
         try:
-            return examine(find(Path(folder), config.data), config.data.preprocessing, strict=config.data.strict)
+            sources = find(Path(folder), config.data)
+            return examine(sources, config.data.preprocessing, strict=config.data.strict, max_doubtful=config.data.max_doubtful)
         except DataError as error:
             return [Finding("error", "", str(error))]
 

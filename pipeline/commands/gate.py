@@ -26,6 +26,7 @@ from pipeline.outputs import copy_bundles
 from pipeline.results.verdicts import annotate, text, write
 from stages.artifacts import DETECTIONS, Dataset, read_json
 from stages.config import GateConfig, ValidationConfig
+from stages.config.data import MAX_DOUBTFUL
 from stages.measurement.splits import labeled_split
 from stages.measurement.verdicts import Judge, exit_code
 
@@ -55,18 +56,20 @@ class GateOptions:
     """How gates that compare with a reference are judged.
 
     reference: the folder of a bundle, or of one bundle per target. data: labeled images in COCO's layout, only with a bundle.
-    first: there is no reference yet and one is about to be kept, so these gates are not judged.
+    first: there is no reference yet and one is about to be kept, so these gates are not judged. max_doubtful: the largest share of
+    `data` that may be left out or assumed, 0 to 1.
     """
 
     reference: Path | None = None
     data: Path | None = None
     first: bool = False
+    max_doubtful: float = MAX_DOUBTFUL
 
 
 def gate(args: argparse.Namespace) -> Answer:
     """Judge a configuration's targets, or a bundle."""
     reference, data = (None if given is None else Path(given) for given in (args.reference, args.data))
-    options = GateOptions(reference, data, first=args.save_reference is not None and reference is None)
+    options = GateOptions(reference, data, first=args.save_reference is not None and reference is None, max_doubtful=args.max_doubtful)
     file = Path(args.config)
     if file.is_dir():
         if args.settings:
@@ -123,7 +126,11 @@ def gate_bundle(given: Bundle, options: GateOptions) -> GateResult:
     if wanted and not options.first:
         with ExitStack() as stack:
             scratch = Path(stack.enter_context(TemporaryDirectory()))
-            dataset = None if options.data is None else build.data_for(given, str(options.data), validation, scratch)
+            dataset = (
+                None
+                if options.data is None
+                else build.data_for(given, build.LabeledFolder(str(options.data), options.max_doubtful), validation, scratch)
+            )
             found = labeled_split(dataset, validation.split) if dataset is not None else None
             own = _side(given, validation, found)
             if found is not None:

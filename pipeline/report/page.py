@@ -124,7 +124,6 @@ def _facts(run: RunResult) -> dict[str, Any]:
         "versions": {"python": platform.python_version(), **packages.installed()},
         "dataset": run.config.data.dataset,
         "splits": {name: (split.num_images, split.num_boxes) for name, split in dataset.splits.items()},
-        "problems": dataset.num_problems,
         "size": (dataset.contract.preprocessing.width, dataset.contract.preprocessing.height),
         "engines": {target.config.name: _fingerprint(target) for target in run.targets},
         "yaml": yaml.safe_dump(run.config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110),

@@ -23,6 +23,7 @@ def summarize(result: RunResult) -> dict[str, Any]:
         "name": result.config.name,
         "seed": result.config.seed,
         "exit_code": exit_code(verdicts, result.config.gates, required=required, unmeasured=unmeasured),
+        "data": {"notes": [note.model_dump(mode="json") for note in result.dataset.facts.notes]},
         **figures,
         "gain_map": difference(maps["student"], maps["baseline"]),
         "gap_closed": gap_closed(maps["teacher"], maps["baseline"], maps["student"]),

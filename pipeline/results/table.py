@@ -3,13 +3,16 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from stages.notes import reminder
+
 UNDEFINED = "-"
 LEGEND = "baseline: the student's network trained without the teacher"
 
 
 def render(summary: Mapping[str, Any]) -> str:
-    """The networks, the targets and the gates, one table each."""
-    return "\n\n".join([*_networks(summary), _targets(summary["targets"]), *_gates(summary["gates"])])
+    """The networks, the targets and the gates, one table each; then a line on the data if not all of it was used as it is."""
+    line = reminder(summary["data"]["notes"])
+    return "\n\n".join([*_networks(summary), _targets(summary["targets"]), *_gates(summary["gates"]), *([line] if line else [])])
 
 
 def grid(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

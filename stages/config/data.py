@@ -9,6 +9,7 @@ from deploy.contract import Frozen, Preprocessing
 
 SPLIT_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 """A split's name is also the name of a file."""
+MAX_DOUBTFUL = 0.2
 
 
 class DataConfig(Frozen):
@@ -18,7 +19,13 @@ class DataConfig(Frozen):
 
     dataset: str = "digits"
     preprocessing: Preprocessing = Preprocessing()
-    strict: bool = Field(default=False, description="refuse data with any problem; otherwise the affected objects or images are left out")
+    strict: bool = Field(default=False, description="refuse data with any note: nothing may be repaired, assumed or left out")
+    max_doubtful: float = Field(
+        default=MAX_DOUBTFUL,
+        ge=0,
+        le=1,
+        description="largest share of a split's images, boxes, masks or files that may be left out or assumed",
+    )
     splits: dict[Annotated[str, Field(pattern=SPLIT_NAME)], str] = Field(
         default={}, description="splits by our name, each with its name in the data: `{val: test}` uses the data's test as val"
     )

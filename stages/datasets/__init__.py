@@ -17,7 +17,7 @@ from stages.notes import Note
 class Source:
     """A split as found: a folder of images and a COCO object-detection dictionary (images, annotations, categories).
 
-    `notes` says what reading it repaired, assumed or left out.
+    `notes` says what reading it repaired, assumed or left out; what it left out is not in `coco`.
     """
 
     images: Path

@@ -166,10 +166,16 @@ def test_a_degenerate_box_is_left_out_and_under_strict_refused(place: Path, caps
     data = copy.deepcopy(coco("train"))
     first(data, bbox=box)
     (place / "data/annotations/instances_train.json").write_text(json.dumps(data))
-    assert cli.main(["run", "--until", "prepare"]) == 0
-    capsys.readouterr()
+    code, line = refused(capsys, "run", "--until", "prepare")
+    assert (code, line.endswith("set data.max_doubtful to 0.5 to go on")) == (3, True), line
+    told = ("run", "--until", "prepare", "--set", "data.max_doubtful=0.5")
+    for _ in range(2):  # made, then reused: the note is printed both times
+        assert cli.main([*told]) == 0
+        (note,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("data: ")]
+        assert note.startswith("data: train: left out: ")
+        assert ": 1 of 2 boxes, first: annotation 1 of 1.png, bbox " in note
     (facts,) = place.glob("runs/.store/prepare-*/artifact.json")
-    assert sum(json.loads(facts.read_text())["num_problems"].values()) == 1
+    assert [one["count"] for one in json.loads(facts.read_text())["notes"]] == [1]
     code, line = refused(capsys, "run", "--until", "prepare", "--set", "data.strict=true")
     assert (code, "strict" in line) == (3, True), line
 

@@ -50,7 +50,7 @@ def dataset(root: Path, num_images: int = 6) -> Dataset:
         truth = {"images": images, "annotations": annotations, "categories": categories}
         (root / f"{name}.json").write_text(json.dumps(truth))
         splits[name] = Split(images=f"images/{name}", annotations=f"{name}.json", num_images=num_images, num_boxes=len(annotations))
-    write_facts(root, DatasetFacts(contract=onnx_samples.contract(), splits=splits, problems={}, num_problems={}))
+    write_facts(root, DatasetFacts(contract=onnx_samples.contract(), splits=splits))
     return Dataset(root)
 
 

@@ -21,6 +21,7 @@ from stages.artifacts import Checkpoint, Dataset, Engine, OnnxModel, Package, Pa
 from stages.config import GateConfig, TargetConfig, ValidationConfig
 from stages.facts import CheckpointFacts, DatasetFacts, EngineFacts, ParityFacts, ParityStep, PluginChoice, ReportFacts, Split, write_facts
 from stages.gate import gate
+from stages.notes import Note
 from stages.parity import culprit
 
 TEACHER, BASELINE, STUDENT = 0.88, 0.6, 0.7
@@ -61,9 +62,10 @@ def dataset(root: Path, classes: Sequence[str] = ("cat", "dog", "owl"), num_imag
     (root / "val.json").write_text(json.dumps(truth))
     contract = ModelContract(preprocessing=Preprocessing(height=64, width=96), classes=tuple(classes), category_ids=ids)
     splits = {"val": Split(images="images", annotations="val.json", num_images=num_images, num_boxes=len(annotations))}
-    write_facts(
-        root, DatasetFacts(contract=contract, splits=splits, problems={"degenerate box": ("3.png",)}, num_problems={"degenerate box": 1})
-    )
+    where = "annotation 20 of 3.png, bbox [4, 4, 0, 9]"
+    box = {"kind": "degenerate box", "action": "left out", "unit": "boxes", "split": "val", "count": 1, "total": len(annotations) + 1}
+    notes = (Note.model_validate({**box, "examples": (where,), "images": ("3.png",)}),)
+    write_facts(root, DatasetFacts(contract=contract, splits=splits, notes=notes))
     return Dataset(root)
 
 

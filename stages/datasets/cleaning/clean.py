@@ -3,70 +3,47 @@
 Removed: images that are missing or cannot be decoded, with their objects; boxes without an area, with a coordinate that is not
 finite, or entirely outside their image; masks that cannot be read, whose objects stay. Kept as COCO defines them: crowds, images
 without objects, boxes that extend beyond the edge (they show how large the object is; training clips its own views). Width and
-height are the upright image's, whatever the file states; if the annotations were made on an image before its EXIF rotation,
-their boxes and masks are rotated with it.
+height are the upright image's, whatever the annotations state; if these were made on an image before its EXIF rotation or before it
+was resized, their boxes and masks are fitted to it.
 """
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeGuard
 
-from deploy.prediction import image_files, masks
+from deploy.prediction import masks
 from stages.datasets import Source
+from stages.datasets.cleaning import sizes
 from stages.datasets.cleaning.images import ImageFile, Unusable
-from stages.notes import Note
+from stages.datasets.cleaning.sizes import Box, Fit, Labeled
+from stages.notes import Kind, Notes
 
-Transform = Callable[[float, float], tuple[float, float]]
-Box = tuple[float, float, float, float]
-MAX_NAMED = 5
+DEGENERATE = Kind("degenerate box", "left out", "boxes")
+OUTSIDE = Kind("box outside its image", "left out", "boxes")
+BEYOND = Kind("box beyond the edge of its image", "assumed", "boxes")
+BAD_MASK = Kind("unusable mask", "left out", "masks")
 
-
-@dataclass
-class Problems:
-    """The number of problems of each kind, and the first few by name."""
-
-    count: dict[str, int] = field(default_factory=dict)
-    named: dict[str, list[str]] = field(default_factory=dict)
-
-    def add(self, kind: str, name: str) -> None:
-        """Count one more problem."""
-        self.count[kind] = self.count.get(kind, 0) + 1
-        names = self.named.setdefault(kind, [])
-        if len(names) < MAX_NAMED:
-            names.append(name)
-
-    def take(self, notes: Iterable[Note]) -> None:
-        """Count what was noted on the images."""
-        for note in notes:
-            self.count[note.kind] = self.count.get(note.kind, 0) + note.count
-            self.named.setdefault(note.kind, []).extend(f"{note.split}: {example}" for example in note.examples)
-
-    def first(self) -> str | None:
-        """The first problem in words; None if there is none."""
-        return next((f"{kind}: {names[0]}" for kind, names in self.named.items()), None)
+MANY_BEYOND = 0.05
+"""With a larger share of boxes that leave their image, they are noted."""
 
 
-def clean(split: str, source: Source, files: Sequence[ImageFile | Unusable], problems: Problems) -> dict[str, Any]:
+def clean(split: str, source: Source, files: Sequence[ImageFile | Unusable], notes: Notes) -> dict[str, Any]:
     """A split's COCO dictionary with only what is usable, and only COCO's own keys.
 
     Args:
         files: what was found for each of the source's images, in their order.
-        problems: everything that is left out or corrected is added to them.
+        notes: everything that is left out or corrected is added to them.
     """
-    images: dict[int, _Image] = {}
-    for row, file in zip(source.coco["images"], files, strict=True):
-        if isinstance(file, Unusable):
-            problems.add(file.kind, f"{split}: {file.reason}")
-        else:
-            images[row["id"]] = _image(split, row, file, problems)
+    images = _images(split, source, files, notes)
     annotations = []
     for row in source.coco["annotations"]:
         if row["image_id"] in images:
-            kept = _annotation(split, row, images[row["image_id"]], problems)
+            kept = _annotation(split, row, images[row["image_id"]], notes)
             if kept is not None:
                 annotations.append(kept)
+    _note_beyond(split, annotations, images, notes)
     kinds = [{key: row[key] for key in ("id", "name", "supercategory") if key in row} for row in source.coco["categories"]]
     return {"images": [image.row() for image in images.values()], "annotations": annotations, "categories": kinds}
 
@@ -84,38 +61,89 @@ class _Image:
     number: int
     name: str
     file: ImageFile
-    turn: Transform | None
+    fit: Fit | None
 
     def row(self) -> dict[str, Any]:
         return {"id": self.number, "file_name": self.name, "width": self.file.width, "height": self.file.height}
 
 
-def _image(split: str, row: Mapping[str, Any], file: ImageFile, problems: Problems) -> _Image:
-    annotated, found = (row.get("width"), row.get("height")), (file.width, file.height)
-    if None in annotated or annotated == found:
-        return _Image(row["id"], row["file_name"], file, None)
-    turn = _turn(file) if file.turned and annotated == found[::-1] else None
-    done = "boxes turned with it" if turn else "the file is trusted"
-    text = f"{split}: {row['file_name']} is {found[0]} x {found[1]} px, annotated as {annotated[0]} x {annotated[1]}; {done}"
-    problems.add("size disagrees", text)
-    return _Image(row["id"], row["file_name"], file, turn)
+def _images(split: str, source: Source, files: Sequence[ImageFile | Unusable], notes: Notes) -> dict[int, _Image]:
+    """The usable images by their ids; those whose annotations state a different size, with what takes these to the file."""
+    usable: dict[int, tuple[Mapping[str, Any], ImageFile]] = {}
+    for row, file in zip(source.coco["images"], files, strict=True):
+        if isinstance(file, Unusable):
+            notes.add(file.kind, split, file.reason)
+        else:
+            usable[row["id"]] = row, file
+    odd = _odd_sizes(source, usable)
+    readings = dict(zip(odd, sizes.read(list(odd.values())), strict=True))
+    for number, (kind, _, done) in readings.items():
+        name, image = usable[number][0]["file_name"], odd[number]
+        (wide, high), (width, height) = image.found, image.stated
+        notes.add(kind, split, f"{name} is {wide} x {high} px, annotated as {width:g} x {height:g}; {done}", image=name)
+    return {
+        number: _Image(number, row["file_name"], file, readings[number].fit if number in readings else None)
+        for number, (row, file) in usable.items()
+        if number not in readings or readings[number].kind is not sizes.ROTATED
+    }
 
 
-def _annotation(split: str, row: Mapping[str, Any], image: _Image, problems: Problems) -> dict[str, Any] | None:
+def _odd_sizes(source: Source, usable: Mapping[int, tuple[Mapping[str, Any], ImageFile]]) -> dict[int, Labeled]:
+    """The images with objects whose annotations state a different size from the file's."""
+    stated = {number: sizes.stated_size(row.get("width"), row.get("height")) for number, (row, _) in usable.items()}
+    files = {number: file for number, (_, file) in usable.items()}
+    differ = {number: size for number, size in stated.items() if size and size != (files[number].width, files[number].height)}
+    boxes: dict[int, list[Box]] = {}
+    codes: dict[int, set[sizes.Size]] = {}
+    for row in source.coco["annotations"]:
+        number = row["image_id"]
+        if number in differ and (box := read_box(row.get("bbox"))) is not None:
+            boxes.setdefault(number, []).append(box)
+            codes.setdefault(number, set()).update(_code_size(row.get("segmentation")))
+    return {
+        number: Labeled(size, files[number], boxes[number], frozenset(codes[number])) for number, size in differ.items() if number in boxes
+    }
+
+
+def reaches_out(box: Sequence[float], file: ImageFile) -> bool:
+    """Whether a box leaves its image by more than 1 px."""
+    x, y, w, h = box
+    return x < -1 or y < -1 or x + w > file.width + 1 or y + h > file.height + 1
+
+
+def _note_beyond(split: str, rows: Sequence[Mapping[str, Any]], images: Mapping[int, _Image], notes: Notes) -> None:
+    """Note boxes that leave their image if there are many: they may be written in a different form or unit."""
+    out = [row for row in rows if reaches_out(row["bbox"], images[row["image_id"]].file)]
+    if len(out) > MANY_BEYOND * len(rows):
+        for row in out:
+            name = images[row["image_id"]].name
+            notes.add(BEYOND, split, f"annotation {row['id']} of {name}, used as {row['bbox']}", image=name)
+
+
+def _code_size(found: Any) -> list[sizes.Size]:
+    """The size (width, height) of a run-length code."""
+    size = found.get("size") if isinstance(found, Mapping) else None
+    good = isinstance(size, list | tuple) and len(size) == 2 and all(map(_number, size))
+    return [(float(size[1]), float(size[0]))] if good and size is not None else []
+
+
+def _annotation(split: str, row: Mapping[str, Any], image: _Image, notes: Notes) -> dict[str, Any] | None:
     box = read_box(row.get("bbox"))
-    if box is not None and image.turn is not None:
-        box = _turn_box(box, image.turn)
+    if box is not None and image.fit is not None:
+        box = image.fit.box(box)
     if box is None or not _touches(box, image.file):
-        kind = "degenerate box" if box is None else "box outside its image"
-        problems.add(kind, f"{split}: annotation {row['id']} of {image.name}, bbox {json.dumps(row.get('bbox'))[:80]}")
+        where = f"annotation {row['id']} of {image.name}, bbox {json.dumps(row.get('bbox'))[:80]}"
+        notes.add(DEGENERATE if box is None else OUTSIDE, split, where, image=image.name)
         return None
     x, y, w, h = box
     area = row.get("area", 0)
+    scale = 1.0 if image.fit is None else image.fit.area
     kept = {"id": row["id"], "image_id": row["image_id"], "category_id": row["category_id"], "bbox": [x, y, w, h]}
-    kept |= {"area": float(area) if _number(area) and area > 0 else w * h, "iscrowd": int(row.get("iscrowd") in (1, True))}
+    kept |= {"area": float(area) * scale if _number(area) and area > 0 else w * h, "iscrowd": int(row.get("iscrowd") in (1, True))}
     segmentation = _segmentation(row.get("segmentation"), image)
     if row.get("segmentation") and not segmentation:
-        problems.add("unusable mask", f"{split}: annotation {row['id']} of {image.name}, segmentation {str(row['segmentation'])[:80]}")
+        where = f"annotation {row['id']} of {image.name}, segmentation {str(row['segmentation'])[:80]}"
+        notes.add(BAD_MASK, split, where, image=image.name)
     return kept | ({"segmentation": segmentation} if segmentation else {})
 
 
@@ -125,42 +153,25 @@ def _segmentation(found: Any, image: _Image) -> Any:
         return _code(found, image)
     polygons = found if isinstance(found, list) else []
     polygons = [poly for poly in polygons if isinstance(poly, list) and len(poly) >= 6 and len(poly) % 2 == 0 and all(map(_number, poly))]
-    turn = image.turn
-    if turn is None:
+    fit = image.fit
+    if fit is None:
         return polygons
-    return [[value for x, y in zip(poly[::2], poly[1::2], strict=True) for value in turn(x, y)] for poly in polygons]
+    return [[value for x, y in zip(poly[::2], poly[1::2], strict=True) for value in fit.point(x, y)] for poly in polygons]
 
 
 def _code(found: Mapping[str, Any], image: _Image) -> Any:
-    """A run-length code with the image's size and at least one px; None for any other code."""
-    size = image.file.height, image.file.width
+    """A run-length code of at least one px of the image; one of the size that the annotations state is fitted, any other is None."""
+    size, fit = (image.file.height, image.file.width), image.fit
+    fitting = fit is not None and (size != tuple(found.get("size") or ()) or fit.stated == fit.stored)
     try:
-        mask = masks.decode(found, size if image.turn is None else size[::-1])
+        mask = masks.decode(found, (int(fit.stated[1]), int(fit.stated[0])) if fit and fitting else size)
     except (ValueError, TypeError, KeyError, RuntimeError, OverflowError):  # a code from elsewhere may contain anything
         return None
+    if fit and fitting:
+        mask = fit.mask(mask)
     if not mask.any():
         return None
-    if image.turn is None:
-        return {"size": list(size), "counts": found["counts"]}
-    return masks.encode(image_files.upright(mask, image.file.orientation), size)
-
-
-def _turn(file: ImageFile) -> Transform:
-    """Maps a point of the image as stored to the same point of the upright image."""
-    width, height = file.width, file.height
-    turns: dict[int, Transform] = {
-        5: lambda x, y: (y, x),
-        6: lambda x, y: (width - y, x),
-        7: lambda x, y: (width - y, height - x),
-        8: lambda x, y: (y, height - x),
-    }
-    return turns[file.orientation]
-
-
-def _turn_box(box: Box, turn: Transform) -> Box:
-    x, y, w, h = box
-    (left, top), (right, bottom) = turn(x, y), turn(x + w, y + h)
-    return min(left, right), min(top, bottom), abs(right - left), abs(bottom - top)
+    return masks.encode(mask, size) if fitting else {"size": list(size), "counts": found["counts"]}
 
 
 def _touches(box: Box, file: ImageFile) -> bool:

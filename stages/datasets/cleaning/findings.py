@@ -1,6 +1,7 @@
 """Examines a data set before training and reports what is wrong or odd about it.
 
-Errors make a run fail or its figures meaningless; what a warning names is left out or harms accuracy; infos are worth knowing.
+Errors make a run fail or its figures meaningless; what a warning names is left out, assumed or harms accuracy; infos are worth
+knowing.
 """
 
 import math
@@ -13,11 +14,10 @@ from deploy.contract import Preprocessing
 from deploy.errors import DataError
 from deploy.prediction import preprocess
 from stages.datasets import Source
-from stages.datasets.cleaning import clean, images, pixels, rules
-from stages.datasets.cleaning.clean import Problems
+from stages.datasets.cleaning import clean, images, limits, pixels, rules
 from stages.datasets.cleaning.images import ImageFile, scan
 from stages.datasets.cleaning.likeness import Looks
-from stages.notes import Notes
+from stages.notes import Note, Notes
 
 Level = Literal["error", "warning", "info"]
 TINY_PX = 8.0
@@ -44,40 +44,44 @@ class _Examined:
     names: Mapping[int, str]
 
 
-def examine(sources: Mapping[str, Source], preprocessing: Preprocessing, *, strict: bool = False) -> list[Finding]:
+def examine(sources: Mapping[str, Source], preprocessing: Preprocessing, *, strict: bool = False, max_doubtful: float = 1) -> list[Finding]:
     """All findings, errors first.
 
     Args:
-        strict: whether what cleaning would leave out counts as an error, as it does in the pipeline.
+        strict: whether every note counts as an error, as it does in the pipeline.
+        max_doubtful: the largest share that may be left out or assumed, 0 to 1; more is an error.
     """
     try:
         rules.check_splits(sources)
     except DataError as error:
         return [Finding("error", "", str(error))]
     findings: list[Finding] = []
+    doubts: list[limits.Doubt] = []
     examined: dict[str, _Examined] = {}
     for split, source in sources.items():
         paths = [source.images / row["file_name"] for row in source.coco["images"]]
         files = scan(paths, f"examine {split} images", preprocessing, fingerprints=True)
-        problems, notes = Problems(), Notes()
+        notes = Notes()
         pixels.add(notes, split, images.stored(source.coco["images"], files), preprocessing)
-        problems.take(notes)
-        coco = clean.clean(split, source, files, problems)
+        coco = clean.clean(split, source, files, notes)
+        noted = limits.with_totals(source, notes)
+        doubts += limits.doubts(split, source, noted)
         found = {row["id"]: file for row, file in zip(source.coco["images"], files, strict=True) if isinstance(file, ImageFile)}
         examined[split] = _Examined(coco, found, rules.categories(source.coco))
-        findings += _left_out(split, problems, "error" if strict else "warning")
+        findings += [_noted(split, note, strict=strict) for note in noted]
         findings += _boxes(split, examined[split], preprocessing)
         findings += _same_files(split, examined[split])
+    if refused := limits.refusal(doubts, max_doubtful):
+        findings.append(Finding("error", "", refused))
     findings += _categories(examined)
     findings += _leaks(examined)
     order: dict[Level, int] = {"error": 0, "warning": 1, "info": 2}
     return sorted(findings, key=lambda finding: order[finding.level])
 
 
-def _left_out(split: str, problems: Problems, level: Level) -> Iterator[Finding]:
-    for kind, count in problems.count.items():
-        first = problems.named[kind][0].removeprefix(f"{split}: ")
-        yield Finding(level, split, f"{kind}: {count}, the first {first}")
+def _noted(split: str, note: Note, *, strict: bool) -> Finding:
+    level: Level = "error" if strict else "info" if note.action == "repaired" else "warning"
+    return Finding(level, split, str(note).removeprefix(f"{note.split}: "))
 
 
 def _boxes(split: str, examined: _Examined, preprocessing: Preprocessing) -> Iterator[Finding]:
@@ -89,8 +93,8 @@ def _boxes(split: str, examined: _Examined, preprocessing: Preprocessing) -> Ite
     empty = len(images) - len({row["image_id"] for row in rows})
     if empty:
         yield Finding("info", split, f"images without an object: {empty} of {len(images)}")
-    over = sum(_reaches_out(row["bbox"], examined.files[row["image_id"]]) for row in rows)
-    if over:
+    over = sum(clean.reaches_out(row["bbox"], examined.files[row["image_id"]]) for row in rows)
+    if 0 < over <= clean.MANY_BEYOND * len(rows):
         yield Finding("info", split, f"boxes that extend beyond their image: {over} of {len(rows)}")
     sides = [_side_px(row["bbox"], examined.files[row["image_id"]], preprocessing) for row in rows]
     tiny = sum(side < TINY_PX for side in sides)
@@ -98,11 +102,6 @@ def _boxes(split: str, examined: _Examined, preprocessing: Preprocessing) -> Ite
         size = f"{preprocessing.width} x {preprocessing.height}"
         text = f"objects below {TINY_PX:g} px at the network's input of {size}: {tiny} of {len(sides)}; enlarge data.preprocessing"
         yield Finding("warning", split, text)
-
-
-def _reaches_out(box: Sequence[float], file: ImageFile) -> bool:
-    x, y, w, h = box
-    return x < -1 or y < -1 or x + w > file.width + 1 or y + h > file.height + 1
 
 
 def _side_px(box: Sequence[float], file: ImageFile, preprocessing: Preprocessing) -> float:

@@ -19,6 +19,10 @@ from deploy.prediction import decoding, guard
 from deploy.prediction.image_files import FORMATS, ORIENTATION, decode, opened
 from deploy.progress import track
 from stages.datasets.cleaning import pixels
+from stages.notes import Kind
+
+MISSING = Kind("missing image", "left out", "images")
+UNREADABLE = Kind("unreadable image", "left out", "images")
 
 _SWAPPED = range(5, 9)
 
@@ -48,7 +52,7 @@ class ImageFile:
 class Unusable:
     """A file that is missing or cannot be decoded, and why."""
 
-    kind: str
+    kind: Kind
     reason: str
 
 
@@ -77,14 +81,14 @@ def size(path: Path) -> tuple[int, int] | None:
 
 def _scan(path: Path, preprocessing: Preprocessing, fingerprints: bool) -> ImageFile | Unusable:
     if not path.is_file():
-        return Unusable("missing image", str(path))
+        return Unusable(MISSING, str(path))
     try:
         with opened(path, preprocessing) as image:
             deep = decoding.is_deep_color(image)
             decoded, orientation = decode(image, preprocessing)
             values = pixels.examine(image, decoded, preprocessing, deep=deep)
     except DataError as error:
-        return Unusable("unreadable image", str(error))
+        return Unusable(UNREADABLE, str(error))
     height, width = decoded.shape[:2]
     if not fingerprints:
         return ImageFile(width, height, orientation, values)

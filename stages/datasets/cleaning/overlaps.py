@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.datasets.cleaning.clean import Box, read_box
+from stages.datasets.cleaning.clean import read_box
+from stages.datasets.cleaning.sizes import Box
 
 
 def overlaps(coco: Mapping[str, Any], iou_threshold: float) -> bool:

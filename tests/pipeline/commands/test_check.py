@@ -10,6 +10,7 @@ from PIL import Image
 from deploy.contract import Preprocessing
 from stages.datasets import Source
 from stages.datasets.cleaning.findings import Finding, examine
+from stages.notes import Note
 
 SIZE = Preprocessing(height=64, width=64)
 
@@ -70,18 +71,59 @@ def test_what_cleaning_leaves_out(data: Data, strict: bool, level: str) -> None:
     data.rows["test"]["annotations"][0]["bbox"] = [1, 1, 0, 5]
     data.rows["test"]["annotations"][1]["bbox"] = [1, 1, 0, 6]
     found = data.findings(strict=strict)
-    assert {(one.level, one.split, one.message.split(",")[0]) for one in found if one.level == level} == {
-        (level, "train", "missing image: 1"),
-        (level, "val", "unreadable image: 1"),
-        (level, "test", "degenerate box: 2"),
+    assert {(one.level, one.split, one.message.split(", first")[0]) for one in found if one.level == level} == {
+        (level, "train", "left out: missing image: 1 of 3 images"),
+        (level, "val", "left out: unreadable image: 1 of 3 images"),
+        (level, "test", "left out: degenerate box: 2 of 6 boxes"),
     }
     assert "annotation 1 of 0.png, bbox [1, 1, 0, 5]" in next(one.message for one in found if one.split == "test" and one.level == level)
 
 
-def test_a_size_that_is_not_the_files(data: Data) -> None:
-    data.rows["train"]["images"][0]["width"] = 640
-    found = data.only()
-    assert found.message.startswith("size disagrees: 1, the first 0.png is 64 x 48 px, annotated as 640 x 48")
+def test_images_that_were_resized_are_an_info_and_assumptions_a_warning(data: Data) -> None:
+    for image, box in zip(data.rows["train"]["images"], data.rows["train"]["annotations"][::2], strict=True):
+        image |= {"width": 128, "height": 96}
+        box["bbox"] = [80, 60, 40, 30]
+    found = [(one.level, one.split, one.message) for one in data.findings()]
+    done = "first: 0.png is 64 x 48 px, annotated as 128 x 96; boxes and masks scaled by 0.5"
+    assert ("info", "train", f"repaired: image resized after labeling: 3 of 3 images, {done}") in found
+    for box in data.rows["train"]["annotations"]:
+        box["bbox"] = [4, 4, 40, 40]
+    assert "assumed: annotated size is perhaps wrong: 3 of 3 images" in next(
+        one.message for one in data.findings() if one.level == "warning"
+    )
+
+
+def test_more_doubt_than_allowed_is_an_error(data: Data) -> None:
+    (data.root / "train/0.png").unlink()
+    text = "train: 1 of 3 images are left out or assumed (missing image 1), first: "
+    (error,) = [one.message for one in data.findings(max_doubtful=0.2) if one.level == "error"]
+    assert error.startswith(text)
+    assert error.endswith("train/0.png; mend the data, or set data.max_doubtful to 0.34 to go on")
+    assert not [one for one in data.findings(max_doubtful=0.34) if one.level == "error"]
+
+
+def test_notes_of_readers_are_findings(data: Data) -> None:
+    orphans = {
+        "kind": "label file without an image",
+        "action": "left out",
+        "unit": "files",
+        "split": "train",
+        "count": 2,
+        "examples": ("a.txt",),
+    }
+    renamed = {"kind": "renamed", "action": "repaired", "unit": "images", "split": "train", "count": 1, "examples": ("A.png is a.png",)}
+    notes = tuple(map(Note.model_validate, (orphans, renamed)))
+    sources = {split: Source(data.root / split, rows, notes if split == "train" else ()) for split, rows in data.rows.items()}
+    mend = "mend the data, or set data.max_doubtful to 0.67 to go on"
+    found = [(one.level, one.message) for one in examine(sources, SIZE, max_doubtful=0.2)]
+    assert found == [
+        (
+            "error",
+            f"train: 2 files, with 3 images, are left out or assumed (label file without an image 2), first: a.txt; {mend}",
+        ),
+        ("warning", "left out: label file without an image: 2 files, first: a.txt"),
+        ("info", "repaired: renamed: 1 of 3 images, first: A.png is a.png"),
+    ]
 
 
 def test_the_same_file_in_train_and_val(data: Data) -> None:
@@ -159,9 +201,10 @@ def test_objects_that_are_tiny_for_the_network(data: Data) -> None:
 def test_images_without_objects_and_boxes_over_the_edge(data: Data) -> None:
     data.rows["val"]["annotations"] = [row for row in data.rows["val"]["annotations"] if row["image_id"] != 2]
     data.rows["val"]["annotations"][0]["bbox"] = [50, 5, 20, 20]
+    where = "first: annotation 1 of 0.png, used as [50.0, 5.0, 20.0, 20.0]"
     assert [(one.level, one.message) for one in data.findings()] == [
+        ("warning", f"assumed: box beyond the edge of its image: 1 of 4 boxes, {where}"),
         ("info", "images without an object: 1 of 3"),
-        ("info", "boxes that extend beyond their image: 1 of 4"),
     ]
 
 

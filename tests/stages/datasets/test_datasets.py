@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from noted import counts, examples
 from PIL import Image
 from waiting import join
 
@@ -224,11 +225,11 @@ class TestYolo:
     def test_boxes_that_cannot_be_are_left_out_by_prepare(self, root: Path, tmp_path: Path) -> None:
         write(root / "labels/train/a.txt", "0 0.5 0.5 0.1 0.1\n0 nan 0.5 0.1 0.1\n0 0.5 0.5 -0.1 0.1\n0 0.5 0.5 0 0.1\n0 3 0.5 0.1 0.1\n")
         (tmp_path / "out").mkdir()
-        data = DataConfig.model_validate({"dataset": "yolo", "root": str(root), "names": ["cat", "dog"]})
+        data = DataConfig.model_validate({"dataset": "yolo", "root": str(root), "names": ["cat", "dog"], "max_doubtful": 1})
         facts = prepare(tmp_path / "out", data).facts
-        assert facts.num_problems == {"degenerate box": 3, "box outside its image": 1}
+        assert counts(facts) == {"degenerate box": 3, "box outside its image": 1}
         assert facts.splits["train"].num_boxes == 1
-        assert 'bbox "labels/train/a.txt:2: 0 nan 0.5 0.1 0.1"' in facts.problems["degenerate box"][0]
+        assert 'bbox "labels/train/a.txt:2: 0 nan 0.5 0.1 0.1"' in examples(facts, "degenerate box")[0]
 
     def test_a_class_without_a_name_is_refused(self, root: Path, tmp_path: Path) -> None:
         write(root / "labels/train/a.txt", "5 0.5 0.5 0.1 0.1\n")
@@ -323,9 +324,9 @@ class TestVoc:
     def test_corners_that_are_not_finite_are_left_out_by_prepare(self, root: Path, tmp_path: Path) -> None:
         write(root / "Annotations/a.xml", page(("cat", (0, 0, 4, 4)), ("dog", (1, "nan", 5, 8))))
         (tmp_path / "out").mkdir()
-        facts = prepare(tmp_path / "out", DataConfig.model_validate({"dataset": "voc", "root": str(root)})).facts
-        assert facts.num_problems == {"degenerate box": 1}
-        assert "xmin 1 ymin nan xmax 5 ymax 8" in facts.problems["degenerate box"][0]
+        facts = prepare(tmp_path / "out", DataConfig.model_validate({"dataset": "voc", "root": str(root), "max_doubtful": 1})).facts
+        assert counts(facts) == {"degenerate box": 1}
+        assert "xmin 1 ymin nan xmax 5 ymax 8" in examples(facts, "degenerate box")[0]
 
     def test_an_empty_folder(self, tmp_path: Path) -> None:
         with pytest.raises(DataError, match="is it a VOC folder"):

@@ -137,7 +137,7 @@ class TestNuclei:
     """513 micrographs with 26,255 masks."""
 
     def test_every_mask_survives_cleaning(self, nuclei: Dataset) -> None:
-        assert nuclei.facts.num_problems == {}
+        assert nuclei.facts.notes == ()
         for split in ("train", "val"):
             rows = json.loads(nuclei.annotations(split).read_text())["annotations"]
             assert len(rows) > 100
