@@ -60,7 +60,10 @@ def _is_below(name: str) -> bool:
 def _spellings(name: str) -> list[str]:
     """The name with its separators as slashes, and without percent-encoding and the parts of a web address that are not its path."""
     slashed = name.replace("\\", "/")
-    address = urlsplit(slashed).path if "://" in slashed else slashed
+    try:
+        address = urlsplit(slashed).path if "://" in slashed else slashed
+    except ValueError:  # brackets that are not an IPv6 address
+        address = slashed
     return list(dict.fromkeys((slashed, unquote(slashed), address, unquote(address))))
 
 
