@@ -46,7 +46,9 @@ class Ids:
         """
         keys = [_checked(path, kind, index, row) for index, row in enumerate(rows, start=1)]
         _check_spellings(path, kind, keys, rows)
-        self._path, self._kind = path, kind
+        # _odd: whether the type of the ids has been noted
+        self._path, self._kind, self._notes, self._split = path, kind, notes, split
+        self._odd = True
         if any(isinstance(one, str) for one in keys):
             self._numbers: dict[Key, int] = {one: number for number, one in enumerate(dict.fromkeys(keys), start=1)}
             notes.add(NUMBERED, split, f"{path.name}: {kind} ids such as {next(one for one in keys if isinstance(one, str))!r}")
@@ -55,12 +57,17 @@ class Ids:
             other = next((row["id"] for row in rows if not isinstance(row["id"], int)), None)
             if other is not None:
                 notes.add(CONVERTED, split, f"{path.name}: {kind} ids such as {other!r}")
+            self._odd = other is not None
         self.number = [self._numbers[one] for one in keys]
 
     def find(self, value: Any) -> int | None:
         """The number of the entry that a reference means; None if there is none."""
         wanted = key(value)
-        return None if wanted is None else self._numbers.get(wanted)
+        found = None if wanted is None else self._numbers.get(wanted)
+        if found is not None and not self._odd and not isinstance(value, int):
+            self._odd = True
+            self._notes.add(CONVERTED, self._split, f"{self._path.name}: {self._kind}_id such as {value!r}")
+        return found
 
 
 def _checked(path: Path, kind: str, index: int, row: Mapping[str, Any]) -> Key:

@@ -19,7 +19,7 @@ from stages.notes import Kind, Notes
 Boxes = Literal["xywh", "xyxy", "cxcywh", "fractions", "xyxy_fractions", "cxcywh_fractions"]
 """x and y of the upper left corner, width, height; both corners; center, width, height: in px, or as fractions of the image's sides."""
 
-BEYOND = Kind("box that extends beyond its image, read as x, y, width, height in px", "assumed", "boxes")
+BEYOND = Kind("box that would fit its image as corners or center, read as x, y, width, height in px", "assumed", "boxes")
 TINY = Kind("box below 1 px at the corner, read as x, y, width, height in px", "assumed", "boxes")
 UNLIKE_MASK = Kind("box unlike its mask, read as x, y, width, height in px", "assumed", "boxes")
 
@@ -79,7 +79,7 @@ def judge(
         DataError: they are most likely something else; the message names the option.
     """
     sizes = _sizes(images, folder)
-    found = [_evidence(row, box, sizes) for row in rows if (box := usable(row["bbox"])) is not None]
+    found = [_evidence(row, box, sizes) for row in rows if (box := usable(row["bbox"])) is not None and min(box[2:]) > 0]
     if not found:
         return
     tiny = [one for one in found if max(map(abs, one.box)) <= 1 and one.size is not None and min(one.size) > 4]
@@ -93,7 +93,7 @@ def judge(
         if why is not None:
             text = f"{why} as x, y, width, height but fit as {words}"
             raise DataError(f"{path}: {text}; set data.boxes: {form} to read them so, or data.boxes: xywh to keep them")
-    for kind, odd in ((TINY, tiny), (BEYOND, [one for one in found if not _inside(one, "xywh")]), (UNLIKE_MASK, _unlike(free))):
+    for kind, odd in ((TINY, tiny), (BEYOND, [one for one in free if _fits_only_another(one)]), (UNLIKE_MASK, _unlike(free))):
         for one in odd:
             notes.add(kind, split, f"annotation {one.row['id']} in {path.name}, bbox {[round(value, 3) for value in one.box]}")
 
@@ -153,6 +153,11 @@ def _inside(one: _Evidence, form: str) -> bool | None:
     x, y, w, h = _FORMS[form](one.box)
     over = max(-x, -y, x + w - one.size[0], y + h - one.size[1])
     return over <= MARGIN_PX and w > 0 and h > 0
+
+
+def _fits_only_another(one: _Evidence) -> bool:
+    """Whether the box leaves the image unless its numbers are read differently; one that leaves it in any reading is only large."""
+    return not _inside(one, "xywh") and any(_inside(one, form) for form in ("xyxy", "cxcywh"))
 
 
 def _unlike(found: Sequence[_Evidence]) -> list[_Evidence]:
