@@ -9,7 +9,7 @@ from pathlib import Path
 from deploy.errors import DataError
 from stages.datasets.layouts import SPLITS
 from stages.datasets.layouts.entries import document
-from stages.datasets.layouts.image_names import ImageNames
+from stages.datasets.layouts.image_names import ImageNames, is_file
 from stages.notes import Kind, Note, Notes
 
 OTHERS = Kind("annotation file that is not used", "left out", "files")
@@ -114,12 +114,11 @@ def _choose(paths: Sequence[Path], split: str, notes: Notes) -> Path:
 def _unsplit(root: Path, base: Path, paths: Sequence[Path]) -> tuple[str, Path, Notes]:
     notes = Notes()
     split = _named_as(root) or "train"
-    usual = [path for path in paths if not _ODD.search(path.stem.lower())] or list(paths)
-    fitting = [path for path in usual[:_MOST_UNNAMED] if document.is_coco(path)]
+    fitting = [path for path in paths[:_MOST_UNNAMED] if document.is_coco(path)]
     if fitting:
         return split, _choose(fitting, split, notes), notes
-    if len(usual) == 1:
-        return split, usual[0], notes
+    if len(paths) == 1:
+        return split, paths[0], notes
     raise DataError(f"{base}: no file such as annotations/instances_train.json; {_ADVICE}")
 
 
@@ -128,11 +127,15 @@ def _images(base: Path, split: str, annotations: Path) -> Path:
     names = _names(annotations)
     for root in (base, base.resolve().parent) if base.resolve().name.lower() in _ANNOTATIONS else (base,):
         folders = _candidates(root, split, annotations)
-        for count in (_exact, _similar):
-            scores = {folder: count(folder, names) for folder in folders}
-            best = max(folders, key=scores.__getitem__)
-            if scores[best]:
-                return best
+        exact = {folder: sum(is_file(folder / name) for name in names) for folder in folders}
+        best = max(folders, key=exact.__getitem__)
+        if names and exact[best] == len(names):
+            return best
+        similar = {folder: _num_found(folder, names) for folder in folders}
+        scores = {folder: (similar[folder], exact[folder]) for folder in folders}
+        best = max(folders, key=scores.__getitem__)
+        if similar[best]:
+            return best
     return _candidates(base, split, annotations)[0]
 
 
@@ -159,17 +162,6 @@ def _folders(root: Path) -> Iterator[Path]:
         yield from (Path(folder, name) for name in folders)
 
 
-def _exact(folder: Path, names: Sequence[str]) -> int:
-    return sum(_is_file(folder / name) for name in names)
-
-
-def _similar(folder: Path, names: Sequence[str]) -> int:
+def _num_found(folder: Path, names: Sequence[str]) -> int:
     known = ImageNames(folder)
     return sum(known.find(name, Notes(), "") is not None for name in names)
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):
-        return False
