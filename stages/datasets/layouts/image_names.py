@@ -24,7 +24,7 @@ class ImageNames:
 
     def find(self, name: str, notes: Notes, split: str) -> Path | None:
         """The file, relative to the root; None if there is none, or several that fit equally well."""
-        if _is_below(name) and (self.root / name).is_file():
+        if _is_below(name) and is_file(self.root / name):
             return Path(name)
         found = next((path for one in _spellings(name) if (path := self._by_parts(one)) is not None), None)
         if found is not None:
@@ -49,6 +49,14 @@ class ImageNames:
                 for start in range(len(parts)):
                     self._by_tail.setdefault(parts[start:], []).append(file)
         return self._by_tail
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; a name that no file system accepts has none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def _is_below(name: str) -> bool:

@@ -110,10 +110,10 @@ class TestCoco:
         draw(tmp_path / "photos/a.png")
         write(tmp_path / "one.json", self.annotations("a.png"))
         pair = {"images": "photos", "annotations": "one.json"}
-        options = {f"{split}_{part}": path for split in ("train", "val") for part, path in pair.items()}
+        options: dict[str, Any] = {f"{split}_{part}": path for split in ("train", "val") for part, path in pair.items()}
         found = coco.build(tmp_path, root=str(tmp_path), **options)
         assert set(found) == {"train", "val"}
-        absolute = {key: str(tmp_path / value) for key, value in options.items()}
+        absolute: dict[str, Any] = {key: str(tmp_path / value) for key, value in options.items()}
         assert coco.build(tmp_path, **absolute)["val"].coco == found["val"].coco
         assert coco.identity(**absolute) == coco.identity(root=str(tmp_path), **options)
 
@@ -121,7 +121,7 @@ class TestCoco:
         with pytest.raises(DataError, match=r"data\.val_annotations is missing"):
             coco.build(tmp_path, val_images="here")
 
-    @pytest.mark.parametrize(("text", "message"), [("{", "not JSON"), ("[1, 2]", "not a COCO file"), ("\x00", "not JSON")])
+    @pytest.mark.parametrize(("text", "message"), [("{", "not JSON"), ("[1, 2]", "not a COCO file"), ("\x00", "not a text file")])
     def test_what_is_no_coco_file(self, tmp_path: Path, text: str, message: str) -> None:
         draw(tmp_path / "images/a.png")
         write(tmp_path / "annotations/instances_train.json", text)
@@ -133,7 +133,7 @@ class TestCoco:
             coco.build(tmp_path, root=str(tmp_path))
 
     def test_missing_pieces_are_named(self, tmp_path: Path) -> None:
-        named = {"train_images": "images", "train_annotations": "a.json"}
+        named: dict[str, Any] = {"train_images": "images", "train_annotations": "a.json"}
         with pytest.raises(DataError, match="images: no such folder; it should hold the train images"):
             coco.build(tmp_path, root=str(tmp_path), **named)
         (tmp_path / "images").mkdir()

@@ -1,0 +1,1 @@
+"""Entries of a COCO file (images, annotations, categories) as tools write them, brought to one strict form."""

@@ -1,0 +1,186 @@
+"""What the four numbers of a box mean: COCO's x, y, width, height in px, or what some scripts write instead.
+
+Nothing in a file says so. Each reading is counted against what the file itself has: the images' sizes, the areas and the masks. If
+another reading fits and COCO's does not, the file is refused with the option that reads it; single boxes that fit COCO's reading
+badly are noted.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from deploy.errors import DataError
+from stages.datasets.cleaning.images import size
+from stages.datasets.layouts.entries.boxes import Box, extent, numeric, usable
+from stages.datasets.layouts.entries.objects import FIXED
+from stages.notes import Kind, Notes
+
+Boxes = Literal["xywh", "xyxy", "cxcywh", "fractions", "xyxy_fractions", "cxcywh_fractions"]
+"""x and y of the upper left corner, width, height; both corners; center, width, height: in px, or as fractions of the image's sides."""
+
+BEYOND = Kind("box that would fit its image as corners or center, read as x, y, width, height in px", "assumed", "boxes")
+TINY = Kind("box below 1 px at the corner, read as x, y, width, height in px", "assumed", "boxes")
+UNLIKE_MASK = Kind("box unlike its mask, read as x, y, width, height in px", "assumed", "boxes")
+
+MARGIN_PX = 1.0
+OVERWHELMING, DOUBTFUL = 0.95, 0.2
+"""Share of boxes that must fit another reading, and that must not fit COCO's, for a refusal."""
+MIN_BEYOND = 3
+
+
+@dataclass(frozen=True)
+class _Evidence:
+    """A box as written, in an image of (width, height) px, with its stated area and the box around its polygons, None if unknown."""
+
+    row: Mapping[str, Any]
+    box: Box
+    size: tuple[int, int] | None
+    area: float | None
+    around: Box | None
+
+
+def _corners(box: Box) -> Box:
+    x, y, x2, y2 = box
+    return x, y, x2 - x, y2 - y
+
+
+def _center(box: Box) -> Box:
+    x, y, w, h = box
+    return x - w / 2, y - h / 2, w, h
+
+
+_FORMS: dict[str, Callable[[Box], Box]] = {"xywh": lambda box: box, "xyxy": _corners, "cxcywh": _center}
+
+
+def convert(rows: Sequence[dict[str, Any]], images: Sequence[Mapping[str, Any]], folder: Path, boxes: Boxes | None) -> None:
+    """Bring every box, and every polygon in fractions, to px; removes the mark of boxes that are known to be so."""
+    fractions = boxes is not None and boxes.endswith("fractions")
+    form = "xywh" if boxes in (None, "fractions") else str(boxes).removesuffix("_fractions")
+    sizes = _sizes(images, folder) if fractions else {}
+    for row in rows:
+        box, fixed = usable(row["bbox"]), row.pop(FIXED, False)
+        if box is None or boxes in (None, "xywh"):
+            continue
+        known = sizes.get(row["image_id"])
+        box = box if fixed else _FORMS[form](box)
+        row["bbox"] = list(_scaled(box, known) if fractions and known else box)
+        mask = row.get("segmentation")
+        if fractions and known and isinstance(mask, list) and max((abs(one) for polygon in mask for one in polygon), default=9) <= 1.5:
+            row["segmentation"] = [[one * known[index % 2] for index, one in enumerate(polygon)] for polygon in mask]
+
+
+def judge(
+    path: Path, rows: Sequence[Mapping[str, Any]], images: Sequence[Mapping[str, Any]], folder: Path, notes: Notes, split: str
+) -> None:
+    """Check that the boxes are x, y, width, height in px, as far as the file lets one see.
+
+    Raises:
+        DataError: they are most likely something else; the message names the option.
+    """
+    sizes = _sizes(images, folder)
+    found = [_evidence(row, box, sizes) for row in rows if (box := usable(row["bbox"])) is not None and min(box[2:]) > 0]
+    if not found:
+        return
+    tiny = [one for one in found if max(map(abs, one.box)) <= 1 and one.size is not None and min(one.size) > 4]
+    if len(tiny) >= OVERWHELMING * len(found):
+        form = _best_of_fractions(tiny)
+        text = f"{len(tiny)} of {len(found)} boxes have no number above 1, as if they were fractions of the image"
+        raise DataError(f"{path}: {text}; set data.boxes: {form} to read them so, or data.boxes: xywh if they are px")
+    free = [one for one in found if not one.row.get(FIXED)]
+    for form, words in (("xyxy", "x1, y1, x2, y2"), ("cxcywh", "center x, center y, width, height")):
+        why = _contradiction(free, form)
+        if why is not None:
+            text = f"{why} as x, y, width, height but fit as {words}"
+            raise DataError(f"{path}: {text}; set data.boxes: {form} to read them so, or data.boxes: xywh to keep them")
+    for kind, odd in ((TINY, tiny), (BEYOND, [one for one in free if _fits_only_another(one)]), (UNLIKE_MASK, _unlike(free))):
+        for one in odd:
+            notes.add(kind, split, f"annotation {one.row['id']} in {path.name}, bbox {[round(value, 3) for value in one.box]}")
+
+
+def _sizes(images: Sequence[Mapping[str, Any]], folder: Path) -> dict[int, tuple[int, int]]:
+    """Width and height in px of each image as annotated, otherwise its file's; images without either are left out."""
+    found = {row["id"]: (row["width"], row["height"]) if "width" in row else size(folder / row["file_name"]) for row in images}
+    return {number: sides for number, sides in found.items() if sides is not None}
+
+
+def _evidence(row: Mapping[str, Any], box: Box, sizes: Mapping[int, tuple[int, int]]) -> _Evidence:
+    area, mask = numeric(row.get("area")), row.get("segmentation")
+    around = extent(mask) if isinstance(mask, list) else None
+    return _Evidence(row, box, sizes.get(row["image_id"]), area if area and area > 0 else None, around)
+
+
+def _contradiction(found: Sequence[_Evidence], form: str) -> str | None:
+    """In words, how many boxes contradict COCO's reading, if nearly all fit the other one."""
+    checks: tuple[tuple[str, Callable[[_Evidence, str], bool | None], int], ...] = (
+        ("do not fit their masks", _fits_mask, 1),
+        ("do not have their area", _has_area, 1),
+        ("leave their images", _inside, MIN_BEYOND),
+    )
+    for words, check, least in checks:
+        known = [one for one in found if check(one, "xywh") is not None]
+        bad = sum(not check(one, "xywh") for one in known)
+        good = sum(bool(check(one, form)) for one in known)
+        share = DOUBTFUL if check is _inside else 0.5
+        if known and bad >= max(least, share * len(known)) and good >= OVERWHELMING * len(known):
+            return f"{bad} of {len(known)} boxes {words}"
+    return None
+
+
+def _fits_mask(one: _Evidence, form: str) -> bool | None:
+    """Whether the box is the one around its polygons, to 2 px or a twentieth of their size."""
+    if one.around is None:
+        return None
+    x, y, w, h = _FORMS[form](one.box)
+    left, top, width, height = one.around
+    across, down = max(2.0, 0.05 * width), max(2.0, 0.05 * height)
+    same_x = abs(x - left) <= across and abs(x + w - left - width) <= across
+    return same_x and abs(y - top) <= down and abs(y + h - top - height) <= down
+
+
+def _has_area(one: _Evidence, form: str) -> bool | None:
+    """Whether width times height is the stated area, to 1 %; unknown if the area may be a mask's."""
+    if one.area is None or one.around is not None:
+        return None
+    _, _, w, h = _FORMS[form](one.box)
+    return w > 0 and h > 0 and abs(w * h - one.area) <= 0.01 * one.area
+
+
+def _inside(one: _Evidence, form: str) -> bool | None:
+    """Whether the box has an area and stays within the image, to 1 px."""
+    if one.size is None:
+        return True if form == "xywh" else None
+    x, y, w, h = _FORMS[form](one.box)
+    over = max(-x, -y, x + w - one.size[0], y + h - one.size[1])
+    return over <= MARGIN_PX and w > 0 and h > 0
+
+
+def _fits_only_another(one: _Evidence) -> bool:
+    """Whether the box leaves the image unless its numbers are read differently; one that leaves it in any reading is only large."""
+    return not _inside(one, "xywh") and any(_inside(one, form) for form in ("xyxy", "cxcywh"))
+
+
+def _unlike(found: Sequence[_Evidence]) -> list[_Evidence]:
+    return [one for one in found if _fits_mask(one, "xywh") is False]
+
+
+def _best_of_fractions(found: Sequence[_Evidence]) -> str:
+    """The reading of fractions that most boxes fit; corner and size if several fit as many."""
+    scores = {}
+    for form, name in (("xywh", "fractions"), ("xyxy", "xyxy_fractions"), ("cxcywh", "cxcywh_fractions")):
+        fitting = 0
+        for one in found:
+            x, y, w, h = _FORMS[form](one.box)
+            fitting += min(x, y) >= -0.01 and max(x + w, y + h) <= 1.01 and min(w, h) > 0
+        scores[name] = fitting
+    return max(scores, key=lambda name: scores[name])
+
+
+def _scaled(box: Box, sides: tuple[int, int]) -> Box:
+    x, y, w, h = box
+    return x * sides[0], y * sides[1], w * sides[0], h * sides[1]
+
+
+def names() -> tuple[str, ...]:
+    """The readings, as the option names them."""
+    return get_args(Boxes)
