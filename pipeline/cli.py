@@ -176,7 +176,12 @@ def _add_build(commands: _Commands) -> argparse.ArgumentParser:
 def _add_predict(commands: _Commands) -> argparse.ArgumentParser:
     command = _command(commands, "predict", "find objects in images with a bundle, and draw them")
     command.add_argument("bundle", metavar="BUNDLE", help="a folder with manifest.json")
-    command.add_argument("images", metavar="IMAGE", nargs="+", help="image files")
+    command.add_argument(
+        "images",
+        metavar="INPUT",
+        nargs="+",
+        help="images, folders, patterns in quotes, lists of paths (.txt), or - for standard input: paths, or the bytes of one image",
+    )
     command.add_argument("--out", metavar="DIR", required=True, help="folder for the drawn images and predictions.json")
     command.add_argument("--score", metavar="MIN", type=float, default=0.3, help="draw boxes with at least this score (default 0.3)")
     return command

@@ -2,14 +2,15 @@
 
 import hashlib
 import importlib
-import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
 
 from deploy.errors import DataError
+from deploy.prediction.image_folders import SUFFIXES, is_hidden, list_images
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2")
+__all__ = ["SPLITS", "SUFFIXES", "digest", "folder", "globox", "list_images", "nearby"]
+
 SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test",)}
 """Our names of the splits, and the names that folders use."""
 
@@ -26,11 +27,6 @@ def folder(root: str | None, layout: str) -> Path:
     if not path.is_dir():
         raise DataError(f"{path}: no such folder; set data.root to the folder that holds the data")
     return path
-
-
-def list_images(root: Path) -> list[Path]:
-    """All image files below a folder, sorted by their path."""
-    return sorted(path for path in _files(root) if path.suffix.lower() in SUFFIXES)
 
 
 def digest(annotations: Iterable[Path], images: Iterable[Path]) -> dict[str, str]:
@@ -75,28 +71,8 @@ def nearby(root: Path, fits: Callable[[Path], bool]) -> Path:
     """The folder that `fits`: the root itself, otherwise the only fitting folder in it, otherwise the one that it is in; else the root."""
     if fits(root):
         return root
-    below = [path for path in sorted(root.iterdir()) if path.is_dir() and not _is_hidden(path.name) and fits(path)]
+    below = [path for path in sorted(root.iterdir()) if path.is_dir() and not is_hidden(path.name) and fits(path)]
     if len(below) == 1:
         return below[0]
     above = root.resolve().parent
     return above if not below and fits(above) else root
-
-
-def _files(root: Path) -> Iterator[Path]:
-    """All files below a folder, except hidden ones and those in hidden folders, each folder once whatever links lead to it."""
-    seen: set[Path] = set()
-    for folder_name, folders, names in os.walk(root, followlinks=True):
-        real = Path(folder_name).resolve()
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = [name for name in folders if not _is_hidden(name)]
-        for name in names:
-            if not _is_hidden(name):
-                yield Path(folder_name, name)
-
-
-def _is_hidden(name: str) -> bool:
-    """Whether tools hide files of this name, or leave them behind: .ipynb_checkpoints, ._photo.jpg, __MACOSX."""
-    return name.startswith(".") or name in ("__MACOSX", "@eaDir")
