@@ -148,7 +148,8 @@ def _add_gate(commands: _Commands) -> argparse.ArgumentParser:
     command.usage = "%(prog)s [CONFIG|BUNDLE] [options]"
     command.add_argument("--reference", metavar="DIR", help="a kept bundle, or a folder of them, to compare with on this machine")
     command.add_argument("--save-reference", metavar="DIR", help="keep the bundles in this folder if every gate passed")
-    command.add_argument("--data", metavar="DIR", help="with a bundle: labeled images in COCO's layout")
+    command.add_argument("--data", metavar="DIR", help="with a bundle: labeled images in COCO's, YOLO's or VOC's layout")
+    command.add_argument("--split", metavar="NAME", help="with --data: the split to judge on (default: the bundle's)")
     command.add_argument("--out", metavar="DIR", help="folder for gate.json, gate.xml and gate.md (default runs/<name>)")
     return command
 
@@ -168,7 +169,10 @@ def _add_build(commands: _Commands) -> argparse.ArgumentParser:
     command = _command(commands, "build", "rebuild a bundle's engine for this machine, then measure and judge it")
     command.add_argument("bundle", metavar="BUNDLE", help="a folder with manifest.json")
     command.add_argument("--target", metavar="NAME", help="one of the pipeline's targets (default: the bundle's own)")
-    command.add_argument("--data", metavar="DIR", help="labeled images in COCO's layout; without them only latency is measured")
+    command.add_argument(
+        "--data", metavar="DIR", help="labeled images in COCO's, YOLO's or VOC's layout; without them only latency is measured"
+    )
+    command.add_argument("--split", metavar="NAME", help="with --data: the split to judge on (default: the bundle's)")
     command.add_argument("--out", metavar="DIR", required=True, help="the new bundle's folder")
     return command
 
