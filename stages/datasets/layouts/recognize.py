@@ -18,16 +18,19 @@ def recognize(root: Path) -> tuple[str, dict[str, Any]]:
     """
     if not root.is_dir():
         raise DataError(f"{root}: {'a file' if root.exists() else 'no such folder'}; name the folder that holds the labeled images")
-    fitting = [name for name, discover in _READERS.items() if _fits(discover, root)]
+    why_not = {name: _why_not(discover, root) for name, discover in _READERS.items()}
+    fitting = [name for name, why in why_not.items() if why is None]
     if len(fitting) == 1:
         return fitting[0], {"root": str(root)}
     if fitting:
         raise DataError(f"{root}: read by {' and by '.join(fitting)}; leave only one kind of annotations in it")
-    raise DataError(f"{root}: no annotations in COCO's, YOLO's or VOC's layout; docs/data.md shows what is read")
+    tried = "; ".join(f"{name}: {why}" for name, why in why_not.items())
+    raise DataError(f"{root}: no annotations in COCO's, YOLO's or VOC's layout; docs/data.md shows what is read ({tried})")
 
 
-def _fits(discover: Callable[[Path], Any], root: Path) -> bool:
+def _why_not(discover: Callable[[Path], Any], root: Path) -> str | None:
+    """Why a reader does not read the folder; None if it does."""
     try:
-        return bool(discover(root))
-    except DataError:
-        return False
+        return None if discover(root) else "nothing found"
+    except DataError as error:
+        return str(error)
