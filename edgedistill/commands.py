@@ -53,20 +53,26 @@ def run(config: PipelineConfig | Folder, *, runs: Folder = "runs", force: str | 
 
 
 def gate(
-    subject: Bundle | PipelineConfig | Folder, *, reference: Folder | None = None, data: Folder | None = None, runs: Folder = "runs"
+    subject: Bundle | PipelineConfig | Folder,
+    *,
+    reference: Folder | None = None,
+    data: Folder | None = None,
+    split: str | None = None,
+    runs: Folder = "runs",
 ) -> GateResult:
     """Judge a bundle, or the targets of a pipeline that has run, as `edgedistill gate` does; writes no gate.json.
 
     Args:
         subject: a bundle or its folder; or pipeline.yaml, or what load_config returned.
         reference: a kept bundle, or a folder with one per target. Both engines run alternately on this machine.
-        data: labeled images in COCO's layout to compare a bundle and its reference on.
+        data: labeled images in COCO's, YOLO's or VOC's layout to compare a bundle and its reference on.
+        split: the split of `data` to judge on; None for the bundle's own.
         runs: the results folder of a pipeline.
 
     Raises:
         EdgedistillError: an error that the user can fix, with the exit code of the command.
     """
-    options = GateOptions(None if reference is None else Path(reference), None if data is None else Path(data))
+    options = GateOptions(None if reference is None else Path(reference), None if data is None else Path(data), split=split)
     with _user_errors():
         if not isinstance(subject, Bundle | PipelineConfig):
             subject = Bundle.load(subject) if Path(subject).is_dir() else load_config(subject)

@@ -149,7 +149,8 @@ def _add_gate(commands: _Commands) -> argparse.ArgumentParser:
     command.usage = "%(prog)s [CONFIG|BUNDLE] [options]"
     command.add_argument("--reference", metavar="DIR", help="a kept bundle, or a folder of them, to compare with on this machine")
     command.add_argument("--save-reference", metavar="DIR", help="keep the bundles in this folder if every gate passed")
-    command.add_argument("--data", metavar="DIR", help="with a bundle: labeled images in COCO's layout")
+    command.add_argument("--data", metavar="DIR", help="with a bundle: labeled images in COCO's, YOLO's or VOC's layout")
+    command.add_argument("--split", metavar="NAME", help="with --data: the split to judge on (default: the bundle's)")
     command.add_argument("--max-doubtful", metavar="SHARE", type=float, default=0.2, help=_DOUBTFUL)
     command.add_argument("--out", metavar="DIR", help="folder for gate.json, gate.xml and gate.md (default runs/<name>)")
     return command
@@ -170,7 +171,10 @@ def _add_build(commands: _Commands) -> argparse.ArgumentParser:
     command = _command(commands, "build", "rebuild a bundle's engine for this machine, then measure and judge it")
     command.add_argument("bundle", metavar="BUNDLE", help="a folder with manifest.json")
     command.add_argument("--target", metavar="NAME", help="one of the pipeline's targets (default: the bundle's own)")
-    command.add_argument("--data", metavar="DIR", help="labeled images in COCO's layout; without them only latency is measured")
+    command.add_argument(
+        "--data", metavar="DIR", help="labeled images in COCO's, YOLO's or VOC's layout; without them only latency is measured"
+    )
+    command.add_argument("--split", metavar="NAME", help="with --data: the split to judge on (default: the bundle's)")
     command.add_argument("--max-doubtful", metavar="SHARE", type=float, default=0.2, help=_DOUBTFUL)
     command.add_argument("--out", metavar="DIR", required=True, help="the new bundle's folder")
     return command
@@ -179,7 +183,12 @@ def _add_build(commands: _Commands) -> argparse.ArgumentParser:
 def _add_predict(commands: _Commands) -> argparse.ArgumentParser:
     command = _command(commands, "predict", "find objects in images with a bundle, and draw them")
     command.add_argument("bundle", metavar="BUNDLE", help="a folder with manifest.json")
-    command.add_argument("images", metavar="IMAGE", nargs="+", help="image files")
+    command.add_argument(
+        "images",
+        metavar="INPUT",
+        nargs="+",
+        help="images, folders, patterns in quotes, lists of paths (.txt), or - for standard input: paths, or the bytes of one image",
+    )
     command.add_argument("--out", metavar="DIR", required=True, help="folder for the drawn images and predictions.json")
     command.add_argument("--score", metavar="MIN", type=float, default=0.3, help="draw boxes with at least this score (default 0.3)")
     return command

@@ -11,7 +11,7 @@ from deploy.errors import DataError
 from stages.artifacts import Dataset
 from stages.config import DataConfig
 from stages.datasets import Source
-from stages.datasets.cleaning import clean, images, limits, pixels, rules
+from stages.datasets.cleaning import bundle_classes, clean, images, limits, pixels, rules
 from stages.datasets.splits.arrange import arrange
 from stages.facts import DatasetFacts, Split, write_facts
 from stages.notes import Note, Notes
@@ -54,16 +54,17 @@ def prepare(out: Path, config: DataConfig) -> Dataset:
 def gather(out: Path, config: DataConfig, split: str, more: tuple[str, ...], expected: ModelContract) -> Dataset:
     """Like `prepare`, for data on which engines are judged but not trained: the split `split`, and those of `more` that exist.
 
-    Its classes must be the expected ones.
+    Its classes are matched by name with the expected ones, and get their numbers.
 
     Raises:
-        DataError: as `prepare`; classes that are not the expected ones.
+        DataError: as `prepare`; no such split; a class that is not expected.
     """
     sources = find(out, config)
+    if split not in sources:
+        there = ", ".join(sources) or "no split"
+        raise DataError(f"{config.options.get('root')}: no split {split}; the data has {there}; choose one to judge on with --split NAME")
     wanted = {name: source for name, source in sources.items() if name in (split, *more)}
-    dataset = _collect(out, config, wanted, (split,), remedy="pass --max-doubtful")
-    _check_classes(dict(zip(dataset.facts.contract.category_ids, dataset.facts.contract.classes, strict=True)), expected)
-    return dataset
+    return _collect(out, config, bundle_classes.numbered_as(expected, wanted), (split,), remedy="pass --max-doubtful")
 
 
 def _collect(
@@ -84,14 +85,6 @@ def _collect(
     every = tuple(note for _, notes in cleaned.values() for note in notes)
     write_facts(out, DatasetFacts(contract=contract, splits=splits, notes=every))
     return Dataset(out)
-
-
-def _check_classes(names: Mapping[int, str], expected: ModelContract) -> None:
-    wanted = dict(zip(expected.category_ids, expected.classes, strict=True))
-    for number in sorted({*names, *wanted}):
-        if names.get(number) != wanted.get(number):
-            there, here = (repr(found[number]) if number in found else "nothing" for found in (wanted, names))
-            raise DataError(f"category {number} is {here} in the data but {there} in the bundle; use data with the bundle's classes")
 
 
 def _clean(split: str, source: Source, preprocessing: Preprocessing) -> tuple[dict[str, Any], tuple[Note, ...]]:

@@ -39,7 +39,7 @@ class Endpoints:
         self.service = service
 
     async def detect(self, request: Request) -> Response:
-        """Find objects in the image in the body, or in the files of a multipart form."""
+        """Find objects in the image in the body, in the files of a multipart form, or in the images of a JSON body."""
         config = self.service.config
         min_score = number_parameter(request.query_params.get("min_score"), "min_score", 0.0, 1.0)
         timeout_ms = number_parameter(request.headers.get("x-timeout-ms"), "X-Timeout-Ms", 1.0, 1e9)

@@ -10,6 +10,7 @@ from starlette.datastructures import Headers, UploadFile
 from starlette.requests import Request
 from starlette.types import Message, Receive
 
+from deploy.serving import text
 from deploy.serving.refusals import Gone, Invalid, TooLarge, TooSlow, Unsupported
 from deploy.serving.work import File
 
@@ -43,13 +44,16 @@ async def read(request: Request, limits: Limits) -> bytes:
 
 
 async def read_files(request: Request, limits: Limits, max_files: int) -> list[File]:
-    """The files of a multipart form, or the body itself.
+    """The files of a multipart form, the images in JSON or a data: address, or the body itself.
 
     Raises:
-        As `read`; Invalid: the form is malformed or contains no file; TooLarge: more than max_files.
+        As `read`; Invalid: the form is malformed or contains no file, or the text holds no image; TooLarge: more than max_files.
     """
     if not request.headers.get("content-type", "").startswith("multipart/form-data"):
-        return [File(await read(request, limits))]
+        content = await read(request, limits)
+        if not text.is_text(content):
+            return [File(content)]
+        return await asyncio.to_thread(text.images, content, max_files, limits.hold)
     if (encoding := request.headers.get("content-encoding", "identity")) not in _PLAIN:
         raise Unsupported(f"content-encoding {encoding[:40]!r} of a form; send the form uncompressed")
     limited = Request(request.scope, _limited(request.headers, request.receive, limits))

@@ -23,6 +23,7 @@ from pipeline.store.store import Store
 from stages import artifacts
 from stages.artifacts import ONNX, Dataset, OnnxModel
 from stages.config import DataConfig, GateConfig, PackageConfig, TargetConfig, ValidationConfig
+from stages.datasets.layouts.recognize import recognize
 from stages.facts import FACTS, OnnxFacts, write_facts
 from stages.gate import gate
 from stages.measurement.verdicts import exit_code
@@ -43,6 +44,7 @@ def build(args: argparse.Namespace) -> Answer:
     """Build, measure, judge and package; whatever the verdicts, the new bundle is written completely or not at all."""
     given, out = Bundle.load(Path(args.bundle)), Path(args.out).resolve()
     target, every, validation = plan(given, args.target)
+    validation = judged_on(args.split, args.data, validation)
     gates = _alone(every)
     if out.exists():
         raise ConfigError(f"--out {out}: already exists; choose a new folder")
@@ -120,8 +122,19 @@ def again(given: Bundle, scratch: Path, *, dataset: Dataset | None) -> Bundle:
     return Bundle.load(made.root)
 
 
+def judged_on(split: str | None, data: str | None, validation: ValidationConfig) -> ValidationConfig:
+    """How a bundle is measured, on the split that was asked for; None: the bundle's own.
+
+    Raises:
+        ConfigError: a split without data.
+    """
+    if split is not None and data is None:
+        raise ConfigError(f"--split {split}: there is no data to judge on; pass --data DIR")
+    return validation if split is None else validation.model_copy(update={"split": split})
+
+
 def data_for(given: Bundle, data: LabeledFolder, validation: ValidationConfig, scratch: Path) -> Dataset:
-    """The images to judge a bundle on, in COCO's layout."""
+    """The images to judge a bundle on."""
     target = plan(given, None)[0]
     found = _data(Store(scratch, target.name, say=silent).at(target.name), data, validation.split, target, given)
     assert found is not None
@@ -129,14 +142,15 @@ def data_for(given: Bundle, data: LabeledFolder, validation: ValidationConfig, s
 
 
 def _data(store: Store, data: LabeledFolder, split: str, target: TargetConfig, given: Bundle) -> Dataset | None:
-    """The images to judge on and, if the target needs them, those to read ranges from, in COCO's layout."""
+    """The images to judge on and, if the target needs them, those to read ranges from, in any layout."""
     if data.folder is None:
         return None
     if not 0 <= data.max_doubtful <= 1:
         raise ConfigError(f"--max-doubtful {data.max_doubtful:g}: allowed: 0 to 1")
     contract = given.manifest.contract
+    kind, options = recognize(Path(data.folder))
     own = {"preprocessing": contract.preprocessing, "max_doubtful": data.max_doubtful}
-    config = DataConfig.model_validate({"dataset": "coco", "root": data.folder, **own})
+    config = DataConfig.model_validate({"dataset": kind, **options, **own})
     more = (target.calibration_split,) if target.needs_calibration else ()
     dataset = store.run(gather, config, split, more, contract)
     announce(dataset, store)

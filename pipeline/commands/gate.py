@@ -55,21 +55,23 @@ class GateResult:
 class GateOptions:
     """How gates that compare with a reference are judged.
 
-    reference: the folder of a bundle, or of one bundle per target. data: labeled images in COCO's layout, only with a bundle.
-    first: there is no reference yet and one is about to be kept, so these gates are not judged. max_doubtful: the largest share of
-    `data` that may be left out or assumed, 0 to 1.
+    reference: the folder of a bundle, or of one bundle per target. data: labeled images, only with a bundle; split: the one of
+    them to judge on, None for the bundle's; max_doubtful: the largest share of them that may be left out or assumed, 0 to 1.
+    first: there is no reference yet and one is about to be kept, so these gates are not judged.
     """
 
     reference: Path | None = None
     data: Path | None = None
     first: bool = False
     max_doubtful: float = MAX_DOUBTFUL
+    split: str | None = None
 
 
 def gate(args: argparse.Namespace) -> Answer:
     """Judge a configuration's targets, or a bundle."""
     reference, data = (None if given is None else Path(given) for given in (args.reference, args.data))
-    options = GateOptions(reference, data, first=args.save_reference is not None and reference is None, max_doubtful=args.max_doubtful)
+    first = args.save_reference is not None and reference is None
+    options = GateOptions(reference, data, first=first, max_doubtful=args.max_doubtful, split=args.split)
     file = Path(args.config)
     if file.is_dir():
         if args.settings:
@@ -88,6 +90,8 @@ def gate_run(config: PipelineConfig, runs: Path, options: GateOptions) -> GateRe
     """
     if options.data is not None:
         raise ConfigError(f"--data {options.data}: pipeline {config.name} names its own data; pass --data only with a bundle")
+    if options.split is not None:
+        raise ConfigError(f"--split {options.split}: pipeline {config.name} names its own split; pass --split only with a bundle")
     result = reused(config, runs)
     verdicts: list[Verdict] = []
     _refuse_idle(options, config.gates)
@@ -119,6 +123,7 @@ def gate_bundle(given: Bundle, options: GateOptions) -> GateResult:
     """
     verdicts = list(given.manifest.verdicts)
     _, gates, validation = build.plan(given, None)
+    validation = build.judged_on(options.split, None if options.data is None else str(options.data), validation)
     _refuse_idle(options, gates)
     wanted = [one for one in gates if one.other == "reference"]
     if options.data is not None and options.reference is None:

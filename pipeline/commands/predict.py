@@ -1,24 +1,33 @@
 """`edgedistill predict`: the objects that a bundle finds in images."""
 
 import argparse
+import sys
 from collections import Counter
 from pathlib import Path
 
 from deploy.bundles.bundle import Bundle
-from deploy.errors import ConfigError
-from pipeline.answer import Answer
+from deploy.errors import ConfigError, DataError, Interrupted
+from deploy.prediction.inputs import expand
+from pipeline.answer import Answer, say
 
 
 def predict(args: argparse.Namespace) -> Answer:
-    """Find objects in images and draw them."""
+    """Find objects in images and draw them; one that cannot be read is named, and the others are done."""
     from deploy.predict import predict_images  # `gate` needs no runtime
 
     if not 0 <= args.score <= 1:
         raise ConfigError(f"--score {args.score}: allowed: 0 to 1")
-    out = Path(args.out)
-    found = predict_images(Bundle.load(Path(args.bundle)), [Path(image) for image in args.images], out, min_score=args.score)
+    bundle, out = Bundle.load(Path(args.bundle)), Path(args.out)
+    images = expand(args.images, sys.stdin.buffer.read, leave_out=out)
+    try:
+        found = predict_images(bundle, images, out, min_score=args.score)
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted; nothing was written") from None
+    for failure in found["failed"]:
+        say(f"edgedistill: left out: {failure['error']}", sys.stderr)
     counts = Counter(annotation["image_id"] for annotation in found["annotations"] if annotation["score"] >= args.score)
     lines = [
         f"{out / image['drawn']}: {counts[image['id']]} objects in {image['width']} x {image['height']} px" for image in found["images"]
     ]
-    return Answer({"out": str(out), **found}, "\n".join(lines))
+    code = DataError.exit_code if found["failed"] else 0
+    return Answer({"out": str(out), **found, "exit_code": code}, "\n".join(lines), code)

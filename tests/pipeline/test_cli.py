@@ -95,7 +95,7 @@ class TestExitCodes:
             ([], "the following arguments are required: COMMAND; see edgedistill --help"),
             (["destill"], "argument COMMAND: invalid choice: 'destill'"),
             (["run", "--dry"], "unrecognized arguments: --dry; see edgedistill --help"),
-            (["predict", "bundle", "--out", "x"], "the following arguments are required: IMAGE; see edgedistill predict --help"),
+            (["predict", "bundle", "--out", "x"], "the following arguments are required: INPUT; see edgedistill predict --help"),
             (["serve", "bundle", "--port", "many"], "argument --port: invalid int value: 'many'; see edgedistill serve --help"),
             (["run", "a.yaml", "b.yaml"], "unrecognized arguments: b.yaml"),
         ],
@@ -248,6 +248,20 @@ class TestBundleCommands:
         assert (code, out) == (0, f"{tmp_path / 'out' / 'image.png'}: 2 objects in 64 x 64 px\n")
         code, out, _ = outcome(capsys, "predict", str(bundle.root), str(image), "--out", str(tmp_path / "out"), "--json")
         assert json.loads(out)["images"][0]["drawn"] == "image.png"
+
+    def test_predict_names_an_image_that_cannot_be_read_and_does_the_others(
+        self, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    ) -> None:
+        bundle, photos = artifact_samples.bundle(tmp_path), tmp_path / "photos"
+        photos.mkdir()
+        Image.fromarray(onnx_samples.picture({(0, 1): 0})).save(photos / "good.png")
+        (photos / "bad.png").write_bytes(b"no image")
+        code, out, err = outcome(capsys, "predict", str(bundle.root), str(photos), "--out", str(photos / "found"))
+        assert (code, out) == (3, f"{photos / 'found' / 'good.png'}: 1 objects in 64 x 64 px\n")
+        assert re.fullmatch(r"edgedistill: left out: .*bad\.png: not an image that can be read; .*\n", err)
+        code, out, _ = outcome(capsys, "predict", str(bundle.root), str(photos), "--out", str(photos / "found"), "--json")
+        answer = json.loads(out)
+        assert (code, answer["exit_code"], len(answer["images"]), len(answer["failed"])) == (3, 3, 1, 1)
 
     def test_a_damaged_bundle_is_refused(self, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
         bundle = artifact_samples.bundle(tmp_path)

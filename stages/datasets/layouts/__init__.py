@@ -1,21 +1,19 @@
 """Folder layouts of data sets, each read as COCO dictionaries; the files of stages/datasets choose among them."""
 
 import hashlib
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from deploy.errors import DataError
+from deploy.prediction.image_folders import SUFFIXES, has_file, is_hidden, list_files, list_images
 
-SUFFIXES = (
-    *(".jpg", ".jpeg", ".jfif", ".jpe", ".jif", ".mpo", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"),
-    *(".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".jpx", ".jpf", ".j2c", ".jpc", ".avif"),
-)
+__all__ = ["SPLITS", "SUFFIXES", "UNREAD_SUFFIXES", "digest", "folder", "has_file", "list_files", "list_images", "nearby"]
+
 UNREAD_SUFFIXES = (
     *(".heic", ".heif", ".hif", ".jxl", ".psd", ".tga", ".pcx", ".exr", ".hdr", ".dcm", ".pfm"),
     *(".dng", ".raw", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"),
 )
-"""Suffixes of images that are read, and of those that are not and so are counted."""
+"""Suffixes of images that are not read, and so are counted."""
 
 SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test",)}
 """Our names of the splits, and the names that folders use."""
@@ -33,21 +31,6 @@ def folder(root: str | None, layout: str) -> Path:
     if not path.is_dir():
         raise DataError(f"{path}: no such folder; set data.root to the folder that holds the data")
     return path
-
-
-def list_images(root: Path) -> list[Path]:
-    """All image files below a folder, sorted by their path."""
-    return list_files(root, SUFFIXES)
-
-
-def list_files(root: Path, suffixes: Sequence[str]) -> list[Path]:
-    """All files below a folder with one of the (lowercase) suffixes in any case, sorted by their path."""
-    return sorted(path for path in _files(root) if path.suffix.lower() in suffixes)
-
-
-def has_file(root: Path, suffixes: Sequence[str]) -> bool:
-    """Whether a file with one of the (lowercase) suffixes is anywhere below a folder."""
-    return any(path.suffix.lower() in suffixes for path in _files(root))
 
 
 def digest(annotations: Iterable[Path], images: Iterable[Path]) -> dict[str, str]:
@@ -80,28 +63,8 @@ def nearby(root: Path, fits: Callable[[Path], bool]) -> Path:
     """The folder that `fits`: the root itself, otherwise the only fitting folder in it, otherwise the one that it is in; else the root."""
     if fits(root):
         return root
-    below = [path for path in sorted(root.iterdir()) if path.is_dir() and not _is_hidden(path.name) and fits(path)]
+    below = [path for path in sorted(root.iterdir()) if path.is_dir() and not is_hidden(path.name) and fits(path)]
     if len(below) == 1:
         return below[0]
     above = root.resolve().parent
     return above if not below and fits(above) else root
-
-
-def _files(root: Path) -> Iterator[Path]:
-    """All files below a folder, except hidden ones and those in hidden folders, each folder once whatever links lead to it."""
-    seen: set[Path] = set()
-    for folder_name, folders, names in os.walk(root, followlinks=True):
-        real = Path(folder_name).resolve()
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = [name for name in folders if not _is_hidden(name)]
-        for name in names:
-            if not _is_hidden(name):
-                yield Path(folder_name, name)
-
-
-def _is_hidden(name: str) -> bool:
-    """Whether tools hide files of this name, or leave them behind: .ipynb_checkpoints, ._photo.jpg, __MACOSX."""
-    return name.startswith(".") or name in ("__MACOSX", "@eaDir")

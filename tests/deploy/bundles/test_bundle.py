@@ -3,6 +3,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import artifact_samples as samples
 import numpy as np
@@ -169,6 +170,7 @@ class TestPredict:
     def test_names_of_drawn_images(self, tmp_path: Path) -> None:
         paths = [tmp_path / "a.JPG", tmp_path / "b" / "a.jpg", tmp_path / "c.tif", tmp_path / "a-2.jpg"]
         assert drawn_names(paths) == ["a.jpg", "a-2.jpg", "c.png", "a-2-2.jpg"]
+        assert drawn_names([Path("A.png"), Path("a.PNG"), b""]) == ["A.png", "a-2.png", "stdin.png"]
 
     def test_what_cannot_be_used_is_refused(self, tmp_path: Path) -> None:
         made = samples.bundle(tmp_path)
@@ -178,17 +180,49 @@ class TestPredict:
         with pytest.raises(ArtifactError, match="pass a different --out"):
             predict_images(made, [], tmp_path / "bad.png")
 
-    def test_one_bad_image_leaves_what_was_there(self, tmp_path: Path) -> None:
+    def test_an_image_that_cannot_be_read_is_listed_and_the_others_are_done(self, tmp_path: Path) -> None:
+        made = samples.bundle(tmp_path)
+        good, bad, gone = (tmp_path / name for name in ("good.png", "bad.png", "gone.png"))
+        Image.fromarray(onnx_samples.picture(CELLS)).save(good)
+        bad.write_bytes(b"no image")
+        result = predict_images(made, [bad, good, gone], tmp_path / "out")
+        assert [(one["id"], one["file_name"]) for one in result["images"]] == [(1, str(good))]
+        assert {one["image_id"] for one in result["annotations"]} == {1}
+        assert [one["file_name"] for one in result["failed"]] == [str(bad), str(gone)]
+        assert "No such file" in result["failed"][1]["error"]
+        assert {path.name for path in (tmp_path / "out").iterdir()} == {"good.png", "predictions.json"}
+
+    def test_without_a_readable_image_what_was_there_is_left(self, tmp_path: Path) -> None:
         made = samples.bundle(tmp_path)
         out, good, bad = (tmp_path / name for name in ("out", "good.png", "bad.png"))
         Image.fromarray(onnx_samples.picture(CELLS)).save(good)
         predict_images(made, [good], out)
         before = {path.name: path.read_bytes() for path in out.iterdir()}
-        Image.fromarray(onnx_samples.picture({})).save(good)
         bad.write_bytes(b"no image")
-        with pytest.raises(DataError, match=r"bad\.png"):
-            predict_images(made, [good, bad], out)
+        for folder in (out, tmp_path / "new" / "deep"):
+            with pytest.raises(DataError, match=r"none of the 2 images can be read; the first: .*bad\.png"):
+                predict_images(made, [bad, bad], folder)
         assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+        assert not (tmp_path / "new").exists()
+
+    @pytest.mark.parametrize("there", [True, False])
+    def test_ctrl_c_leaves_nothing_half_written(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool) -> None:
+        made, photo, out = samples.bundle(tmp_path), tmp_path / "photo.png", tmp_path / "out"
+        Image.fromarray(onnx_samples.picture(CELLS)).save(photo)
+        if there:
+            out.mkdir()
+        before = {path.name for path in tmp_path.iterdir()}
+        monkeypatch.setattr("deploy.predict.to_coco", Mock(side_effect=[[], KeyboardInterrupt]))
+        with pytest.raises(KeyboardInterrupt):
+            predict_images(made, [photo, photo], out)
+        assert {path.name for path in tmp_path.iterdir()} == before
+        assert not there or not any(out.iterdir())
+
+    def test_the_content_of_a_file_is_drawn_as_stdin(self, tmp_path: Path) -> None:
+        made, photo = samples.bundle(tmp_path), tmp_path / "photo.png"
+        Image.fromarray(onnx_samples.picture(CELLS)).save(photo)
+        found = predict_images(made, [photo.read_bytes()], tmp_path / "out")
+        assert (found["images"][0]["file_name"], found["images"][0]["drawn"], len(found["annotations"])) == ("-", "stdin.png", 2)
 
     @pytest.mark.parametrize("name", ["photo.png", "link.png"])
     def test_an_image_is_not_drawn_over(self, tmp_path: Path, name: str) -> None:

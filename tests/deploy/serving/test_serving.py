@@ -1,11 +1,12 @@
 """The HTTP application, in this process."""
 
+import base64
 import gzip
 import io
 import json
 import threading
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,26 @@ def expected(bundle: Bundle, *contents: bytes) -> list[dict[str, Any]]:
         return [one for number, image in images for one in to_coco(predictor.detect(image), number, contract)]
 
 
+def wrapped(content: bytes) -> str:
+    return base64.encodebytes(content).decode()  # lines of 76 characters
+
+
+def address(content: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(content).decode()}"
+
+
+SPELLINGS: dict[str, Callable[[bytes], Any]] = {
+    "json": lambda content: {"image": base64.b64encode(content).decode()},
+    "list": lambda content: {"images": [base64.b64encode(content).decode()]},
+    "line breaks": lambda content: {"image": wrapped(content)},
+    "other alphabet, no padding": lambda content: {"image": base64.urlsafe_b64encode(content).decode().rstrip("=")},
+    "address in json": lambda content: {"image": address(content)},
+    "address": lambda content: address(content).encode(),
+    "encoded address": lambda content: address(content).replace("+", "%2B").replace("=", "%3D").encode(),
+    "byte order mark": lambda content: b"\xef\xbb\xbf" + json.dumps({"image": address(content)}).encode(),
+}
+
+
 class TestDetect:
     def test_an_image_gives_coco_boxes_in_its_own_pixels(self, client: Any, bundle: Bundle) -> None:
         answer = client.post("/v1/detect", content=encoded())
@@ -104,6 +125,21 @@ class TestDetect:
         files = [("images", (f"{number}.png", content)) for number, content in enumerate(contents)]
         body = client.post("/v1/detect", files=files, data={"note": "x"}).json()
         assert [(one["id"], one["file_name"]) for one in body["images"]] == [(1, "0.png"), (2, "1.png"), (3, "2.png")]
+        assert body["annotations"] == expected(bundle, *contents)
+
+    @pytest.mark.parametrize("write", SPELLINGS.values(), ids=SPELLINGS)
+    def test_an_image_in_base64_is_answered_as_its_bytes_are(self, served: Served, bundle: Bundle, write: Callable[[bytes], Any]) -> None:
+        sent = write(encoded())
+        given = {"content": sent} if isinstance(sent, bytes) else {"json": sent}
+        answer = served.client.post("/v1/detect", **given)
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["annotations"] == expected(bundle, encoded())
+        assert (served.service.admission.bytes, served.service.admission.images) == (0, 0)
+
+    def test_several_images_in_json_are_answered_in_their_order(self, client: Any, bundle: Bundle) -> None:
+        contents = [encoded(), encoded({}), encoded({(3, 3): 1}, "JPEG")]
+        body = client.post("/v1/detect", json={"images": [base64.b64encode(content).decode() for content in contents]}).json()
+        assert [one["id"] for one in body["images"]] == [1, 2, 3]
         assert body["annotations"] == expected(bundle, *contents)
 
     def test_min_score_leaves_out_lower_scores(self, client: Any) -> None:
@@ -207,6 +243,32 @@ class TestRefusals:
         assert client.post("/v1/detect", files=four).status_code == 413
         answer = client.post("/v1/detect", files=[*four[:1], ("images", ("b.png", b"bad"))])
         assert (answer.status_code, answer.json()["error"].partition(":")[0]) == (400, "image 2 of 2")
+
+    @pytest.mark.parametrize(
+        ("sent", "code", "words"),
+        [
+            (base64.b64encode(encoded()), 400, "send the bytes themselves, or JSON"),
+            (b'{"image": "', 400, "the body is not JSON"),
+            (b"[" * 9000, 400, "the body is not JSON"),
+            (b'{"image": "a", "score": 1}', 400, "JSON with keys 'image', 'score'; allowed"),
+            (b"[]", 400, "JSON with a list; allowed"),
+            (b'{"images": []}', 400, "images is not a list of at least one image"),
+            (b'{"image": 7}', 400, "image is not text"),
+            (b'{"image": "%%%%"}', 400, "image: not valid base64"),
+            (b'{"image": "abcde"}', 400, "image: not valid base64"),
+            (b'{"image": ""}', 400, "image: empty"),
+            (b'{"image": "aGVsbG8="}', 400, "image of 5 bytes: not an image"),
+            (b'{"image": "https://example.org/a.png"}', 400, "image: an address, and nothing is downloaded"),
+            (b"data:image/png,abc", 400, "the body: a data: address without ;base64"),
+            (b'{"images": ["aGVsbG8=", "%"]}', 400, "images[1]: not valid base64"),
+            (b'{"images": ["a", "a", "a", "a"]}', 413, "more than 3 images"),
+        ],
+    )
+    def test_text_without_an_image_is_refused_in_one_line(self, client: Any, sent: bytes, code: int, words: str) -> None:
+        answer = client.post("/v1/detect", content=sent)
+        assert answer.status_code == code
+        assert words in answer.json()["error"]
+        assert "\n" not in answer.json()["error"]
 
     def test_other_methods_and_addresses(self, client: Any) -> None:
         assert client.get("/v1/detect").status_code == 405

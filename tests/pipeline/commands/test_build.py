@@ -1,6 +1,7 @@
 """build, through the command line as a stranger would use it."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,25 @@ def test_a_split_to_judge_on_is_data_enough(given: Bundle, data: Dataset, tmp_pa
     assert (code, answer["map"]) == (0, 1.0)
 
 
+def test_a_yolo_folder_is_judged_on_the_split_that_was_asked_for(
+    given: Bundle, data: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, truth = tmp_path / "yolo", json.loads((data.root / "val.json").read_text())
+    (root / "test" / "images").mkdir(parents=True)
+    (root / "test" / "labels").mkdir()
+    (root / "data.yaml").write_text("test: test/images\nnames: [blue, red, green]\n")
+    numbers = {90: 0, 3: 1, 7: 2}
+    for image in truth["images"]:
+        shutil.copy(data.root / "images" / "val" / image["file_name"], root / "test" / "images")
+        boxes = [(numbers[one["category_id"]], one["bbox"]) for one in truth["annotations"] if one["image_id"] == image["id"]]
+        lines = [f"{number} {(x + w / 2) / 64} {(y + h / 2) / 64} {w / 64} {h / 64}\n" for number, (x, y, w, h) in boxes]
+        (root / "test" / "labels" / image["file_name"]).with_suffix(".txt").write_text("".join(lines))
+    code, answer = build(capsys, given.root, "--data", root, "--out", tmp_path / "here")
+    assert (code, answer["error"].endswith("no split val; the data has test; choose one to judge on with --split NAME")) == (3, True)
+    code, answer = build(capsys, given.root, "--data", root, "--split", "test", "--out", tmp_path / "here")
+    assert (code, answer["map"]) == (0, 1.0)
+
+
 def test_without_data_accuracy_is_not_judged(given: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, answer = build(capsys, given.root, "--out", tmp_path / "here")
     assert (code, answer["map"]) == (12, None)
@@ -106,6 +126,7 @@ REFUSALS = {
     "no such target": (["--target", "in8"], 2, "--target in8 (did you mean int8?): the bundle has here, int8, choice, gpu, needed"),
     "int8 without data": (["--target", "int8"], 2, "pass --data DIR"),
     "a choice without data": (["--target", "choice"], 2, "pass --data DIR"),
+    "a split without data": (["--split", "test"], 2, "pass --data DIR"),
     "no such data": (["--data", "nowhere"], 3, "nowhere: no such folder"),
 }
 
@@ -178,7 +199,7 @@ def test_data_of_other_classes_is_refused(given: Bundle, data: Dataset, tmp_path
         file.write_text(file.read_text().replace('"red"', '"crimson"'))
     code, answer = build(capsys, given.root, "--data", data.root, "--out", tmp_path / "here")
     assert code == 3
-    assert "category 3 is 'crimson' in the data but 'red' in the bundle" in answer["error"]
+    assert "'crimson' in the data but not in the bundle, which has red, green, blue" in answer["error"]
 
 
 def test_a_target_for_another_gpu_becomes_one_for_the_gpu_that_is_here(given: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
