@@ -60,4 +60,6 @@ def _files(root: Path) -> Iterator[Path]:
 
 
 def _refuse(error: OSError) -> None:
+    if isinstance(error, FileNotFoundError | NotADirectoryError):  # nothing there, so no files
+        return
     raise DataError(f"{error.filename}: this folder cannot be read ({error.strerror})") from error
