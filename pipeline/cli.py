@@ -92,8 +92,8 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", nargs=0, action=_Version, help="print the version and exit")
     commands = top.add_subparsers(metavar="COMMAND", required=True)
     for add in (
-        _add_init,
         _add_run,
+        _add_init,
         _add_ablate,
         _add_check,
         _add_gate,

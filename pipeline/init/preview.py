@@ -15,7 +15,7 @@ from pipeline.init.plan import FirstPlan
 from pipeline.init.sizes import SMALL_PX, objects_at
 from pipeline.report.boxes import objects_of, tagged, truth_view
 from pipeline.report.pictures import PHOTO_PX, jpeg
-from pipeline.report.preview_page import Bar, Preview, LabeledSample, render_preview
+from pipeline.report.preview_page import Bar, LabeledSample, Preview, render_preview
 
 MOST_SAMPLES = 16
 MOST_CLASSES = 60
@@ -81,7 +81,7 @@ def _samples(folder: LabeledFolder) -> Iterator[LabeledSample]:
         height, width = pixels.shape[:2]
         image = Image.fromarray(pixels)
         image.thumbnail((PHOTO_PX, PHOTO_PX), Image.Resampling.LANCZOS)
-        drawn = tagged(view, width, height) if 1 < len(names) and len(view.boxes) <= MOST_TAGGED else view
+        drawn = tagged(view, width, height) if len(names) > 1 and len(view.boxes) <= MOST_TAGGED else view
         yield LabeledSample(str(rows[number]["file_name"]), width, height, jpeg(image), drawn, f"{why}; {len(view.boxes)} objects")
 
 
