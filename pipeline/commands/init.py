@@ -82,7 +82,7 @@ def _figures(folder: LabeledFolder, chosen: FirstPlan, out: Path, page: Path | N
 def _lines(folder: LabeledFolder, chosen: FirstPlan, out: Path, page: Path | None) -> list[str]:
     counted = ", ".join(f"{count} {split}" for split, count in folder.num_images.items())
     parts = ", ".join(f"{name} {seconds / 60:.1f}" for name, seconds in chosen.seconds.items())
-    slow = [] if chosen.learned else ["! too short to learn much; pass --minutes with a larger number"]
+    slow = [] if chosen.warning is None else [f"! {chosen.warning}"]
     return [
         f"{folder.dataset}: {counted} images; {len(folder.objects)} training objects, classes: {_names(folder)}",
         *map(str, folder.notes),

@@ -47,8 +47,8 @@ def _head(plan: FirstPlan, name: str) -> Iterator[str]:
     parts = ", ".join(f"{part} {_minutes(seconds)}" for part, seconds in plan.seconds.items())
     how = "speed measured with a few steps" if plan.measured else "speed guessed: torch is not installed"
     yield f"# Estimate: {plan.minutes:.0f} minutes on this machine ({parts}; {how})."
-    if not plan.learned:
-        yield "# That is too short to learn much: pass --minutes with a larger number, or use a faster machine."
+    if plan.warning is not None:
+        yield f"# {plan.warning[0].upper()}{plan.warning[1:]}."
     yield f"name: {_text(name)}  # results go to runs/{name}"
     yield "seed: 0"
     yield f"device: {plan.device}"

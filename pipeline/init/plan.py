@@ -42,7 +42,8 @@ class Wish:
 class FirstPlan:
     """What pipeline.yaml will say.
 
-    train_images, val_images: how many there will be. seconds: per network, and "rest". measured: whether the speed was.
+    train_images, val_images: how many there will be. seconds: per network, and "rest"; wished: the minutes asked for. measured: whether
+    the speed was.
     """
 
     size: InputSize
@@ -53,6 +54,7 @@ class FirstPlan:
     train_images: int
     val_images: int
     seconds: dict[str, float]
+    wished: float
     latency_ms: float
     device: str
     measured: bool
@@ -66,6 +68,13 @@ class FirstPlan:
     def minutes(self) -> float:
         """Estimate for the whole run."""
         return sum(self.seconds.values()) / 60
+
+    @property
+    def warning(self) -> str | None:
+        """What is wrong with the minutes, if anything."""
+        if self.minutes > self.wished:
+            return f"a single epoch takes longer than the {self.wished:g} minutes asked for; use fewer images or a faster machine"
+        return None if self.learned else "too short to learn much; pass --minutes with a larger number"
 
     @property
     def learned(self) -> bool:
@@ -108,7 +117,7 @@ def plan(folder: LabeledFolder, wish: Wish) -> FirstPlan:
     options = [_option(folder, speed, with_weights(pair, levels(folder, size), weights), size) for size in sizes for pair in pairs]
     train, val = _counts(folder)
     budget = wish.minutes * 60 * MARGIN
-    chosen = _choose(_fast_enough(options, speed, wish.latency), base, enough(folder), lambda one: budget - _rest(one, val))
+    chosen = _choose(_fast_enough(options, speed, wish.latency), base, max(enough(folder), train), lambda one: budget - _rest(one, val))
     exact = _exactly(chosen, speed)
     batch = 16 if device == "cuda" and train >= 256 else 8 if train >= 64 else min(4, train)
     passes = min(max(MOST_PASSES, 20 * train), (budget - _rest(exact, val)) / exact.per_pass)
@@ -123,6 +132,7 @@ def plan(folder: LabeledFolder, wish: Wish) -> FirstPlan:
         batch=batch,
         train_images=train,
         val_images=val,
+        wished=wish.minutes,
         seconds=spent | {"rest": _rest(exact, val)},
         latency_ms=latency,
         device=wish.device,

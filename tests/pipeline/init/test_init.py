@@ -30,7 +30,7 @@ def write_coco(root: Path, boxes: Sequence[Box], *, images: dict[str, int], clas
     (root / "images").mkdir()
     categories = [{"id": number, "name": name} for number, name in enumerate(classes, start=1)]
     for split, count in images.items():
-        rows = [{"id": i + 1, "file_name": f"{split}{i}.png", "width": side, "height": side} for i in range(count)]
+        rows: list[dict[str, Any]] = [{"id": i + 1, "file_name": f"{split}{i}.png", "width": side, "height": side} for i in range(count)]
         objects = [
             {"id": i * len(boxes) + j + 1, "image_id": i + 1, "category_id": 1 + j % len(classes), "bbox": list(box), "iscrowd": 0}
             for i in range(count)
@@ -170,8 +170,9 @@ class TestMinutes:
     def test_too_few_minutes_are_said(self, tmp_path: Path) -> None:
         root = write_coco(tmp_path / "cells", MIXED, images={"train": 400, "val": 100})
         text, config = written(root, tmp_path, minutes=0.5)
-        assert "too short to learn much" in text
+        assert "A single epoch takes longer than the 0.5 minutes asked for" in text
         assert config.teacher.train.epochs == 1
+        assert "Too short to learn much" in written(root, tmp_path, minutes=2.0)[0]
 
     def test_a_latency_excludes_slow_students(self, tmp_path: Path) -> None:
         root = write_coco(tmp_path / "cells", ((4, 4, 12, 12),), images={"train": 200, "val": 50}, side=512)
