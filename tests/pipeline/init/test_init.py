@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import flow_samples
 import numpy as np
 import pytest
 import yaml
@@ -348,6 +349,21 @@ class TestOwnFigure:
 
         monkeypatch.setattr(Path, "write_bytes", refused)
         assert "cannot be written: Permission denied" in (own_figure.fill_in(path, 0.4) or "")
+
+    def test_a_run_fills_it_in_and_says_how_to_hold_it(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        flow_samples.replace_training(monkeypatch)
+        Path("pipeline.yaml").write_text(f"{flow_samples.CONFIG}\n{own_figure.placeholder()}", encoding="utf-8")
+        assert main(["run"]) == 0
+        figure = own_figure.reached(json.loads(Path("runs/small/summary.json").read_text(encoding="utf-8")))
+        assert figure is not None
+        assert (
+            f"to hold this accuracy from now on, add to gates: - {{name: accuracy, metric: map, min: {figure:.3f}}}"
+            in capsys.readouterr().out
+        )
+        assert Path("pipeline.yaml").read_text(encoding="utf-8") == f"{flow_samples.CONFIG}\n{own_figure.placeholder(figure)}"
 
 
 class TestSpeed:
