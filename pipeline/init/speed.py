@@ -11,8 +11,8 @@ from pipeline.init.sizes import InputSize, Levels
 from stages.config import DetectorConfig
 
 BATCH = 8
-OVERHEAD_S = 0.003
-"""Per image, for reading and augmenting it."""
+STEP_S, READ_S = 0.003, 0.006
+"""Seconds per image: what a step does besides products; reading and augmenting it, which other processes do if there are cores."""
 
 THROUGHPUT = {"cpu": 38e9, "cuda": 4e12}
 """Multiply-accumulates per second of one core, and of a GPU, in training; a training step has three times those of a forward pass."""
@@ -34,31 +34,41 @@ class Speed:
 
     def seconds(self, network: Network, levels: Levels, size: InputSize) -> float:
         """Seconds that one image costs in training."""
-        return (self.factor or 1.0) * self._estimated(network, levels, size) / _gain(self.device)
+        workers = _workers()
+        step = self._step(network, levels, size)
+        return max(step, READ_S / workers) if workers else step + READ_S
 
     def forward_ms(self, network: Network, levels: Levels, size: InputSize) -> float:
         """Milliseconds of one image's end-to-end pass in a compiled engine; a third of a training step, and the fitting of the image."""
-        return 1.0 + 1000 * self.seconds(network, levels, size) / 3
+        return 1.0 + 1000 * self._step(network, levels, size) / 3
 
     def measured(self, network: Network, levels: Levels, size: InputSize) -> "Speed":
         """The same, corrected by a few steps of this network, if torch is installed."""
         took = _measure(network, levels, size, self.num_classes, self.device)
         return self if took is None else replace(self, factor=took / self._estimated(network, levels, size))
 
+    def _step(self, network: Network, levels: Levels, size: InputSize) -> float:
+        return (self.factor or 1.0) * self._estimated(network, levels, size) / _gain(self.device)
+
     def _estimated(self, network: Network, levels: Levels, size: InputSize) -> float:
         """Seconds per training image on one core, or on a GPU."""
-        return OVERHEAD_S + 3 * macs(network, levels, size, self.num_classes) / THROUGHPUT[self.device]
+        return STEP_S + 3 * macs(network, levels, size, self.num_classes) / THROUGHPUT[self.device]
+
+
+def _workers() -> int:
+    """Processes that read images while a CPU trains: see stages.training.loader.default_workers."""
+    return min(4, machine.num_cores() - 1)
 
 
 def _gain(device: str) -> float:
-    """How many times faster all cores are than one."""
+    """How many times faster than one core are those that the readers leave to the training."""
     if device != "cpu":
         return 1.0
-    cores = machine.num_cores()
+    cores = max(1, machine.num_cores() - _workers())
     if importlib.util.find_spec("torch") is not None:
         import torch
 
-        cores = torch.get_num_threads()  # OMP_NUM_THREADS, if it is set
+        cores = min(cores, torch.get_num_threads())  # OMP_NUM_THREADS, if it is set
     return 1 + FURTHER_CORE * (min(cores, MOST_CORES) - 1)
 
 
@@ -84,7 +94,7 @@ def _measure(network: Network, levels: Levels, size: InputSize, num_classes: int
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # processor time on one core: what else the machine is doing does not count
     try:
-        return OVERHEAD_S + _fastest(_step(network, levels, size, num_classes, device), device) / BATCH
+        return STEP_S + _fastest(_step(network, levels, size, num_classes, device), device) / BATCH
     finally:
         torch.set_num_threads(threads)
 

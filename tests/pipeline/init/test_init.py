@@ -375,6 +375,20 @@ class TestSpeed:
         assert found.factor is not None
         assert 0 < found.seconds(network, shape, size) < 10
 
+    def test_reading_costs_time_of_its_own_only_on_a_single_core(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        network, shape, size = ON_CPU[1].teacher, Levels((8, 16, 32), 0.5, (1.0, 0.0, 0.0)), InputSize(128, 128, 0.0, 20.0)
+        took = []
+        for cores in (1, 2, 8):
+            monkeypatch.setattr("deploy.machine.num_cores", lambda cores=cores: cores)
+            took.append(speed.Speed("cpu", 3).seconds(network, shape, size))
+        assert took[0] == pytest.approx(took[1] + speed.READ_S)
+        assert took[2] <= took[1]
+
+    def test_the_readers_are_those_that_training_starts(self) -> None:
+        from stages.training.loader import default_workers
+
+        assert speed._workers() == default_workers()
+
     def test_without_torch_it_is_estimated(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.undo()
         monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
