@@ -113,11 +113,14 @@ def plan(folder: LabeledFolder, wish: Wish) -> FirstPlan:
     sizes = candidates(folder)
     pairs, weights = (ON_GPU if device == "cuda" else ON_CPU), weights_here()
     base, speed = sizes[wanted(sizes)], Speed(device, len(folder.classes))
-    speed = speed.measured(pairs[0].student, levels(folder, base), base)
-    options = [_option(folder, speed, with_weights(pair, levels(folder, size), weights), size) for size in sizes for pair in pairs]
     train, val = _counts(folder)
-    budget = wish.minutes * 60 * MARGIN
-    chosen = _choose(_fast_enough(options, speed, wish.latency), base, max(enough(folder), train), lambda one: budget - _rest(one, val))
+    budget, needed = wish.minutes * 60 * MARGIN, max(enough(folder), train)
+    place = pairs[0].student, levels(folder, base), base
+    for _ in range(2):  # the second time with the speed at about the size that is chosen
+        speed = speed.measured(*place)
+        options = [_option(folder, speed, with_weights(pair, levels(folder, size), weights), size) for size in sizes for pair in pairs]
+        chosen = _choose(_fast_enough(options, speed, wish.latency), base, needed, lambda one: budget - _rest(one, val))
+        place = chosen.pair.student, chosen.levels, chosen.size
     exact = _exactly(chosen, speed)
     batch = 16 if device == "cuda" and train >= 256 else 8 if train >= 64 else min(4, train)
     passes = min(max(MOST_PASSES, 20 * train), (budget - _rest(exact, val)) / exact.per_pass)
