@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from deploy import plugins
 from deploy.errors import DataError
 from stages.datasets import Source
+from stages.datasets.cleaning import rules
 from stages.datasets.cleaning.images import size
 from stages.datasets.layouts.recognize import recognize
 from stages.notes import Note
@@ -59,13 +60,14 @@ def look(root: Path) -> LabeledFolder:
     """Read a folder's annotations, and headers of images where needed; no image is decoded.
 
     Raises:
-        DataError: none or several layouts fit, no training images, or no usable box.
+        DataError: none or several layouts fit, what `prepare` refuses, no training images, or no usable box.
     """
     dataset, options = recognize(root)
     with tempfile.TemporaryDirectory(prefix="edgedistill-") as scratch:
         sources: dict[str, Source] = plugins.load("stages.datasets", dataset).build(Path(scratch), **options)
     if "train" not in sources:
         raise DataError(f"{root}: no train split among {', '.join(sources) or 'no splits'}; name one folder or list train")
+    rules.check_splits(sources, ("train",))
     train = sources["train"]
     if not train.coco["images"]:
         raise DataError(f"{root}: no images in split train; put the labeled images in it")

@@ -290,6 +290,12 @@ class TestFolders:
         with pytest.raises(DataError, match="no usable box"):
             look(write_coco(tmp_path / "cells", ((1, 1, 0, 5), (1, 1, float("inf"), 4)), images={"train": 20, "val": 5}))
 
+    @pytest.mark.parametrize("content", [{}, {"images": 3}, {"images": [{}], "annotations": [], "categories": []}])
+    def test_a_file_that_prepare_would_refuse(self, tmp_path: Path, content: dict[str, Any]) -> None:
+        root = write_coco(tmp_path / "cells", MIXED, images={"train": 20, "val": 5})
+        (root / "annotations" / "instances_train.json").write_text(json.dumps(content), encoding="utf-8")
+        assert main(["init", str(root), "--out", str(tmp_path / "my.yaml")]) == 3
+
     def test_no_training_images(self, tmp_path: Path) -> None:
         with pytest.raises(DataError, match="no train split among val"):
             look(write_coco(tmp_path / "cells", MIXED, images={"val": 5}))
