@@ -94,6 +94,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(metavar="COMMAND", required=True)
     for add in (
         _add_run,
+        _add_init,
         _add_ablate,
         _add_check,
         _add_gate,
@@ -112,6 +113,17 @@ def parser() -> argparse.ArgumentParser:
 
 
 _Commands: TypeAlias = "argparse._SubParsersAction[_Parser]"  # noqa: SLF001 - argparse has no public name for it
+
+
+def _add_init(commands: _Commands) -> argparse.ArgumentParser:
+    command = _command(commands, "init", "look at a folder of labeled images and at this machine, and write a pipeline.yaml that works")
+    command.add_argument("data", metavar="DIR", help="folder with images and annotations in COCO's, YOLO's or VOC's layout")
+    command.add_argument("--out", metavar="FILE", default="pipeline.yaml", help="the new file (default pipeline.yaml); never replaced")
+    command.add_argument("--minutes", metavar="N", type=float, default=40.0, help="minutes that the run may take (default 40)")
+    command.add_argument("--latency", metavar="MS", type=float, help="milliseconds that one image may take on this machine")
+    command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="device for training (default auto)")
+    command.add_argument("--preview", action="store_true", help="also write a page of labeled samples next to FILE")
+    return command
 
 
 def _add_run(commands: _Commands) -> argparse.ArgumentParser:

@@ -14,6 +14,7 @@ from pipeline.answer import Answer, say, silent
 from pipeline.commands.check import before_trainings
 from pipeline.config import PipelineConfig, load
 from pipeline.flow import RunResult, compress, instances
+from pipeline.init.own_figure import fill_in, reached
 from pipeline.outputs import publish
 from pipeline.results.summary import stage_figures
 from pipeline.results.table import render
@@ -68,8 +69,15 @@ def run(args: argparse.Namespace) -> Answer:
     except UntilReached as reached:
         return _plan(store) if mode.dry else _partial(store, str(reached))
     paths = [finished.folder / "summary.json", finished.report, *finished.bundles.values()]
-    text = "\n".join(["", render(finished.summary), "", *map(str, paths)])
+    text = "\n".join(["", render(finished.summary), *_own_figure(Path(args.config), finished.summary, store), "", *map(str, paths)])
     return Answer(finished.summary, text, finished.exit_code)
+
+
+def _own_figure(path: Path, summary: Mapping[str, Any], store: Store) -> list[str]:
+    """Fill in the gate that `init` left as a comment, if the file still has it, and say how to hold the accuracy that was reached."""
+    figure = reached(summary)
+    line = fill_in(path, figure) if figure is not None and store.rank == 0 else None
+    return [] if line is None else ["", line]
 
 
 def open_store(config: PipelineConfig, runs: Path, mode: Mode, log: Callable[[str], None]) -> Store:

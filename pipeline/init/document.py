@@ -1,0 +1,200 @@
+"""The text of a first pipeline.yaml: every choice with a comment that gives its reason."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import yaml
+
+from pipeline.init.folder import LabeledFolder
+from pipeline.init.networks import Network, download
+from pipeline.init.own_figure import placeholder
+from pipeline.init.plan import VAL_SHARE, FirstPlan
+from pipeline.init.sizes import MOST_SMALL, SMALL_PX
+from pipeline.init.targets import gates, targets
+
+FEW_IMAGES = 200
+"""With fewer images than this, views are cropped too."""
+
+_COLORS = {"red", "green", "blue", "yellow", "orange", "white", "black", "purple", "pink", "brown", "amber", "ripe", "unripe"}
+_SIDED = {"left", "right", "text", "letter", "digit", "number", "plate", "arrow", "sign", "character", "turn", "clockwise"}
+
+
+def write(folder: LabeledFolder, plan: FirstPlan, name: str, latency: float | None) -> str:
+    """The file's contents."""
+    parts = (_head(plan, name), _data(folder, plan), _networks(folder, plan), _distill(plan), _export(folder), _targets(plan, latency))
+    return "\n".join(line for part in parts for line in part)
+
+
+def name_of(folder_name: str) -> str:
+    """A name for the run: the folder's, in the letters that names may have."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", folder_name).strip("-._")[:100] or "detector"
+
+
+def can_flip(classes: Mapping[str, int]) -> bool:
+    """Whether an object mirrored left to right is still of its class, as far as the names tell."""
+    words = {word for name in classes for word in _words(name)}
+    return not (words & _SIDED or sum(len(name.strip()) == 1 for name in classes) > len(classes) / 2)
+
+
+def _words(name: str) -> list[str]:
+    return re.split(r"[^a-z]+", name.lower())
+
+
+def _head(plan: FirstPlan, name: str) -> Iterator[str]:
+    yield "# Written by edgedistill init from the images and this machine. It is yours to change."
+    parts = ", ".join(f"{part} {_minutes(seconds)}" for part, seconds in plan.seconds.items())
+    how = "speed measured with a few steps" if plan.measured else "speed guessed: torch is not installed"
+    yield f"# Estimate: {plan.minutes:.0f} minutes on this machine ({parts}; {how})."
+    if plan.warning is not None:
+        yield f"# {plan.warning[0].upper()}{plan.warning[1:]}."
+    yield f"name: {_text(name)}  # results go to runs/{name}"
+    yield "seed: 0"
+    yield f"device: {plan.device}"
+
+
+def _data(folder: LabeledFolder, plan: FirstPlan) -> Iterator[str]:
+    counted = ", ".join(f"{count} {split}" for split, count in folder.num_images.items())
+    yield f"\n# Images: {counted}. {len(folder.objects)} training objects in {len(folder.classes)} {_plural('class', len(folder.classes))}."
+    for note in folder.notes:
+        yield f"# {_one_line(str(note))}"
+    yield "data:"
+    yield f"  dataset: {folder.dataset}"
+    for option, value in folder.options.items():
+        here = "  # relative to the folder in which edgedistill runs, if it is not absolute" if option == "root" else ""
+        yield f"  {option}: {_text(value)}{here}"
+    yield from _splits(folder)
+    yield from _size(plan)
+
+
+def _splits(folder: LabeledFolder) -> Iterator[str]:
+    if "val" in folder.sources:
+        return
+    if "test" in folder.sources:
+        yield "  # There is no val split: networks are judged on test, and settings should not be chosen by it."
+        yield "  splits: {val: test}"
+        return
+    yield "  # There is no other split: this share of the images is set aside, and never trained on."
+    yield f"  val_share: {VAL_SHARE}"
+
+
+def _size(plan: FirstPlan) -> Iterator[str]:
+    size = plan.size
+    yield f"  # {size.small:.1%} of the objects are below {SMALL_PX:g} px here, where few are found; the median is {size.median:.0f} px."
+    if size.small > MOST_SMALL:
+        yield "  # That is much: it is what the minutes and the images' own size allow. Larger takes longer, in proportion to the area."
+    yield f"  preprocessing: {{height: {size.height}, width: {size.width}}}"
+
+
+def _networks(folder: LabeledFolder, plan: FirstPlan) -> Iterator[str]:
+    yield "\n# The largest pair that can learn enough in the minutes; the student is what is shipped."
+    yield "teacher:"
+    teacher = plan.pair.teacher
+    if teacher.weights is None and teacher.backbone_weights is None:
+        yield "  # From random weights. ImageNet's help most with few images; to use them, download them and run init again:"
+        yield f"  #   {download(plan.pair)}"
+    yield from _levels(plan)
+    yield f"  detector: {_flow(teacher.options(plan.levels))}"
+    passes = plan.epochs * plan.train_images
+    yield f"  # {plan.num_steps} steps, {passes} views of {plan.train_images} images: what fits {plan.minutes:.0f} minutes."
+    yield "  train:"
+    yield from _train(teacher, folder, plan)
+    yield "student:"
+    yield f"  detector: {_flow(plan.pair.student.options(plan.levels))}"
+    yield "  train:  # the same for the baseline, which is the student without its teacher"
+    yield from _train(plan.pair.student, folder, plan)
+
+
+def _levels(plan: FirstPlan) -> Iterator[str]:
+    shares = ", ".join(f"{stride}: {share:.0%}" for stride, share in zip(plan.levels.strides, plan.levels.shares, strict=True))
+    yield f"  # Objects per level by stride at range_scale {plan.levels.range_scale:g}: {shares}."
+
+
+def _train(network: Network, folder: LabeledFolder, plan: FirstPlan) -> Iterator[str]:
+    rate = network.learning_rate * (plan.batch / 8) ** 0.5
+    yield f"    epochs: {plan.epochs}"
+    yield f"    batch_size: {plan.batch}"
+    yield f"    learning_rate: {rate:.2g}"
+    yield f"    warmup_steps: {max(1, min(100, plan.num_steps // 10))}"
+    yield f"    ema: {_ema(plan.num_steps)}  # averages over about a twentieth of the steps"
+    yield "    augment:"
+    yield from _augment(folder, plan)
+
+
+def _ema(num_steps: int) -> float:
+    return round(min(0.999, max(0.9, 1 - 20 / max(num_steps, 1))), 3)
+
+
+def _augment(folder: LabeledFolder, plan: FirstPlan) -> Iterator[str]:
+    if can_flip(folder.classes):
+        yield "      - {name: flip}"
+    else:
+        yield "      # no flip: mirrored, these classes would be others"
+    yield "      - {name: scale, min: 0.75, max: 1.3}"
+    if plan.train_images < FEW_IMAGES:
+        yield "      - {name: crop, p: 0.3}  # few images: more views of each"
+    if not {word for name in folder.classes for word in _words(name)} & _COLORS:
+        yield "      - {name: color, hue: 0.02}"
+    else:
+        yield "      # no color: classes are named after colors"
+
+
+def _distill(plan: FirstPlan) -> Iterator[str]:
+    strides = list(plan.levels.carrying)
+    yield "\ndistill:"
+    yield "  # At the strides that carry objects: a teacher's features elsewhere have little to teach."
+    yield f"  warmup_steps: {max(1, min(150, plan.num_steps // 10))}"
+    yield "  losses:"
+    for loss in ("attention", "non_local"):
+        yield f"    - {{name: {loss}, weight: 1.0, strides: {strides}, statistics: batch}}"
+
+
+def _export(folder: LabeledFolder) -> Iterator[str]:
+    most = most_objects(folder)
+    yield f"\n# Up to {most} objects are labeled in one image."
+    yield f"export: {{candidates: {max(100, min(1000, 2 * most))}, max_detections: {max(50, min(500, -(-3 * most // 2)))}}}"
+
+
+def most_objects(folder: LabeledFolder) -> int:
+    """The largest number of objects in a training image."""
+    counts: dict[Any, int] = {}
+    for row in folder.sources["train"].coco["annotations"]:
+        counts[row.get("image_id")] = counts.get(row.get("image_id"), 0) + 1
+    return max(counts.values(), default=0)
+
+
+def _targets(plan: FirstPlan, latency: float | None) -> Iterator[str]:
+    found = targets()
+    yield "\n# What this machine can measure."
+    yield "targets:"
+    yield from (f"  - {_flow(target)}" for target in found)
+    yield "\ngates:"
+    for reason, gate in gates([target["name"] for target in found], plan.latency_ms, latency):
+        yield f"  # {reason}"
+        yield f"  - {_flow(gate)}"
+    yield placeholder()
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.1f}"
+
+
+def _plural(word: str, count: int) -> str:
+    return word if count == 1 else f"{word}es"
+
+
+def _one_line(text: str) -> str:
+    return "".join(letter if letter.isprintable() else " " for letter in text)
+
+
+def _flow(value: Mapping[str, Any]) -> str:
+    return yaml.safe_dump(dict(value), default_flow_style=True, sort_keys=False, allow_unicode=True, width=10_000).strip()
+
+
+def _text(value: Any) -> str:
+    """A value in one line of YAML: plain text if it means itself, otherwise quoted as JSON, which YAML reads too."""
+    if not isinstance(value, str):
+        return json.dumps(value)
+    plain = re.fullmatch(r"[A-Za-z_./][\w./-]*", value) and yaml.safe_load(value) == value
+    return value if plain else json.dumps(value)
