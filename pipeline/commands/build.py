@@ -33,7 +33,7 @@ from stages.prepare import gather
 from stages.validate import validate
 
 
-class LabeledFolder(NamedTuple):
+class GivenData(NamedTuple):
     """Images to judge on, from the command line: --data and --max-doubtful."""
 
     folder: str | None
@@ -54,14 +54,14 @@ def build(args: argparse.Namespace) -> Answer:
         )
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
-        _build(given, target, gates, validation, LabeledFolder(args.data, args.max_doubtful), out)
+        _build(given, target, gates, validation, GivenData(args.data, args.max_doubtful), out)
     except KeyboardInterrupt:
         raise Interrupted("interrupted; nothing was written") from None
     return _answer(Bundle.load(out), target, gates)
 
 
 def _build(
-    given: Bundle, target: TargetConfig, gates: tuple[GateConfig, ...], validation: ValidationConfig, data: LabeledFolder, out: Path
+    given: Bundle, target: TargetConfig, gates: tuple[GateConfig, ...], validation: ValidationConfig, data: GivenData, out: Path
 ) -> None:
     """Write the new bundle, completely or not at all."""
     with TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
@@ -133,7 +133,7 @@ def judged_on(split: str | None, data: str | None, validation: ValidationConfig)
     return validation if split is None else validation.model_copy(update={"split": split})
 
 
-def data_for(given: Bundle, data: LabeledFolder, validation: ValidationConfig, scratch: Path) -> Dataset:
+def data_for(given: Bundle, data: GivenData, validation: ValidationConfig, scratch: Path) -> Dataset:
     """The images to judge a bundle on."""
     target = plan(given, None)[0]
     found = _data(Store(scratch, target.name, say=silent).at(target.name), data, validation.split, target, given)
@@ -141,7 +141,7 @@ def data_for(given: Bundle, data: LabeledFolder, validation: ValidationConfig, s
     return found
 
 
-def _data(store: Store, data: LabeledFolder, split: str, target: TargetConfig, given: Bundle) -> Dataset | None:
+def _data(store: Store, data: GivenData, split: str, target: TargetConfig, given: Bundle) -> Dataset | None:
     """The images to judge on and, if the target needs them, those to read ranges from, in any layout."""
     if data.folder is None:
         return None

@@ -134,7 +134,7 @@ def gate_bundle(given: Bundle, options: GateOptions) -> GateResult:
             dataset = (
                 None
                 if options.data is None
-                else build.data_for(given, build.LabeledFolder(str(options.data), options.max_doubtful), validation, scratch)
+                else build.data_for(given, build.GivenData(str(options.data), options.max_doubtful), validation, scratch)
             )
             found = labeled_split(dataset, validation.split) if dataset is not None else None
             own = _side(given, validation, found)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from deploy.contract import Preprocessing
 from deploy.errors import DataError
 from deploy.prediction import image_files
 from pipeline.init.folder import LabeledFolder, corners_of, evenly
@@ -74,7 +75,7 @@ def _samples(folder: LabeledFolder) -> Iterator[LabeledSample]:
     objects = objects_of(kept, list(picked))
     for number, why in picked.items():
         try:
-            pixels = image_files.load_image(source.images / rows[number]["file_name"])
+            pixels = image_files.load_image(source.images / rows[number]["file_name"], Preprocessing())
         except DataError:  # the page shows the others; `edgedistill check` names every unreadable image
             continue
         view = truth_view(objects.get(number, []), names)

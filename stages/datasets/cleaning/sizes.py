@@ -103,7 +103,7 @@ class Fit:
         return self.stored[0] * self.stored[1] / (self.stated[0] * self.stated[1])
 
 
-class Reading(NamedTuple):
+class SizeReading(NamedTuple):
     """What a difference means: its note, how annotations are fitted (None: used as they are), and what is done in words."""
 
     kind: Kind
@@ -125,28 +125,28 @@ def similar(one: Size, other: Size) -> bool:
     return _scaled(one, other) or _scaled(other, one)
 
 
-def read(images: Sequence[Labeled]) -> list[Reading]:
+def read(images: Sequence[Labeled]) -> list[SizeReading]:
     """What the difference means for each image, those with the same kind of difference judged together."""
     odds = {kind: _odds([one for one in images if one.difference == kind]) for kind in {one.difference for one in images}}
     return [_reading(image, *odds[image.difference]) for image in images]
 
 
-def _reading(image: Labeled, odds: float, certain: bool) -> Reading:
+def _reading(image: Labeled, odds: float, certain: bool) -> SizeReading:
     kind, prior = image.difference, _PRIOR
     if kind == "swapped":
         if odds > 0 and certain:
-            return Reading(ROTATED, None, "nobody can tell in which direction, so it is left out")
-        return Reading(WRONG_SIZE if certain else PERHAPS_WRONG_SIZE, None, "width and height are exchanged, boxes used as they are")
+            return SizeReading(ROTATED, None, "nobody can tell in which direction, so it is left out")
+        return SizeReading(WRONG_SIZE if certain else PERHAPS_WRONG_SIZE, None, "width and height are exchanged, boxes used as they are")
     if odds + prior <= 0:
-        return Reading(WRONG_SIZE if certain else PERHAPS_WRONG_SIZE, None, "boxes used as they are")
+        return SizeReading(WRONG_SIZE if certain else PERHAPS_WRONG_SIZE, None, "boxes used as they are")
     turned = kind == "exif"
     fit = Fit(image.stated, image.stored, image.file.orientation if turned else 1)
     across, down = (there / here for here, there in zip(image.stated, image.stored, strict=True))
     if turned and image.stated == image.stored:
-        return Reading(TURNED, fit, "boxes and masks turned with it")
+        return SizeReading(TURNED, fit, "boxes and masks turned with it")
     if kind == "stretched":
-        return Reading(STRETCHED, fit, f"boxes and masks scaled by {across:.4g} across and {down:.4g} down")
-    return Reading(RESIZED if certain else PERHAPS_RESIZED, fit, f"boxes and masks scaled by {across:.4g}{' and turned' * turned}")
+        return SizeReading(STRETCHED, fit, f"boxes and masks scaled by {across:.4g} across and {down:.4g} down")
+    return SizeReading(RESIZED if certain else PERHAPS_RESIZED, fit, f"boxes and masks scaled by {across:.4g}{' and turned' * turned}")
 
 
 def _odds(images: Sequence[Labeled]) -> tuple[float, bool]:

@@ -34,7 +34,7 @@ NUMBERS = {data: number for number, data in enumerate(PICTURES)}
 
 
 @dataclass
-class Written:
+class WrittenPage:
     """A data set on disk: XML files and images by number, and the lists."""
 
     root: Path
@@ -49,7 +49,7 @@ class Written:
             self.xml[number].write_bytes(data.replace(old.encode(), new.encode(), 1))
 
 
-Fault = Callable[[Written, int, Draw], None]
+Fault = Callable[[WrittenPage, int, Draw], None]
 """Spoils a data set, at the XML file of this number."""
 
 
@@ -80,13 +80,13 @@ def by_globox(path: Path, image: str, things: list[tuple[str, tuple[int, int, in
 
 
 @st.composite
-def data_sets(draw: Draw, root: Path) -> tuple[Written, list[Labeled]]:
+def data_sets(draw: Draw, root: Path) -> tuple[WrittenPage, list[Labeled]]:
     """A valid data set below `root`, and its objects."""
     count = draw(st.integers(2, 6))
     stems = draw(st.sampled_from([["{}"], ["im_{:03}"], ["photo ({})"], ["a.v{}"], ["Ä{}"]]))[0]
     layout = draw(st.sampled_from(["lists", "split folders", "side by side", "two folders"]))
     writer = draw(st.sampled_from([by_hand, by_globox]))
-    folder, truth = Written(root, [], [], []), []
+    folder, truth = WrittenPage(root, [], [], []), []
     for number in range(count):
         part = ("train", "valid")[number % 2]
         annotations, images = {
@@ -113,7 +113,7 @@ def data_sets(draw: Draw, root: Path) -> tuple[Written, list[Labeled]]:
 
 
 def _recode(encoding: str, declared: str) -> Fault:
-    def fault(folder: Written, number: int, draw: Draw) -> None:
+    def fault(folder: WrittenPage, number: int, draw: Draw) -> None:
         try:
             text = folder.xml[number].read_text(encoding="utf-8")
             folder.xml[number].write_bytes(f'<?xml version="1.0" encoding="{declared}"?>\n{text}'.encode(encoding))
@@ -127,7 +127,7 @@ def _replace(old: str, *new: str) -> Fault:
     return lambda folder, number, draw: folder.edit(number, old, draw(st.sampled_from(new)))
 
 
-def _filename(folder: Written, number: int, draw: Draw) -> None:
+def _filename(folder: WrittenPage, number: int, draw: Draw) -> None:
     other = folder.images[draw(st.integers(0, len(folder.images) - 1))].name
     name = folder.images[number].name
     texts = [
@@ -145,25 +145,25 @@ def _filename(folder: Written, number: int, draw: Draw) -> None:
     folder.edit(number, f"<filename>{name}</filename>", f"<filename>{draw(st.sampled_from(texts))}</filename>")
 
 
-def _all_filenames_shifted(folder: Written, number: int, draw: Draw) -> None:
+def _all_filenames_shifted(folder: WrittenPage, number: int, draw: Draw) -> None:
     for index, image in enumerate(folder.images):
         folder.edit(index, f"<filename>{image.name}</filename>", f"<filename>{folder.images[index - 1].name}</filename>")
 
 
-def _swap(folder: Written, number: int, draw: Draw) -> None:
+def _swap(folder: WrittenPage, number: int, draw: Draw) -> None:
     folder.edit(number, "<xmin>", "<swap>")
     for old, new in (("</xmin>", "</swap>"), ("<xmax>", "<xmin>"), ("</xmax>", "</xmin>"), ("<swap>", "<xmax>"), ("</swap>", "</xmax>")):
         folder.edit(number, old, new)
 
 
-def _fractions(folder: Written, number: int, draw: Draw) -> None:
+def _fractions(folder: WrittenPage, number: int, draw: Draw) -> None:
     for index in range(len(folder.xml)):
         for tag in ("xmin", "ymin", "xmax", "ymax"):
             for px in range(61):
                 folder.edit(index, f"<{tag}>{px}</{tag}>", f"<{tag}>{px / 60}</{tag}>")
 
 
-def _list_line(folder: Written, number: int, draw: Draw) -> None:
+def _list_line(folder: WrittenPage, number: int, draw: Draw) -> None:
     for path in folder.lists:
         lines = path.read_bytes().decode("utf-8", "replace").splitlines()
         name = lines[0] if lines else "x"
@@ -184,7 +184,7 @@ def _list_line(folder: Written, number: int, draw: Draw) -> None:
 
 
 def _remove(kind: str) -> Fault:
-    def fault(folder: Written, number: int, draw: Draw) -> None:
+    def fault(folder: WrittenPage, number: int, draw: Draw) -> None:
         files: list[Path] = getattr(folder, kind)
         files[number].unlink(missing_ok=True)
 
@@ -192,25 +192,25 @@ def _remove(kind: str) -> Fault:
 
 
 def _add(name: str, text: str) -> Fault:
-    def fault(folder: Written, number: int, draw: Draw) -> None:
+    def fault(folder: WrittenPage, number: int, draw: Draw) -> None:
         (folder.xml[number].parent / name).write_text(text, encoding="utf-8")
 
     return fault
 
 
-def _truncate(folder: Written, number: int, draw: Draw) -> None:
+def _truncate(folder: WrittenPage, number: int, draw: Draw) -> None:
     if folder.xml[number].is_file():
         data = folder.xml[number].read_bytes()
         folder.xml[number].write_bytes(data[: draw(st.integers(0, len(data)))])
 
 
-def _copy(folder: Written, number: int, draw: Draw) -> None:
+def _copy(folder: WrittenPage, number: int, draw: Draw) -> None:
     copy = folder.xml[number].with_name(draw(st.sampled_from(["copy.xml", "0.xml", "1.xml"])))
     if folder.xml[number].is_file():
         copy.write_bytes(folder.xml[number].read_bytes())
 
 
-def _other_suffix(folder: Written, number: int, draw: Draw) -> None:
+def _other_suffix(folder: WrittenPage, number: int, draw: Draw) -> None:
     image = folder.images[number]
     if image.is_file():
         image.rename(image.with_suffix(draw(st.sampled_from([".PNG", ".jpg", ".JPEG"]))))
