@@ -137,7 +137,10 @@ class Percentiles(Frozen):
 
 
 class Latency(Frozen):
-    """Latency of one image at a time, in milliseconds; `end_to_end` is the measured total of a pass, excluding decoding of the file."""
+    """Latency of one image at a time, in milliseconds; `end_to_end` is the measured total of a pass, excluding decoding of the file.
+
+    `low` and `high` are the 95% interval of each percentile of `end_to_end`; `seconds` is the sum of all passes.
+    """
 
     pre: Percentiles
     infer: Percentiles
@@ -145,3 +148,13 @@ class Latency(Frozen):
     end_to_end: Percentiles
     num_passes: int
     seconds: float
+    low: Percentiles | None = None
+    high: Percentiles | None = None
+
+
+class Ratio(Frozen):
+    """How many times as long one engine takes as another, from pixels to boxes, with its 95% interval."""
+
+    ratio: float
+    low: float
+    high: float

@@ -7,11 +7,12 @@ from deploy.bundles.manifest import Plan
 from pipeline.config import FLOAT, REFERENCES, PipelineConfig
 from pipeline.store.store import StageRecord, Store
 from stages import STAGES
-from stages.artifacts import Checkpoint, Dataset, Engine, OnnxModel, Package, Parity, Report, Verdicts
+from stages.artifacts import Checkpoint, Dataset, Engine, Measurement, OnnxModel, Package, Parity, Report, Verdicts
 from stages.config import TargetConfig
 from stages.distill import distill
 from stages.export import export
 from stages.gate import gate
+from stages.measure import measure
 from stages.notes import note_lines
 from stages.optimize import judging, optimize
 from stages.package import package
@@ -40,7 +41,8 @@ class TargetResult:
 class RunResult:
     """Everything that a complete run made.
 
-    `references` are the reports of the teacher and the baseline as ONNX Runtime fp32 engines, under "teacher" and "baseline".
+    `measurement` has the latencies of all engines. `references` are the reports of the teacher and the baseline as ONNX Runtime fp32
+    engines, under "teacher" and "baseline".
     `stages` has one record per stage instance, in the order of the flow.
     """
 
@@ -52,6 +54,7 @@ class RunResult:
     onnx: OnnxModel
     targets: tuple[TargetResult, ...]
     references: Mapping[str, Report]
+    measurement: Measurement
     stages: tuple[StageRecord, ...]
 
     @property
@@ -62,11 +65,12 @@ class RunResult:
 
 @dataclass(frozen=True)
 class _Measured:
-    """An engine, the graph it was built from, and its measurements."""
+    """An engine, the graph it was built from, its accuracy, and the latencies of all engines."""
 
     model: OnnxModel
     engine: Engine
     report: Report
+    measurement: Measurement
 
 
 def compress(config: PipelineConfig, store: Store) -> RunResult:
@@ -96,7 +100,8 @@ def compress(config: PipelineConfig, store: Store) -> RunResult:
         for name, target in zip(names, config.targets, strict=True)
     )
     references = {name: measured[name].report for name in REFERENCES}
-    return RunResult(config, dataset, teacher, baseline, student, model, targets, references, tuple(store.records))
+    timed = measured[FLOAT].measurement
+    return RunResult(config, dataset, teacher, baseline, student, model, targets, references, timed, tuple(store.records))
 
 
 def prepared(config: PipelineConfig, store: Store) -> Dataset:
@@ -116,11 +121,12 @@ def announce(dataset: Dataset, store: Store) -> None:
 def _measure(
     config: PipelineConfig, store: Store, dataset: Dataset, builds: Sequence[tuple[TargetConfig, OnnxModel]]
 ) -> dict[str, _Measured]:
-    """Build all engines, then measure them; the keys are the names of their targets."""
+    """Build all engines, then measure the accuracy of each and the latencies of all together; the keys are the names of their targets."""
     how = config.validation
     engines = {target.name: store.at(target.name).run(optimize, target, model, dataset, *judging(target, how)) for target, model in builds}
     reports = {name: store.at(name).run(validate, how, engine, dataset) for name, engine in engines.items()}
-    return {target.name: _Measured(model, engines[target.name], reports[target.name]) for target, model in builds}
+    measurement = store.run(measure, how.latency, how.split, engines, dataset)
+    return {target.name: _Measured(model, engines[target.name], reports[target.name], measurement) for target, model in builds}
 
 
 def _compare(
@@ -146,12 +152,12 @@ def _judge(
     engines = {rival: made.engine for rival, made in rivals.items()}
     models = {rival: made.model for rival, made in rivals.items()}
     reports = {rival: made.report for rival, made in rivals.items()}
-    own_files = own.engine, own.model, own.report
+    own_files = own.engine, own.model, own.report, own.measurement
     return store.at(name).run(gate, gates, config.validation, dataset, *own_files, named, engines, models, reports)
 
 
 def _pack(config: PipelineConfig, store: Store, own: _Measured, verdicts: Verdicts, name: str) -> Package:
-    return store.at(name).run(package, config.package, plan_of(config), own.engine, own.model, own.report, verdicts)
+    return store.at(name).run(package, config.package, plan_of(config), own.engine, own.model, own.report, own.measurement, verdicts)
 
 
 def instances(config: PipelineConfig) -> list[str]:

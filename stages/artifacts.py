@@ -14,6 +14,7 @@ from stages.facts import (
     CheckpointFacts,
     DatasetFacts,
     EngineFacts,
+    MeasurementFacts,
     OnnxFacts,
     PackageFacts,
     ParityFacts,
@@ -108,12 +109,22 @@ class Engine(Artifact):
 
 @dataclass(frozen=True)
 class Report(Artifact):
-    """Accuracy and latency of one engine, with detections.json and curves.json (precision-recall)."""
+    """Accuracy of one engine, with detections.json and curves.json (precision-recall)."""
 
     @property
     def facts(self) -> ReportFacts:
         """The measurements."""
         return read_facts(self.root, ReportFacts)
+
+
+@dataclass(frozen=True)
+class Measurement(Artifact):
+    """Latencies of all engines, measured together."""
+
+    @property
+    def facts(self) -> MeasurementFacts:
+        """Latencies and ratios."""
+        return read_facts(self.root, MeasurementFacts)
 
 
 @dataclass(frozen=True)

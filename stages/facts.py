@@ -7,10 +7,11 @@ from pydantic import Field, ValidationError
 
 from deploy.accuracy.drift import Drift
 from deploy.bundles.manifest import Verdict
-from deploy.contract import Accuracy, Cost, Frozen, GraphFacts, Latency, ModelContract
+from deploy.contract import Accuracy, Cost, Frozen, GraphFacts, Latency, ModelContract, Ratio
 from deploy.engines.choice import Choice
 from deploy.engines.fallback import Fallback
 from deploy.errors import ArtifactError
+from deploy.latency.measure import Measured
 from stages.notes import Note
 
 FACTS = "artifact.json"
@@ -105,7 +106,7 @@ class EngineFacts(Frozen):
 
 
 class ReportFacts(Frozen):
-    """If the engine cannot run on this machine, `accuracy` and `latency` are null and `why` gives the reason.
+    """If the engine cannot run on this machine, `accuracy` is null and `why` gives the reason.
 
     `lowest_ms` is the network's minimum time on this machine at its peak rates; null if these are unknown.
     `proof` is what the open engine reports about its own precision, if anything.
@@ -116,7 +117,6 @@ class ReportFacts(Frozen):
     runtime: str
     precision: str
     accuracy: Accuracy | None
-    latency: Latency | None
     bytes: int | None
     sha256: str | None
     machine: dict[str, str]
@@ -124,6 +124,24 @@ class ReportFacts(Frozen):
     proof: dict[str, Any] = Field(default_factory=dict)
     data: tuple[str, int] | None = None
     why: str | None
+
+
+class MeasurementFacts(Frozen):
+    """Latencies of all engines that run on this machine; `measured` is null if none does. `left_out` has the reasons for the others."""
+
+    measured: Measured | None
+    left_out: dict[str, str]
+    machine: dict[str, str]
+
+    def latency(self, name: str) -> Latency | None:
+        """An engine's latency; None if it was not measured."""
+        return None if self.measured is None else self.measured.latencies.get(name)
+
+    def speedups(self, name: str) -> dict[str, Ratio]:
+        """How many times as long each other engine takes; empty if this one was not measured."""
+        if self.measured is None or name not in self.measured.ratios:
+            return {}
+        return {other: ratios[name] for other, ratios in self.measured.ratios.items() if other != name}
 
 
 class ParityStep(Frozen):

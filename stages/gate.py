@@ -4,14 +4,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from stages.artifacts import Checkpoint, Dataset, Engine, OnnxModel, Report, Verdicts
+from stages.artifacts import Checkpoint, Dataset, Engine, Measurement, OnnxModel, Report, Verdicts
 from stages.config import GateConfig, ValidationConfig
 from stages.facts import VerdictFacts, write_facts
 from stages.measurement.verdicts import Judge, side_of
 from stages.stage import stage
 
 
-@stage(version=2)
+@stage(version=3)
 def gate(
     out: Path,
     gates: tuple[GateConfig, ...],
@@ -20,6 +20,7 @@ def gate(
     engine: Engine,
     model: OnnxModel,
     report: Report,
+    measurement: Measurement,
     networks: Mapping[str, Checkpoint],
     engines: Mapping[str, Engine],
     models: Mapping[str, OnnxModel],
@@ -32,8 +33,11 @@ def gate(
             teacher, baseline and float, which gates with `versus` are judged against.
     """
     maps = {name: network.facts.accuracy.map for name, network in networks.items()}
-    own = side_of(engine, report, model, validation, maps)
-    others = {name: replace(side_of(engines[name], reports[name], models[name], validation, {}), name=name) for name in engines}
+    own = side_of(engine, report, (measurement, report.facts.target), model, validation, maps)
+    others = {
+        name: replace(side_of(engines[name], reports[name], (measurement, name), models[name], validation, {}), name=name)
+        for name in engines
+    }
     judged = Judge(own, others, dataset, validation)
     verdicts = tuple(judged.verdict(one) for one in gates if one.target in (None, own.name) and one.other != "reference")
     write_facts(out, VerdictFacts(target=own.name, verdicts=verdicts))

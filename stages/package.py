@@ -7,9 +7,10 @@ from pathlib import Path
 from deploy.bundles import bundle
 from deploy.bundles.card import model_card
 from deploy.bundles.manifest import MANIFEST, Manifest, Plan, Provenance, Verdict
+from deploy.comparison import metrics
 from deploy.contract import GraphFacts
 from deploy.machine import packages, platform_name
-from stages.artifacts import ONNX, Engine, OnnxModel, Package, Report, Verdicts
+from stages.artifacts import ONNX, Engine, Measurement, OnnxModel, Package, Report, Verdicts
 from stages.config import PackageConfig
 from stages.facts import PackageFacts, write_facts
 from stages.stage import stage
@@ -18,15 +19,24 @@ CARD = "README.md"
 LABELS = "labels.txt"
 
 
-@stage(version=5)
-def package(out: Path, config: PackageConfig, plan: Plan, engine: Engine, model: OnnxModel, report: Report, verdicts: Verdicts) -> Package:
+@stage(version=6)
+def package(
+    out: Path,
+    config: PackageConfig,
+    plan: Plan,
+    engine: Engine,
+    model: OnnxModel,
+    report: Report,
+    measurement: Measurement,
+    verdicts: Verdicts,
+) -> Package:
     """Copy engine and graph, write labels, manifest and model card; also if nothing was measured or no engine was built."""
     name = engine.facts.file
     if name is not None:
         shutil.copyfile(engine.file(name), out / name)
     shutil.copyfile(model.file(ONNX), out / ONNX)
     (out / LABELS).write_text("".join(f"{label}\n" for label in engine.facts.contract.classes), encoding="utf-8")
-    manifest = _manifest(config, plan, engine, model, report, verdicts)
+    manifest = _manifest(config, plan, engine, model, report, measurement, verdicts)
     (out / CARD).write_text(model_card(manifest), encoding="utf-8")
     files = [ONNX, LABELS, CARD, *([name] if name is not None else [])]
     bundle.write(out, manifest, files)
@@ -34,9 +44,12 @@ def package(out: Path, config: PackageConfig, plan: Plan, engine: Engine, model:
     return Package(out)
 
 
-def _manifest(config: PackageConfig, plan: Plan, engine: Engine, model: OnnxModel, report: Report, verdicts: Verdicts) -> Manifest:
+def _manifest(
+    config: PackageConfig, plan: Plan, engine: Engine, model: OnnxModel, report: Report, measurement: Measurement, verdicts: Verdicts
+) -> Manifest:
     graph, built, measured = model.facts, engine.facts, report.facts
-    inputs = {"onnx": model, "engine": engine, "report": report, "verdicts": verdicts}
+    inputs = {"onnx": model, "engine": engine, "report": report, "measurement": measurement, "verdicts": verdicts}
+    timed = measurement.facts
     return Manifest(
         name=f"{graph.network.detector}-{built.target}",
         target=built.target,
@@ -50,7 +63,8 @@ def _manifest(config: PackageConfig, plan: Plan, engine: Engine, model: OnnxMode
         graph=GraphFacts.model_validate(graph.model_dump(exclude={"contract"})),
         plan=plan,
         accuracy=measured.accuracy,
-        latency=measured.latency,
+        latency=timed.latency(built.target),
+        speedups={name: ratio for name, ratio in timed.speedups(built.target).items() if name in metrics.SPEEDUPS.values()},
         data=measured.data,
         cost=built.cost,
         lowest_ms=measured.lowest_ms,

@@ -11,6 +11,7 @@ _NUMBERS = {
     "map_75": "mAP at IoU 0.75",
     "mar_100": "mean recall, 100 detections",
 }
+_OTHERS = {"teacher": "teacher", "baseline": "baseline", "float": "student's graph in fp32"}
 _PARTS = {"pre": "preprocessing", "infer": "network", "post": "postprocessing", "end_to_end": "end to end"}
 
 
@@ -65,7 +66,10 @@ Boxes are returned in pixels of the original image. `{manifest.onnx}` is the gra
 def _measured(manifest: Manifest) -> str:
     if manifest.accuracy is None or manifest.latency is None:
         return f"## Measured\n\nNothing: {manifest.why}. Measure it on its target machine before trusting it."
-    return "\n\n".join(["## Measured", _accuracy(manifest.accuracy), _latency(manifest.latency, manifest.machine, manifest.lowest_ms)])
+    speeds = [f"{one.low:.2f} to {one.high:.2f} times as fast as the {_OTHERS[name]}" for name, one in manifest.speedups.items()]
+    ratios = [f"From pixels to boxes, in one measurement with the others: {', '.join(speeds)} (95% intervals)."] if speeds else []
+    latency = _latency(manifest.latency, manifest.machine, manifest.lowest_ms)
+    return "\n\n".join(["## Measured", _accuracy(manifest.accuracy), *ratios, latency])
 
 
 def _accuracy(accuracy: Accuracy) -> str:

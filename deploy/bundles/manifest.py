@@ -6,7 +6,7 @@ from pydantic import Field, field_validator, model_validator
 
 from deploy.comparison.interval import Effect
 from deploy.comparison.metrics import FORMER_NAMES
-from deploy.contract import Accuracy, Cost, Frozen, GraphFacts, Latency, ModelContract
+from deploy.contract import Accuracy, Cost, Frozen, GraphFacts, Latency, ModelContract, Ratio
 from deploy.engines.choice import Choice
 from deploy.engines.fallback import Fallback
 from deploy.machine.load import Load
@@ -88,7 +88,8 @@ class Manifest(Frozen):
 
     `data` is the hash and the number of the images that accuracy was measured on; `cost` is the cost of the engine's graph, `lowest_ms`
     the least time its network could take at the machine's peak rates. `proof` is evidence of the precision from the engine's graph,
-    `engine_proof` from the open engine. `fallback` is what was returned from int8 to float, `choice` the chosen precision.
+    `engine_proof` from the open engine. `speedups` is how many times as long teacher, baseline and float graph took. `fallback` is what
+    was returned from int8 to float, `choice` the chosen precision.
     """
 
     format: Literal[2] = 2
@@ -105,6 +106,7 @@ class Manifest(Frozen):
     plan: Plan
     accuracy: Accuracy | None
     latency: Latency | None
+    speedups: dict[str, Ratio] = Field(default_factory=dict)
     data: tuple[Sha256, int] | None = None
     cost: Cost | None = None
     lowest_ms: float | None = None

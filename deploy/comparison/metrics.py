@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from deploy import plugins
-from deploy.contract import Accuracy, CocoNumbers, Cost, Latency, NetworkFacts, Percentiles
+from deploy.contract import Accuracy, CocoNumbers, Cost, Latency, NetworkFacts, Percentiles, Ratio
 
 _ACCURACY = tuple(CocoNumbers.model_fields)
 _MASKS = {f"mask_{name}": name for name in ("map", "map_50", "map_75")}
@@ -15,8 +15,10 @@ _NETWORK = ("parameters", "macs")
 _COST = ("engine_macs", "operators", "weight_bytes", "peak_activation_bytes")
 FROM = {"gain_map": "baseline", "teacher_drop_map": "teacher", "student_drop_map": "student"}
 """The network that each difference is from."""
+SPEEDUPS = {"speedup_over_teacher": "teacher", "speedup_over_baseline": "baseline", "speedup_over_float": "float"}
+"""The engine that each speedup compares with: how many times as long that one takes."""
 OF_CLASS = "map/"
-NAMES = (*_ACCURACY, *_MASKS, *FROM, *_LATENCIES, "images_per_s", "bytes", *_NETWORK, *_COST)
+NAMES = (*_ACCURACY, *_MASKS, *FROM, *_LATENCIES, *SPEEDUPS, "images_per_s", "bytes", *_NETWORK, *_COST)
 MATCHED = ("map", "map_50", "map_75", "map_small", "map_medium", "map_large", *_MASKS)
 """Metrics that can be recomputed for any selection of the images."""
 EXACT = ("bytes", *_NETWORK, *_COST)
@@ -29,7 +31,10 @@ configurations must use the present ones."""
 
 @dataclass(frozen=True)
 class Figures:
-    """Every known figure of one engine; `maps` holds the mAP of teacher, baseline and student."""
+    """Every known figure of one engine.
+
+    `maps` holds the mAP of teacher, baseline and student; `speedups` how many times as long other engines take.
+    """
 
     accuracy: Accuracy | None = None
     latency: Latency | None = None
@@ -37,6 +42,7 @@ class Figures:
     cost: Cost | None = None
     network: NetworkFacts | None = None
     maps: Mapping[str, float | None] = field(default_factory=dict)
+    speedups: Mapping[str, Ratio] = field(default_factory=dict)
 
 
 def check(name: str) -> str:
@@ -83,6 +89,9 @@ def value(name: str, figures: Figures) -> float | None:
         return _of_accuracy(name, figures)
     if name in EXACT:
         return _counted(name, figures)
+    if name in SPEEDUPS:
+        found = figures.speedups.get(SPEEDUPS[name])
+        return None if found is None else found.ratio
     if figures.latency is None:
         return None
     if name == "images_per_s":

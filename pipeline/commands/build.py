@@ -26,6 +26,7 @@ from stages.config import DataConfig, GateConfig, PackageConfig, TargetConfig, V
 from stages.datasets.layouts.recognize import recognize
 from stages.facts import FACTS, OnnxFacts, write_facts
 from stages.gate import gate
+from stages.measure import measure
 from stages.measurement.verdicts import exit_code
 from stages.optimize import judging, optimize
 from stages.package import package
@@ -189,9 +190,10 @@ def _make(
     if engine.facts.why is not None:
         raise RuntimeUnavailable(f"target {target.name}: {engine.facts.why}")
     report = store.run(validate, validation, engine, dataset)
-    verdicts = store.run(gate, gates, validation, dataset, engine, model, report, {}, {}, {}, {})
+    measurement = store.run(measure, validation.latency, validation.split, {target.name: engine}, dataset)
+    verdicts = store.run(gate, gates, validation, dataset, engine, model, report, measurement, {}, {}, {}, {})
     words = PackageConfig(license=manifest.license, description=manifest.description)
-    return store.run(package, words, manifest.plan, engine, model, report, verdicts)
+    return store.run(package, words, manifest.plan, engine, model, report, measurement, verdicts)
 
 
 def _answer(made: Bundle, target: TargetConfig, gates: tuple[GateConfig, ...]) -> Answer:

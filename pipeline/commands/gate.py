@@ -203,7 +203,7 @@ def _side(bundle: Bundle, validation: ValidationConfig, labeled: Any) -> Side:
     """A bundle as gates see it; it runs on the labeled images only when its detections are needed."""
     manifest = bundle.manifest
     size = None if manifest.engine is None else (bundle.root / manifest.engine).stat().st_size
-    figures = Figures(manifest.accuracy, manifest.latency, size, manifest.cost, manifest.graph.network)
+    figures = Figures(manifest.accuracy, manifest.latency, size, manifest.cost, manifest.graph.network, speedups=manifest.speedups)
     opened = partial(bundle.open, threads=validation.latency.threads)
 
     def detections() -> Sequence[Mapping[str, Any]]:

@@ -10,7 +10,6 @@ from typing import Any
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from deploy import machine
 from deploy.machine import packages
 from pipeline.flow import RunResult, TargetResult
 from pipeline.report import boxes, pictures, plots, words
@@ -118,9 +117,8 @@ def _cost(run: RunResult) -> dict[str, Any]:
 def _facts(run: RunResult) -> dict[str, Any]:
     """What the figures depend on in addition to the configuration."""
     dataset = run.dataset.facts
-    reports = (target.report.facts for target in run.targets)
     return {
-        "machine": next((report.machine for report in reports if report.latency), machine.identity()),
+        "machine": run.measurement.facts.machine,
         "versions": {"python": platform.python_version(), **packages.installed()},
         "dataset": run.config.data.dataset,
         "splits": {name: (split.num_images, split.num_boxes) for name, split in dataset.splits.items()},

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.results.table import between
+
 UNDEFINED = "–"
 MINUS = "−"
 NETWORKS = ("teacher", "baseline", "student")
@@ -169,11 +171,21 @@ def _speed(summary: Mapping[str, Any]) -> str | None:
     if name is None:
         return "No engine could be measured on this machine."
     target = summary["targets"][name]
-    p50 = target["latency_ms"]["end_to_end"]["p50"]
-    reference = summary["references"].get("teacher", {}).get("latency_ms")
-    ratio = reference["end_to_end"]["p50"] / p50 if reference and p50 else 0.0
-    faster = f", {times(ratio)} as fast as the teacher" if ratio > 1 else ""
-    return f"Engine {name} takes {milliseconds(p50)} ms per image from pixels to boxes{faster}, with mAP {fraction(target['map'])}."
+    p50 = milliseconds(target["latency_ms"]["end_to_end"]["p50"])
+    time = f"{p50} ms per image from pixels to boxes"
+    warning = summary["measurement"]["warning"]
+    noise = f" While latency was measured, {warning}." if warning else ""
+    speedup = target["speedups"].get("teacher")
+    if speedup is None:
+        return f"Engine {name} takes {time}, with mAP {fraction(target['map'])}.{noise}"
+    return f"Engine {name} is {faster(speedup)}, with mAP {fraction(target['map'])}: {time}.{noise}"
+
+
+def faster(speedup: Mapping[str, float]) -> str:
+    """An engine's speed next to the teacher's; a difference that the interval does not show is not claimed."""
+    if speedup["low"] <= 1 <= speedup["high"]:
+        return "about as fast as the teacher"
+    return f"{between(speedup)} times as fast as the teacher"
 
 
 def _tiles(summary: Mapping[str, Any]) -> list[Tile]:
@@ -197,5 +209,8 @@ def _tiles(summary: Mapping[str, Any]) -> list[Tile]:
     if name is not None:
         target = summary["targets"][name]
         p50 = milliseconds(target["latency_ms"]["end_to_end"]["p50"])
-        return [*tiles, Tile("Fastest engine", f"{p50} ms", f"{name}, mAP {fraction(target['map'])}, {size(target['bytes'])}")]
+        about = f"{name}, mAP {fraction(target['map'])}, {size(target['bytes'])}"
+        if (speedup := target["speedups"].get("teacher")) is not None:
+            return [*tiles, Tile("Faster than the teacher", f"{between(speedup)}×", f"{p50} ms; {about}")]
+        return [*tiles, Tile("Fastest engine", f"{p50} ms", about)]
     return [*tiles, Tile("Fastest engine", UNDEFINED, "none could be measured on this machine")]

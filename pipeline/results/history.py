@@ -20,7 +20,7 @@ def add(result: RunResult, folder: Path, exit_code: int) -> None:
     maps = {name: network.facts.accuracy.map for name, network in result.networks.items()}
     figures: dict[str, dict[str, float]] = {}
     for target in result.targets:
-        side = side_of(target.engine, target.report, result.onnx, result.config.validation, maps)
+        side = side_of(target.engine, target.report, (result.measurement, target.config.name), result.onnx, result.config.validation, maps)
         classes = [metrics.OF_CLASS + name for name in side.contract.classes]
         known = {name: judged_number(side.figures, name)[0] for name in (*metrics.NAMES, *classes)} if side.why is None else {}
         figures[target.config.name] = {name: value for name, value in known.items() if value is not None}

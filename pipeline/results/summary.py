@@ -5,9 +5,10 @@ from typing import Any
 
 from deploy.bundles.manifest import Verdict
 from deploy.comparison import metrics
+from deploy.contract import Latency
 from pipeline.flow import RunResult
 from pipeline.store.store import StageRecord
-from stages.artifacts import Checkpoint, Engine, Parity, Report
+from stages.artifacts import Checkpoint, Engine, Measurement, Parity, Report
 from stages.measurement.verdicts import exit_code
 
 
@@ -28,10 +29,15 @@ def summarize(result: RunResult) -> dict[str, Any]:
         "gain_map": difference(maps["student"], maps["baseline"]),
         "gap_closed": gap_closed(maps["teacher"], maps["baseline"], maps["student"]),
         "targets": {
-            target.config.name: {**target_figures(target.report), **engine_figures(target.engine), "parity": parity_figures(target.parity)}
+            target.config.name: {
+                **target_figures(target.report, result.measurement, target.config.name),
+                **engine_figures(target.engine),
+                "parity": parity_figures(target.parity),
+            }
             for target in result.targets
         },
-        "references": {name: target_figures(report) for name, report in result.references.items()},
+        "references": {name: target_figures(report, result.measurement, name) for name, report in result.references.items()},
+        "measurement": measurement_figures(result.measurement),
         "gates": [gate_figures(verdict) for verdict in verdicts],
         "stages": [stage_figures(record) for record in result.stages],
     }
@@ -49,23 +55,41 @@ def network_figures(checkpoint: Checkpoint) -> dict[str, Any]:
     }
 
 
-def target_figures(report: Report) -> dict[str, Any]:
-    """An engine's measurements; if it could not be measured, null and the reason in `why`."""
+def target_figures(report: Report, measurement: Measurement, name: str) -> dict[str, Any]:
+    """An engine's measurements; if it could not be measured, null and the reason in `why`.
+
+    `speedups`: how many times as long teacher, baseline and float graph take, from pixels to boxes, with their 95% intervals.
+    """
     facts = report.facts
     accuracy = facts.accuracy.model_dump(include={"map", "map_50", "map_75", "split", "num_images"}) if facts.accuracy else {}
-    latency = facts.latency.model_dump(include={"pre", "infer", "post", "end_to_end"}) if facts.latency else None
+    timed = measurement.facts
+    speedups = {other: ratio.model_dump() for other, ratio in timed.speedups(name).items() if other in metrics.SPEEDUPS.values()}
     return {
         "runtime": facts.runtime,
         "precision": facts.precision,
         **{key: accuracy.get(key) for key in ("map", "map_50", "map_75", "split", "num_images")},
         "mask_map": metrics.value("mask_map", metrics.Figures(facts.accuracy)),
-        "latency_ms": latency,
+        "speedups": speedups,
+        "latency_ms": latency_figures(timed.latency(name)),
         "bytes": facts.bytes,
         "sha256": facts.sha256,
         "lowest_ms": facts.lowest_ms,
         "engine_proof": facts.proof,
         "why": facts.why,
     }
+
+
+def latency_figures(latency: Latency | None) -> dict[str, Any] | None:
+    """Percentiles of each part of a pass, in milliseconds; `low` and `high` are the 95% interval of those end to end."""
+    return latency.model_dump(include={"pre", "infer", "post", "end_to_end", "low", "high"}) if latency else None
+
+
+def measurement_figures(measurement: Measurement) -> dict[str, Any] | None:
+    """How the latencies were measured; null if no engine runs on this machine."""
+    found = measurement.facts.measured
+    if found is None:
+        return None
+    return {**found.model_dump(include={"rounds", "seconds", "settled", "drift", "load"}), "warning": found.warning()}
 
 
 def engine_figures(engine: Engine) -> dict[str, Any]:

@@ -6,13 +6,15 @@ from typing import Any
 from stages.notes import reminder
 
 UNDEFINED = "-"
+LATENCY_LEGEND = "x teacher: times as fast as the teacher, 95% interval; all engines were measured alternately"
 LEGEND = "baseline: the student's network trained without the teacher"
 
 
 def render(summary: Mapping[str, Any]) -> str:
     """The networks, the targets and the gates, one table each; then a line on the data if not all of it was used as it is."""
     line = reminder(summary["data"]["notes"])
-    return "\n\n".join([*_networks(summary), _targets(summary["targets"]), *_gates(summary["gates"]), *([line] if line else [])])
+    tables = [*_networks(summary), _targets(summary["targets"], summary["measurement"]), *_gates(summary["gates"])]
+    return "\n\n".join([*tables, *([line] if line else [])])
 
 
 def grid(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -62,21 +64,33 @@ def _networks(summary: Mapping[str, Any]) -> list[str]:
     return [f"{table}\ngain from distillation: {UNDEFINED if gain is None else f'{gain:+.4f}'} map{gap}; on {judged}\n{LEGEND}"]
 
 
-def _targets(targets: Mapping[str, Any]) -> str:
+def _targets(targets: Mapping[str, Any], measurement: Mapping[str, Any] | None) -> str:
     rows, notes, shown = [], [], _shown(targets.values(), "map", "map_50")
     for name, figures in targets.items():
         total = (figures["latency_ms"] or {}).get("end_to_end", {})
         speed = [number(total.get(percentile), 2) for percentile in ("p50", "p99")]
         size = UNDEFINED if figures["bytes"] is None else f"{figures['bytes'] / 1e6:.2f} MB"
-        rows.append([name, figures["runtime"], figures["precision"], *(number(figures[metric]) for metric in shown), *speed, size])
+        faster = between(figures["speedups"]["teacher"]) if "teacher" in figures["speedups"] else UNDEFINED
+        accuracy = [number(figures[metric]) for metric in shown]
+        rows.append([name, figures["runtime"], figures["precision"], *accuracy, faster, *speed, size])
         if figures["why"]:
             notes.append(f"! {name} was not measured: {figures['why']}")
-    header = ["target", "runtime", "precision", *shown, "p50 ms", "p99 ms", "size"]
+    if measurement is not None:
+        notes.append(LATENCY_LEGEND)
+        notes += [f"! latency: {measurement['warning']}"] if measurement["warning"] else []
+    header = ["target", "runtime", "precision", *shown, "x teacher", "p50 ms", "p99 ms", "size"]
     return "\n".join([grid(header, rows), *notes])
 
 
 def _gates(gates: Sequence[Mapping[str, Any]]) -> list[str]:
     return [verdict_table(gates)] if gates else []
+
+
+def between(interval: Mapping[str, float]) -> str:
+    """An interval of ratios: "6.1 to 6.4", or "6.2" if both ends are rounded to the same number."""
+    digits = 2 if interval["ratio"] < 2 else 1 if interval["ratio"] < 20 else 0
+    low, high = (f"{interval[end]:.{digits}f}" for end in ("low", "high"))
+    return low if low == high else f"{low} to {high}"
 
 
 def _millions(value: int) -> str:

@@ -16,6 +16,7 @@ from stages.config import (
     DataConfig,
     DistillConfig,
     ExportConfig,
+    LatencyConfig,
     PackageConfig,
     StudentConfig,
     TargetConfig,
@@ -34,6 +35,7 @@ SECTIONS: Mapping[type[BaseModel], str] = {
     ExportConfig: "export",
     TargetConfig: "target",
     ValidationConfig: "validation",
+    LatencyConfig: "latency",
     PackageConfig: "package",
 }
 """What configurations are called in keys and in reasons, as in pipeline.yaml. A different name here runs every stage again."""

@@ -47,8 +47,8 @@ class GateConfig(Frozen):
 
     @property
     def network(self) -> str | None:
-        """The network that the metric is a difference from: teacher, baseline or student; None for any other metric."""
-        return metrics.FROM.get(self.metric)
+        """The network that the metric is a difference from, or a ratio to; None for any other metric."""
+        return metrics.FROM.get(self.metric) or metrics.SPEEDUPS.get(self.metric)
 
     @property
     def limit(self) -> tuple[float, bool]:

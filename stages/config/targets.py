@@ -73,11 +73,19 @@ class TargetConfig(Plugin):
 
 
 class LatencyConfig(Frozen):
-    """How long to measure: at least `min_passes` and `min_seconds`, after `warmup` passes."""
+    """How long to measure: all engines alternate until each has at least `min_passes` and `min_seconds`, after `warmup` passes."""
 
     warmup: int = Field(default=20, ge=0)
     min_passes: int = Field(default=100, ge=1)
     min_seconds: float = Field(default=2.0, ge=0)
+    ratio_width: float = Field(
+        default=0.02,
+        gt=0,
+        description="measuring also goes on until every ratio's 95% interval is at most this share of it wide",
+    )
+    budget_seconds: float = Field(
+        default=45.0, gt=0, description="seconds after which measuring all engines ends anyway, once each has `min_passes`"
+    )
     threads: int | None = Field(default=None, ge=1, description="threads of the runtime; null: its own choice")
     max_seconds: float = Field(default=30.0, gt=0, description="seconds that comparing the latencies of two engines may take")
 

@@ -13,7 +13,7 @@ from deploy.comparison.interleaved import InterleavedProtocol
 from deploy.comparison.metrics import Figures
 from deploy.comparison.side import Side
 from deploy.errors import EXIT_FAIL, EXIT_INCOMPARABLE, EXIT_INCONCLUSIVE, BuildError, EdgedistillError
-from stages.artifacts import DETECTIONS, Dataset, Engine, OnnxModel, Report, read_json
+from stages.artifacts import DETECTIONS, Dataset, Engine, Measurement, OnnxModel, Report, read_json
 from stages.config import GateConfig, ValidationConfig, Versus
 from stages.measurement import latency_images
 from stages.measurement.splits import labeled_split
@@ -125,6 +125,8 @@ def judged_number(figures: Figures, metric: str) -> tuple[float | None, str | No
     if found is None or not math.isfinite(found):
         if metrics.FROM.get(metric, metric) not in (metric, *figures.maps):
             return None, f"{metric}: there is no {metrics.FROM[metric]} network next to this engine"
+        if metric in metrics.SPEEDUPS:
+            return None, f"{metric}: no {metrics.SPEEDUPS[metric]} was measured together with this engine"
         without_data = metrics.is_accuracy(metric) and figures.accuracy is None
         return None, f"{metric} was not measured, without data" if without_data else f"{metric} is undefined on this data"
     return found, None
@@ -146,10 +148,30 @@ def _why(one: GateConfig, change: Change, bound: float) -> str:
     return f"too few {unit} to tell: {change.effect.num} measured, about {needed} would suffice{more}"
 
 
-def side_of(engine: Engine, report: Report, model: OnnxModel, validation: ValidationConfig, maps: Mapping[str, float | None]) -> Side:
-    """An engine of the store with its measurements."""
+def side_of(
+    engine: Engine,
+    report: Report,
+    latency: tuple[Measurement, str],
+    model: OnnxModel,
+    validation: ValidationConfig,
+    maps: Mapping[str, float | None],
+) -> Side:
+    """An engine of the store with its measurements.
+
+    Args:
+        latency: the measurement, and the engine's name in it.
+    """
+    timed, name = latency
     built, measured = engine.facts, report.facts
-    figures = Figures(measured.accuracy, measured.latency, measured.bytes, built.cost, model.facts.network, maps)
+    figures = Figures(
+        measured.accuracy,
+        timed.facts.latency(name),
+        measured.bytes,
+        built.cost,
+        model.facts.network,
+        maps,
+        timed.facts.speedups(name),
+    )
     runtime = plugins.load("deploy.runtimes", built.runtime)
     file = engine.root / (built.file or "")
     opened = partial(runtime.open, file, threads=validation.latency.threads, options=built.options)

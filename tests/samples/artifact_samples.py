@@ -16,10 +16,12 @@ from deploy.bundles.bundle import Bundle, sha256
 from deploy.bundles.manifest import MANIFEST, Plan
 from deploy.comparison.metrics import Figures
 from deploy.comparison.side import Side
-from deploy.contract import Accuracy, Latency, NetworkFacts, Percentiles
-from stages.artifacts import Checkpoint, Dataset, Engine, OnnxModel, Report
+from deploy.contract import Accuracy, Latency, NetworkFacts, Percentiles, Ratio
+from deploy.latency.measure import Measured
+from deploy.machine.load import Load
+from stages.artifacts import Checkpoint, Dataset, Engine, Measurement, OnnxModel, Report
 from stages.config import GateConfig, LatencyConfig, PackageConfig, TargetConfig, ValidationConfig
-from stages.facts import CheckpointFacts, DatasetFacts, OnnxFacts, PluginChoice, ReportFacts, Split, write_facts
+from stages.facts import CheckpointFacts, DatasetFacts, MeasurementFacts, OnnxFacts, PluginChoice, ReportFacts, Split, write_facts
 from stages.gate import gate
 from stages.optimize import optimize
 from stages.package import package
@@ -127,12 +129,49 @@ def report_facts(*, why: str | None = None, target: str = "here", **changes: flo
         runtime="ort",
         precision="fp32",
         accuracy=None if why else accuracy(**changes),
-        latency=None if why else latency(),
         bytes=1000,
         sha256="0" * 64,
         machine=machine.identity(),
         why=why,
     )
+
+
+QUIET = Load(other_cores=0.0, load_average=0.0, governor=None, frequency_mhz=None, throttled=0)
+
+
+def measured(medians: Mapping[str, float], spread: float = 0.01, **changes: Any) -> Measured:
+    """Latencies with these end-to-end medians in ms, and their ratios, known to `spread` on either side."""
+    names = [*medians]
+    ratio = {(a, b): Ratio(ratio=(r := medians[a] / medians[b]), low=r * (1 - spread), high=r * (1 + spread)) for a in names for b in names}
+    found: dict[str, Any] = {
+        "latencies": {name: around(median) for name, median in medians.items()},
+        "ratios": {a: {b: ratio[a, b] for b in names if b != a} for a in names},
+        "rounds": 48,
+        "seconds": 20.0,
+        "settled": True,
+        "drift": 0.0,
+        "load": QUIET,
+    }
+    return Measured.model_validate({**found, **changes})
+
+
+def around(median: float) -> Latency:
+    """Percentiles around an end-to-end median in ms."""
+
+    def spread(middle: float) -> Percentiles:
+        return Percentiles(p50=middle, p90=middle * 1.1, p95=middle * 1.15, p99=middle * 1.3)
+
+    parts = (spread(median * share) for share in (0.1, 0.8, 0.1, 1.0))
+    pre, infer, post, end_to_end = parts
+    return Latency(pre=pre, infer=infer, post=post, end_to_end=end_to_end, num_passes=400, seconds=median * 0.4)
+
+
+def measurement(root: Path, latencies: Mapping[str, Latency]) -> Measurement:
+    """A measurement with these latencies, without ratios; nothing was measured if there are none."""
+    root.mkdir(parents=True, exist_ok=True)
+    found = Measured(latencies=dict(latencies), ratios={}, rounds=48, seconds=20.0, settled=True, drift=0.0, load=QUIET)
+    write_facts(root, MeasurementFacts(measured=found if latencies else None, left_out={}, machine=machine.identity()))
+    return Measurement(root)
 
 
 def side(facts: ReportFacts) -> Side:
@@ -141,7 +180,7 @@ def side(facts: ReportFacts) -> Side:
     def closed() -> NoReturn:
         raise AssertionError("nothing is run")
 
-    figures = Figures(facts.accuracy, facts.latency, facts.bytes)
+    figures = Figures(facts.accuracy, None if facts.why else latency(), facts.bytes)
     return Side(facts.target, figures, onnx_samples.contract(), closed, closed, facts.why, facts.data)
 
 
@@ -162,10 +201,11 @@ def bundle(
     out.mkdir(parents=True)
     verdicts.mkdir()
     built = built or engine(root, target())
-    measured = report(root / "report", why=why)
+    reported = report(root / "report", why=why)
     chosen = tuple(GateConfig.model_validate(one) for one in gates)
-    judged = gate(verdicts, chosen, ValidationConfig(), None, built, model(root / "model"), measured, {}, {}, {}, {})
-    package(out, PackageConfig(**config), plan(gates), built, model(root / "model"), measured, judged)
+    timed = measurement(root / "measurement", {} if why else {built.facts.target: latency()})
+    judged = gate(verdicts, chosen, ValidationConfig(), None, built, model(root / "model"), reported, timed, {}, {}, {}, {})
+    package(out, PackageConfig(**config), plan(gates), built, model(root / "model"), reported, timed, judged)
     return Bundle.load(out)
 
 

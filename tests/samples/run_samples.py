@@ -13,13 +13,24 @@ from PIL import Image
 
 from deploy.accuracy import coco
 from deploy.accuracy.drift import drift
-from deploy.contract import Latency, ModelContract, Percentiles, Preprocessing
+from deploy.contract import ModelContract, Preprocessing
 from pipeline.config import PipelineConfig
 from pipeline.flow import RunResult, TargetResult
 from pipeline.store.store import StageRecord
-from stages.artifacts import Checkpoint, Dataset, Engine, OnnxModel, Package, Parity, Report, read_json
+from stages.artifacts import Checkpoint, Dataset, Engine, Measurement, OnnxModel, Package, Parity, Report, read_json
 from stages.config import GateConfig, TargetConfig, ValidationConfig
-from stages.facts import CheckpointFacts, DatasetFacts, EngineFacts, ParityFacts, ParityStep, PluginChoice, ReportFacts, Split, write_facts
+from stages.facts import (
+    CheckpointFacts,
+    DatasetFacts,
+    EngineFacts,
+    MeasurementFacts,
+    ParityFacts,
+    ParityStep,
+    PluginChoice,
+    ReportFacts,
+    Split,
+    write_facts,
+)
 from stages.gate import gate
 from stages.notes import Note
 from stages.parity import culprit
@@ -101,7 +112,19 @@ def run(
         "teacher": report(root / "report-teacher", plain["teacher"], data, truth, results[TEACHER]),
         "baseline": report(root / "report-baseline", plain["baseline"], data, truth, results[BASELINE]),
     }
-    return RunResult(config, data, teacher, baseline, student, OnnxModel(root), made, references, records(config))
+    timed = measurement(root / "measurement", config)
+    return RunResult(config, data, teacher, baseline, student, OnnxModel(root), made, references, timed, records(config))
+
+
+def measurement(root: Path, config: PipelineConfig) -> Measurement:
+    """What measure writes: the latencies of LATENCY_MS; the graph as exported is as fast as the fp32 engine."""
+    root.mkdir(parents=True, exist_ok=True)
+    names = {"teacher", "baseline", *(target.name for target in config.targets)} & LATENCY_MS.keys()
+    medians = {name: LATENCY_MS[name] for name in LATENCY_MS if name in names} | {"float": LATENCY_MS["cpu-fp32"]}
+    machine = {"platform": "Linux x86_64", "cpu": "Imagined 3000", "cores": "2"}
+    left_out = {target.name: WHY for target in config.targets if target.name not in LATENCY_MS}
+    write_facts(root, MeasurementFacts(measured=artifact_samples.measured(medians), left_out=left_out, machine=machine))
+    return Measurement(root)
 
 
 def detections(truth: Mapping[str, Any], quality: float) -> list[dict[str, Any]]:
@@ -189,7 +212,10 @@ def target_result(
     less = detections(truth, STUDENT - 0.02) if target.precision == "int8" else results
     measured_report = report(root / f"report-{target.name}", target, data, truth, less)
     model = artifact_samples.model(root / f"model-{target.name}")
-    judged: Any = (ValidationConfig(), None, engine, model, measured_report, {}, {}, {}, {})
+    timed = artifact_samples.measurement(
+        root / f"measurement-{target.name}", {target.name: artifact_samples.around(LATENCY_MS[target.name])} if measured else {}
+    )
+    judged: Any = (ValidationConfig(), None, engine, model, measured_report, timed, {}, {}, {}, {})
     verdicts = gate(folder(root / f"gate-{target.name}"), gates, *judged)
     passed = parity(folder(root / f"parity-{target.name}"), facts, data, truth, (results, less))
     return TargetResult(target, engine, measured_report, passed, verdicts, Package(root))
@@ -228,7 +254,6 @@ def report(root: Path, target: TargetConfig, data: Dataset, truth: Mapping[str, 
         runtime=target.runtime,
         precision=target.precision,
         accuracy=accuracy if median else None,
-        latency=latency(median) if median else None,
         bytes=BYTES.get(target.name),
         sha256="c0ffee" * 10 + "c0de" if median else None,
         machine={"platform": "Linux x86_64", "cpu": "Imagined 3000", "cores": "2"},
@@ -238,15 +263,6 @@ def report(root: Path, target: TargetConfig, data: Dataset, truth: Mapping[str, 
     if median:
         (root / "curves.json").write_text(json.dumps(curves))
     return Report(root)
-
-
-def latency(median: float) -> Latency:
-    """Percentiles around an end-to-end median in ms."""
-
-    def spread(middle: float) -> Percentiles:
-        return Percentiles(p50=middle, p90=middle * 1.1, p95=middle * 1.15, p99=middle * 1.3)
-
-    return Latency(pre=spread(0.45), infer=spread(median - 0.6), post=spread(0.12), end_to_end=spread(median), num_passes=100, seconds=2.0)
 
 
 def records(config: PipelineConfig) -> tuple[StageRecord, ...]:
@@ -265,7 +281,10 @@ def without_measurements(result: RunResult) -> RunResult:
     """The same run where no engine could be measured."""
     reports = [*result.references.values(), *(target.report for target in result.targets)]
     for one in reports:
-        write_facts(one.root, one.facts.model_copy(update={"accuracy": None, "latency": None, "why": WHY}))
+        write_facts(one.root, one.facts.model_copy(update={"accuracy": None, "why": WHY}))
+    left_out = dict.fromkeys(("teacher", "baseline", "float", *(target.config.name for target in result.targets)), WHY)
+    blank = {"measured": None, "left_out": left_out}
+    write_facts(result.measurement.root, result.measurement.facts.model_copy(update=blank))
     return replace(result, targets=result.targets)
 
 

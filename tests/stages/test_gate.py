@@ -78,7 +78,9 @@ def test_the_stage_writes_its_verdicts(tmp_path: Path) -> None:
     out = tmp_path / "verdicts"
     out.mkdir()
     built = samples.engine(tmp_path / "built", samples.target())
-    others: Any = (ValidationConfig(), None, built, samples.model(tmp_path / "model"), samples.report(tmp_path / "report"), {}, {}, {}, {})
+    timed = samples.measurement(tmp_path / "measurement", {"here": samples.latency()})
+    model, report = samples.model(tmp_path / "model"), samples.report(tmp_path / "report")
+    others: Any = (ValidationConfig(), None, built, model, report, timed, {}, {}, {}, {})
     facts = gate(out, (of("map", min=0.99), of("macs", max=10), of("map", max_drop=0.01)), *others).facts
     assert (facts.target, [one.verdict for one in facts.verdicts]) == ("here", ["fail", "fail"])
 
@@ -120,9 +122,12 @@ def test_every_metric_has_a_value_where_all_was_measured() -> None:
     network = NetworkFacts(detector="cells", parameters=1234, macs=5, checkpoint="student")
     cost = Cost(macs=6, operators={"Conv": 2, "Relu": 1}, weight_bytes=7, peak_activation_bytes=8, input_bytes=9)
     maps = {"teacher": 0.7, "baseline": 0.4, "student": 0.51}
-    known = metrics.Figures(accuracy, report.latency, report.bytes, cost, network, maps)
+    ratios = samples.measured({"here": 2.0, "teacher": 12.0, "baseline": 2.2, "float": 3.0}).ratios
+    speedups = {name: others["here"] for name, others in ratios.items() if name != "here"}
+    known = metrics.Figures(accuracy, samples.latency(), report.bytes, cost, network, maps, speedups)
     values = {name: metrics.value(name, known) for name in metrics.NAMES}
-    assert len(values) == 12 + 3 + 3 + 16 + 1 + 1 + 2 + 4
+    assert len(values) == 12 + 3 + 3 + 16 + 3 + 1 + 1 + 2 + 4
+    assert (values["speedup_over_teacher"], values["speedup_over_float"]) == (6, 1.5)
     assert None not in values.values()
     assert (values["operators"], values["engine_macs"], values["macs"], values["images_per_s"]) == (3, 6, 5, 50)
     assert values["gain_map"] == pytest.approx(0.1)

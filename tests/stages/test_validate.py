@@ -28,12 +28,9 @@ def test_a_detector_that_finds_everything_scores_one(tmp_path: Path, precision: 
     report = run(tmp_path, samples.engine(tmp_path, samples.target(precision=precision)))
     facts = report.facts
     assert facts.accuracy is not None
-    assert facts.latency is not None
     assert facts.accuracy.map == pytest.approx(1)
     assert (facts.accuracy.split, facts.accuracy.num_images) == ("val", 6)
     assert set(facts.accuracy.per_class) == {"red", "green", "blue"}
-    assert facts.latency.num_passes == 5
-    assert 0 < facts.latency.infer.p50 <= facts.latency.end_to_end.p99
     assert (facts.why, facts.target, facts.machine) == (None, "here", machine.identity())
     truth = read_json(tmp_path / "data" / "val.json")["annotations"]
     found = read_json(report.root / "detections.json")
@@ -66,7 +63,7 @@ def test_an_engine_that_cannot_run_here_gives_a_report_that_says_why(tmp_path: P
     monkeypatch.setattr(machine, "gpu", dict)
     engine = samples.engine(tmp_path, samples.target(runtime="trt_rtx", precision="fp16", compute_capability="8.9"))
     facts = run(tmp_path, engine).facts
-    assert (facts.accuracy, facts.latency) == (None, None)
+    assert facts.accuracy is None
     assert "no NVIDIA GPU here" in str(facts.why)
     assert facts.bytes == engine.facts.bytes
 
