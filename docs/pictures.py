@@ -26,8 +26,9 @@ FLOW = {  # stage: column and row, artifact, stages that it is fed by
     "export": (3, 0, "OnnxModel", ("distill", "train_baseline")),
     "optimize": (4, 0, "Engine", ("export",)),
     "validate": (5, 0, "Report", ("optimize",)),
+    "measure": (5, 1, "Measurement", ("optimize",)),
     "parity": (6, 1, "Parity", ("validate",)),
-    "gate": (6, 0, "Verdicts", ("validate",)),
+    "gate": (6, 0, "Verdicts", ("validate", "measure")),
     "package": (7, 0, "Package", ("gate",)),
 }
 STYLE = """\

@@ -11,7 +11,7 @@ from deploy.contract import Accuracy, Cost, Frozen, GraphFacts, Latency, ModelCo
 from deploy.engines.choice import Choice
 from deploy.engines.fallback import Fallback
 from deploy.errors import ArtifactError
-from deploy.latency.measure import Measured
+from deploy.latency.measure import Latencies
 from stages.notes import Note
 
 FACTS = "artifact.json"
@@ -129,7 +129,7 @@ class ReportFacts(Frozen):
 class MeasurementFacts(Frozen):
     """Latencies of all engines that run on this machine; `measured` is null if none does. `left_out` has the reasons for the others."""
 
-    measured: Measured | None
+    measured: Latencies | None
     left_out: dict[str, str]
     machine: dict[str, str]
 

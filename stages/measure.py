@@ -8,8 +8,7 @@ from typing import Any
 from deploy import machine
 from deploy.contract import Preprocessing
 from deploy.errors import RuntimeUnavailable
-from deploy.latency.measure import LatencyProtocol
-from deploy.latency.measure import measure as measured_together
+from deploy.latency.measure import LatencyProtocol, measure_together
 from deploy.prediction.predictor import SessionPredictor
 from stages.artifacts import Dataset, Engine, Measurement
 from stages.config import LatencyConfig
@@ -47,7 +46,7 @@ def measure(out: Path, latency: LatencyConfig, split: str, engines: Mapping[str,
             else:
                 predictors[name] = SessionPredictor(session, engine.facts.contract)
         images = latency_images.of(files, _preprocessing(engines)) if predictors else []
-        found = measured_together(predictors, images, _protocol(latency)) if predictors else None
+        found = measure_together(predictors, images, _protocol(latency)) if predictors else None
     write_facts(out, MeasurementFacts(measured=found, left_out=left_out, machine=machine.identity()))
     return Measurement(out)
 

@@ -47,7 +47,7 @@ class LatencyProtocol(Frozen):
     block_ms: float = 25.0
 
 
-class Measured(Frozen):
+class Latencies(Frozen):
     """Latencies by engine; `ratios[a][b]` is how many times as long as b engine a takes.
 
     `settled` is false if the budget was spent before all ratios were known to the requested width. `drift` is how much slower all
@@ -88,7 +88,9 @@ class Passes:
         return {name: np.array([[one.end_to_end_ms for one in block] for block in blocks]) for name, blocks in self.blocks.items()}
 
 
-def measure(engines: Mapping[str, SessionPredictor], images: Sequence[Image], protocol: LatencyProtocol, *, seed: int = 0) -> Measured:
+def measure_together(
+    engines: Mapping[str, SessionPredictor], images: Sequence[Image], protocol: LatencyProtocol, *, seed: int = 0
+) -> Latencies:
     """Detect in one image after another with every engine, repeating the images as needed, and keep every pass.
 
     The first pass of each block is not counted: the caches still hold another engine's data.
@@ -114,7 +116,7 @@ def measure(engines: Mapping[str, SessionPredictor], images: Sequence[Image], pr
             look = 2 * passes.rounds
             settled = _enough(passes, protocol) and _widest(_ratios(passes.totals())) <= protocol.ratio_width
     totals = passes.totals()
-    return Measured(
+    return Latencies(
         latencies={name: _latency(blocks, totals[name]) for name, blocks in passes.blocks.items()},
         ratios=_ratios(totals),
         rounds=passes.rounds,

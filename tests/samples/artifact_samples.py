@@ -17,7 +17,7 @@ from deploy.bundles.manifest import MANIFEST, Plan
 from deploy.comparison.metrics import Figures
 from deploy.comparison.side import Side
 from deploy.contract import Accuracy, Latency, NetworkFacts, Percentiles, Ratio
-from deploy.latency.measure import Measured
+from deploy.latency.measure import Latencies
 from deploy.machine.load import Load
 from stages.artifacts import Checkpoint, Dataset, Engine, Measurement, OnnxModel, Report
 from stages.config import GateConfig, LatencyConfig, PackageConfig, TargetConfig, ValidationConfig
@@ -139,7 +139,7 @@ def report_facts(*, why: str | None = None, target: str = "here", **changes: flo
 QUIET = Load(other_cores=0.0, load_average=0.0, governor=None, frequency_mhz=None, throttled=0)
 
 
-def measured(medians: Mapping[str, float], spread: float = 0.01, **changes: Any) -> Measured:
+def measured(medians: Mapping[str, float], spread: float = 0.01, **changes: Any) -> Latencies:
     """Latencies with these end-to-end medians in ms, and their ratios, known to `spread` on either side."""
     names = [*medians]
     ratio = {(a, b): Ratio(ratio=(r := medians[a] / medians[b]), low=r * (1 - spread), high=r * (1 + spread)) for a in names for b in names}
@@ -152,7 +152,7 @@ def measured(medians: Mapping[str, float], spread: float = 0.01, **changes: Any)
         "drift": 0.0,
         "load": QUIET,
     }
-    return Measured.model_validate({**found, **changes})
+    return Latencies.model_validate({**found, **changes})
 
 
 def around(median: float) -> Latency:
@@ -169,7 +169,7 @@ def around(median: float) -> Latency:
 def measurement(root: Path, latencies: Mapping[str, Latency]) -> Measurement:
     """A measurement with these latencies, without ratios; nothing was measured if there are none."""
     root.mkdir(parents=True, exist_ok=True)
-    found = Measured(latencies=dict(latencies), ratios={}, rounds=48, seconds=20.0, settled=True, drift=0.0, load=QUIET)
+    found = Latencies(latencies=dict(latencies), ratios={}, rounds=48, seconds=20.0, settled=True, drift=0.0, load=QUIET)
     write_facts(root, MeasurementFacts(measured=found if latencies else None, left_out={}, machine=machine.identity()))
     return Measurement(root)
 

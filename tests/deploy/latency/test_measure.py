@@ -8,7 +8,7 @@ from clock import Clock
 
 from deploy.contract import Latency
 from deploy.latency import measure
-from deploy.latency.measure import LatencyProtocol, Measured
+from deploy.latency.measure import Latencies, LatencyProtocol
 from deploy.precision import Batch
 from deploy.prediction.predictor import SessionPredictor
 from deploy.runtimes import Raw, Session
@@ -42,9 +42,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return made
 
 
-def together(sessions: dict[str, Slow], **protocol: float) -> Measured:
+def together(sessions: dict[str, Slow], **protocol: float) -> Latencies:
     engines = {name: SessionPredictor(session, onnx_samples.contract()) for name, session in sessions.items()}
-    return measure.measure(engines, IMAGES, LatencyProtocol.model_validate(protocol))
+    return measure.measure_together(engines, IMAGES, LatencyProtocol.model_validate(protocol))
 
 
 def alone(session: Slow, **protocol: float) -> Latency:
@@ -139,6 +139,6 @@ def test_one_engine_has_no_ratio(clock: Clock) -> None:
 def test_nothing_to_measure_is_an_error(clock: Clock) -> None:
     engine = SessionPredictor(Slow(clock), onnx_samples.contract())
     with pytest.raises(ValueError, match="no image"):
-        measure.measure({"own": engine}, [], LatencyProtocol())
+        measure.measure_together({"own": engine}, [], LatencyProtocol())
     with pytest.raises(ValueError, match="no engine"):
-        measure.measure({}, IMAGES, LatencyProtocol())
+        measure.measure_together({}, IMAGES, LatencyProtocol())

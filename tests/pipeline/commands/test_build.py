@@ -187,7 +187,7 @@ def test_interrupted_it_says_that_nothing_was_written(
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("stages.measure.measured_together", interrupt)
+    monkeypatch.setattr("stages.measure.measure_together", interrupt)
     code, answer = build(capsys, given.root, "--out", tmp_path / "here")
     assert (code, answer["error"]) == (130, "interrupted; nothing was written")
     assert not list(tmp_path.glob("*here*"))
