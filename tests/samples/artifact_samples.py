@@ -41,7 +41,9 @@ def dataset(root: Path, num_images: int = 6) -> Dataset:
         annotations: list[dict[str, Any]] = []
         for number in range(num_images):
             cells = {(int(random.integers(4)), int(random.integers(4))): int(random.integers(3)) for _ in range(number % 3)}
-            Image.fromarray(onnx_samples.picture(cells)).save(folder / f"{number}.png")
+            pixels = onnx_samples.picture(cells)
+            pixels[-1, -1] = 1  # no image is blank
+            Image.fromarray(pixels).save(folder / f"{number}.png")
             images.append({"id": number + 1, "file_name": f"{number}.png", "width": 64, "height": 64})
             for (row, column), label in cells.items():
                 box = [column * CELL, row * CELL, CELL, CELL]
