@@ -31,8 +31,9 @@ NAN, INF = float("nan"), float("inf")
 class Folder:
     """A small COCO folder: two images of 20 x 10 px a split with one box each, to be spoiled."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, place: Path) -> None:
+        self.root = place / "data"
+        self.out = place / "out"
         self.splits: dict[str, Rows] = {split: self._rows(split) for split in ("train", "val")}
 
     def _rows(self, split: str) -> Rows:
@@ -59,9 +60,8 @@ class Folder:
             path = self.root / "annotations" / f"instances_{split}.json"
             path.parent.mkdir(exist_ok=True)
             path.write_text(json.dumps(rows), encoding="utf-8")
-        out = self.root / "out"
-        out.mkdir(exist_ok=True)
-        return prepare(out, DataConfig.model_validate({"dataset": "coco", "root": str(self.root), "max_doubtful": 1, **options}))
+        self.out.mkdir(exist_ok=True)
+        return prepare(self.out, DataConfig.model_validate({"dataset": "coco", "root": str(self.root), "max_doubtful": 1, **options}))
 
     def facts(self) -> DatasetFacts:
         return self.prepare().facts
@@ -329,7 +329,7 @@ def test_nothing_is_written_elsewhere(folder: Folder) -> None:
     folder.prepare()
     before = {path: path.stat().st_mtime_ns for path in folder.root.rglob("*") if "out" not in path.parts}
     annotations = copy.deepcopy(folder.splits)
-    prepare(folder.root / "out", DataConfig.model_validate({"dataset": "coco", "root": str(folder.root)}))
+    prepare(folder.out, DataConfig.model_validate({"dataset": "coco", "root": str(folder.root)}))
     assert {path: path.stat().st_mtime_ns for path in folder.root.rglob("*") if "out" not in path.parts} == before
     assert folder.splits == annotations
 
@@ -342,7 +342,7 @@ def test_a_full_disk_is_an_oserror_with_its_reason(folder: Folder, monkeypatch: 
     config = DataConfig.model_validate({"dataset": "coco", "root": str(folder.root)})
     monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(OSError, match="No space left on device"):
-        prepare(folder.root / "out", config)
+        prepare(folder.out, config)
 
 
 def test_identity_is_the_data_sets_own(folder: Folder) -> None:

@@ -149,7 +149,7 @@ def test_the_same_picture_in_another_file(data: Data) -> None:
 def test_flat_pictures_are_not_taken_for_the_same(data: Data) -> None:
     for split, shade in (("train", 100), ("val", 101)):
         Image.new("RGB", (64, 48), (shade,) * 3).save(data.root / split / "0.png")
-    assert all(finding.message.startswith("blank image: 1") for finding in data.findings())
+    assert all("blank image" in finding.message for finding in data.findings())
 
 
 def test_twice_in_one_split(data: Data) -> None:

@@ -227,7 +227,7 @@ class TestYolo:
         (tmp_path / "out").mkdir()
         data = DataConfig.model_validate({"dataset": "yolo", "root": str(root), "names": ["cat", "dog"], "max_doubtful": 1})
         facts = prepare(tmp_path / "out", data).facts
-        assert counts(facts) == {"degenerate box": 3, "box outside its image": 1}
+        assert counts(facts) == {"degenerate box": 3, "box outside its image": 1, "box beyond its image's edge": 1}
         assert facts.splits["train"].num_boxes == 1
         assert 'bbox "labels/train/a.txt:2: 0 nan 0.5 0.1 0.1"' in examples(facts, "degenerate box")[0]
 

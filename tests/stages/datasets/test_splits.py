@@ -366,14 +366,15 @@ class SplitFolder(Train):
         return DataConfig.model_validate({"dataset": "coco", "root": str(self.root), **options})
 
     def sizes(self, **options: Any) -> dict[str, int]:
-        out = self.root / "out"
+        out = self.root.parent / "out"
         out.mkdir(exist_ok=True)
         return {split: facts.num_images for split, facts in prepare(out, self.config(**options)).facts.splits.items()}
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> SplitFolder:
-    return SplitFolder(tmp_path)
+    (tmp_path / "data").mkdir()
+    return SplitFolder(tmp_path / "data")
 
 
 class TestPrepare:
@@ -407,11 +408,11 @@ class TestPrepare:
 
     def test_data_to_judge_on_needs_only_its_split(self, folder: SplitFolder) -> None:
         folder.write(test=range(3))
-        expected = prepare(folder.root / "first", folder.config(splits={"train": "test"}, val_share=0.4)).facts.contract
+        expected = prepare(folder.root.parent / "first", folder.config(splits={"train": "test"}, val_share=0.4)).facts.contract
         with pytest.raises(DataError) as caught:
-            gather(folder.root / "second", folder.config(), "val", (), expected)
-        assert str(caught.value) == "no val split: the data has test, and val is needed"
-        judged = gather(folder.root / "third", folder.config(splits={"val": "test"}), "val", ("train",), expected)
+            gather(folder.root.parent / "second", folder.config(), "val", (), expected)
+        assert str(caught.value) == f"{folder.root}: no split val; the data has test; choose one to judge on with --split NAME"
+        judged = gather(folder.root.parent / "third", folder.config(splits={"val": "test"}), "val", ("train",), expected)
         assert {split: facts.num_images for split, facts in judged.facts.splits.items()} == {"val": 3}
 
     def test_splits_and_share_together(self, folder: SplitFolder) -> None:

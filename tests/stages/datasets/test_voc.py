@@ -17,7 +17,9 @@ ONE = "<object><name>cat</name><bndbox><xmin>{0}</xmin><ymin>2</ymin><xmax>{1}</
 
 def draw(path: Path, size: tuple[int, int] = (40, 30)) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size, "white").save(path, format="PNG")
+    picture = Image.new("RGB", size, "white")
+    picture.putpixel((0, 0), (0, 0, 0))
+    picture.save(path, format="PNG")
 
 
 def write(path: Path, text: str) -> None:
