@@ -23,7 +23,20 @@ from stages.artifacts import LOSS_CURVES
 MOST_CLASSES = 80
 """With more classes than this, the report lists those that gained most and those that lost most."""
 
-_FILTERS = ("fraction", "points", "change", "drifted", "convolutions", "percent", "milliseconds", "size", "count", "duration", "measured")
+_FILTERS = (
+    "fraction",
+    "points",
+    "change",
+    "drifted",
+    "convolutions",
+    "percent",
+    "milliseconds",
+    "size",
+    "count",
+    "duration",
+    "measured",
+    "between",
+)
 
 
 @dataclass(frozen=True)

@@ -211,6 +211,6 @@ def _tiles(summary: Mapping[str, Any]) -> list[Tile]:
         p50 = milliseconds(target["latency_ms"]["end_to_end"]["p50"])
         about = f"{name}, mAP {fraction(target['map'])}, {size(target['bytes'])}"
         if (speedup := target["speedups"].get("teacher")) is not None:
-            return [*tiles, Tile("Faster than the teacher", f"{between(speedup)}×", f"{p50} ms; {about}")]
+            return [*tiles, Tile("Faster than the teacher", f"{between(speedup).replace(' to ', '–')}×", f"{p50} ms; {about}")]
         return [*tiles, Tile("Fastest engine", f"{p50} ms", about)]
     return [*tiles, Tile("Fastest engine", UNDEFINED, "none could be measured on this machine")]
