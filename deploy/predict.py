@@ -128,7 +128,8 @@ def _name(picture: Picture) -> str:
 
 def _refuse_all(failed: Sequence[dict[str, str]]) -> None:
     if failed:
-        raise DataError(failed[0]["error"] if len(failed) == 1 else f"none of the {len(failed)} images can be read; the first: {first}")
+        first = failed[0]["error"]
+        raise DataError(first if len(failed) == 1 else f"none of the {len(failed)} images can be read; the first: {first}")
 
 
 def _refuse_to_replace(images: Sequence[Picture], drawn: Sequence[Path]) -> None:

@@ -62,6 +62,6 @@ def test_what_is_not_a_video_is_refused(tmp_path: Path, monkeypatch: pytest.Monk
     path.write_bytes(b"text")
     with pytest.raises(DataError, match="not a video"):
         list(video.frames(path, PREPROCESSING))
-    monkeypatch.setattr(video, "find_spec", lambda name: None)
+    monkeypatch.setattr(video, "find_spec", lambda _: None)
     with pytest.raises(ConfigError, match=r"pip install \"edgedistill\[video\]\""):
         video.require(path)
