@@ -79,8 +79,7 @@ def predict_images(
                     steps.advance()
             except DataError as error:
                 failed.append({"file_name": _name(path), "error": str(error)})
-        if not described:
-            _refuse_all(failed)
+        _refuse_all([] if described else failed)
         categories = [{"id": i, "name": name} for i, name in zip(contract.category_ids, contract.classes, strict=True)]
         result = {"images": described, "categories": categories, "annotations": annotations, "failed": failed}
         (made / PREDICTIONS).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
