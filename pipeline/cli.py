@@ -199,10 +199,11 @@ def _add_predict(commands: _Commands) -> argparse.ArgumentParser:
         "images",
         metavar="INPUT",
         nargs="+",
-        help="images, folders, patterns in quotes, lists of paths (.txt), or - for standard input: paths, or the bytes of one image",
+        help="images, videos, folders, patterns in quotes, lists (.txt), or - for standard input: paths, or the bytes of one image",
     )
     command.add_argument("--out", metavar="DIR", required=True, help="folder for the drawn images and predictions.json")
     command.add_argument("--score", metavar="MIN", type=float, default=0.3, help="draw boxes with at least this score (default 0.3)")
+    command.add_argument("--every", metavar="N", type=int, help="every N-th frame of a video (default: one frame per second)")
     return command
 
 

@@ -10,10 +10,12 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from deploy.errors import ConfigError, DataError
-from deploy.prediction.image_folders import SUFFIXES, list_images
+from deploy.prediction import containers, video
+from deploy.prediction.image_folders import SUFFIXES, list_files
+from deploy.progress import note
 
 Picture: TypeAlias = Path | bytes
-"""An image file, or the content of one."""
+"""An image file or a video, or the content of an image file."""
 
 STANDARD_INPUT = "-"
 _LIST = ".txt"
@@ -67,7 +69,14 @@ def _files(word: str, path: Path, leave_out: Path | None) -> Iterator[Path]:
 
 def _folder(path: Path, leave_out: Path | None) -> list[Path]:
     below = leave_out.resolve() if leave_out is not None and leave_out.resolve() != path.resolve() else None
-    found = [one for one in list_images(path) if below is None or not one.resolve().is_relative_to(below)]
+    both = list_files(path, (*SUFFIXES, *video.SUFFIXES))
+    both = [one for one in both if below is None or not one.resolve().is_relative_to(below)]
+    found = [one for one in both if not video.is_named_video(one)]
+    if left_out := len(both) - len(found):
+        text = f"{path}: of a folder, only images are taken; name its videos to take them, too, such as {both[0].parent}/*.mp4"
+        if not found:
+            raise DataError(f"{text} ({left_out} videos, no image)")
+        note(f"edgedistill: {text} ({left_out} left out)")
     if not found:
         raise DataError(f"{path}: no image in this folder; files that are read end in {', '.join(SUFFIXES[:6])} and the like")
     return found
@@ -76,7 +85,7 @@ def _folder(path: Path, leave_out: Path | None) -> list[Path]:
 def _matching(pattern: str, leave_out: Path | None) -> list[Path]:
     matches = [Path(one) for one in sorted(glob.glob(pattern, recursive=True))]  # noqa: PTH207 - Path.glob takes no absolute pattern
     files = [one for one in matches if one.is_file()]
-    images = [one for one in files if one.suffix.lower() in SUFFIXES] or files
+    images = [one for one in files if one.suffix.lower() in (*SUFFIXES, *video.SUFFIXES)] or files
     images = images or [image for one in matches if one.is_dir() for image in _folder(one, leave_out)]
     if not images:
         raise DataError(f"{pattern}: no file matches this pattern")
@@ -116,6 +125,8 @@ def _input(content: bytes, leave_out: Path | None) -> Iterator[Picture]:
     """The one image that standard input holds, or the images that it lists."""
     if _IMAGE.match(content):
         yield content
+    elif containers.is_video(content):
+        raise DataError("standard input is a video; save it as a file and pass its path")
     elif not content.strip():
         raise DataError("standard input is empty; write paths to it, one per line, or the bytes of one image")
     else:

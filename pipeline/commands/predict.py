@@ -1,4 +1,4 @@
-"""`edgedistill predict`: the objects that a bundle finds in images."""
+"""`edgedistill predict`: the objects that a bundle finds in images and videos."""
 
 import argparse
 import sys
@@ -12,15 +12,17 @@ from pipeline.answer import Answer, say
 
 
 def predict(args: argparse.Namespace) -> Answer:
-    """Find objects in images and draw them; one that cannot be read is named, and the others are done."""
+    """Find objects in images and videos and draw them; one that cannot be read is named, and the others are done."""
     from deploy.predict import predict_images  # `gate` needs no runtime
 
     if not 0 <= args.score <= 1:
         raise ConfigError(f"--score {args.score}: allowed: 0 to 1")
+    if args.every is not None and args.every < 1:
+        raise ConfigError(f"--every {args.every}: allowed: 1 (all frames) and above")
     bundle, out = Bundle.load(Path(args.bundle)), Path(args.out)
     images = expand(args.images, sys.stdin.buffer.read, leave_out=out)
     try:
-        found = predict_images(bundle, images, out, min_score=args.score)
+        found = predict_images(bundle, images, out, min_score=args.score, every=args.every)
     except KeyboardInterrupt:
         raise Interrupted("interrupted; nothing was written") from None
     for failure in found["failed"]:
