@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,7 +71,7 @@ def frames(path: Path, preprocessing: Preprocessing, every: int | None = None) -
         capture.release()
 
 
-def _selected(capture: "cv2.VideoCapture", path: Path, container: containers.Container, every: int | None) -> Iterator[Frame]:  # type: ignore[name-defined]  # noqa: F821
+def _selected(capture: Any, path: Path, container: containers.Container, every: int | None) -> Iterator[Frame]:
     cv2 = _library()
     fps, count = capture.get(cv2.CAP_PROP_FPS), capture.get(cv2.CAP_PROP_FRAME_COUNT)
     number, time_s, due = 0, 0.0, 0

@@ -1,7 +1,6 @@
 from pathlib import Path
 
 import artifact_samples as samples
-import cv2
 import numpy as np
 import onnx_samples
 import pytest
@@ -10,6 +9,7 @@ from deploy.errors import ConfigError, DataError
 from deploy.predict import predict_images
 from deploy.prediction import video
 
+cv2 = pytest.importorskip("cv2", reason='needs the extra: pip install "edgedistill[video]"')
 PREPROCESSING = onnx_samples.contract().preprocessing
 
 
