@@ -121,6 +121,7 @@ def _add_init(commands: _Commands) -> argparse.ArgumentParser:
     command.add_argument("--out", metavar="FILE", default="pipeline.yaml", help="the new file (default pipeline.yaml); never replaced")
     command.add_argument("--minutes", metavar="N", type=float, default=40.0, help="minutes that the run may take (default 40)")
     command.add_argument("--latency", metavar="MS", type=float, help="milliseconds that one image may take on this machine")
+    command.add_argument("--max-doubtful", metavar="SHARE", type=float, default=0.2, help=_DOUBTFUL)
     command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="device for training (default auto)")
     command.add_argument("--preview", action="store_true", help="also write a page of labeled samples next to FILE")
     return command

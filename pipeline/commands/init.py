@@ -7,9 +7,10 @@ from typing import Any
 
 from deploy.errors import ConfigError
 from pipeline.answer import Answer
-from pipeline.init.document import name_of, write
+from pipeline.init.document import Given, name_of, write
 from pipeline.init.folder import LabeledFolder, look
-from pipeline.init.plan import FirstPlan, Wish, plan
+from pipeline.init.plan import VAL_SHARE, FirstPlan, Wish, plan
+from pipeline.init.sample import Decoding, decoding
 
 MOST_MINUTES = 100_000
 
@@ -21,19 +22,22 @@ def init(args: argparse.Namespace) -> Answer:
     for path in (out, page):
         _refuse_existing(path)
     wish = Wish(minutes=args.minutes, latency=args.latency, device=args.device)
-    _check(wish)
+    _check(wish, args.max_doubtful)
     root = Path(args.data).expanduser()
     folder = look(root)
+    decoded = decoding(folder, None if "val" in folder.sources else VAL_SHARE, args.max_doubtful)
     chosen = plan(folder, wish)
-    _create(out, write(folder, chosen, name_of(root.resolve().name), args.latency))
+    _create(out, write(folder, chosen, decoded, Given(name_of(root.resolve().name), args.latency, args.max_doubtful)))
     if page is not None:
         from pipeline.init.preview import preview
 
-        _create(page, preview(folder, chosen, root))
-    return Answer(_figures(folder, chosen, out, page), "\n".join(_lines(folder, chosen, out, page)))
+        _create(page, preview(folder, chosen, decoded, root))
+    return Answer(_figures(folder, chosen, decoded, out, page), "\n".join(_lines(folder, chosen, decoded, out, page)))
 
 
-def _check(wish: Wish) -> None:
+def _check(wish: Wish, max_doubtful: float) -> None:
+    if not 0 <= max_doubtful <= 1:
+        raise ConfigError(f"--max-doubtful {max_doubtful:g}: allowed: 0 to 1")
     if not 0 < wish.minutes <= MOST_MINUTES or math.isnan(wish.minutes):
         raise ConfigError(f"--minutes {wish.minutes:g}: allowed: above 0 to {MOST_MINUTES}")
     if wish.latency is not None and not 0 < wish.latency < math.inf:
@@ -63,7 +67,7 @@ def _create(path: Path, text: str) -> None:
         raise
 
 
-def _figures(folder: LabeledFolder, chosen: FirstPlan, out: Path, page: Path | None) -> dict[str, Any]:
+def _figures(folder: LabeledFolder, chosen: FirstPlan, decoded: Decoding, out: Path, page: Path | None) -> dict[str, Any]:
     return {
         "config": str(out),
         "preview": None if page is None else str(page),
@@ -72,20 +76,22 @@ def _figures(folder: LabeledFolder, chosen: FirstPlan, out: Path, page: Path | N
         "classes": dict(folder.classes),
         "width": chosen.size.width,
         "height": chosen.size.height,
+        "decoding": dict(decoded.fields),
         "share_below_8_px": chosen.size.small,
         "epochs": chosen.epochs,
         "minutes": {name: seconds / 60 for name, seconds in chosen.seconds.items()},
-        "notes": [note.model_dump(mode="json") for note in folder.notes],
+        "notes": [note.model_dump(mode="json") for note in decoded.notes],
     }
 
 
-def _lines(folder: LabeledFolder, chosen: FirstPlan, out: Path, page: Path | None) -> list[str]:
+def _lines(folder: LabeledFolder, chosen: FirstPlan, decoded: Decoding, out: Path, page: Path | None) -> list[str]:
     counted = ", ".join(f"{count} {split}" for split, count in folder.num_images.items())
     parts = ", ".join(f"{name} {seconds / 60:.1f}" for name, seconds in chosen.seconds.items())
     slow = [] if chosen.warning is None else [f"! {chosen.warning}"]
     return [
         f"{folder.dataset}: {counted} images; {len(folder.objects)} training objects, classes: {_names(folder)}",
-        *map(str, folder.notes),
+        *map(str, decoded.notes),
+        *decoded.reasons,
         f"input {chosen.size.width} x {chosen.size.height} px: {chosen.size.small:.1%} of the objects are below 8 px",
         f"about {chosen.minutes:.0f} minutes: {parts}",
         *slow,

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import yaml
@@ -11,19 +12,42 @@ from pipeline.init.folder import LabeledFolder
 from pipeline.init.networks import Network, download
 from pipeline.init.own_figure import placeholder
 from pipeline.init.plan import VAL_SHARE, FirstPlan
+from pipeline.init.sample import Decoding
 from pipeline.init.sizes import MOST_SMALL, SMALL_PX
 from pipeline.init.targets import gates, targets
+from stages.config import ExportConfig
+from stages.config.data import MAX_DOUBTFUL
+from stages.datasets.cleaning.overlaps import overlaps
 
 FEW_IMAGES = 200
 """With fewer images than this, views are cropped too."""
+
+IOU_THRESHOLD = ExportConfig().iou_threshold
 
 _COLORS = {"red", "green", "blue", "yellow", "orange", "white", "black", "purple", "pink", "brown", "amber", "ripe", "unripe"}
 _SIDED = {"left", "right", "text", "letter", "digit", "number", "plate", "arrow", "sign", "character", "turn", "clockwise"}
 
 
-def write(folder: LabeledFolder, plan: FirstPlan, name: str, latency: float | None) -> str:
+@dataclass(frozen=True)
+class Given:
+    """What the file repeats from the command line: the run's name, the limit of latency in ms, and data.max_doubtful."""
+
+    name: str
+    latency: float | None = None
+    max_doubtful: float = MAX_DOUBTFUL
+
+
+def write(folder: LabeledFolder, plan: FirstPlan, decoding: Decoding, given: Given) -> str:
     """The file's contents."""
-    parts = (_head(plan, name), _data(folder, plan), _networks(folder, plan), _distill(plan), _export(folder), _targets(plan, latency))
+    name, latency = given.name, given.latency
+    parts = (
+        _head(plan, name),
+        _data(folder, plan, decoding, given.max_doubtful),
+        _networks(folder, plan),
+        _distill(plan),
+        _export(folder),
+        _targets(plan, latency),
+    )
     return "\n".join(line for part in parts for line in part)
 
 
@@ -54,10 +78,10 @@ def _head(plan: FirstPlan, name: str) -> Iterator[str]:
     yield f"device: {plan.device}"
 
 
-def _data(folder: LabeledFolder, plan: FirstPlan) -> Iterator[str]:
+def _data(folder: LabeledFolder, plan: FirstPlan, decoding: Decoding, max_doubtful: float) -> Iterator[str]:
     counted = ", ".join(f"{count} {split}" for split, count in folder.num_images.items())
     yield f"\n# Images: {counted}. {len(folder.objects)} training objects in {len(folder.classes)} {_plural('class', len(folder.classes))}."
-    for note in folder.notes:
+    for note in decoding.notes:
         yield f"# {_one_line(str(note))}"
     yield "data:"
     yield f"  dataset: {folder.dataset}"
@@ -65,26 +89,26 @@ def _data(folder: LabeledFolder, plan: FirstPlan) -> Iterator[str]:
         here = "  # relative to the folder in which edgedistill runs, if it is not absolute" if option == "root" else ""
         yield f"  {option}: {_text(value)}{here}"
     yield from _splits(folder)
-    yield from _size(plan)
+    if max_doubtful != MAX_DOUBTFUL:
+        yield "  # The share of a split that may be left out or assumed, as asked for."
+        yield f"  max_doubtful: {max_doubtful:g}"
+    yield from _size(plan, decoding)
 
 
 def _splits(folder: LabeledFolder) -> Iterator[str]:
     if "val" in folder.sources:
         return
-    if "test" in folder.sources:
-        yield "  # There is no val split: networks are judged on test, and settings should not be chosen by it."
-        yield "  splits: {val: test}"
-        return
-    yield "  # There is no other split: this share of the images is set aside, and never trained on."
+    yield "  # There is no val split: this share of the training images is set aside, and never trained on."
     yield f"  val_share: {VAL_SHARE}"
 
 
-def _size(plan: FirstPlan) -> Iterator[str]:
+def _size(plan: FirstPlan, decoding: Decoding) -> Iterator[str]:
     size = plan.size
     yield f"  # {size.small:.1%} of the objects are below {SMALL_PX:g} px here, where few are found; the median is {size.median:.0f} px."
     if size.small > MOST_SMALL:
         yield "  # That is much: it is what the minutes and the images' own size allow. Larger takes longer, in proportion to the area."
-    yield f"  preprocessing: {{height: {size.height}, width: {size.width}}}"
+    yield from (f"  # {reason[0].upper()}{reason[1:]}" for reason in decoding.reasons)
+    yield f"  preprocessing: {_flow({'height': size.height, 'width': size.width, **decoding.fields})}"
 
 
 def _networks(folder: LabeledFolder, plan: FirstPlan) -> Iterator[str]:
@@ -152,8 +176,17 @@ def _distill(plan: FirstPlan) -> Iterator[str]:
 
 def _export(folder: LabeledFolder) -> Iterator[str]:
     most = most_objects(folder)
+    shape: dict[str, Any] = {"candidates": max(100, min(1000, 2 * most)), "max_detections": max(50, min(500, -(-3 * most // 2)))}
     yield f"\n# Up to {most} objects are labeled in one image."
-    yield f"export: {{candidates: {max(100, min(1000, 2 * most))}, max_detections: {max(50, min(500, -(-3 * most // 2)))}}}"
+    if len(folder.classes) > 1:
+        over = f"overlap by more than {IOU_THRESHOLD:g}"
+        if overlaps(folder.sources["train"].coco, IOU_THRESHOLD):
+            yield f"# Some training objects of different classes {over}, so one does not suppress the other."
+            shape["nms"] = "per_class"
+        else:
+            yield f"# No training objects of different classes {over}: of such detections only the best is kept."
+            shape["nms"] = "agnostic"
+    yield f"export: {_flow(shape)}"
 
 
 def most_objects(folder: LabeledFolder) -> int:

@@ -149,10 +149,10 @@ def enough(folder: LabeledFolder) -> float:
 
 
 def _counts(folder: LabeledFolder) -> tuple[int, int]:
-    """Images to train on and to judge on, once a share is set aside if there is nothing else to judge on."""
+    """Images to train on and to judge on, once a share is set aside if there is no val split."""
     given = folder.num_images
-    if "val" in given or "test" in given:
-        return given["train"], given.get("val", given.get("test", 0))
+    if "val" in given:
+        return given["train"], given["val"]
     val = max(1, round(given["train"] * VAL_SHARE))
     return max(1, given["train"] - val), val
 

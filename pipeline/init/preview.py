@@ -13,6 +13,7 @@ from deploy.errors import DataError
 from deploy.prediction import image_files
 from pipeline.init.folder import LabeledFolder, corners_of, evenly
 from pipeline.init.plan import FirstPlan
+from pipeline.init.sample import Decoding
 from pipeline.init.sizes import SMALL_PX, objects_at
 from pipeline.report.boxes import objects_of, tagged, truth_view
 from pipeline.report.pictures import PHOTO_PX, jpeg
@@ -26,7 +27,7 @@ MOST_TAGGED = 30
 _EDGES = (0, 4, SMALL_PX, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, np.inf)
 
 
-def preview(folder: LabeledFolder, plan: FirstPlan, root: Path) -> str:
+def preview(folder: LabeledFolder, plan: FirstPlan, decoding: Decoding, root: Path) -> str:
     """The page's text."""
     counted = ", ".join(f"{count} in {split}" for split, count in folder.num_images.items())
     lead = f"Images: {counted}. Training objects: {len(folder.objects)}, {folder.per_image:.1f} per image."
@@ -35,11 +36,11 @@ def preview(folder: LabeledFolder, plan: FirstPlan, root: Path) -> str:
         Preview(
             name=root.resolve().name,
             lead=lead,
-            photos=list(_samples(folder)),
+            photos=list(_samples(folder, decoding.preprocessing)),
             classes=_class_bars(folder),
             sizes=_size_bars(folder, plan),
             about_sizes=f"The square root of the area, px, at {plan.size.width} x {plan.size.height} px. {small}.",
-            notes=[str(note) for note in folder.notes],
+            notes=[str(note) for note in decoding.notes],
         )
     )
 
@@ -63,7 +64,7 @@ def _size_bars(folder: LabeledFolder, plan: FirstPlan) -> list[Bar]:
     return bars
 
 
-def _samples(folder: LabeledFolder) -> Iterator[LabeledSample]:
+def _samples(folder: LabeledFolder, preprocessing: Preprocessing) -> Iterator[LabeledSample]:
     """Readable images of split train, each with the reason why it was picked."""
     source = folder.sources["train"]
     rows = {row["id"]: row for row in source.coco["images"]}
@@ -75,7 +76,7 @@ def _samples(folder: LabeledFolder) -> Iterator[LabeledSample]:
     objects = objects_of(kept, list(picked))
     for number, why in picked.items():
         try:
-            pixels = image_files.load_image(source.images / rows[number]["file_name"], Preprocessing())
+            pixels = image_files.load_image(source.images / rows[number]["file_name"], preprocessing)
         except DataError:  # the page shows the others; `edgedistill check` names every unreadable image
             continue
         view = truth_view(objects.get(number, []), names)

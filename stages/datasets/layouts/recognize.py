@@ -1,5 +1,6 @@
 """Which kind of data set a folder is."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ _READERS: dict[str, Callable[[Path], Any]] = {
     "yolo": lambda root: yolo.discover(root, None, Notes()),
     "voc": voc.discover,
 }
+_SUFFIXES = (".json", ".txt", ".xml", ".yaml", ".yml")
 
 
 def recognize(root: Path) -> tuple[str, dict[str, Any]]:
@@ -29,8 +31,20 @@ def recognize(root: Path) -> tuple[str, dict[str, Any]]:
         return fitting[0], {"root": str(root)}
     if fitting:
         raise DataError(f"{root}: read by {' and by '.join(fitting)}; leave only one kind of annotations in it")
-    tried = "; ".join(f"{name}: {why}" for name, why in why_not.items())
+    if not _has_annotations(root):
+        raise DataError(f"{root}: no annotations, which are .json, .txt, .xml or .yaml files; docs/data.md shows the layouts that are read")
+    tried = "; ".join(f"{name}: {_short(why, root)}" for name, why in why_not.items())
     raise DataError(f"{root}: no annotations in COCO's, YOLO's or VOC's layout; docs/data.md shows what is read ({tried})")
+
+
+def _has_annotations(root: Path) -> bool:
+    """Whether any file has the suffix of some layout's annotations."""
+    return any(name.lower().endswith(_SUFFIXES) for _, _, names in os.walk(root) for name in names)
+
+
+def _short(why: str | None, root: Path) -> str:
+    """What is wrong, without the folder that all reasons are about, and without what to do about it."""
+    return str(why).removeprefix(f"{root}: ").split("; ")[0]
 
 
 def _why_not(discover: Callable[[Path], Any], root: Path) -> str | None:

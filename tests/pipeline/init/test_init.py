@@ -16,10 +16,11 @@ from deploy.errors import ConfigError, DataError
 from pipeline.cli import main
 from pipeline.config import PipelineConfig, load
 from pipeline.init import networks, own_figure, speed
-from pipeline.init.document import can_flip, name_of, write
+from pipeline.init.document import Given, can_flip, name_of, write
 from pipeline.init.folder import LabeledFolder, look
 from pipeline.init.networks import ON_CPU, macs
 from pipeline.init.plan import FirstPlan, Wish, plan
+from pipeline.init.sample import Decoding
 from pipeline.init.sizes import InputSize, Levels, candidates, levels, wanted
 
 Box = tuple[float, float, float, float]
@@ -61,9 +62,13 @@ def planned(root: Path, **wish: Any) -> tuple[LabeledFolder, FirstPlan]:
     return folder, plan(folder, Wish(**{"device": "cpu", **wish}))
 
 
+def document(folder: LabeledFolder, chosen: FirstPlan, name: str = "cells", latency: float | None = None) -> str:
+    return write(folder, chosen, Decoding({}, ()), Given(name, latency))
+
+
 def written(root: Path, tmp_path: Path, **wish: Any) -> tuple[str, PipelineConfig]:
     folder, chosen = planned(root, **wish)
-    text = write(folder, chosen, "cells", wish.get("latency"))
+    text = document(folder, chosen, latency=wish.get("latency"))
     (tmp_path / "written.yaml").write_text(text, encoding="utf-8")
     return text, load(tmp_path / "written.yaml")
 
@@ -97,14 +102,15 @@ class TestTheFile:
 
     def test_a_folder_without_val_sets_a_share_aside(self, tmp_path: Path) -> None:
         folder, chosen = planned(write_coco(tmp_path / "cells", MIXED, images={"train": 100}))
-        found = yaml.safe_load(write(folder, chosen, "cells", None))
+        found = yaml.safe_load(document(folder, chosen))
         assert found["data"]["val_share"] == 0.2
         assert (chosen.train_images, chosen.val_images) == (80, 20)
 
-    def test_a_folder_with_test_instead_of_val_is_judged_on_it(self, tmp_path: Path) -> None:
+    def test_a_test_split_stays_one_if_there_is_no_val(self, tmp_path: Path) -> None:
         folder, chosen = planned(write_coco(tmp_path / "cells", MIXED, images={"train": 100, "test": 30}))
-        assert yaml.safe_load(write(folder, chosen, "cells", None))["data"]["splits"] == {"val": "test"}
-        assert chosen.val_images == 30
+        data = yaml.safe_load(document(folder, chosen))["data"]
+        assert (data.get("splits"), data["val_share"]) == (None, 0.2)
+        assert (chosen.train_images, chosen.val_images) == (80, 20)
 
     def test_names_that_yaml_would_read_as_something_else(self, tmp_path: Path) -> None:
         root = write_coco(tmp_path / "a: b #c 'd' \"e\"", MIXED, images={"train": 20, "val": 5})
@@ -118,7 +124,7 @@ class TestTheFile:
     def test_one_that_looks_like_a_number_stays_text(self, tmp_path: Path) -> None:
         folder, chosen = planned(write_coco(tmp_path / "cells", MIXED, images={"train": 20, "val": 5}))
         for name in ("2024", "1e3", "no", "null"):
-            assert yaml.safe_load(write(folder, chosen, name, None))["name"] == name
+            assert yaml.safe_load(document(folder, chosen, name))["name"] == name
 
 
 class TestSizes:
@@ -303,7 +309,7 @@ class TestFolders:
     def test_twelve_images_of_one_class_and_one_size(self, tmp_path: Path) -> None:
         folder, chosen = planned(write_coco(tmp_path / "cells", ((30, 30, 40, 40),), images={"train": 12}))
         assert (chosen.train_images, chosen.val_images) == (10, 2)
-        found = yaml.safe_load(write(folder, chosen, "cells", None))
+        found = yaml.safe_load(document(folder, chosen))
         assert found["teacher"]["train"]["batch_size"] == 4
         assert chosen.num_steps > 500
 
