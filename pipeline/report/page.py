@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from deploy.machine import packages
 from pipeline.flow import RunResult, TargetResult
 from pipeline.report import boxes, pictures, plots, words
+from pipeline.report.data_notes import noted_kinds
 from pipeline.report.engines import engine_plots
 from pipeline.results.summary import difference, summarize
 from pipeline.results.table import LEGEND
@@ -83,6 +84,7 @@ def content(run: RunResult) -> dict[str, Any]:
         "training": dict(zip(("terms", "diagnostics"), plots.training(curves), strict=True)),
         "classes": most_changed(classes),
         "num_classes": len(classes),
+        "noted": noted_kinds(run.dataset),
         **_pictures(run),
         **_cost(run),
         "facts": _facts(run),

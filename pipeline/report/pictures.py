@@ -63,7 +63,7 @@ def photos(dataset: Dataset, split: str, networks: Mapping[str, Checkpoint], ids
             truth_view(own, names),
             *(match_boxes(series, own, objects.get(row["id"], []), names) for series, objects in found.items()),
         ]
-        shown.append(_photo(row, pixels, views))
+        shown.append(photo_of(str(row["file_name"]), pixels, views))
     return shown
 
 
@@ -156,11 +156,11 @@ def over_image(attention: NDArray[Any], pixels: NDArray[np.uint8], dataset: Data
     return whole[top:bottom, left:right]
 
 
-def _photo(row: Mapping[str, Any], pixels: NDArray[np.uint8], views: Sequence[View]) -> Photo:
+def photo_of(name: str, pixels: NDArray[np.uint8], views: Sequence[View], *, tags: bool = True) -> Photo:
+    """A picture with its views; `tags`: whether boxes show their classes."""
     height, width = pixels.shape[:2]
-    return Photo(
-        str(row["file_name"]), width, height, jpeg(_fitted(pixels, PHOTO_PX)), tuple(tagged(view, width, height) for view in views)
-    )
+    drawn = tuple(tagged(view, width, height) for view in views) if tags else tuple(views)
+    return Photo(name, width, height, jpeg(_fitted(pixels, PHOTO_PX)), drawn)
 
 
 def _fitted(pixels: NDArray[np.uint8], longest: int) -> Image.Image:

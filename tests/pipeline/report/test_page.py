@@ -10,16 +10,19 @@ from typing import Any
 
 import pytest
 import run_samples
+from PIL import Image
 
 from pipeline.flow import RunResult
 from pipeline.report import plots
+from pipeline.report.data_notes import noted_kinds
 from pipeline.report.page import MOST_CLASSES, ClassRow, most_changed, write_report
 from pipeline.report.words import duration, fastest, headline, percent, points
 from pipeline.results.summary import summarize
-from stages.artifacts import Checkpoint
+from stages.artifacts import Checkpoint, Dataset
 from stages.facts import CheckpointFacts, write_facts
+from stages.notes import Action, Note
 
-SECTIONS = ("results", "tradeoff", "latency", "training", "classes", "curves", "pictures", "attention", "stages", "reproduce")
+SECTIONS = ("results", "tradeoff", "latency", "training", "classes", "curves", "data", "pictures", "attention", "stages", "reproduce")
 VOID = {"meta", "link", "img", "br", "line", "path", "rect", "circle", "use", "image"}
 FETCHING = {"src", "href", "srcset", "xlink:href", "action", "data", "poster"}
 HOSTILE = "<script>alert(1)</script>"
@@ -159,6 +162,44 @@ class TestPage:
         assert not list(page.attributes("onerror"))
         assert HOSTILE in page.text
         assert "{{ 7 * 7 }}" in page.text
+
+
+class TestNotes:
+    def test_are_a_table_and_the_first_images_with_all_their_boxes(self, sample: RunResult, tmp_path: Path) -> None:
+        text = written(sample, tmp_path)
+        section = Page(text[text.index('<section id="data">') : text.index('<section id="pictures">')])
+        assert "degenerate box left out val 1 of 22 boxes annotation 20 of 3.png, bbox [4, 4, 0, 9]" in section.text
+        assert "3.png 3 objects" in section.text
+        assert sum(tag == "rect" and attributes.get("class") != "tag" for tag, attributes in section.tags) == 3
+
+    def test_show_images_that_were_left_out_without_boxes_and_none_that_cannot_be_read(self, tmp_path: Path) -> None:
+        note = sample_note(action="left out", images=("gone.png", "spare.png"), split="val")
+        run = run_samples.run(tmp_path / "run", noted(tmp_path / "data", note, sample_note(split="absent", images=("1.png",))))
+        Image.new("RGB", (40, 30)).save(run.dataset.images("val") / "spare.png")
+        text = Page(written(run, tmp_path)).text
+        assert "spare.png 0 objects" in text
+        assert "gone.png" not in text
+        assert "odd <b> assumed absent 2 of 9 images one & all" in text
+
+    def test_come_in_the_order_of_their_weight(self, tmp_path: Path) -> None:
+        actions: tuple[Action, ...] = ("divided", "repaired", "assumed", "left out")
+        run = run_samples.run(tmp_path / "run", noted(tmp_path / "data", *(sample_note(action=one) for one in actions)))
+        assert [one.note.action for one in noted_kinds(run.dataset)] == ["left out", "assumed", "repaired", "divided"]
+
+    def test_none_are_one_line(self, tmp_path: Path) -> None:
+        run = run_samples.run(tmp_path / "run", noted(tmp_path / "data"))
+        assert "Nothing was repaired, assumed or left out" in Page(written(run, tmp_path)).text
+
+
+def sample_note(*, action: Action = "assumed", split: str = "val", images: tuple[str, ...] = ()) -> Note:
+    return Note(kind="odd <b>", action=action, unit="images", split=split, count=2, total=9, examples=("one & all",), images=images)
+
+
+def noted(root: Path, *notes: Note) -> Dataset:
+    """The sample data with these notes."""
+    dataset = run_samples.dataset(root)
+    write_facts(root, dataset.facts.model_copy(update={"notes": notes}))
+    return dataset
 
 
 class TestMissingParts:
