@@ -38,7 +38,7 @@ def find(out: Path, config: DataConfig) -> dict[str, Source]:
     return arrange(found, config.splits, config.val_share, config.split_seed, config.preprocessing)
 
 
-@stage(version=2, identity=identity)
+@stage(version=3, identity=identity)
 def prepare(out: Path, config: DataConfig) -> Dataset:
     """Read, check and clean every split into out/annotations/<split>.json.
 
@@ -50,7 +50,7 @@ def prepare(out: Path, config: DataConfig) -> Dataset:
     return _collect(out, config, find(out, config), rules.REQUIRED_SPLITS)
 
 
-@stage(version=2, identity=identity)
+@stage(version=3, identity=identity)
 def gather(out: Path, config: DataConfig, split: str, more: tuple[str, ...], expected: ModelContract) -> Dataset:
     """Like `prepare`, for data on which engines are judged but not trained: the split `split`, and those of `more` that exist.
 

@@ -15,7 +15,7 @@ from typing import Any, TypeGuard
 
 from deploy.prediction import masks
 from stages.datasets import Source
-from stages.datasets.cleaning import sizes
+from stages.datasets.cleaning import implausible, sizes
 from stages.datasets.cleaning.images import ImageFile, Unusable
 from stages.datasets.cleaning.sizes import Box, Fit, Labeled
 from stages.notes import Kind, Notes
@@ -44,8 +44,18 @@ def clean(split: str, source: Source, files: Sequence[ImageFile | Unusable], not
             if kept is not None:
                 annotations.append(kept)
     _note_beyond(split, annotations, images, notes)
+    rows = [image.row() for image in images.values()]
+    implausible.add(notes, split, rows, [_as_written(row, images[row["image_id"]]) for row in annotations])
     kinds = [{key: row[key] for key in ("id", "name", "supercategory") if key in row} for row in source.coco["categories"]]
-    return {"images": [image.row() for image in images.values()], "annotations": annotations, "categories": kinds}
+    return {"images": rows, "annotations": annotations, "categories": kinds}
+
+
+def _as_written(row: Mapping[str, Any], image: "_Image") -> Mapping[str, Any]:
+    """The row with its box in px of the stated size, without what fitting it to the image did."""
+    if image.fit is None:
+        return row
+    grown = math.sqrt(image.fit.area)
+    return {**row, "bbox": [value / grown for value in row["bbox"]]}
 
 
 def read_box(value: Any) -> Box | None:
