@@ -212,7 +212,11 @@ class TestDataFile:
     @pytest.mark.parametrize(
         ("head", "notes"),
         [
-            ("train: ../train/images\nval: ../val/images\ntest: ../test/images\n", "no test"),
+            (
+                "train: ../train/images\nval: ../val/images\ntest: ../test/images\n",
+                {"left out: split that the data file names but the folder lacks": 1},
+            ),
+            ("train: ../train/images\nval: ../val/images\ntest: ../other/images\n", "no test"),
             ("train: ../train/images\nval: ../val/images\ntest:\n", {}),
             ("train: ./train/images/\nval: ./val/images/\ntest: null\n", {}),
             ("train: [train/images]\nval: [val/images]\n", {}),
@@ -232,7 +236,7 @@ class TestDataFile:
     def test_places(self, tmp_path: Path, head: str, notes: dict[str, int] | str) -> None:
         fill(tmp_path, head=head + "names: [cat, dog]\n")
         if notes == "no test":
-            with pytest.raises(DataError, match=r"test/images: no such folder or list of images; data\.yaml names it for test"):
+            with pytest.raises(DataError, match=r"other/images: no such folder or list of images; data\.yaml names it for test"):
                 read(tmp_path)
             return
         found = read(tmp_path)

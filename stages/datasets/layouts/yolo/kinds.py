@@ -4,6 +4,7 @@ from stages.notes import Kind
 
 ROOT = Kind("data.root one folder off", "repaired", "files")
 MOVED = Kind("path that does not exist on this machine", "repaired", "files")
+ABSENT = Kind("split that the data file names but the folder lacks", "left out", "files")
 BY_FOLDER = Kind("split found by its folder", "assumed", "files")
 SECOND_PLACE = Kind("path that exists twice", "assumed", "files")
 OTHER_FILE = Kind("second data file", "assumed", "files")

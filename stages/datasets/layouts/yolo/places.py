@@ -35,6 +35,7 @@ class Images:
         self.notes = notes
         self.names = ImageNames(root)
         self.lists: list[Path] = []
+        self.absent: set[str] = set()
 
     def find(self) -> dict[str, tuple[Path, ...]]:
         """The image files of each split, each once, in the order found.
@@ -49,7 +50,7 @@ class Images:
         for split in SPLITS:
             entries = self.data.entries.get(split, ())
             paths = [path for one in entries for path in self._entry(split, one)] if entries else self._unnamed(split)
-            if entries or paths:
+            if paths or (entries and split not in self.absent):
                 found[split] = self._once(split, paths)
         if not found:
             paths = list_images(self.root)
@@ -82,6 +83,10 @@ class Images:
         path = self._place(split, text)
         if path is None:
             folder = conventional(self.root, split)
+            if folder is None and split != "train" and _is_template(split, text):
+                self.absent.add(split)
+                self.notes.add(kinds.ABSENT, "train", f"{self._where()} names {text} for {split}, which does not exist")
+                return []
             if folder is None:
                 raise DataError(f"{self.root / _relative(text)}: no such folder or list of images; {self._where()} names it for {split}")
             self.notes.add(kinds.BY_FOLDER, split, f"{text} does not exist; {self.shown(folder)} is used")
@@ -193,6 +198,11 @@ def conventional(root: Path, split: str) -> Path | None:
         if folder.is_dir() and labels and list_images(folder):
             return folder
     return None
+
+
+def _is_template(split: str, text: str) -> bool:
+    """Whether an entry is what Roboflow writes for every split, also for one that the export does not have."""
+    return text.strip() in {f"../{word}/images" for word in SPLITS[split]}
 
 
 def _other_split(given: str, found: Path) -> bool:
