@@ -46,7 +46,7 @@ def doubts(split: str, source: Source, notes: Sequence[Note]) -> Iterator[Doubt]
     """The share of each unit that is doubtful; several kinds of notes on one unit add up. Files of unknown number count per image."""
     known = totals(source)
     for unit in _COUNTED:
-        own = [note for note in notes if note.unit == unit and note.action != "repaired"]
+        own = [note for note in notes if note.unit == unit and note.action in ("left out", "assumed")]
         if not own:
             continue
         total, stated = max(note.total or 0 for note in own), any(note.total for note in own)
