@@ -59,7 +59,17 @@ def _base(root: Path) -> Path:
     """The given folder, or the one it is in if it is only a part of a data set: the images, or one split."""
     above = root.resolve().parent
     is_part = root.resolve().name.lower() in _GENERIC or _named_as(root) is not None
-    return above if is_part and not _json_files(root) and _json_files(above) else root
+    return above if is_part and not _json_files(root) and _has_annotations(above) else root
+
+
+def _has_annotations(folder: Path) -> bool:
+    """Whether a COCO file lies in the folder or where annotations lie below it; its other folders may be anything."""
+    known = [path for path in _json_files(folder) if path.parent == folder or _is_place(folder / path.relative_to(folder).parts[0])]
+    return any(document.is_coco(path) for path in known[:_MOST_UNNAMED])
+
+
+def _is_place(folder: Path) -> bool:
+    return folder.name.lower() in _ANNOTATIONS or _named_as(folder) is not None
 
 
 def _named_as(root: Path) -> str | None:
