@@ -14,6 +14,7 @@ Action = Literal["divided", "repaired", "assumed", "left out"]
 used. Left out: not used."""
 
 Unit = Literal["images", "boxes", "masks", "files", "classes"]
+_ONE: Mapping[Unit, str] = {"images": "image", "boxes": "box", "masks": "mask", "files": "file", "classes": "class"}
 MAX_EXAMPLES = 5
 MOST_LINES = 20
 _ORDER = ("left out", "assumed", "repaired", "divided")
@@ -46,7 +47,8 @@ class Note(Frozen):
     def __str__(self) -> str:
         """One line: "train: left out: missing image: 9 of 12 images, first: images/x.jpg"."""
         of = "" if self.total is None else f" of {self.total}"
-        return f"{self.split}: {self.action}: {self.kind}: {self.count}{of} {self.unit}, first: {self.examples[0]}"
+        unit = _ONE[self.unit] if (self.total or self.count) == 1 else self.unit
+        return f"{self.split}: {self.action}: {self.kind}: {self.count}{of} {unit}, first: {self.examples[0]}"
 
 
 class Notes:

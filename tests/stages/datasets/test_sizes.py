@@ -111,7 +111,7 @@ class TestWrongSizes:
         assert counts(dataset.facts) == {"annotated size is wrong": 1}
 
     def test_an_image_rotated_after_labeling_is_left_out(self, tmp_path: Path) -> None:
-        with pytest.raises(DataError, match=r"train: no usable image; train: left out: image rotated after labeling: 1 of 1 images"):
+        with pytest.raises(DataError, match=r"train: no usable image; train: left out: image rotated after labeling: 1 of 1 image"):
             prepared(folder(tmp_path, (96, 60), (60, 96), [[10, 70, 20, 20]]))
 
     @pytest.mark.parametrize("stated", [(0, 0), (-5, 10), ("wide", 3), (None, 40)])

@@ -184,7 +184,7 @@ class TestFolders:
         assert set(found) == {"train"}
         assert lefts(found["train"]) == {"a.png": 0, "b.png": 1}
         assert [str(note) for note in found["train"].notes] == [
-            "train: left out: image without an XML file: 1 images, first: background.png"
+            "train: left out: image without an XML file: 1 image, first: background.png"
         ]
 
     @pytest.mark.parametrize(
@@ -237,9 +237,7 @@ class TestFolders:
             draw(tmp_path / f"{place}.png")
             annotate(tmp_path / f"{place}.xml", number)
         found = build(tmp_path)
-        assert [str(note) for note in found["train"].notes] == [
-            "train: left out: XML file in no split's folder: 1 files, first: more/c.xml"
-        ]
+        assert [str(note) for note in found["train"].notes] == ["train: left out: XML file in no split's folder: 1 file, first: more/c.xml"]
         assert found["val"].notes == ()
 
     def test_a_split_without_any_annotation(self, tmp_path: Path) -> None:
@@ -249,7 +247,7 @@ class TestFolders:
             annotate(tmp_path / split / f"{split}.xml", 1)
         found = build(tmp_path)
         assert set(found) == {"train", "val"}
-        assert [str(note) for note in found["train"].notes] == ["test: left out: image without an XML file: 1 images, first: test.png"]
+        assert [str(note) for note in found["train"].notes] == ["test: left out: image without an XML file: 1 image, first: test.png"]
 
     def test_the_same_name_in_two_splits(self, tmp_path: Path) -> None:
         for number, split in enumerate(("train", "valid")):

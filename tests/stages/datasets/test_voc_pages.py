@@ -147,7 +147,7 @@ class TestXml:
         source = voc.build(tmp_path, root=str(tmp_path))["train"]
         assert boxes(source) == [[1, 2, 4, 6]]
         assert [str(note) for note in source.notes] == [
-            "train: left out: XML file that is not Pascal VOC: 1 files, first: data.xml: <opencv_storage>"
+            "train: left out: XML file that is not Pascal VOC: 1 file, first: data.xml: <opencv_storage>"
         ]
 
     @pytest.mark.parametrize(
