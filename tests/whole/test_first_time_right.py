@@ -447,14 +447,14 @@ READ = {
         "yolo", rewrite("data.yaml", lambda text: text.replace("[red, green, blue]", "{'0': red, '1': green, '2': blue}"))
     ),
     "yolo-labels-with-byte-order-mark": Changed("yolo", mark("*/labels/*.txt"), both(UNUSUAL, "6 files", "3 files")),
-    "yolo-class-list-with-byte-order-mark": Changed("yolo", class_list, (f"train: {UNUSUAL}: 1 files, first: classes.txt",)),
+    "yolo-class-list-with-byte-order-mark": Changed("yolo", class_list, (f"train: {UNUSUAL}: 1 file, first: classes.txt",)),
     "yolo-darknet": Changed(
         "yolo",
         darknet,
         (
-            "train: repaired: path that does not exist on this machine: 1 files, first: data/train.txt is train.txt",
+            "train: repaired: path that does not exist on this machine: 1 file, first: data/train.txt is train.txt",
             f"train: {DIFFERENT}: 6 of 6 images, first: data/obj_train_data/train0.png is obj_train_data/train0.png",
-            "val: repaired: path that does not exist on this machine: 1 files, first: data/valid.txt is valid.txt",
+            "val: repaired: path that does not exist on this machine: 1 file, first: data/valid.txt is valid.txt",
             f"val: {DIFFERENT}: 3 of 3 images, first: data/obj_valid_data/val0.png is obj_valid_data/val0.png",
         ),
     ),
