@@ -95,6 +95,7 @@ def test_what_is_deployed_imports_what_the_base_installs() -> None:
         "onnx",
         "openvino",
         "cuda",
+        "cv2",
         "tensorrt",
         "tensorrt_rtx",
     }  # imported where they are used, or in deploy/serving

@@ -384,12 +384,12 @@ READ = {
     "coco-image-ids-as-text": Changed(
         "coco",
         every("images", lambda row: row.update(id=str(row["id"]))),
-        both("repaired: id written as text or fraction", "1 files", "1 files"),
+        both("repaired: id written as text or fraction", "1 file", "1 file"),
     ),
     "coco-class-ids-with-decimals": Changed(
         "coco",
         every("categories", lambda row: row.update(id=float(row["id"]))),
-        both("repaired: id written as text or fraction", "1 files", "1 files"),
+        both("repaired: id written as text or fraction", "1 file", "1 file"),
     ),
     "coco-annotations-without-ids": Changed(
         "coco",
@@ -470,7 +470,7 @@ READ = {
     "yolo-arguments-of-a-training": Changed("yolo", other_yaml),
     "yolo-12-bits-if-told": Changed("yolo", lambda root: deep(root, 4096), options={"preprocessing": {"white": 4095}}),
     "yolo-transparent-if-told": Changed("yolo", transparent, options={"preprocessing": {"alpha": "ignore"}}),
-    "voc-chinese": Changed("voc", chinese, both(UNUSUAL, "3 files", "1 files"), classes=("blue", "green", "红"), named={"red": "红"}),
+    "voc-chinese": Changed("voc", chinese, both(UNUSUAL, "3 files", "1 file"), classes=("blue", "green", "红"), named={"red": "红"}),
     "voc-spaces": Changed("voc", spaces, classes=("blue", "green", "red")),
     "voc-stale-names": Changed(
         "voc",

@@ -27,16 +27,17 @@ Box = tuple[float, float, float, float]
 
 
 def write_coco(root: Path, boxes: Sequence[Box], *, images: dict[str, int], classes: Sequence[str] = ("cell",), side: int = 128) -> Path:
-    """A COCO folder; every image has all boxes, whose classes alternate."""
+    """A COCO folder; every image has all boxes, in every other one moved by 1 px; their classes alternate."""
     (root / "annotations").mkdir(parents=True)
     (root / "images").mkdir()
     categories = [{"id": number, "name": name} for number, name in enumerate(classes, start=1)]
     for split, count in images.items():
         rows: list[dict[str, Any]] = [{"id": i + 1, "file_name": f"{split}{i}.png", "width": side, "height": side} for i in range(count)]
         objects = [
-            {"id": i * len(boxes) + j + 1, "image_id": i + 1, "category_id": 1 + j % len(classes), "bbox": list(box), "iscrowd": 0}
+            {"id": i * len(boxes) + j + 1, "image_id": i + 1, "category_id": 1 + j % len(classes), "iscrowd": 0}
+            | {"bbox": [x + i % 2, y + i % 2, width, height]}
             for i in range(count)
-            for j, box in enumerate(boxes)
+            for j, (x, y, width, height) in enumerate(boxes)
         ]
         content = {"images": rows, "annotations": objects, "categories": categories}
         (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(content), encoding="utf-8")
