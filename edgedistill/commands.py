@@ -15,6 +15,7 @@ from pipeline.commands.run import FinishedRun, finish, open_store
 from pipeline.config import PipelineConfig, load
 from pipeline.refusals import as_user_error
 from pipeline.store.store import Mode
+from stages.config.data import MAX_DOUBTFUL
 
 Folder = str | os.PathLike[str]
 
@@ -58,6 +59,7 @@ def gate(
     reference: Folder | None = None,
     data: Folder | None = None,
     split: str | None = None,
+    max_doubtful: float = MAX_DOUBTFUL,
     runs: Folder = "runs",
 ) -> GateResult:
     """Judge a bundle, or the targets of a pipeline that has run, as `edgedistill gate` does; writes no gate.json.
@@ -67,12 +69,14 @@ def gate(
         reference: a kept bundle, or a folder with one per target. Both engines run alternately on this machine.
         data: labeled images in COCO's, YOLO's or VOC's layout to compare a bundle and its reference on.
         split: the split of `data` to judge on; None for the bundle's own.
+        max_doubtful: the largest share of `data`, 0 to 1, that may be left out or assumed.
         runs: the results folder of a pipeline.
 
     Raises:
         EdgedistillError: an error that the user can fix, with the exit code of the command.
     """
-    options = GateOptions(None if reference is None else Path(reference), None if data is None else Path(data), split=split)
+    kept, images = (None if folder is None else Path(folder) for folder in (reference, data))
+    options = GateOptions(kept, images, split=split, max_doubtful=max_doubtful)
     with _user_errors():
         if not isinstance(subject, Bundle | PipelineConfig):
             subject = Bundle.load(subject) if Path(subject).is_dir() else load_config(subject)

@@ -28,6 +28,7 @@ from stages.facts import FACTS, OnnxFacts, write_facts
 from stages.gate import gate
 from stages.measure import measure
 from stages.measurement.verdicts import exit_code
+from stages.notes import note_lines
 from stages.optimize import judging, optimize
 from stages.package import package
 from stages.prepare import gather
@@ -139,6 +140,8 @@ def data_for(given: Bundle, data: GivenData, validation: ValidationConfig, scrat
     target = plan(given, None)[0]
     found = _data(Store(scratch, target.name, say=silent).at(target.name), data, validation.split, target, given)
     assert found is not None
+    for line in note_lines(found.facts.notes):
+        say(line, sys.stderr)
     return found
 
 

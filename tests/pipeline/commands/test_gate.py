@@ -14,6 +14,7 @@ import onnx_samples
 import pytest
 from onnx import numpy_helper
 
+import edgedistill
 from deploy.bundles.bundle import Bundle, write
 from deploy.bundles.manifest import MANIFEST
 from pipeline.cli import main
@@ -106,6 +107,19 @@ def test_a_network_that_finds_nothing_fails(make: Any, gate: Gate) -> None:
     case = make(MAP, new=blind_to(0, 1, 2))
     code, answer = gate(case.new, "--reference", case.reference, "--data", case.data)
     assert (code, answer["gates"][0]["verdict"], answer["gates"][0]["measured"]) == (10, "fail", 0)
+
+
+def test_what_the_data_lacks_is_reported_and_stops_beyond_the_limit(make: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    case = make(MAP)
+    given = ["gate", str(case.new), "--reference", str(case.reference), "--data", str(case.data)]
+    (case.data / "images" / "val" / "1.png").unlink()
+    assert main(given) == 0
+    assert f"data: val: left out: missing image: 1 of {NUM_IMAGES} images" in capsys.readouterr().err
+    assert main([*given, "--max-doubtful", "0.01"]) == 3
+    assert "pass --max-doubtful 0.05 to go on" in capsys.readouterr().err
+    with pytest.raises(edgedistill.EdgedistillError, match=r"pass --max-doubtful 0\.05 to go on"):
+        edgedistill.gate(case.new, reference=case.reference, data=case.data, max_doubtful=0.01)
+    assert edgedistill.gate(case.new, reference=case.reference, data=case.data, max_doubtful=0.05).passed
 
 
 @pytest.mark.parametrize(("on_noise", "verdict", "code"), [("inconclusive", "inconclusive", 11), ("pass", "pass", 0), ("fail", "fail", 10)])
