@@ -446,10 +446,10 @@ class TestPrepare:
 
 
 class TestConfiguration:
-    def load(self, tmp_path: Path, text: str) -> None:
+    def load(self, tmp_path: Path, text: str) -> DataConfig:
         path = tmp_path / "pipeline.yaml"
         path.write_text(f"extends: {ROOT / 'pipeline.yaml'}\ndata:\n  {text}\n")
-        load(path)
+        return load(path).data
 
     @pytest.mark.parametrize(
         ("text", "message"),
@@ -470,4 +470,4 @@ class TestConfiguration:
         assert "\n" not in str(caught.value)
 
     def test_what_is_accepted(self, tmp_path: Path) -> None:
-        self.load(tmp_path, "splits: {val: train, train: test}")
+        assert self.load(tmp_path, "splits: {val: train, train: test}").splits == {"val": "train", "train": "test"}
