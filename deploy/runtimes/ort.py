@@ -76,6 +76,7 @@ def open(file: Path, *, threads: int | None = None, options: Mapping[str, Any] =
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = _FATAL_ONLY
     settings.intra_op_num_threads = threads or _default_threads()
+    settings.add_session_config_entry("session.force_spinning_stop", "1")  # an idle session would keep a core busy for milliseconds
     if options.get("optimization") == "none":
         settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     providers = _providers(onnxruntime, options.get("provider", "auto"))

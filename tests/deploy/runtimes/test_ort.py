@@ -1,3 +1,4 @@
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -134,3 +135,11 @@ def test_a_damaged_graph_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"\xff" * 40)
     with pytest.raises(BuildError, match="not an ONNX file"):
         ort.compile(tmp_path / "model.onnx", HEADS, tmp_path)
+
+
+def test_an_idle_session_keeps_no_core_busy(tmp_path: Path) -> None:
+    with ort.open(onnx_samples.write(tmp_path / "model.onnx"), threads=2) as session:
+        session.infer(images(CELLS))
+        spent = time.process_time()
+        time.sleep(0.05)
+        assert time.process_time() - spent < 0.01
