@@ -101,7 +101,7 @@ def test_a_machine_that_becomes_slower_moves_the_milliseconds_and_not_the_ratio(
     assert found.latencies["fast"].end_to_end.p50 > 2.2
     ratio = found.ratios["slow"]["fast"]
     assert ratio.low <= 2 <= ratio.high
-    assert ratio.high / ratio.low < 1.05
+    assert ratio.high / ratio.low < 1.1
     assert found.drift > measure.MAX_DRIFT
     assert str(found.warning()).startswith("all engines became ")
 
@@ -126,7 +126,7 @@ def test_the_budget_ends_a_measurement_that_does_not_settle_and_the_fewest_passe
 
     found = together({"one": Slow(clock, wild), "other": Slow(clock, wild)}, min_passes=10, min_seconds=0, budget_seconds=5)
     assert not found.settled
-    assert 5 <= found.seconds < 6
+    assert 5 <= found.seconds < 7
     assert "time was up" in str(found.warning())
     found = together({"one": Slow(clock, wild)}, min_passes=500, min_seconds=0, budget_seconds=1)
     assert found.latencies["one"].num_passes >= 500
