@@ -44,7 +44,7 @@ class LatencyProtocol(Frozen):
     warmup: int = 20
     min_passes: int = 100
     min_seconds: float = 2.0
-    ratio_width: float = 0.02
+    ratio_width: float = 0.03
     budget_seconds: float = 45.0
     block_ms: float = 25.0
 

@@ -79,7 +79,7 @@ class LatencyConfig(Frozen):
     min_passes: int = Field(default=100, ge=1)
     min_seconds: float = Field(default=2.0, ge=0)
     ratio_width: float = Field(
-        default=0.02,
+        default=0.03,
         gt=0,
         description="measuring also goes on until every ratio's 95% interval is at most this share of it wide",
     )
