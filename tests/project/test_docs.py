@@ -143,7 +143,7 @@ class TestReadme:
     def test_the_terminal_shows_tables_that_a_run_prints(self) -> None:
         heads = [
             ["network", "map", "map_50", "map_75", "parameters", "MACs"],
-            ["target", "runtime", "precision", "map", "map_50", "p50 ms", "p99 ms", "size"],
+            ["target", "runtime", "precision", "map", "map_50", "x teacher", "p50 ms", "p99 ms", "size"],
             ["gate", "target", "metric", "measured", "limit", "verdict"],
         ]
         (shown,) = (body for body in blocks(README, "text") if body.startswith("network"))
