@@ -13,6 +13,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 REGISTRIES = ("datasets", "detectors", "losses", "runtimes")
 WIDTH = 1000
+ROOMS_TOP = 356
+MOST_ABREAST = 5
 COLUMNS = {
     "pipeline": (20, 270, "command line, configuration, store, report"),
     "stages": (310, 380, "training to package, one file per stage"),
@@ -27,7 +29,7 @@ FLOW = {  # stage: column and row, artifact, stages that it is fed by
     "optimize": (4, 0, "Engine", ("export",)),
     "validate": (5, 0, "Report", ("optimize",)),
     "measure": (5, 1, "Measurement", ("optimize",)),
-    "parity": (6, 1, "Parity", ("validate",)),
+    "parity": (6, 2, "Parity", ("validate",)),
     "gate": (6, 0, "Verdicts", ("validate", "measure")),
     "package": (7, 0, "Package", ("gate",)),
 }
@@ -48,15 +50,15 @@ HEAD += '<path d="M0,0L8,4L0,8z"/></marker>'
 
 def architecture() -> str:
     """The flow of artifacts above, the rooms of the three packages below."""
-    top, rooms = list(_flow(66)), list(_rooms(290))
-    height = 290 + 46 + 9 * 40 + 40
+    top, rooms = list(_flow(66)), list(_rooms(ROOMS_TOP))
+    height = ROOMS_TOP + 46 + 9 * 40 + 40
     legend = [*_box(20, height - 34, 16, 16, "stage"), *_text(44, height - 21, "a stage", "soft")]
     legend += [
         *_box(110, height - 34, 16, 16, "registry"),
         *_text(134, height - 21, "a registry: one file per plugin, shared parts in its folders", "soft"),
     ]
     legend += _text(500, height - 21, "Upper rooms import lower ones; rooms side by side do not import one another.", "soft")
-    label = "The ten stages with their artifacts; the rooms of pipeline, stages and deploy, which import one another from left to right"
+    label = "The eleven stages with their artifacts; the rooms of pipeline, stages and deploy, which import one another from left to right"
     return "\n".join([*_open(height, label, STYLE), f"<defs>{HEAD}</defs>", *top, *rooms, *legend, "</svg>\n"])
 
 
@@ -107,8 +109,9 @@ def _rooms(top: float) -> Iterator[str]:
         yield from _text(left, top + 32, purpose, "soft")
         if package != "pipeline":
             yield f'<path class="arrow" d="M{left - 32},{top + 9}H{left - 8}"/>'
-        for row, layer in enumerate(layers[package]):
-            rooms = [room.strip() for room in layer.split("|")]
+        groups = [[room.strip() for room in layer.split("|")] for layer in layers[package]]
+        rows = [group[first : first + MOST_ABREAST] for group in groups for first in range(0, len(group), MOST_ABREAST)]
+        for row, rooms in enumerate(rows):
             size = (width - 6 * (len(rooms) - 1)) / len(rooms)
             for place, room in enumerate(rooms):
                 x, y = left + place * (size + 6), top + 46 + row * 40
