@@ -1,6 +1,6 @@
 """Latency of several engines on this machine, measured together: they alternate in short blocks of passes, in random order.
 
-Whatever slows the machine down affects all of them alike, so their ratios hold even if a busy moment spoils their milliseconds.
+Whatever slows the machine down affects all of them alike, so the ratios of their mean times hold even if it spoils their milliseconds.
 Blocks, not passes, are resampled for the intervals, because neighboring passes are correlated (Efron & Tibshirani, "An Introduction to
 the Bootstrap", 1993; percentile intervals).
 """
@@ -50,7 +50,7 @@ class LatencyProtocol(Frozen):
 
 
 class Latencies(Frozen):
-    """Latencies by engine; `ratios[a][b]` is how many times as long as b engine a takes.
+    """Latencies by engine; `ratios[a][b]` is how many times as long as b engine a takes on average.
 
     `settled` is false if the budget was spent before all ratios were known to the requested width. `drift` is how much slower all
     engines together were in the last quarter than in the first, as a fraction. `load` is the machine's other activity.
@@ -161,10 +161,14 @@ def _drawn(rounds: int) -> NDArray[np.intp]:
 
 
 def _ratios(totals: Mapping[str, Floats]) -> dict[str, dict[str, Ratio]]:
-    """The ratios of medians, each engine against each other one."""
+    """The ratios of mean times, each engine against each other one.
+
+    Other processes interrupt a pass as often as it is long, so they stretch all means by one factor; medians and percentiles of short
+    passes hardly move while those of longer ones take in whole pauses, or the reverse.
+    """
     rows = _drawn(len(next(iter(totals.values()))))
-    points = {name: float(np.median(values)) for name, values in totals.items()}
-    drawn = {name: np.array([np.median(values[chosen]) for chosen in rows]) for name, values in totals.items()}
+    points = {name: float(values.mean()) for name, values in totals.items()}
+    drawn = {name: values.mean(axis=1)[rows].mean(axis=1) for name, values in totals.items()}
     return {a: {b: _ratio(points[a] / points[b], drawn[a] / drawn[b]) for b in totals if b != a} for a in totals}
 
 

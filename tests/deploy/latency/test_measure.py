@@ -106,6 +106,22 @@ def test_a_machine_that_becomes_slower_moves_the_milliseconds_and_not_the_ratio(
     assert str(found.warning()).startswith("all engines became ")
 
 
+def test_pauses_for_other_processes_move_the_medians_and_not_the_ratio(clock: Clock) -> None:
+    random = np.random.default_rng(1)
+
+    def interrupted(seconds: float) -> Callable[[int], float]:
+        """Others take the core for 9 ms after 3 ms of computing on average."""
+        return lambda _: seconds + 0.009 * random.poisson(seconds / 0.003)
+
+    sessions = {"slow": Slow(clock, interrupted(0.0032)), "fast": Slow(clock, interrupted(0.002))}
+    found = together(sessions, min_passes=100, min_seconds=0, budget_seconds=40)
+    ratio = found.ratios["slow"]["fast"]
+    assert ratio.low <= 1.6 <= ratio.high
+    assert ratio.high / ratio.low < 1.2
+    medians = {name: one.end_to_end.p50 for name, one in found.latencies.items()}
+    assert not 1.4 < medians["slow"] / medians["fast"] < 1.8
+
+
 def test_twins_on_a_noisy_machine_are_not_told_apart(clock: Clock) -> None:
     random = np.random.default_rng(1)
 
