@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 REGISTRIES = ("datasets", "detectors", "losses", "runtimes")
 WIDTH = 1000
 ROOMS_TOP = 356
-MOST_ABREAST = 5
+MOST_ABREAST = 4
 COLUMNS = {
     "pipeline": (20, 270, "command line, configuration, store, report"),
     "stages": (310, 380, "training to package, one file per stage"),
@@ -23,9 +23,11 @@ COLUMNS = {
 FLOW = {  # stage: column and row, artifact, stages that it is fed by
     "prepare": (0, 0, "Dataset", ()),
     "train_teacher": (1, 0, "Checkpoint", ("prepare",)),
-    "train_baseline": (1, 1, "Checkpoint", ("prepare",)),
+    "time_steps": (1, 1, "StepTimes", ("prepare",)),
+    "train_baseline": (2, 1, "Checkpoint", ("time_steps",)),
     "distill": (2, 0, "Checkpoint", ("train_teacher",)),
-    "export": (3, 0, "OnnxModel", ("distill", "train_baseline")),
+    "compare": (3, 1, "Gains", ("train_baseline", "distill")),
+    "export": (3, 0, "OnnxModel", ("distill",)),
     "optimize": (4, 0, "Engine", ("export",)),
     "validate": (5, 0, "Report", ("optimize",)),
     "measure": (5, 1, "Measurement", ("optimize",)),
@@ -58,7 +60,9 @@ def architecture() -> str:
         *_text(134, height - 21, "a registry: one file per plugin, shared parts in its folders", "soft"),
     ]
     legend += _text(500, height - 21, "Upper rooms import lower ones; rooms side by side do not import one another.", "soft")
-    label = "The eleven stages with their artifacts; the rooms of pipeline, stages and deploy, which import one another from left to right"
+    label = (
+        "The thirteen stages with their artifacts; the rooms of pipeline, stages and deploy, which import one another from left to right"
+    )
     return "\n".join([*_open(height, label, STYLE), f"<defs>{HEAD}</defs>", *top, *rooms, *legend, "</svg>\n"])
 
 
@@ -82,9 +86,9 @@ def _flow(top: float) -> Iterator[str]:
         yield from _text(x + 53, y + 38, artifact, "soft middle")
         for other in fed_by:
             yield _arrow(*corner(other), x, y)
-    x, y = corner("distill")
-    yield from _text(x + 72, y + 106, "measured as an engine too,", "soft middle")
-    yield from _text(x + 72, y + 122, "for comparison", "soft middle")
+    x, y = corner("train_baseline")
+    yield from _text(x + 53, y + 68, "at equal steps and equal cost; the stronger", "soft middle")
+    yield from _text(x + 53, y + 84, "one is measured as an engine too", "soft middle")
     x, y = corner("package")
     yield from _text(x + 53, y + 94, "predict, serve,", "middle")
     yield from _text(x + 53, y + 111, "build", "middle")

@@ -7,8 +7,9 @@ from deploy.bundles.manifest import Plan
 from pipeline.config import FLOAT, REFERENCES, PipelineConfig
 from pipeline.store.store import StageRecord, Store
 from stages import STAGES
-from stages.artifacts import Checkpoint, Dataset, Engine, Measurement, OnnxModel, Package, Parity, Report, Verdicts
-from stages.config import TargetConfig
+from stages.artifacts import Checkpoint, Dataset, Engine, Gains, Measurement, OnnxModel, Package, Parity, Report, StepTimes, Verdicts
+from stages.compare import compare
+from stages.config import TargetConfig, stretched
 from stages.distill import distill
 from stages.export import export
 from stages.gate import gate
@@ -18,11 +19,15 @@ from stages.optimize import judging, optimize
 from stages.package import package
 from stages.parity import parity
 from stages.prepare import prepare
+from stages.time_steps import step_options, time_steps
 from stages.train import train_baseline, train_teacher
 from stages.validate import validate
 
 RIVALS = (*REFERENCES, FLOAT)
 """The engines that gates may compare targets with."""
+
+EQUAL_COST = "equal_cost"
+"""The label of the baseline that is trained for as long as the student."""
 
 
 @dataclass(frozen=True)
@@ -38,19 +43,53 @@ class TargetResult:
 
 
 @dataclass(frozen=True)
+class Baselines:
+    """The student's network trained without the teacher: for as many steps as the student, and for as long.
+
+    Each is None if the run does without it; if the numbers of epochs are the same, both are one. `left_out` is why there is none at
+    equal cost if the run meant to have it.
+    """
+
+    equal_steps: Checkpoint | None
+    equal_cost: Checkpoint | None = None
+    times: StepTimes | None = None
+    left_out: str | None = None
+
+    @property
+    def by_equal(self) -> dict[str, Checkpoint]:
+        """Those that there are, by what is equal to the student's training: "steps", "cost"."""
+        both = {"steps": self.equal_steps, "cost": self.equal_cost}
+        return {equal: baseline for equal, baseline in both.items() if baseline is not None}
+
+    @property
+    def networks(self) -> dict[str, Checkpoint]:
+        """The same by their names in summary.json."""
+        return {"baseline" if equal == "steps" else f"baseline_equal_{equal}": one for equal, one in self.by_equal.items()}
+
+    @property
+    def stronger(self) -> tuple[str, Checkpoint]:
+        """The one with the higher mAP, and what it is called where the run has, or meant to have, both."""
+        reached = {equal: one.facts.accuracy.map for equal, one in self.by_equal.items()}
+        best = max(reached, key=lambda equal: -1.0 if reached[equal] is None else float(reached[equal] or 0.0))
+        alone = self.times is None or self.equal_steps == self.equal_cost
+        return ("baseline" if alone else f"baseline at equal {best}"), self.by_equal[best]
+
+
+@dataclass(frozen=True)
 class RunResult:
     """Everything that a complete run made.
 
-    `measurement` has the latencies of all engines. `references` are the reports of the teacher and the baseline as ONNX Runtime fp32
-    engines, under "teacher" and "baseline".
+    `gains` compares the student with the baselines. `measurement` has the latencies of all engines. `references` are the reports of the
+    teacher and of the stronger baseline as ONNX Runtime fp32 engines, under "teacher" and "baseline".
     `stages` has one record per stage instance, in the order of the flow.
     """
 
     config: PipelineConfig
     dataset: Dataset
     teacher: Checkpoint
-    baseline: Checkpoint
+    baselines: Baselines
     student: Checkpoint
+    gains: Gains
     onnx: OnnxModel
     targets: tuple[TargetResult, ...]
     references: Mapping[str, Report]
@@ -59,8 +98,13 @@ class RunResult:
 
     @property
     def networks(self) -> dict[str, Checkpoint]:
-        """The trained networks by their names."""
-        return {"teacher": self.teacher, "baseline": self.baseline, "student": self.student}
+        """The trained networks by their names in summary.json; a baseline that serves as both has both names."""
+        return _networks(self.teacher, self.baselines, self.student)
+
+    @property
+    def shown(self) -> dict[str, Checkpoint]:
+        """The three networks that are compared picture by picture and class by class; the baseline is the stronger one."""
+        return {"teacher": self.teacher, "baseline": self.baselines.stronger[1], "student": self.student}
 
 
 @dataclass(frozen=True)
@@ -74,34 +118,68 @@ class _Measured:
 
 
 def compress(config: PipelineConfig, store: Store) -> RunResult:
-    """From images to bundles: train teacher, baseline and student, then build, measure, judge and package one engine per target.
+    """From images to bundles: train teacher, baselines and student, then build, measure, judge and package one engine per target.
 
-    The teacher and the baseline are also built as engines, to compare latencies like for like; they are not judged or packaged.
+    The teacher and the stronger baseline are also built as engines, to compare latencies like for like; they are not judged or packaged.
     So is the student's graph as exported: every target's engine is compared with it.
     """
     seed, device, split = config.seed, config.device, config.validation.split
     graph, decisions = config.export, config.export.decisions
     dataset = prepared(config, store)
     teacher = store.run(train_teacher, config.teacher, seed, device, split, dataset, decisions)
-    baseline = store.run(train_baseline, config.student, seed, device, split, dataset, decisions)
+    baselines = _baselines(config, store, dataset)
     student = store.run(distill, config.distill, config.student, seed, device, split, dataset, teacher, decisions)
+    gains = store.run(compare, dataset, teacher, student, baselines.by_equal, baselines.times, baselines.left_out)
 
     model = store.run(export, graph, student)
+    title, baseline = _stronger(baselines, store)
     exported = {"teacher": store.at("teacher").run(export, graph, teacher), "baseline": store.at("baseline").run(export, graph, baseline)}
     builds = [*((target, model) for target in config.targets), *((reference(name), onnx) for name, onnx in exported.items())]
     measured = _measure(config, store, dataset, [*builds, (reference(FLOAT, optimization="none"), model)])
 
-    names, networks = [target.name for target in config.targets], {"teacher": teacher, "baseline": baseline, "student": student}
+    names, networks = [target.name for target in config.targets], _networks(teacher, baselines, student)
     parities = {name: _compare(config, store, dataset, student, measured, name) for name in names}
-    verdicts = {name: _judge(config, store, dataset, networks, measured, name) for name in names}
-    bundles = {name: _pack(config, store, measured[name], verdicts[name], name) for name in names}
+    verdicts = {name: _judge(config, store, dataset, networks, measured, name, title) for name in names}
+    bundles = {name: _pack(config, store, measured[name], verdicts[name], gains, name) for name in names}
     targets = tuple(
         TargetResult(target, measured[name].engine, measured[name].report, parities[name], verdicts[name], bundles[name])
         for name, target in zip(names, config.targets, strict=True)
     )
     references = {name: measured[name].report for name in REFERENCES}
     timed = measured[FLOAT].measurement
-    return RunResult(config, dataset, teacher, baseline, student, model, targets, references, timed, tuple(store.records))
+    return RunResult(config, dataset, teacher, baselines, student, gains, model, targets, references, timed, tuple(store.records))
+
+
+def _baselines(config: PipelineConfig, store: Store, dataset: Dataset) -> Baselines:
+    """Train those that the configuration asks for, the one at equal cost only if its training is estimated to be short enough."""
+    given = config.seed, config.device, config.validation.split, dataset, config.export.decisions
+    student, asked, view = config.student, config.baseline, store.at(EQUAL_COST)
+    times = None
+    if asked.equal != "steps":
+        times = store.run(time_steps, *step_options(config.distill, student, config.teacher), config.device, dataset)
+    steps = None if asked.equal == "cost" else store.run(train_baseline, student, *given)
+    if times is None:
+        return Baselines(steps)
+    if not store.has(times):
+        return Baselines(steps, view.foresee(train_baseline, "its epochs follow from time_steps"), times)
+    longer = stretched(student, times.facts.ratio.ratio)
+    if longer == student and steps is not None:
+        return Baselines(steps, steps, times)
+    seconds = times.facts.plain_s * longer.train.num_steps(dataset.facts.splits["train"].num_images)
+    if (why := asked.why_left_out(longer.train.epochs, seconds)) is not None:
+        store.say(f"{f'train_baseline:{EQUAL_COST}':<28} left out: {why}")
+        return Baselines(steps, None, times, why)
+    return Baselines(steps, view.run(train_baseline, longer, *given), times)
+
+
+def _stronger(baselines: Baselines, store: Store) -> tuple[str, Checkpoint]:
+    """What gates compare with; a dry run takes the baseline at equal cost for the stronger one until all are trained."""
+    every = baselines.by_equal
+    return baselines.stronger if all(map(store.has, every.values())) else ("baseline", [*every.values()][-1])
+
+
+def _networks(teacher: Checkpoint, baselines: Baselines, student: Checkpoint) -> dict[str, Checkpoint]:
+    return {"teacher": teacher, **baselines.networks, "student": student}
 
 
 def prepared(config: PipelineConfig, store: Store) -> Dataset:
@@ -144,8 +222,12 @@ def _judge(
     networks: Mapping[str, Checkpoint],
     measured: Mapping[str, _Measured],
     name: str,
+    baseline: str,
 ) -> Verdicts:
-    """A target's verdicts; only the networks and engines that its gates name are inputs, so others cannot make them stale."""
+    """A target's verdicts; `baseline` is what the one that they compare with is called.
+
+    Only the networks and engines that its gates name are inputs, so others cannot make them stale.
+    """
     own, gates = measured[name], config.gates_of(name)
     named = {title: network for title, network in networks.items() if any(one.network == title for one in gates)}
     rivals = {rival: measured[rival] for rival in RIVALS if any(one.other == rival for one in gates)}
@@ -153,17 +235,20 @@ def _judge(
     models = {rival: made.model for rival, made in rivals.items()}
     reports = {rival: made.report for rival, made in rivals.items()}
     own_files = own.engine, own.model, own.report, own.measurement
-    return store.at(name).run(gate, gates, config.validation, dataset, *own_files, named, engines, models, reports)
+    title = baseline if "baseline" in rivals else "baseline"
+    return store.at(name).run(gate, gates, config.validation, dataset, *own_files, named, engines, models, reports, title)
 
 
-def _pack(config: PipelineConfig, store: Store, own: _Measured, verdicts: Verdicts, name: str) -> Package:
-    return store.at(name).run(package, config.package, plan_of(config), own.engine, own.model, own.report, own.measurement, verdicts)
+def _pack(config: PipelineConfig, store: Store, own: _Measured, verdicts: Verdicts, gains: Gains, name: str) -> Package:
+    measured = own.engine, own.model, own.report, own.measurement
+    return store.at(name).run(package, config.package, plan_of(config), *measured, verdicts, gains)
 
 
 def instances(config: PipelineConfig) -> list[str]:
     """Every stage that runs more than once, with its label: "optimize:cpu-int8"."""
     targets = [target.name for target in config.targets]
-    labels = {"export": REFERENCES, "optimize": (*targets, *RIVALS), "validate": (*targets, *RIVALS)}
+    longer = () if config.baseline.equal == "steps" else (EQUAL_COST,)
+    labels = {"train_baseline": longer, "export": REFERENCES, "optimize": (*targets, *RIVALS), "validate": (*targets, *RIVALS)}
     labels |= dict.fromkeys(("parity", "gate", "package"), tuple(targets))
     return [f"{stage}:{label}" for stage in STAGES for label in labels.get(stage, ())]
 

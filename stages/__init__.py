@@ -1,4 +1,7 @@
 """The stages of the pipeline: artifacts in, one artifact out."""
 
-STAGES = ("prepare", "train_teacher", "train_baseline", "distill", "export", "optimize", "validate", "measure", "parity", "gate", "package")
+STAGES = (
+    *("prepare", "train_teacher", "time_steps", "train_baseline", "distill", "compare"),
+    *("export", "optimize", "validate", "measure", "parity", "gate", "package"),
+)
 """The stages' names, in the order of the flow."""

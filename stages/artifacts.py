@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from deploy.comparison.gain import DistillationGain
 from deploy.errors import ArtifactError, DataError
 from deploy.plugins import suggest
 from stages.facts import (
@@ -20,6 +21,7 @@ from stages.facts import (
     ParityFacts,
     ReportFacts,
     Split,
+    StepTimeFacts,
     VerdictFacts,
     read_facts,
 )
@@ -85,6 +87,26 @@ class Checkpoint(Artifact):
     def facts(self) -> CheckpointFacts:
         """Detector, size, accuracy."""
         return read_facts(self.root, CheckpointFacts)
+
+
+@dataclass(frozen=True)
+class StepTimes(Artifact):
+    """How long a training step of the student takes, alone and with its teacher."""
+
+    @property
+    def facts(self) -> StepTimeFacts:
+        """Seconds and their ratio."""
+        return read_facts(self.root, StepTimeFacts)
+
+
+@dataclass(frozen=True)
+class Gains(Artifact):
+    """What the student gained over each baseline."""
+
+    @property
+    def facts(self) -> DistillationGain:
+        """The gains with their intervals."""
+        return read_facts(self.root, DistillationGain)
 
 
 @dataclass(frozen=True)

@@ -74,6 +74,21 @@ class CheckpointFacts(Frozen):
     accuracy: Accuracy
 
 
+class StepTimeFacts(Frozen):
+    """Seconds of the student's training step without and with its teacher, medians, measured alternately on `device`.
+
+    They include what a step waits for its images. `ratio` is how many times as long the distilled one takes; `rounds` is the number of
+    blocks of each.
+    """
+
+    plain_s: float
+    distilled_s: float
+    ratio: Ratio
+    rounds: int
+    device: str
+    machine: dict[str, str]
+
+
 class OnnxFacts(GraphFacts):
     """An exported graph with its contract."""
 

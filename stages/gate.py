@@ -11,7 +11,7 @@ from stages.measurement.verdicts import Judge, side_of
 from stages.stage import stage
 
 
-@stage(version=3)
+@stage(version=4)
 def gate(
     out: Path,
     gates: tuple[GateConfig, ...],
@@ -25,12 +25,14 @@ def gate(
     engines: Mapping[str, Engine],
     models: Mapping[str, OnnxModel],
     reports: Mapping[str, Report],
+    baseline: str = "baseline",
 ) -> Verdicts:
     """Judge one target; a failed gate is a verdict, not an error. Gates versus a reference are left to `edgedistill gate`.
 
     Args:
-        networks: teacher, baseline and student, for the figures that are differences from them; engines, models and reports:
-            teacher, baseline and float, which gates with `versus` are judged against.
+        networks: teacher, baselines and student, for the figures that are differences from them; engines, models and reports:
+            teacher, baseline and float, which gates with `versus` are judged against; baseline: what the baseline is called, if the
+            run has several.
     """
     maps = {name: network.facts.accuracy.map for name, network in networks.items()}
     own = side_of(engine, report, (measurement, report.facts.target), model, validation, maps)
@@ -38,7 +40,7 @@ def gate(
         name: replace(side_of(engines[name], reports[name], (measurement, name), models[name], validation, {}), name=name)
         for name in engines
     }
-    judged = Judge(own, others, dataset, validation)
+    judged = Judge(own, others, dataset, validation, baseline)
     verdicts = tuple(judged.verdict(one) for one in gates if one.target in (None, own.name) and one.other != "reference")
     write_facts(out, VerdictFacts(target=own.name, verdicts=verdicts))
     return Verdicts(out)

@@ -10,7 +10,7 @@ from deploy.bundles.manifest import MANIFEST, Manifest, Plan, Provenance, Verdic
 from deploy.comparison import metrics
 from deploy.contract import GraphFacts
 from deploy.machine import packages, platform_name
-from stages.artifacts import ONNX, Engine, Measurement, OnnxModel, Package, Report, Verdicts
+from stages.artifacts import ONNX, Artifact, Engine, Gains, Measurement, OnnxModel, Package, Report, Verdicts
 from stages.config import PackageConfig
 from stages.facts import PackageFacts, write_facts
 from stages.stage import stage
@@ -19,7 +19,7 @@ CARD = "README.md"
 LABELS = "labels.txt"
 
 
-@stage(version=6)
+@stage(version=7)
 def package(
     out: Path,
     config: PackageConfig,
@@ -29,6 +29,7 @@ def package(
     report: Report,
     measurement: Measurement,
     verdicts: Verdicts,
+    gains: Gains | None = None,
 ) -> Package:
     """Copy engine and graph, write labels, manifest and model card; also if nothing was measured or no engine was built."""
     name = engine.facts.file
@@ -36,7 +37,7 @@ def package(
         shutil.copyfile(engine.file(name), out / name)
     shutil.copyfile(model.file(ONNX), out / ONNX)
     (out / LABELS).write_text("".join(f"{label}\n" for label in engine.facts.contract.classes), encoding="utf-8")
-    manifest = _manifest(config, plan, engine, model, report, measurement, verdicts)
+    manifest = _manifest(config, plan, engine, model, report, measurement, verdicts, gains)
     (out / CARD).write_text(model_card(manifest), encoding="utf-8")
     files = [ONNX, LABELS, CARD, *([name] if name is not None else [])]
     bundle.write(out, manifest, files)
@@ -45,10 +46,16 @@ def package(
 
 
 def _manifest(
-    config: PackageConfig, plan: Plan, engine: Engine, model: OnnxModel, report: Report, measurement: Measurement, verdicts: Verdicts
+    config: PackageConfig,
+    plan: Plan,
+    engine: Engine,
+    model: OnnxModel,
+    report: Report,
+    measurement: Measurement,
+    verdicts: Verdicts,
+    gains: Gains | None,
 ) -> Manifest:
     graph, built, measured = model.facts, engine.facts, report.facts
-    inputs = {"onnx": model, "engine": engine, "report": report, "measurement": measurement, "verdicts": verdicts}
     timed = measurement.facts
     return Manifest(
         name=f"{graph.network.detector}-{built.target}",
@@ -63,6 +70,7 @@ def _manifest(
         graph=GraphFacts.model_validate(graph.model_dump(exclude={"contract"})),
         plan=plan,
         accuracy=measured.accuracy,
+        gain=None if gains is None else gains.facts,
         latency=timed.latency(built.target),
         speedups={name: ratio for name, ratio in timed.speedups(built.target).items() if name in metrics.SPEEDUPS.values()},
         data=measured.data,
@@ -82,8 +90,14 @@ def _manifest(
             platform=platform_name(),
             packages=packages.installed(),
             git_commit=packages.git_commit(Path.cwd()),
-            artifacts={"student": graph.network.checkpoint, **{name: artifact.root.name for name, artifact in inputs.items()}},
+            artifacts={"student": graph.network.checkpoint, **_names(model, engine, report, measurement, verdicts, gains)},
         ),
         license=config.license,
         description=config.description,
     )
+
+
+def _names(*inputs: Artifact | None) -> dict[str, str]:
+    """The store's folders of those inputs that there are."""
+    kinds = ("onnx", "engine", "report", "measurement", "verdicts", "gains")
+    return {kind: artifact.root.name for kind, artifact in zip(kinds, inputs, strict=True) if artifact is not None}

@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from deploy.comparison.gain import DistillationGain
 from deploy.comparison.interval import Effect
 from deploy.comparison.metrics import FORMER_NAMES
 from deploy.contract import Accuracy, Cost, Frozen, GraphFacts, Latency, ModelContract, Ratio
@@ -86,6 +87,7 @@ class Plan(Frozen):
 class Manifest(Frozen):
     """manifest.json. If the engine could not be built on the packaging machine, `engine` is null and `why` gives the reason.
 
+    `gain` is what distillation gained, measured in torch.
     `data` is the hash and the number of the images that accuracy was measured on; `cost` is the cost of the engine's graph, `lowest_ms`
     the least time its network could take at the machine's peak rates. `proof` is evidence of the precision from the engine's graph,
     `engine_proof` from the open engine. `speedups` is how many times as long teacher, baseline and float graph took. `fallback` is what
@@ -105,6 +107,7 @@ class Manifest(Frozen):
     graph: GraphFacts
     plan: Plan
     accuracy: Accuracy | None
+    gain: DistillationGain | None = None
     latency: Latency | None
     speedups: dict[str, Ratio] = Field(default_factory=dict)
     data: tuple[Sha256, int] | None = None

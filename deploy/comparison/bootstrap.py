@@ -16,10 +16,12 @@ RESAMPLES = 500
 BLOCK_RESAMPLES = 2000
 
 
-def drop(own: Matches, reference: Matches, thresholds: slice, *, relative: bool, seed: int = 0) -> Effect | None:
+def drop(
+    own: Matches, reference: Matches, thresholds: slice, *, relative: bool, error_rate: float = ERROR_RATE, seed: int = 0
+) -> Effect | None:
     """How much lower the mAP of `own` is; images are drawn with replacement, the same ones for both sides. None if there is no object.
 
-    Two networks with the same detections have an interval of zero width.
+    Two networks with the same detections have an interval of zero width. `error_rate` is the error rate on each side of the interval.
     """
     assert own.num_images == reference.num_images
 
@@ -36,7 +38,7 @@ def drop(own: Matches, reference: Matches, thresholds: slice, *, relative: bool,
     even = np.full(own.num_images, 1 / own.num_images)
     drawn = (change(generator.multinomial(own.num_images, even).astype(np.float64)) for _ in range(RESAMPLES))
     values = np.array([value for value in drawn if value is not None])
-    low, high = np.quantile(values, (ERROR_RATE, 1 - ERROR_RATE)).tolist()
+    low, high = np.quantile(values, (error_rate, 1 - error_rate)).tolist()
     return Effect(change=point, low=min(low, point), high=max(high, point), num=own.num_images)
 
 

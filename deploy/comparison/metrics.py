@@ -13,7 +13,9 @@ _PERCENTILES = tuple(Percentiles.model_fields)
 _LATENCIES = tuple(f"latency_{part}_{percentile}_ms" for part in _PARTS for percentile in _PERCENTILES)
 _NETWORK = ("parameters", "macs")
 _COST = ("engine_macs", "operators", "weight_bytes", "peak_activation_bytes")
-FROM = {"gain_map": "baseline", "teacher_drop_map": "teacher", "student_drop_map": "student"}
+GAINS = {"gain_map": "baseline", "gain_map_equal_cost": "baseline_equal_cost"}
+"""The baseline that each gain is over: the one with as many steps as the student, and the one that was trained for as long."""
+FROM = {**GAINS, "teacher_drop_map": "teacher", "student_drop_map": "student"}
 """The network that each difference is from."""
 SPEEDUPS = {"speedup_over_teacher": "teacher", "speedup_over_baseline": "baseline", "speedup_over_float": "float"}
 """The engine that each speedup compares with: how many times as long that one takes."""
@@ -33,7 +35,7 @@ configurations must use the present ones."""
 class Figures:
     """Every known figure of one engine.
 
-    `maps` holds the mAP of teacher, baseline and student; `speedups` how many times as long other engines take.
+    `maps` holds the mAP of teacher, baselines and student; `speedups` how many times as long other engines take.
     """
 
     accuracy: Accuracy | None = None
@@ -127,7 +129,7 @@ def _of_accuracy(name: str, figures: Figures) -> float | None:
         other = figures.maps.get(FROM[name])
         if other is None or accuracy.map is None:
             return None
-        return accuracy.map - other if name == "gain_map" else other - accuracy.map
+        return accuracy.map - other if name in GAINS else other - accuracy.map
     if name in _MASKS:
         return None if accuracy.segmentation is None else dict(accuracy.segmentation)[_MASKS[name]]
     number: float | None = dict(accuracy)[name]

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from pydantic import ValidationError
 
 from deploy.bundles.bundle import Bundle
-from deploy.bundles.manifest import MANIFEST, Plan
+from deploy.bundles.manifest import MANIFEST, Manifest, Plan
 from deploy.errors import EXIT_INCOMPARABLE, ArtifactError, ConfigError, Interrupted, RuntimeUnavailable
 from deploy.plugins import suggest
 from deploy.runtimes import on_site
@@ -21,7 +21,7 @@ from pipeline.results.table import verdict_table
 from pipeline.store.files import replace_folder
 from pipeline.store.store import Store
 from stages import artifacts
-from stages.artifacts import ONNX, Dataset, OnnxModel
+from stages.artifacts import ONNX, Dataset, Gains, OnnxModel
 from stages.config import DataConfig, GateConfig, PackageConfig, TargetConfig, ValidationConfig
 from stages.datasets.layouts.recognize import recognize
 from stages.facts import FACTS, OnnxFacts, write_facts
@@ -103,7 +103,8 @@ def plan(given: Bundle, name: str | None) -> tuple[TargetConfig, tuple[GateConfi
 
 def _alone(gates: tuple[GateConfig, ...]) -> tuple[GateConfig, ...]:
     """The gates that need only the bundle; the others are reported, and were judged when the pipeline ran."""
-    left = {one: one.other or one.network for one in gates if one.other not in (None, "reference") or one.network is not None}
+    others = {one: (one.other if one.other != "reference" else None) or one.network for one in gates}
+    left = {one: other.replace("_", " ") for one, other in others.items() if other is not None}
     for one, other in left.items():
         say(f"gate {one.name or one.metric} compares with {other}, which no bundle contains: it is not judged here", sys.stderr)
     return tuple(one for one in gates if one not in left)
@@ -196,7 +197,17 @@ def _make(
     measurement = store.run(measure, validation.latency, validation.split, {target.name: engine}, dataset)
     verdicts = store.run(gate, gates, validation, dataset, engine, model, report, measurement, {}, {}, {}, {})
     words = PackageConfig(license=manifest.license, description=manifest.description)
-    return store.run(package, words, manifest.plan, engine, model, report, measurement, verdicts)
+    return store.run(package, words, manifest.plan, engine, model, report, measurement, verdicts, _gains(manifest, scratch))
+
+
+def _gains(manifest: Manifest, scratch: Path) -> Gains | None:
+    """What the bundle says of the student's training, as an artifact; None if it says nothing."""
+    if manifest.gain is None:
+        return None
+    folder = scratch / manifest.provenance.artifacts.get("gains", "compare-unknown")
+    folder.mkdir(exist_ok=True)
+    write_facts(folder, manifest.gain)
+    return Gains(folder)
 
 
 def _answer(made: Bundle, target: TargetConfig, gates: tuple[GateConfig, ...]) -> Answer:

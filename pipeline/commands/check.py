@@ -79,7 +79,7 @@ def _network_problem(config: PipelineConfig) -> EdgedistillError | None:
 
 def before_trainings(config: PipelineConfig) -> Mapping[str, Callable[[], None]]:
     """What a store calls before each training, see Store.before: networks that cannot be distilled are refused before hours of work."""
-    return dict.fromkeys(("train_teacher", "train_baseline", "distill"), partial(_refuse_networks, config))
+    return dict.fromkeys(("train_teacher", "time_steps", "train_baseline", "distill"), partial(_refuse_networks, config))
 
 
 def _refuse_networks(config: PipelineConfig) -> None:

@@ -15,6 +15,7 @@ from deploy.serving.options import ServeConfig
 from pipeline.config.diagnose import Misfit, explain, refuse_coerced
 from pipeline.config.document import read_document
 from stages.config import (
+    BaselineConfig,
     DataConfig,
     DetectorConfig,
     DistillConfig,
@@ -66,6 +67,7 @@ class PipelineConfig(Frozen):
     teacher: TeacherConfig
     student: StudentConfig
     distill: DistillConfig
+    baseline: BaselineConfig = BaselineConfig()
     export: ExportConfig = ExportConfig()
     targets: tuple[TargetConfig, ...] = Field(min_length=1)
     validation: ValidationConfig = ValidationConfig()

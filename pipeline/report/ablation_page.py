@@ -7,7 +7,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pipeline.report.charts import DETAIL_PX, AxisScale, Chart, Line, Mark, Tick, extent
 from pipeline.report.words import fraction, percent, points
 from pipeline.results.ablation import BASELINE, Ablation
-from pipeline.results.table import LEGEND
+from pipeline.results.gain_lines import LEGEND
 from pipeline.store.files import replace_text
 
 ROW_PX = 46

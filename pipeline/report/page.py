@@ -15,8 +15,9 @@ from pipeline.flow import RunResult, TargetResult
 from pipeline.report import boxes, pictures, plots, words
 from pipeline.report.data_notes import noted_kinds
 from pipeline.report.engines import engine_plots
+from pipeline.results.gain_lines import gain_of, legend, warnings
 from pipeline.results.summary import difference, summarize
-from pipeline.results.table import LEGEND
+from pipeline.results.table import trained_networks
 from pipeline.results.verdicts import details
 from pipeline.store.files import replace_text
 from stages.artifacts import LOSS_CURVES
@@ -40,9 +41,13 @@ _FILTERS = (
 )
 
 
+SERIES = {"baseline, equal cost": "baseline_equal_cost"}
+"""The names in summary.json and in the style sheet of networks that tables call differently."""
+
+
 @dataclass(frozen=True)
 class ClassRow:
-    """Each network's AP over IoU 0.5 to 0.95 for one class, as fractions; `gain` is student minus baseline."""
+    """Each network's AP over IoU 0.5 to 0.95 for one class, as fractions; `gain` is student minus the stronger baseline."""
 
     name: str
     teacher: float | None
@@ -67,15 +72,17 @@ def content(run: RunResult) -> dict[str, Any]:
     """Everything that the template shows; every figure is also in summary.json."""
     summary = summarize(run)
     classes = class_rows(run)
-    curves = {name: plots.read_curves(network.root / LOSS_CURVES) for name, network in run.networks.items()}
+    networks, gain = trained_networks(summary), gain_of(summary)
+    series = {title: SERIES.get(title, title) for title in networks}
+    curves = {name: plots.read_curves(run.networks[name].root / LOSS_CURVES) for name in series.values()}
     return {
         "summary": summary,
         "networks": words.NETWORKS,
-        "about_baseline": LEGEND,
+        "rows": [(title, series[title], figures) for title, figures in networks.items()],
+        "about_baseline": legend(gain),
+        "unsure": warnings(gain),
         "forms": words.FORMS,
-        "masks": any(
-            figures["mask_map"] is not None for figures in (*(summary[name] for name in run.networks), *summary["targets"].values())
-        ),
+        "masks": any(figures["mask_map"] is not None for figures in (*networks.values(), *summary["targets"].values())),
         "headline": words.headline(summary),
         "changes": [details(verdict) for target in run.targets for verdict in target.verdicts.facts.verdicts],
         "verdicts": {name: words.worst(summary["gates"], name) for name in summary["targets"]},
@@ -93,7 +100,7 @@ def content(run: RunResult) -> dict[str, Any]:
 
 def class_rows(run: RunResult) -> list[ClassRow]:
     """Each class's AP, in the data set's order."""
-    found = {key: network.facts.accuracy.per_class for key, network in run.networks.items()}
+    found = {key: network.facts.accuracy.per_class for key, network in run.shown.items()}
     rows = []
     for name in run.dataset.facts.contract.classes:
         teacher, baseline, student = (table.get(name) for table in found.values())
@@ -114,7 +121,7 @@ def _pictures(run: RunResult) -> dict[str, Any]:
     split = run.config.validation.split
     ids = pictures.choose(run.dataset, split, run.student)
     return {
-        "photos": pictures.photos(run.dataset, split, run.networks, ids),
+        "photos": pictures.photos(run.dataset, split, run.shown, ids),
         "gazes": pictures.gazes(run.dataset, split, run.student, ids),
         "num_pictures": len(ids),
         "score": boxes.SCORE,

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.results.gain_lines import gain_of
 from pipeline.results.table import between
 
 UNDEFINED = "–"
@@ -129,7 +130,8 @@ def fastest(summary: Mapping[str, Any]) -> str | None:
 def headline(summary: Mapping[str, Any]) -> Headline:
     """What a reader should know first."""
     tone, verdict = _verdict(summary)
-    return Headline(tone, verdict, tuple(s for s in (_accuracy(summary), _speed(summary)) if s), tuple(_tiles(summary)))
+    sentences = (_accuracy(summary), _unfinished(summary), _speed(summary))
+    return Headline(tone, verdict, tuple(sentence for sentence in sentences if sentence), tuple(_tiles(summary)))
 
 
 def _verdict(summary: Mapping[str, Any]) -> tuple[str, str]:
@@ -149,21 +151,44 @@ def _verdict(summary: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _accuracy(summary: Mapping[str, Any]) -> str:
-    teacher, student, gain, closed = summary["teacher"], summary["student"], summary["gain_map"], summary["gap_closed"]
-    if student["map"] is None or gain is None:
+    teacher, student = summary["teacher"], summary["student"]
+    (equal, first), *others = gain_of(summary).ordered()
+    if student["map"] is None or first.gain is None:
         return f"Accuracy is undefined: split {student['split']} has no objects."
-    if round(abs(gain) * 100, 1) == 0:
-        change = "the same as the baseline (the same network trained without the teacher)"
-    else:
-        change = (
-            f"{abs(gain) * 100:.1f} points {'above' if gain > 0 else 'below'} the baseline (the same network trained without the teacher)"
-        )
+    change = f"{_above(first.gain)} the baseline (the same network trained {_for(equal)} without the teacher)"
     own = f"The distilled student, with {count(student['parameters'])} parameters, reaches mAP {fraction(student['map'])}"
-    way = ""
+    closed, way = _closed(summary), ""
     if closed is not None and closed > 0:
         way = f", closing {percent(closed)} of the gap to" if closed <= 1 else ", and even above"
         way += f" the teacher ({fraction(teacher['map'])})"
-    return f"{own} on {student['num_images']} images of split {student['split']}: {change}{way}."
+    more = "".join(f", and {_above(over.gain)} the one trained {_for(what)}" for what, over in others if over.gain is not None)
+    return f"{own} on {student['num_images']} images of split {student['split']}: {change}{way}{more}."
+
+
+def _closed(summary: Mapping[str, Any]) -> float | None:
+    """The share of the gap to the teacher that the smaller gain closes."""
+    closed: float | None = summary["gap_closed_equal_cost" if gain_of(summary).ordered()[0][0] == "cost" else "gap_closed"]
+    return closed
+
+
+def _above(gain: float) -> str:
+    return "the same as" if round(abs(gain) * 100, 1) == 0 else f"{abs(gain) * 100:.1f} points {'above' if gain > 0 else 'below'}"
+
+
+def _for(equal: str) -> str:
+    return {"cost": "for as long", "steps": "for as many steps"}.get(equal, "for as many steps, which took as long,")
+
+
+def _unfinished(summary: Mapping[str, Any]) -> str | None:
+    """That the baseline at equal steps had not finished learning, if the one that was trained for longer shows it."""
+    gain = gain_of(summary)
+    steps, cost = gain.equal_steps, gain.equal_cost
+    if steps is None or cost is None or steps.low is None or cost.gain is None or cost.gain >= steps.low:
+        return None
+    assert steps.map is not None
+    assert cost.map is not None
+    rise = f"in {cost.epochs} instead of {steps.epochs} epochs it gains {(cost.map - steps.map) * 100:.1f} points without any teacher"
+    return f"At equal steps the baseline had not finished learning: {rise}."
 
 
 def _speed(summary: Mapping[str, Any]) -> str | None:
@@ -189,10 +214,11 @@ def faster(speedup: Mapping[str, float]) -> str:
 
 
 def _tiles(summary: Mapping[str, Any]) -> list[Tile]:
-    teacher, baseline, student = (summary[name] for name in NETWORKS)
-    lead = None if teacher["map"] is None or baseline["map"] is None else teacher["map"] - baseline["map"]
+    teacher, student = summary["teacher"], summary["student"]
+    (equal, first), *others = gain_of(summary).ordered()
+    lead = None if teacher["map"] is None or first.map is None else teacher["map"] - first.map
     name = fastest(summary)
-    closed = summary["gap_closed"]
+    closed = _closed(summary)
     gap = (
         "the teacher is not ahead of the baseline"
         if closed is None
@@ -200,9 +226,10 @@ def _tiles(summary: Mapping[str, Any]) -> list[Tile]:
     )
     ratio = teacher["parameters"] / max(student["parameters"], 1)
     parameters = f"{count(student['parameters'])} parameters, the teacher has {count(teacher['parameters'])}"
-    change = f"points of mAP, from {fraction(baseline['map'])} to {fraction(student['map'])}"
+    change = f"points of mAP at equal {equal}, from {fraction(first.map)} to {fraction(student['map'])}"
+    change += "".join(f"; {points(over.gain)} at equal {what}" for what, over in others)
     tiles = [
-        Tile("Gain from distillation", points(summary["gain_map"]), change),
+        Tile("Gain from distillation", points(first.gain), change),
         Tile("Gap closed", percent(closed), gap),
         Tile("Smaller than the teacher", f"{ratio:.1f}×", parameters),
     ]

@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from pipeline.results.gain_lines import LEGEND
 from pipeline.results.gains import Gain
 from pipeline.results.summary import difference, gap_closed
-from pipeline.results.table import LEGEND, UNDEFINED, grid, number
+from pipeline.results.table import UNDEFINED, grid, number
 
 BASELINE = "baseline"
 TOGETHER = "all losses"

@@ -8,14 +8,18 @@ from deploy.comparison import metrics
 from deploy.contract import Latency
 from pipeline.flow import RunResult
 from pipeline.store.store import StageRecord
-from stages.artifacts import Checkpoint, Engine, Measurement, Parity, Report
+from stages.artifacts import Checkpoint, Engine, Measurement, Parity, Report, StepTimes
 from stages.measurement.verdicts import exit_code
+
+NETWORKS = ("teacher", "baseline", "baseline_equal_cost", "student")
+"""The trained networks; a baseline that the run does without is null."""
 
 
 def summarize(result: RunResult) -> dict[str, Any]:
     """The contents of summary.json."""
-    figures = {name: network_figures(checkpoint) for name, checkpoint in result.networks.items()}
-    maps = {name: value["map"] for name, value in figures.items()}
+    networks = result.networks
+    figures = {name: network_figures(networks[name]) if name in networks else None for name in NETWORKS}
+    maps = {name: None if value is None else value["map"] for name, value in figures.items()}
     verdicts = [verdict for target in result.targets for verdict in target.verdicts.facts.verdicts]
     required = [target.config.name for target in result.targets if target.config.required]
     unmeasured = [target.config.name for target in result.targets if target.report.facts.why is not None]
@@ -28,6 +32,10 @@ def summarize(result: RunResult) -> dict[str, Any]:
         **figures,
         "gain_map": difference(maps["student"], maps["baseline"]),
         "gap_closed": gap_closed(maps["teacher"], maps["baseline"], maps["student"]),
+        "gain_map_equal_cost": difference(maps["student"], maps["baseline_equal_cost"]),
+        "gap_closed_equal_cost": gap_closed(maps["teacher"], maps["baseline_equal_cost"], maps["student"]),
+        "gain": result.gains.facts.model_dump(mode="json"),
+        "step_times": step_figures(result.baselines.times),
         "targets": {
             target.config.name: {
                 **target_figures(target.report, result.measurement, target.config.name),
@@ -43,8 +51,13 @@ def summarize(result: RunResult) -> dict[str, Any]:
     }
 
 
+def step_figures(times: StepTimes | None) -> dict[str, Any] | None:
+    """Seconds of a training step of the student, without and with its teacher, and their ratio; null if it was not measured."""
+    return None if times is None else times.facts.model_dump(mode="json")
+
+
 def network_figures(checkpoint: Checkpoint) -> dict[str, Any]:
-    """A trained network's accuracy, measured in torch, and its size."""
+    """A trained network's accuracy, measured in torch, its size, and the epochs that it was trained for."""
     facts = checkpoint.facts
     accuracy = facts.accuracy.model_dump(include={"map", "map_50", "map_75", "split", "num_images"})
     return {
@@ -52,6 +65,7 @@ def network_figures(checkpoint: Checkpoint) -> dict[str, Any]:
         "mask_map": metrics.value("mask_map", metrics.Figures(facts.accuracy)),
         "parameters": facts.parameters,
         "macs": facts.macs,
+        "epochs": facts.epochs,
     }
 
 

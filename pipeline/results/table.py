@@ -3,11 +3,11 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from pipeline.results.gain_lines import figures_lines, gain_of, legend, warnings
 from stages.notes import reminder
 
 UNDEFINED = "-"
 LATENCY_LEGEND = "x teacher: times as fast as the teacher, 95% interval; all engines were measured alternately"
-LEGEND = "baseline: the student's network trained without the teacher"
 
 
 def render(summary: Mapping[str, Any]) -> str:
@@ -49,19 +49,25 @@ def _shown(figures: Iterable[Mapping[str, Any]], *names: str) -> list[str]:
     return [*names, "mask_map"] if any(one.get("mask_map") is not None for one in figures) else list(names)
 
 
+def trained_networks(summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The figures of each trained network by what tables call it; a baseline that serves as both has one row."""
+    titles = {"teacher": "teacher", "baseline": "baseline", "baseline_equal_cost": "baseline, equal cost", "student": "student"}
+    found = {title: summary[name] for name, title in titles.items() if summary[name] is not None}
+    if "baseline" in found and found["baseline"] == found.get("baseline, equal cost"):
+        del found["baseline, equal cost"]
+    return found
+
+
 def _networks(summary: Mapping[str, Any]) -> list[str]:
-    names = ("teacher", "baseline", "student")
-    rows, shown = [], _shown((summary[name] for name in names), "map", "map_50", "map_75")
-    for name in names:
-        figures = summary[name]
-        size = [_millions(figures["parameters"]), _millions(figures["macs"])]
+    networks = trained_networks(summary)
+    rows, shown = [], _shown(networks.values(), "map", "map_50", "map_75")
+    for name, figures in networks.items():
+        size = [str(figures["epochs"]), _millions(figures["parameters"]), _millions(figures["macs"])]
         rows.append([name, *(number(figures[metric]) for metric in shown), *size])
-    table = grid(["network", *shown, "parameters", "MACs"], rows)
-    closed = summary["gap_closed"]
-    gap = f", {closed:.0%} of the gap to the teacher" if closed is not None else ""
-    gain = summary["gain_map"]
-    judged = f"{summary['student']['num_images']} images of split {summary['student']['split']}"
-    return [f"{table}\ngain from distillation: {UNDEFINED if gain is None else f'{gain:+.4f}'} map{gap}; on {judged}\n{LEGEND}"]
+    table = grid(["network", *shown, "epochs", "parameters", "MACs"], rows)
+    gain = gain_of(summary)
+    notes = [f"! {sentence}" for sentence in warnings(gain)]
+    return ["\n".join([table, *figures_lines(summary), legend(gain), *notes])]
 
 
 def _targets(targets: Mapping[str, Any], measurement: Mapping[str, Any] | None) -> str:

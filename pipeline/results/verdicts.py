@@ -115,7 +115,12 @@ def annotate(verdicts: Sequence[Verdict], gates: Sequence[GateConfig], file: Pat
 
 def _is_of(one: Verdict, gate: GateConfig) -> bool:
     named = gate.name is None or gate.name == one.name
-    return named and gate.metric == one.metric and limit(gate) == one.limit and gate.target in (None, one.target)
+    words = limit(gate)  # a verdict also says which baseline it compares with
+    return named and gate.metric == one.metric and one.limit in (words, *_called(words)) and gate.target in (None, one.target)
+
+
+def _called(words: str) -> list[str]:
+    return [f"{words} at equal {what}" for what in ("steps", "cost")] if words.endswith("baseline") else []
 
 
 def _plain(value: str) -> str:

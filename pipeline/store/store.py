@@ -139,6 +139,18 @@ class Store:
         kind: type[A] = get_type_hints(stage)["return"]
         return kind(path)
 
+    def has(self, artifact: Artifact) -> bool:
+        """Whether an artifact is complete; only a dry run returns others."""
+        return finished(artifact.root) is not None
+
+    def foresee(self, stage: Callable[..., A], reason: str) -> A:
+        """In a dry run, the artifact of a stage whose arguments are not known yet: it would run, for this reason."""
+        name = keys.name(stage)
+        path = self.root / ".store" / f"{name}-unknown"
+        self.records.append(StageRecord(name, f"{name}:{self.label}" if self.label else name, path.name, None, reused=False, reason=reason))
+        kind: type[A] = get_type_hints(stage)["return"]
+        return kind(path)
+
     def _why_stale(self, instance: str, parts: keys.Parts, path: Path) -> str | None:
         """The reason to run, or None if the artifact can be reused."""
         forced = next((f"input {name} runs again" for name, key in parts["inputs"].items() if key in self._forced), None)

@@ -3,6 +3,7 @@
 Nothing here imports torch: a file is checked in milliseconds, also on a machine without torch.
 """
 
+from stages.config.baseline import BaselineConfig, stretched
 from stages.config.data import DataConfig
 from stages.config.distillation import DistillConfig, LossConfig
 from stages.config.gates import SHARE, GateConfig, Tolerance, Versus
@@ -23,6 +24,7 @@ from stages.config.training import (
 __all__ = [
     "SHARE",
     "Augmentation",
+    "BaselineConfig",
     "Color",
     "Crop",
     "DataConfig",
@@ -46,4 +48,5 @@ __all__ = [
     "TrainConfig",
     "ValidationConfig",
     "Versus",
+    "stretched",
 ]

@@ -22,10 +22,21 @@ VerdictKind = Literal["pass", "fail", "inconclusive", "unmeasured", "incomparabl
 
 
 class Judge:
-    """One engine's verdicts; `others` has, by the gates' `versus`, what it is compared with or the reason why there is nothing."""
+    """One engine's verdicts; `others` has, by the gates' `versus`, what it is compared with or the reason why there is nothing.
 
-    def __init__(self, own: Side, others: Mapping[str, Side | str], dataset: Dataset | None, validation: ValidationConfig) -> None:
+    `baseline` is what the baseline is called in the limits of gates, if the run has several.
+    """
+
+    def __init__(
+        self,
+        own: Side,
+        others: Mapping[str, Side | str],
+        dataset: Dataset | None,
+        validation: ValidationConfig,
+        baseline: str = "baseline",
+    ) -> None:
         self.own = own
+        self._baseline = baseline
         self._others = others
         self._split = labeled_split(dataset, validation.split) if dataset is not None else None
         self._max_seconds = validation.latency.max_seconds
@@ -35,6 +46,8 @@ class Judge:
         """The verdict of a gate on this engine."""
         words = limit(one)
         name = one.name or f"{one.metric} {words} on {self.own.name}"
+        if one.other == "baseline":
+            words = f"{words.removesuffix('baseline')}{self._baseline}"
         blank = Verdict(name=name, target=self.own.name, metric=one.metric, verdict="unmeasured", measured=None, limit=words)
         if self.own.why is not None:
             return blank.model_copy(update={"why": self.own.why})
@@ -124,7 +137,7 @@ def judged_number(figures: Figures, metric: str) -> tuple[float | None, str | No
         return None, str(error)
     if found is None or not math.isfinite(found):
         if metrics.FROM.get(metric, metric) not in (metric, *figures.maps):
-            return None, f"{metric}: there is no {metrics.FROM[metric]} network next to this engine"
+            return None, f"{metric}: there is no {metrics.FROM[metric].replace('_', ' ')} network next to this engine"
         if metric in metrics.SPEEDUPS:
             return None, f"{metric}: no {metrics.SPEEDUPS[metric]} was measured together with this engine"
         without_data = metrics.is_accuracy(metric) and figures.accuracy is None

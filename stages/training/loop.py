@@ -74,6 +74,17 @@ class Trainer:
         self._saved = SavedState(folder, self._accelerator)
         self._accelerator.register_for_checkpointing(self._scheduler, self._progress, *([self._ema] if self._ema else []))
 
+    @property
+    def device(self) -> torch.device:
+        """Where this process trains."""
+        device: torch.device = self._accelerator.device
+        return device
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """The index of this process, and the number of processes that train together."""
+        return self._accelerator.process_index, self._accelerator.num_processes
+
     def run(self) -> Detector:
         """Train to the last epoch and return the detector whose weights are shipped: the average if there is one.
 
@@ -102,7 +113,7 @@ class Trainer:
         sums: dict[str, list[float]] = defaultdict(list)
         began = time.perf_counter()
         for batch in self._loaded():
-            losses = self._step(batch.to(self._accelerator.device))
+            losses = self.step(batch)
             for name, value in losses.items():
                 sums[name].append(value)
             steps.advance(f"loss {losses['loss']:.3f}")
@@ -124,9 +135,14 @@ class Trainer:
                 raise batch
             yield batch
 
-    def _step(self, batch: TrainingBatch) -> dict[str, float]:
+    def step(self, batch: TrainingBatch) -> dict[str, float]:
+        """One step on a batch; its losses, averaged over processes.
+
+        Raises:
+            ArtifactError: a loss is not finite; the message names it and its step.
+        """
         self._optimizer.zero_grad()
-        parts = batch.split(self._config.accumulate)
+        parts = batch.to(self._accelerator.device).split(self._config.accumulate)
         values: dict[str, float] = defaultdict(float)
         for part in parts:
             share = len(part.targets) / len(batch.targets)

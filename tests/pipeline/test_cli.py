@@ -221,10 +221,13 @@ class TestRunText:
         assert re.fullmatch(r"prepare +running: never ran", lines[0])
         assert re.fullmatch(r"prepare +done in \d+\.\d s", lines[1])
         text = "\n".join(lines)
-        for name, figure in (("teacher", "0.6000"), ("baseline", "0.4000"), ("student", "0.5000")):
+        for name, figure in (("teacher", "0.6000"), ("baseline", "0.4000"), ("baseline, equal cost", "0.4500"), ("student", "0.5000")):
             assert re.search(rf"^{name} +{figure} ", text, re.MULTILINE)
-        assert "baseline: the student's network trained without the teacher" in lines
-        assert "gain from distillation: +0.1000 map, 50% of the gap to the teacher; on 6 images of split val" in text
+        assert "gain from distillation: +0.0500 map at equal cost, +0.1000 at equal steps" in lines
+        assert "33% of the gap to the teacher at equal cost; on 6 images of split val" in lines
+        baselines = "baseline: the student's network trained without the teacher, for as many steps and, at equal cost, for as long"
+        assert f"{baselines}; a distilled step takes 1.50 times as long as a plain one (1.48 to 1.52)" in lines
+        assert "! 6 images are too few to tell any of these gains from 0; at least 20 are needed" in lines
         assert re.search(r"^cpu +ort +fp32 +1\.0000 ", text, re.MULTILINE)
         assert "! gpu was not measured: tensorrt is not installed" in text
         assert re.search(r"^accuracy +cpu +map +1\.0000 +>= 0\.1 +pass$", text, re.MULTILINE)

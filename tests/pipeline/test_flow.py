@@ -16,7 +16,7 @@ from stages.stage import StageInfo
 Run = Callable[..., tuple[int, Any]]
 
 ALL = [
-    *("prepare", "train_teacher", "train_baseline", "distill"),
+    *("prepare", "train_teacher", "time_steps", "train_baseline", "train_baseline:equal_cost", "distill", "compare"),
     *("export", "export:teacher", "export:baseline"),
     *("optimize:cpu", "optimize:gpu", "optimize:teacher", "optimize:baseline", "optimize:float"),
     *("validate:cpu", "validate:gpu", "validate:teacher", "validate:baseline", "validate:float"),
@@ -94,7 +94,7 @@ def test_a_distillation_weight_leaves_teacher_and_baseline_alone(again: Run) -> 
 
 def test_until_ends_early_and_leaves_no_summary(run: Run) -> None:
     code, answer = run("run", "--until", "export")
-    assert (code, ran(answer)) == (0, ALL[:7])
+    assert (code, ran(answer)) == (0, ALL[:10])
     assert not Path("runs/small/summary.json").exists()
 
 
@@ -105,7 +105,7 @@ def test_until_the_last_stage_is_a_whole_run(run: Run) -> None:
 
 def test_force_runs_what_follows_too(again: Run) -> None:
     _, answer = again("run", "--force", "train_baseline")
-    judged_again = ["measure", "gate:cpu", "gate:gpu", "package:cpu", "package:gpu"]
+    judged_again = ["compare", "measure", "gate:cpu", "gate:gpu", "package:cpu", "package:gpu"]
     assert ran(answer) == [name for name in ALL if "baseline" in name or name in judged_again]
     _, answer = again("run", "--force", "validate:cpu")
     assert ran(answer) == ["validate:cpu", "parity:cpu", "gate:cpu", "package:cpu"]
@@ -130,9 +130,11 @@ class TestSummary:
         for network, value in flow_samples.MAPS.items():
             figures = summary[network]
             accuracy = {"map": value, "map_50": 0.5, "map_75": 0.5, "split": "val", "num_images": 6}
-            assert figures == {**accuracy, "mask_map": None, "parameters": 1234, "macs": 5_000_000}
-        assert summary["gain_map"] == pytest.approx(0.1)
-        assert summary["gap_closed"] == pytest.approx(0.5)
+            epochs = 18 if network == "baseline_equal_cost" else 12
+            assert figures == {**accuracy, "mask_map": None, "parameters": 1234, "macs": 5_000_000, "epochs": epochs}
+        assert (summary["gain_map"], summary["gain_map_equal_cost"]) == pytest.approx((0.1, 0.05))
+        assert (summary["gap_closed"], summary["gap_closed_equal_cost"]) == pytest.approx((0.5, 0.05 / 0.15))
+        assert summary["step_times"]["ratio"]["ratio"] == 1.5
         cpu = summary["targets"]["cpu"]
         assert (cpu["runtime"], cpu["precision"], cpu["split"], cpu["num_images"], cpu["why"]) == ("ort", "fp32", "val", 6, None)
         assert 0 <= cpu["map"] <= 1
@@ -248,7 +250,7 @@ class TestTorchrun:
 def test_a_new_version_of_a_stage_runs_again(again: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(flow_samples.export.__dict__, "stage_info", StageInfo(version=2))
     _, plan = again("run", "--dry-run")
-    assert [stage["reason"] for stage in plan["stages"]][4] == "stage code version 1 -> 2"
+    assert [stage["reason"] for stage in plan["stages"]][7] == "stage code version 1 -> 2"
 
 
 CHANGES = "gates=[{metric: map, max_drop: 0.01}, {metric: bytes, max_increase: 0%}, {metric: latency_infer_p50_ms, max_increase: 1000}]"

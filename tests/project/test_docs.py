@@ -21,7 +21,7 @@ from deploy.contract import Preprocessing
 from deploy.serving.options import ServeConfig
 from pipeline import cli, config, flow
 from stages import STAGES
-from stages.config import DataConfig
+from stages.config import BaselineConfig, DataConfig
 from stages.config.distillation import DistillConfig, LossConfig
 from stages.config.gates import GateConfig
 from stages.config.targets import ExportConfig, LatencyConfig, PackageConfig, TargetConfig, ValidationConfig
@@ -142,7 +142,7 @@ class TestReadme:
 
     def test_the_terminal_shows_tables_that_a_run_prints(self) -> None:
         heads = [
-            ["network", "map", "map_50", "map_75", "parameters", "MACs"],
+            ["network", "map", "map_50", "map_75", "epochs", "parameters", "MACs"],
             ["target", "runtime", "precision", "map", "map_50", "x teacher", "p50 ms", "p99 ms", "size"],
             ["gate", "target", "metric", "measured", "limit", "verdict"],
         ]
@@ -273,6 +273,7 @@ TABLES: dict[str, type[BaseModel]] = {
     **{f"augment: {kind.__name__.lower()}": kind for kind in (Flip, Scale, Crop, Color, Mosaic)},
     "distill": DistillConfig,
     "distill.losses": LossConfig,
+    "baseline": BaselineConfig,
     "export": ExportConfig,
     "targets": TargetConfig,
     "validation": ValidationConfig,

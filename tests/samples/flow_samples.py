@@ -6,12 +6,13 @@ import artifact_samples
 import pytest
 
 from pipeline import flow
-from stages.artifacts import Checkpoint, Dataset, OnnxModel
-from stages.config import DataConfig, DistillConfig, ExportConfig, StudentConfig, TeacherConfig
+from stages.artifacts import Checkpoint, Dataset, OnnxModel, StepTimes
+from stages.config import DataConfig, DetectorConfig, DistillConfig, ExportConfig, StudentConfig, TeacherConfig, TrainConfig
 from stages.facts import write_facts
 from stages.stage import stage
 
-MAPS = {"teacher": 0.6, "baseline": 0.4, "student": 0.5}
+MAPS: dict[str, float | None] = {"teacher": 0.6, "baseline": 0.4, "baseline_equal_cost": 0.45, "student": 0.5}
+RATIO = {"ratio": 1.5}
 
 CONFIG = """\
 name: small
@@ -43,11 +44,19 @@ def train_teacher(
 
 
 @stage(version=1)
+def time_steps(
+    out: Path, config: DistillConfig, student: StudentConfig, teacher: DetectorConfig, device: str, dataset: Dataset
+) -> StepTimes:
+    """A distilled step takes RATIO times as long."""
+    return artifact_samples.step_times(out, RATIO["ratio"])
+
+
+@stage(version=1)
 def train_baseline(
     out: Path, config: StudentConfig, seed: int, device: str, split: str, dataset: Dataset, export: ExportConfig
 ) -> Checkpoint:
     """The worst network."""
-    return _network(out, "baseline")
+    return _network(out, "baseline" if config.train.epochs == TrainConfig().epochs else "baseline_equal_cost", config.train.epochs)
 
 
 @stage(version=1)
@@ -74,15 +83,15 @@ def export(out: Path, config: ExportConfig, student: Checkpoint) -> OnnxModel:
 
 def replace_training(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the flow run these stages instead of those that train."""
-    for one in (prepare, train_teacher, train_baseline, distill, export):
+    for one in (prepare, train_teacher, time_steps, train_baseline, distill, export):
         monkeypatch.setattr(flow, one.__name__, one)
     monkeypatch.setattr("deploy.runtimes.nvidia.session.why_not_installed", lambda *_: "tensorrt is not installed")
     monkeypatch.setattr("pipeline.report.page.write_report", lambda _, file: file.write_text("<html>"))
 
 
-def _network(out: Path, name: str) -> Checkpoint:
+def _network(out: Path, name: str, epochs: int = 12) -> Checkpoint:
     checkpoint = artifact_samples.checkpoint(out)
     figures = artifact_samples.accuracy(map=MAPS[name])
-    write_facts(out, checkpoint.facts.model_copy(update={"accuracy": figures}))
+    write_facts(out, checkpoint.facts.model_copy(update={"accuracy": figures, "epochs": epochs}))
     (out / "detections.json").write_text("[]")
     return checkpoint

@@ -15,9 +15,10 @@ from deploy.accuracy import coco
 from deploy.accuracy.drift import drift
 from deploy.contract import ModelContract, Preprocessing
 from pipeline.config import PipelineConfig
-from pipeline.flow import RunResult, TargetResult
+from pipeline.flow import Baselines, RunResult, TargetResult
 from pipeline.store.store import StageRecord
-from stages.artifacts import Checkpoint, Dataset, Engine, Measurement, OnnxModel, Package, Parity, Report, read_json
+from stages.artifacts import Checkpoint, Dataset, Engine, Gains, Measurement, OnnxModel, Package, Parity, Report, read_json
+from stages.compare import compare
 from stages.config import GateConfig, TargetConfig, ValidationConfig
 from stages.facts import (
     CheckpointFacts,
@@ -35,7 +36,7 @@ from stages.gate import gate
 from stages.notes import Note
 from stages.parity import culprit
 
-TEACHER, BASELINE, STUDENT = 0.88, 0.6, 0.7
+TEACHER, BASELINE, LONGER, STUDENT = 0.88, 0.6, 0.65, 0.7
 TERMS = ("loss", "classification", "bbox_regression", "bbox_ctrness")
 WHY = "tensorrt_rtx is not installed; pip install 'edgedistill[tensorrt-rtx]'"
 TARGETS: Sequence[Mapping[str, Any]] = (
@@ -101,19 +102,27 @@ def run(
         }
     )
     truth = read_json(data.annotations("val"))
-    results = {quality: detections(truth, quality) for quality in (TEACHER, BASELINE, STUDENT)}
+    results = {quality: detections(truth, quality) for quality in (TEACHER, BASELINE, LONGER, STUDENT)}
     teacher = checkpoint(root / "teacher", data, truth, results[TEACHER], 11_230_000, epochs, distilled=False)
     baseline = checkpoint(root / "baseline", data, truth, results[BASELINE], 391_000, epochs, distilled=False)
+    longer = checkpoint(root / "longer", data, truth, results[LONGER], 391_000, round(1.5 * epochs), distilled=False)
     student = checkpoint(root / "student", data, truth, results[STUDENT], 391_000, epochs, distilled=True)
     write_attention(student.root, data, truth)
     made = tuple(target_result(root, one, config.gates_of(one.name), data, truth, results[STUDENT]) for one in config.targets)
     plain = {name: TargetConfig.model_validate({"name": name, "runtime": "ort"}) for name in ("teacher", "baseline")}
     references = {
         "teacher": report(root / "report-teacher", plain["teacher"], data, truth, results[TEACHER]),
-        "baseline": report(root / "report-baseline", plain["baseline"], data, truth, results[BASELINE]),
+        "baseline": report(root / "report-baseline", plain["baseline"], data, truth, results[LONGER]),
     }
     timed = measurement(root / "measurement", config)
-    return RunResult(config, data, teacher, baseline, student, OnnxModel(root), made, references, timed, records(config))
+    baselines = Baselines(baseline, longer, artifact_samples.step_times(root / "times", 1.5))
+    gains = compared(root / "gains", data, teacher, student, baselines)
+    return RunResult(config, data, teacher, baselines, student, gains, OnnxModel(root), made, references, timed, records(config))
+
+
+def compared(root: Path, data: Dataset, teacher: Checkpoint, student: Checkpoint, baselines: Baselines) -> Gains:
+    """What compare writes."""
+    return compare(folder(root), data, teacher, student, baselines.by_equal, baselines.times, baselines.left_out)
 
 
 def measurement(root: Path, config: PipelineConfig) -> Measurement:

@@ -25,6 +25,7 @@ from stages.notes import Action, Note
 SECTIONS = ("results", "tradeoff", "latency", "training", "classes", "curves", "data", "pictures", "attention", "stages", "reproduce")
 VOID = {"meta", "link", "img", "br", "line", "path", "rect", "circle", "use", "image"}
 FETCHING = {"src", "href", "srcset", "xlink:href", "action", "data", "poster"}
+ALONE = "the baseline (the same network trained {} without the teacher)"
 HOSTILE = "<script>alert(1)</script>"
 
 
@@ -131,12 +132,13 @@ class TestPage:
     def test_shows_the_summary_s_figures(self, sample: RunResult, tmp_path: Path) -> None:
         summary = summarize(sample)
         text = Page(written(sample, tmp_path)).text
-        assert "Baseline: the student's network trained without the teacher, from" in text
-        for name in ("teacher", "baseline", "student"):
+        assert "Baseline: the student's network trained without the teacher, for as many steps and, at equal cost, for as long" in text
+        for name in ("teacher", "baseline", "baseline_equal_cost", "student"):
             for figure in ("map", "map_50", "map_75"):
                 assert f"{summary[name][figure]:.3f}" in text
-        assert f"{summary['gain_map'] * 100:+.1f} points of mAP" in text
-        assert f"{summary['gap_closed'] * 100:.0f}% of the teacher's lead" in text
+        assert f"{summary['gain_map_equal_cost'] * 100:+.1f} points of mAP at equal cost" in text
+        assert f"; {summary['gain_map'] * 100:+.1f} at equal steps" in text
+        assert f"{summary['gap_closed_equal_cost'] * 100:.0f}% of the teacher's lead" in text
         for name, target in summary["targets"].items():
             assert name in text
             if target["why"] is None:
@@ -213,12 +215,15 @@ class TestMissingParts:
     def test_undefined_accuracy_and_no_detections(self, sample: RunResult, tmp_path: Path) -> None:
         undefined = dict.fromkeys(("map", "map_50", "map_75"))
         nothing = {"per_class": dict.fromkeys(sample.dataset.facts.contract.classes)}
-        teacher, baseline, student = (
+        teacher, baseline, longer, student = (
             with_accuracy(network, tmp_path / f"{number}", **undefined, **nothing)
-            for number, network in enumerate((sample.teacher, sample.baseline, sample.student))
+            for number, network in enumerate(sample.networks.values())
         )
         (student.root / "detections.json").write_text("[]")
-        text = Page(written(replace(sample, teacher=teacher, baseline=baseline, student=student), tmp_path)).text
+        baselines = replace(sample.baselines, equal_steps=baseline, equal_cost=longer)
+        gains = run_samples.compared(tmp_path / "gains", sample.dataset, teacher, student, baselines)
+        blank = replace(sample, teacher=teacher, baselines=baselines, student=student, gains=gains)
+        text = Page(written(blank, tmp_path)).text
         assert "Accuracy is undefined" in text
         assert "No network was trained" in text
         assert "No attention map was kept" in text
@@ -264,22 +269,59 @@ class TestHeadline:
         assert words in said.verdict
 
     @pytest.mark.parametrize(
-        ("gain", "closed", "words"),
+        ("cost", "steps", "words"),
         [
-            (
-                0.031,
-                0.24,
-                "3.1 points above the baseline (the same network trained without the teacher), closing 24% of the gap to the teacher",
-            ),
-            (0.2, 1.5, "20.0 points above the baseline (the same network trained without the teacher), and even above the teacher"),
-            (-0.02, -0.1, "2.0 points below the baseline (the same network trained without the teacher)."),
-            (0.0001, 0.001, "the same as the baseline (the same network trained without the teacher)"),
-            (0.05, None, "5.0 points above the baseline (the same network trained without the teacher)."),
+            (0.01, 0.05, f"1.0 points above {ALONE.format('for as long')}, closing 17% of the gap to the teacher"),
+            (0.01, 0.05, "(0.060), and 5.0 points above the one trained for as many steps."),
+            (0.05, 0.01, f"1.0 points above {ALONE.format('for as many steps')}, closing 17% of the gap to the teacher"),
+            (0.05, 0.01, "(0.060), and 5.0 points above the one trained for as long."),
+            (0.07, 0.08, f"7.0 points above {ALONE.format('for as long')}, and even above the teacher (0.060), and 8.0"),
+            (-0.02, 0.0001, f"2.0 points below {ALONE.format('for as long')}, and the same as the one trained for as many steps."),
+            (None, 0.01, f"1.0 points above {ALONE.format('for as many steps')}, closing 17% of the gap to the teacher (0.060)."),
+            (0.01, None, f"1.0 points above {ALONE.format('for as long')}, closing 17% of the gap to the teacher (0.060)."),
         ],
     )
-    def test_gain_in_words(self, sample: RunResult, gain: float, closed: float | None, words: str) -> None:
-        said = headline(self.summary(sample, gain_map=gain, gap_closed=closed))
+    def test_gains_in_words_the_smaller_first(self, sample: RunResult, cost: float | None, steps: float | None, words: str) -> None:
+        said = headline(self.gained(sample, {"equal_cost": cost, "equal_steps": steps}))
         assert words in said.sentences[0]
+        (tile,) = (tile for tile in said.tiles if tile.title == "Gain from distillation")
+        assert tile.figure == points(min(gain for gain in (cost, steps) if gain is not None))
+
+    @pytest.mark.parametrize(
+        ("cost", "steps", "interval", "told"),
+        [
+            (0.01, 0.05, 0.02, True),
+            (0.04, 0.05, 0.02, False),
+            (0.06, 0.05, 0.02, False),
+            (0.01, 0.05, None, False),
+            (None, 0.05, 0.02, False),
+        ],
+    )
+    def test_a_baseline_that_had_not_finished_learning_is_reported(
+        self, sample: RunResult, cost: float | None, steps: float, interval: float | None, *, told: bool
+    ) -> None:
+        summary = self.gained(sample, {"equal_cost": cost, "equal_steps": steps}, interval)
+        sentence = (
+            "At equal steps the baseline had not finished learning: in 12 instead of 8 epochs it gains 4.0 points without any teacher."
+        )
+        assert (sentence in headline(summary).sentences) == told
+
+    def test_one_network_as_both_baselines_is_quoted_once(self, sample: RunResult) -> None:
+        summary = self.gained(sample, {"equal_cost": 0.01, "equal_steps": 0.01})
+        summary["gain"]["equal_cost"]["epochs"] = 8
+        said = headline(summary)
+        assert f"1.0 points above {ALONE.format('for as many steps, which took as long,')}, closing" in said.sentences[0]
+        assert said.tiles[0].detail.startswith("points of mAP at equal steps and cost, from")
+
+    def gained(self, sample: RunResult, gains: dict[str, float | None], interval: float | None = None) -> dict[str, Any]:
+        """A summary with these gains of a student at mAP 0.5, and a teacher 6 points above the baseline at 0."""
+        changes: dict[str, Any] = {"teacher": {**summarize(sample)["teacher"], "map": 0.06}}
+        over: dict[str, Any] = {}
+        for (equal, gain), epochs, key in zip(gains.items(), (12, 8), ("gap_closed_equal_cost", "gap_closed"), strict=True):
+            ends = {} if interval is None or gain is None else {"low": gain - interval, "high": gain + interval}
+            over[equal] = None if gain is None else {"epochs": epochs, "map": 0.5 - gain, "gain": gain, **ends}
+            changes[key] = None if gain is None else gain / 0.06
+        return self.summary(sample, gain={**summarize(sample)["gain"], **over}, **changes)
 
     def test_the_fastest_engine_is_one_that_passed(self, sample: RunResult) -> None:
         summary = self.summary(sample)

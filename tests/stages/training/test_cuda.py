@@ -135,14 +135,14 @@ def test_a_training_broken_off_goes_on(dataset: Dataset, tmp_path: Path, precisi
 
     whole = training("whole").run().state_dict()
     broken = training("broken")
-    take = broken._step
+    take = broken.step
 
     def stop(batch: TrainingBatch) -> dict[str, float]:
         if broken._progress.step == 13:
             raise KeyboardInterrupt
         return take(batch)
 
-    monkeypatch.setattr(broken, "_step", stop)
+    monkeypatch.setattr(broken, "step", stop)
     with pytest.raises(KeyboardInterrupt):
         broken.run()
     resumed = training("broken")

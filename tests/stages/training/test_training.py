@@ -74,14 +74,14 @@ def test_a_training_broken_off_at_any_step_ends_with_the_same_weights(
     config = tiny.schedule(augment=[{"name": "color"}, {"name": "scale"}, {"name": "mosaic"}])
     undisturbed = trainer(dataset, tmp_path / "whole", config, losses)[0].run().state_dict()
     broken, _ = trainer(dataset, tmp_path / "broken", config, losses)
-    take = broken._step
+    take = broken.step
 
     def stop_at_step(batch: TrainingBatch) -> dict[str, float]:
         if broken._progress.step == step:
             raise Interruption
         return take(batch)
 
-    monkeypatch.setattr(broken, "_step", stop_at_step)
+    monkeypatch.setattr(broken, "step", stop_at_step)
     with pytest.raises(Interruption):
         broken.run()
     torch.rand(17)  # the state of the global generator must not matter

@@ -1,0 +1,63 @@
+"""What distillation gained, in words: at equal cost, at equal steps, and how sure that is."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from deploy.comparison.compare import MIN_IMAGES
+from deploy.comparison.gain import DistillationGain, GainOver
+
+LEGEND = "baseline: the student's network trained without the teacher"
+
+
+def gain_of(summary: Mapping[str, Any]) -> DistillationGain:
+    """The gains in summary.json."""
+    return DistillationGain.model_validate(summary["gain"])
+
+
+def figures_lines(summary: Mapping[str, Any]) -> list[str]:
+    """The gains in mAP, the smaller first, and the share of the gap to the teacher that the first of them closes."""
+    gain = gain_of(summary)
+    every = [f"{_number(over)}{_interval(over)} at equal {equal}" for equal, over in gain.ordered()]
+    every[0] = every[0].replace(" at ", " map at ", 1)
+    first = next(equal for equal, _ in gain.ordered())
+    closed = summary["gap_closed_equal_cost" if first == "cost" else "gap_closed"]
+    images = f"{gain.num_images} images of split {gain.split}"
+    intervals = "; in parentheses: 95% interval over the images" if gain.num_images >= MIN_IMAGES else ""
+    share = "" if closed is None else f"{closed:.0%} of the gap to the teacher at equal {first}; "
+    return [f"gain from distillation: {', '.join(every)}", f"{share}on {images}{intervals}"]
+
+
+def legend(gain: DistillationGain) -> str:
+    """What the baselines are."""
+    if gain.step_ratio is None:
+        return f"{LEGEND}, for as many steps"
+    ratio = gain.step_ratio
+    takes = f"a distilled step takes {ratio.ratio:.2f} times as long as a plain one ({ratio.low:.2f} to {ratio.high:.2f})"
+    if gain.is_one_network:
+        return f"{LEGEND}; {takes}, which at {gain.epochs} epochs makes steps and cost equal"
+    if gain.equal_cost is None:
+        return f"{LEGEND}, for as many steps; {takes}"
+    each = "for as long" if gain.equal_steps is None else "for as many steps and, at equal cost, for as long"
+    return f"{LEGEND}, {each}; {takes}"
+
+
+def warnings(gain: DistillationGain) -> list[str]:
+    """What the gains leave open, a sentence each."""
+    found = []
+    if gain.left_out is not None:
+        found.append(f"there is no baseline at equal cost: {gain.left_out}")
+    if gain.num_images < MIN_IMAGES:
+        found.append(f"{gain.num_images} images are too few to tell any of these gains from 0; at least {MIN_IMAGES} are needed")
+        return found
+    unsure = [f"at equal {equal}" for equal, over in gain.ordered() if over.low is not None and not over.is_told]
+    if unsure:
+        found.append(f"{gain.num_images} images are too few to tell the gain {' or '.join(unsure)} from 0")
+    return found
+
+
+def _number(over: GainOver) -> str:
+    return "-" if over.gain is None else f"{over.gain:+.4f}"
+
+
+def _interval(over: GainOver) -> str:
+    return "" if over.low is None or over.high is None else f" ({over.low:+.3f} to {over.high:+.3f})"

@@ -1,0 +1,174 @@
+"""The times of a plain and of a distilled training step, measured alternately in short blocks.
+
+Whatever slows the machine down affects both alike, so their ratio holds on a busy machine too.
+"""
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import cycle, islice
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from deploy.comparison.bootstrap import blocks
+from deploy.contract import Ratio
+from stages.artifacts import Dataset
+from stages.config import DetectorConfig, DistillConfig, StudentConfig, TrainConfig
+from stages.processes import mean_over_processes
+from stages.training.checkpoint import build_detector
+from stages.training.distillation import Distillation, build_losses, loss_factor
+from stages.training.loader import EpochBatches, TrainingBatch, TrainingImages, collate, default_workers
+from stages.training.loop import Task, Trainer
+from stages.training.teacher import Teacher
+
+Floats = NDArray[np.float64]
+Step = Callable[[TrainingBatch], object]
+
+NUM_BATCHES = 4
+WARMUP = 2
+"""Steps of each kind before measuring begins; the second one decides how many fit a block."""
+BLOCK_S = 0.1
+UNCOUNTED = 1
+"""Steps at the start of a block of several that are not counted: the caches still hold the other kind's data."""
+MIN_ROUNDS, LOOK_EVERY = 8, 4
+RATIO_WIDTH = 0.04
+"""Measuring ends when the 95% interval of the ratio is at most this share of it wide."""
+BUDGET_S, FEWEST_ROUNDS = 6.0, 4
+"""Seconds after which measuring ends anyway, once there are this many blocks of each."""
+
+
+@dataclass(frozen=True)
+class MeasuredSteps:
+    """Median seconds of a step, waiting for images included, and the ratio of the two with its 95% interval."""
+
+    plain_s: float
+    distilled_s: float
+    ratio: Ratio
+    rounds: int
+    device: str
+
+
+def measure_steps(
+    folder: Path, config: DistillConfig, student: StudentConfig, teacher: DetectorConfig, device: str, dataset: Dataset
+) -> MeasuredSteps:
+    """Train two students with fresh weights, one of them with a teacher with fresh weights; `folder` is for scratch files.
+
+    Raises:
+        ConfigError: a loss cannot be built for this pair.
+        DataError: an image is unusable.
+    """
+    threads = torch.get_num_threads()
+    try:
+        with torch.random.fork_rng():
+            tasks = _tasks(config, student, teacher, len(dataset.facts.contract.classes))
+            trainers = {
+                name: Trainer(task, dataset, student.train, seed=0, device=device, folder=folder, label=f"{name} step")
+                for name, task in tasks.items()
+            }
+            masks = tasks["plain"].detector.mask_frame is not None
+            batches, read_s = _batches(dataset, student.train, trainers["plain"], masks=masks)
+            seconds = _alternate({name: trainer.step for name, trainer in trainers.items()}, batches, trainers["plain"].device)
+    finally:
+        torch.set_num_threads(threads)
+    return _measured(seconds, read_s, _workers(student.train), str(trainers["plain"].device))
+
+
+def _tasks(config: DistillConfig, student: StudentConfig, teacher: DetectorConfig, num_classes: int) -> dict[str, Task]:
+    plain, distilled, large = (
+        build_detector(choice, num_classes, pretrained=False) for choice in (student.detector, student.detector, teacher)
+    )
+    losses = build_losses(config, distilled, large, seed=0)
+    guide = Teacher(large, config.teacher_precision, compiled=config.compile_teacher)
+    tasks = {"plain": Task(plain), "distilled": Distillation(distilled, guide, losses, loss_factor(config, 1))}
+    return {name: task.train() for name, task in tasks.items()}
+
+
+def _workers(train: TrainConfig) -> int:
+    return default_workers() if train.workers is None else train.workers
+
+
+def _batches(dataset: Dataset, train: TrainConfig, trainer: Trainer, *, masks: bool) -> tuple[list[TrainingBatch], float]:
+    """Some batches of this process, and the median seconds that reading one takes where training reads it.
+
+    Loader processes keep no images, so they read a batch as for the first time; without them, images are read once and kept.
+    """
+    images = TrainingImages(dataset, train, 0, masks=masks)
+    order = EpochBatches(len(images), train.batch_size, 0, *trainer.place)
+    batches, first, again = list[TrainingBatch](), list[float](), list[float]()
+    for keys in islice(order, NUM_BATCHES):
+        for taken in (first, again):
+            began = perf_counter()
+            batch = collate([images[key] for key in keys])
+            taken.append(perf_counter() - began)
+        assert isinstance(batch, TrainingBatch)
+        batches.append(batch)
+    return batches, float(np.median(first if _workers(train) else again))
+
+
+def _alternate(steps: Mapping[str, Step], batches: Sequence[TrainingBatch], device: torch.device) -> dict[str, list[list[float]]]:
+    """Seconds of each counted step by kind, [rounds, steps per block], until their ratio is known or the time is up.
+
+    All processes of a distributed training decide alike.
+    """
+    supply, order = cycle(batches), random.Random(0)  # noqa: S311 - decides which kind begins
+    slowest = max(_block(step, list(islice(supply, WARMUP)))[-1] for step in steps.values())
+    length = max(1, round(BLOCK_S / _shared(slowest, device)))
+    seconds: dict[str, list[list[float]]] = {name: [] for name in steps}
+    rounds, began = 0, perf_counter()
+    while not _enough(seconds, rounds, perf_counter() - began, device):
+        chosen = list(islice(supply, length + UNCOUNTED if length > 1 else 1))
+        for name in order.sample(list(steps), len(steps)):
+            seconds[name].append(_block(steps[name], chosen)[-length:])
+        rounds += 1
+    return seconds
+
+
+def _block(step: Step, batches: Sequence[TrainingBatch]) -> list[float]:
+    taken = []
+    for batch in batches:
+        began = perf_counter()
+        step(batch)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        taken.append(perf_counter() - began)
+    return taken
+
+
+def _enough(seconds: Mapping[str, list[list[float]]], rounds: int, spent: float, device: torch.device) -> bool:
+    if rounds >= FEWEST_ROUNDS and _shared(spent, device) >= BUDGET_S:
+        return True
+    if rounds < MIN_ROUNDS or rounds % LOOK_EVERY:
+        return False
+    found = _ratio(*(np.array(seconds[name]) for name in ("plain", "distilled")))
+    return _shared((found.high - found.low) / found.ratio, device) <= RATIO_WIDTH
+
+
+def _shared(value: float, device: torch.device) -> float:
+    """The mean over processes, so that all of them go on or end together."""
+    return float(mean_over_processes(torch.tensor(value, device=device)))
+
+
+def _ratio(plain: Floats, distilled: Floats) -> Ratio:
+    """The ratio of medians; blocks are drawn with replacement."""
+    found = blocks(distilled, plain, lambda values: np.asarray(np.median(values, axis=-1)), relative=True, error_rate=0.025)
+    return Ratio(ratio=1 + found.change, low=1 + found.low, high=1 + found.high)
+
+
+def _measured(seconds: Mapping[str, list[list[float]]], read_s: float, workers: int, device: str) -> MeasuredSteps:
+    plain, distilled = (with_reading(np.array(seconds[name]), read_s, workers) for name in ("plain", "distilled"))
+    medians = float(np.median(plain)), float(np.median(distilled))
+    return MeasuredSteps(*medians, _ratio(plain, distilled), len(plain), device)
+
+
+def with_reading(steps: Floats, read_s: float, workers: int) -> Floats:
+    """Seconds per step with its images: loader processes read ahead, so the slower side decides; without them, one waits for the other.
+
+    Args:
+        steps: seconds of steps whose batches are at hand.
+        read_s: seconds in which one process reads a batch.
+    """
+    return np.maximum(steps, read_s / workers) if workers else steps + read_s
