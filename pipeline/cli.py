@@ -183,7 +183,11 @@ def _add_report(commands: _Commands) -> argparse.ArgumentParser:
 def _add_build(commands: _Commands) -> argparse.ArgumentParser:
     command = _command(commands, "build", "rebuild a bundle's engine for this machine, then measure and judge it")
     command.add_argument("bundle", metavar="BUNDLE", help="a folder with manifest.json")
-    command.add_argument("--target", metavar="NAME", help="one of the pipeline's targets (default: the bundle's own)")
+    command.add_argument(
+        "--target",
+        metavar="NAME",
+        help="one of the pipeline's targets (default: the bundle's own), or auto: the fastest runtime and precision on this machine",
+    )
     command.add_argument(
         "--data", metavar="DIR", help="labeled images in COCO's, YOLO's or VOC's layout; without them only latency is measured"
     )

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,13 @@ from deploy.contract import Cost, Preprocessing
 from deploy.engines.build import Built, build_engine
 from deploy.engines.request import BuildRequest, GraphSource
 from deploy.errors import ArtifactError, BuildError, RuntimeUnavailable
-from deploy.precision import Batch
+from deploy.precision import Batch, Precision
 from deploy.prediction import image_files, preprocess
-from deploy.runtimes import fingerprint
+from deploy.runtimes import PACKAGE, fingerprint, options_of, wanted
 from stages.artifacts import ONNX, Dataset, Engine, OnnxModel, read_json
 from stages.config import TargetConfig, ValidationConfig
 from stages.facts import EngineFacts, OnnxFacts, write_facts
+from stages.measurement import latency_images
 from stages.measurement.splits import labeled_split
 from stages.stage import stage
 
@@ -26,23 +27,26 @@ from stages.stage import stage
 def identity(
     config: TargetConfig, model: OnnxModel, dataset: Dataset | None, judged: str | None = None, threads: int | None = None
 ) -> Mapping[str, Any]:
-    """The runtime's version and device, and the number of cores if engines are timed."""
-    timed = {"cores": machine.num_cores()} if config.precision == "auto" else {}
-    return {**plugins.load("deploy.runtimes", config.runtime).identity(), **timed}
+    """Versions and devices of the runtimes that the target may get, and the number of cores if engines are timed."""
+    found: dict[str, Any] = {"cores": machine.num_cores()} if config.is_chosen else {}
+    for name in wanted(config.runtime):
+        found |= plugins.load(PACKAGE, name).identity()
+    return found
 
 
 def judging(config: TargetConfig, validation: ValidationConfig) -> tuple[str | None, int | None]:
     """The arguments `judged` and `threads` of `optimize`: None unless engines are judged or timed, respectively."""
-    return validation.split if config.is_judged else None, validation.latency.threads if config.precision == "auto" else None
+    return validation.split if config.is_judged else None, validation.latency.threads if config.is_chosen else None
 
 
-@stage(version=6, identity=identity)
+@stage(version=7, identity=identity)
 def optimize(
     out: Path, config: TargetConfig, model: OnnxModel, dataset: Dataset | None, judged: str | None = None, threads: int | None = None
 ) -> Engine:
     """Build the target's engine; if that is not possible on this machine, the engine's facts give the reason.
 
-    `judged` is the split on which the target's limit is judged and its choice is made, if it has one; this and int8 require data.
+    `judged` is the split on which the target's limit is judged and its choice is made, if it has one; this and int8 require data, a
+    choice among runtimes in fp32 or fp16 does not.
     `threads` is the number of threads with which engines are timed for a choice; None: the runtime's own number.
 
     Raises:
@@ -54,15 +58,17 @@ def optimize(
     built, why = None, None
     if dataset is not None and config.needs_calibration:
         dataset.split(config.calibration_split)  # refused here, not in the middle of quantization
+    split = labeled_split(dataset, judged) if dataset is not None and judged is not None else None
     source = GraphSource(
         model.file(ONNX),
         facts.heads,
         facts.contract,
         CalibrationImages(dataset, config, facts.contract.preprocessing) if dataset is not None else (),
+        partial(latency_images.of, split.images if split is not None else (), facts.contract.preprocessing),
     )
     request = BuildRequest(config.runtime, config.precision, config.options, config.ranges, config.max_map_drop, threads)
     try:
-        built = build_engine(source, out, request, labeled_split(dataset, judged) if dataset is not None and judged is not None else None)
+        built = build_engine(source, out, request, split)
     except RuntimeUnavailable as error:
         why = str(error)
     except (BuildError, ArtifactError) as error:
@@ -73,12 +79,12 @@ def optimize(
 
 def _facts(config: TargetConfig, model: OnnxFacts, built: Built | None, why: str | None) -> EngineFacts:
     content = built.compiled.file.read_bytes() if built is not None else None
-    wanted = "fp32" if config.precision == "auto" else config.precision
+    runtime, precision, options = _kind(config, built)
     return EngineFacts(
         target=config.name,
-        runtime=config.runtime,
-        precision=built.precision if built is not None else wanted,
-        options=config.options,
+        runtime=runtime,
+        precision=precision,
+        options=options,
         required=config.required,
         contract=model.contract,
         file=built.compiled.file.name if built is not None else None,
@@ -86,13 +92,22 @@ def _facts(config: TargetConfig, model: OnnxFacts, built: Built | None, why: str
         sha256=hashlib.sha256(content).hexdigest() if content is not None else None,
         bytes=len(content) if content is not None else None,
         onnx_sha256=model.sha256,
-        fingerprint={**fingerprint(config.runtime, config.options), "onnx_sha256": model.sha256},
+        fingerprint={**fingerprint(runtime, options), "onnx_sha256": model.sha256},
         proof=json.loads(json.dumps(dict(built.compiled.proof))) if built is not None else {},
         cost=_cost(built),
         fallback=built.fallback if built is not None else None,
         choice=built.choice if built is not None else None,
         why=why,
     )
+
+
+def _kind(config: TargetConfig, built: Built | None) -> tuple[str, Precision, dict[str, Any]]:
+    """The engine's runtime, precision and options; if nothing was built, what is preferred of those that the target may get."""
+    if built is not None:
+        return built.runtime, built.precision, dict(built.options)
+    preferred = wanted(config.runtime)[0]
+    options = config.options if config.runtime == preferred else options_of(preferred, config.options)
+    return preferred, "fp32" if config.precision == "auto" else config.precision, options
 
 
 def _cost(built: Built | None) -> Cost | None:

@@ -1,21 +1,22 @@
 """Int8 engines with some layers in float, and their mAP."""
 
-from deploy import plugins
-from deploy.accuracy.judge import LabeledSplit, defined, judge
+from dataclasses import replace
+
+from deploy.accuracy.judge import defined
 from deploy.engines.builder import Builder
+from deploy.engines.maps import EngineMaps
 from deploy.errors import ArtifactError
 from deploy.precision import LayerError, Precision
 from deploy.precision.sensitivity import rank
-from deploy.prediction.predictor import SessionPredictor
 from deploy.runtimes import DEFAULTS
 
 
 class Candidates:
     """Engines with some layers in float, each built and judged; if the runtime cannot run here, the graph is judged in ONNX Runtime."""
 
-    def __init__(self, builder: Builder, split: LabeledSplit) -> None:
+    def __init__(self, builder: Builder, maps: EngineMaps) -> None:
         self._builder = builder
-        self._split = split
+        self._maps = maps
         self._runs_here = builder.runtime.why_not() is None
 
     def num_layers(self) -> int:
@@ -42,12 +43,10 @@ class Candidates:
             return 0.0
 
     def _judged(self, precision: Precision, float_layers: frozenset[str], label: str) -> float:
-        builder = self._builder
+        builder, request = self._builder, self._builder.request
         if self._runs_here:
-            runtime, options, file = builder.runtime, builder.request.options, builder.compiled(precision, float_layers).file
+            file = builder.compiled(precision, float_layers).file
         else:
-            runtime, options, file = plugins.load("deploy.runtimes", "ort"), DEFAULTS, builder.typed(precision, float_layers)
-        with runtime.open(file, options=options) as session:
-            found = judge(SessionPredictor(session, builder.source.contract), self._split, label)
-        assert builder.request.max_map_drop is not None, "candidates require a limit"
-        return defined(found.accuracy.map, builder.request.max_map_drop)
+            file, request = builder.typed(precision, float_layers), replace(request, runtime="ort", options=DEFAULTS)
+        assert request.max_map_drop is not None, "candidates require a limit"
+        return defined(self._maps.of(file, request, label), request.max_map_drop)

@@ -86,11 +86,55 @@ class Raw:
 
 DEFAULTS: Mapping[str, Any] = MappingProxyType({})
 """The options of a target that has none."""
+PACKAGE = "deploy.runtimes"
+AUTO = "auto"
+"""A target's runtime if it should get the fastest one of the machine."""
 
 
 def delivery(name: str) -> Delivery:
     """A runtime's own delivery, or the defaults."""
     return getattr(plugins.load("deploy.runtimes", name), "DELIVERY", Delivery())
+
+
+def wanted(runtime: str) -> tuple[str, ...]:
+    """The runtimes that a target may get: its own; for `auto` all, first those that need no extra of edgedistill."""
+    if runtime != AUTO:
+        return (runtime,)
+    return tuple(sorted(plugins.names(PACKAGE), key=lambda name: (delivery(name).extra is not None, name)))
+
+
+def fill(value: Any, own: tuple[str, ...]) -> dict[str, Any]:
+    """Check a target as written in YAML, and fill in its runtime's defaults; with runtime `auto`, see `options_of`.
+
+    Args:
+        own: the target's keys that are not options of runtimes.
+
+    Raises:
+        ValueError: see plugins.fill; with runtime `auto`, an option that no runtime has.
+    """
+    if not isinstance(value, Mapping) or value.get("runtime") != AUTO:
+        return plugins.fill(PACKAGE, value, own=own, key="runtime", function="compile")
+    options = {key: one for key, one in value.items() if key not in own}
+    known = {option for name in plugins.names(PACKAGE) for option in plugins.schema(PACKAGE, name, "compile").model_fields}
+    for option in options:
+        if option not in known:
+            allowed = sorted({*known, *own} - {"runtime"})
+            raise ValueError(f"no runtime has an option '{option}'{plugins.suggest(option, allowed)}; available: {', '.join(allowed)}")
+    for name in plugins.names(PACKAGE):
+        options_of(name, options)
+    return dict(value)
+
+
+def options_of(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that a runtime has of those given with runtime `auto`; defaults are filled in, for this machine's device.
+
+    Raises:
+        ValueError: a value is not allowed.
+    """
+    known = plugins.schema(PACKAGE, name, "compile").model_fields
+    own = {key: value for key, value in given.items() if key in known}
+    filled = plugins.fill(PACKAGE, {"runtime": name, **own}, key="runtime", function="compile")
+    return {key: value for key, value in on_site(name, filled).items() if key != "runtime"}
 
 
 def fingerprint(name: str, options: Mapping[str, Any]) -> dict[str, str]:
@@ -108,7 +152,9 @@ def why_not_build(name: str, options: Mapping[str, Any]) -> str | None:
 
 
 def on_site(name: str, options: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The options, changed to this machine's device if they name a different one."""
+    """The options, changed to this machine's device if they name a different one; `auto` never builds for a different one."""
+    if name == AUTO:
+        return options
     runtime = plugins.load("deploy.runtimes", name)
     found: Mapping[str, Any] = runtime.on_site(options) if hasattr(runtime, "on_site") else options
     return found

@@ -6,7 +6,7 @@ import sys
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
@@ -14,10 +14,10 @@ from deploy.bundles.bundle import Bundle
 from deploy.bundles.manifest import MANIFEST, Manifest, Plan
 from deploy.errors import EXIT_INCOMPARABLE, ArtifactError, ConfigError, Interrupted, RuntimeUnavailable
 from deploy.plugins import suggest
-from deploy.runtimes import on_site
+from deploy.runtimes import AUTO, on_site
 from pipeline.answer import Answer, say, silent
 from pipeline.flow import announce
-from pipeline.results.table import verdict_table
+from pipeline.results.table import choice_table, verdict_table
 from pipeline.store.files import replace_folder
 from pipeline.store.store import Store
 from stages import artifacts
@@ -34,6 +34,9 @@ from stages.package import package
 from stages.prepare import gather
 from stages.validate import validate
 
+MAX_DROP = 0.01
+"""mAP that target `auto` may lose if no target of the bundle has a limit."""
+
 
 class GivenData(NamedTuple):
     """Images to judge on, from the command line: --data and --max-doubtful."""
@@ -44,7 +47,7 @@ class GivenData(NamedTuple):
 
 def build(args: argparse.Namespace) -> Answer:
     """Build, measure, judge and package; whatever the verdicts, the new bundle is written completely or not at all."""
-    given, out = Bundle.load(Path(args.bundle)), Path(args.out).resolve()
+    given, out = with_auto(Bundle.load(Path(args.bundle)), args.target), Path(args.out).resolve()
     target, every, validation = plan(given, args.target)
     validation = judged_on(args.split, args.data, validation)
     gates = _alone(every)
@@ -52,7 +55,7 @@ def build(args: argparse.Namespace) -> Answer:
         raise ConfigError(f"--out {out}: already exists; choose a new folder")
     if args.data is None and target.needs_calibration:
         raise ConfigError(
-            f"target {target.name} is {target.precision}, which needs images to read ranges from or to judge on; pass --data DIR"
+            f"target {target.name}: precision {target.precision} needs images to read ranges from or to judge on; pass --data DIR"
         )
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -74,6 +77,26 @@ def _build(
         (made.root / FACTS).unlink()
         (made.root / "stage.json").unlink()
         replace_folder(made.root, out)
+
+
+def with_auto(given: Bundle, name: str | None) -> Bundle:
+    """The bundle, with a target `auto` in its plan if that is the name and the plan has none.
+
+    It is as the bundle's own target, gates included, but for runtime and precision. If that has no limit on the drop of mAP, the
+    smallest one of the other targets applies, or MAX_DROP.
+    """
+    carried = given.manifest.plan
+    targets = {one["name"]: one for one in carried.targets}
+    own = targets.get(given.manifest.target)
+    if name != AUTO or AUTO in targets or own is None:
+        return given
+    limits = [one["max_map_drop"] for one in (own, *carried.targets) if one.get("max_map_drop") is not None]
+    limit = limits[0] if own.get("max_map_drop") is not None else min(limits, default=MAX_DROP)
+    say(f"target {AUTO}: may lose {limit:g} mAP; gates as for {given.manifest.target}", sys.stderr)
+    added = {**own, "name": AUTO, "runtime": AUTO, "precision": AUTO, "max_map_drop": limit}
+    gates = [{**gate, "target": AUTO} for gate in carried.gates if gate.get("target") == given.manifest.target]
+    whole = carried.model_copy(update={"targets": (*carried.targets, added), "gates": (*carried.gates, *gates)})
+    return Bundle(given.root, given.manifest.model_copy(update={"plan": whole}))
 
 
 def plan(given: Bundle, name: str | None) -> tuple[TargetConfig, tuple[GateConfig, ...], ValidationConfig]:
@@ -119,7 +142,7 @@ def again(given: Bundle, scratch: Path, *, dataset: Dataset | None) -> Bundle:
     """
     target, _, validation = plan(given, None)
     if dataset is None and target.needs_calibration:
-        raise ConfigError(f"target {target.name} is {target.precision}, which needs images to read ranges from; pass --data DIR")
+        raise ConfigError(f"target {target.name}: precision {target.precision} needs images to read ranges from; pass --data DIR")
     store = Store(scratch, target.name, say=silent).at(target.name)
     made = _make(store, scratch, given, _calibrated(target, dataset, validation.split), (), validation, dataset)
     return Bundle.load(made.root)
@@ -215,21 +238,23 @@ def _answer(made: Bundle, target: TargetConfig, gates: tuple[GateConfig, ...]) -
     unmeasured = [target.name] if manifest.why is not None else []
     code = exit_code(manifest.verdicts, gates, required=[target.name] if target.required else [], unmeasured=unmeasured)
     verdicts = [verdict.model_dump() for verdict in manifest.verdicts]
-    data = {
+    data: dict[str, Any] = {
         "bundle": str(made.root),
+        "runtime": manifest.runtime,
         "precision": manifest.precision,
         "map": manifest.accuracy.map if manifest.accuracy else None,
         "latency_end_to_end_p50_ms": manifest.latency.end_to_end.p50 if manifest.latency else None,
         "lowest_ms": manifest.lowest_ms,
         "fallback": None if manifest.fallback is None else manifest.fallback.model_dump(mode="json"),
-        "choice": None if manifest.choice is None else manifest.choice.model_dump(mode="json"),
+        "choice": None if manifest.choice is None else manifest.choice.figures(),
         "why": manifest.why,
         "gates": verdicts,
     }
     figures = [f"mAP {data['map']:.4f}" if data["map"] is not None else "mAP not measured"]
     figures.append(f"{manifest.latency.end_to_end.p50:.2f} ms end to end" if manifest.latency else f"not measured: {manifest.why}")
     lines = [f"{made.root}: {manifest.runtime} {manifest.precision}, {', '.join(figures)}"]
-    lines += [str(decided) for decided in (manifest.choice, manifest.fallback) if decided is not None]
+    lines += [choice_table(target.name, data["choice"])] if data["choice"] is not None else []
+    lines += [str(manifest.fallback)] if manifest.fallback is not None else []
     lines += [verdict_table(verdicts)] if verdicts else ["no gate is configured, so nothing was judged"]
     code = code or (0 if verdicts else EXIT_INCOMPARABLE)
     return Answer({**data, "exit_code": code}, "\n".join(lines), code)

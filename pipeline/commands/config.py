@@ -33,6 +33,7 @@ def schema() -> dict[str, Any]:
     for kind, section in PLUGIN_SECTIONS.items():
         own = found["$defs"][kind.__name__]
         variants = [_variant(own, section, name) for name in plugins.names(section.package)]
+        variants += [_any_variant(section, variants)] if section.any_of_them is not None else []
         found["$defs"][kind.__name__] = {"anyOf": variants, "description": own.get("description", "")}
     return found
 
@@ -46,3 +47,12 @@ def _variant(own: dict[str, Any], section: PluginSection, name: str) -> dict[str
         "required": sorted({section.key, *own.get("required", []), *options.get("required", [])}),
         "additionalProperties": False,
     }
+
+
+def _any_variant(section: PluginSection, variants: list[dict[str, Any]]) -> dict[str, Any]:
+    """The variant in which any plugin may be used: every plugin's options, each of which has its own default."""
+    common = {name: one for name, one in variants[0]["properties"].items() if all(each["properties"].get(name) == one for each in variants)}
+    options = {name: one for each in variants for name, one in each["properties"].items() if name not in common}
+    free = {name: {key: value for key, value in one.items() if key != "default"} for name, one in options.items()}
+    title = section.any_of_them
+    return {**variants[0], "title": title, "properties": {**common, **free, section.key: {"const": title}}}

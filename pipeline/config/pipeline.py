@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 from deploy.comparison import metrics
 from deploy.contract import Frozen
 from deploy.plugins import OptionRole, suggest
+from deploy.runtimes import AUTO
 from deploy.serving.options import ServeConfig
 from pipeline.config.diagnose import Misfit, explain, refuse_coerced
 from pipeline.config.document import read_document
@@ -40,18 +41,22 @@ TAKEN = (*REFERENCES, "student", FLOAT)
 
 
 class PluginSection(NamedTuple):
-    """A section with options from plugins: their package, the key that names one, the function whose parameters are the options."""
+    """A section with options from plugins: their package, the key that names one, the function whose parameters are the options.
+
+    `any_of_them` is the name that stands for all plugins, any of which may be used; null if there is none.
+    """
 
     package: str
     key: str
     function: str = "build"
+    any_of_them: str | None = None
 
 
 PLUGIN_SECTIONS: Mapping[type[BaseModel], PluginSection] = {
     DataConfig: PluginSection("stages.datasets", "dataset"),
     DetectorConfig: PluginSection("stages.detectors", "name"),
     LossConfig: PluginSection("stages.losses", "name"),
-    TargetConfig: PluginSection("deploy.runtimes", "runtime", "compile"),
+    TargetConfig: PluginSection("deploy.runtimes", "runtime", "compile", AUTO),
 }
 
 FOLDER_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"

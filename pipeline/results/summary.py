@@ -117,7 +117,7 @@ def engine_figures(engine: Engine) -> dict[str, Any]:
         "proof": facts.proof,
         "cost": None if facts.cost is None else facts.cost.model_dump(mode="json"),
         "fallback": None if facts.fallback is None else facts.fallback.model_dump(include=kept, mode="json"),
-        "choice": None if facts.choice is None else facts.choice.model_dump(mode="json"),
+        "choice": None if facts.choice is None else facts.choice.figures(),
     }
 
 

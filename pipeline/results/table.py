@@ -8,12 +8,14 @@ from stages.notes import reminder
 
 UNDEFINED = "-"
 LATENCY_LEGEND = "x teacher: times as fast as the teacher, 95% interval; all engines were measured alternately"
+CHOICE_LEGEND = "x chosen: times as long as the chosen engine takes, 95% interval; drop: mAP lost against the float graph"
 
 
 def render(summary: Mapping[str, Any]) -> str:
-    """The networks, the targets and the gates, one table each; then a line on the data if not all of it was used as it is."""
+    """The networks, the targets, the choices and the gates, one table each; then a line on the data if not all was used as it is."""
     line = reminder(summary["data"]["notes"])
-    tables = [*_networks(summary), _targets(summary["targets"], summary["measurement"]), *_gates(summary["gates"])]
+    choices = [choice_table(name, target["choice"]) for name, target in summary["targets"].items() if target["choice"] is not None]
+    tables = [*_networks(summary), _targets(summary["targets"], summary["measurement"]), *choices, *_gates(summary["gates"])]
     return "\n\n".join([*tables, *([line] if line else [])])
 
 
@@ -35,6 +37,25 @@ def verdict_table(gates: Sequence[Mapping[str, Any]]) -> str:
     rows = [[gate["name"], gate["target"], gate["metric"], number(gate["measured"]), gate["limit"], gate["verdict"]] for gate in gates]
     notes = [f"! {gate['target']}, gate {gate['name']}: {gate['why']}" for gate in gates if gate["why"]]
     return "\n".join([grid(["gate", "target", "metric", "measured", "limit", "verdict"], rows), *notes])
+
+
+def choice_table(target: str, choice: Mapping[str, Any]) -> str:
+    """The candidates of a target whose runtime or precision was chosen; below, why some were not admitted."""
+    rows, notes = [], []
+    for one in choice["offers"]:
+        ratio = between(one["ratio"]) if one["ratio"] is not None else UNDEFINED
+        rows.append([one["pair"], number(one["map"]), number(_rounded(one["drop"])), number(one["p50_ms"], 2), ratio, one["verdict"]])
+        notes += [f"! {one['pair']} was left out: {one['why']}"] if one["why"] else []
+    notes += [f"! {name} was left out: {why}" for name, why in choice["left_out"].items()]
+    notes += [f"! latency of the candidates: {choice['warning']}"] if choice["warning"] else []
+    within = "" if choice["limit"] is None else f" of those within {choice['limit']:g} of the float graph's mAP"
+    head = f"{target}: {choice['pair']} was chosen, the fastest{within}"
+    return "\n".join([head, grid(["candidate", "map", "drop", "p50 ms", "x chosen", "verdict"], rows), *notes, CHOICE_LEGEND])
+
+
+def _rounded(value: float | None, digits: int = 4) -> float | None:
+    """Without the sign of a number that is zero once it is rounded."""
+    return None if value is None else round(value, digits) + 0.0
 
 
 def number(value: float | None, digits: int = 4) -> str:

@@ -136,8 +136,9 @@ def _plain(value: Any) -> Any:
 
 def _plugin_digests(value: Any) -> Iterator[tuple[str, str]]:
     if section := PLUGIN_SECTIONS.get(type(value)):
-        plugin = getattr(value, section.key)
-        yield f"{section.package.replace('.', '/')}/{plugin}.py", _digest(section.package, plugin)
+        named = getattr(value, section.key)
+        for plugin in plugins.names(section.package) if named == section.any_of_them else [named]:
+            yield f"{section.package.replace('.', '/')}/{plugin}.py", _digest(section.package, plugin)
     if isinstance(value, BaseModel):
         yield from _plugin_digests([getattr(value, field) for field in type(value).model_fields])
     elif isinstance(value, list | tuple):

@@ -4,7 +4,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from deploy import plugins
+from deploy import runtimes
 from deploy.contract import Frozen
 from deploy.precision import RangeMethod
 from stages.config.plugin import Fraction, Plugin
@@ -31,7 +31,7 @@ class ExportConfig(Frozen):
 
 
 class TargetConfig(Plugin):
-    """An engine to build: `runtime` is a file of deploy/runtimes; its compile options are written next to it."""
+    """An engine to build: `runtime` is a file of deploy/runtimes, or `auto`; compile options are written next to it."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     runtime: str
@@ -50,8 +50,7 @@ class TargetConfig(Plugin):
     @model_validator(mode="before")
     @classmethod
     def _check(cls, value: Any) -> Any:
-        own = tuple(cls.model_fields)
-        return plugins.fill("deploy.runtimes", value, own=own, key="runtime", function="compile")
+        return runtimes.fill(value, tuple(cls.model_fields))
 
     @model_validator(mode="after")
     def _limit_is_of_int8(self) -> Self:
@@ -62,14 +61,19 @@ class TargetConfig(Plugin):
         return self
 
     @property
+    def is_chosen(self) -> bool:
+        """Whether several engines are built, measured and compared, and the fastest is taken."""
+        return "auto" in {self.runtime, self.precision}
+
+    @property
     def needs_calibration(self) -> bool:
         """Whether building it requires images to read int8 ranges from."""
         return self.precision in {"int8", "auto"}
 
     @property
     def is_judged(self) -> bool:
-        """Whether building it requires a split to judge engines on."""
-        return self.precision == "auto" or self.max_map_drop is not None
+        """Whether building it judges engines on a split, which a choice of the precision and a limit require."""
+        return self.is_chosen or self.max_map_drop is not None
 
 
 class LatencyConfig(Frozen):

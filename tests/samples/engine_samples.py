@@ -8,7 +8,7 @@ import onnx_samples
 from onnx import ModelProto
 
 from deploy.contract import Heads
-from deploy.engines.builder import Builder
+from deploy.engines.builder import Builder, TypedGraphs
 from deploy.engines.request import BuildRequest, GraphSource
 from deploy.precision import Calibration, Precision, RangeMethod, Recipe
 from deploy.precision.int8 import Quantizer
@@ -25,7 +25,8 @@ def builder(
     **options: Any,
 ) -> Builder:
     """What types and compiles the graph in this file."""
-    return Builder(GraphSource(model, heads, onnx_samples.contract(), calibration), BuildRequest(runtime, "fp32", options, ranges), scratch)
+    source = GraphSource(model, heads, onnx_samples.contract(), calibration)
+    return Builder(TypedGraphs(source, ranges, scratch), BuildRequest(runtime, "fp32", options, ranges))
 
 
 def compiled(

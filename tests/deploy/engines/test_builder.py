@@ -56,7 +56,8 @@ def calibration() -> list[Batch]:
 def test_all_trials_of_a_limit_have_one_calibration(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: Counter[int], precision: str
 ) -> None:
-    monkeypatch.setattr(fastest, "_take_turns", lambda predictors, *_: {one: float(one != "int8") for one in predictors})
+    times = {f"ort {one}": 1.0 + (one != "int8") for one in ("fp32", "fp16", "int8")}
+    monkeypatch.setattr(fastest, "measure_together", lambda *_: samples.measured(times))
     facts = optimized(tmp_path, deeper(poisoned=True), precision=precision, max_map_drop=0.01).facts
     assert facts.fallback is not None
     assert len(facts.fallback.tried) > 1

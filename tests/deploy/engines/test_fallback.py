@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from deploy.accuracy.judge import judge
 from deploy.contract import Heads
-from deploy.engines import int8_candidates
+from deploy.engines import maps
 from deploy.engines.fallback import search
 from deploy.errors import ArtifactError, BuildError, DataError
 from deploy.precision import LayerError
@@ -115,7 +115,7 @@ def test_a_limit_without_objects_to_judge_on_is_refused(tmp_path: Path) -> None:
 
 def test_a_runtime_that_cannot_build_here_says_so_before_anything_is_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("deploy.runtimes.nvidia.session.why_not_installed", lambda package, extra: f"{package} is not installed: {extra}")
-    monkeypatch.setattr("deploy.engines.int8_candidates.judge", None)  # not asked
+    monkeypatch.setattr("deploy.engines.maps.judge", None)  # not asked
     facts = optimized(tmp_path, poisoned=True, runtime="trt", max_map_drop=LIMIT).facts
     assert (facts.file, facts.why) == (None, "tensorrt is not installed: tensorrt")
 
@@ -150,7 +150,7 @@ def test_an_int8_engine_whose_answer_cannot_be_used_goes_back_to_float(tmp_path:
             raise ArtifactError("NMS did not converge")
         return judge(predictor, split, label)
 
-    monkeypatch.setattr(int8_candidates, "judge", judged)
+    monkeypatch.setattr(maps, "judge", judged)
     facts = optimized(tmp_path, poisoned=True, max_map_drop=LIMIT).facts
     assert facts.fallback is not None
     assert (facts.fallback.tried[0].map, "second" in facts.fallback.float_layers) == (0, True)

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from artifact_samples import dataset, model, target
+from artifact_samples import dataset, measured, model, target
 from poisoned_samples import deeper, unlabel
 
 from deploy.accuracy import judge
-from deploy.engines import fastest
+from deploy.engines import fastest, maps
 from deploy.errors import ArtifactError, BuildError, DataError
 from deploy.precision import Precision
 from deploy.runtimes import Session, ort
@@ -33,8 +33,8 @@ def chosen(
 
 
 def times(monkeypatch: pytest.MonkeyPatch, **changes: float) -> None:
-    fixed = {str(precision): value for precision, value in TIMES.items()} | changes
-    monkeypatch.setattr(fastest, "_take_turns", lambda predictors, *_: {precision: fixed[precision] for precision in predictors})
+    fixed = {f"ort {precision}": changes.get(precision, value) for precision, value in TIMES.items()}
+    monkeypatch.setattr(fastest, "measure_together", lambda engines, *_: measured({name: fixed[name] for name in engines}))
 
 
 def test_the_fastest_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,8 +43,10 @@ def test_the_fastest_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert facts.precision == "int8"
     assert facts.proof["convolutions_int8"] == 5
     assert facts.choice is not None
-    assert [(offer.precision, offer.p50_ms) for offer in facts.choice.offers] == [("fp32", 3.0), ("fp16", 2.0), ("int8", 1.0)]
-    assert facts.choice.offers[0].map == 1
+    assert [(offer.pair, offer.p50_ms) for offer in facts.choice.offers] == [("ort fp32", 3.0), ("ort fp16", 2.0), ("ort int8", 1.0)]
+    assert [offer.ratio.ratio if offer.ratio else None for offer in facts.choice.offers] == [3.0, 2.0, None]
+    assert [facts.choice.verdict(offer) for offer in facts.choice.offers] == ["slower", "slower", "chosen"]
+    assert facts.choice.float_map == facts.choice.offers[0].map == 1
 
 
 def test_int8_is_not_assumed_to_be_faster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,8 +83,10 @@ def test_real_turns_are_measured(tmp_path: Path) -> None:
     facts = chosen(tmp_path)
     assert facts.choice is not None
     assert all(offer.p50_ms is not None and offer.p50_ms > 0 for offer in facts.choice.offers)
-    fastest = min(facts.choice.offers, key=lambda offer: offer.p50_ms or 0.0)
-    assert facts.precision == fastest.precision == facts.choice.precision
+    best = min(facts.choice.offers, key=lambda offer: offer.p50_ms or 0.0)
+    winner = next(offer for offer in facts.choice.offers if facts.choice.verdict(offer) == "chosen")
+    assert winner.precision == facts.precision
+    assert winner is best or (best.ratio is not None and best.ratio.high >= 1)
 
 
 def test_a_device_that_is_not_here_cannot_choose(tmp_path: Path) -> None:
@@ -100,11 +104,11 @@ def test_an_engine_whose_answer_cannot_be_used_is_named_and_not_taken(
     times(monkeypatch)
 
     def judged(predictor: object, split: object, label: str) -> object:
-        if label == f"auto: {broken}":
+        if label == f"auto: ort {broken}":
             raise ArtifactError("the engine answers with numbers that are not finite")
         return judge.judge(predictor, split, label)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(fastest, "judge", judged)
+    monkeypatch.setattr(maps, "judge", judged)
     facts = chosen(tmp_path)
     assert facts.precision == ("fp16" if broken == "int8" else "int8")
     assert facts.choice is not None
@@ -118,7 +122,7 @@ def test_an_fp32_engine_whose_answer_cannot_be_used_is_an_error_that_names_the_t
     def refuse(*_: object) -> None:
         raise ArtifactError("not finite")
 
-    monkeypatch.setattr(fastest, "judge", refuse)
+    monkeypatch.setattr(maps, "judge", refuse)
     with pytest.raises(ArtifactError, match="target here: not finite"):
         chosen(tmp_path)
 
@@ -129,18 +133,28 @@ def test_a_limit_without_objects_to_judge_on_is_refused(tmp_path: Path) -> None:
     assert chosen(tmp_path / "free", labeled=False).precision in TIMES
 
 
-def test_engines_are_timed_with_the_threads_that_they_are_measured_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_engines_are_judged_once_and_timed_with_the_threads_that_they_are_measured_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked: list[int | None] = []
+    judged: list[str] = []
     opened = ort.open
 
     def note(file: Path, *, threads: int | None = None, options: Mapping[str, Any]) -> Session:
         asked.append(threads)
         return opened(file, threads=threads, options=options)
 
+    def noted(predictor: object, split: object, label: str) -> object:
+        judged.append(label)
+        return judge.judge(predictor, split, label)  # type: ignore[arg-type]
+
     monkeypatch.setattr(ort, "open", note)
-    chosen(tmp_path, threads=1)
-    assert asked == [1, 1, 1]
-    measured = ValidationConfig(latency=LatencyConfig(threads=1))
-    assert judging(target(precision="auto"), measured) == ("val", 1)
-    assert judging(target(precision="int8", max_map_drop=0.1), measured) == ("val", None)
-    assert judging(target(precision="int8"), measured) == (None, None)
+    monkeypatch.setattr(maps, "judge", noted)
+    chosen(tmp_path, threads=1, max_map_drop=0.5)
+    assert asked == [1] * 6
+    assert judged == ["auto: ort fp32", "int8, 0 layers in float", "auto: ort fp16"]
+    measured_with = ValidationConfig(latency=LatencyConfig(threads=1))
+    assert judging(target(precision="auto"), measured_with) == ("val", 1)
+    assert judging(target(precision="int8", max_map_drop=0.1), measured_with) == ("val", None)
+    assert judging(target(precision="int8"), measured_with) == (None, None)
+    assert judging(target(runtime="auto"), measured_with) == ("val", 1)

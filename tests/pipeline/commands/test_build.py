@@ -12,7 +12,7 @@ from deploy.bundles.bundle import Bundle, write
 from deploy.errors import ArtifactError
 from deploy.runtimes import fingerprint
 from pipeline.cli import main
-from pipeline.commands.build import plan
+from pipeline.commands.build import plan, with_auto
 from stages.artifacts import Dataset
 
 
@@ -77,8 +77,53 @@ def test_what_was_decided_on_the_device_is_in_the_new_bundle_and_said(
     said = capsys.readouterr().out
     chosen = Bundle.load(tmp_path / "two").manifest.choice
     assert chosen is not None
-    assert f"{chosen.precision} is the fastest: fp32 mAP 1.0000, " in said
-    assert f"{chosen.precision} is the fastest: fp32 mAP 1.0000, " in (tmp_path / "two" / "README.md").read_text()
+    assert f"choice: {chosen.pair} was chosen, the fastest\ncandidate " in said
+    assert f"{chosen.pair} was chosen; no other is measurably faster: ort fp32 mAP 1.0000, " in (tmp_path / "two" / "README.md").read_text()
+
+
+def test_target_auto_is_the_best_pair_of_this_machine_within_the_bundles_limit(
+    given: Bundle, data: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own, limited = samples.target(calibration_split="val"), samples.target(name="int8", precision="int8", max_map_drop=0.02)
+    gates = [
+        {"metric": "map", "min": 0.5},
+        {"metric": "bytes", "max": 1e9, "target": "here"},
+        {"metric": "map_50", "min": 2, "target": "int8"},
+    ]
+    targets = tuple(one.model_dump(mode="json") for one in (own, limited))
+    plan = given.manifest.plan.model_copy(update={"targets": targets, "gates": samples.plan(gates).gates})
+    write(given.root, given.manifest.model_copy(update={"plan": plan}), given.manifest.files)
+    assert main(["build", str(given.root), "--target", "auto", "--data", str(data.root), "--out", str(tmp_path / "one"), "--json"]) == 0
+    said = capsys.readouterr()
+    answer = json.loads(said.out)
+    assert "target auto: may lose 0.02 mAP; gates as for here" in said.err
+    assert [gate["target"] for gate in answer["gates"]] == ["auto", "auto"]
+    assert answer["choice"]["limit"] == 0.02
+    assert {one["verdict"] for one in answer["choice"]["offers"]} >= {"chosen"}
+    made = Bundle.load(tmp_path / "one")
+    manifest = made.manifest
+    assert manifest.choice is not None
+    assert (manifest.runtime, manifest.precision) == (answer["runtime"], answer["precision"]) == tuple(manifest.choice.pair.split())
+    assert (manifest.target, made.gated, "auto" in manifest.options) == ("auto", True, False)
+    with made.open(threads=1):
+        pass
+    code, again = build(capsys, made.root, "--data", data.root, "--out", tmp_path / "two")
+    assert (code, len(again["gates"]), again["choice"]["limit"]) == (0, 2, 0.02)
+
+
+def test_target_auto_without_any_limit_may_lose_one_point(given: Bundle) -> None:
+    assert plan(with_auto(given, "auto"), "auto")[0].max_map_drop == 0.01
+    assert with_auto(given, "int8") is given
+    assert with_auto(with_auto(given, "auto"), "auto").manifest.plan == with_auto(given, "auto").manifest.plan
+
+
+def test_the_fastest_runtime_in_fp32_needs_no_data(given: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    targets = (samples.target(name="free", runtime="auto").model_dump(mode="json"),)
+    carried = given.manifest.plan.model_copy(update={"targets": targets})
+    write(given.root, given.manifest.model_copy(update={"plan": carried}), given.manifest.files)
+    code, answer = build(capsys, given.root, "--target", "free", "--out", tmp_path / "here")
+    assert (code, answer["precision"], answer["choice"]["float_map"]) == (12, "fp32", None)
+    assert all(one["map"] is None for one in answer["choice"]["offers"])
 
 
 def test_a_split_to_judge_on_is_data_enough(given: Bundle, data: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -126,6 +171,11 @@ REFUSALS = {
     "no such target": (["--target", "in8"], 2, "--target in8 (did you mean int8?): the bundle has here, int8, choice, gpu, needed"),
     "int8 without data": (["--target", "int8"], 2, "pass --data DIR"),
     "a choice without data": (["--target", "choice"], 2, "pass --data DIR"),
+    "auto without data": (
+        ["--target", "auto"],
+        2,
+        "target auto: precision auto needs images to read ranges from or to judge on; pass --data DIR",
+    ),
     "a split without data": (["--split", "test"], 2, "pass --data DIR"),
     "no such data": (["--data", "nowhere"], 3, "nowhere: no such folder"),
 }
