@@ -16,11 +16,13 @@ from starlette.types import Message, Receive, Scope, Send
 
 from deploy.errors import ArtifactError
 from deploy.serving.logs import REQUEST_ID
-from deploy.serving.refusals import Refusal
+from deploy.serving.refusals import Busy, Refusal
 from deploy.serving.service import Service
 
 OPEN = re.compile(r"/|/openapi\.json|/v2/health/(live|ready)")
 """Paths that need no token: health, for orchestrators, and pages that reveal nothing about the model."""
+_HEALTH = re.compile(r"/v2/health/(live|ready)")
+"""Paths that are answered whatever the load."""
 _QUIET = re.compile(r"/v2/health/.*|/metrics|/v2/models/[^/]+(/versions/[^/]+)?/ready")
 
 
@@ -41,11 +43,11 @@ class Front:
         headers = Headers(scope=scope)
         given = headers.get("x-request-id", "")
         identity = given if REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
-        answer = _Answer(send, identity, closing=self.service.draining)
+        crowded = scope.get("state", {}).get("crowded", False)
+        answer = _Answer(send, identity, closing=self.service.draining or crowded)
         why: Mapping[str, Any] = {}
         try:
-            if not OPEN.fullmatch(scope["path"]):
-                self.service.authorize(headers.get("authorization"))
+            self._check(scope["path"], headers, crowded=crowded)
             await self._router(scope, receive, answer)
         except Exception as error:  # noqa: BLE001 - answered by kind; if unexpected, its traceback is logged
             refused = _refused(error)
@@ -59,6 +61,18 @@ class Front:
         if why or not _QUIET.fullmatch(scope["path"]):
             about = {"request_id": identity, "method": scope["method"], "path": scope["path"][:200], "status": answer.status}
             self.service.log.info("request", **about, seconds=round(seconds, 6), **why)
+
+    def _check(self, path: str, headers: Headers, *, crowded: bool) -> None:
+        """Refuse what need not be looked at closely.
+
+        Raises:
+            Busy: the connection is above a limit.
+            Unauthorized: see Service.authorize.
+        """
+        if crowded and not _HEALTH.fullmatch(path):
+            raise Busy("too many connections, from this client or from all; retry later")
+        if not OPEN.fullmatch(path):
+            self.service.authorize(headers.get("authorization"))
 
 
 @dataclass(frozen=True)

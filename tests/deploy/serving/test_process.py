@@ -112,7 +112,10 @@ def test_a_signal_under_load_leaves_no_accepted_request_without_its_answer(bundl
 
 
 def test_a_client_that_has_called_when_the_server_ends_may_still_ask(bundle: Bundle) -> None:
-    with Server(bundle.root, seconds=SECONDS, changes=f"process._FIRST_SECONDS = {PATIENCE}") as server, call(server.port) as called:
+    with (
+        Server(bundle.root, seconds=SECONDS, changes=f"process.connection.FIRST_SECONDS = {PATIENCE}") as server,
+        call(server.port) as called,
+    ):
         assert asyncio.run(once(server.port, request(IMAGE))).status == 200  # the one before was accepted, too
         server.send(signal.SIGINT)
         until(lambda: not listening(server.port), "the server to take no more calls")
@@ -126,7 +129,7 @@ def test_a_client_that_has_called_when_the_server_ends_may_still_ask(bundle: Bun
 
 def test_a_client_that_has_called_and_is_silent_does_not_hold_up_the_end(bundle: Bundle) -> None:
     """It is given one second; whoever begins to ask, here as long as whoever has asked: ten minutes."""
-    changes = "process.Connection._wait.__defaults__ = (600,)"
+    changes = "process.connection.HEADER_SECONDS = 600"
     with Server(bundle.root, "timeout_ms=600000", changes=changes) as server, call(server.port) as called:
         assert asyncio.run(once(server.port, request(IMAGE))).status == 200
         server.send(signal.SIGINT)
@@ -235,8 +238,7 @@ class TestHeaders:
     @pytest.fixture
     def running(self, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
         """A server that waits one second for headers."""
-        wait = process.Connection._wait
-        monkeypatch.setattr(process.Connection, "_wait", lambda connection, seconds=1.0: wait(connection, seconds))
+        monkeypatch.setattr(process.connection, "HEADER_SECONDS", 1.0)
         made = Running(bundle.root)
         yield made
         made.stop()
