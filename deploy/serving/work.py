@@ -75,7 +75,7 @@ class Work:
             Expired: the request's time expired before its turn.
             Gone: the request was cancelled.
         """
-        if not _decoding.acquire(timeout=self.seconds_left):
+        if not (left := self.seconds_left) or not _decoding.acquire(timeout=left):  # a free slot is taken even without time
             raise Expired("the request's time expired before its turn")
         try:
             if self._cancelled:
