@@ -51,6 +51,10 @@ class Work:
         """Time until the answer is due, at least 0."""
         return max(0.0, self.deadline - monotonic())
 
+    def gone(self) -> bool:
+        """Whether the request was cancelled."""
+        return self._cancelled
+
     def check(self) -> None:
         """Check for room and time before the body is read.
 
