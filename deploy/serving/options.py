@@ -8,6 +8,7 @@ from pydantic import Field, field_validator
 from deploy.contract import Frozen
 
 MIB = 1 << 20
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 class ServeConfig(Frozen):
@@ -34,6 +35,9 @@ class ServeConfig(Frozen):
     )
     trusted_proxies: tuple[str, ...] = Field(
         default=(), description="addresses or networks of proxies, whose connections belong to many clients and are not counted per client"
+    )
+    allowed_hosts: tuple[str, ...] | None = Field(
+        default=None, description="names that the header Host may have, without port; null: on loopback its own names, elsewhere any"
     )
     drain_seconds: float = Field(default=2.0, ge=0, le=3600, description="delay between not ready and closing, after SIGTERM")
 

@@ -20,10 +20,9 @@ from deploy.bundles.bundle import Bundle
 from deploy.errors import ConfigError, Interrupted
 from deploy.serving import connection
 from deploy.serving.api import app
-from deploy.serving.options import ServeConfig
+from deploy.serving.options import LOOPBACK, ServeConfig
 from deploy.serving.service import Service
 
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _MAX_CONNECTIONS = 1024
 _ACCEPTED_AT_ONCE = 16
 """New connections per turn of the event loop. uvloop takes one per turn and listener, and under overload a turn takes long, so that new
@@ -111,7 +110,7 @@ class _Server(uvicorn.Server):
         try:
             host, port = self.listener.getsockname()[:2]
             log.info("listening", address=f"http://{f'[{host}]' if ':' in host else host}:{port}", stop="Ctrl-C or SIGTERM")
-            if config.host not in _LOOPBACK and not self.service.guarded:
+            if config.host not in LOOPBACK and not self.service.guarded:
                 log.warning("anyone who can reach this address can use it", advice="set serve.token_file")
             await asyncio.to_thread(self.service.load)
             gc.collect()
