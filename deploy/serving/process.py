@@ -89,6 +89,8 @@ class _Server(uvicorn.Server):
         self.listener = listener
         self.caught: int | None = None
         self._grpc: Any = None
+        self._swap_asked = False
+        self._swapping: asyncio.Future[None] | None = None
         entrance = connection.Entrance(most_connections(), service.config.max_connections_per_client, service.config.trusted_proxies)
         grace = ceil(service.config.timeout_ms / 1000) + 2
         plain: dict[str, Any] = {"log_config": None, "access_log": False, "server_header": False, "proxy_headers": False}
@@ -154,8 +156,13 @@ class _Server(uvicorn.Server):
         self._loop.call_later(seconds, close)
 
     def _swap(self) -> None:
-        async def swap() -> None:
+        """Load the bundle again; signals that come while it is being loaded ask for one more time together."""
+        self._swap_asked = True
+        if self._swapping is None or self._swapping.done():
+            self._swapping = asyncio.ensure_future(self._swap_while_asked())
+
+    async def _swap_while_asked(self) -> None:
+        while self._swap_asked and not self.service.draining:
+            self._swap_asked = False
             with contextlib.suppress(Exception):  # already logged; the previous bundle is still served
                 await asyncio.to_thread(self.service.load)
-
-        self._swapping = asyncio.ensure_future(swap())

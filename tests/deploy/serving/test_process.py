@@ -263,6 +263,40 @@ class TestHeaders:
         connection.close()
 
 
+def test_many_signals_to_swap_load_no_more_than_once_more(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twelve while the first is being loaded; then one that comes later."""
+    running = Running(bundle.root)
+    begun: list[int] = []
+    free = threading.Event()
+
+    def load() -> None:
+        begun.append(1)
+        free.wait(PATIENCE)
+
+    def swap(count: int) -> None:
+        for _ in range(count):
+            running.server._loop.call_soon_threadsafe(running.server._swap)
+
+    try:
+        monkeypatch.setattr(running.service, "load", load)
+        swap(1)
+        until(lambda: begun, "the first load")
+        swap(12)
+        heard = threading.Event()
+        running.server._loop.call_soon_threadsafe(heard.set)
+        assert heard.wait(PATIENCE)
+        free.set()
+        swapping = running.server._swapping
+        assert swapping is not None
+        until(swapping.done, "the loads to end")
+        assert len(begun) == 2
+        swap(1)
+        until(lambda: len(begun) == 3, "a later load")
+    finally:
+        free.set()
+        running.stop()
+
+
 def test_map_through_the_server_equals_that_of_validate(bundle: Bundle, tmp_path: Path) -> None:
     dataset = samples.dataset(tmp_path / "data", num_images=12)
     truth = json.loads(dataset.annotations("val").read_text())
