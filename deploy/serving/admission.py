@@ -58,8 +58,11 @@ class Claim:
 
         Raises:
             Busy: the bodies together would be above the limit.
+            Gone: the claim has been released, and nothing would give the bytes back.
         """
         with self._all.lock:
+            if self._released:
+                raise Gone("the client went away")
             if self._all.bytes + count > self._all.max_bytes:
                 raise Busy(f"bodies of {self._all.bytes:,} bytes are in memory already; retry later")
             self._bytes += count

@@ -45,7 +45,8 @@ class Endpoints:
         timeout_ms = number_parameter(request.headers.get("x-timeout-ms"), "X-Timeout-Ms", 1.0, 1e9)
         with self.service.admit(timeout_ms=timeout_ms) as work:
             files = await body.read_files(request, self.service.limits(work), config.max_images)
-            found = partial(detect.answer, work, files, min_score=min_score or 0.0, max_pixels=config.max_pixels)
+            decoding = partial(detect.answer, work, files, max_pixels=config.max_pixels, decoders=self.service.decoders)
+            found = partial(decoding, min_score=min_score or 0.0)
             answer = await self.service.run(work, found, num_images=len(files), receive=request.receive)
         return Response(answer, media_type="application/json")
 

@@ -16,6 +16,7 @@ from deploy.serving.work import File
 
 T = TypeVar("T")
 _PLAIN = ("", "identity")
+_PIECE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ async def read(request: Request, limits: Limits) -> bytes:
     """
     content = await _in_time(_join(_limited(request.headers, request.receive, limits)), limits.seconds)
     encoding = request.headers.get("content-encoding", "identity")
-    return content if encoding in _PLAIN else await asyncio.to_thread(unpack, content, encoding, limits.bytes)
+    return content if encoding in _PLAIN else await asyncio.to_thread(unpack, content, encoding, limits)
 
 
 async def read_files(request: Request, limits: Limits, max_files: int) -> list[File]:
@@ -66,25 +67,32 @@ async def until_gone(receive: Receive) -> None:
         pass
 
 
-def unpack(content: bytes, encoding: str, limit: int) -> bytes:
-    """The decompressed body, at most `limit` bytes.
+def unpack(content: bytes, encoding: str, limits: Limits) -> bytes:
+    """The decompressed body, whose pieces are held as they come: a few bytes may become many.
 
     Raises:
-        TooLarge, Unsupported, Invalid: see `read`.
+        TooLarge, Unsupported, Invalid, Busy: see `read`.
     """
     if encoding not in ("gzip", "deflate"):
         raise Unsupported(f"content-encoding {encoding[:40]!r}; allowed: gzip, deflate, identity")
-    window = zlib.MAX_WBITS | (16 if encoding == "gzip" else 0)
-    unpacker = zlib.decompressobj(window)
+    unpacker = zlib.decompressobj(zlib.MAX_WBITS | (16 if encoding == "gzip" else 0))
+    parts: list[bytes] = []
+    left = limits.bytes + 1
     try:
-        plain = unpacker.decompress(content, limit + 1)
+        while content and left > 0 and not unpacker.eof:
+            piece = min(_PIECE, left)
+            limits.hold(piece)
+            parts.append(unpacker.decompress(content, piece))
+            limits.hold(len(parts[-1]) - piece)
+            left -= len(parts[-1])
+            content = unpacker.unconsumed_tail
     except zlib.error as error:
         raise Invalid(f"the body is not valid {encoding} ({error})") from error
-    if len(plain) > limit:
-        raise TooLarge(f"the body decompresses to more than {limit:,} bytes")
+    if left <= 0:
+        raise TooLarge(f"the body decompresses to more than {limits.bytes:,} bytes")
     if not unpacker.eof:
         raise Invalid(f"the body's {encoding} data is truncated")
-    return plain
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 async def _in_time(reading: Awaitable[T], seconds: float) -> T:

@@ -13,10 +13,12 @@ from typing import TypeVar
 
 from starlette.types import Receive
 
+from deploy import machine
 from deploy.bundles.bundle import Bundle
 from deploy.errors import ConfigError, EdgedistillError
 from deploy.serving.admission import Admission
 from deploy.serving.body import Limits, until_gone
+from deploy.serving.decoders import Decoders
 from deploy.serving.logs import Log
 from deploy.serving.metrics import Metrics
 from deploy.serving.model import Model
@@ -40,6 +42,7 @@ class Service:
         self.log = log or Log()
         self.metrics = Metrics()
         self.admission = Admission(config.queue_size, max(_BODIES * config.max_body_bytes, _LEAST_BYTES))
+        self.decoders = Decoders(machine.num_cores(), config.max_pixels)
         # each request has a thread that waits for the engine
         self.pool = ThreadPoolExecutor(config.queue_size, thread_name_prefix="request")
         self.draining = False
@@ -185,6 +188,7 @@ class Service:
         """Free the engine and the threads; a bundle that is being loaded is discarded."""
         self._closing = True
         self.pool.shutdown(wait=True, cancel_futures=True)
+        self.decoders.close()
         with self._swapping:
             model, self._model = self._model, None
         if model is not None:

@@ -14,6 +14,7 @@ from deploy.serving.work import File
 _SHAPE = '{"image": "<base64>"} or {"images": ["<base64>", ...]}'
 _BASE64 = re.compile(rb"[A-Za-z0-9+/_-]{64}[A-Za-z0-9+/_\r\n-]*={0,2}\s*")
 _DATA = b"data:"
+_MOST_MARKS = 10_000
 
 
 def is_text(content: bytes) -> bool:
@@ -50,6 +51,10 @@ def _values(content: bytes) -> dict[str, bytes]:
     Raises:
         Invalid: not JSON of the expected shape.
     """
+    if any(content.count(mark) > _MOST_MARKS for mark in (b"[", b"{", b'"')):  # parsed, each would take many times its bytes
+        raise Invalid(f"JSON with more than {_MOST_MARKS:,} lists, objects or texts; allowed: {_SHAPE}")
+    if content.count(b",") > _MOST_MARKS:
+        raise Invalid(f"JSON with more than {_MOST_MARKS:,} values; allowed: {_SHAPE}")
     try:
         body: Any = json.loads(content)
     except (ValueError, RecursionError) as error:

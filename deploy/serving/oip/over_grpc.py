@@ -23,6 +23,8 @@ from deploy.serving.work import Work
 _OPEN = ("ServerLive", "ServerReady")
 _QUIET = (*_OPEN, "ModelReady")
 _STREAM = "ModelStreamInfer"
+STREAM_SECONDS = 75.0
+"""Time that a stream may send nothing, as long as a connection over HTTP."""
 _BESIDE = 32
 """Concurrent calls in addition to those that wait for the engine: health, metadata, and calls that are refused."""
 _CONTENTS = {"FP32": "fp32_contents", "INT64": "int64_contents", "BOOL": "bool_contents"}
@@ -42,7 +44,7 @@ async def start(service: Service, host: str, port: int) -> tuple[Any, int]:
         ("grpc.compression_enabled_algorithms_bitset", 1),
         ("grpc.per_message_decompression", 0),
     ]
-    server = grpc.aio.server(options=options, maximum_concurrent_rpcs=service.config.queue_size + _BESIDE)
+    server = grpc.aio.server(options=options, maximum_concurrent_rpcs=2 * service.config.queue_size + _BESIDE)
     server.add_generic_rpc_handlers((_handlers(service),))
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
@@ -68,7 +70,8 @@ def _handler(service: Service, name: str, method: Callable[..., Awaitable[Any]])
             if name not in _OPEN:
                 service.authorize(call.metadata.get("authorization"))
             context.set_trailing_metadata((("x-request-id", call.identity),))
-            answered = await method(request, context)
+            # a possibly large message is parsed on a thread, once there is room for it
+            answered = await method(request if name == "ModelInfer" else _parse(request, f"{name}Request"), context)
         except (Exception, asyncio.CancelledError) as error:
             left = context.time_remaining()
             code, text = _code(service, error, late=left is not None and left <= 0)
@@ -79,9 +82,7 @@ def _handler(service: Service, name: str, method: Callable[..., Awaitable[Any]])
         call.end()
         return answered
 
-    # a possibly large message is parsed on a thread, once there is room for it
-    parse = None if name == "ModelInfer" else MESSAGES[f"{name}Request"].FromString
-    return grpc.unary_unary_rpc_method_handler(answer, parse, _serialize)
+    return grpc.unary_unary_rpc_method_handler(answer, None, _serialize)
 
 
 async def _stream(service: Service, methods: "Methods", requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[Any]:
@@ -91,16 +92,29 @@ async def _stream(service: Service, methods: "Methods", requests: AsyncIterator[
     except Refusal as error:
         code, text = _code(service, error)
         await context.abort(getattr(grpc.StatusCode, code), text)
-    async for request in requests:
-        call = _Call(service, _STREAM, context)
-        try:
-            answer = MESSAGES["ModelStreamInferResponse"](infer_response=await methods.ModelInfer(request, context))
-            call.end()
-        except Exception as error:  # noqa: BLE001 - answered by kind; if unexpected, its traceback is logged
-            code, text = _code(service, error)
-            answer = MESSAGES["ModelStreamInferResponse"](error_message=text)
-            call.end(code, text, error)
-        yield answer
+    if methods.streams >= service.config.queue_size:  # streams that send nothing must leave room for other calls
+        await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"{methods.streams} streams are open already; retry later")
+    methods.streams += 1
+    try:
+        while True:
+            try:
+                async with asyncio.timeout(STREAM_SECONDS):
+                    request = await anext(requests, None)
+            except TimeoutError:
+                await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, f"nothing was sent for {STREAM_SECONDS:g} s; open a new stream")
+            if request is None:
+                return
+            call = _Call(service, _STREAM, context)
+            try:
+                answer = MESSAGES["ModelStreamInferResponse"](infer_response=await methods.ModelInfer(request, context))
+                call.end()
+            except Exception as error:  # noqa: BLE001 - answered by kind; if unexpected, its traceback is logged
+                code, text = _code(service, error)
+                answer = MESSAGES["ModelStreamInferResponse"](error_message=text)
+                call.end(code, text, error)
+            yield answer
+    finally:
+        methods.streams -= 1
 
 
 class _Call:
@@ -149,6 +163,7 @@ class Methods:
 
     def __init__(self, service: Service) -> None:
         self.service = service
+        self.streams = 0
 
     async def ServerLive(self, request: Any, context: Any) -> Any:  # noqa: N802
         """The process answers."""
@@ -238,11 +253,11 @@ class Methods:
         return answer
 
 
-def _parse(content: bytes) -> Any:
+def _parse(content: bytes, kind: str = "ModelInferRequest") -> Any:
     try:
-        return MESSAGES["ModelInferRequest"].FromString(content)
+        return MESSAGES[kind].FromString(content)
     except DecodeError as error:
-        raise Invalid(f"not a ModelInferRequest ({error})") from error
+        raise Invalid(f"not a {kind} ({error})") from error
 
 
 def _value(parameter: Any) -> Any:

@@ -19,6 +19,7 @@ from deploy.serving.model import Model
 from deploy.serving.refusals import Invalid, TooLarge
 from deploy.serving.work import Work
 
+_LONGEST_TIMEOUT = 10**15
 SERVER = "edgedistill"
 EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository", "statistics")
 INPUT = "images"
@@ -187,7 +188,7 @@ def timeout_ms(parameters: Mapping[str, Any]) -> float | None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
         raise Invalid("parameter timeout must be a number of microseconds above 0")
-    return value / 1000
+    return min(value, _LONGEST_TIMEOUT) / 1000  # a whole number of 400 digits is no float
 
 
 def _outputs(parts: Sequence[Raw]) -> dict[str, Array]:
