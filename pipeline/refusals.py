@@ -4,6 +4,7 @@ import errno
 from collections.abc import Iterator
 
 from deploy.errors import ArtifactError, ConfigError, EdgedistillError
+from pipeline.surroundings import TERMINATED, Terminated
 
 INTERRUPTED = 130
 
@@ -24,6 +25,8 @@ _FULL = "No space left on device"
 
 def refusal(error: BaseException) -> tuple[int, str] | None:
     """The exit code and the message for an error that the user can fix; None for an unexpected one."""
+    if any(isinstance(cause, Terminated) for cause in _chain(error)):
+        return TERMINATED, str(error).replace("interrupted", "terminated") or "terminated; run the same command again to continue"
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED, "interrupted; run the same command again to continue"
     known = as_user_error(error)

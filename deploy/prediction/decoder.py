@@ -27,9 +27,9 @@ _BESIDE_BYTES = 512 << 20
 
 def main() -> None:
     """Answer requests until the other side closes the socket."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which finishes what it accepted
-    with contextlib.suppress(AttributeError, OSError):
-        os.nice(10)  # small images, decoded in the server, come first
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # sent to all processes of a service; the server finishes what it accepted
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     Image.init()
     with socket.socket(fileno=0) as connection:
         _limit_memory()

@@ -93,6 +93,7 @@ def opened(
     if not trusted and isinstance(source, bytes):
         try:
             costly.look(source)
+            costly.refuse_scans(source)
         except DataError as error:
             raise DataError(f"{name}: {error}") from error
     with _refused(name, formats, source), guard.open_image(io.BytesIO(source) if isinstance(source, bytes) else source, formats) as image:

@@ -3,8 +3,8 @@
 import asyncio
 import zlib
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from starlette.datastructures import Headers, UploadFile
 from starlette.requests import Request
@@ -21,11 +21,15 @@ _PIECE = 1 << 20
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of a body in bytes and seconds; `hold` is called with the number of bytes of each piece."""
+    """Limits of a body in bytes and seconds; `hold` is called with the number of bytes of each piece.
+
+    `turns` limits how many bodies are unpacked at the same time, each on a thread that may keep others from running for a moment.
+    """
 
     bytes: int
     seconds: float
     hold: Callable[[int], None]
+    turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
 
 
 async def read(request: Request, limits: Limits) -> bytes:
@@ -41,7 +45,11 @@ async def read(request: Request, limits: Limits) -> bytes:
     """
     content = await _in_time(_join(_limited(request.headers, request.receive, limits)), limits.seconds)
     encoding = request.headers.get("content-encoding", "identity")
-    return content if encoding in _PLAIN else await asyncio.to_thread(unpack, content, encoding, limits)
+    if encoding in _PLAIN:
+        return content
+    unpacked = await _in_turn(limits, unpack, content, encoding, limits)
+    limits.hold(-len(content))
+    return unpacked
 
 
 async def read_files(request: Request, limits: Limits, max_files: int) -> list[File]:
@@ -54,7 +62,7 @@ async def read_files(request: Request, limits: Limits, max_files: int) -> list[F
         content = await read(request, limits)
         if not text.is_text(content):
             return [File(content)]
-        return await asyncio.to_thread(text.images, content, max_files, limits.hold)
+        return await _in_turn(limits, text.images, content, max_files, limits.hold)
     if (encoding := request.headers.get("content-encoding", "identity")) not in _PLAIN:
         raise Unsupported(f"content-encoding {encoding[:40]!r} of a form; send the form uncompressed")
     limited = Request(request.scope, _limited(request.headers, request.receive, limits))
@@ -93,6 +101,11 @@ def unpack(content: bytes, encoding: str, limits: Limits) -> bytes:
     if not unpacker.eof:
         raise Invalid(f"the body's {encoding} data is truncated")
     return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+async def _in_turn(limits: Limits, function: Callable[..., T], *given: Any) -> T:
+    async with limits.turns:
+        return await asyncio.to_thread(function, *given)
 
 
 async def _in_time(reading: Awaitable[T], seconds: float) -> T:

@@ -3,11 +3,13 @@
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from ipaddress import ip_address, ip_network
 from math import inf
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from deploy.serving.clients import client_key
 
 HEADER_SECONDS = 10.0
 """Time for the headers of a request, and for the rest of a body that was refused before it had come."""
@@ -73,18 +75,6 @@ class Entrance:
         except ValueError:
             return False
         return any(address in network for network in self._trusted)
-
-
-def client_key(host: str) -> str:
-    """What counts as one client: an IPv4 address, or the first 64 bits of an IPv6 address, which one subscriber has to itself."""
-    try:
-        address: IPv4Address | IPv6Address = ip_address(host.partition("%")[0])
-    except ValueError:
-        return host
-    if isinstance(address, IPv6Address):
-        mapped = address.ipv4_mapped
-        return str(mapped) if mapped else f"{ip_network((int(address) >> 64 << 64, 64)).network_address}/64"
-    return str(address)
 
 
 class Connection(HttpToolsProtocol):

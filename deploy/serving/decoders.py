@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from queue import Empty, Queue
 from threading import Lock
 from time import monotonic
 from typing import Any
@@ -20,18 +19,23 @@ from deploy.errors import DataError
 from deploy.precision import Batch
 from deploy.prediction.decoder import LENGTHS
 from deploy.prediction.preprocess import Placement
-from deploy.serving.refusals import Expired, Gone
+from deploy.serving.clients import Rotation
+from deploy.serving.logs import Log
+from deploy.serving.refusals import Busy, Expired, Gone
 
+_NICENESS = 5
+"""Small images, decoded in the server, come first."""
 _LOOK_SECONDS = 0.1
 """Time between two looks at whether the client has gone."""
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """When an image must be decoded, on time.monotonic's clock, and whether anybody still waits for it."""
+    """When an image must be decoded, on time.monotonic's clock, whether anybody still waits for it, and who."""
 
     deadline: float
     gone: Callable[[], bool]
+    client: str = ""
 
     def left(self) -> float:
         """Seconds until the next look.
@@ -49,13 +53,14 @@ class Bounds:
 
 
 class Decoders:
-    """Processes, started when they are first needed, that decode one image at a time each."""
+    """Processes, started when they are first needed, that decode one image at a time each; clients get them in rotation."""
 
-    def __init__(self, count: int, max_pixels: int) -> None:
+    def __init__(self, count: int, max_pixels: int, queue_size: int, log: Log) -> None:
         self._max_pixels = max_pixels
-        self._free: Queue[_Process | None] = Queue()
-        for _ in range(count):
-            self._free.put(None)
+        # the rest of the queue is for images that need no process
+        self._rotation = Rotation(count, most_waiting=3 * queue_size // 4, most_per_client=queue_size // 2)
+        self._log = log
+        self._idle: list[_Process] = []
         self._started: set[_Process] = set()
         self._lock = Lock()
 
@@ -63,21 +68,12 @@ class Decoders:
         """The network's input [3, H, W] for an image file, and its place in it.
 
         Raises:
-            DataError: it cannot be read.
+            DataError: it cannot be read, or two processes ended while they decoded it.
+            Busy: too many images wait already, or no process can be started.
             Expired, Gone: see Bounds.
         """
-        one = self._take(bounds)
-        kept: _Process | None = None
-        try:
-            one = one or self._start()
-            answer, tensor = one.ask(content, preprocessing, self._max_pixels, bounds)
-            kept = one
-        except OSError as error:
-            raise DataError("the image could not be decoded; save it again, as JPEG or PNG") from error
-        finally:
-            if kept is None and one is not None:
-                self._end(one)
-            self._free.put(kept)
+        with self._rotation.place(bounds.client, bounds.left):
+            answer, tensor = self._ask(content, preprocessing, bounds) or self._ask(content, preprocessing, bounds) or _UNREADABLE
         if "error" in answer:
             raise DataError(str(answer["error"]))
         shape = 3, preprocessing.height, preprocessing.width
@@ -88,35 +84,63 @@ class Decoders:
         for one in list(self._started):
             self._end(one)
 
-    def _take(self, bounds: Bounds) -> "_Process | None":
-        while True:
-            with contextlib.suppress(Empty):
-                return self._free.get(timeout=bounds.left())
-
-    def _start(self) -> "_Process":
-        one = _Process(self._max_pixels)
+    def _ask(self, content: bytes, preprocessing: Preprocessing, bounds: Bounds) -> "tuple[dict[str, Any], bytes] | None":
+        """The answer; None if the process ended, perhaps because the machine had no memory left."""
+        one = self._take()
+        try:
+            answer = one.ask(content, preprocessing, self._max_pixels, bounds)
+        except OSError:
+            self._log.warning("decoder ended", code=self._end(one), image_bytes=len(content))
+            return None
+        except BaseException:
+            self._end(one)
+            raise
         with self._lock:
-            self._started.add(one)
-        return one
+            self._idle.append(one)
+        return answer
 
-    def _end(self, one: "_Process") -> None:
+    def _take(self) -> "_Process":
+        """The process that was used last, so that no more are kept than are needed; one that has ended in the meantime is replaced."""
+        with self._lock:
+            while self._idle:
+                one = self._idle.pop()
+                if one.alive:
+                    return one
+                self._started.discard(one)
+                one.end()
+            try:
+                one = _Process(self._max_pixels)
+            except OSError as error:
+                raise Busy(f"no process can be started to decode the image ({error.strerror}); retry later") from error
+            self._started.add(one)
+            return one
+
+    def _end(self, one: "_Process") -> int:
         with self._lock:
             self._started.discard(one)
-        one.end()
+        return one.end()
+
+
+_UNREADABLE: tuple[dict[str, Any], bytes] = ({"error": "the image could not be decoded; save it again, as JPEG or PNG"}, b"")
 
 
 class _Process:
     def __init__(self, max_pixels: int) -> None:
-        ours, theirs = socket.socketpair()
         found = os.pathsep.join(map(os.path.abspath, sys.path))  # the process does not start in this one's folder
         more = {"PYTHONPATH": found, "EDGEDISTILL_DECODER_PIXELS": str(max_pixels), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         command = [sys.executable, "-P", "-m", "deploy.prediction.decoder"]
         silent = subprocess.DEVNULL
-        with theirs:
-            self._process = subprocess.Popen(  # noqa: S603 - nothing of a request is in the command
-                command, stdin=theirs.fileno(), stdout=silent, stderr=silent, env={**os.environ, **more}, cwd=os.sep
-            )
-        self._socket = ours
+        self._socket, theirs = socket.socketpair()
+        try:
+            with theirs:
+                self._process = subprocess.Popen(  # noqa: S603 - nothing of a request is in the command
+                    command, stdin=theirs.fileno(), stdout=silent, stderr=silent, env={**os.environ, **more}, cwd=os.sep
+                )
+        except BaseException:
+            self._socket.close()
+            raise
+        with contextlib.suppress(OSError):  # it may have ended already
+            os.setpriority(os.PRIO_PROCESS, self._process.pid, _NICENESS)
 
     def ask(self, content: bytes, preprocessing: Preprocessing, max_pixels: int, bounds: Bounds) -> tuple[dict[str, Any], bytes]:
         """The answer; an OSError if the process has ended."""
@@ -126,11 +150,16 @@ class _Process:
         text, tensor = (self._receive(count, bounds) for count in LENGTHS.unpack(self._receive(LENGTHS.size, bounds)))
         return json.loads(text), tensor
 
-    def end(self) -> None:
-        """Kill the process."""
+    @property
+    def alive(self) -> bool:
+        """Whether the process has not ended."""
+        return self._process.poll() is None
+
+    def end(self) -> int:
+        """Kill the process, and return its exit code; of one that a signal ended, the signal's negative number."""
         self._socket.close()
         self._process.kill()
-        self._process.wait()
+        return self._process.wait()
 
     def _send(self, left: memoryview, bounds: Bounds) -> None:
         while left:

@@ -28,15 +28,17 @@ class Placed:
     pre_s: float
 
 
-def answer(work: Work, files: Sequence[File], *, min_score: float, max_pixels: int, decoders: Decoders) -> bytes:
-    """The JSON of /v1/detect.
+def answer(work: Work, files: Sequence[File], *, min_score: float, max_pixels: int, decoders: Decoders, client: str) -> bytes:
+    """The JSON of /v1/detect, for a client as `clients.client_key` names it.
 
     Raises:
         Invalid: one of the images cannot be read; the message names it.
+        Busy: too many images wait for a process that decodes them.
         Expired, Gone, ArtifactError: see Work.result.
     """
     started = perf_counter()
-    placed = [_place(work, file, _which(number, len(files)), max_pixels, decoders) for number, file in enumerate(files, start=1)]
+    bounds = Bounds(work.deadline, work.gone, client)
+    placed = [_place(work, file, _which(number, len(files)), max_pixels, decoders, bounds) for number, file in enumerate(files, start=1)]
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     timings = dict.fromkeys(("decode", "pre", "queue", "infer", "post"), 0.0)
@@ -63,11 +65,11 @@ def answer(work: Work, files: Sequence[File], *, min_score: float, max_pixels: i
     return to_json(body)  # several times faster than json, which matters for small engines
 
 
-def _place(work: Work, file: File, which: str, max_pixels: int, decoders: Decoders) -> Placed:
+def _place(work: Work, file: File, which: str, max_pixels: int, decoders: Decoders, bounds: Bounds) -> Placed:
     try:
         if not costly.look(file.content).quick:
             start = perf_counter()
-            tensor, placement = decoders.decode(file.content, work.model.contract.preprocessing, Bounds(work.deadline, work.gone))
+            tensor, placement = decoders.decode(file.content, work.model.contract.preprocessing, bounds)
             return Placed(work.submit(tensor[None]), placement, perf_counter() - start, 0.0)
         return _place_quick(work, file, max_pixels)
     except DataError as error:

@@ -23,7 +23,9 @@ from deploy.serving.api import app
 from deploy.serving.options import LOOPBACK, ServeConfig
 from deploy.serving.service import Service
 
-_MAX_CONNECTIONS = 1024
+_MAX_CONNECTIONS, _MAX_GRPC_CONNECTIONS = 1024, 256
+_OTHER_FILES = 128
+"""Open files of the engine, the log, the port and the processes that decode."""
 _ACCEPTED_AT_ONCE = 16
 """New connections per turn of the event loop. uvloop takes one per turn and listener, and under overload a turn takes long, so that new
 clients, health checks among them, would wait for seconds; the port is therefore opened this many times."""
@@ -53,14 +55,17 @@ def serve(folder: Path, config: ServeConfig | None = None, *, allow_ungated: boo
         raise Interrupted("interrupted; accepted requests were answered")
 
 
-def most_connections() -> int:
-    """Maximum number of connections within the limit on open files, of which some are reserved for the engine and the log."""
+def most_connections(*, grpc: bool) -> tuple[int, int]:
+    """Maximum number of connections over HTTP and gRPC within the limit on open files, of which some are left for everything else."""
     try:
         import resource
     except ImportError:  # Windows
-        return _MAX_CONNECTIONS
+        return _MAX_CONNECTIONS, _MAX_GRPC_CONNECTIONS
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return _MAX_CONNECTIONS if soft == resource.RLIM_INFINITY else max(16, min(_MAX_CONNECTIONS, soft - 128))
+    if soft == resource.RLIM_INFINITY:
+        return _MAX_CONNECTIONS, _MAX_GRPC_CONNECTIONS
+    over_grpc = max(4, min(_MAX_GRPC_CONNECTIONS, (soft - _OTHER_FILES) // 4)) if grpc else 0
+    return max(16, min(_MAX_CONNECTIONS, soft - _OTHER_FILES - over_grpc)), over_grpc
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -91,7 +96,8 @@ class _Server(uvicorn.Server):
         self._grpc: Any = None
         self._swap_asked = False
         self._swapping: asyncio.Future[None] | None = None
-        entrance = connection.Entrance(most_connections(), service.config.max_connections_per_client, service.config.trusted_proxies)
+        most, self._most_over_grpc = most_connections(grpc=service.config.grpc_port is not None)
+        entrance = connection.Entrance(most, service.config.max_connections_per_client, service.config.trusted_proxies)
         grace = ceil(service.config.timeout_ms / 1000) + 2
         plain: dict[str, Any] = {"log_config": None, "access_log": False, "server_header": False, "proxy_headers": False}
         plain |= {"lifespan": "off", "ws": "none", "http": partial(connection.Connection, entrance)}
@@ -121,7 +127,7 @@ class _Server(uvicorn.Server):
                 os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its own lines would repeat our errors
                 from deploy.serving.oip import over_grpc  # load grpcio only if it is used
 
-                self._grpc, bound = await over_grpc.start(self.service, config.host, config.grpc_port)
+                self._grpc, bound = await over_grpc.start(self.service, config.host, config.grpc_port, self._most_over_grpc)
                 log.info("listening", address=f"grpc://{host}:{bound}")
             await serving
         finally:

@@ -212,12 +212,12 @@ def _hold_values(work: Work, content: bytes, max_images: int) -> None:
         Busy: see Claim.hold.
     """
     size = work.model.contract.preprocessing
-    numbers = max_images * 3 * size.height * size.width + _MOST_OTHERS
+    numbers = protocol.most_numbers(work.model, max_images) + _MOST_OTHERS
     lists = max_images * 3 * (size.height + 1) + _MOST_OTHERS
     commas = content.count(b",")
     for mark, found, most in ((",", commas, numbers), ("[", content.count(b"["), lists), ("{", content.count(b"{"), _MOST_OTHERS)):
         if found > most:
-            raise TooLarge(f"JSON with {found:,} times '{mark}'; {max_images} images need at most {most:,}")
+            raise TooLarge(f"JSON with {found:,} times '{mark}'; at most {most:,} are parsed; send the tensor as binary data")
     if commas > _MOST_OTHERS:
         work.claim.hold(commas * _BYTES_PER_NUMBER)
 

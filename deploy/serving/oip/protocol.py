@@ -20,6 +20,8 @@ from deploy.serving.refusals import Invalid, TooLarge
 from deploy.serving.work import Work
 
 _LONGEST_TIMEOUT = 10**15
+_MOST_NUMBERS = 5_000_000
+"""Numbers that are parsed one by one, while nothing else runs: about half a second."""
 SERVER = "edgedistill"
 EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository", "statistics")
 INPUT = "images"
@@ -113,6 +115,13 @@ def admit_input(work: Work, name: str, datatype: str, shape: Sequence[int], max_
     if shape[0] > max_images:
         raise TooLarge(f"{shape[0]} images in one request; at most {max_images} are allowed")
     work.place(shape[0])
+
+
+def most_numbers(model: Model, max_images: int) -> int:
+    """Maximum numbers of an input that is not sent as bytes: of `max_images` images if parsing them takes no time, of one at least."""
+    size = model.contract.preprocessing
+    one = 3 * size.height * size.width
+    return max(one, min(max_images * one, _MOST_NUMBERS))
 
 
 def check_outputs(manifest: Manifest, names: Sequence[str]) -> tuple[str, ...]:
