@@ -12,9 +12,8 @@ from importlib import import_module
 from typing import NoReturn, TypeAlias
 
 from deploy.errors import ConfigError
-from pipeline.answer import Answer, emit, say
-from pipeline.refusals import refusal
-from pipeline.surroundings import TERMINATED, end_by_sigterm, open_closed_streams, sigterm_raises
+from pipeline.answer import Answer, emit, open_closed_streams, say
+from pipeline.refusals import TERMINATED, end_by_sigterm, refusal, sigterm_raises
 
 EXIT_CODES = """\
 exit codes:

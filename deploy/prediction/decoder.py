@@ -4,7 +4,6 @@ It reads requests from its standard input, a socket: the lengths of two parts, t
 Its answer has the same form: JSON, and the network's input as float32. Nothing is unpickled on either side.
 """
 
-import contextlib
 import json
 import os
 import signal
@@ -15,14 +14,15 @@ from typing import Any
 
 from PIL import Image
 
-from deploy.contract import Preprocessing
+from deploy.contract import FULL_WHITE, Preprocessing
 from deploy.errors import DataError
 from deploy.prediction import image_files, preprocess
 
 LENGTHS = struct.Struct(">QQ")
-_BYTES_PER_PIXEL = 40
-"""Of the most demanding format, 16-bit color, while it is decoded."""
-_BESIDE_BYTES = 512 << 20
+_BYTES_PER_PIXEL, _BYTES_PER_PIXEL_IN_FULL = 24, 50
+"""Of the most demanding format, color with alpha, while it is decoded: with 8 bits, and with 16 where the contract has a range for them."""
+_COPIES, _BESIDE_BYTES = 4, 64 << 20
+"""Copies of the file, and what is read of it; everything else."""
 
 
 def main() -> None:
@@ -32,19 +32,21 @@ def main() -> None:
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     Image.init()
     with socket.socket(fileno=0) as connection:
-        _limit_memory()
+        own = _memory()
         while lengths := _received(connection, LENGTHS.size):
-            head, content = (_received(connection, length) for length in LENGTHS.unpack(lengths))
-            answer, tensor = _answer(json.loads(head), content)
+            head_length, length = LENGTHS.unpack(lengths)
+            asked = json.loads(_received(connection, head_length))
+            preprocessing = Preprocessing.model_validate(asked["preprocessing"])
+            _limit_memory(own, asked["max_pixels"], length, preprocessing)
+            answer, tensor = _answer(_received(connection, length), preprocessing, asked["max_pixels"])
             text = json.dumps(answer).encode()
             connection.sendall(LENGTHS.pack(len(text), len(tensor)) + text)
             connection.sendall(tensor)
 
 
-def _answer(asked: dict[str, Any], content: bytes) -> tuple[dict[str, Any], bytes]:
-    preprocessing = Preprocessing.model_validate(asked["preprocessing"])
+def _answer(content: bytes, preprocessing: Preprocessing, max_pixels: int) -> tuple[dict[str, Any], bytes]:
     try:
-        image = image_files.load_image(content, preprocessing, max_pixels=asked["max_pixels"], trusted=False)
+        image = image_files.load_image(content, preprocessing, max_pixels=max_pixels, trusted=False)
         tensor, placement = preprocess.apply(image, preprocessing)
     except DataError as error:
         return {"error": str(error)}, b""
@@ -65,19 +67,26 @@ def _received(connection: socket.socket, count: int) -> bytes:
     return bytes(content)
 
 
-def _limit_memory() -> None:
-    """Limit what this process takes beyond what it has now."""
+def _memory() -> int | None:
+    """Bytes of address space that this process has now; None if the system does not tell, and time alone is limited."""
     try:
-        import resource
-    except ImportError:  # Windows
-        return
-    most = int(os.environ.get("EDGEDISTILL_DECODER_PIXELS", "0"))
-    with contextlib.suppress(OSError, ValueError):  # where /proc does not exist, time alone is limited
         with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123 - not a file of ours
-            now = int(file.read().split()[0]) * resource.getpagesize()
-        limit = now + most * _BYTES_PER_PIXEL + _BESIDE_BYTES
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            return int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def _limit_memory(own: int | None, pixels: int, file_bytes: int, preprocessing: Preprocessing) -> None:
+    """Limit what one image takes in addition to the process's own memory."""
+    if own is None:
+        return
+    import resource  # where /proc exists
+
+    per_pixel = _BYTES_PER_PIXEL if preprocessing.white == FULL_WHITE else _BYTES_PER_PIXEL_IN_FULL
+    most = own + pixels * per_pixel + _COPIES * file_bytes + _BESIDE_BYTES
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    resource.setrlimit(resource.RLIMIT_AS, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 if __name__ == "__main__":

@@ -109,7 +109,7 @@ class Decoders:
                 self._started.discard(one)
                 one.end()
             try:
-                one = _Process(self._max_pixels)
+                one = _Process()
             except OSError as error:
                 raise Busy(f"no process can be started to decode the image ({error.strerror}); retry later") from error
             self._started.add(one)
@@ -125,9 +125,9 @@ _UNREADABLE: tuple[dict[str, Any], bytes] = ({"error": "the image could not be d
 
 
 class _Process:
-    def __init__(self, max_pixels: int) -> None:
+    def __init__(self) -> None:
         found = os.pathsep.join(map(os.path.abspath, sys.path))  # the process does not start in this one's folder
-        more = {"PYTHONPATH": found, "EDGEDISTILL_DECODER_PIXELS": str(max_pixels), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        more = {"PYTHONPATH": found, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         command = [sys.executable, "-P", "-m", "deploy.prediction.decoder"]
         silent = subprocess.DEVNULL
         self._socket, theirs = socket.socketpair()
