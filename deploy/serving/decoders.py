@@ -23,6 +23,8 @@ from deploy.serving.clients import Rotation
 from deploy.serving.logs import Log
 from deploy.serving.refusals import Busy, Expired, Gone
 
+POSSIBLE = os.name == "posix"
+"""Whether a process can be given a socket; elsewhere images are decoded in the server."""
 _NICENESS = 5
 """Small images, decoded in the server, come first."""
 _LOOK_SECONDS = 0.1

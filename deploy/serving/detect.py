@@ -13,7 +13,7 @@ from deploy.prediction import costly, image_files, preprocess
 from deploy.prediction.detections import Detections, to_coco
 from deploy.prediction.predictor import decide
 from deploy.serving.batcher import JobResult
-from deploy.serving.decoders import Bounds, Decoders
+from deploy.serving.decoders import POSSIBLE, Bounds, Decoders
 from deploy.serving.refusals import Invalid
 from deploy.serving.work import File, Work
 
@@ -67,7 +67,7 @@ def answer(work: Work, files: Sequence[File], *, min_score: float, max_pixels: i
 
 def _place(work: Work, file: File, which: str, max_pixels: int, decoders: Decoders, bounds: Bounds) -> Placed:
     try:
-        if not costly.look(file.content).quick:
+        if not costly.look(file.content).quick and POSSIBLE:
             start = perf_counter()
             tensor, placement = decoders.decode(file.content, work.model.contract.preprocessing, bounds)
             return Placed(work.submit(tensor[None]), placement, perf_counter() - start, 0.0)

@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import threading
+import traceback
 from functools import partial
 from math import ceil
 from pathlib import Path
@@ -115,6 +116,7 @@ class _Server(uvicorn.Server):
             self._loop.add_signal_handler(signal.SIGHUP, self._swap)
         serving = asyncio.create_task(self.serve(sockets=several(self.listener)))
         self._watching = asyncio.create_task(connection.watch(self.server_state.connections))
+        self._watching.add_done_callback(self._unwatched)
         try:
             host, port = self.listener.getsockname()[:2]
             log.info("listening", address=f"http://{f'[{host}]' if ':' in host else host}:{port}", stop="Ctrl-C or SIGTERM")
@@ -136,6 +138,12 @@ class _Server(uvicorn.Server):
             self._watching.cancel()
             await asyncio.to_thread(self.service.close)
         return self.caught
+
+    def _unwatched(self, watching: "asyncio.Task[None]") -> None:
+        """End the server if nothing ends its connections any more."""
+        if not watching.cancelled() and (error := watching.exception()) is not None:
+            self.service.log.refused("connections are not watched", traceback=traceback.format_exception(error))
+            self.should_exit = True
 
     async def _stop_grpc(self) -> None:
         """Accept no more calls, and let calls in progress finish within their time."""

@@ -10,7 +10,7 @@ from typing import Any
 import artifact_samples as samples
 import pytest
 from serving_samples import Running, encoded, request
-from waiting import PATIENCE
+from waiting import PATIENCE, join
 
 from deploy.bundles.bundle import Bundle
 from deploy.serving.options import ServeConfig
@@ -138,6 +138,28 @@ def test_health_is_answered_beside_a_client_that_holds_all_it_can(running: Runni
     deadline = time.monotonic() + PATIENCE
     while answered(running, request(IMAGE)) != b"HTTP/1.1 200 OK":
         assert time.monotonic() < deadline
+
+
+def test_a_server_that_can_no_longer_end_connections_ends(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Running(bundle.root)
+    monkeypatch.setattr(connection.Connection, "check", lambda *_: 1 / 0)
+    with call(made), contextlib.suppress(OSError):
+        join(made._thread)
+    made.listener.close()
+    assert any(line["event"] == "connections are not watched" for line in made.log())
+
+
+def test_files_are_left_for_everything_that_is_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    resource = pytest.importorskip("resource")
+
+    def most(soft: int, *, grpc: bool) -> tuple[int, int]:
+        monkeypatch.setattr(resource, "getrlimit", lambda _: (soft, soft))
+        return tuple(process.most_connections(grpc=grpc))
+
+    assert most(resource.RLIM_INFINITY, grpc=True) == most(1 << 20, grpc=True) == (1024, 256)
+    assert most(1024, grpc=False) == (896, 0)
+    assert most(1024, grpc=True) == (672, 224)
+    assert most(64, grpc=True) == (16, 4)
 
 
 class Peer:
