@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TextIO
 
+_STREAMS = (("stdin", os.O_RDONLY, "r"), ("stdout", os.O_WRONLY, "w"), ("stderr", os.O_WRONLY, "w"))
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -40,3 +42,24 @@ def say(line: str, stream: TextIO) -> None:
 
 def silent(line: str) -> None:
     """Discard a line."""
+
+
+def open_closed_streams() -> None:
+    """Lead streams that the caller has closed (`>&-`) nowhere; otherwise a file or connection opened next would take their number."""
+    for number, (name, flags, mode) in enumerate(_STREAMS):
+        if getattr(sys, name) is not None:
+            continue
+        file = os.open(os.devnull, flags)
+        if file != number and not _is_open(number):
+            os.dup2(file, number)
+            os.close(file)
+            file = number
+        setattr(sys, name, open(file, mode, encoding="utf-8", closefd=False))  # noqa: SIM115 - until the end of the program
+
+
+def _is_open(number: int) -> bool:
+    try:
+        os.fstat(number)
+    except OSError:
+        return False
+    return True

@@ -12,8 +12,8 @@ from importlib import import_module
 from typing import NoReturn, TypeAlias
 
 from deploy.errors import ConfigError
-from pipeline.answer import Answer, emit, say
-from pipeline.refusals import refusal
+from pipeline.answer import Answer, emit, open_closed_streams, say
+from pipeline.refusals import TERMINATED, end_by_sigterm, refusal, sigterm_raises
 
 EXIT_CODES = """\
 exit codes:
@@ -56,12 +56,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
     given = sys.argv[1:] if arguments is None else list(arguments)
     as_json = "--json" in given
+    open_closed_streams()
     try:
-        args = parser().parse_args(given)
-        answer = _function(args.command)(args)
-        emit(answer, as_json=as_json)
+        with sigterm_raises():
+            args = parser().parse_args(given)
+            answer = _function(args.command)(args)
+            emit(answer, as_json=as_json)
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - unexpected errors keep their traceback
-        return _refuse(error, as_json=as_json)
+        code = _refuse(error, as_json=as_json)
+        if code == TERMINATED:
+            end_by_sigterm()
+        return code
     return answer.exit_code
 
 

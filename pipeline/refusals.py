@@ -1,11 +1,18 @@
 """Errors as the message and the exit code that the user sees."""
 
 import errno
+import os
+import signal
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 
 from deploy.errors import ArtifactError, ConfigError, EdgedistillError
 
 INTERRUPTED = 130
+TERMINATED = 128 + signal.SIGTERM
+"""What shells report of a program that was ended by SIGTERM."""
 
 _EXTRAS = {
     "build": ("onnx",),
@@ -22,8 +29,40 @@ _FULL = "No space left on device"
 """What safetensors and torch write into their messages on a full disk, in errors without an errno."""
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends everything as Ctrl-C does."""
+
+
+@contextmanager
+def sigterm_raises() -> Iterator[None]:
+    """SIGTERM raises Terminated in the main thread, unless somebody handles or ignores it already."""
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    owner = os.getpid()
+
+    def end(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != owner:  # a process forked from this one
+            end_by_sigterm()
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def end_by_sigterm() -> None:
+    """End as if nothing had handled the signal, so that whoever sent it sees that it was obeyed."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 def refusal(error: BaseException) -> tuple[int, str] | None:
     """The exit code and the message for an error that the user can fix; None for an unexpected one."""
+    if any(isinstance(cause, Terminated) for cause in _chain(error)):
+        return TERMINATED, str(error).replace("interrupted", "terminated") or "terminated; run the same command again to continue"
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED, "interrupted; run the same command again to continue"
     known = as_user_error(error)

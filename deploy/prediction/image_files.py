@@ -14,21 +14,18 @@ from PIL import Image, ImageFile, UnidentifiedImageError, features
 
 from deploy.contract import MAX_PIXELS, Preprocessing
 from deploy.errors import DataError
-from deploy.prediction import decoding, guard
+from deploy.prediction import costly, decoding, guard
 
-_BOUNDED = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "JPEG2000")
+_BOUNDED = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 
 
 _AVIF = ("AVIF",) if features.check("avif") else ()
 
 
-FORMATS = (*_BOUNDED, "PPM", *_AVIF)  # none that needs an external program to decode; a camera's MPO is read as JPEG
+FORMATS = (*_BOUNDED, "JPEG2000", "PPM", *_AVIF)  # none that needs an external program to decode; a camera's MPO is read as JPEG
 
 
 _RUN_LENGTHS = (1, 2)
-
-
-_SCAN, _MOST_SCANS = b"\xff\xda", 100
 
 
 Scalar = TypeVar("Scalar", bound=np.generic)
@@ -58,8 +55,8 @@ def load_image(
     Args:
         preprocessing: how it is decoded; the same for every image that a network sees.
         max_pixels: maximum number of pixels, checked before anything is decoded; the contract's, unless given.
-        trusted: if false, formats that decode slowly from few bytes are refused, too: PPM, AVIF, run-length BMP, JPEG with over 100
-            scans.
+        trusted: if false, formats that decode slowly from few bytes are refused, too: JPEG 2000, PPM, AVIF, run-length BMP, and
+            files of very many parts, see `costly`.
 
     Raises:
         DataError: no such file, not an image, damaged, above max_pixels, or with pixels of unknown range.
@@ -93,11 +90,17 @@ def opened(
     """
     name = f"image of {len(source)} bytes" if isinstance(source, bytes) else str(source)
     formats = FORMATS if trusted else _BOUNDED
+    if not trusted and isinstance(source, bytes):
+        try:
+            costly.look(source)
+            costly.refuse_scans(source)
+        except DataError as error:
+            raise DataError(f"{name}: {error}") from error
     with _refused(name, formats, source), guard.open_image(io.BytesIO(source) if isinstance(source, bytes) else source, formats) as image:
         key = "data.preprocessing.max_pixels" if trusted else "serve.max_pixels"
         _refuse_large(image, name, preprocessing.max_pixels if max_pixels is None else max_pixels, key)
         if not trusted:
-            _refuse_slow(image, source, name)
+            _refuse_slow(image, name)
         yield image
 
 
@@ -150,11 +153,9 @@ def _refuse_large(image: Image.Image, name: str, max_pixels: int, key: str) -> N
         raise DataError(f"{name}: {image.width} x {image.height} px is more than {max_pixels:,}; cut it into tiles or raise {key}")
 
 
-def _refuse_slow(image: Image.Image, source: Path | bytes, name: str) -> None:
+def _refuse_slow(image: Image.Image, name: str) -> None:
     if image.format == "BMP" and image.info.get("compression") in _RUN_LENGTHS:
         raise DataError(f"{name}: run-length-encoded BMP is not accepted; save it as PNG")
-    if image.format in ("JPEG", "MPO") and isinstance(source, bytes) and source.count(_SCAN) > _MOST_SCANS:
-        raise DataError(f"{name}: JPEG with more than {_MOST_SCANS} scans; save it again")
 
 
 def _orientation(image: Image.Image) -> int:

@@ -10,12 +10,20 @@ _CAUTION = 1.5
 """Safety factor on the expected time: the engine's pace excludes decoding, which may share its core."""
 
 
-class Admission:
-    """Counts requests and images from the end of their body to their answer, and the bytes of bodies."""
+_SMALL = 16
+"""A request is small if it holds no more than this part of the spare bytes."""
 
-    def __init__(self, room: int, max_bytes: int) -> None:
+
+class Admission:
+    """Counts requests and images from the end of their body to their answer, and the bytes of bodies.
+
+    Of these `max_bytes`, `spare_bytes` are for small requests only, which would otherwise find no room beside a few large ones.
+    """
+
+    def __init__(self, room: int, max_bytes: int, spare_bytes: int = 0) -> None:
         self.room = room
         self.max_bytes = max_bytes
+        self.spare_bytes = spare_bytes
         self.pending = 0
         self.images = 0
         self.bytes = 0
@@ -58,9 +66,13 @@ class Claim:
 
         Raises:
             Busy: the bodies together would be above the limit.
+            Gone: the claim has been released, and nothing would give the bytes back.
         """
         with self._all.lock:
-            if self._all.bytes + count > self._all.max_bytes:
+            if self._released:
+                raise Gone("the client went away")
+            small = self._bytes + count <= self._all.spare_bytes // _SMALL
+            if count > 0 and self._all.bytes + count > self._all.max_bytes - (0 if small else self._all.spare_bytes):
                 raise Busy(f"bodies of {self._all.bytes:,} bytes are in memory already; retry later")
             self._bytes += count
             self._all.bytes += count

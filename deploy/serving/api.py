@@ -9,6 +9,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from deploy.serving import body, detect, metrics
+from deploy.serving.clients import client_key
 from deploy.serving.front import Front
 from deploy.serving.oip import over_http
 from deploy.serving.refusals import Invalid
@@ -45,7 +46,9 @@ class Endpoints:
         timeout_ms = number_parameter(request.headers.get("x-timeout-ms"), "X-Timeout-Ms", 1.0, 1e9)
         with self.service.admit(timeout_ms=timeout_ms) as work:
             files = await body.read_files(request, self.service.limits(work), config.max_images)
-            found = partial(detect.answer, work, files, min_score=min_score or 0.0, max_pixels=config.max_pixels)
+            client = client_key(request.client.host if request.client else "")
+            decoding = partial(detect.answer, work, files, max_pixels=config.max_pixels, decoders=self.service.decoders)
+            found = partial(decoding, min_score=min_score or 0.0, client=client)
             answer = await self.service.run(work, found, num_images=len(files), receive=request.receive)
         return Response(answer, media_type="application/json")
 

@@ -3,8 +3,8 @@
 import asyncio
 import zlib
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from starlette.datastructures import Headers, UploadFile
 from starlette.requests import Request
@@ -16,15 +16,20 @@ from deploy.serving.work import File
 
 T = TypeVar("T")
 _PLAIN = ("", "identity")
+_PIECE = 1 << 20
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of a body in bytes and seconds; `hold` is called with the number of bytes of each piece."""
+    """Limits of a body in bytes and seconds; `hold` is called with the number of bytes of each piece.
+
+    `turns` limits how many bodies are unpacked at the same time, each on a thread that may keep others from running for a moment.
+    """
 
     bytes: int
     seconds: float
     hold: Callable[[int], None]
+    turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
 
 
 async def read(request: Request, limits: Limits) -> bytes:
@@ -40,7 +45,11 @@ async def read(request: Request, limits: Limits) -> bytes:
     """
     content = await _in_time(_join(_limited(request.headers, request.receive, limits)), limits.seconds)
     encoding = request.headers.get("content-encoding", "identity")
-    return content if encoding in _PLAIN else await asyncio.to_thread(unpack, content, encoding, limits.bytes)
+    if encoding in _PLAIN:
+        return content
+    unpacked = await _in_turn(limits, unpack, content, encoding, limits)
+    limits.hold(-len(content))
+    return unpacked
 
 
 async def read_files(request: Request, limits: Limits, max_files: int) -> list[File]:
@@ -53,7 +62,7 @@ async def read_files(request: Request, limits: Limits, max_files: int) -> list[F
         content = await read(request, limits)
         if not text.is_text(content):
             return [File(content)]
-        return await asyncio.to_thread(text.images, content, max_files, limits.hold)
+        return await _in_turn(limits, text.images, content, max_files, limits.hold)
     if (encoding := request.headers.get("content-encoding", "identity")) not in _PLAIN:
         raise Unsupported(f"content-encoding {encoding[:40]!r} of a form; send the form uncompressed")
     limited = Request(request.scope, _limited(request.headers, request.receive, limits))
@@ -66,25 +75,37 @@ async def until_gone(receive: Receive) -> None:
         pass
 
 
-def unpack(content: bytes, encoding: str, limit: int) -> bytes:
-    """The decompressed body, at most `limit` bytes.
+def unpack(content: bytes, encoding: str, limits: Limits) -> bytes:
+    """The decompressed body, whose pieces are held as they come: a few bytes may become many.
 
     Raises:
-        TooLarge, Unsupported, Invalid: see `read`.
+        TooLarge, Unsupported, Invalid, Busy: see `read`.
     """
     if encoding not in ("gzip", "deflate"):
         raise Unsupported(f"content-encoding {encoding[:40]!r}; allowed: gzip, deflate, identity")
-    window = zlib.MAX_WBITS | (16 if encoding == "gzip" else 0)
-    unpacker = zlib.decompressobj(window)
+    unpacker = zlib.decompressobj(zlib.MAX_WBITS | (16 if encoding == "gzip" else 0))
+    parts: list[bytes] = []
+    left = limits.bytes + 1
     try:
-        plain = unpacker.decompress(content, limit + 1)
+        while content and left > 0 and not unpacker.eof:
+            piece = min(_PIECE, left)
+            limits.hold(piece)
+            parts.append(unpacker.decompress(content, piece))
+            limits.hold(len(parts[-1]) - piece)
+            left -= len(parts[-1])
+            content = unpacker.unconsumed_tail
     except zlib.error as error:
         raise Invalid(f"the body is not valid {encoding} ({error})") from error
-    if len(plain) > limit:
-        raise TooLarge(f"the body decompresses to more than {limit:,} bytes")
+    if left <= 0:
+        raise TooLarge(f"the body decompresses to more than {limits.bytes:,} bytes")
     if not unpacker.eof:
         raise Invalid(f"the body's {encoding} data is truncated")
-    return plain
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+async def _in_turn(limits: Limits, function: Callable[..., T], *given: Any) -> T:
+    async with limits.turns:
+        return await asyncio.to_thread(function, *given)
 
 
 async def _in_time(reading: Awaitable[T], seconds: float) -> T:

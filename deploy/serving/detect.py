@@ -9,10 +9,11 @@ from typing import Any
 from pydantic_core import to_json
 
 from deploy.errors import DataError
-from deploy.prediction import image_files, preprocess
+from deploy.prediction import costly, image_files, preprocess
 from deploy.prediction.detections import Detections, to_coco
 from deploy.prediction.predictor import decide
 from deploy.serving.batcher import JobResult
+from deploy.serving.decoders import POSSIBLE, Bounds, Decoders
 from deploy.serving.refusals import Invalid
 from deploy.serving.work import File, Work
 
@@ -27,15 +28,17 @@ class Placed:
     pre_s: float
 
 
-def answer(work: Work, files: Sequence[File], *, min_score: float, max_pixels: int) -> bytes:
-    """The JSON of /v1/detect.
+def answer(work: Work, files: Sequence[File], *, min_score: float, max_pixels: int, decoders: Decoders, client: str) -> bytes:
+    """The JSON of /v1/detect, for a client as `clients.client_key` names it.
 
     Raises:
         Invalid: one of the images cannot be read; the message names it.
+        Busy: too many images wait for a process that decodes them.
         Expired, Gone, ArtifactError: see Work.result.
     """
     started = perf_counter()
-    placed = [_place(work, file, number, len(files), max_pixels) for number, file in enumerate(files, start=1)]
+    bounds = Bounds(work.deadline, work.gone, client)
+    placed = [_place(work, file, _which(number, len(files)), max_pixels, decoders, bounds) for number, file in enumerate(files, start=1)]
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     timings = dict.fromkeys(("decode", "pre", "queue", "infer", "post"), 0.0)
@@ -62,19 +65,31 @@ def answer(work: Work, files: Sequence[File], *, min_score: float, max_pixels: i
     return to_json(body)  # several times faster than json, which matters for small engines
 
 
-def _place(work: Work, file: File, number: int, count: int, max_pixels: int) -> Placed:
+def _place(work: Work, file: File, which: str, max_pixels: int, decoders: Decoders, bounds: Bounds) -> Placed:
+    try:
+        if not costly.look(file.content).quick and POSSIBLE:
+            start = perf_counter()
+            tensor, placement = decoders.decode(file.content, work.model.contract.preprocessing, bounds)
+            return Placed(work.submit(tensor[None]), placement, perf_counter() - start, 0.0)
+        return _place_quick(work, file, max_pixels)
+    except DataError as error:
+        raise Invalid(f"{which}{error}") from error
+
+
+def _place_quick(work: Work, file: File, max_pixels: int) -> Placed:
+    """Decode here, which saves the way to another process and back."""
     preprocessing = work.model.contract.preprocessing
     with work.turn():
         start = perf_counter()
-        try:
-            image = image_files.load_image(file.content, preprocessing, max_pixels=max_pixels, trusted=False)
-        except DataError as error:
-            which = "" if count == 1 else f"image {number} of {count}: "
-            raise Invalid(f"{which}{error}") from error
+        image = image_files.load_image(file.content, preprocessing, max_pixels=max_pixels, trusted=False)
         decoded = perf_counter()
         tensor, placement = preprocess.apply(image, preprocessing)
     ready = perf_counter()
     return Placed(work.submit(tensor[None]), placement, decoded - start, ready - decoded)
+
+
+def _which(number: int, count: int) -> str:
+    return "" if count == 1 else f"image {number} of {count}: "
 
 
 def _milliseconds(seconds: Mapping[str, float]) -> dict[str, float]:

@@ -16,11 +16,14 @@ from starlette.types import Message, Receive, Scope, Send
 
 from deploy.errors import ArtifactError
 from deploy.serving.logs import REQUEST_ID
-from deploy.serving.refusals import Refusal
+from deploy.serving.options import LOOPBACK, ServeConfig
+from deploy.serving.refusals import Busy, Forbidden, Refusal
 from deploy.serving.service import Service
 
 OPEN = re.compile(r"/|/openapi\.json|/v2/health/(live|ready)")
 """Paths that need no token: health, for orchestrators, and pages that reveal nothing about the model."""
+_HEALTH = re.compile(r"/v2/health/(live|ready)")
+"""Paths that are answered whatever the load."""
 _QUIET = re.compile(r"/v2/health/.*|/metrics|/v2/models/[^/]+(/versions/[^/]+)?/ready")
 
 
@@ -31,6 +34,7 @@ class Front:
         self.routes = list(routes)
         self.service = service
         self._router = Router(self.routes)
+        self._hosts = hosts(service.config)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -41,11 +45,11 @@ class Front:
         headers = Headers(scope=scope)
         given = headers.get("x-request-id", "")
         identity = given if REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
-        answer = _Answer(send, identity, closing=self.service.draining)
+        crowded = scope.get("state", {}).get("crowded", False)
+        answer = _Answer(send, identity, closing=self.service.draining or crowded)
         why: Mapping[str, Any] = {}
         try:
-            if not OPEN.fullmatch(scope["path"]):
-                self.service.authorize(headers.get("authorization"))
+            self._check(scope, headers, crowded=crowded)
             await self._router(scope, receive, answer)
         except Exception as error:  # noqa: BLE001 - answered by kind; if unexpected, its traceback is logged
             refused = _refused(error)
@@ -59,6 +63,50 @@ class Front:
         if why or not _QUIET.fullmatch(scope["path"]):
             about = {"request_id": identity, "method": scope["method"], "path": scope["path"][:200], "status": answer.status}
             self.service.log.info("request", **about, seconds=round(seconds, 6), **why)
+
+    def _check(self, scope: Scope, headers: Headers, *, crowded: bool) -> None:
+        """Refuse what need not be looked at closely.
+
+        Raises:
+            Busy: the connection is above a limit.
+            Forbidden: see `check_browser`.
+            Unauthorized: see Service.authorize.
+        """
+        path = scope["path"]
+        if _HEALTH.fullmatch(path):
+            return
+        if crowded:
+            raise Busy("too many connections, from this client or from all; retry later")
+        check_browser(headers, self._hosts, post=scope["method"] == "POST")
+        if not OPEN.fullmatch(path):
+            self.service.authorize(headers.get("authorization"))
+
+
+def hosts(config: ServeConfig) -> frozenset[str] | None:
+    """The names that the header Host may have; None: any."""
+    if config.allowed_hosts is not None:
+        return frozenset(name.lower() for name in config.allowed_hosts)
+    return frozenset((*LOOPBACK, config.host)) if config.host in LOOPBACK else None
+
+
+def check_browser(headers: Headers, allowed: frozenset[str] | None, *, post: bool) -> None:
+    """Refuse what a page of another site makes a browser send: to a name that it has made lead here, or a post across sites.
+
+    Raises:
+        Forbidden: the header Host is not among the allowed names, or a post's Origin is not the server's own.
+    """
+    host = headers.get("host", "")
+    if allowed is not None and host_name(host) not in allowed:
+        raise Forbidden(f"header Host {host[:100]!r} is not a name of this server; add it to serve.allowed_hosts")
+    origin = headers.get("origin")
+    if post and origin is not None and origin.lower().partition("://")[2] != host.lower():
+        raise Forbidden(f"a page of {origin[:100]!r} may not post to this server")
+
+
+def host_name(host: str) -> str:
+    """The name or address in a header Host, in lower case, without its port and brackets."""
+    name = host.lower()
+    return name[1:].partition("]")[0] if name.startswith("[") else name.partition(":")[0]
 
 
 @dataclass(frozen=True)

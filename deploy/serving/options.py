@@ -1,12 +1,14 @@
 """Section `serve` of pipeline.yaml."""
 
+from ipaddress import ip_network
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from deploy.contract import Frozen
 
 MIB = 1 << 20
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 class ServeConfig(Frozen):
@@ -28,7 +30,26 @@ class ServeConfig(Frozen):
     max_body_mib: float = Field(default=32.0, gt=0, le=1024, description="maximum size of a request body")
     max_pixels: int = Field(default=40_000_000, ge=1, le=89_478_485, description="maximum number of pixels per image")
     max_images: int = Field(default=16, ge=1, le=1024, description="maximum number of images per request")
+    max_connections_per_client: int | None = Field(
+        default=None, ge=1, description="maximum HTTP connections from one address; null: half of all; more may only ask for health"
+    )
+    trusted_proxies: tuple[str, ...] = Field(
+        default=(), description="addresses or networks of proxies, whose connections belong to many clients and are not counted per client"
+    )
+    allowed_hosts: tuple[str, ...] | None = Field(
+        default=None, description="names that the header Host may have, without port; null: on loopback its own names, elsewhere any"
+    )
     drain_seconds: float = Field(default=2.0, ge=0, le=3600, description="delay between not ready and closing, after SIGTERM")
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks(cls, given: tuple[str, ...]) -> tuple[str, ...]:
+        for one in given:
+            try:
+                ip_network(one, strict=False)
+            except ValueError as error:
+                raise ValueError(f"{one!r} is not an IP address or a network, such as 10.0.0.0/8") from error
+        return given
 
     @property
     def max_body_bytes(self) -> int:

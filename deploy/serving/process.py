@@ -8,27 +8,28 @@ import os
 import signal
 import socket
 import threading
+import traceback
+from functools import partial
 from math import ceil
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from deploy.bundles.bundle import Bundle
 from deploy.errors import ConfigError, Interrupted
+from deploy.serving import connection
 from deploy.serving.api import app
-from deploy.serving.options import ServeConfig
+from deploy.serving.options import LOOPBACK, ServeConfig
 from deploy.serving.service import Service
 
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
-_MAX_CONNECTIONS = 1024
-_HEADER_SECONDS = 10
-_IDLE_SECONDS = 75
-"""Maximum idle time of a connection between two requests."""
-_FIRST_SECONDS = 1
-"""Time that a connection opened just before shutdown has to send its request."""
+_MAX_CONNECTIONS, _MAX_GRPC_CONNECTIONS = 1024, 256
+_OTHER_FILES = 128
+"""Open files of the engine, the log, the port and the processes that decode."""
+_ACCEPTED_AT_ONCE = 16
+"""New connections per turn of the event loop. uvloop takes one per turn and listener, and under overload a turn takes long, so that new
+clients, health checks among them, would wait for seconds; the port is therefore opened this many times."""
 
 
 def serve(folder: Path, config: ServeConfig | None = None, *, allow_ungated: bool = False) -> None:
@@ -55,56 +56,17 @@ def serve(folder: Path, config: ServeConfig | None = None, *, allow_ungated: boo
         raise Interrupted("interrupted; accepted requests were answered")
 
 
-def most_connections() -> int:
-    """Maximum number of connections within the limit on open files, of which some are reserved for the engine and the log."""
+def most_connections(*, grpc: bool) -> tuple[int, int]:
+    """Maximum number of connections over HTTP and gRPC within the limit on open files, of which some are left for everything else."""
     try:
         import resource
     except ImportError:  # Windows
-        return _MAX_CONNECTIONS
+        return _MAX_CONNECTIONS, _MAX_GRPC_CONNECTIONS
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return _MAX_CONNECTIONS if soft == resource.RLIM_INFINITY else max(16, min(_MAX_CONNECTIONS, soft - 128))
-
-
-class Connection(HttpToolsProtocol):
-    """Adds time limits to uvicorn's, which waits forever for headers and, at shutdown, closes on clients that have just connected."""
-
-    _late: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Start the time limit for the first request's headers."""
-        super().connection_made(transport)
-        self._wait()
-
-    def on_message_begin(self) -> None:
-        """Restart the time limit at the first byte of a request."""
-        super().on_message_begin()
-        self._wait()
-
-    def on_headers_complete(self) -> None:
-        """Stop the time limit; from here on the body's applies."""
-        self._stop_waiting()
-        super().on_headers_complete()
-
-    def shutdown(self) -> None:
-        """Shut down: a client that has sent nothing yet may still send its request; others close when idle, or with their answer."""
-        if self.cycle is None:
-            self._wait(_FIRST_SECONDS)
-        else:
-            super().shutdown()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the time limit."""
-        self._stop_waiting()
-        super().connection_lost(exc)
-
-    def _wait(self, seconds: float = _HEADER_SECONDS) -> None:
-        self._stop_waiting()
-        self._late = self.loop.call_later(seconds, self.transport.close)
-
-    def _stop_waiting(self) -> None:
-        if self._late is not None:
-            self._late.cancel()
-            self._late = None
+    if soft == resource.RLIM_INFINITY:
+        return _MAX_CONNECTIONS, _MAX_GRPC_CONNECTIONS
+    over_grpc = max(4, min(_MAX_GRPC_CONNECTIONS, (soft - _OTHER_FILES) // 4)) if grpc else 0
+    return max(16, min(_MAX_CONNECTIONS, soft - _OTHER_FILES - over_grpc)), over_grpc
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -120,6 +82,11 @@ def listen(host: str, port: int) -> socket.socket:
         raise ConfigError(f"cannot listen on {host}, port {port} ({reason}); pass a different --host or --port") from error
 
 
+def several(listener: socket.socket) -> list[socket.socket]:
+    """An open port, so many times that an event loop takes _ACCEPTED_AT_ONCE new connections at a time."""
+    return [listener, *(listener.dup() for _ in range(_ACCEPTED_AT_ONCE - 1))]
+
+
 class _Server(uvicorn.Server):
     """uvicorn with our own signal handling: uvicorn closes at the first signal, before load balancers know."""
 
@@ -128,12 +95,15 @@ class _Server(uvicorn.Server):
         self.listener = listener
         self.caught: int | None = None
         self._grpc: Any = None
+        self._swap_asked = False
+        self._swapping: asyncio.Future[None] | None = None
+        most, self._most_over_grpc = most_connections(grpc=service.config.grpc_port is not None)
+        entrance = connection.Entrance(most, service.config.max_connections_per_client, service.config.trusted_proxies)
         grace = ceil(service.config.timeout_ms / 1000) + 2
         plain: dict[str, Any] = {"log_config": None, "access_log": False, "server_header": False, "proxy_headers": False}
-        plain |= {"lifespan": "off", "ws": "none", "http": Connection}
+        plain |= {"lifespan": "off", "ws": "none", "http": partial(connection.Connection, entrance)}
         limits: dict[str, Any] = {
-            "limit_concurrency": most_connections(),
-            "timeout_keep_alive": _IDLE_SECONDS,
+            "timeout_keep_alive": ceil(connection.IDLE_SECONDS),
             "timeout_graceful_shutdown": grace,
         }
         super().__init__(uvicorn.Config(app(service), **plain, **limits))
@@ -144,11 +114,13 @@ class _Server(uvicorn.Server):
         self._loop = asyncio.get_running_loop()
         if hasattr(signal, "SIGHUP") and threading.current_thread() is threading.main_thread():  # other threads receive no signals
             self._loop.add_signal_handler(signal.SIGHUP, self._swap)
-        serving = asyncio.create_task(self.serve(sockets=[self.listener]))
+        serving = asyncio.create_task(self.serve(sockets=several(self.listener)))
+        self._watching = asyncio.create_task(connection.watch(self.server_state.connections))
+        self._watching.add_done_callback(self._unwatched)
         try:
             host, port = self.listener.getsockname()[:2]
             log.info("listening", address=f"http://{f'[{host}]' if ':' in host else host}:{port}", stop="Ctrl-C or SIGTERM")
-            if config.host not in _LOOPBACK and not self.service.guarded:
+            if config.host not in LOOPBACK and not self.service.guarded:
                 log.warning("anyone who can reach this address can use it", advice="set serve.token_file")
             await asyncio.to_thread(self.service.load)
             gc.collect()
@@ -157,14 +129,21 @@ class _Server(uvicorn.Server):
                 os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its own lines would repeat our errors
                 from deploy.serving.oip import over_grpc  # load grpcio only if it is used
 
-                self._grpc, bound = await over_grpc.start(self.service, config.host, config.grpc_port)
+                self._grpc, bound = await over_grpc.start(self.service, config.host, config.grpc_port, self._most_over_grpc)
                 log.info("listening", address=f"grpc://{host}:{bound}")
             await serving
         finally:
             self.should_exit = True
             await asyncio.gather(serving, self._stop_grpc())
+            self._watching.cancel()
             await asyncio.to_thread(self.service.close)
         return self.caught
+
+    def _unwatched(self, watching: "asyncio.Task[None]") -> None:
+        """End the server if nothing ends its connections any more."""
+        if not watching.cancelled() and (error := watching.exception()) is not None:
+            self.service.log.refused("connections are not watched", traceback=traceback.format_exception(error))
+            self.should_exit = True
 
     async def _stop_grpc(self) -> None:
         """Accept no more calls, and let calls in progress finish within their time."""
@@ -191,8 +170,13 @@ class _Server(uvicorn.Server):
         self._loop.call_later(seconds, close)
 
     def _swap(self) -> None:
-        async def swap() -> None:
+        """Load the bundle again; signals that come while it is being loaded ask for one more time together."""
+        self._swap_asked = True
+        if self._swapping is None or self._swapping.done():
+            self._swapping = asyncio.ensure_future(self._swap_while_asked())
+
+    async def _swap_while_asked(self) -> None:
+        while self._swap_asked and not self.service.draining:
+            self._swap_asked = False
             with contextlib.suppress(Exception):  # already logged; the previous bundle is still served
                 await asyncio.to_thread(self.service.load)
-
-        self._swapping = asyncio.ensure_future(swap())

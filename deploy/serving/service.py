@@ -13,10 +13,12 @@ from typing import TypeVar
 
 from starlette.types import Receive
 
+from deploy import machine
 from deploy.bundles.bundle import Bundle
 from deploy.errors import ConfigError, EdgedistillError
 from deploy.serving.admission import Admission
 from deploy.serving.body import Limits, until_gone
+from deploy.serving.decoders import Decoders
 from deploy.serving.logs import Log
 from deploy.serving.metrics import Metrics
 from deploy.serving.model import Model
@@ -26,7 +28,7 @@ from deploy.serving.work import Work
 
 T = TypeVar("T")
 
-_BODIES, _LEAST_BYTES = 4, 256 * MIB
+_BODIES, _LEAST_BYTES = 5, 256 * MIB
 """The memory limit for all bodies: this number of bodies of maximum size, but no less than this number of bytes."""
 
 
@@ -39,10 +41,13 @@ class Service:
         self.allow_ungated = allow_ungated
         self.log = log or Log()
         self.metrics = Metrics()
-        self.admission = Admission(config.queue_size, max(_BODIES * config.max_body_bytes, _LEAST_BYTES))
+        most = max(_BODIES * config.max_body_bytes, _LEAST_BYTES)
+        self.admission = Admission(config.queue_size, most, spare_bytes=most // 8)
+        self.decoders = Decoders(machine.num_cores(), config.max_pixels, config.queue_size, self.log)
         # each request has a thread that waits for the engine
         self.pool = ThreadPoolExecutor(config.queue_size, thread_name_prefix="request")
         self.draining = False
+        self._unpacking = asyncio.Semaphore(machine.num_cores())
         self._token = read_token(config.token_file)
         self._model: Model | None = None
         self._swapping = Lock()
@@ -101,7 +106,7 @@ class Service:
 
     def limits(self, work: Work) -> Limits:
         """Limits of an admitted request's body."""
-        return Limits(self.config.max_body_bytes, work.seconds_left, work.claim.hold)
+        return Limits(self.config.max_body_bytes, work.seconds_left, work.claim.hold, self._unpacking)
 
     def authorize(self, header: str | None) -> None:
         """Check that a request carries `Bearer <token>`.
@@ -185,10 +190,12 @@ class Service:
         """Free the engine and the threads; a bundle that is being loaded is discarded."""
         self._closing = True
         self.pool.shutdown(wait=True, cancel_futures=True)
+        self.decoders.close()
         with self._swapping:
             model, self._model = self._model, None
         if model is not None:
             model.close()
+        self.log.flush()
 
 
 def read_token(file: Path | None) -> bytes | None:

@@ -51,6 +51,10 @@ class Work:
         """Time until the answer is due, at least 0."""
         return max(0.0, self.deadline - monotonic())
 
+    def gone(self) -> bool:
+        """Whether the request was cancelled."""
+        return self._cancelled
+
     def check(self) -> None:
         """Check for room and time before the body is read.
 
@@ -75,7 +79,7 @@ class Work:
             Expired: the request's time expired before its turn.
             Gone: the request was cancelled.
         """
-        if not _decoding.acquire(timeout=self.seconds_left):
+        if not (left := self.seconds_left) or not _decoding.acquire(timeout=left):  # a free slot is taken even without time
             raise Expired("the request's time expired before its turn")
         try:
             if self._cancelled:

@@ -60,8 +60,8 @@ def build(args: argparse.Namespace) -> Answer:
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
         _build(given, target, gates, validation, GivenData(args.data, args.max_doubtful), out)
-    except KeyboardInterrupt:
-        raise Interrupted("interrupted; nothing was written") from None
+    except KeyboardInterrupt as error:
+        raise Interrupted("interrupted; nothing was written") from error
     return _answer(Bundle.load(out), target, gates)
 
 

@@ -23,8 +23,8 @@ def predict(args: argparse.Namespace) -> Answer:
     images = expand(args.images, sys.stdin.buffer.read, leave_out=out)
     try:
         found = predict_images(bundle, images, out, min_score=args.score, every=args.every)
-    except KeyboardInterrupt:
-        raise Interrupted("interrupted; nothing was written") from None
+    except KeyboardInterrupt as error:
+        raise Interrupted("interrupted; nothing was written") from error
     for failure in found["failed"]:
         say(f"edgedistill: left out: {failure['error']}", sys.stderr)
     counts = Counter(annotation["image_id"] for annotation in found["annotations"] if annotation["score"] >= args.score)

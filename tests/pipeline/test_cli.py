@@ -183,6 +183,33 @@ class TestProcess:
         done = subprocess.run([*command, "--json"], env=environment, capture_output=True, text=True, check=False)
         assert json.loads(done.stdout)["package"]["description"] == "grün"
 
+    @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&-", "<&- >&- 2>&-"])
+    def test_closed_streams_change_no_exit_code(self, small_file: Path, closed: str) -> None:
+        command = ["sh", "-c", f'exec "$@" {closed}', "sh", *PROGRAM, "config", str(small_file)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert bool(done.stdout) == (closed == "2>&-")
+
+    def test_what_is_opened_later_does_not_take_the_place_of_a_closed_stream(self, small_file: Path) -> None:
+        """Otherwise what is printed, or what a library reports, would end up in it."""
+        script = f"import os\nfrom pipeline.cli import main\nmain(['config', {str(small_file)!r}])\n"
+        script += f"raise SystemExit(os.open({str(small_file)!r}, os.O_RDONLY))"
+        command = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", sys.executable, "-P", "-c", script]
+        assert subprocess.run(command, check=False, timeout=PATIENCE).returncode > 2
+
+    def test_sigterm_is_one_line_and_ends_the_program_as_a_signal_does(self, small_file: Path) -> None:
+        wait = "import time; from pipeline.commands import run; run.run = lambda args: (print('in', flush=True), time.sleep(600))"
+        script = f"import sys\nfrom pipeline.cli import main\n{wait}\nsys.exit(main(['run', {str(small_file)!r}, '--json']))"
+        command = [sys.executable, "-P", "-c", script]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "in\n"
+            process.send_signal(signal.SIGTERM)
+            out, err = process.communicate(timeout=PATIENCE)
+        line = "terminated; run the same command again to continue"
+        assert (process.returncode, err) == (-signal.SIGTERM, f"edgedistill: {line}\n")
+        assert json.loads(out) == {"error": line, "exit_code": 143}
+
     def test_ctrl_c_is_one_line(self, small_file: Path) -> None:
         wait = "import time; from pipeline.commands import run; run.run = lambda args: (print('in', flush=True), time.sleep(600))"
         script = f"import sys\nfrom pipeline.cli import main\n{wait}\nsys.exit(main(['run', {str(small_file)!r}]))"

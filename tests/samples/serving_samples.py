@@ -158,7 +158,7 @@ class Server:
 
 def request(body: bytes, path: str = "/v1/detect", method: str = "POST", headers: str = "") -> bytes:
     """A request as it goes over the wire."""
-    return f"{method} {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n{headers}\r\n".encode() + body
+    return f"{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\n{headers}\r\n".encode() + body
 
 
 @dataclass

@@ -173,7 +173,7 @@ def test_the_objects_are_the_same_when_judged_predicted_and_served(case: tuple[P
     predicted = predict_images(bundle, [path], tmp_path / "out")["annotations"]
     made = service.Service(bundle.root, ServeConfig(threads=1), log=Log(io.StringIO()))
     made.load()
-    answer = testclient.TestClient(api.app(made)).post("/v1/detect", content=path.read_bytes())
+    answer = testclient.TestClient(api.app(made), base_url="http://localhost").post("/v1/detect", content=path.read_bytes())
     made.close()
     assert answer.status_code == 200
     assert plain(predicted) == plain(expected) == plain(answer.json()["annotations"])

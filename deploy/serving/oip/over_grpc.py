@@ -7,28 +7,32 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from time import perf_counter
 from typing import Any
+from urllib.parse import unquote
 
 import grpc
-import numpy as np
-from google.protobuf.message import DecodeError
 
-from deploy.errors import ArtifactError, ConfigError, EdgedistillError
+from deploy.errors import ArtifactError, ConfigError
+from deploy.serving.clients import Share, client_key
 from deploy.serving.logs import REQUEST_ID
-from deploy.serving.oip import protocol
-from deploy.serving.oip.messages import DATA_TYPES, MESSAGES, PACKAGE
-from deploy.serving.refusals import Forbidden, Invalid, Refusal
+from deploy.serving.oip.messages import MESSAGES, PACKAGE
+from deploy.serving.oip.methods import Methods, parse
+from deploy.serving.refusals import Refusal, TooSlow
 from deploy.serving.service import Service
-from deploy.serving.work import Work
 
 _OPEN = ("ServerLive", "ServerReady")
 _QUIET = (*_OPEN, "ModelReady")
 _STREAM = "ModelStreamInfer"
-_BESIDE = 32
-"""Concurrent calls in addition to those that wait for the engine: health, metadata, and calls that are refused."""
-_CONTENTS = {"FP32": "fp32_contents", "INT64": "int64_contents", "BOOL": "bool_contents"}
+STREAM_SECONDS = 75.0
+"""Time that a stream may send nothing, as long as a connection over HTTP."""
+_STREAMS, _WAITING = 2, 4
+"""Streams, and calls whose message has not come yet, per request that may be in progress; half of each from one client."""
+_BESIDE = 256
+"""Concurrent calls in addition to those that are counted: health, metadata, and calls that are about to be refused."""
+_HANDSHAKE_SECONDS = 10.0
+_PROBE_SECONDS = 2.0
 
 
-async def start(service: Service, host: str, port: int) -> tuple[Any, int]:
+async def start(service: Service, host: str, port: int, max_connections: int) -> tuple[Any, int]:
     """A running gRPC server, and its port.
 
     Raises:
@@ -41,8 +45,12 @@ async def start(service: Service, host: str, port: int) -> tuple[Any, int]:
         # a small message could decompress to gigabytes before our code sees it
         ("grpc.compression_enabled_algorithms_bitset", 1),
         ("grpc.per_message_decompression", 0),
+        ("grpc.max_connection_idle_ms", int(STREAM_SECONDS * 1000)),
+        ("grpc.server_handshake_timeout_ms", int(_HANDSHAKE_SECONDS * 1000)),
+        ("grpc.max_allowed_incoming_connections", max_connections),
     ]
-    server = grpc.aio.server(options=options, maximum_concurrent_rpcs=service.config.queue_size + _BESIDE)
+    counted = (_STREAMS + _WAITING + 1) * service.config.queue_size  # the last ones wait for the engine
+    server = grpc.aio.server(options=options, maximum_concurrent_rpcs=counted + _BESIDE)
     server.add_generic_rpc_handlers((_handlers(service),))
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
@@ -54,21 +62,25 @@ async def start(service: Service, host: str, port: int) -> tuple[Any, int]:
 
 
 def _handlers(service: Service) -> Any:
-    methods = Methods(service)
-    names = [name for name in vars(Methods) if name[0].isupper()]
-    handlers = {name: _handler(service, name, getattr(methods, name)) for name in names if name != _STREAM}
-    handlers[_STREAM] = grpc.stream_stream_rpc_method_handler(partial(_stream, service, methods), None, _serialize)
+    methods, arrivals = Methods(service), _Arrivals(service)
+    names = [name for name in vars(Methods) if name[0].isupper()]  # ModelStreamInfer is not among them
+    handlers = {name: _handler(service, methods, arrivals, name) for name in names}
+    handlers[_STREAM] = grpc.stream_stream_rpc_method_handler(partial(_stream, service, methods, arrivals), None, _serialize)
     return grpc.method_handlers_generic_handler(f"{PACKAGE}.GRPCInferenceService", handlers)
 
 
-def _handler(service: Service, name: str, method: Callable[..., Awaitable[Any]]) -> Any:
-    async def answer(request: Any, context: Any) -> Any:
+def _handler(service: Service, methods: Methods, arrivals: "_Arrivals", name: str) -> Any:
+    method: Callable[..., Awaitable[Any]] = getattr(methods, name)
+
+    async def answer(requests: AsyncIterator[bytes], context: Any) -> Any:
         call = _Call(service, name, context)
         try:
             if name not in _OPEN:
                 service.authorize(call.metadata.get("authorization"))
             context.set_trailing_metadata((("x-request-id", call.identity),))
-            answered = await method(request, context)
+            request = await (arrivals.probe(requests) if name in _OPEN else arrivals.message(requests, context))
+            # a possibly large message is parsed on a thread, once there is room for it
+            answered = await method(request if name == "ModelInfer" else parse(request, f"{name}Request"), context)
         except (Exception, asyncio.CancelledError) as error:
             left = context.time_remaining()
             code, text = _code(service, error, late=left is not None and left <= 0)
@@ -79,28 +91,51 @@ def _handler(service: Service, name: str, method: Callable[..., Awaitable[Any]])
         call.end()
         return answered
 
-    # a possibly large message is parsed on a thread, once there is room for it
-    parse = None if name == "ModelInfer" else MESSAGES[f"{name}Request"].FromString
-    return grpc.unary_unary_rpc_method_handler(answer, parse, _serialize)
+    return grpc.stream_unary_rpc_method_handler(answer, None, _serialize)  # a call that sends no message is not waited for
 
 
-async def _stream(service: Service, methods: "Methods", requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[Any]:
+async def _stream(
+    service: Service, methods: Methods, arrivals: "_Arrivals", requests: AsyncIterator[bytes], context: Any
+) -> AsyncIterator[Any]:
     """Answers in order; a request that is refused or fails is answered with the reason, and the stream continues."""
     try:
         service.authorize(_Call(service, _STREAM, context).metadata.get("authorization"))
+        with arrivals.streams.place(_client(context)):
+            while (request := await _next(requests, STREAM_SECONDS)) is not None:
+                yield await _stream_answer(service, methods, request, context)
     except Refusal as error:
         code, text = _code(service, error)
         await context.abort(getattr(grpc.StatusCode, code), text)
-    async for request in requests:
-        call = _Call(service, _STREAM, context)
-        try:
-            answer = MESSAGES["ModelStreamInferResponse"](infer_response=await methods.ModelInfer(request, context))
-            call.end()
-        except Exception as error:  # noqa: BLE001 - answered by kind; if unexpected, its traceback is logged
-            code, text = _code(service, error)
-            answer = MESSAGES["ModelStreamInferResponse"](error_message=text)
-            call.end(code, text, error)
-        yield answer
+
+
+async def _stream_answer(service: Service, methods: Methods, request: bytes, context: Any) -> Any:
+    call = _Call(service, _STREAM, context)
+    try:
+        answer = MESSAGES["ModelStreamInferResponse"](infer_response=await methods.ModelInfer(request, context))
+        call.end()
+    except Exception as error:  # noqa: BLE001 - answered by kind; if unexpected, its traceback is logged
+        code, text = _code(service, error)
+        answer = MESSAGES["ModelStreamInferResponse"](error_message=text)
+        call.end(code, text, error)
+    return answer
+
+
+async def _next(requests: AsyncIterator[bytes], seconds: float) -> bytes | None:
+    """The next message; None if there are no more.
+
+    Raises:
+        TooSlow: it does not come in time.
+    """
+    try:
+        async with asyncio.timeout(seconds):
+            return await anext(requests, None)
+    except TimeoutError as error:
+        raise TooSlow(f"nothing was sent for {seconds:g} s") from error
+
+
+def _client(context: Any) -> str:
+    """The client's address, from `ipv4:192.0.2.1:50000` or `ipv6:%5B2001:db8::1%5D:50000`."""
+    return client_key(unquote(context.peer()).partition(":")[2].rpartition(":")[0].strip("[]"))
 
 
 class _Call:
@@ -144,127 +179,35 @@ def _serialize(message: Any) -> bytes:
     return bytes(message.SerializeToString())
 
 
-class Methods:
-    """The protocol's methods, under the protocol's names."""
+class _Arrivals:
+    """Calls whose messages have not come yet: they end in time, and leave places for others."""
 
     def __init__(self, service: Service) -> None:
-        self.service = service
+        self._service = service
+        self.streams = Share(_STREAMS * service.config.queue_size, "streams are open")
+        self._probes = 0
+        self._waiting = Share(_WAITING * service.config.queue_size, "calls wait for their message")
 
-    async def ServerLive(self, request: Any, context: Any) -> Any:  # noqa: N802
-        """The process answers."""
-        return MESSAGES["ServerLiveResponse"](live=True)
+    async def message(self, requests: AsyncIterator[bytes], context: Any) -> bytes:
+        """The only message of a call.
 
-    async def ServerReady(self, request: Any, context: Any) -> Any:  # noqa: N802
-        """The engine is warm, and the server is not draining."""
-        return MESSAGES["ServerReadyResponse"](ready=self.service.ready)
+        Raises:
+            Busy: see Share.place.
+            TooSlow: it does not come in time.
+        """
+        with self._waiting.place(_client(context)):
+            return await _next(requests, self._service.config.timeout_ms / 1000) or b""
 
-    async def ModelReady(self, request: Any, context: Any) -> Any:  # noqa: N802
-        """As ServerReady, for one model."""
-        with self.service.lease(request.name, request.version):
-            return MESSAGES["ModelReadyResponse"](ready=self.service.ready)
+    async def probe(self, requests: AsyncIterator[bytes]) -> bytes:
+        """The message of a health check, which says nothing; not waited for while many others are, so that they never take all places.
 
-    async def ServerMetadata(self, request: Any, context: Any) -> Any:  # noqa: N802
-        """The server's name and extensions."""
-        from importlib.metadata import version
-
-        return MESSAGES["ServerMetadataResponse"](**protocol.server_metadata(version("edgedistill")))
-
-    async def ModelMetadata(self, request: Any, context: Any) -> Any:  # noqa: N802
-        """The model's tensors."""
-        with self.service.lease(request.name, request.version) as model:
-            return MESSAGES["ModelMetadataResponse"](**protocol.model_metadata(model))
-
-    async def ModelConfig(self, request: Any, context: Any) -> Any:  # noqa: N802
-        """Triton's model configuration."""
-        with self.service.lease(request.name, request.version) as model:
-            config = protocol.model_config(model)
-        for one in (*config["input"], *config["output"]):
-            one["data_type"] = DATA_TYPES[one["data_type"]]
-        return MESSAGES["ModelConfigResponse"](config=config)
-
-    async def ModelStatistics(self, request: Any, context: Any) -> Any:  # noqa: N802
-        """Triton's statistics."""
-        with self.service.lease(request.name or None, request.version) as model:
-            found = protocol.statistics(model, self.service.metrics.total)
-        for one in found["model_stats"]:
-            del one["batch_stats"]
-        return MESSAGES["ModelStatisticsResponse"](**found)
-
-    async def RepositoryIndex(self, request: Any, context: Any) -> Any:  # noqa: N802
-        """Triton's list of models."""
-        with self.service.lease() as model:
-            state = "READY" if self.service.ready else "UNAVAILABLE"
-            return MESSAGES["RepositoryIndexResponse"](models=[{"name": model.name, "version": str(model.version), "state": state}])
-
-    async def RepositoryModelLoad(self, request: Any, context: Any) -> Any:  # noqa: N802
-        """Load the bundle that is now in the served folder; allowed only if the server requires a token."""
-        if not self.service.guarded:
-            raise Forbidden("requests may load models only if serve.token_file is set; send the process SIGHUP instead")
-        with self.service.lease(request.model_name):
-            pass
+        Raises:
+            TooSlow: it does not come in time.
+        """
+        if self._probes >= _BESIDE // 2:
+            return b""
+        self._probes += 1
         try:
-            await asyncio.get_running_loop().run_in_executor(None, self.service.load)
-        except EdgedistillError as error:
-            raise Invalid(f"the previous bundle is still served: {error}") from error
-        return MESSAGES["RepositoryModelLoadResponse"]()
-
-    async def ModelInfer(self, request: bytes, context: Any) -> Any:  # noqa: N802
-        """Run the engine on tensors."""
-        left = context.time_remaining()
-        with self.service.admit(timeout_ms=None if left is None else max(left, 0.0) * 1000) as work:
-            work.claim.hold(len(request))
-            return await self.service.run(work, partial(self._infer, work, request))
-
-    def _infer(self, work: Work, content: bytes) -> Any:
-        model = work.model
-        with work.turn():
-            request = _parse(content)
-            model.check_name(request.model_name, request.model_version)
-            if "timeout" in request.parameters:
-                work.limit(protocol.timeout_ms({"timeout": _value(request.parameters["timeout"])}))
-            protocol.check_supported([*(one.parameters for one in request.inputs), *(one.parameters for one in request.outputs)])
-            outputs = protocol.check_outputs(model.bundle.manifest, [one.name for one in request.outputs])
-            images, raw = _images(work, request, self.service.config.max_images)
-        values = protocol.infer(work, images)
-        answer = MESSAGES["ModelInferResponse"](model_name=model.name, model_version=str(model.version), id=request.id)
-        for name in outputs:
-            value = values[name]
-            kind = protocol.datatype(value)
-            tensor = answer.outputs.add(name=name, datatype=kind, shape=value.shape)
-            if raw:
-                answer.raw_output_contents.append(protocol.to_bytes(value))
-            else:
-                getattr(tensor.contents, _CONTENTS[kind]).extend(value.ravel().tolist())
-        return answer
-
-
-def _parse(content: bytes) -> Any:
-    try:
-        return MESSAGES["ModelInferRequest"].FromString(content)
-    except DecodeError as error:
-        raise Invalid(f"not a ModelInferRequest ({error})") from error
-
-
-def _value(parameter: Any) -> Any:
-    kind = parameter.WhichOneof("parameter_choice")
-    return None if kind is None else getattr(parameter, kind)
-
-
-def _images(work: Work, request: Any, max_images: int) -> tuple[Any, bool]:
-    """The images [n, 3, H, W], after counting them, and whether they were sent as raw bytes, in which case the outputs are, too."""
-    if len(request.inputs) != 1:
-        raise Invalid(f"{len(request.inputs)} inputs; this model has one: {protocol.INPUT}")
-    one = request.inputs[0]
-    shape = tuple(one.shape)
-    protocol.admit_input(work, one.name, one.datatype, shape, max_images)
-    raw = len(request.raw_input_contents) > 0
-    if raw and (len(request.raw_input_contents) != 1 or one.HasField("contents")):
-        raise Invalid("send either one raw_input_contents per input or contents, not both")
-    if raw:
-        images = protocol.from_bytes(request.raw_input_contents[0], one.datatype, shape)
-    else:
-        images = np.array(one.contents.fp32_contents, np.float32)
-        if images.size != int(np.prod(shape, dtype=np.int64)):
-            raise Invalid(f"input {one.name}: {images.size:,} numbers in fp32_contents for shape {list(shape)}")
-        images = images.reshape(shape)
-    return images, raw
+            return await _next(requests, _PROBE_SECONDS) or b""
+        finally:
+            self._probes -= 1

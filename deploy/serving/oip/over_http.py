@@ -26,6 +26,11 @@ HEADER_LENGTH = "inference-header-content-length"
 _LONGEST_NUMBER = 26
 """Maximum characters of a number in JSON: sign, seventeen digits, point, exponent, comma, space."""
 
+_BYTES_PER_NUMBER = 32
+"""Memory of a number once it is parsed: an object and its place in a list."""
+_MOST_OTHERS = 10_000
+"""Maximum number of values that are not part of an image."""
+
 
 class _Lenient(BaseModel):
     """Ignores unknown fields, as the protocol requires."""
@@ -183,6 +188,7 @@ def parse(work: Work, content: bytes, header: str | None, max_images: int) -> tu
     longest = max_images * 3 * size.height * size.width * _LONGEST_NUMBER + MIB
     if length > longest:
         raise TooLarge(f"{length:,} bytes of JSON; {max_images} images need at most {longest:,}")
+    _hold_values(work, content[:length], max_images)
     try:
         request = InferRequest.model_validate_json(content[:length])
     except ValidationError as error:
@@ -196,6 +202,24 @@ def parse(work: Work, content: bytes, header: str | None, max_images: int) -> tu
     protocol.admit_input(work, one.name, one.datatype, one.shape, max_images)
     images = _binary(one, rest) if "binary_data_size" in one.parameters else _plain(one, rest)
     return images, form
+
+
+def _hold_values(work: Work, content: bytes, max_images: int) -> None:
+    """Count the numbers of a JSON text as what they become, before it is parsed.
+
+    Raises:
+        TooLarge: more numbers or lists than `max_images` can have.
+        Busy: see Claim.hold.
+    """
+    size = work.model.contract.preprocessing
+    numbers = protocol.most_numbers(work.model, max_images) + _MOST_OTHERS
+    lists = max_images * 3 * (size.height + 1) + _MOST_OTHERS
+    commas = content.count(b",")
+    for mark, found, most in ((",", commas, numbers), ("[", content.count(b"["), lists), ("{", content.count(b"{"), _MOST_OTHERS)):
+        if found > most:
+            raise TooLarge(f"JSON with {found:,} times '{mark}'; at most {most:,} are parsed; send the tensor as binary data")
+    if commas > _MOST_OTHERS:
+        work.claim.hold(commas * _BYTES_PER_NUMBER)
 
 
 def write(model: Model, values: Mapping[str, Any], form: ResponseFormat) -> tuple[bytes, int | None]:

@@ -19,6 +19,9 @@ from deploy.serving.model import Model
 from deploy.serving.refusals import Invalid, TooLarge
 from deploy.serving.work import Work
 
+_LONGEST_TIMEOUT = 10**15
+_MOST_NUMBERS = 5_000_000
+"""Numbers that are parsed one by one, while nothing else runs: about half a second."""
 SERVER = "edgedistill"
 EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository", "statistics")
 INPUT = "images"
@@ -114,6 +117,13 @@ def admit_input(work: Work, name: str, datatype: str, shape: Sequence[int], max_
     work.place(shape[0])
 
 
+def most_numbers(model: Model, max_images: int) -> int:
+    """Maximum numbers of an input that is not sent as bytes: of `max_images` images if parsing them takes no time, of one at least."""
+    size = model.contract.preprocessing
+    one = 3 * size.height * size.width
+    return max(one, min(max_images * one, _MOST_NUMBERS))
+
+
 def check_outputs(manifest: Manifest, names: Sequence[str]) -> tuple[str, ...]:
     """The outputs to return: those named, or all.
 
@@ -187,7 +197,7 @@ def timeout_ms(parameters: Mapping[str, Any]) -> float | None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
         raise Invalid("parameter timeout must be a number of microseconds above 0")
-    return value / 1000
+    return min(value, _LONGEST_TIMEOUT) / 1000  # a whole number of 400 digits is no float
 
 
 def _outputs(parts: Sequence[Raw]) -> dict[str, Array]:

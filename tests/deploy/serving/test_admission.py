@@ -298,7 +298,10 @@ class TestDoors:
             note(kind, name)
         assert door.ask(running, 3).code == door.ok
         until(lambda: "give_back" in steps, "everything to be given back")
-        assert steps == ["take", "check", "hold", "place", "release", "give_back"]
+        parsed = (
+            ["hold", "place"] if isinstance(door, InferJson) else []
+        )  # how many numbers a text holds is known once a thread has read it
+        assert steps == ["take", "check", "hold", "place", *parsed, "release", "give_back"]
 
     @every_door
     def test_a_body_without_memory_takes_no_place(self, running: Running, monkeypatch: pytest.MonkeyPatch, door: Door) -> None:

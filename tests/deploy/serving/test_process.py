@@ -112,7 +112,10 @@ def test_a_signal_under_load_leaves_no_accepted_request_without_its_answer(bundl
 
 
 def test_a_client_that_has_called_when_the_server_ends_may_still_ask(bundle: Bundle) -> None:
-    with Server(bundle.root, seconds=SECONDS, changes=f"process._FIRST_SECONDS = {PATIENCE}") as server, call(server.port) as called:
+    with (
+        Server(bundle.root, seconds=SECONDS, changes=f"process.connection.FIRST_SECONDS = {PATIENCE}") as server,
+        call(server.port) as called,
+    ):
         assert asyncio.run(once(server.port, request(IMAGE))).status == 200  # the one before was accepted, too
         server.send(signal.SIGINT)
         until(lambda: not listening(server.port), "the server to take no more calls")
@@ -126,7 +129,7 @@ def test_a_client_that_has_called_when_the_server_ends_may_still_ask(bundle: Bun
 
 def test_a_client_that_has_called_and_is_silent_does_not_hold_up_the_end(bundle: Bundle) -> None:
     """It is given one second; whoever begins to ask, here as long as whoever has asked: ten minutes."""
-    changes = "process.Connection._wait.__defaults__ = (600,)"
+    changes = "process.connection.HEADER_SECONDS = 600"
     with Server(bundle.root, "timeout_ms=600000", changes=changes) as server, call(server.port) as called:
         assert asyncio.run(once(server.port, request(IMAGE))).status == 200
         server.send(signal.SIGINT)
@@ -235,8 +238,7 @@ class TestHeaders:
     @pytest.fixture
     def running(self, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
         """A server that waits one second for headers."""
-        wait = process.Connection._wait
-        monkeypatch.setattr(process.Connection, "_wait", lambda connection, seconds=1.0: wait(connection, seconds))
+        monkeypatch.setattr(process.connection, "HEADER_SECONDS", 1.0)
         made = Running(bundle.root)
         yield made
         made.stop()
@@ -259,6 +261,40 @@ class TestHeaders:
                 assert (answer.status, answer.read()) == (200, b'{"live":true}')
             time.sleep(1.5)
         connection.close()
+
+
+def test_many_signals_to_swap_load_no_more_than_once_more(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twelve while the first is being loaded; then one that comes later."""
+    running = Running(bundle.root)
+    begun: list[int] = []
+    free = threading.Event()
+
+    def load() -> None:
+        begun.append(1)
+        free.wait(PATIENCE)
+
+    def swap(count: int) -> None:
+        for _ in range(count):
+            running.server._loop.call_soon_threadsafe(running.server._swap)
+
+    try:
+        monkeypatch.setattr(running.service, "load", load)
+        swap(1)
+        until(lambda: begun, "the first load")
+        swap(12)
+        heard = threading.Event()
+        running.server._loop.call_soon_threadsafe(heard.set)
+        assert heard.wait(PATIENCE)
+        free.set()
+        swapping = running.server._swapping
+        assert swapping is not None
+        until(swapping.done, "the loads to end")
+        assert len(begun) == 2
+        swap(1)
+        until(lambda: len(begun) == 3, "a later load")
+    finally:
+        free.set()
+        running.stop()
 
 
 def test_map_through_the_server_equals_that_of_validate(bundle: Bundle, tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ class Served:
         self.lines = io.StringIO()
         self.service = service.Service(folder, ServeConfig(**{**CONFIG, **options}), log=Log(self.lines))
         self.service.load()
-        self.client = testclient.TestClient(api.app(self.service), raise_server_exceptions=False)
+        self.client = testclient.TestClient(api.app(self.service), raise_server_exceptions=False, base_url="http://localhost")
 
     def log(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.lines.getvalue().splitlines()]
@@ -329,7 +329,7 @@ class TestOperations:
 
     def test_before_the_engine_is_loaded_requests_are_sent_away(self, bundle: Bundle) -> None:
         early = service.Service(bundle.root, ServeConfig(), log=Log(io.StringIO()))
-        client = testclient.TestClient(api.app(early))
+        client = testclient.TestClient(api.app(early), base_url="http://localhost")
         assert client.get("/v2/health/ready").status_code == 400
         answer = client.post("/v1/detect", content=encoded())
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")

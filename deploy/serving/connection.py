@@ -1,0 +1,217 @@
+"""One connection over HTTP: a deadline in each of its states, bounded headers, and a limit on how many one client may have."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from ipaddress import ip_address, ip_network
+from math import inf
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from deploy.serving.clients import client_key
+
+HEADER_SECONDS = 10.0
+"""Time for the headers of a request, and for the rest of a body that was refused before it had come."""
+IDLE_SECONDS = 75.0
+"""Maximum idle time of a connection between two requests."""
+FIRST_SECONDS = 1.0
+"""Time that a connection opened just before shutdown has to send its request."""
+SPARE_SECONDS = 2.0
+"""Time for the headers on a connection above a limit."""
+FLUSH_SECONDS = 5.0
+"""Time in which a client must have read the last answer once its connection is being closed."""
+LEAST_RATE = 256 * 1024
+"""Bytes per second at which a client must read an answer that it does not read within HEADER_SECONDS."""
+SWEEP_SECONDS = 0.25
+"""Time between two looks at the deadlines."""
+MAX_HEADER_BYTES = 64 * 1024
+"""Maximum size of a request's address and headers, of its trailers, and of what separates two pieces of its body."""
+MAX_PIPELINED = 1000
+"""Maximum number of requests that a client sends ahead on one connection."""
+_SPARE = 32
+_TOO_LARGE = b"431 Request Header Fields Too Large"
+
+
+class Entrance:
+    """Counts connections. Those above a limit are spare: they may ask for health only, once and soon, and the oldest makes room."""
+
+    def __init__(self, most: int, most_per_client: int | None = None, trusted: Sequence[str] = ()) -> None:
+        self.most = most
+        self._most_per_client = most // 2 if most_per_client is None else most_per_client
+        self._trusted = [ip_network(one, strict=False) for one in trusted]
+        self._clients: Counter[str] = Counter()
+        self._taken = 0
+        self._spare: dict[Connection, None] = {}
+
+    def enter(self, connection: "Connection") -> bool:
+        """Count a new connection; whether it is spare."""
+        client = client_key(connection.client[0] if connection.client else "")
+        if self._taken < self.most and (self._is_trusted(client) or self._clients[client] < self._most_per_client):
+            self._clients[client] += 1
+            self._taken += 1
+            return False
+        if len(self._spare) >= min(_SPARE, max(1, self.most // 4)):
+            oldest = next(iter(self._spare))
+            del self._spare[oldest]
+            oldest.transport.abort()
+        self._spare[connection] = None
+        return True
+
+    def leave(self, connection: "Connection", *, spare: bool) -> None:
+        """Forget a connection."""
+        if spare:
+            self._spare.pop(connection, None)
+            return
+        self._taken -= 1
+        client = client_key(connection.client[0] if connection.client else "")
+        self._clients[client] -= 1
+        if not self._clients[client]:
+            del self._clients[client]
+
+    def _is_trusted(self, client: str) -> bool:
+        try:
+            address = ip_address(client.partition("/")[0])
+        except ValueError:
+            return False
+        return any(address in network for network in self._trusted)
+
+
+class Connection(HttpToolsProtocol):
+    """uvicorn's, which waits forever for headers, for the rest of a refused body and for clients that do not read.
+
+    Events only note when the current state must have ended; `check`, called every SWEEP_SECONDS, ends what is late. While a request is
+    being answered, its own time limit applies.
+    """
+
+    def __init__(self, entrance: Entrance, **given: Any) -> None:
+        super().__init__(**given)
+        self._entrance = entrance
+        self._due = inf
+        self._unread_due = inf
+        self._spare = self._ending = self._in_message = self._too_large = False
+        self._loose = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Start the time limit for the first request's headers."""
+        super().connection_made(transport)
+        self._spare = self._entrance.enter(self)
+        self._wait(SPARE_SECONDS if self._spare else HEADER_SECONDS)
+
+    def data_received(self, data: bytes) -> None:
+        """Count what is neither a complete head nor body: nothing else bounds it, and the parser copies it with every piece."""
+        self._loose += len(data)
+        super().data_received(data)
+        if self._loose > MAX_HEADER_BYTES and not self.transport.is_closing():
+            self._refuse_large()
+
+    def on_message_begin(self) -> None:
+        """Restart the time limit at the first byte of a request."""
+        super().on_message_begin()
+        self._in_message = True
+        if self._spare:
+            self.scope["state"]["crowded"] = True
+        elif self._at_rest:
+            self._wait(HEADER_SECONDS)
+
+    def on_headers_complete(self) -> None:
+        """End the time limit; from here on the request's applies."""
+        if self._loose > MAX_HEADER_BYTES and self._head_bytes > MAX_HEADER_BYTES:
+            self._too_large = True
+            raise ValueError("the headers are too large")  # the parser reports it to `send_400_response`
+        if len(self.pipeline) >= MAX_PIPELINED:
+            raise ValueError("too many requests at once")
+        self._loose = 0
+        self._due = inf
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of the body, which is limited where it is read."""
+        self._loose = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """The end of a request, which may have been answered already."""
+        self._loose = 0
+        self._in_message = False
+        super().on_message_complete()
+        if self._at_rest:
+            self._wait(IDLE_SECONDS)
+
+    def on_response_complete(self) -> None:
+        """Start the time limit for what follows: the rest of this request, or the next one."""
+        super().on_response_complete()
+        if self.pipeline and not self.transport.is_closing():  # uvicorn reads on with every answer, and would queue requests without end
+            self.flow.pause_reading()
+        if self._at_rest:
+            self._wait(HEADER_SECONDS if self._in_message else IDLE_SECONDS)
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is not HTTP."""
+        if self._too_large:
+            self._refuse_large()
+        else:
+            super().send_400_response(msg)
+
+    def pause_writing(self) -> None:
+        """Start the time limit for reading the answer."""
+        super().pause_writing()
+        self._unread_due = self.loop.time() + HEADER_SECONDS + self.transport.get_write_buffer_size() / LEAST_RATE
+
+    def resume_writing(self) -> None:
+        """End the time limit for reading the answer."""
+        super().resume_writing()
+        self._unread_due = inf
+
+    def shutdown(self) -> None:
+        """Shut down: a client that has sent nothing yet may still send its request; others close when idle, or with their answer."""
+        if self.cycle is None:
+            self._wait(FIRST_SECONDS)
+        else:
+            super().shutdown()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Make room."""
+        self._entrance.leave(self, spare=self._spare)
+        super().connection_lost(exc)
+
+    def check(self, now: float) -> None:
+        """Close the connection if its state has lasted too long, and cut it off if closing takes too long."""
+        if now >= self._unread_due:
+            self.transport.abort()
+        elif self.transport.is_closing() and not self._ending:  # whoever closes it, the client may never read what is left
+            self._ending = True
+            self._wait(FLUSH_SECONDS)
+        elif now >= self._due:
+            if self._ending:
+                self.transport.abort()
+            else:
+                self.transport.close()
+
+    @property
+    def _at_rest(self) -> bool:
+        """Whether nothing is being answered."""
+        cycle: RequestResponseCycle | None = self.cycle
+        return cycle is None or cycle.response_complete
+
+    @property
+    def _head_bytes(self) -> int:
+        return len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+
+    def _wait(self, seconds: float) -> None:
+        self._due = self.loop.time() + seconds
+
+    def _refuse_large(self) -> None:
+        if self._at_rest:  # otherwise it would stand within another answer
+            self.transport.write(b"HTTP/1.1 " + _TOO_LARGE + b"\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+        self.transport.close()
+
+
+async def watch(connections: set[Any]) -> None:
+    """Check all connections again and again."""
+    loop = asyncio.get_running_loop()
+    while True:
+        await asyncio.sleep(SWEEP_SECONDS)
+        now = loop.time()
+        for one in list(connections):
+            one.check(now)
