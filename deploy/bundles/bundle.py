@@ -1,6 +1,5 @@
 """A bundle is what gets deployed: a folder with an engine, its ONNX graph and a manifest with the sha256 of every file."""
 
-import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pydantic import ValidationError
 from deploy import machine, plugins
 from deploy.bundles.manifest import FORMAT, MANIFEST, Manifest
 from deploy.errors import ArtifactError, RuntimeUnavailable
+from deploy.machine import files
 from deploy.runtimes import Session
 
 
@@ -39,6 +39,12 @@ class Bundle:
         if unlisted:
             raise ArtifactError(f"{folder / MANIFEST}: names {min(unlisted)} without its sha256; package again")
         return cls(folder, manifest)
+
+    def copy(self, out: Path) -> None:
+        """Copy the manifest and the files that it lists into `out`, a new folder; what else is in the bundle stays behind."""
+        out.mkdir(parents=True)
+        for name in (MANIFEST, *self.manifest.files):
+            files.copy(self.root / name, out / name)
 
     @property
     def gated(self) -> bool:
@@ -111,9 +117,13 @@ class Bundle:
         return session
 
 
-def write(folder: Path, manifest: Manifest, files: Iterable[str]) -> Bundle:
-    """Write manifest.json with the sha256 of `files`, which are already in the folder."""
-    whole = manifest.model_copy(update={"files": {name: sha256(folder / name) for name in sorted(files)}})
+_MOST = 2**24
+"""Bytes that a manifest may have."""
+
+
+def write(folder: Path, manifest: Manifest, names: Iterable[str]) -> Bundle:
+    """Write manifest.json with the sha256 of `names`, files which are already in the folder."""
+    whole = manifest.model_copy(update={"files": {name: sha256(folder / name) for name in sorted(names)}})
     (folder / MANIFEST).write_text(whole.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return Bundle(folder, whole)
 
@@ -125,8 +135,7 @@ def sha256(path: Path) -> str:
         ArtifactError: it cannot be read.
     """
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return files.sha256(path)
     except OSError as error:
         raise ArtifactError(f"{path}: {error.strerror}") from error
 
@@ -134,7 +143,7 @@ def sha256(path: Path) -> str:
 def _read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(files.read_bytes(path, most=_MOST))
     except OSError as error:
         raise ArtifactError(f"{path}: {error.strerror}; pass the folder of a bundle") from error
     except ValueError as error:

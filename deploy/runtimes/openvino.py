@@ -15,7 +15,7 @@ import numpy as np
 from deploy import machine
 from deploy.contract import Heads
 from deploy.errors import ArtifactError, RuntimeUnavailable
-from deploy.machine import packages
+from deploy.machine import files, packages
 from deploy.machine.peak import Peak, cpu
 from deploy.precision import Batch, Precision, Recipe
 from deploy.runtimes import DEFAULTS, Compiled, Delivery, Raw, Session, TritonBackend
@@ -51,7 +51,7 @@ def open(file: Path, *, threads: int | None = None, options: Mapping[str, Any] =
 
     core = openvino.Core()
     try:
-        model = core.read_model(file.read_bytes())
+        model = core.read_model(files.read_bytes(file))
     except OSError as error:
         raise ArtifactError(f"{file}: {error.strerror}") from error
     except RuntimeError as error:

@@ -17,7 +17,7 @@ import numpy as np
 from deploy import machine
 from deploy.contract import Heads
 from deploy.errors import ArtifactError, RuntimeUnavailable, first_line
-from deploy.machine import packages
+from deploy.machine import files, packages
 from deploy.machine.peak import Peak, cpu
 from deploy.precision import Batch, Precision, Recipe
 from deploy.runtimes import DEFAULTS, ONNX_BACKEND, Compiled, Delivery, Raw, Session
@@ -81,7 +81,7 @@ def open(file: Path, *, threads: int | None = None, options: Mapping[str, Any] =
         settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     providers = _providers(onnxruntime, options.get("provider", "auto"))
     try:
-        session = onnxruntime.InferenceSession(file.read_bytes(), settings, providers=providers)
+        session = onnxruntime.InferenceSession(files.read_bytes(file), settings, providers=providers)
     except OSError as error:
         raise ArtifactError(f"{file}: {error.strerror}") from error
     except Exception as error:  # ONNX Runtime raises a dozen classes of its own

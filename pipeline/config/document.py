@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from deploy.errors import ConfigError
+from deploy.machine.files import read_text
 from pipeline.config.overrides import Setting, apply
 
 EXTENDS = "extends"
@@ -122,7 +123,7 @@ def _chain(path: Path, inside: tuple[Path, ...]) -> Iterator[tuple[str, Mapping[
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such file; pass a configuration file such as pipeline.yaml") from error
     except (OSError, UnicodeDecodeError) as error:

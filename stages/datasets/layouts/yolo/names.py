@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy.errors import DataError
+from deploy.machine import files
 from stages.datasets.layouts import list_files
 from stages.datasets.layouts.text import read_text
 from stages.datasets.layouts.yolo import head, kinds
@@ -162,7 +163,7 @@ def _label_studio(root: Path) -> dict[int, str]:
     """The categories of Label Studio's notes.json, which it writes next to classes.txt."""
     path = root / "notes.json"
     try:
-        rows = json.loads(path.read_bytes()).get("categories", []) if path.is_file() else []
+        rows = json.loads(files.read_bytes(path)).get("categories", []) if path.is_file() else []
     except (OSError, ValueError, RecursionError, AttributeError):
         return {}  # anyone's notes.json
     pairs = [(_number(row.get("id")), row.get("name")) for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
