@@ -1,6 +1,5 @@
 """A bundle is what gets deployed: a folder with an engine, its ONNX graph and a manifest with the sha256 of every file."""
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from os import PathLike
@@ -13,6 +12,7 @@ from deploy import machine, plugins
 from deploy.bundles.manifest import FORMAT, MANIFEST, Manifest
 from deploy.errors import ArtifactError, RuntimeUnavailable
 from deploy.machine import files
+from deploy.machine.documents import parse_json
 from deploy.runtimes import Session
 
 
@@ -143,11 +143,11 @@ def sha256(path: Path) -> str:
 def _read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     try:
-        content = json.loads(files.read_bytes(path, most=_MOST))
+        content = parse_json(files.read_bytes(path, most=_MOST))
     except OSError as error:
         raise ArtifactError(f"{path}: {error.strerror}; pass the folder of a bundle") from error
     except ValueError as error:
-        raise ArtifactError(f"{path}: not JSON; package again") from error
+        raise ArtifactError(f"{path}: not JSON ({error}); package again") from error
     if isinstance(content, dict) and content.get("format") != FORMAT:
         raise ArtifactError(f"{path}: bundle format {content.get('format')!r}; this edgedistill reads format {FORMAT}")
     try:
