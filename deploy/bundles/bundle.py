@@ -9,11 +9,13 @@ from typing import Self
 from pydantic import ValidationError
 
 from deploy import machine, plugins
+from deploy.bundles import consistency
 from deploy.bundles.manifest import FORMAT, MANIFEST, Manifest
 from deploy.errors import ArtifactError, RuntimeUnavailable
 from deploy.machine import files
 from deploy.machine.documents import parse_json
 from deploy.runtimes import Session
+from deploy.runtimes.onnx_files import header
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,18 @@ class Bundle:
         unlisted = {manifest.onnx, *([manifest.engine] if manifest.engine else [])} - set(manifest.files)
         if unlisted:
             raise ArtifactError(f"{folder / MANIFEST}: names {min(unlisted)} without its sha256; package again")
+        problem = next(consistency.problems(manifest, consistency.engine_size(folder, manifest)), None)
+        if problem is not None:
+            raise ArtifactError(f"{folder / MANIFEST}: contradicts itself: {problem}; package again")
+        for name in sorted(name for name in manifest.files if name.endswith(header.ONNX_SUFFIX)):
+            _check_graph(folder, name, manifest)
         return cls(folder, manifest)
+
+    def parts(self, name: str) -> tuple[str, ...]:
+        """A graph and the files of its tensors; anything else is only itself."""
+        if not name.endswith(header.ONNX_SUFFIX):
+            return (name,)
+        return (name, *header.external(self.root / name, files.read_bytes(self.root / name)))
 
     def copy(self, out: Path) -> None:
         """Copy the manifest and the files that it lists into `out`, a new folder; what else is in the bundle stays behind."""
@@ -126,6 +139,19 @@ def write(folder: Path, manifest: Manifest, names: Iterable[str]) -> Bundle:
     whole = manifest.model_copy(update={"files": {name: sha256(folder / name) for name in sorted(names)}})
     (folder / MANIFEST).write_text(whole.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return Bundle(folder, whole)
+
+
+def _check_graph(folder: Path, name: str, manifest: Manifest) -> None:
+    """Refuse a graph whose tensors are in files that the manifest does not list, or that does not fit the manifest."""
+    file = folder / name
+    content = files.read_bytes(file)
+    unlisted = next((one for one in header.external(file, content) if one not in manifest.files), None)
+    if unlisted is not None:
+        raise ArtifactError(f"{file}: a tensor is in {unlisted}, which {MANIFEST} does not list; export it with all tensors inside")
+    engine = name != manifest.onnx
+    problem = next(consistency.graph_problems(manifest, header.header_of(file, content), engine=engine), None)
+    if problem is not None and name in (manifest.onnx, manifest.engine):
+        raise ArtifactError(f"{file}: does not fit {MANIFEST}: {problem}; package again")
 
 
 def sha256(path: Path) -> str:

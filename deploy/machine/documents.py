@@ -29,6 +29,7 @@ class Bounded(Composer):
     def compose_node(self, parent: Any, index: Any) -> Any:
         """Compose a node and count it; anchors are complete before their aliases, unless an alias is inside its own anchor."""
         event: Any = self.peek_event()  # type: ignore[attr-defined]
+        mark = event.start_mark
         self._level += 1
         self._refuse_deep(self._level, event)
         node = super().compose_node(parent, index)
@@ -36,20 +37,21 @@ class Bounded(Composer):
         self._level -= 1
         if isinstance(event, yaml.AliasEvent):
             if id(node) not in self._sizes:
-                raise yaml.MarkedYAMLError(problem="an alias that contains itself", problem_mark=event.start_mark)
+                raise yaml.MarkedYAMLError(problem="an alias that contains itself", problem_mark=mark)
         else:
             self._sizes[id(node)] = self._size(node)
         num, levels = self._sizes[id(node)]
         self._refuse_deep(levels, event)
         if num > self.most:
-            raise yaml.MarkedYAMLError(problem=f"more than {self.most:,} values, aliases included", problem_mark=event.start_mark)
+            raise yaml.MarkedYAMLError(problem=f"more than {self.most:,} values, aliases included", problem_mark=mark)
         return node
 
     def _size(self, node: yaml.Node) -> tuple[int, int]:
         if isinstance(node, yaml.ScalarNode):
             if node.tag in _NUMBERS and len(node.value) > LONGEST_NUMBER:
                 problem = f"a number of {len(node.value):,} characters, allowed: {LONGEST_NUMBER}"
-                raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+                mark: Any = node.start_mark
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=mark)
             return 1, 1
         inner = node.value if isinstance(node, yaml.SequenceNode) else [one for pair in node.value for one in pair]
         sizes = [self._sizes[id(one)] for one in inner]

@@ -56,7 +56,8 @@ def push(bundle: Bundle, repository: str, weights: Path | None, *, private: bool
 def stage(bundle: Bundle, out: Path, weights: Path | None, *, engine: bool = False) -> None:
     """Write the upload's files into `out`, an empty folder: itself a bundle, from which `edgedistill build` builds an engine."""
     manifest = bundle.manifest
-    for name in (manifest.onnx, LABELS):
+    tensor_files = bundle.parts(manifest.onnx)[1:]
+    for name in (manifest.onnx, *tensor_files, LABELS):
         files.copy(bundle.root / name, out / name)
     (out / CONTRACT).write_text(manifest.contract.model_dump_json(indent=2) + "\n", encoding="utf-8")
     (out / CARD).write_text(front_matter(bundle) + files.read_text(bundle.root / CARD), encoding="utf-8")
@@ -66,9 +67,11 @@ def stage(bundle: Bundle, out: Path, weights: Path | None, *, engine: bool = Fal
     if engine and manifest.engine is not None:
         machine = "-".join("".join(c if c.isalnum() else "-" for c in value) for value in manifest.fingerprint.values() if len(value) < 60)
         sent = f"{Path(manifest.engine).stem}-{machine}{Path(manifest.engine).suffix}"
-        files.copy(bundle.root / manifest.engine, out / sent)
+        tensor_files += bundle.parts(manifest.engine)[1:]
+        for name, copied in ((manifest.engine, sent), *((one, one) for one in tensor_files)):
+            files.copy(bundle.root / name, out / copied)
     why = manifest.why or (None if sent else "the engine was left out; build it on the machine that will run it")
-    names = [manifest.onnx, LABELS, CARD, *([sent] if sent else [])]
+    names = [manifest.onnx, *tensor_files, LABELS, CARD, *([sent] if sent else [])]
     write(out, manifest.model_copy(update={"engine": sent, "why": why}), names)
 
 

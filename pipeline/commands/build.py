@@ -182,8 +182,13 @@ def _make(
 
     Raises:
         RuntimeUnavailable: the engine cannot be built here.
+        ArtifactError: the graph's tensors are in other files.
     """
     manifest = given.manifest
+    if len(parts := given.parts(manifest.onnx)) > 1:
+        raise ArtifactError(
+            f"{given.root / manifest.onnx}: has tensors in {parts[1]}; build needs them inside, so export it without others"
+        )
     folder = scratch / manifest.provenance.artifacts.get("onnx", f"export-{manifest.graph.sha256[:16]}")
     folder.mkdir()
     files.copy(given.root / manifest.onnx, folder / ONNX)
