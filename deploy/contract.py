@@ -1,12 +1,16 @@
 """The typed facts that every artifact carries about its input, its output and its measurements."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 MAX_PIXELS = 89_478_485  # Pillow's own bound: above it a small file can fill the memory
 MOST_PIXELS = 2**29  # at four bytes each, what Pillow can address
 FULL_WHITE = 65_535
+
+
+Mean = Annotated[float, Field(ge=-1000, le=1000)]
+Deviation = Annotated[float, Field(ge=1e-4, le=1e4)]
 
 
 MaskFrame = Literal["box", "image"]
@@ -32,8 +36,8 @@ class Preprocessing(Frozen):
     resize: Literal["letterbox", "stretch", "shortest_edge"] = "letterbox"
     pad_value: int = Field(default=114, ge=0, le=255)
     color: Literal["rgb", "bgr"] = "rgb"
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    mean: tuple[Mean, Mean, Mean] = (0.485, 0.456, 0.406)
+    std: tuple[Deviation, Deviation, Deviation] = (0.229, 0.224, 0.225)
     interpolation: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
     alpha: Literal["blend", "ignore"] = "blend"
     white: int = Field(default=FULL_WHITE, ge=1, le=FULL_WHITE)
@@ -70,9 +74,9 @@ class NetworkFacts(Frozen):
     """
 
     detector: str
-    parameters: int
-    macs: int
-    checkpoint: str
+    parameters: int = Field(ge=0)
+    macs: int = Field(ge=0)
+    checkpoint: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")
 
 
 class GraphFacts(Frozen):

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from deploy.bundles.bundle import Bundle
 from pipeline.flow import RunResult
 from pipeline.results import history
 from pipeline.results.summary import summarize
 from pipeline.store.files import replace_folder, replace_json
-from stages.facts import FACTS
 
 
 def publish(result: RunResult, folder: Path, *, redraw: bool = False) -> dict[str, Any]:
@@ -31,11 +31,18 @@ def publish(result: RunResult, folder: Path, *, redraw: bool = False) -> dict[st
 
 
 def copy_bundles(bundles: Mapping[str, Path], folder: Path) -> None:
-    """Replace the contents of `folder` with these bundles; the keys are the names of their folders."""
+    """Replace the contents of `folder` with these bundles; the keys are the names of their folders.
+
+    Raises:
+        ArtifactError: a bundle is damaged.
+    """
     scratch = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(scratch, ignore_errors=True)
     for name, root in bundles.items():
-        shutil.copytree(root, scratch / name, ignore=shutil.ignore_patterns("stage.json", FACTS))
+        if root.parent == folder:
+            shutil.copytree(root, scratch / name, symlinks=True)
+        else:
+            Bundle.load(root).copy(scratch / name)
     replace_folder(scratch, folder)
 
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from deploy.errors import ArtifactError, ConfigError, EdgedistillError
+from deploy.machine.files import NotRegular
 
 INTERRUPTED = 130
 TERMINATED = 128 + signal.SIGTERM
@@ -74,6 +75,8 @@ def as_user_error(error: BaseException) -> EdgedistillError | None:
     if isinstance(error, EdgedistillError):
         return error
     for cause in _chain(error):
+        if isinstance(cause, NotRegular):
+            return ArtifactError(f"{cause.filename}: {cause.strerror}")
         if isinstance(cause, OSError) and cause.errno in _UNWRITABLE:
             place = cause.filename2 or cause.filename  # when copying, the second is the file being written
             problem = f"{f'{place}:' if place else 'results'} cannot be written ({cause.strerror})"

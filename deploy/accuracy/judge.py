@@ -10,6 +10,7 @@ from typing import Any
 from deploy.accuracy import coco
 from deploy.contract import Accuracy
 from deploy.errors import ArtifactError, DataError
+from deploy.machine.files import sha256
 from deploy.prediction import image_files
 from deploy.prediction.detections import to_coco
 from deploy.prediction.predictor import SessionPredictor
@@ -28,7 +29,7 @@ class LabeledSplit:
         """The sha256 of all annotations and of every image file's content."""
         digest = hashlib.sha256(json.dumps(self.truth, sort_keys=True).encode())
         for image in self.images:
-            digest.update(hashlib.sha256(image.read_bytes()).digest())
+            digest.update(bytes.fromhex(sha256(image)))
         return digest.hexdigest()
 
 

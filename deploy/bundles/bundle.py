@@ -1,7 +1,5 @@
 """A bundle is what gets deployed: a folder with an engine, its ONNX graph and a manifest with the sha256 of every file."""
 
-import hashlib
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from os import PathLike
@@ -11,9 +9,13 @@ from typing import Self
 from pydantic import ValidationError
 
 from deploy import machine, plugins
+from deploy.bundles import consistency
 from deploy.bundles.manifest import FORMAT, MANIFEST, Manifest
 from deploy.errors import ArtifactError, RuntimeUnavailable
+from deploy.machine import files
+from deploy.machine.documents import parse_json
 from deploy.runtimes import Session
+from deploy.runtimes.onnx_files import header
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,24 @@ class Bundle:
         unlisted = {manifest.onnx, *([manifest.engine] if manifest.engine else [])} - set(manifest.files)
         if unlisted:
             raise ArtifactError(f"{folder / MANIFEST}: names {min(unlisted)} without its sha256; package again")
+        problem = next(consistency.problems(manifest, consistency.engine_size(folder, manifest)), None)
+        if problem is not None:
+            raise ArtifactError(f"{folder / MANIFEST}: contradicts itself: {problem}; package again")
+        for name in sorted(name for name in manifest.files if name.endswith(header.ONNX_SUFFIX)):
+            _check_graph(folder, name, manifest)
         return cls(folder, manifest)
+
+    def parts(self, name: str) -> tuple[str, ...]:
+        """A graph and the files of its tensors; anything else is only itself."""
+        if not name.endswith(header.ONNX_SUFFIX):
+            return (name,)
+        return (name, *header.external(self.root / name, files.read_bytes(self.root / name)))
+
+    def copy(self, out: Path) -> None:
+        """Copy the manifest and the files that it lists into `out`, a new folder; what else is in the bundle stays behind."""
+        out.mkdir(parents=True)
+        for name in (MANIFEST, *self.manifest.files):
+            files.copy(self.root / name, out / name)
 
     @property
     def gated(self) -> bool:
@@ -111,11 +130,28 @@ class Bundle:
         return session
 
 
-def write(folder: Path, manifest: Manifest, files: Iterable[str]) -> Bundle:
-    """Write manifest.json with the sha256 of `files`, which are already in the folder."""
-    whole = manifest.model_copy(update={"files": {name: sha256(folder / name) for name in sorted(files)}})
+_MOST = 2**24
+"""Bytes that a manifest may have."""
+
+
+def write(folder: Path, manifest: Manifest, names: Iterable[str]) -> Bundle:
+    """Write manifest.json with the sha256 of `names`, files which are already in the folder."""
+    whole = manifest.model_copy(update={"files": {name: sha256(folder / name) for name in sorted(names)}})
     (folder / MANIFEST).write_text(whole.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return Bundle(folder, whole)
+
+
+def _check_graph(folder: Path, name: str, manifest: Manifest) -> None:
+    """Refuse a graph whose tensors are in files that the manifest does not list, or that does not fit the manifest."""
+    file = folder / name
+    content = files.read_bytes(file)
+    unlisted = next((one for one in header.external(file, content) if one not in manifest.files), None)
+    if unlisted is not None:
+        raise ArtifactError(f"{file}: a tensor is in {unlisted}, which {MANIFEST} does not list; export it with all tensors inside")
+    engine = name != manifest.onnx
+    problem = next(consistency.graph_problems(manifest, header.header_of(file, content), engine=engine), None)
+    if problem is not None and name in (manifest.onnx, manifest.engine):
+        raise ArtifactError(f"{file}: does not fit {MANIFEST}: {problem}; package again")
 
 
 def sha256(path: Path) -> str:
@@ -125,8 +161,7 @@ def sha256(path: Path) -> str:
         ArtifactError: it cannot be read.
     """
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return files.sha256(path)
     except OSError as error:
         raise ArtifactError(f"{path}: {error.strerror}") from error
 
@@ -134,11 +169,11 @@ def sha256(path: Path) -> str:
 def _read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     try:
-        content = json.loads(path.read_bytes())
+        content = parse_json(files.read_bytes(path, most=_MOST))
     except OSError as error:
         raise ArtifactError(f"{path}: {error.strerror}; pass the folder of a bundle") from error
     except ValueError as error:
-        raise ArtifactError(f"{path}: not JSON; package again") from error
+        raise ArtifactError(f"{path}: not JSON ({error}); package again") from error
     if isinstance(content, dict) and content.get("format") != FORMAT:
         raise ArtifactError(f"{path}: bundle format {content.get('format')!r}; this edgedistill reads format {FORMAT}")
     try:

@@ -18,7 +18,10 @@ MANIFEST = "manifest.json"
 FORMAT = 2
 
 
-FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")]
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+
+
+FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$", max_length=200)]
 
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -95,10 +98,10 @@ class Manifest(Frozen):
     """
 
     format: Literal[2] = 2
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-    target: str
+    name: Annotated[str, Field(pattern=NAME, max_length=200)]
+    target: Annotated[str, Field(pattern=NAME, max_length=150)]
     runtime: str
-    precision: str
+    precision: Literal["fp32", "fp16", "int8"]
     options: dict[str, Any]
     engine: FileName | None
     onnx: FileName

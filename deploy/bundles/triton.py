@@ -1,13 +1,13 @@
 """NVIDIA Triton's view of a bundle: its tensors, its model configuration, and a model repository."""
 
 import json
-import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from deploy.bundles.bundle import Bundle
 from deploy.bundles.manifest import Manifest
+from deploy.machine import files
 from deploy.runtimes import ONNX_BACKEND, delivery
 
 _MAX_BATCH = 8
@@ -71,7 +71,10 @@ def write(bundle: Bundle, repository: Path) -> None:
     (folder / "1").mkdir(parents=True)
     own = delivery(manifest.runtime).triton
     backend = own or ONNX_BACKEND
-    shutil.copy(bundle.root / (manifest.engine if own and manifest.engine else manifest.onnx), folder / "1" / backend.file)
+    graph, *tensor_files = bundle.parts(manifest.engine if own and manifest.engine else manifest.onnx)
+    for name in tensor_files:
+        files.copy(bundle.root / name, folder / "1" / name)
+    files.copy(bundle.root / graph, folder / "1" / backend.file)
     batch = min(_MAX_BATCH, manifest.options.get("max_batch") or _MAX_BATCH) if manifest.graph.dynamic_batch else 0
     described = config(manifest, manifest.name, max_batch_size=batch, max_queue_delay_us=_QUEUE_DELAY_US)
     size = manifest.contract.preprocessing

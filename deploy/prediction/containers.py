@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from deploy.machine.files import open_regular
+
 _ATOMS = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"moof", b"styp", b"sidx", b"mfra", b"uuid", b"meta")
 _EBML = b"\x1a\x45\xdf\xa3"
 
@@ -30,7 +32,7 @@ def examine(path: Path) -> Container | None:
         OSError: the file cannot be read.
     """
     size = path.stat().st_size
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         head = file.read(12)
         file.seek(0)
         if not is_video(head):

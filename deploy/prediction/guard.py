@@ -1,7 +1,7 @@
 """Pillow's own limit on pixels, which is one for the whole process, kept out of the way of the contract's."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from threading import Lock
 from typing import IO
@@ -9,6 +9,7 @@ from typing import IO
 from PIL import Image, ImageFile
 
 from deploy.contract import MAX_PIXELS
+from deploy.machine.files import open_regular
 
 _LOCK = Lock()
 
@@ -24,10 +25,16 @@ def unguarded() -> Iterator[None]:
             Image.MAX_IMAGE_PIXELS = kept
 
 
-def open_image(source: Path | IO[bytes], formats: Sequence[str]) -> ImageFile.ImageFile:
-    """Read an image's header; the caller checks its size before loading it."""
-    with unguarded():
-        return Image.open(source, formats=tuple(formats))
+@contextmanager
+def open_image(source: Path | IO[bytes], formats: Sequence[str]) -> Iterator[ImageFile.ImageFile]:
+    """Read an image's header; the caller checks its size before loading it. A path leads to a regular file, or OSError is raised."""
+    with ExitStack() as stack:
+        file = stack.enter_context(open_regular(source)) if isinstance(source, Path) else source
+        with unguarded():
+            image = stack.enter_context(Image.open(file, formats=tuple(formats)))
+        if isinstance(source, Path):
+            image.filename = str(source)
+        yield image
 
 
 def load(image: Image.Image) -> None:

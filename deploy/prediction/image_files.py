@@ -14,6 +14,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError, features
 
 from deploy.contract import MAX_PIXELS, Preprocessing
 from deploy.errors import DataError
+from deploy.machine.files import open_regular
 from deploy.prediction import costly, decoding, guard
 
 _BOUNDED = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
@@ -139,7 +140,7 @@ def _refused(name: str, formats: Sequence[str], source: Path | bytes = b"") -> I
 
 def _is_heic(source: Path | bytes) -> bool:
     if isinstance(source, Path):
-        with source.open("rb") as file:
+        with open_regular(source) as file:
             source = file.read(64)
     return source[4:8] == b"ftyp" and source[8:12] in _HEIC and b"avif" not in source[:64]
 

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from deploy.errors import ConfigError, DataError
+from deploy.machine import files
 from deploy.prediction import containers, video
 from deploy.prediction.image_folders import SUFFIXES, list_files
 from deploy.progress import note
@@ -51,8 +52,8 @@ def expand(given: Sequence[str], read_input: Callable[[], bytes], *, leave_out: 
 
 def _named(word: str, leave_out: Path | None) -> Iterator[Picture]:
     path = _path(word)
-    if path.suffix.lower() == _LIST and path.is_file():
-        yield from _listed(_text(path.read_bytes(), str(path)), str(path), path.parent, leave_out)
+    if path.suffix.lower() == _LIST and path.exists() and not path.is_dir():
+        yield from _listed(_text(_content(path), str(path)), str(path), path.parent, leave_out)
     else:
         yield from _files(word, path, leave_out)
 
@@ -131,6 +132,13 @@ def _input(content: bytes, leave_out: Path | None) -> Iterator[Picture]:
         raise DataError("standard input is empty; write paths to it, one per line, or the bytes of one image")
     else:
         yield from _listed(_text(content, "standard input"), "standard input", Path(), leave_out)
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return files.read_bytes(path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def _text(content: bytes, name: str) -> str:

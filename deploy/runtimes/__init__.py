@@ -31,6 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy import plugins
+from deploy.errors import ArtifactError
 from deploy.machine.peak import Peak
 from deploy.precision import Batch, Precision
 
@@ -82,6 +83,24 @@ class Raw:
     labels: NDArray[np.int64]
     converged: NDArray[np.bool_]
     masks: NDArray[np.float32] | None = None
+
+
+def checked(raw: Raw, num_images: int) -> Raw:
+    """The outputs of a batch, if they have the types and shapes of `Raw`: a graph that was changed may answer anything.
+
+    Raises:
+        ArtifactError: they have not; the message names the first.
+    """
+    most = raw.scores.shape[1] if getattr(raw.scores, "ndim", 0) == 2 else 0
+    expected = {"boxes": ("f", (num_images, most, 4)), "scores": ("f", (num_images, most)), "labels": ("iu", (num_images, most))}
+    for name, (kinds, shape) in {**expected, "converged": ("b", (num_images,))}.items():
+        value = getattr(raw, name)
+        if not isinstance(value, np.ndarray) or value.dtype.kind not in kinds or value.shape != shape:
+            found = f"{value.dtype} {value.shape}" if isinstance(value, np.ndarray) else type(value).__name__
+            raise ArtifactError(f"the engine's {name} are {found}, expected {shape}; build it again")
+    if raw.masks is not None and (raw.masks.dtype.kind != "f" or raw.masks.ndim != 4 or raw.masks.shape[:2] != (num_images, most)):
+        raise ArtifactError(f"the engine's masks are {raw.masks.dtype} {raw.masks.shape}; build it again")
+    return raw
 
 
 DEFAULTS: Mapping[str, Any] = MappingProxyType({})

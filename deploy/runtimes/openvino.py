@@ -18,8 +18,9 @@ from deploy.errors import ArtifactError, RuntimeUnavailable
 from deploy.machine import packages
 from deploy.machine.peak import Peak, cpu
 from deploy.precision import Batch, Precision, Recipe
-from deploy.runtimes import DEFAULTS, Compiled, Delivery, Raw, Session, TritonBackend
+from deploy.runtimes import DEFAULTS, Compiled, Delivery, Raw, Session, TritonBackend, checked
 from deploy.runtimes.onnx_files import engine
+from deploy.runtimes.onnx_files.header import open_model
 
 _KINDS = {"Convolution": "convolutions", "Deconvolution": "convolutions", "FullyConnected": "products", "MatMul": "products"}
 _TYPES = {"f32": "fp32", "f16": "fp16", "u8": "int8", "i8": "int8"}
@@ -51,7 +52,7 @@ def open(file: Path, *, threads: int | None = None, options: Mapping[str, Any] =
 
     core = openvino.Core()
     try:
-        model = core.read_model(file.read_bytes())
+        model = core.read_model(open_model(file))
     except OSError as error:
         raise ArtifactError(f"{file}: {error.strerror}") from error
     except RuntimeError as error:
@@ -94,7 +95,7 @@ class OpenVinoSession(Session):
         except RuntimeError as error:
             raise ArtifactError(f"the engine failed on images {images.shape}: {_last_line(error)}") from error
         values = {name: np.array(results[name]) for name in self._outputs}
-        return Raw(**{**values, "converged": values["converged"].astype(np.bool_)})
+        return checked(Raw(**{**values, "converged": values["converged"].astype(np.bool_)}), len(images))
 
     def _compiled(self, shape: tuple[int, ...]) -> Any:
         fixed = self._model.clone()

@@ -20,8 +20,9 @@ from deploy.errors import ArtifactError, RuntimeUnavailable, first_line
 from deploy.machine import packages
 from deploy.machine.peak import Peak, cpu
 from deploy.precision import Batch, Precision, Recipe
-from deploy.runtimes import DEFAULTS, ONNX_BACKEND, Compiled, Delivery, Raw, Session
+from deploy.runtimes import DEFAULTS, ONNX_BACKEND, Compiled, Delivery, Raw, Session, checked
 from deploy.runtimes.onnx_files import engine
+from deploy.runtimes.onnx_files.header import open_model
 
 INTEGERS = Recipe(signed_activations=False, quantize_bias=True, quantize_outputs=True, narrow_weights=True)
 """x86's VNNI multiplies unsigned by signed bytes; an asymmetric range also wastes nothing on negative values, which ReLU removes,
@@ -77,11 +78,14 @@ def open(file: Path, *, threads: int | None = None, options: Mapping[str, Any] =
     settings.log_severity_level = _FATAL_ONLY
     settings.intra_op_num_threads = threads or _default_threads()
     settings.add_session_config_entry("session.force_spinning_stop", "1")  # an idle session would keep a core busy for milliseconds
+    settings.add_session_config_entry("session.load_model_format", "ONNX")
     if options.get("optimization") == "none":
         settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     providers = _providers(onnxruntime, options.get("provider", "auto"))
     try:
-        session = onnxruntime.InferenceSession(file.read_bytes(), settings, providers=providers)
+        session = onnxruntime.InferenceSession(open_model(file), settings, providers=providers)
+    except ArtifactError:
+        raise
     except OSError as error:
         raise ArtifactError(f"{file}: {error.strerror}") from error
     except Exception as error:  # ONNX Runtime raises a dozen classes of its own
@@ -125,7 +129,7 @@ class OrtSession(Session):
             values = self._session.run(self._outputs, {"images": np.ascontiguousarray(images, np.float32)})
         except Exception as error:
             raise ArtifactError(f"the engine failed on images {images.shape}: {first_line(error)}") from error
-        return Raw(*values)
+        return checked(Raw(*values), len(images))
 
     def peak(self, precision: Precision) -> Peak | None:
         """See Session.peak; only for the CPU."""

@@ -1,13 +1,13 @@
 """`edgedistill push`: uploads weights, graph, card and contract to a model hub."""
 
 import json
-import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from deploy.bundles.bundle import Bundle, write
 from deploy.errors import ArtifactError, ConfigError, in_one_line
+from deploy.machine import files
 
 WEIGHTS = "model.safetensors"
 CONTRACT = "preprocessing.json"
@@ -56,20 +56,23 @@ def push(bundle: Bundle, repository: str, weights: Path | None, *, private: bool
 def stage(bundle: Bundle, out: Path, weights: Path | None, *, engine: bool = False) -> None:
     """Write the upload's files into `out`, an empty folder: itself a bundle, from which `edgedistill build` builds an engine."""
     manifest = bundle.manifest
-    for name in (manifest.onnx, LABELS):
-        shutil.copy(bundle.root / name, out / name)
+    tensor_files = bundle.parts(manifest.onnx)[1:]
+    for name in (manifest.onnx, *tensor_files, LABELS):
+        files.copy(bundle.root / name, out / name)
     (out / CONTRACT).write_text(manifest.contract.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    (out / CARD).write_text(front_matter(bundle) + (bundle.root / CARD).read_text(encoding="utf-8"), encoding="utf-8")
+    (out / CARD).write_text(front_matter(bundle) + files.read_text(bundle.root / CARD), encoding="utf-8")
     if weights is not None:
-        shutil.copy(weights, out / WEIGHTS)
+        files.copy(weights, out / WEIGHTS)
     sent = None
     if engine and manifest.engine is not None:
         machine = "-".join("".join(c if c.isalnum() else "-" for c in value) for value in manifest.fingerprint.values() if len(value) < 60)
         sent = f"{Path(manifest.engine).stem}-{machine}{Path(manifest.engine).suffix}"
-        shutil.copy(bundle.root / manifest.engine, out / sent)
+        tensor_files += bundle.parts(manifest.engine)[1:]
+        for name, copied in ((manifest.engine, sent), *((one, one) for one in tensor_files)):
+            files.copy(bundle.root / name, out / copied)
     why = manifest.why or (None if sent else "the engine was left out; build it on the machine that will run it")
-    files = [manifest.onnx, LABELS, CARD, *([sent] if sent else [])]
-    write(out, manifest.model_copy(update={"engine": sent, "why": why}), files)
+    names = [manifest.onnx, *tensor_files, LABELS, CARD, *([sent] if sent else [])]
+    write(out, manifest.model_copy(update={"engine": sent, "why": why}), names)
 
 
 def front_matter(bundle: Bundle) -> str:

@@ -20,7 +20,7 @@ def ship(bundle: Bundle, out: Path, *, image: str | None = None) -> None:
         image: the container image's name in kserve.yaml; None: edgedistill/<name>:<the first digits of the engine's sha256>.
     """
     manifest = bundle.manifest
-    shutil.copytree(bundle.root, out / "bundle")
+    bundle.copy(out / "bundle")
     triton.write(bundle, out / MODELS)
     digest = manifest.files[manifest.engine or manifest.onnx]
     needs = delivery(manifest.runtime)

@@ -1,7 +1,6 @@
 """`edgedistill build`: rebuilds a bundle's engine for this machine, measures and judges it here, and writes it to a new bundle."""
 
 import argparse
-import shutil
 import sys
 from functools import partial
 from pathlib import Path
@@ -13,6 +12,7 @@ from pydantic import ValidationError
 from deploy.bundles.bundle import Bundle
 from deploy.bundles.manifest import MANIFEST, Manifest, Plan
 from deploy.errors import EXIT_INCOMPARABLE, ArtifactError, ConfigError, Interrupted, RuntimeUnavailable
+from deploy.machine import files
 from deploy.plugins import suggest
 from deploy.runtimes import AUTO, on_site
 from pipeline.answer import Answer, say, silent
@@ -206,11 +206,16 @@ def _make(
 
     Raises:
         RuntimeUnavailable: the engine cannot be built here.
+        ArtifactError: the graph's tensors are in other files.
     """
     manifest = given.manifest
+    if len(parts := given.parts(manifest.onnx)) > 1:
+        raise ArtifactError(
+            f"{given.root / manifest.onnx}: has tensors in {parts[1]}; build needs them inside, so export it without others"
+        )
     folder = scratch / manifest.provenance.artifacts.get("onnx", f"export-{manifest.graph.sha256[:16]}")
     folder.mkdir()
-    shutil.copyfile(given.root / manifest.onnx, folder / ONNX)
+    files.copy(given.root / manifest.onnx, folder / ONNX)
     write_facts(folder, OnnxFacts(contract=manifest.contract, **dict(manifest.graph)))
     model = OnnxModel(folder)
     engine = store.run(optimize, target, model, dataset, *judging(target, validation))

@@ -9,6 +9,8 @@ from typing import Any
 import yaml
 
 from deploy.errors import ConfigError
+from deploy.machine.documents import Bounded, parse_yaml
+from deploy.machine.files import read_text
 from pipeline.config.overrides import Setting, apply
 
 EXTENDS = "extends"
@@ -16,18 +18,22 @@ PLUGIN_KEYS = ("name", "dataset", "runtime")
 
 PathPart = str | int
 
+_MOST_BYTES, _MOST_FILES = 2**20, 20
+"""Bounds on the size of a file, and on how many files extend one another."""
 
-class _Loader(yaml.SafeLoader):
+
+class _Loader(Bounded, yaml.SafeLoader):
     """Safe YAML in which a key given twice is an error and 1e-3 is a number."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node: yaml.MappingNode = super().compose_mapping_node(anchor)
         seen: set[str] = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
             if key.value in seen:
                 raise yaml.MarkedYAMLError(problem=f"{key.value} is given twice", problem_mark=key.start_mark)
-            if isinstance(key, yaml.ScalarNode):
-                seen.add(key.value)
+            seen.add(key.value)
         return node
 
 
@@ -38,19 +44,15 @@ def parse(text: str, label: str) -> Any:
     """Parse YAML; error messages start with `label`. Aliases become copies.
 
     Raises:
-        ConfigError: the text is not YAML, or a key is given twice.
+        ConfigError: the text is not YAML, is not within the bounds of `documents`, or gives a key twice.
     """
     try:
-        return _copied(yaml.load(text, _Loader))  # noqa: S506 - a SafeLoader
+        return _copied(parse_yaml(text, _Loader))
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark and "\n" in text else ""
         raise ConfigError(f"{label}{line}: {error.problem}") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{label}: {' '.join(str(error).split())}") from error
-    except RecursionError as error:
-        raise ConfigError(f"{label}: an alias that contains itself") from error
-    except ValueError as error:
-        raise ConfigError(f"{label}: {error}") from error
 
 
 def _copied(value: Any) -> Any:
@@ -110,6 +112,8 @@ def read_document(path: Path, settings: Sequence[str] = ()) -> Document:
 def _chain(path: Path, inside: tuple[Path, ...]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     if path.resolve() in inside:
         raise ConfigError(f"{inside[-1]}: extends {path}, which extends it in turn")
+    if len(inside) >= _MOST_FILES:
+        raise ConfigError(f"{inside[0]}: more than {_MOST_FILES} files that extend one another; join some")
     data = _read(path)
     base = data.pop(EXTENDS, None)
     yield str(path), data
@@ -122,7 +126,7 @@ def _chain(path: Path, inside: tuple[Path, ...]) -> Iterator[tuple[str, Mapping[
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path, most=_MOST_BYTES)
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such file; pass a configuration file such as pipeline.yaml") from error
     except (OSError, UnicodeDecodeError) as error:

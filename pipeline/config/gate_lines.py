@@ -5,6 +5,7 @@ from pathlib import Path
 
 import yaml
 
+from deploy.machine import files
 from pipeline.config.document import EXTENDS
 
 
@@ -14,7 +15,7 @@ def gate_lines(path: Path) -> list[tuple[Path, int]]:
     The line of a gate that is an alias is the alias's, not its anchor's.
     """
     base: str | None = None
-    keys = _Events(yaml.parse(path.read_text(encoding="utf-8"), yaml.SafeLoader))
+    keys = _Events(yaml.parse(files.read_text(path), yaml.SafeLoader))
     for key in keys.mapping():
         if key == "gates":
             return [(path, line + 1) for line in keys.sequence()]

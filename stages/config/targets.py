@@ -33,7 +33,7 @@ class ExportConfig(Frozen):
 class TargetConfig(Plugin):
     """An engine to build: `runtime` is a file of deploy/runtimes, or `auto`; compile options are written next to it."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=150)
     runtime: str
     precision: Literal["fp32", "fp16", "int8", "auto"] = "fp32"
     required: bool = Field(default=False, description="fail the run if this target cannot be measured")

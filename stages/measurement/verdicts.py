@@ -7,7 +7,7 @@ from typing import Literal
 
 from deploy import plugins
 from deploy.bundles.manifest import Verdict
-from deploy.comparison import metrics
+from deploy.comparison import limits, metrics
 from deploy.comparison.compare import Change, Comparison, Incomparable
 from deploy.comparison.interleaved import InterleavedProtocol
 from deploy.comparison.metrics import Figures
@@ -125,8 +125,7 @@ def limit(one: GateConfig) -> str:
     if one.is_change:
         given = one.max_increase if one.max_drop is None else one.max_drop
         return f"{'rises' if one.max_drop is None else 'falls'} <= {given if isinstance(given, str) else f'{given:.12g}'} from {one.other}"
-    parts = [f"{sign} {bound:.12g}" for sign, bound in ((">=", one.min), ("<=", one.max)) if bound is not None]
-    return " and ".join(parts)
+    return limits.of_number(one.min, one.max)
 
 
 def judged_number(figures: Figures, metric: str) -> tuple[float | None, str | None]:

@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from deploy import plugins
 from deploy.contract import Accuracy, ModelContract
 from deploy.errors import ArtifactError, ConfigError, first_line
+from deploy.machine.files import check_regular
 from deploy.plugins import OptionRole
 from stages.artifacts import WEIGHTS, Checkpoint, Dataset
 from stages.config import DetectorConfig, ExportConfig
@@ -70,6 +71,7 @@ def load_weights(detector: Detector, path: Path, advice: str = "use one of the c
     """
     file = path / WEIGHTS if path.is_dir() else path
     try:
+        check_regular(file)
         state = load_file(str(file))
     except (OSError, SafetensorError) as error:
         raise ArtifactError(f"{file}: not a readable safetensors file ({first_line(error)}); {advice}") from error

@@ -4,6 +4,7 @@ import hashlib
 from pathlib import Path
 
 from deploy.errors import ArtifactError
+from deploy.machine.files import sha256
 from deploy.plugins import OptionRole
 from stages.artifacts import WEIGHTS
 from stages.config import DetectorConfig
@@ -19,7 +20,7 @@ def weights_digest(weights: str | None) -> dict[str, str]:
         return {}
     file = weights_file(Path(weights))
     try:
-        return {"weights": hashlib.sha256(file.read_bytes()).hexdigest()}
+        return {"weights": sha256(file)}
     except OSError as error:
         raise ArtifactError(f"{file}: {error.strerror}; `weights` names a safetensors file or a checkpoint folder") from error
 
@@ -41,6 +42,5 @@ def _digest(path: Path) -> str:
     total = hashlib.sha256()
     for file in files:
         total.update(f"{file.relative_to(path).as_posix()}\n".encode())
-        with file.open("rb") as content:
-            total.update(hashlib.file_digest(content, "sha256").digest())
+        total.update(bytes.fromhex(sha256(file)))
     return total.hexdigest()

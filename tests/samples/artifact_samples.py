@@ -136,10 +136,10 @@ def latency(p99: float = 9.0) -> Latency:
     return Latency(pre=values, infer=values, post=values, end_to_end=values, num_passes=100, seconds=2)
 
 
-def report(root: Path, *, why: str | None = None) -> Report:
-    """A report, measured unless there is a reason why not."""
+def report(root: Path, *, why: str | None = None, size: int | None = 1000) -> Report:
+    """A report, measured unless there is a reason why not, of an engine of so many bytes."""
     root.mkdir(parents=True, exist_ok=True)
-    write_facts(root, report_facts(why=why))
+    write_facts(root, report_facts(why=why).model_copy(update={"bytes": size}))
     return Report(root)
 
 
@@ -222,7 +222,7 @@ def bundle(
     out.mkdir(parents=True)
     verdicts.mkdir()
     built = built or engine(root, target())
-    reported = report(root / "report", why=why)
+    reported = report(root / "report", why=why, size=built.facts.bytes)
     chosen = tuple(GateConfig.model_validate(one) for one in gates)
     timed = measurement(root / "measurement", {} if why else {built.facts.target: latency()})
     judged = gate(verdicts, chosen, ValidationConfig(), None, built, model(root / "model"), reported, timed, {}, {}, {}, {})

@@ -15,6 +15,7 @@ import numpy as np
 
 from deploy import machine
 from deploy.errors import ArtifactError, RuntimeUnavailable
+from deploy.machine import files
 from deploy.machine.peak import Peak, gpu
 from deploy.precision import Batch, Precision
 from deploy.runtimes import Raw, Session
@@ -103,7 +104,7 @@ class TensorRTSession(Session):
 
     def _read(self, file: Path) -> Any:
         try:
-            plan = file.read_bytes()
+            plan = files.read_bytes(file)
         except OSError as error:
             raise ArtifactError(f"{file}: {error.strerror}") from error
         engine = self._runtime.deserialize_cuda_engine(plan)

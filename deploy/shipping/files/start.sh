@@ -3,13 +3,17 @@
 #
 #   EDGEDISTILL_DATA      labeled images in COCO's layout, for gates on accuracy and for int8
 #   EDGEDISTILL_UNGATED   1 serves even if gates did not pass, or could not be judged without images
-#   EDGEDISTILL_SERVE     further options of edgedistill serve
+#   EDGEDISTILL_SERVE     further options of edgedistill serve; paths in it are absolute
 #   EDGEDISTILL_BUNDLE    default /bundle
 #   EDGEDISTILL_BUILT     where the engine built here is kept, default /tmp/built; on a volume, the next start need not rebuild it
 #   EDGEDISTILL_HOST      default 0.0.0.0
 set -eu
-bundle=${EDGEDISTILL_BUNDLE:-/bundle}
-built=${EDGEDISTILL_BUILT:-/tmp/built}
+absolute() { case $1 in /*) echo "$1" ;; *) echo "$PWD/$1" ;; esac; }
+bundle=$(absolute "${EDGEDISTILL_BUNDLE:-/bundle}")
+built=$(absolute "${EDGEDISTILL_BUILT:-/tmp/built}")
+if [ -n "${EDGEDISTILL_DATA:-}" ]; then EDGEDISTILL_DATA=$(absolute "$EDGEDISTILL_DATA"); fi
+# a graph may refer to files below the working directory, so the server starts where there are none
+if ! cd /empty 2> /dev/null || [ -n "$(ls -A)" ]; then cd "$(mktemp -d)"; fi
 serve=${EDGEDISTILL_SERVE:-}
 ungated=
 if [ "${EDGEDISTILL_UNGATED:-0}" = 1 ]; then ungated=--allow-ungated; fi

@@ -1,6 +1,5 @@
 """The actual contents of a data set's files, each decoded once, with one thread per core."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from PIL import Image
 from deploy import machine
 from deploy.contract import Preprocessing
 from deploy.errors import DataError
+from deploy.machine.files import sha256
 from deploy.prediction import decoding, guard
 from deploy.prediction.image_files import FORMATS, ORIENTATION, decode, opened
 from deploy.progress import track
@@ -92,7 +92,7 @@ def _scan(path: Path, preprocessing: Preprocessing, fingerprints: bool) -> Image
     height, width = decoded.shape[:2]
     if not fingerprints:
         return ImageFile(width, height, orientation, values)
-    return ImageFile(width, height, orientation, values, hashlib.sha256(path.read_bytes()).hexdigest(), _look(decoded))
+    return ImageFile(width, height, orientation, values, sha256(path), _look(decoded))
 
 
 def _look(decoded: NDArray[np.uint8]) -> bytes:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from deploy.errors import DataError
+from deploy.machine.files import open_regular
 from deploy.prediction.image_folders import SUFFIXES, has_file, is_hidden, list_files, list_images
 
 __all__ = ["SPLITS", "SUFFIXES", "UNREAD_SUFFIXES", "digest", "folder", "has_file", "list_files", "list_images", "nearby"]
@@ -46,7 +47,7 @@ def digest(annotations: Iterable[Path], images: Iterable[Path]) -> dict[str, str
     for path in annotations:
         try:
             content.update(f"{path.name}\n{path.stat().st_size}\n".encode())
-            with path.open("rb") as file:
+            with open_regular(path) as file:
                 while block := file.read(1 << 20):
                     content.update(block)
         except OSError as error:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.errors import DataError
+from deploy.machine import files
 from stages.datasets.layouts import SPLITS
 from stages.datasets.layouts.entries import document
 from stages.datasets.layouts.image_names import ImageNames, is_file
@@ -113,12 +114,19 @@ def _choose(paths: Sequence[Path], split: str, notes: Notes) -> Path:
     if len(best) > 1:
         best = [path for path in best[:_MOST_UNNAMED] if document.is_coco(path)] or best
     first, *more = best
-    if any(path.read_bytes() != first.read_bytes() for path in more):
+    if more and len({_content(path) for path in best}) > 1:
         raise DataError(f"{first} and {more[0]}: both could be the {split} annotations; remove one, or {_ADVICE}")
     for path in paths:
         if path != first and document.is_coco(path):
             notes.add(OTHERS, split, f"{path.name}; {first.name} is used")
     return first
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return files.read_bytes(path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def _unsplit(root: Path, base: Path, paths: Sequence[Path]) -> tuple[str, Path, Notes]:

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 from deploy.errors import DataError
+from deploy.machine import files
 from stages.notes import Kind, Notes
 
 ENCODING = Kind("text in an unusual encoding", "repaired", "files")
@@ -21,7 +22,7 @@ def read_text(path: Path, notes: Notes, split: str) -> str:
         DataError: the file cannot be read, or is not text.
     """
     try:
-        raw = path.read_bytes()
+        raw = files.read_bytes(path)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
     encoding = _encoding(raw)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchvision.models import WeightsEnum
 
 from deploy.errors import ArtifactError, in_one_line
+from deploy.machine.files import NotRegular, check_regular
 from deploy.plugins import suggest
 from deploy.progress import note
 
@@ -113,10 +114,11 @@ def _fetch(option: str, choice: WeightsEnum) -> Any:
 
 
 def _load(option: str, file: Path) -> Any:
-    if not file.is_file():
-        raise ArtifactError(f"{option} {file}: no such file")
     try:
+        check_regular(file)
         return load_file(str(file)) if file.suffix == ".safetensors" else torch.load(file, map_location="cpu", weights_only=True)
+    except (FileNotFoundError, NotRegular) as error:
+        raise ArtifactError(f"{option} {file}: {error.strerror}; use a different file") from error
     except DAMAGED as error:
         raise ArtifactError(f"{option} {file}: not a readable state dict ({in_one_line(error)}); use a different file") from error
 

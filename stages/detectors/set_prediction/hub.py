@@ -6,12 +6,14 @@ import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from deploy.errors import ArtifactError, in_one_line
+from deploy.machine.files import check_regular
 from deploy.progress import note
 from stages.detectors.backbones.pretrained import DAMAGED, Unread
 
@@ -54,6 +56,7 @@ def load(model_class: Any, weights: str, num_classes: int, class_layers: Sequenc
     Raises:
         ArtifactError: the model does not exist, is of a different kind, or has tensors that do not fit.
     """
+    _check_folder(weights)
     config = _configuration(model_class, weights)
     previous, config.num_labels = config.num_labels, num_classes
     if isinstance(weights, Unread):
@@ -72,6 +75,16 @@ def load(model_class: Any, weights: str, num_classes: int, class_layers: Sequenc
     if anew:
         note(f"weights {weights}: for {previous} classes instead of {num_classes}, so these are re-initialized: {', '.join(anew)}")
     return model
+
+
+def _check_folder(weights: str) -> None:
+    """Refuse a folder that has something else than files and folders: the library would wait for it."""
+    for path in Path(weights).rglob("*") if Path(weights).is_dir() else ():
+        try:
+            if not path.is_dir():
+                check_regular(path)
+        except OSError as error:
+            raise ArtifactError(f"weights {weights}: {path}: {error.strerror}") from error
 
 
 def untie(model: nn.Module) -> None:

@@ -275,11 +275,12 @@ def test_a_bundle_of_an_earlier_version_is_read_under_the_present_names(tmp_path
     folder = samples.bundle(tmp_path).root
     manifest = json.loads((folder / "manifest.json").read_text())
     common = {"target": "here", "verdict": "pass", "measured": 0.0}
+    change = {**common, "effect": {"change": 0.0, "low": -0.001, "high": 0.001, "num": 9}}
     manifest["verdicts"] = [
         {**common, "name": "lossless", "metric": "torch_drop_map", "limit": "<= 0.0005"},
         {**common, "name": "torch_drop_map <= 0.0005 on here", "metric": "torch_drop_map", "limit": "<= 0.0005"},
-        {**common, "name": "no undistilled red", "metric": "map/undistilled", "limit": "falls <= 0.01 from undistilled"},
-        {**common, "name": "map falls <= 1% from undistilled on here", "metric": "map", "limit": "falls <= 1% from undistilled"},
+        {**change, "name": "no undistilled red", "metric": "map/undistilled", "limit": "falls <= 0.01 from undistilled"},
+        {**change, "name": "map falls <= 1% from undistilled on here", "metric": "map", "limit": "falls <= 1% from undistilled"},
     ]
     manifest["plan"]["gates"] = [
         {"metric": "torch_drop_map", "max": 0.0005, "name": "torch_drop_map"},

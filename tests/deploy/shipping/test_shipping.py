@@ -99,7 +99,7 @@ class TestPackage:
         made = samples.bundle(tmp_path)
         (made.root / "engine.onnx").rename(made.root / "engine.bin")
         manifest = json.loads((made.root / MANIFEST).read_text())
-        manifest |= {"runtime": runtime, "engine": "engine.bin"}
+        manifest |= {"runtime": runtime, "options": {}, "engine": "engine.bin"}
         manifest["files"]["engine.bin"] = manifest["files"].pop("engine.onnx")
         samples.resign(made.root, manifest)
         foreign = Bundle.load(made.root)
@@ -177,7 +177,7 @@ class TestPackage:
         made = samples.bundle(tmp_path / "made")
         manifest = json.loads((made.root / MANIFEST).read_text())
         for runtime, kind in (("trt", "gpu"), ("openvino", "cpu")):
-            samples.resign(made.root, {**manifest, "runtime": runtime})
+            samples.resign(made.root, {**manifest, "runtime": runtime, "options": {}})
             out = tmp_path / runtime
             out.mkdir()
             ship(Bundle.load(made.root), out)

@@ -1,12 +1,12 @@
 """A COCO file's three lists; every other kind of JSON file is refused by name."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from deploy.errors import DataError
+from deploy.machine.documents import parse_json
 from stages.datasets.layouts.text import read_text
 from stages.notes import Notes
 
@@ -36,8 +36,8 @@ def parse(path: Path, notes: Notes, split: str) -> Any:
         DataError: it cannot be read, or is not JSON.
     """
     try:
-        return json.loads(read_text(path, notes, split))
-    except (ValueError, RecursionError) as error:
+        return parse_json(read_text(path, notes, split))
+    except ValueError as error:
         raise DataError(f"{path}: not JSON ({error})") from error
 
 

@@ -6,6 +6,7 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 from deploy.errors import DataError
+from deploy.machine import files
 from stages.datasets.layouts.text import ENCODING
 from stages.notes import Kind, Notes
 
@@ -29,7 +30,7 @@ def read_xml(path: Path, notes: Notes, split: str) -> ET.Element:
         DataError: the file cannot be read, is not XML, or defines entities.
     """
     try:
-        raw = path.read_bytes()
+        raw = files.read_bytes(path)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
     text = _ANY_DECLARATION.sub("", _decode(path, raw, notes, split)).strip()

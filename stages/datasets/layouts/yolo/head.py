@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from deploy.errors import DataError
+from deploy.machine.documents import Bounded, parse_yaml
 from stages.datasets.layouts import SPLITS
 from stages.datasets.layouts.text import read_text
 from stages.datasets.layouts.yolo import kinds
@@ -18,6 +19,8 @@ from stages.notes import Notes
 
 NOTHING = ("", "null", "Null", "NULL", "~", "None", "none")
 _USUAL = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
+_LONGEST = 10
+"""Digits of a number of classes or keypoints are fewer."""
 _OF_TRAINING = ("task", "epochs", "lr0", "backbone", "depth_multiple", "hyp")
 """Keys of files that trainings leave behind or read: args.yaml, hyp.yaml, opt.yaml, a model's own."""
 
@@ -44,8 +47,10 @@ class DataFile:
         return complete, self.path is not None and self.path.name.lower() in _USUAL
 
 
-class _AsText(yaml.BaseLoader):
+class _AsText(Bounded, yaml.BaseLoader):
     """Everything as text; a key that occurs twice is an error."""
+
+    most = 1_000_000
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         found = super().construct_mapping(node, deep=True)
@@ -58,11 +63,11 @@ def load(text: str) -> Any:
     """YAML with every value as the text written.
 
     Raises:
-        ValueError: not YAML.
+        ValueError: not YAML, or not within the bounds of `documents`.
     """
     try:
-        return yaml.load(text, Loader=_AsText)  # noqa: S506 - a BaseLoader
-    except (yaml.YAMLError, RecursionError, TypeError) as error:
+        return parse_yaml(text, _AsText)
+    except yaml.YAMLError as error:
         raise ValueError(" ".join(str(error).split())) from error
 
 
@@ -158,7 +163,7 @@ def _shape(path: Path, value: Any) -> tuple[int, int]:
 
 def _whole(value: Any) -> int | None:
     text = value.strip() if isinstance(value, str) else ""
-    return int(text) if text.isascii() and text.isdigit() else None
+    return int(text) if text.isascii() and text.isdigit() and len(text) < _LONGEST else None
 
 
 def _read_darknet(path: Path, notes: Notes, split: str) -> DataFile:

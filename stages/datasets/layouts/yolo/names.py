@@ -1,12 +1,13 @@
 """Class names by number, however a data file or a list writes them."""
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from deploy.errors import DataError
+from deploy.machine import files
+from deploy.machine.documents import parse_json
 from stages.datasets.layouts import list_files
 from stages.datasets.layouts.text import read_text
 from stages.datasets.layouts.yolo import head, kinds
@@ -15,7 +16,7 @@ from stages.notes import Notes
 
 LISTS = ("classes.txt", "predefined_classes.txt", "labels.txt", "names.txt", "class_names.txt", "_darknet.labels")
 LIST_SUFFIXES = (".names",)
-_NUMBERED = re.compile(r"^(\d+)\s*[:=,;]\s*(.+)$")
+_NUMBERED = re.compile(r"^(\d{1,9})\s*[:=,;]\s*(.+)$")
 
 
 def is_list(path: Path) -> bool:
@@ -116,7 +117,7 @@ def _numbered(where: str, pairs: Sequence[tuple[int | None, Any]]) -> dict[int, 
 
 def _number(value: Any) -> int | None:
     text = str(value).strip()
-    return int(text) if text.isascii() and text.isdigit() else None
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else None
 
 
 def _file(root: Path, text: str) -> Path | None:
@@ -162,8 +163,8 @@ def _label_studio(root: Path) -> dict[int, str]:
     """The categories of Label Studio's notes.json, which it writes next to classes.txt."""
     path = root / "notes.json"
     try:
-        rows = json.loads(path.read_bytes()).get("categories", []) if path.is_file() else []
-    except (OSError, ValueError, RecursionError, AttributeError):
+        rows = parse_json(files.read_bytes(path)).get("categories", []) if path.is_file() else []
+    except (OSError, ValueError, AttributeError):
         return {}  # anyone's notes.json
     pairs = [(_number(row.get("id")), row.get("name")) for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
     return _checked(str(path), _numbered(str(path), pairs)) if pairs else {}

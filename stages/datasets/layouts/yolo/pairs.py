@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import unquote
 
+from deploy.machine.files import open_regular, read_bytes
 from stages.datasets.layouts import SPLITS, SUFFIXES, UNREAD_SUFFIXES, list_files
 from stages.datasets.layouts.yolo import kinds
 from stages.notes import Notes
@@ -52,7 +53,7 @@ class Labels:
         present = [path for path in dict.fromkeys(places) if path in self._known or (not path.is_relative_to(self.root) and path.is_file())]
         if not present:
             return
-        other = next((path for path in present[1:] if path.read_bytes() != present[0].read_bytes()), None)
+        other = next((path for path in present[1:] if not _same(path, present[0])), None)
         if other is not None:
             self.notes.add(kinds.SECOND, split, f"{self._shown(present[0])} is used, not {self._shown(other)}", image=self._shown(image))
         self._claim(split, image, present[0])
@@ -156,10 +157,18 @@ def _fold(path: Path | str) -> str:
     return unicodedata.normalize("NFC", str(path)).casefold()
 
 
+def _same(one: Path, other: Path) -> bool:
+    """Whether two label files have the same content; one that cannot be read differs, and whoever reads it says so."""
+    try:
+        return read_bytes(one) == read_bytes(other)
+    except OSError:
+        return False
+
+
 def _has_objects(path: Path) -> bool:
     """Whether the file's first line is a word and at least four numbers."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             words = file.read(2000).replace(b"\0", b"").split(b"\n", 1)[0].replace(b",", b" ").split()
         return len(words) > 4 and all(map(_is_number, words[1:]))
     except OSError:
