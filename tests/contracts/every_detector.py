@@ -69,12 +69,13 @@ def regions(detector: Detector, outputs: Outputs) -> None:
     count = sum(len(boxes) for boxes in outputs.proposals)
     assert found.class_logits.shape == (count, NUM_CLASSES)
     assert found.background.shape == (count,)
-    assert found.boxes.shape == (count, NUM_CLASSES, 4)
+    assert found.boxes.shape in {(count, NUM_CLASSES, 4), (count, 1, 4)}
     assert (found.masks is None) == (detector.mask_frame is None)
     assert found.masks is None or found.masks.shape[:2] == (count, NUM_CLASSES)
     probabilities = torch.cat((found.background[:, None], found.class_logits), dim=1).softmax(dim=1)[:, 1:]
     answer, counts = detected(detector), [len(boxes) for boxes in outputs.proposals]
-    for index, (boxes, likely) in enumerate(zip(found.boxes.split(counts), probabilities.split(counts), strict=True)):
+    places = found.boxes.expand(-1, NUM_CLASSES, -1)
+    for index, (boxes, likely) in enumerate(zip(places.split(counts), probabilities.split(counts), strict=True)):
         assert_among(answer.boxes[index], answer.scores[index], boxes.flatten(0, 1), likely.flatten())
 
 

@@ -91,10 +91,19 @@ def pyramid_of(layout: TwoStageOptions) -> PooledPyramid:
         ValueError: regions cannot be pooled from them.
     """
     strides = layout.strides or (_MOBILE_STRIDES if layout.mobile else _STRIDES)
+    return PooledPyramid(strides, pooled_levels(strides))
+
+
+def pooled_levels(strides: tuple[int, ...]) -> tuple[int, ...]:
+    """Which levels regions are pooled from.
+
+    Raises:
+        ValueError: regions cannot be pooled from them.
+    """
     pooled = tuple(i for i, stride in enumerate(strides) if stride <= _COARSEST_POOLED and stride not in strides[:i])
     if any(strides[after] != 2 * strides[before] for before, after in pairwise(pooled)):
         raise ValueError(f"strides {strides}: regions are pooled from adjacent levels; leave out none between the finest and the coarsest")
-    return PooledPyramid(strides, pooled)
+    return pooled
 
 
 def faster(layout: TwoStageOptions) -> faster_rcnn.FasterRCNN:

@@ -22,6 +22,14 @@ Strides = Annotated[
         "torchvision's 32, 32, 64 with all anchor sizes at each level"
     ),
 ]
+AllStrides = Annotated[
+    tuple[Literal[4, 8, 16, 32, 64], ...],
+    OptionRole.STRIDES,
+    Field(
+        min_length=1,
+        description="stride of each level in px of the input, ascending, without gaps; regions are pooled from those up to 32",
+    ),
+]
 BoxHeadChannels = Annotated[int, Field(ge=16, le=4096, description="channels of the second stage's hidden layers")]
 AnchorScale = Annotated[
     float, Field(gt=0, le=32, description="side of a level's anchors, in strides; should be about the size of the objects at that level")

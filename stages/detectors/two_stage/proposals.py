@@ -28,6 +28,7 @@ class ProposalOptions:
 
     candidates: number per level, before suppression. count: number over all levels, after it.
     score_threshold: regions with an objectness (0 to 1) below this are dropped. min_size_px: so are those with a shorter side.
+    limit_shrinking: see `decode`.
     """
 
     candidates: int
@@ -35,6 +36,7 @@ class ProposalOptions:
     iou_threshold: float
     score_threshold: float
     min_size_px: float
+    limit_shrinking: bool = False
 
 
 class Proposals(NamedTuple):
@@ -59,7 +61,7 @@ def propose(
     counts = [level.shape[1] * level.shape[2] * level.shape[3] for level in logits]
     parts = [_best(*level, options.candidates) for level in zip(logits, deltas, anchors.split(counts), strict=True)]
     scores, moves, places = (torch.cat([part[index] for part in parts], dim=1) for index in range(3))
-    boxes = clip(decode(moves, places), *size)
+    boxes = clip(decode(moves, places, limit_shrinking=options.limit_shrinking), *size)
     sides = boxes[..., 2:] - boxes[..., :2]
     valid = (sides >= options.min_size_px).all(dim=-1) & (torch.sigmoid(scores) >= options.score_threshold)
     boxes = torch.where(valid[..., None], boxes, torch.zeros_like(boxes))

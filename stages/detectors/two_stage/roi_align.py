@@ -54,11 +54,11 @@ def roi_align(levels: Sequence[Tensor], strides: Sequence[int], boxes: Tensor, o
     first = [sum(h * w for h, w in zip(heights[:i], widths[:i], strict=True)) for i in range(len(levels))]
     num_rows = sum(h * w for h, w in zip(heights, widths, strict=True))
     rows = torch.cat([one.flatten(2) for one in levels], dim=2).transpose(1, 2).reshape(-1, channels)
-    x1, y1, x2, y2 = (boxes * _of(level, [1 / stride for stride in strides], boxes)[..., None]).unbind(dim=-1)
-    columns, column_weights = _taps(x1, x2, _of(level, [float(width) for width in widths], boxes), output_size)
-    lines, line_weights = _taps(y1, y2, _of(level, [float(height) for height in heights], boxes), output_size)
-    start = _of(level, first, level) + (torch.arange(batch, device=boxes.device) * num_rows)[:, None]
-    lines = start[..., None, None] + lines * _of(level, widths, level)[..., None, None]
+    x1, y1, x2, y2 = (boxes * value_of(level, [1 / stride for stride in strides], boxes)[..., None]).unbind(dim=-1)
+    columns, column_weights = _taps(x1, x2, value_of(level, [float(width) for width in widths], boxes), output_size)
+    lines, line_weights = _taps(y1, y2, value_of(level, [float(height) for height in heights], boxes), output_size)
+    start = value_of(level, first, level) + (torch.arange(batch, device=boxes.device) * num_rows)[:, None]
+    lines = start[..., None, None] + lines * value_of(level, widths, level)[..., None, None]
     # One sample's lines at a time: all of them together would be the largest tensor of the whole detector.
     total: Tensor | None = None
     for line, line_weight in zip(lines.split(2, dim=-1), line_weights.split(2, dim=-1), strict=True):
@@ -72,7 +72,7 @@ def roi_align(levels: Sequence[Tensor], strides: Sequence[int], boxes: Tensor, o
     return total.reshape(-1, output_size, output_size, channels).permute(0, 3, 1, 2)
 
 
-def _of(level: Tensor, values: Sequence[float], like: Tensor) -> Tensor:
+def value_of(level: Tensor, values: Sequence[float], like: Tensor) -> Tensor:
     """Each region's entry in a table with one value per level."""
     return torch.tensor(values, dtype=like.dtype, device=like.device)[level]
 

@@ -1,0 +1,60 @@
+"""Cascade R-CNN: proposals that three second stages refine, each trained on better boxes than the one before it.
+
+Cai and Vasconcelos, "Cascade R-CNN: Delving into High Quality Object Detection", CVPR 2018, https://arxiv.org/abs/1712.00726, on a
+feature pyramid (Lin et al., CVPR 2017, https://arxiv.org/abs/1612.03144), with the constants and decisions of mmdet 3. Departures from
+it: nothing of the backbone is frozen, and its normalization learns like the rest; the levels of the pyramid, the anchors' size, the
+heads' width and the number of regions are options; validation makes as many proposals as training; those of `region_proposals` and
+`adaptive_roi_align`.
+"""
+
+from stages.detectors import Detector
+from stages.detectors.backbones.options import Backbone, BackboneNorm, BackboneWeights, BackboneWidth, Weights
+from stages.detectors.two_stage.options import (
+    SMALL,
+    AllStrides,
+    AnchorScale,
+    BoxBatchSize,
+    BoxHeadChannels,
+    FpnChannels,
+    RpnCandidates,
+)
+from stages.detectors.two_stage.refinement import RefinementDetector
+from stages.detectors.two_stage.refinement_losses import CASCADE, RegionRules
+from stages.detectors.two_stage.refinement_model import RefinementModel, RefinementOptions, load
+from stages.detectors.two_stage.region_proposals import CASCADE_PROPOSALS
+
+TINY = {**SMALL}
+"""Options of a small one, for tests."""
+
+
+def build(
+    num_classes: int,
+    *,
+    backbone: Backbone = "resnet50",
+    width: BackboneWidth = 64,
+    backbone_weights: BackboneWeights = None,
+    norm: BackboneNorm = None,
+    fpn_channels: FpnChannels = 256,
+    strides: AllStrides = (4, 8, 16, 32, 64),
+    box_head_channels: BoxHeadChannels = 1024,
+    anchor_scale: AnchorScale = 8.0,
+    box_batch_size_per_image: BoxBatchSize = 512,
+    rpn_candidates: RpnCandidates = 1000,
+    weights: Weights = None,
+) -> Detector:
+    """A Cascade R-CNN detector.
+
+    Args:
+        num_classes: labels are 0 to num_classes - 1.
+        weights: weights of the whole detector: a file.
+
+    Raises:
+        ValueError: incompatible options.
+        ArtifactError: weights that are not available or belong to a different network.
+    """
+    if weights is not None and backbone_weights is not None:
+        raise ValueError(f"weights {weights} include the backbone's; set backbone_weights to null")
+    shape = num_classes, backbone, width, backbone_weights, norm, fpn_channels, strides, box_head_channels, anchor_scale
+    model = RefinementModel(RefinementOptions(*shape), CASCADE_PROPOSALS, RegionRules(CASCADE), shared_boxes=True)
+    load(model, weights)
+    return RefinementDetector(model, box_batch_size_per_image, rpn_candidates)
