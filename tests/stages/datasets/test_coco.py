@@ -225,7 +225,7 @@ class TestAnnotations:
         data.train["annotations"][0]["attributes"] = {"rotation": 90.0}
         found = data.build()["train"]
         assert boxes(found)[0][2] == pytest.approx([5, 10, 30, 20])
-        assert noted(found) == [("assumed", "rotated box, replaced by the upright one around it", 1)]
+        assert noted(found) == [("repaired", "rotated box, replaced by the upright one around it", 1)]
 
     def test_an_image_named_by_another_key(self, data: TwoSplits) -> None:
         data.train["images"][0] = {"id": 1, "coco_url": "http://images.example/train/a.jpg"}
@@ -366,6 +366,12 @@ class TestUnits:
             ("assumed", "box that would fit its image as corners or center, read as x, y, width, height in px", 1)
         ]
 
+    def test_the_corners_of_a_single_box_are_noted_if_its_area_tells(self, data: TwoSplits) -> None:
+        for row in data.train["annotations"]:
+            row["area"] = row["bbox"][2] * row["bbox"][3]
+        data.train["annotations"][0]["bbox"] = [10, 5, 30, 35]  # 20 wide, 30 high
+        assert noted(data.build()["train"]) == [("assumed", "box with the area of its corners, read as x, y, width, height in px", 1)]
+
     def test_a_large_box_is_no_doubt(self, data: TwoSplits) -> None:
         data.train["annotations"][1]["bbox"] = [-20, 40, 180, 90]
         assert noted(data.build()["train"]) == []
@@ -399,6 +405,7 @@ REFUSED: list[tuple[Callable[[Rows], Any], str]] = [
     (lambda c: c["categories"][0].update(name="dog"), "two categories are named 'dog' (ids 1 and 2)"),
     (lambda c: c["categories"][1].update(id=1), "two categories have the id 1: cat and dog"),
     (lambda c: c["categories"][0].update(name=" "), "category 1 has no name"),
+    (lambda c: c["categories"][0].update(name=NAN), "category 1 has no name but nan"),
     (lambda c: c["categories"][0].update(name="\ud800"), "a name that is not text"),
     (lambda c: c["categories"].clear(), "no categories"),
     (lambda c: c.pop("annotations"), "no 'annotations' in it"),

@@ -79,6 +79,12 @@ class TestEncodings:
         ((action, count),) = notes(source).values()
         assert (action, count) == ("repaired", 1)
 
+    def test_a_name_that_two_encodings_can_read_is_an_assumption(self, tmp_path: Path) -> None:
+        source = build(tmp_path, b'<?xml version="1.0" encoding="iso-8859-1"?>' + page(thing(name="K\u00e4fer")).encode())
+        assert classes(source) == ["K\u00c3\u00a4fer"]  # as declared
+        ((action, count),) = notes(source).values()
+        assert (action, count) == ("assumed", 1)
+
     def test_plain_text_needs_no_note(self, tmp_path: Path) -> None:
         source = build(tmp_path, b'<?xml version="1.0" encoding="gb2312"?>' + page(thing()).encode(), page(thing(name="红色")))
         assert source.notes == ()

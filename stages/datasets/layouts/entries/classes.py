@@ -1,5 +1,6 @@
 """The categories of COCO files: read from each, then brought to those of the training split."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -86,7 +87,8 @@ def unify(readings: Mapping[str, Reading], notes: Mapping[str, Notes]) -> list[d
 
 def _name(path: Path, number: int, row: Mapping[str, Any], notes: Notes, split: str) -> str:
     given = row.get("name")
-    if not isinstance(given, str | int | float) or isinstance(given, bool) or not str(given).strip("\ufeff \t\r\n\u00a0"):
+    empty = isinstance(given, bool) or (isinstance(given, float) and not math.isfinite(given))  # NaN is pandas' missing name
+    if not isinstance(given, str | int | float) or empty or not str(given).strip("\ufeff \t\r\n\u00a0"):
         raise DataError(f"{path}: category {number} has no name but {given!r}; name it")
     name = str(given).strip("\ufeff \t\r\n\u00a0")
     try:

@@ -19,7 +19,7 @@ NUMBERED = Kind("annotation without an id of its own, numbered", "repaired", "bo
 MENDED = Kind("box written in an unusual form", "repaired", "boxes")
 FROM_MASK = Kind("box taken from its mask", "repaired", "boxes")
 NEITHER = Kind("annotation without box and mask", "left out", "boxes")
-TURNED = Kind("rotated box, replaced by the upright one around it", "assumed", "boxes")
+TURNED = Kind("rotated box, replaced by the upright one around it", "repaired", "boxes")
 REWRITTEN = Kind("mask written in an unusual form", "repaired", "masks")
 CROWD = Kind("iscrowd written in an unusual form", "repaired", "boxes")
 

@@ -21,6 +21,7 @@ Boxes = Literal["xywh", "xyxy", "cxcywh", "fractions", "xyxy_fractions", "cxcywh
 
 BEYOND = Kind("box that would fit its image as corners or center, read as x, y, width, height in px", "assumed", "boxes")
 TINY = Kind("box below 1 px at the corner, read as x, y, width, height in px", "assumed", "boxes")
+UNLIKE_AREA = Kind("box with the area of its corners, read as x, y, width, height in px", "assumed", "boxes")
 UNLIKE_MASK = Kind("box unlike its mask, read as x, y, width, height in px", "assumed", "boxes")
 
 MARGIN_PX = 1.0
@@ -93,7 +94,8 @@ def judge(
         if why is not None:
             text = f"{why} as x, y, width, height but fit as {words}"
             raise DataError(f"{path}: {text}; set data.boxes: {form} to read them so, or data.boxes: xywh to keep them")
-    for kind, odd in ((TINY, tiny), (BEYOND, [one for one in free if _fits_only_another(one)]), (UNLIKE_MASK, _unlike(free))):
+    kinds = ((TINY, tiny), (BEYOND, list(filter(_fits_only_another, free))), (UNLIKE_AREA, _as_corners(free)), (UNLIKE_MASK, _unlike(free)))
+    for kind, odd in kinds:
         for one in odd:
             notes.add(kind, split, f"annotation {one.row['id']} in {path.name}, bbox {[round(value, 3) for value in one.box]}")
 
@@ -158,6 +160,11 @@ def _inside(one: _Evidence, form: str) -> bool | None:
 def _fits_only_another(one: _Evidence) -> bool:
     """Whether the box leaves the image unless its numbers are read differently; one that leaves it in any reading is only large."""
     return not _inside(one, "xywh") and any(_inside(one, form) for form in ("xyxy", "cxcywh"))
+
+
+def _as_corners(found: Sequence[_Evidence]) -> list[_Evidence]:
+    """Boxes whose stated area is that of their numbers as corners, and not as width and height."""
+    return [one for one in found if _has_area(one, "xywh") is False and _has_area(one, "xyxy")]
 
 
 def _unlike(found: Sequence[_Evidence]) -> list[_Evidence]:

@@ -11,6 +11,7 @@ from stages.datasets.layouts.text import ENCODING
 from stages.notes import Kind, Notes
 
 UNDECLARED = Kind("XML that is not in the encoding it declares", "repaired", "files")
+EITHER = Kind("XML that is readable in the encoding it declares and as UTF-8, read as declared", "assumed", "files")
 AMPERSAND = Kind("XML with a bare &", "repaired", "files")
 UNREADABLE = "\ufffd"
 """Stands for bytes that are not in the file's encoding."""
@@ -71,7 +72,7 @@ def _decode(path: Path, raw: bytes, notes: Notes, split: str) -> str:
             pass
         else:
             if not raw.isascii():
-                notes.add(ENCODING, split, f"{path.name}: read as {encoding}")
+                notes.add(EITHER if not mark and _has_utf8(raw) else ENCODING, split, f"{path.name}: read as {encoding}")
             return text
     text = raw.decode("utf-8", errors="replace")
     if UNREADABLE in text:
@@ -92,8 +93,13 @@ def _usable(declared: str) -> str:
 
 def _is_utf8(raw: bytes) -> bool:
     """Whether the bytes are UTF-8 beyond doubt: ASCII only, or characters of three bytes or more, which no other encoding imitates."""
+    return _has_utf8(raw) and all(character < "\x80" or character >= "\u0800" for character in raw.decode("utf-8"))
+
+
+def _has_utf8(raw: bytes) -> bool:
+    """Whether the bytes can be UTF-8."""
     try:
-        text = raw.decode("utf-8")
+        raw.decode("utf-8")
     except UnicodeDecodeError:
         return False
-    return all(character < "\x80" or character >= "\u0800" for character in text)
+    return True
