@@ -59,7 +59,8 @@ docs: install
 	$(BIN)/python -P docs/write.py
 
 bench: install
-	@for script in benchmarks/*.py benchmarks/serving/run.py benchmarks/evidence/run.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	$(BIN)/python -m pip install --quiet --requirement benchmarks/serving/requirements.txt
+	@for script in benchmarks/*.py benchmarks/serving/run.py benchmarks/serving/attacks.py benchmarks/evidence/run.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 clean:
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -8,11 +8,12 @@ Closed loop: eight connections that each send the next request immediately. Open
 at even intervals, like perf_analyzer's, each timed from when it was due; and at random intervals (Poisson), for which queueing theory
 alone predicts a p99 of four times the engine's. Finally, the default student at its own size, and the mAP of all validation images
 through the server.
-Usage: python benchmarks/serving/run.py [BUNDLE] [--rounds N] [--seconds S]      (pip install litserve fastapi)
+Usage: python benchmarks/serving/run.py [BUNDLE] [--rounds N] [--seconds S]      (pip install -r benchmarks/serving/requirements.txt)
 """
 
 import argparse
 import asyncio
+import importlib.util
 import io
 import json
 import os
@@ -44,6 +45,7 @@ from deploy.prediction import image_files  # noqa: E402
 BUNDLE = ROOT / "runs" / "digits" / "bundle" / "cpu-fp32"
 SIZE, PHOTO, NUM_PHOTOS, CONNECTIONS = 192, 512, 32, 8
 SERVER_CORE, CLIENT_CORE = 0, 1
+RIVALS = ("litserve", "fastapi")
 PATHS = {"ours": "/v1/detect", "litserve": "/predict", "fastapi": "/v1/detect"}
 
 
@@ -271,12 +273,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--seconds", type=float, default=0.6, help="duration of each side in each round")
     args = parser.parse_args()
+    if missing := [rival for rival in RIVALS if importlib.util.find_spec(rival) is None]:
+        parser.error(f"{', '.join(missing)}: not installed; run: pip install -r benchmarks/serving/requirements.txt")
     os.sched_setaffinity(0, {CLIENT_CORE})
     bundle = Bundle.load(args.bundle)
     truth, files = validation(bundle)
     contents = photos(files)
     with TemporaryDirectory() as scratch:
-        large = compare(enlarged(bundle, Path(scratch) / "large"), ("ours", "litserve", "fastapi"), contents, args.rounds, args.seconds)
+        large = compare(enlarged(bundle, Path(scratch) / "large"), ("ours", *RIVALS), contents, args.rounds, args.seconds)
     report(f"student at {SIZE} px", large)
     small = compare(bundle.root, ("ours",), contents, args.rounds, args.seconds)
     report("the default student", small)

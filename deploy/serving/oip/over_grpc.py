@@ -24,7 +24,7 @@ _QUIET = (*_OPEN, "ModelReady")
 _STREAM = "ModelStreamInfer"
 STREAM_SECONDS = 75.0
 """Time that a stream may send nothing, as long as a connection over HTTP."""
-_STREAMS, _WAITING = 2, 4
+_STREAMS, _WAITING = 2, 2
 """Streams, and calls whose message has not come yet, per request that may be in progress; half of each from one client."""
 _BESIDE = 256
 """Concurrent calls in addition to those that are counted: health, metadata, and calls that are about to be refused."""

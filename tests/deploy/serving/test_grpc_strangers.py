@@ -60,7 +60,7 @@ def nothing(never: Event) -> Iterator[Any]:
 
 def test_streams_that_send_nothing_leave_room_for_other_calls(running: Running) -> None:
     never = Event()
-    count = 7 * running.service.config.queue_size + over_grpc._BESIDE + 1  # more than all places
+    count = 5 * running.service.config.queue_size + over_grpc._BESIDE + 1  # more than all places
     with grpc.insecure_channel(running.grpc) as channel:
         open_stream = channel.stream_stream(SERVICE + "ModelStreamInfer", None, None)
         streams = [open_stream(nothing(never), timeout=PATIENCE) for _ in range(count)]

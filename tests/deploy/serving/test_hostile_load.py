@@ -1,0 +1,73 @@
+"""Hostile and good clients at the same time: the good ones are served as if the others were not there, only later."""
+
+import asyncio
+from collections import Counter
+
+import artifact_samples as samples
+import pytest
+from hostile_samples import KINDS, hostile
+from serving_samples import Client, Reply, Server, encoded, once, request
+
+from deploy.bundles.bundle import Bundle
+
+pytest.importorskip("uvicorn")
+
+DEADLINE = 10.0
+"""The server's own limit for a request, seconds."""
+ANSWERS = {200, 400, 413, 503, 504}
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return samples.bundle(tmp_path_factory.mktemp("load"))
+
+
+def test_a_seed_always_gives_the_same_bytes() -> None:
+    first, second = ([hostile(seed)[:2] for seed in range(len(KINDS))] for _ in range(2))
+    assert first == second
+    assert [kind for kind, _ in first] == list(KINDS)
+
+
+async def attack(port: int, seeds: range, *, good: int, least: int) -> tuple[list[tuple[str, Reply]], list[Reply], list[Reply]]:
+    """Answers to hostile images, all sent at once, and to clients that ask and probes that look until they are all answered."""
+    bodies = [hostile(seed) for seed in seeds]
+    done = asyncio.Event()
+
+    async def hostile_one(kind: str, body: bytes, headers: str) -> tuple[str, Reply]:
+        return kind, await once(port, request(body, headers=headers))
+
+    async def until_done(asked: bytes) -> list[Reply]:
+        client, replies = Client(port), list[Reply]()
+        while not done.is_set() or len(replies) < least:
+            replies.append(await client.ask(asked))
+            await asyncio.sleep(0.05)
+        client.close()
+        return replies
+
+    async def attacked() -> list[tuple[str, Reply]]:
+        try:
+            return await asyncio.gather(*(hostile_one(*one) for one in bodies))
+        finally:
+            done.set()
+
+    probing = asyncio.create_task(until_done(request(b"", "/v2/health/live", "GET")))
+    asking = [asyncio.create_task(until_done(request(encoded({(0, 1): 0}, "JPEG")))) for _ in range(good)]
+    found = await attacked()
+    return found, await probing, [reply for one in asking for reply in await one]
+
+
+@pytest.mark.parametrize(
+    ("hostiles", "good"), [(len(KINDS), 4), pytest.param(200, 20, marks=pytest.mark.slow)], ids=["one of each kind", "200"]
+)
+def test_good_requests_are_answered_within_their_deadline(bundle: Bundle, hostiles: int, good: int) -> None:
+    with Server(bundle.root, "max_batch_size=4", f"timeout_ms={1000 * DEADLINE}") as server:
+        found, probed, answered = asyncio.run(attack(server.port, range(hostiles), good=good, least=5))
+        assert server.process.poll() is None
+        after = asyncio.run(once(server.port, request(encoded({}))))
+    assert after.status == 200
+    assert {reply.status for reply in answered} == {200}, Counter(reply.status for reply in answered)
+    assert max(reply.seconds for reply in answered) < DEADLINE
+    assert {reply.status for reply in probed} == {200}
+    wrong = [(kind, reply.status, reply.body[:200]) for kind, reply in found if reply.status not in ANSWERS]
+    assert not wrong
+    assert max(reply.seconds for _, reply in found) < 2 * DEADLINE  # the body's time, then the answer's
