@@ -46,7 +46,7 @@ def build(
 
     Args:
         num_classes: labels are 0 to num_classes - 1.
-        weights: weights of the whole detector: a file.
+        weights: weights of the whole detector: a file (.pth, .pt, .safetensors).
 
     Raises:
         ValueError: incompatible options.

@@ -25,7 +25,7 @@ RATIOS = (0.5, 1.0, 2.0)
 MIN_SIZE_PX = 1e-12
 """Regions of any size are kept, but not those without."""
 _RULE = MatchRule(object_from=0.7, background_below=0.3, claim=0.3)
-_BATCH_SIZE, _POSITIVE_SHARE = 256, 0.5
+_POSITIVE_SHARE = 0.5
 _CANDIDATES = 2000
 
 
@@ -35,13 +35,14 @@ class ProposalRecipe:
 
     count: number in training. iou_threshold: overlap from which the weaker of two is suppressed.
     beta: where the loss of boxes turns from a square to a line; 0: a line everywhere.
-    within: whether only anchors within the image are learned.
+    within: whether only anchors within the image are learned. batch_size: maximum number of them per image that are learned at a time.
     """
 
     count: int
     iou_threshold: float
     beta: float
     within: bool
+    batch_size: int = 256
 
     def of_graph(self, candidates: int, count: int) -> ProposalOptions:
         """How the deployed graph chooses `count` of `candidates` per level."""
@@ -121,7 +122,7 @@ class ProposalNetwork(nn.Module):
         objectness, boxes, num_sampled = logits.sum() * 0, deltas.sum() * 0, 0
         for index, target in enumerate(targets):
             assigned = assign(anchors[learned], target.boxes, _RULE).objects
-            positive, negative = sample(assigned, _BATCH_SIZE, _POSITIVE_SHARE)
+            positive, negative = sample(assigned, self.recipe.batch_size, _POSITIVE_SHARE)
             num_sampled += max(len(positive), 1) + max(len(negative), 1)
             chosen = logits[index, learned[torch.cat((positive, negative))]]
             wanted = torch.zeros_like(chosen)

@@ -22,6 +22,10 @@ PAIRS = [
     ("fcos", "rf_detr"),
     ("mask_rcnn", "retinanet"),
     ("d_fine", "ssd"),
+    ("cascade_rcnn", "fcos"),
+    ("retinanet", "cascade_rcnn"),
+    ("dynamic_rcnn", "ssdlite"),
+    ("fcos", "dynamic_rcnn"),
 ]
 SIZE = 128
 STEPS = 20

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.poolers import LevelMapper
 
+from stages.detectors.boxes.coding import clip
+from stages.detectors.two_stage.adaptive_roi_align import gather_pool, pool
 from stages.detectors.two_stage.roi_align import region_levels, roi_align
 
 HEIGHT, WIDTH = 96, 160
@@ -107,3 +109,32 @@ def test_onnx_runtime_agrees_for_any_batch_without_the_roi_align_operator(tmp_pa
         feed = {name: value[start:stop].numpy() for name, value in zip(names, (flat, boxes), strict=True)}
         answer = session.run(None, feed)[0]
         np.testing.assert_allclose(answer, whole[start * 60 : stop * 60], rtol=0, atol=1e-5)
+
+
+def adaptive(maps: list[Tensor], strides: tuple[int, ...], boxes: Tensor, output_size: int) -> tuple[Tensor, Tensor]:
+    return pool(maps, strides, list(boxes), output_size), gather_pool(maps, strides, boxes, output_size)
+
+
+@pytest.mark.parametrize("output_size", [7, 14])
+@pytest.mark.parametrize("strides", [STRIDES, (8, 16), (32,)])
+def test_with_samples_by_need_it_pools_what_torchvisions_kernel_pools(strides: tuple[int, ...], output_size: int) -> None:
+    theirs, ours = adaptive(levels(strides), strides, clip(regions(), HEIGHT, WIDTH), output_size)
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("width", "height"), [(112, 112), (223, 56), (56, 223), (448, 28), (28, 448), (600, 380), (3, 900)])
+def test_long_regions_on_a_fine_level_are_pooled_from_every_position(width: int, height: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    maps = [torch.randn(1, 3, 960 // s, 960 // s, generator=generator) for s in STRIDES]
+    corner = torch.rand(1, 8, 2, generator=generator) * torch.tensor([960.0 - width, 960.0 - height])
+    theirs, ours = adaptive(maps, STRIDES, torch.cat((corner, corner + torch.tensor([width, height])), dim=2), 7)
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=2e-4)
+
+
+def test_of_even_longer_ones_every_second_position_is_enough_for_a_smooth_level() -> None:
+    x = torch.arange(480.0)
+    maps = [torch.sin(x / 40)[None, None, None].expand(1, 1, 480, 480), torch.zeros(1, 1, 240, 240)]
+    boxes = torch.tensor([[[10.0, 20.0, 1500.0, 28.0]]])
+    theirs, ours = adaptive(maps, (4, 8), boxes, 7)
+    assert theirs.std() > 0.05
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=0.02)
