@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.results.learning import Learner, learners, listed
 from pipeline.results.table import between
 
 UNDEFINED = "–"
@@ -129,7 +130,8 @@ def fastest(summary: Mapping[str, Any]) -> str | None:
 def headline(summary: Mapping[str, Any]) -> Headline:
     """What a reader should know first."""
     tone, verdict = _verdict(summary)
-    return Headline(tone, verdict, tuple(s for s in (_accuracy(summary), _speed(summary)) if s), tuple(_tiles(summary)))
+    sentences = _accuracy(summary), unfinished(learners(summary)), _speed(summary)
+    return Headline(tone, verdict, tuple(s for s in sentences if s), tuple(_tiles(summary)))
 
 
 def _verdict(summary: Mapping[str, Any]) -> tuple[str, str]:
@@ -164,6 +166,19 @@ def _accuracy(summary: Mapping[str, Any]) -> str:
         way = f", closing {percent(closed)} of the gap to" if closed <= 1 else ", and even above"
         way += f" the teacher ({fraction(teacher['map'])})"
     return f"{own} on {student['num_images']} images of split {student['split']}: {change}{way}."
+
+
+def unfinished(trained: Sequence[Learner]) -> str | None:
+    """Which networks had not finished learning; None if all had, as far as is known."""
+    rising = {one: one.rising for one in trained if one.rising is not None}
+    every = [f"the {one.name} ({points(gave.gain)} points on {gave.num_images} images)" for one, gave in rising.items()]
+    if not every:
+        return None
+    subject, were = listed(every), "was" if len(every) == 1 else "were"
+    said = f"{subject[0].upper()}{subject[1:]} {were} still rising in the last fifth of {'its' if len(every) == 1 else 'their'} training."
+    if any(one.is_baseline for one in rising):
+        return f"{said} A baseline that has not finished learning makes any teacher look good: longer training may close part of the gain."
+    return f"{said} Longer training may give more."
 
 
 def _speed(summary: Mapping[str, Any]) -> str | None:

@@ -7,6 +7,7 @@ from deploy.bundles.manifest import Verdict
 from deploy.comparison import metrics
 from deploy.contract import Latency
 from pipeline.flow import RunResult
+from pipeline.results.learning import curve_figures
 from pipeline.store.store import StageRecord
 from stages.artifacts import Checkpoint, Engine, Measurement, Parity, Report
 from stages.measurement.verdicts import exit_code
@@ -44,7 +45,7 @@ def summarize(result: RunResult) -> dict[str, Any]:
 
 
 def network_figures(checkpoint: Checkpoint) -> dict[str, Any]:
-    """A trained network's accuracy, measured in torch, and its size."""
+    """A trained network's accuracy, measured in torch, its size, and how mAP rose during its training."""
     facts = checkpoint.facts
     accuracy = facts.accuracy.model_dump(include={"map", "map_50", "map_75", "split", "num_images"})
     return {
@@ -52,6 +53,7 @@ def network_figures(checkpoint: Checkpoint) -> dict[str, Any]:
         "mask_map": metrics.value("mask_map", metrics.Figures(facts.accuracy)),
         "parameters": facts.parameters,
         "macs": facts.macs,
+        "curve": curve_figures(facts.curve),
     }
 
 

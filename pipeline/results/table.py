@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from pipeline.results.learning import rising_lines
 from stages.notes import reminder
 
 UNDEFINED = "-"
@@ -13,7 +14,8 @@ LEGEND = "baseline: the student's network trained without the teacher"
 def render(summary: Mapping[str, Any]) -> str:
     """The networks, the targets and the gates, one table each; then a line on the data if not all of it was used as it is."""
     line = reminder(summary["data"]["notes"])
-    tables = [*_networks(summary), _targets(summary["targets"], summary["measurement"]), *_gates(summary["gates"])]
+    networks = "\n".join([*_networks(summary), *(f"! {line}" for line in rising_lines(summary))])
+    tables = [networks, _targets(summary["targets"], summary["measurement"]), *_gates(summary["gates"])]
     return "\n\n".join([*tables, *([line] if line else [])])
 
 
