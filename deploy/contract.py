@@ -67,16 +67,27 @@ class Heads(Frozen):
     inputs: tuple[str, ...] = ()
 
 
+class LastFifth(Frozen):
+    """How much mAP rose in the last fifth of a training, with its interval, image by image on the same `num_images` images."""
+
+    gain: float
+    low: float
+    high: float
+    num_images: int
+
+
 class NetworkFacts(Frozen):
     """The trained network inside a graph: its detector's name, its size, and the folder of its checkpoint in the store.
 
-    `macs` counts multiply-accumulates for one image at the contract's size, excluding box decoding and NMS.
+    `macs` counts multiply-accumulates for one image at the contract's size, excluding box decoding and NMS. `last_fifth` is null if the
+    gain is unknown.
     """
 
     detector: str
     parameters: int = Field(ge=0)
     macs: int = Field(ge=0)
     checkpoint: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")
+    last_fifth: LastFifth | None = None
 
 
 class GraphFacts(Frozen):

@@ -38,6 +38,7 @@ def distill(
     from stages.training.checkpoint import build_detector, check_size, finish, load_detector, load_weights
     from stages.training.distillation import Distillation, build_losses, loss_factor, write_attention
     from stages.training.loop import Trainer
+    from stages.training.observer import Observer
     from stages.training.teacher import Teacher
 
     splits.labeled_split(dataset, split)  # a missing or empty split is refused before the training, not after it
@@ -50,7 +51,9 @@ def distill(
     num_steps = student.train.num_steps(dataset.facts.splits["train"].num_images)
     guide = Teacher(large, config.teacher_precision, compiled=config.compile_teacher)
     task = Distillation(detector, guide, losses, loss_factor(config, num_steps), config.shares_every)
-    trained = Trainer(task, dataset, student.train, seed=seed, device=device, folder=out, label="distill").run()
+    observer = Observer(detector, dataset, split, export)
+    trainer = Trainer(task, dataset, student.train, seed=seed, device=device, folder=out, label="distill", observer=observer)
+    trained = trainer.run()
     if is_main_process():
         write_attention(out, large, trained, dataset, split)
-    return finish(out, trained, student.detector, student.train.epochs, dataset, split, export)
+    return finish(out, trained, student.detector, student.train.epochs, dataset, split, export, trainer.curve)

@@ -27,7 +27,13 @@ def export(out: Path, config: ExportConfig, student: Checkpoint) -> OnnxModel:
     graph = load_detector(student).graph(graph_options(config)).eval()
     heads = write_onnx(graph, (size.height, size.width), file, opset=config.opset, dynamic_batch=config.dynamic_batch)
     content = file.read_bytes()
-    network = NetworkFacts(detector=facts.detector.name, parameters=facts.parameters, macs=facts.macs, checkpoint=student.root.name)
+    network = NetworkFacts(
+        detector=facts.detector.name,
+        parameters=facts.parameters,
+        macs=facts.macs,
+        checkpoint=student.root.name,
+        last_fifth=None if facts.curve is None else facts.curve.last_fifth,
+    )
     write_facts(
         out,
         OnnxFacts(

@@ -7,6 +7,7 @@ from pydantic import Field, ValidationError
 
 from deploy.accuracy.drift import Drift
 from deploy.bundles.manifest import Verdict
+from deploy.comparison.learning_curve import LearningCurve
 from deploy.contract import Accuracy, Cost, Frozen, GraphFacts, Latency, ModelContract, Ratio
 from deploy.engines.choice import Choice
 from deploy.engines.fallback import Fallback
@@ -64,7 +65,10 @@ class PluginChoice(Frozen):
 
 
 class CheckpointFacts(Frozen):
-    """`macs` counts multiply-accumulates for one image at the contract's size, in the network only."""
+    """`macs` counts multiply-accumulates for one image at the contract's size, in the network only.
+
+    `curve` is how mAP rose during the training; null if the weights were loaded, or trained before curves were recorded.
+    """
 
     contract: ModelContract
     detector: PluginChoice
@@ -72,6 +76,7 @@ class CheckpointFacts(Frozen):
     macs: int
     epochs: int
     accuracy: Accuracy
+    curve: LearningCurve | None = None
 
 
 class StepTimeFacts(Frozen):

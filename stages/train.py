@@ -43,14 +43,15 @@ def _train(
     # Imported here: a stage that is reused, or judged on a machine without torch, must not import torch.
     from stages.training.checkpoint import build_detector, check_size, finish, load_weights
     from stages.training.loop import Task, Trainer
+    from stages.training.observer import Observer
 
     splits.labeled_split(dataset, split)  # a missing or empty split is refused before the training, not after it
     detector = build_detector(config.detector, len(dataset.facts.contract.classes), seed)
     check_size(detector, config.detector, dataset.facts.contract)
     if config.weights is not None:
         load_weights(detector, Path(config.weights))
-    epochs = 0
-    if config.weights is None or isinstance(config, StudentConfig):
-        detector = Trainer(Task(detector), dataset, config.train, seed=seed, device=device, folder=out, label=label).run()
-        epochs = config.train.epochs
-    return finish(out, detector, config.detector, epochs, dataset, split, export)
+    if config.weights is not None and isinstance(config, TeacherConfig):
+        return finish(out, detector, config.detector, 0, dataset, split, export)
+    observer = Observer(detector, dataset, split, export)
+    trainer = Trainer(Task(detector), dataset, config.train, seed=seed, device=device, folder=out, label=label, observer=observer)
+    return finish(out, trainer.run(), config.detector, config.train.epochs, dataset, split, export, trainer.curve)

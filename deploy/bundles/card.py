@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from deploy.bundles.manifest import Manifest
-from deploy.contract import Accuracy, Latency, Percentiles
+from deploy.comparison.learning_curve import still_rising
+from deploy.contract import Accuracy, LastFifth, Latency, Percentiles
 
 _NUMBERS = {
     "map": "mAP (IoU 0.50 to 0.95)",
@@ -43,9 +44,15 @@ def _summary(manifest: Manifest) -> str:
             ("Engine", engine),
             *([("Choice", str(manifest.choice))] if manifest.choice is not None else []),
             *([("Int8", str(manifest.fallback))] if manifest.fallback is not None else []),
+            *([("Training", _unfinished(network.last_fifth))] if network.last_fifth and still_rising(network.last_fifth) else []),
             ("License", manifest.license or "not stated"),
         ],
     )
+
+
+def _unfinished(last_fifth: LastFifth) -> str:
+    gain = f"{last_fifth.gain:+.3f} mAP ({last_fifth.low:+.3f} to {last_fifth.high:+.3f})"
+    return f"mAP was still rising when it ended: the last fifth gave {gain} on {last_fifth.num_images} images"
 
 
 def _usage(manifest: Manifest) -> str:

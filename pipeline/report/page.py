@@ -15,6 +15,7 @@ from pipeline.flow import RunResult, TargetResult
 from pipeline.report import boxes, pictures, plots, words
 from pipeline.report.data_notes import noted_kinds
 from pipeline.report.engines import engine_plots
+from pipeline.report.learning_plots import learning
 from pipeline.results.gain_lines import gain_of, legend, warnings
 from pipeline.results.summary import difference, summarize
 from pipeline.results.table import trained_networks
@@ -88,6 +89,7 @@ def content(run: RunResult) -> dict[str, Any]:
         "verdicts": {name: words.worst(summary["gates"], name) for name in summary["targets"]},
         "split": run.config.validation.split,
         **engine_plots(run, summary),
+        "learning": learning(summary, [*run.networks]),
         "training": dict(zip(("terms", "diagnostics"), plots.training(curves), strict=True)),
         "classes": most_changed(classes),
         "num_classes": len(classes),

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.results.gain_lines import gain_of
+from pipeline.results.learning import Learner, learners, listed
 from pipeline.results.table import between
 
 UNDEFINED = "–"
@@ -130,7 +131,7 @@ def fastest(summary: Mapping[str, Any]) -> str | None:
 def headline(summary: Mapping[str, Any]) -> Headline:
     """What a reader should know first."""
     tone, verdict = _verdict(summary)
-    sentences = (_accuracy(summary), _unfinished(summary), _speed(summary))
+    sentences = _accuracy(summary), _unfinished(summary) or unfinished(learners(summary)), _speed(summary)
     return Headline(tone, verdict, tuple(sentence for sentence in sentences if sentence), tuple(_tiles(summary)))
 
 
@@ -189,6 +190,19 @@ def _unfinished(summary: Mapping[str, Any]) -> str | None:
     assert cost.map is not None
     rise = f"in {cost.epochs} instead of {steps.epochs} epochs it gains {(cost.map - steps.map) * 100:.1f} points without any teacher"
     return f"At equal steps the baseline had not finished learning: {rise}."
+
+
+def unfinished(trained: Sequence[Learner]) -> str | None:
+    """Which networks had not finished learning; None if all had, as far as is known."""
+    rising = {one: one.rising for one in trained if one.rising is not None}
+    every = [f"the {one.name} ({points(gave.gain)} points on {gave.num_images} images)" for one, gave in rising.items()]
+    if not every:
+        return None
+    subject, were = listed(every), "was" if len(every) == 1 else "were"
+    said = f"{subject[0].upper()}{subject[1:]} {were} still rising in the last fifth of {'its' if len(every) == 1 else 'their'} training."
+    if any(one.is_baseline for one in rising):
+        return f"{said} A baseline that has not finished learning makes any teacher look good: longer training may close part of the gain."
+    return f"{said} Longer training may give more."
 
 
 def _speed(summary: Mapping[str, Any]) -> str | None:

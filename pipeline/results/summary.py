@@ -7,6 +7,7 @@ from deploy.bundles.manifest import Verdict
 from deploy.comparison import metrics
 from deploy.contract import Latency
 from pipeline.flow import RunResult
+from pipeline.results.learning import curve_figures
 from pipeline.store.store import StageRecord
 from stages.artifacts import Checkpoint, Engine, Measurement, Parity, Report, StepTimes
 from stages.measurement.verdicts import exit_code
@@ -57,7 +58,7 @@ def step_figures(times: StepTimes | None) -> dict[str, Any] | None:
 
 
 def network_figures(checkpoint: Checkpoint) -> dict[str, Any]:
-    """A trained network's accuracy, measured in torch, its size, and the epochs that it was trained for."""
+    """A trained network's accuracy, measured in torch, its size, its epochs, and how mAP rose during its training."""
     facts = checkpoint.facts
     accuracy = facts.accuracy.model_dump(include={"map", "map_50", "map_75", "split", "num_images"})
     return {
@@ -66,6 +67,7 @@ def network_figures(checkpoint: Checkpoint) -> dict[str, Any]:
         "parameters": facts.parameters,
         "macs": facts.macs,
         "epochs": facts.epochs,
+        "curve": curve_figures(facts.curve),
     }
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pipeline.results.gain_lines import figures_lines, gain_of, legend, warnings
+from pipeline.results.learning import rising_lines
 from stages.notes import reminder
 
 UNDEFINED = "-"
@@ -14,8 +15,9 @@ CHOICE_LEGEND = "x chosen: times as long as the chosen engine takes, 95% interva
 def render(summary: Mapping[str, Any]) -> str:
     """The networks, the targets, the choices and the gates, one table each; then a line on the data if not all was used as it is."""
     line = reminder(summary["data"]["notes"])
+    networks = "\n".join([*_networks(summary), *(f"! {line}" for line in rising_lines(summary))])
     choices = [choice_table(name, target["choice"]) for name, target in summary["targets"].items() if target["choice"] is not None]
-    tables = [*_networks(summary), _targets(summary["targets"], summary["measurement"]), *choices, *_gates(summary["gates"])]
+    tables = [networks, _targets(summary["targets"], summary["measurement"]), *choices, *_gates(summary["gates"])]
     return "\n\n".join([*tables, *([line] if line else [])])
 
 

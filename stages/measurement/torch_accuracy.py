@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from deploy.accuracy.judge import judge
+from deploy.accuracy.judge import Judged, LabeledSplit, judge
 from deploy.contract import Accuracy
 from deploy.precision import Batch
 from deploy.prediction.predictor import SessionPredictor
@@ -44,8 +44,22 @@ def graph_options(export: ExportConfig) -> GraphOptions:
 
 def evaluate(out: Path, detector: Detector, dataset: Dataset, split: str, export: ExportConfig) -> Accuracy:
     """COCO's numbers on a split; the detections are written to out/detections.json."""
+    return judge_split(out, detector, dataset, split, export).accuracy
+
+
+def judge_split(out: Path, detector: Detector, dataset: Dataset, split: str, export: ExportConfig) -> Judged:
+    """As `evaluate`, with the detections."""
+    judged = judge_images(detector, dataset, splits.labeled_split(dataset, split), export, f"evaluate on {split}")
+    (out / DETECTIONS).write_text(json.dumps(judged.detections), encoding="utf-8")
+    return judged
+
+
+def judge_images(detector: Detector, dataset: Dataset, images: LabeledSplit, export: ExportConfig, label: str) -> Judged:
+    """COCO's numbers and the detections on some of the data's labeled images.
+
+    Raises:
+        ArtifactError: an answer is invalid; the message names the image.
+    """
     contract = dataset.facts.contract.model_copy(update={"mask_frame": detector.mask_frame})
     predictor = SessionPredictor(TorchSession(detector.graph(graph_options(export))), contract)
-    judged = judge(predictor, splits.labeled_split(dataset, split), f"evaluate on {split}")
-    (out / DETECTIONS).write_text(json.dumps(judged.detections), encoding="utf-8")
-    return judged.accuracy
+    return judge(predictor, images, label)

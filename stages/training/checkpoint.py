@@ -1,5 +1,6 @@
 """Detectors to and from checkpoint folders."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -8,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch.utils.flop_counter import FlopCounterMode
 
 from deploy import plugins
+from deploy.comparison.learning_curve import LearningCurve
 from deploy.contract import Accuracy, ModelContract
 from deploy.errors import ArtifactError, ConfigError, first_line
 from deploy.machine.files import check_regular
@@ -17,8 +19,9 @@ from stages.config import DetectorConfig, ExportConfig
 from stages.detectors import Detector, GraphOptions
 from stages.detectors.backbones.pretrained import Unread
 from stages.facts import CheckpointFacts, PluginChoice, write_facts
-from stages.measurement.torch_accuracy import evaluate, graph_options
+from stages.measurement.torch_accuracy import graph_options, judge_split
 from stages.processes import is_main_process
+from stages.training.observer import Detections
 from stages.training.saved_state import discard
 
 
@@ -114,6 +117,7 @@ def save(
     epochs: int,
     accuracy: Accuracy,
     options: GraphOptions,
+    curve: LearningCurve | None = None,
 ) -> None:
     """Write weights and facts; `options` are those of the graph that is deployed."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in detector.state_dict().items()}
@@ -125,16 +129,29 @@ def save(
         macs=count_macs(detector, contract, options),
         epochs=epochs,
         accuracy=accuracy,
+        curve=curve,
     )
     write_facts(out, facts)
 
 
 def finish(
-    out: Path, detector: Detector, choice: DetectorConfig, epochs: int, dataset: Dataset, split: str, export: ExportConfig
+    out: Path,
+    detector: Detector,
+    choice: DetectorConfig,
+    epochs: int,
+    dataset: Dataset,
+    split: str,
+    export: ExportConfig,
+    curve: Callable[[Detections], LearningCurve | None] | None = None,
 ) -> Checkpoint:
-    """Judge the trained detector on the split and write its checkpoint, in the first process only."""
+    """Judge the trained detector on the split and write its checkpoint, in the first process only.
+
+    Args:
+        curve: makes the training's curve from the detections on the split; None without a training.
+    """
     if is_main_process():
-        accuracy = evaluate(out, detector, dataset, split, export)
-        save(out, detector, choice, dataset.facts.contract, epochs, accuracy, graph_options(export))
+        judged = judge_split(out, detector, dataset, split, export)
+        risen = None if curve is None else curve(judged.detections)
+        save(out, detector, choice, dataset.facts.contract, epochs, judged.accuracy, graph_options(export), risen)
         discard(out)
     return Checkpoint(out)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from deploy.comparison.learning_curve import LearningCurve
 from deploy.errors import ArtifactError, DataError
 from deploy.progress import Steps
 from stages.artifacts import LOSS_CURVES, Dataset
@@ -26,6 +27,7 @@ from stages.processes import mean_over_processes
 from stages.training.device import accelerator_for, leave_cores
 from stages.training.loader import EpochBatches, TrainingBatch, TrainingImages, default_workers, loader
 from stages.training.normalization import single_values_refused
+from stages.training.observer import Detections, Observer
 from stages.training.optimizer import optimizer_for
 from stages.training.saved_state import Progress, SavedState
 from stages.training.schedule import learning_rate
@@ -51,7 +53,18 @@ class Task(nn.Module):
 class Trainer:
     """One training in a folder; started again there, it continues after the last finished epoch."""
 
-    def __init__(self, task: Task, dataset: Dataset, config: TrainConfig, *, seed: int, device: str, folder: Path, label: str) -> None:
+    def __init__(
+        self,
+        task: Task,
+        dataset: Dataset,
+        config: TrainConfig,
+        *,
+        seed: int,
+        device: str,
+        folder: Path,
+        label: str,
+        observer: Observer | None = None,
+    ) -> None:
         self._config = config
         self._folder = folder
         self._label = label
@@ -65,6 +78,8 @@ class Trainer:
         task.to(self._accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         optimizer = optimizer_for(task, config)
         self._num_steps = config.num_steps(len(images))
+        self._observer = observer
+        self._judged = () if observer is None else observer.steps(self._num_steps, min(config.batch_size, len(images)))
         schedule = learning_rate(config, self._num_steps)
         self._scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
         self._task = task
@@ -107,22 +122,39 @@ class Trainer:
         assert isinstance(trained, Detector)
         return trained.eval()
 
+    def curve(self, detections: Detections) -> LearningCurve | None:
+        """How mAP rose, given the trained detector's detections on the split; None if nobody observed it, or nothing was trained."""
+        if self._observer is None or not self._num_steps:
+            return None
+        return self._observer.curve(self._progress.seen, detections, self._num_steps)
+
     def _epoch(self, steps: Steps) -> None:
         self._batches.epoch = self._progress.epoch
         self._model.train()
         sums: dict[str, list[float]] = defaultdict(list)
-        began = time.perf_counter()
+        began, away = time.perf_counter(), 0.0
         for batch in self._loaded():
             losses = self.step(batch)
             for name, value in losses.items():
                 sums[name].append(value)
             steps.advance(f"loss {losses['loss']:.3f}")
+            away += self._look()
         row = {name: statistics.fmean(values) for name, values in sums.items()}
         row["learning_rate"] = float(self._scheduler.get_last_lr()[0])
-        row["images_per_s"] = len(self._batches) * self._config.batch_size / (time.perf_counter() - began)
+        row["images_per_s"] = len(self._batches) * self._config.batch_size / (time.perf_counter() - began - away)
         self._progress.epoch += 1
         self._progress.rows.append({"epoch": self._progress.epoch, **row})
         self._accelerator.log(row, step=self._progress.epoch)
+
+    def _look(self) -> float:
+        """Judge the weights if it is time to, in the first process; returns the seconds that it took."""
+        if self._observer is None or self._progress.step not in self._judged or not self._accelerator.is_main_process:
+            return 0.0
+        began = time.perf_counter()
+        trained = self._ema.module if self._ema else self._task.detector
+        where = self._accelerator.device, self._progress.step, self._num_steps
+        self._progress.seen.append(self._observer.seen(trained, *where, self._label))
+        return time.perf_counter() - began
 
     def _loaded(self) -> Iterator[TrainingBatch]:
         """The epoch's batches.

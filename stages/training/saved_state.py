@@ -15,20 +15,22 @@ _FRESH, _OLD, _USED = f"{NAME}.new", f"{NAME}.old", f"{NAME}.used"
 
 
 class Progress:
-    """How far training has come; saved with the weights."""
+    """How far training has come, and what was seen on the way; saved with the weights."""
 
     def __init__(self) -> None:
         self.epoch = 0
         self.step = 0
         self.rows: list[dict[str, float]] = []
+        self.seen: list[dict[str, Any]] = []
 
     def state_dict(self) -> dict[str, Any]:
         """For accelerate."""
-        return {"epoch": self.epoch, "step": self.step, "rows": self.rows}
+        return {"epoch": self.epoch, "step": self.step, "rows": self.rows, "seen": self.seen}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """For accelerate."""
         self.epoch, self.step, self.rows = state["epoch"], state["step"], list(state["rows"])
+        self.seen = list(state.get("seen", ()))  # states of earlier versions have none
 
 
 class SavedState:
