@@ -112,13 +112,13 @@ class TestNothingElseChanges:
     def test_dropout_and_batch_normalization_go_on_training(self, dataset: Dataset, tmp_path: Path) -> None:
         training = trainer(dataset, tmp_path / "run", observed=True, network=NETWORKS["batch"], ema=None)
         modes: list[bool] = []
-        take = training._step
+        take = training.step
 
         def step(batch: TrainingBatch) -> dict[str, float]:
             modes.append(all(module.training for module in training._task.modules()))
             return take(batch)
 
-        training._step = step  # type: ignore[method-assign]
+        training.step = step  # type: ignore[method-assign]
         training.run()
         assert modes == [True] * 12
 
@@ -130,7 +130,7 @@ class TestWhatIsSeen:
         monkeypatch.setattr(observer, "images_judged", lambda _: 6)
         training = trainer(dataset, tmp_path / "run", observed=True, epochs=10)
         kept: dict[int, Any] = {}
-        take = training._step
+        take = training.step
 
         def step(batch: TrainingBatch) -> dict[str, float]:
             losses = take(batch)
@@ -138,7 +138,7 @@ class TestWhatIsSeen:
             kept[training._progress.step] = copy.deepcopy(training._ema.module)
             return losses
 
-        training._step = step  # type: ignore[method-assign]
+        training.step = step  # type: ignore[method-assign]
         trained = training.run()
         part = some(labeled_split(dataset, "val"), 6)
         expected = {number: torch_accuracy.judge_images(kept[number].eval(), dataset, part, EXPORT, "x") for number in (6, 12, 18, 24, 30)}
@@ -168,14 +168,14 @@ class TestWhatIsSeen:
         for stop in (6, 19, 24):  # after the first point, in the middle of the last fifth, when all is trained
             folder = tmp_path / f"broken-{stop}"
             broken = trainer(dataset, folder, **options)
-            take = broken._step
+            take = broken.step
 
             def step(batch: TrainingBatch, broken: Trainer = broken, stop: int = stop, take: Any = take) -> Any:
                 if broken._progress.step == stop:
                     raise KeyboardInterrupt
                 return take(batch)
 
-            monkeypatch.setattr(broken, "_step", step)
+            monkeypatch.setattr(broken, "step", step)
             if stop < 24:
                 with pytest.raises(KeyboardInterrupt):
                     broken.run()
