@@ -188,7 +188,12 @@ def label_box(label: Label) -> Rectangle:
 
 def _extent_of(text: str, detail: str) -> tuple[float, float]:
     """Width and height of two lines of text in the widest of the usual fonts."""
-    return max(NAME_PX * len(text), DETAIL_PX * len(detail)), 2.0 * LINE_HEIGHT
+    return text_width(text, detail), 2.0 * LINE_HEIGHT
+
+
+def text_width(text: str, detail: str) -> float:
+    """Width of a label's two lines, px."""
+    return max(NAME_PX * len(text), DETAIL_PX * len(detail))
 
 
 def _places(mark: Mark, width: float, height: float) -> Iterator[_Place]:

@@ -6,14 +6,26 @@ from typing import Any
 
 from deploy.comparison.learning_curve import SHARES, still_rising
 from deploy.contract import LastFifth
-from pipeline.report.charts import ASCENT, GAP, LINE_HEIGHT, AxisScale, Chart, Label, Line, Mark, Point, Rectangle, extent, path_of
+from pipeline.report.charts import (
+    ASCENT,
+    GAP,
+    LINE_HEIGHT,
+    AxisScale,
+    Chart,
+    Label,
+    Line,
+    Mark,
+    Point,
+    Rectangle,
+    extent,
+    path_of,
+    text_width,
+)
 from pipeline.results.learning import Learner, learners
-
-LABEL_PX = 142
-"""Room for the labels right of the curves."""
 
 _APART = 2.4 * LINE_HEIGHT
 _LEAST_LEADER = 7.0
+_LABEL_GAP = GAP + _LEAST_LEADER
 
 
 @dataclass(frozen=True)
@@ -55,7 +67,8 @@ def row(learner: Learner) -> LearnerRow:
 
 def learning_chart(trained: Sequence[Learner], width: int, height: int) -> Chart:
     """mAP against the share of each network's own training, with the networks' names at the ends of their curves."""
-    frame: Rectangle = (52, 14, width - LABEL_PX, height - 46)
+    words = {one: (one.name, f"{_end(one)}{_verdict(one)}") for one in trained}
+    frame: Rectangle = (52, 14, width - _LABEL_GAP - max(text_width(*both) for both in words.values()), height - 46)
     points = {one: [(p.share, p.map) for p in one.curve.points if p.map is not None] for one in trained}
     low, high = extent(value for curve in points.values() for _, value in curve)
     x = AxisScale(0, 100, frame[0], frame[2])
@@ -68,9 +81,8 @@ def learning_chart(trained: Sequence[Learner], width: int, height: int) -> Chart
         for at, (share, value) in zip(placed[one], points[one], strict=True)
     ]
     border = x(100 * SHARES[-1])
-    ends = {one: curve[-1][1] for one, curve in points.items()}
     return Chart(
-        title="mAP during training: " + ", ".join(f"{one.name} ends at {end:.3f}{_verdict(one)}" for one, end in ends.items()),
+        title="mAP during training: " + ", ".join(f"{name} ends at {detail}" for name, detail in words.values()),
         width=width,
         height=height,
         frame=frame,
@@ -80,25 +92,29 @@ def learning_chart(trained: Sequence[Learner], width: int, height: int) -> Chart
         y_title="mAP",
         lines=(Line("front", path_of([(border, frame[1]), (border, frame[3])]), "the last fifth begins"), *lines),
         marks=tuple(marks),
-        labels=_labels({one: (curve[-1], f"{ends[one]:.3f}{_verdict(one)}") for one, curve in placed.items()}, frame),
+        labels=_labels({one: (curve[-1], words[one]) for one, curve in placed.items()}, frame),
         mark_radius=4.5,
     )
+
+
+def _end(learner: Learner) -> str:
+    return next(f"{point.map:.3f}" for point in reversed(learner.curve.points) if point.map is not None)
 
 
 def _verdict(learner: Learner) -> str:
     return "" if learner.rising is None else ", still rising"
 
 
-def _labels(ends: Mapping[Learner, tuple[Point, str]], frame: Rectangle) -> tuple[Label, ...]:
+def _labels(ends: Mapping[Learner, tuple[Point, tuple[str, str]]], frame: Rectangle) -> tuple[Label, ...]:
     """Names right of the ends of the curves, moved apart where they would overlap."""
     order = sorted(ends, key=lambda one: ends[one][0][1])
     heights = apart([ends[one][0][1] for one in order], _APART, frame[1] + LINE_HEIGHT, frame[3] - LINE_HEIGHT)
     labels = []
     for one, height in zip(order, heights, strict=True):
-        (right, end), detail = ends[one]
-        left = frame[2] + GAP + _LEAST_LEADER
+        (right, end), words = ends[one]
+        left = frame[2] + _LABEL_GAP
         leader = path_of([(right, end), (left - 2, height)]) if abs(height - end) > _LEAST_LEADER else None
-        labels.append(Label(one.series, left, round(height - LINE_HEIGHT + ASCENT, 1), one.name, detail, leader=leader))
+        labels.append(Label(one.series, left, round(height - LINE_HEIGHT + ASCENT, 1), *words, leader=leader))
     return tuple(labels)
 
 

@@ -1,6 +1,7 @@
 """Two gloo processes train as one process does on the same global batches."""
 
 import csv
+import json
 import os
 import shutil
 import subprocess
@@ -38,6 +39,13 @@ def curves(runs: Path, stage: str) -> list[dict[str, float]]:
         return [{name: float(value) for name, value in row.items() if name != "images_per_s" and value} for row in csv.DictReader(file)]
 
 
+def judged(runs: Path, stage: str) -> list[tuple[int, bool]]:
+    """The steps of a training's curve, and whether each has a mAP."""
+    (file,) = runs.glob(f".store/{stage}-*/artifact.json")
+    points = json.loads(file.read_text(encoding="utf-8"))["curve"]["points"]
+    return [(point["step"], point["map"] is not None) for point in points]
+
+
 def test_two_processes_give_the_losses_of_one_step_for_step(tmp_path: Path) -> None:
     run(tmp_path / "one")
     torchrun = [str(BIN / "torchrun"), "--standalone", "--nproc_per_node=2", "--no-python"]
@@ -50,6 +58,7 @@ def test_two_processes_give_the_losses_of_one_step_for_step(tmp_path: Path) -> N
             for name, value in expected.items():
                 close = SHARES if name.startswith("share/") else TOLERANCE
                 assert got[name] == pytest.approx(value, rel=close, abs=1e-6), f"{stage} step {step} {name}"
+        assert judged(tmp_path / "two", stage) == judged(tmp_path / "one", stage) == [(4, True), (5, True)]
     artifacts = [
         sorted(path.name for path in (tmp_path / side / ".store").iterdir() if not path.name.startswith(".")) for side in ("one", "two")
     ]
