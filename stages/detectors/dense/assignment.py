@@ -74,7 +74,11 @@ class Positives:
 
 def positives(targets: Sequence[Mapping[str, Tensor]], anchors: Tensor, sizes: Sequence[int], nearest: int) -> Positives:
     """See `nearest_above_average`; `targets` have "boxes" [M, 4] and "labels" [M] of each image."""
-    matched = [nearest_above_average(anchors, sizes, target["boxes"], nearest) for target in targets]
+    return gathered(targets, anchors, [nearest_above_average(anchors, sizes, target["boxes"], nearest) for target in targets])
+
+
+def gathered(targets: Sequence[Mapping[str, Tensor]], anchors: Tensor, matched: Sequence[Tensor]) -> Positives:
+    """Of all anchors those that are matched, [N] for each image, to an object's index and not to -1."""
     where = [one >= 0 for one in matched]
     index = [one[mine] for one, mine in zip(matched, where, strict=True)]
     labels = torch.cat([target["labels"][one] for target, one in zip(targets, index, strict=True)])

@@ -23,18 +23,22 @@ from stages.exports.to_onnx import write_onnx
 from stages.training.checkpoint import build_detector
 
 _OF_ATSS = decisions(max_detections=100, candidates=1000, score_threshold=0.05, iou_threshold=0.6)
-PUBLISHED = {"atss": _OF_ATSS, "gfl": _OF_ATSS}
+PUBLISHED = {
+    "atss": _OF_ATSS,
+    "gfl": _OF_ATSS,
+    "fsaf": decisions(max_detections=100, candidates=1000, score_threshold=0.05, iou_threshold=0.5),
+}
 """How each decides where it was published."""
 
 LEVELS = (8, 16, 32, 64, 128)
 SIZE = (96, 128)
 """Of the images that losses and assignments are about."""
 
-RAW = {"atss": {"logits": 5, "codes": 4, "quality": 1}, "gfl": {"logits": 5, "codes": 68}}
+RAW = {"atss": {"logits": 5, "codes": 4, "quality": 1}, "gfl": {"logits": 5, "codes": 68}, "fsaf": {"logits": 5, "codes": 4}}
 """What each head returns, under the names of the answers, and how many channels that has for five classes."""
 
 TERMS = {"loss_cls": "classification", "loss_bbox": "bbox_regression", "loss_centerness": "bbox_ctrness", "loss_dfl": "bbox_distribution"}
-MILLIONS = {"atss": 32.3, "gfl": 32.4}
+MILLIONS = {"atss": 32.3, "gfl": 32.4, "fsaf": 36.4}
 """Parameters with 80 classes."""
 
 
@@ -71,13 +75,14 @@ def expected(name: str) -> list[Arrays]:
 
 
 def raw_head(name: str) -> dict[str, Tensor]:
-    """Fixed outputs of a head for two images, in rows; logits from -4 to 2, all others from -2 to 2."""
+    """Fixed outputs of a head for two images, in rows; logits from -4 to 2, all others from -2 to 2, or to 0 where that is the least."""
     grids = [(-(-SIZE[0] // stride), -(-SIZE[1] // stride)) for stride in LEVELS]
     made = {}
     for part, channels in RAW[name].items():
         low = -4.0 if part == "logits" else -2.0
         levels = [random(f"{name} {part} {index}", (2, channels, *grid), low, 2.0) for index, grid in enumerate(grids)]
-        made[part] = torch.cat([level.permute(0, 2, 3, 1).flatten(1, 2) for level in levels], dim=1).requires_grad_()
+        rows = torch.cat([level.permute(0, 2, 3, 1).flatten(1, 2) for level in levels], dim=1)
+        made[part] = (rows.relu() if (name, part) == ("fsaf", "codes") else rows).requires_grad_()
     return made
 
 
@@ -174,7 +179,7 @@ def test_processes_average_to_the_losses_of_the_whole_batch(name: str, monkeypat
     module = type(detector).__module__
     seen: list[list[Tensor]] = [[], []]
     whole, shares = losses(slice(0, 2)), [slice(0, 1), slice(1, 2)]
-    monkeypatch.setattr(f"{module}.num_processes", lambda: 2)
+    monkeypatch.setattr(f"{module}.num_processes", lambda: 2, raising=False)
     for values, share in zip(seen, shares, strict=True):
         monkeypatch.setattr(f"{module}.mean_over_processes", partial(_noted, values))
         losses(share)

@@ -26,8 +26,10 @@ PAIRS = [
     ("d_fine", "ssd"),
     ("atss", "ssdlite"),
     ("faster_rcnn", "atss"),
+    ("gfl", "fsaf"),
+    ("fsaf", "gfl"),
 ]
-RESUMED = ("atss",)
+RESUMED = ("atss", "gfl", "fsaf")
 SIZE = 128
 STEPS = 20
 
