@@ -34,7 +34,8 @@ def head(detector: Detector, outputs: Outputs) -> None:
 def decoded(detector: Detector, outputs: Outputs) -> None:
     """In the head's rows; what the graph detects is among them, or the proposals, if a second stage moves the boxes."""
     found = outputs.decoded()
-    rows = outputs.head["boxes" if detector.kind == "set_prediction" else "box_deltas"]
+    codes = "box_deltas" if "box_deltas" in outputs.head else "box_distributions"
+    rows = outputs.head["boxes" if detector.kind == "set_prediction" else codes]
     assert [boxes.shape for boxes in found.boxes] == [(2, row.shape[1], 4) for row in rows]
     assert all(boxes.dtype == torch.float32 for boxes in found.boxes)
     assert (found.anchors is None) == (detector.kind == "set_prediction")

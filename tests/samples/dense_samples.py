@@ -52,7 +52,7 @@ def by_torch(detector: DenseDetector, images: Tensor, options: GraphOptions) -> 
     with torch.no_grad():
         answer = detector.graph(options).eval()(images)
     assert answer.converged.all()
-    return _unpadded(answer.boxes.numpy(), answer.scores.numpy(), answer.labels.numpy())
+    return unpadded(answer.boxes.numpy(), answer.scores.numpy(), answer.labels.numpy())
 
 
 def by_onnx(detector: DenseDetector, images: Tensor, options: GraphOptions, file: Path) -> list[Arrays]:
@@ -60,10 +60,11 @@ def by_onnx(detector: DenseDetector, images: Tensor, options: GraphOptions, file
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     boxes, scores, labels, converged = session.run(["boxes", "scores", "labels", "converged"], {"images": images.numpy()})
     assert converged.all()
-    return _unpadded(boxes, scores, labels)
+    return unpadded(boxes, scores, labels)
 
 
-def _unpadded(boxes: NDArray[Any], scores: NDArray[Any], labels: NDArray[Any]) -> list[Arrays]:
+def unpadded(boxes: NDArray[Any], scores: NDArray[Any], labels: NDArray[Any]) -> list[Arrays]:
+    """The detections of each image, without those whose score is 0."""
     kept = [s > 0 for s in scores]
     return [
         {"boxes": b[keep], "scores": s[keep], "labels": label[keep]} for b, s, label, keep in zip(boxes, scores, labels, kept, strict=True)

@@ -67,8 +67,8 @@ def confident(detector: Detector, scale: float = 0.15, seen: Tensor | None = Non
 
 
 def last_layers(detector: Detector, seen: Tensor) -> set[nn.Module]:
-    """The layers whose outputs are the graph's raw head outputs, but for functions without parameters in between."""
-    layers = {parameter: module for module in detector.modules() for parameter in module.parameters(recurse=False)}
+    """The layers whose outputs are the graph's raw head outputs, but for functions in between without parameters or with one number."""
+    layers = {parameter: module for module in detector.modules() for parameter in module.parameters(recurse=False) if parameter.ndim}
     ahead: list[Any] = [raw.grad_fn for raw in detector.graph(decisions()).eval()(seen).head]
     visited, found = set(), set()
     while ahead:

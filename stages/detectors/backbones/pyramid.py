@@ -29,9 +29,10 @@ class _Pool(ExtraFPNBlock):
 class _Convolutions(ExtraFPNBlock):
     """torchvision's LastLevelP6P7 with one level or two, from the coarsest level or from the backbone's own map."""
 
-    def __init__(self, in_channels: int, out_channels: int, num_levels: int, *, from_backbone: bool) -> None:
+    def __init__(self, in_channels: int, out_channels: int, num_levels: int, *, from_backbone: bool, relu: bool) -> None:
         super().__init__()
         self.from_backbone = from_backbone
+        self.relu = relu
         self.p6 = nn.Conv2d(in_channels, out_channels, 3, 2, 1)
         if num_levels > 1:
             self.p7 = nn.Conv2d(out_channels, out_channels, 3, 2, 1)
@@ -45,7 +46,7 @@ class _Convolutions(ExtraFPNBlock):
         p6 = self.p6((x if self.from_backbone else results)[-1])
         if not hasattr(self, "p7"):
             return [*results, p6], [*names, "p6"]
-        return [*results, p6, self.p7(functional.relu(p6))], [*names, "p6", "p7"]
+        return [*results, p6, self.p7(functional.relu(p6) if self.relu else p6)], [*names, "p6", "p7"]
 
 
 class PyramidBackbone(nn.Module):
@@ -61,8 +62,12 @@ class PyramidBackbone(nn.Module):
         weights: str | None,
         extra: Extra = "pool",
         fpn_norm: Callable[..., nn.Module] | None = None,
+        *,
+        extra_relu: bool = True,
     ) -> None:
         """See `catalog.body`; `extra` makes the levels above the backbone's coarsest, `fpn_norm` follows each convolution.
+
+        extra_relu: whether a ReLU stands between two levels that convolutions make, as in torchvision.
 
         Raises:
             ValueError: incompatible options.
@@ -76,7 +81,7 @@ class PyramidBackbone(nn.Module):
         self.body, inputs, available = body(name, width, norm, weights, strides)
         above = tuple(stride for stride in strides if stride not in inputs)
         _check(name, strides, above, [stride for stride in available if stride in STRIDES], extra)
-        made = _extra(extra, inputs, channels, len(above))
+        made = _extra(extra, inputs, channels, len(above), relu=extra_relu)
         self.fpn = FeaturePyramidNetwork(list(inputs.values()), channels, made, norm_layer=fpn_norm)
 
     def forward(self, images: Tensor) -> "dict[str, Tensor]":
@@ -101,11 +106,11 @@ def _check(name: str, strides: tuple[int, ...], above: tuple[int, ...], availabl
         raise ValueError(f"strides {strides}: at most two levels are made above {name}'s {last}")
 
 
-def _extra(extra: Extra, inputs: dict[int, int], channels: int, num_levels: int) -> ExtraFPNBlock | None:
+def _extra(extra: Extra, inputs: dict[int, int], channels: int, num_levels: int, *, relu: bool) -> ExtraFPNBlock | None:
     if not num_levels:
         return None
     if extra == "pool":
         return _Pool()
     from_backbone = extra == "p6p7_c5"
     coarsest = inputs[max(inputs)]
-    return _Convolutions(coarsest if from_backbone else channels, channels, num_levels, from_backbone=from_backbone)
+    return _Convolutions(coarsest if from_backbone else channels, channels, num_levels, from_backbone=from_backbone, relu=relu)

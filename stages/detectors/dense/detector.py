@@ -1,4 +1,4 @@
-"""What FCOS and RetinaNet share: torchvision's one-stage models as detectors, and their deployed graph."""
+"""What one-stage detectors with a pyramid share: torchvision's models, or ours, as detectors, and their deployed graph."""
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -12,26 +12,36 @@ from torchvision.models.detection.retinanet import RetinaNet
 from stages.detectors import Decoded, Detector, Graph, GraphOptions, GraphOutput, Outputs, Target
 from stages.detectors.boxes.coding import clip
 from stages.detectors.boxes.nms import best, select
+from stages.detectors.dense.model import OneStageModel
 
 CLASS_LAYERS = ("head.classification_head.cls_logits.",)
 """Prefixes of the names of tensors that grow with the number of classes."""
 
-HEAD_NAMES = {"cls_logits": "class_logits", "bbox_regression": "box_deltas", "bbox_ctrness": "quality"}
-"""The names in Outputs.head of what torchvision's one-stage heads return."""
+HEAD_NAMES = {
+    "cls_logits": "class_logits",
+    "bbox_regression": "box_deltas",
+    "bbox_distribution": "box_distributions",
+    "bbox_ctrness": "quality",
+}
+"""The names in Outputs.head of what one-stage heads return."""
+
+_CODES = ("bbox_regression", "bbox_distribution")
+"""What boxes are decoded from: a head returns one of them."""
 
 _NARROW_FROM = 4
 """Levels with at least this many times the candidates are narrowed down to positions first; smaller ones are quicker in one step."""
 
 
 class DenseDetector(Detector):
-    """A torchvision model with a pyramid, a head of convolutions shared by its levels, and anchors at every position.
+    """A model with a pyramid, a head of convolutions shared by its levels, and anchors at every position.
 
-    Its head returns "cls_logits" [B, N, K] and "bbox_regression" [B, N, 4], and may return "bbox_ctrness" [B, N, 1].
+    Its head returns "cls_logits" [B, N, K], and "bbox_regression" [B, N, 4] or "bbox_distribution" [B, N, 4, bins]; it may return
+    "bbox_ctrness" [B, N, 1].
     """
 
     gives = ("pyramid", "head", "decoded", "teacher_head")
 
-    def __init__(self, model: FCOS | RetinaNet, strides: tuple[int, ...]) -> None:
+    def __init__(self, model: FCOS | RetinaNet | OneStageModel, strides: tuple[int, ...]) -> None:
         super().__init__()
         self.model = model
         self.strides = strides
@@ -45,7 +55,7 @@ class DenseDetector(Detector):
 
     @abstractmethod
     def decode(self, deltas: Tensor, anchors: Tensor) -> Tensor:
-        """Boxes [B, N, 4] from what the head predicts [B, N, 4] for anchors [B, N, 4]."""
+        """Boxes [B, N, 4] from what the head predicts for anchors [B, N, 4]."""
 
     def features(self, images: Tensor) -> list[Tensor]:
         """The pyramid, finest first."""
@@ -77,7 +87,7 @@ class DenseDetector(Detector):
 
     def decoded(self, outputs: Outputs) -> Decoded:
         """See Detector.decoded."""
-        deltas = outputs.head["box_deltas"]
+        deltas = next(outputs.head[HEAD_NAMES[name]] for name in _CODES if HEAD_NAMES[name] in outputs.head)
         sizes = self.sizes(outputs.pyramid)
         anchors = self.anchors(deltas[0].new_empty(1, 0, *outputs.size), outputs.pyramid)[0].split(sizes)
         boxes = (self.decode(own.float(), squares.expand(len(own), -1, -1)) for own, squares in zip(deltas, anchors, strict=True))
@@ -114,18 +124,51 @@ class DenseGraph(Graph):
         sizes = self.detector.sizes(features)
         levels = {name: tensor.float().split(sizes, dim=1) for name, tensor in head.items()}
         anchors = self.detector.anchors(images[:1], features)[0].split(sizes)
-        parts = [self._level({name: split[i] for name, split in levels.items()}, anchors[i]) for i in range(len(sizes))]
+        parts = [self.level({name: split[i] for name, split in levels.items()}, anchors[i]) for i in range(len(sizes))]
         boxes, scores, labels = (torch.cat(tensors, dim=1) for tensors in zip(*parts, strict=True))
         boxes = clip(boxes, images.shape[-2], images.shape[-1])
+        scores = self.judged(boxes, scores)
         limits = self.options.iou_threshold, self.options.max_detections
         answer = select(boxes, scores, labels, *limits, agnostic=self.options.agnostic)
         return GraphOutput(*answer, head=tuple(head.values()))
 
-    def _level(self, head: Mapping[str, Tensor], anchors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def level(self, head: Mapping[str, Tensor], anchors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The level's candidates: boxes [B, N, 4], scores [B, N], 0 below the threshold, and labels [B, N]."""
         scores, place, labels = candidates(head["cls_logits"], head.get("bbox_ctrness"), self.options.candidates)
-        scores = torch.where(scores > self.options.score_threshold, scores, torch.zeros_like(scores))
-        return self.detector.decode(_rows(head["bbox_regression"], place), anchors[place]), scores, labels
+        return self.boxes(head, anchors, place), self.above_threshold(scores), labels
+
+    def boxes(self, head: Mapping[str, Tensor], anchors: Tensor, place: Tensor) -> Tensor:
+        """Of the level's anchors at places [B, N], the boxes [B, N, 4]."""
+        code = next(head[name] for name in _CODES if name in head)
+        return self.detector.decode(rows(code, place), anchors[place])
+
+    def above_threshold(self, scores: Tensor) -> Tensor:
+        """The scores, 0 in place of those that are not above the threshold."""
+        return torch.where(scores > self.options.score_threshold, scores, torch.zeros_like(scores))
+
+    def judged(self, boxes: Tensor, scores: Tensor) -> Tensor:
+        """The scores [B, N] of all candidates once their boxes [B, N, 4] are known, clipped to the image."""
+        return scores
+
+
+class SelectiveGraph(DenseGraph):
+    """As DenseGraph, but for two decisions of the authors who do not use torchvision.
+
+    Candidates are chosen by class alone, before a quality, if there is one, multiplies their scores; and boxes without area drop out.
+    """
+
+    def level(self, head: Mapping[str, Tensor], anchors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """See DenseGraph.level."""
+        scores, place, labels = candidates(head["cls_logits"], None, self.options.candidates)
+        scores = self.above_threshold(scores)
+        if "bbox_ctrness" in head:
+            scores = scores * torch.sigmoid(rows(head["bbox_ctrness"], place)[..., 0])
+        return self.boxes(head, anchors, place), scores, labels
+
+    def judged(self, boxes: Tensor, scores: Tensor) -> Tensor:
+        """See DenseGraph.judged."""
+        extent = (boxes[..., 2:] - boxes[..., :2]).amin(dim=-1)
+        return torch.where(extent > 0, scores, torch.zeros_like(scores))
 
 
 def candidates(logits: Tensor, quality: Tensor | None, num_best: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -144,7 +187,7 @@ def candidates(logits: Tensor, quality: Tensor | None, num_best: int) -> tuple[T
     if narrow:  # the best num_best pairs are at no more than num_best positions, those with the best single scores
         strongest = _scores(logits.amax(dim=-1, keepdim=True), quality)[..., 0]
         place = best(strongest, num_best)[1]
-        logits, quality = _rows(logits, place), None if quality is None else _rows(quality, place)
+        logits, quality = rows(logits, place), None if quality is None else rows(quality, place)
     scores, chosen = best(_scores(logits, quality).flatten(1), min(num_best, logits.shape[1] * num_classes))
     row = torch.div(chosen, num_classes, rounding_mode="floor")
     return scores, row if place is None else torch.gather(place, 1, row), chosen - row * num_classes
@@ -155,6 +198,7 @@ def _scores(logits: Tensor, quality: Tensor | None) -> Tensor:
     return scores if quality is None else torch.sqrt(scores * torch.sigmoid(quality))
 
 
-def _rows(values: Tensor, place: Tensor) -> Tensor:
-    """The rows [B, M, C] of values [B, N, C] at places [B, M]."""
-    return torch.gather(values, 1, place[..., None].expand(-1, -1, values.shape[-1]))
+def rows(values: Tensor, place: Tensor) -> Tensor:
+    """The rows [B, M, ...] of values [B, N, ...] at places [B, M]."""
+    index = place.reshape(*place.shape, *[1] * (values.dim() - 2)).expand(-1, -1, *values.shape[2:])
+    return torch.gather(values, 1, index)

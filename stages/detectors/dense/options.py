@@ -19,3 +19,8 @@ Extra = Annotated[
     ),
 ]
 HeadConvs = Annotated[int, Field(ge=1, le=8, description="number of convolutions in each head")]
+FileWeights = Annotated[str | None, OptionRole.WEIGHTS, Field(description="weights of the whole detector: a file; null: random weights")]
+AnchorScale = Annotated[float, Field(ge=1, le=16, description="side of a level's square anchors, in strides")]
+Nearest = Annotated[
+    int, Field(ge=1, le=25, description="number of anchors of each level, the nearest to an object's center, that may be assigned to it")
+]

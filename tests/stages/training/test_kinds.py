@@ -1,6 +1,7 @@
 """Teachers and students of different kinds, and a detector that is one new file."""
 
 import math
+from pathlib import Path
 
 import pytest
 import tiny
@@ -13,6 +14,7 @@ from stages.detectors import Detector
 from stages.training.checkpoint import build_detector
 from stages.training.distillation import Distillation, build_losses, loss_factor
 from stages.training.loader import EpochBatches, TrainingBatch, TrainingImages, loader
+from stages.training.loop import Task, Trainer
 from stages.training.teacher import Teacher
 
 PAIRS = [
@@ -26,7 +28,12 @@ PAIRS = [
     ("retinanet", "cascade_rcnn"),
     ("dynamic_rcnn", "ssdlite"),
     ("fcos", "dynamic_rcnn"),
+    ("atss", "ssdlite"),
+    ("faster_rcnn", "atss"),
+    ("gfl", "fsaf"),
+    ("fsaf", "gfl"),
 ]
+RESUMED = ("atss", "gfl", "fsaf")
 SIZE = 128
 STEPS = 20
 
@@ -64,3 +71,25 @@ def test_a_student_learns_from_a_teacher_of_another_kind(dataset: Dataset, large
     for name in ("total", "attention/feature", "non_local/relation"):
         first, last = (sum(value for row in part for term, value in row.items() if term.startswith(name)) for part in (seen[:4], seen[-4:]))
         assert last < first, name
+
+
+@pytest.mark.parametrize("name", RESUMED)
+def test_a_training_broken_off_ends_with_the_same_weights(dataset: Dataset, name: str, tmp_path: Path) -> None:
+    def trainer(folder: str) -> Trainer:
+        (tmp_path / folder).mkdir(exist_ok=True)
+        config = tiny.schedule(epochs=2, batch_size=6)
+        return Trainer(Task(build(name, 0)), dataset, config, seed=0, device="cpu", folder=tmp_path / folder, label=name)
+
+    whole, broken = trainer("whole").run().state_dict(), trainer("broken")
+    take = broken._step
+
+    def stop_at_the_third(batch: TrainingBatch) -> dict[str, float]:
+        if broken._progress.step == 3:
+            raise InterruptedError
+        return take(batch)
+
+    broken._step = stop_at_the_third  # type: ignore[method-assign]
+    with pytest.raises(InterruptedError):
+        broken.run()
+    resumed = trainer("broken").run().state_dict()
+    assert all(torch.equal(resumed[key], tensor) for key, tensor in whole.items())
