@@ -22,6 +22,7 @@ from deploy.errors import ConfigError, DataError
 from stages.config import DetectorConfig
 from stages.detectors import GraphOutput, Target
 from stages.detectors.boxes.coding import clip, decode, encode
+from stages.detectors.two_stage import dynamic_rules
 from stages.detectors.two_stage.assignment import MatchRule, assign, sample
 from stages.detectors.two_stage.dynamic_rules import DynamicRules
 from stages.detectors.two_stage.proposals import propose
@@ -324,6 +325,14 @@ class TestDynamicRules:
         for step in range(100):
             rules.observe([torch.rand(80)], torch.full((1, 4), 0.001 * (step + 1) ** 1.2))
         torch.testing.assert_close(rules.beta(), torch.tensor(0.0005 * (50**1.2 + 51**1.2)))
+
+    def test_processes_observe_their_mean_of_the_values_that_they_have(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Two processes: the other has an overlap of 0.8, and no object and so no error."""
+        others = iter([torch.tensor([0.8, 1.0]), torch.tensor([0.0, 0.0])])
+        monkeypatch.setattr(dynamic_rules, "mean_over_processes", lambda pair: (pair + next(others)) / 2)
+        rules = self.watched(1)
+        torch.testing.assert_close(rules.overlaps[0], torch.tensor(0.7))
+        torch.testing.assert_close(rules.errors[0], torch.tensor(0.2))
 
     def test_what_was_observed_survives_saving(self) -> None:
         rules, fresh = self.watched(140), DynamicRules()
