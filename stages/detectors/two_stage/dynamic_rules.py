@@ -48,7 +48,7 @@ class DynamicRules(RegionRules):
 
     def beta(self) -> Tensor:
         """See RegionRules.beta."""
-        return self.current_beta
+        return self.current_beta.clone()  # the loss's gradient still needs it when the original is changed
 
     @torch.no_grad()
     def observe(self, overlaps: Sequence[Tensor], deltas: Tensor) -> None:

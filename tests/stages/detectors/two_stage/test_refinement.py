@@ -18,10 +18,11 @@ from detector_samples import TINY, decisions
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from deploy.errors import ConfigError
+from deploy.errors import ConfigError, DataError
 from stages.config import DetectorConfig
 from stages.detectors import GraphOutput, Target
 from stages.detectors.boxes.coding import clip, decode, encode
+from stages.detectors.two_stage import dynamic_rules
 from stages.detectors.two_stage.assignment import MatchRule, assign, sample
 from stages.detectors.two_stage.dynamic_rules import DynamicRules
 from stages.detectors.two_stage.proposals import propose
@@ -29,7 +30,7 @@ from stages.detectors.two_stage.refinement import RefinementDetector
 from stages.training.checkpoint import build_detector
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
-NAMES = ("cascade_rcnn", "dynamic_rcnn")
+NAMES = ("cascade_rcnn", "dynamic_rcnn", "cascade_mask_rcnn")
 HEIGHT, WIDTH = 128, 160
 SMALL: dict[str, Any] = {"backbone": "resnet18", "width": 8, "fpn_channels": 16, "box_head_channels": 32, "box_batch_size_per_image": 4096}
 BOXES = torch.tensor([[10.0, 12.0, 50.0, 60.0], [60.0, 60.0, 90.0, 114.0], [5.0, 3.0, 150.0, 120.0], [70.0, 10.0, 78.0, 17.0]])
@@ -51,6 +52,7 @@ LOSSES = {
         "loss_bbox": "loss_box_reg",
     },
 }
+LOSSES["cascade_mask_rcnn"] = LOSSES["cascade_rcnn"] | {f"s{i}.loss_mask": f"loss_mask_{i + 1}" for i in range(3)}
 """Our names of mmdet's losses."""
 
 
@@ -109,7 +111,8 @@ class Theirs:
     def __init__(self, name: str) -> None:
         self.name = name
         self.numbers: dict[str, NDArray[np.float32]] = dict(np.load(FIXTURES / f"{name}.npz"))
-        self.detector = fill(build(name, **SMALL))
+        self.masks = name == "cascade_mask_rcnn"
+        self.detector = fill(build(name, **SMALL, **({"mask_head_channels": 16} if self.masks else {})))
         self.detector.model.rpn_head.recipe = replace(self.detector.model.rpn_head.recipe, batch_size=10**6)
 
     def __getitem__(self, key: str) -> Tensor:
@@ -131,7 +134,7 @@ def test_the_pyramid_is_theirs(theirs: Theirs) -> None:
 
 def test_the_losses_are_theirs(theirs: Theirs) -> None:
     with torch.no_grad():
-        losses = theirs.detector(pictures(), targets()).losses
+        losses = theirs.detector(pictures(), targets(masks=theirs.masks)).losses
     names = LOSSES[theirs.name]
     assert losses.keys() == set(names.values())
     for name, own in names.items():
@@ -172,6 +175,13 @@ def test_the_detections_are_theirs_one_to_one(theirs: Theirs) -> None:
         assert len(found[0]) == len(expected[0]) >= 20
         assert paired(found, expected).all()
         assert paired(expected, found).all()
+        if theirs.masks:
+            assert answer.masks is not None
+            masks = theirs[f"masks_{index}"].float()
+            rows = torch.stack([(found[0] - box).abs().amax(dim=1).argmin() for box in expected[0][: len(masks)]])
+            own = answer.masks[index][real][rows]
+            assert (own - masks).abs().max() < 2e-3  # theirs are kept in half precision
+            assert masks.std() > 0.05
 
 
 def test_what_a_batch_shows_is_what_they_observe() -> None:
@@ -243,6 +253,23 @@ def test_each_stage_gets_what_the_one_before_it_moved_without_the_objects_own_bo
     assert not torch.equal(pooled[0], pooled[1])
 
 
+def test_masks_are_refused_to_be_missing() -> None:
+    with pytest.raises(DataError, match="learns masks, which the data set lacks; choose a detector without masks"):
+        build("cascade_mask_rcnn", **TINY["cascade_mask_rcnn"])(pictures(), targets())
+
+
+def test_regions_have_masks_if_they_are_asked_for() -> None:
+    detector = fill(build("cascade_mask_rcnn", **SMALL, mask_head_channels=16))
+    given = [BOXES, BOXES[:0]]
+    with torch.no_grad():
+        outputs = detector(pictures())
+        found, without = outputs.regions(given, masks=True), outputs.regions(given)
+    assert without.masks is None
+    assert found.masks is not None
+    assert found.masks.shape == (4, 5, 28, 28)
+    assert found.masks.std() > 0.1
+
+
 def test_a_region_without_size_is_pooled_and_judged() -> None:
     detector = fill(build("cascade_rcnn", **SMALL))
     with torch.no_grad():
@@ -299,6 +326,14 @@ class TestDynamicRules:
             rules.observe([torch.rand(80)], torch.full((1, 4), 0.001 * (step + 1) ** 1.2))
         torch.testing.assert_close(rules.beta(), torch.tensor(0.0005 * (50**1.2 + 51**1.2)))
 
+    def test_processes_observe_their_mean_of_the_values_that_they_have(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Two processes: the other has an overlap of 0.8, and no object and so no error."""
+        others = iter([torch.tensor([0.8, 1.0]), torch.tensor([0.0, 0.0])])
+        monkeypatch.setattr(dynamic_rules, "mean_over_processes", lambda pair: (pair + next(others)) / 2)
+        rules = self.watched(1)
+        torch.testing.assert_close(rules.overlaps[0], torch.tensor(0.7))
+        torch.testing.assert_close(rules.errors[0], torch.tensor(0.2))
+
     def test_what_was_observed_survives_saving(self) -> None:
         rules, fresh = self.watched(140), DynamicRules()
         fresh.load_state_dict(copy.deepcopy(rules.state_dict()))
@@ -310,7 +345,7 @@ class TestDynamicRules:
             torch.testing.assert_close(one.beta(), torch.tensor(0.4))
 
 
-@pytest.mark.parametrize(("name", "millions"), [("cascade_rcnn", 69.4), ("dynamic_rcnn", 41.8)])
+@pytest.mark.parametrize(("name", "millions"), [("cascade_rcnn", 69.4), ("dynamic_rcnn", 41.8), ("cascade_mask_rcnn", 77.3)])
 def test_the_default_form_has_as_many_parameters_as_the_published_one(name: str, millions: float) -> None:
     count = sum(parameter.numel() for parameter in build(name, 80).parameters())
     assert round(count / 1e6, 1) == millions
@@ -324,8 +359,8 @@ def test_a_file_of_weights_of_another_number_of_classes_leaves_only_the_class_la
     torch.save(given, tmp_path / "given.pth")
     built = build(name, **TINY[name], weights=str(tmp_path / "given.pth")).model.state_dict()
     fresh = {key for key in built if built[key].shape != given[key].shape}
-    assert all("fc_cls" in key or "fc_reg" in key for key in fresh)
-    assert len(fresh) == (6 if name == "cascade_rcnn" else 4)
+    assert all("fc_cls" in key or "fc_reg" in key or "conv_logits" in key for key in fresh)
+    assert len(fresh) == {"cascade_rcnn": 6, "dynamic_rcnn": 4, "cascade_mask_rcnn": 12}[name]
     assert all(torch.equal(built[key], given[key]) for key in built.keys() - fresh)
     assert all(key in capsys.readouterr().err for key in list(fresh)[:1])
 
