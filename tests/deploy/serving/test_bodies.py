@@ -167,7 +167,7 @@ def test_numbers_that_are_parsed_one_by_one_are_limited_and_one_image_always_fit
         return SimpleNamespace(contract=SimpleNamespace(preprocessing=SimpleNamespace(height=side, width=side)))
 
     assert protocol.most_numbers(model(32), 16) == 16 * 3 * 32 * 32
-    assert protocol.most_numbers(model(640), 16) == 5_000_000
+    assert protocol.most_numbers(model(640), 16) == 2_000_000
     assert protocol.most_numbers(model(2048), 16) == 3 * 2048 * 2048
 
 

@@ -126,8 +126,29 @@ def test_decoding_ends_with_the_request(decoders: Decoders, end: str) -> None:
     looks = itertools.chain([False] * 4, itertools.repeat(end == "client"))
     with pytest.raises(Expired if end == "time" else Gone):
         decoders.decode(PNG, PLAIN, Bounds(time.monotonic() + (0.5 if end == "time" else 600), lambda: next(looks)))
-    assert held._process.returncode == -signal.SIGKILL
+    until(lambda: held._process.returncode == -signal.SIGKILL, "the process to end")
     assert decoders.decode(PNG, PLAIN, Bounds(time.monotonic() + 600, lambda: False))[0].shape == (3, 64, 64)
+
+
+def test_a_request_does_not_wait_until_its_process_has_ended_but_the_next_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that frees much memory on a busy machine takes its time."""
+    made = Decoders(1, 1_000_000, 64, Log(io.StringIO()))
+    free = threading.Event()
+    try:
+        made.decode(PNG, PLAIN, Bounds(time.monotonic() + 600, lambda: False))
+        (held,) = made._started
+        end = held.end
+        monkeypatch.setattr(held, "end", lambda: free.wait(PATIENCE) and end())
+        held._process.send_signal(signal.SIGSTOP)
+        for _ in range(2):
+            with pytest.raises(Expired):
+                made.decode(PNG, PLAIN, Bounds(time.monotonic() + 0.3, lambda: False))
+        assert made._started == {held}
+        free.set()
+        assert made.decode(PNG, PLAIN, Bounds(time.monotonic() + 600, lambda: False))[0].shape == (3, 64, 64)
+    finally:
+        free.set()
+        made.close()
 
 
 def test_who_waits_for_a_process_waits_no_longer_than_allowed() -> None:
