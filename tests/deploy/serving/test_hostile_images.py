@@ -6,19 +6,21 @@ import itertools
 import json
 import signal
 import struct
+import subprocess
+import sys
 import threading
 import time
-import zlib
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from hostile_samples import chunk, png
 from PIL import Image, features
 from waiting import PATIENCE, join, until
 
 from deploy.contract import Preprocessing
 from deploy.errors import DataError
-from deploy.prediction import costly, image_files, preprocess
+from deploy.prediction import costly, decoder, image_files, preprocess
 from deploy.serving.clients import Rotation
 from deploy.serving.decoders import Bounds, Decoders
 from deploy.serving.logs import Log
@@ -32,10 +34,6 @@ def encoded(kind: str, pixels: np.ndarray = NOISE, **options: object) -> bytes:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, kind, **options)
     return file.getvalue()
-
-
-def chunk(name: bytes, content: bytes = b"") -> bytes:
-    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
 
 JPEG, PNG = encoded("JPEG"), encoded("PNG")
@@ -109,6 +107,33 @@ def test_another_process_gives_the_same_pixels(decoders: Decoders, kind: str) ->
     expected, place = preprocess.apply(image_files.load_image(content, PLAIN, trusted=False), PLAIN)
     assert (tensor == expected).all()
     assert placement == place
+
+
+@pytest.mark.skipif(decoder._memory() is None, reason="the system does not tell how much memory a process has")
+@pytest.mark.parametrize(("white", "most"), [(65535, 30), (4095, 55)])
+def test_a_process_that_decodes_has_no_more_memory_than_images_of_the_largest_size_need(white: int, most: int) -> None:
+    """Taken all at once, since what an image takes differs between versions of Pillow."""
+    script = (
+        "from deploy.contract import Preprocessing\nfrom deploy.prediction import decoder\n"
+        f"decoder._limit_memory(decoder._memory(), 10_000_000, 1_000_000, Preprocessing(white={white}))\n"
+        f"half = bytearray(10_000_000 * {most} // 2)\nprint('half', flush=True)\nbytearray(10_000_000 * {most})"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=PATIENCE)
+    assert done.stdout == "half\n"
+    assert "MemoryError" in done.stderr
+
+
+@pytest.mark.parametrize("color", [0, 2, 6], ids=["gray", "color", "alpha"])
+@pytest.mark.parametrize("white", [65535, 4095])
+@pytest.mark.slow
+def test_the_largest_images_are_decoded_within_that_memory(color: int, white: int) -> None:
+    preprocessing = Preprocessing(height=64, width=64, white=white)
+    made = Decoders(1, 40_000_000, 64, Log(io.StringIO()))
+    try:
+        tensor, place = made.decode(png(6272, 16, color), preprocessing, Bounds(time.monotonic() + 600, lambda: False))
+    finally:
+        made.close()
+    assert (tensor.shape, place.width) == ((3, 64, 64), 6272)
 
 
 def test_a_damaged_image_is_one_line(decoders: Decoders) -> None:
