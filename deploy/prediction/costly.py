@@ -17,8 +17,9 @@ MOST_TAGS = 1_000
 MOST_SCANS = 100
 """Scans of a JPEG file; a progressive one has about ten."""
 _SCAN = b"\xff\xda"
-_DENSE = 1_000
-"""Bytes per marker of a scan below which nothing else explains them; in a film that follows a photo, one is in 65,536 bytes."""
+_FIRST, _DENSE = 1 << 20, 1_000
+"""Bytes in which markers of scans are counted at first, and bytes per marker below which nothing else explains them; in a film that
+follows a photo, one is in 65,536 bytes."""
 _NEXT = re.compile(rb"\xff[^\x00\x01\xff\xd0-\xd8]")
 """The next marker with a length, or the end of the picture, wherever it may be within a scan."""
 _UNFOLDING = (b"zTXt", b"iTXt", b"iCCP", b"acTL")
@@ -46,7 +47,7 @@ def look(content: bytes) -> Sight:
         DataError: more parts than any ordinary file has.
     """
     if content[:2] == b"\xff\xd8":
-        if (scans := content.count(_SCAN)) > MOST_SCANS and scans * _DENSE > len(content):
+        if (scans := content.count(_SCAN, 0, _FIRST)) > MOST_SCANS and scans * _DENSE > min(len(content), _FIRST):
             raise DataError(f"JPEG with more than {MOST_SCANS} scans; save it again")
         return _jpeg(content)
     if content[:8] == b"\x89PNG\r\n\x1a\n":

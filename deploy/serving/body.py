@@ -11,12 +11,12 @@ from starlette.requests import Request
 from starlette.types import Message, Receive
 
 from deploy.serving import text
-from deploy.serving.refusals import Gone, Invalid, TooLarge, TooSlow, Unsupported
+from deploy.serving.refusals import Expired, Gone, Invalid, TooLarge, TooSlow, Unsupported
 from deploy.serving.work import File
 
 T = TypeVar("T")
 _PLAIN = ("", "identity")
-_PIECE = 1 << 20
+_PIECE = 8 << 20
 
 
 @dataclass(frozen=True)
@@ -104,8 +104,15 @@ def unpack(content: bytes, encoding: str, limits: Limits) -> bytes:
 
 
 async def _in_turn(limits: Limits, function: Callable[..., T], *given: Any) -> T:
-    async with limits.turns:
+    try:
+        async with asyncio.timeout(limits.seconds):
+            await limits.turns.acquire()
+    except TimeoutError as error:
+        raise Expired("the request's time expired before its body was unpacked") from error
+    try:
         return await asyncio.to_thread(function, *given)
+    finally:
+        limits.turns.release()
 
 
 async def _in_time(reading: Awaitable[T], seconds: float) -> T:

@@ -1,6 +1,10 @@
 """One connection over HTTP: a deadline in each of its states, bounded headers, and a limit on how many one client may have."""
 
 import asyncio
+import contextlib
+import socket
+import struct
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from ipaddress import ip_address, ip_network
@@ -29,7 +33,7 @@ MAX_HEADER_BYTES = 64 * 1024
 """Maximum size of a request's address and headers, of its trailers, and of what separates two pieces of its body."""
 MAX_PIPELINED = 1000
 """Maximum number of requests that a client sends ahead on one connection."""
-_SPARE = 32
+_SPARE = 128
 _TOO_LARGE = b"431 Request Header Fields Too Large"
 
 
@@ -178,15 +182,23 @@ class Connection(HttpToolsProtocol):
     def check(self, now: float) -> None:
         """Close the connection if its state has lasted too long, and cut it off if closing takes too long."""
         if now >= self._unread_due:
-            self.transport.abort()
+            self._cut_off()
         elif self.transport.is_closing() and not self._ending:  # whoever closes it, the client may never read what is left
             self._ending = True
             self._wait(FLUSH_SECONDS)
         elif now >= self._due:
-            if self._ending:
-                self.transport.abort()
+            if self._ending or unread(self.transport):
+                self._cut_off()
             else:
                 self.transport.close()
+
+    def _cut_off(self) -> None:
+        """Close the connection so that the system, too, forgets what the client has not read."""
+        sock = self.transport.get_extra_info("socket")
+        if sock is not None:
+            with contextlib.suppress(OSError):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.transport.abort()
 
     @property
     def _at_rest(self) -> bool:
@@ -205,6 +217,19 @@ class Connection(HttpToolsProtocol):
         if self._at_rest:  # otherwise it would stand within another answer
             self.transport.write(b"HTTP/1.1 " + _TOO_LARGE + b"\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
         self.transport.close()
+
+
+def unread(transport: asyncio.Transport) -> int:
+    """Bytes that the system has taken over and the client has not; closing a connection would leave them there."""
+    try:
+        from fcntl import ioctl
+        from termios import TIOCOUTQ
+    except ImportError:  # Windows
+        return 0
+    try:
+        return int.from_bytes(ioctl(transport.get_extra_info("socket").fileno(), TIOCOUTQ, bytes(4)), sys.byteorder)
+    except (OSError, AttributeError):  # closed already
+        return 0
 
 
 async def watch(connections: set[Any]) -> None:

@@ -7,8 +7,9 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
-from threading import Lock
+from threading import Lock, Thread
 from time import monotonic
 from typing import Any
 
@@ -74,8 +75,10 @@ class Decoders:
             Busy: too many images wait already, or no process can be started.
             Expired, Gone: see Bounds.
         """
-        with self._rotation.place(bounds.client, bounds.left):
-            answer, tensor = self._ask(content, preprocessing, bounds) or self._ask(content, preprocessing, bounds) or _UNREADABLE
+        with ExitStack() as place:
+            place.enter_context(self._rotation.place(bounds.client, bounds.left))
+            asked = content, preprocessing, bounds, place
+            answer, tensor = self._ask(*asked) or self._ask(*asked) or _UNREADABLE
         if "error" in answer:
             raise DataError(str(answer["error"]))
         shape = 3, preprocessing.height, preprocessing.width
@@ -86,8 +89,11 @@ class Decoders:
         for one in list(self._started):
             self._end(one)
 
-    def _ask(self, content: bytes, preprocessing: Preprocessing, bounds: Bounds) -> "tuple[dict[str, Any], bytes] | None":
-        """The answer; None if the process ended, perhaps because the machine had no memory left."""
+    def _ask(self, content: bytes, preprocessing: Preprocessing, bounds: Bounds, place: ExitStack) -> "tuple[dict[str, Any], bytes] | None":
+        """The answer; None if the process ended, perhaps because the machine had no memory left.
+
+        A process that is too late gives its place back when it has ended, for which the request does not wait.
+        """
         one = self._take()
         try:
             answer = one.ask(content, preprocessing, self._max_pixels, bounds)
@@ -95,7 +101,7 @@ class Decoders:
             self._log.warning("decoder ended", code=self._end(one), image_bytes=len(content))
             return None
         except BaseException:
-            self._end(one)
+            Thread(target=self._end_with, args=(one, place.pop_all()), name="end decoder").start()
             raise
         with self._lock:
             self._idle.append(one)
@@ -117,10 +123,15 @@ class Decoders:
             self._started.add(one)
             return one
 
+    def _end_with(self, one: "_Process", place: ExitStack) -> None:
+        with place:
+            self._end(one)
+
     def _end(self, one: "_Process") -> int:
+        code = one.end()
         with self._lock:
             self._started.discard(one)
-        return one.end()
+        return code
 
 
 _UNREADABLE: tuple[dict[str, Any], bytes] = ({"error": "the image could not be decoded; save it again, as JPEG or PNG"}, b"")

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import ctypes
 import gc
 import logging
 import os
@@ -25,9 +26,10 @@ from deploy.serving.options import LOOPBACK, ServeConfig
 from deploy.serving.service import Service
 
 _MAX_CONNECTIONS, _MAX_GRPC_CONNECTIONS = 1024, 256
+_M_MMAP_THRESHOLD, _LARGE_BLOCK = -3, 4 << 20
 _OTHER_FILES = 128
 """Open files of the engine, the log, the port and the processes that decode."""
-_ACCEPTED_AT_ONCE = 16
+_ACCEPTED_AT_ONCE = 64
 """New connections per turn of the event loop. uvloop takes one per turn and listener, and under overload a turn takes long, so that new
 clients, health checks among them, would wait for seconds; the port is therefore opened this many times."""
 
@@ -48,12 +50,19 @@ def serve(folder: Path, config: ServeConfig | None = None, *, allow_ungated: boo
     service = Service(folder, config, allow_ungated=allow_ungated)
     for name in ("uvicorn", "asyncio", "grpc"):
         logging.getLogger(name).addHandler(service.log.handler())
+    give_memory_back()
     with listen(config.host, config.port) as listener:
         server = _Server(service, listener)
         with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
             caught = runner.run(server.run())
     if caught == signal.SIGINT:
         raise Interrupted("interrupted; accepted requests were answered")
+
+
+def give_memory_back() -> None:
+    """Have glibc return large blocks to the system as soon as they are freed, which it otherwise stops doing after the first ones."""
+    with contextlib.suppress(OSError, AttributeError):  # a different C library
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK)
 
 
 def most_connections(*, grpc: bool) -> tuple[int, int]:
@@ -66,7 +75,7 @@ def most_connections(*, grpc: bool) -> tuple[int, int]:
     if soft == resource.RLIM_INFINITY:
         return _MAX_CONNECTIONS, _MAX_GRPC_CONNECTIONS
     over_grpc = max(4, min(_MAX_GRPC_CONNECTIONS, (soft - _OTHER_FILES) // 4)) if grpc else 0
-    return max(16, min(_MAX_CONNECTIONS, soft - _OTHER_FILES - over_grpc)), over_grpc
+    return max(16, min(_MAX_CONNECTIONS, (soft - _OTHER_FILES - over_grpc) * 4 // 5)), over_grpc  # a fifth is for spare connections
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -103,7 +112,7 @@ class _Server(uvicorn.Server):
         plain: dict[str, Any] = {"log_config": None, "access_log": False, "server_header": False, "proxy_headers": False}
         plain |= {"lifespan": "off", "ws": "none", "http": partial(connection.Connection, entrance)}
         limits: dict[str, Any] = {
-            "timeout_keep_alive": ceil(connection.IDLE_SECONDS),
+            "timeout_keep_alive": ceil(2 * connection.IDLE_SECONDS),  # Connection closes it before, and frees what is not read
             "timeout_graceful_shutdown": grace,
         }
         super().__init__(uvicorn.Config(app(service), **plain, **limits))

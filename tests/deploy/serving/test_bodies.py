@@ -162,12 +162,22 @@ def test_a_packed_body_no_longer_counts_once_it_is_unpacked() -> None:
         assert admission.bytes == MIB
 
 
+def test_a_body_does_not_wait_for_its_turn_longer_than_its_request_has_time() -> None:
+    async def late() -> None:
+        limits = body.Limits(8, 0.1, lambda _: None)
+        await limits.turns.acquire()
+        await body._in_turn(limits, int)
+
+    with pytest.raises(Expired, match="before its body was unpacked"):
+        asyncio.run(late())
+
+
 def test_numbers_that_are_parsed_one_by_one_are_limited_and_one_image_always_fits() -> None:
     def model(side: int) -> Any:
         return SimpleNamespace(contract=SimpleNamespace(preprocessing=SimpleNamespace(height=side, width=side)))
 
     assert protocol.most_numbers(model(32), 16) == 16 * 3 * 32 * 32
-    assert protocol.most_numbers(model(640), 16) == 5_000_000
+    assert protocol.most_numbers(model(640), 16) == 2_000_000
     assert protocol.most_numbers(model(2048), 16) == 3 * 2048 * 2048
 
 

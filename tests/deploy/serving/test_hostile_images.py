@@ -6,19 +6,21 @@ import itertools
 import json
 import signal
 import struct
+import subprocess
+import sys
 import threading
 import time
-import zlib
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from hostile_samples import chunk, png
 from PIL import Image, features
 from waiting import PATIENCE, join, until
 
 from deploy.contract import Preprocessing
 from deploy.errors import DataError
-from deploy.prediction import costly, image_files, preprocess
+from deploy.prediction import costly, decoder, image_files, preprocess
 from deploy.serving.clients import Rotation
 from deploy.serving.decoders import Bounds, Decoders
 from deploy.serving.logs import Log
@@ -32,10 +34,6 @@ def encoded(kind: str, pixels: np.ndarray = NOISE, **options: object) -> bytes:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, kind, **options)
     return file.getvalue()
-
-
-def chunk(name: bytes, content: bytes = b"") -> bytes:
-    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
 
 JPEG, PNG = encoded("JPEG"), encoded("PNG")
@@ -111,6 +109,33 @@ def test_another_process_gives_the_same_pixels(decoders: Decoders, kind: str) ->
     assert placement == place
 
 
+@pytest.mark.skipif(decoder._memory() is None, reason="the system does not tell how much memory a process has")
+@pytest.mark.parametrize(("white", "most"), [(65535, 30), (4095, 55)])
+def test_a_process_that_decodes_has_no_more_memory_than_images_of_the_largest_size_need(white: int, most: int) -> None:
+    """Taken all at once, since what an image takes differs between versions of Pillow."""
+    script = (
+        "from deploy.contract import Preprocessing\nfrom deploy.prediction import decoder\n"
+        f"decoder._limit_memory(decoder._memory(), 10_000_000, 1_000_000, Preprocessing(white={white}))\n"
+        f"half = bytearray(10_000_000 * {most} // 2)\nprint('half', flush=True)\nbytearray(10_000_000 * {most})"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=PATIENCE)
+    assert done.stdout == "half\n"
+    assert "MemoryError" in done.stderr
+
+
+@pytest.mark.parametrize("color", [0, 2, 6], ids=["gray", "color", "alpha"])
+@pytest.mark.parametrize("white", [65535, 4095])
+@pytest.mark.slow
+def test_the_largest_images_are_decoded_within_that_memory(color: int, white: int) -> None:
+    preprocessing = Preprocessing(height=64, width=64, white=white)
+    made = Decoders(1, 40_000_000, 64, Log(io.StringIO()))
+    try:
+        tensor, place = made.decode(png(6272, 16, color), preprocessing, Bounds(time.monotonic() + 600, lambda: False))
+    finally:
+        made.close()
+    assert (tensor.shape, place.width) == ((3, 64, 64), 6272)
+
+
 def test_a_damaged_image_is_one_line(decoders: Decoders) -> None:
     with pytest.raises(DataError, match="image of 100 bytes"):
         decoders.decode(encoded("TIFF")[:100], PLAIN, Bounds(time.monotonic() + 600, lambda: False))
@@ -126,8 +151,29 @@ def test_decoding_ends_with_the_request(decoders: Decoders, end: str) -> None:
     looks = itertools.chain([False] * 4, itertools.repeat(end == "client"))
     with pytest.raises(Expired if end == "time" else Gone):
         decoders.decode(PNG, PLAIN, Bounds(time.monotonic() + (0.5 if end == "time" else 600), lambda: next(looks)))
-    assert held._process.returncode == -signal.SIGKILL
+    until(lambda: held._process.returncode == -signal.SIGKILL, "the process to end")
     assert decoders.decode(PNG, PLAIN, Bounds(time.monotonic() + 600, lambda: False))[0].shape == (3, 64, 64)
+
+
+def test_a_request_does_not_wait_until_its_process_has_ended_but_the_next_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that frees much memory on a busy machine takes its time."""
+    made = Decoders(1, 1_000_000, 64, Log(io.StringIO()))
+    free = threading.Event()
+    try:
+        made.decode(PNG, PLAIN, Bounds(time.monotonic() + 600, lambda: False))
+        (held,) = made._started
+        end = held.end
+        monkeypatch.setattr(held, "end", lambda: free.wait(PATIENCE) and end())
+        held._process.send_signal(signal.SIGSTOP)
+        for _ in range(2):
+            with pytest.raises(Expired):
+                made.decode(PNG, PLAIN, Bounds(time.monotonic() + 0.3, lambda: False))
+        assert made._started == {held}
+        free.set()
+        assert made.decode(PNG, PLAIN, Bounds(time.monotonic() + 600, lambda: False))[0].shape == (3, 64, 64)
+    finally:
+        free.set()
+        made.close()
 
 
 def test_who_waits_for_a_process_waits_no_longer_than_allowed() -> None:

@@ -1,12 +1,14 @@
 """Hostile and good clients at the same time: the good ones are served as if the others were not there, only later."""
 
 import asyncio
+import gzip
+import time
 from collections import Counter
 
 import artifact_samples as samples
 import pytest
-from hostile_samples import KINDS, hostile
-from serving_samples import Client, Reply, Server, encoded, once, request
+from hostile_samples import KINDS, hostile, png
+from serving_samples import Client, Reply, Server, encoded, load, once, request
 
 from deploy.bundles.bundle import Bundle
 
@@ -71,3 +73,56 @@ def test_good_requests_are_answered_within_their_deadline(bundle: Bundle, hostil
     wrong = [(kind, reply.status, reply.body[:200]) for kind, reply in found if reply.status not in ANSWERS]
     assert not wrong
     assert max(reply.seconds for _, reply in found) < 2 * DEADLINE  # the body's time, then the answer's
+
+
+def test_the_time_of_a_request_is_for_all_of_its_images_together(bundle: Bundle) -> None:
+    part = b'--b\r\nContent-Disposition: form-data; name="a"; filename="x"\r\n\r\n' + png(6272, 16, 0) + b"\r\n"
+    headers = "content-type: multipart/form-data; boundary=b\r\nx-timeout-ms: 1500\r\n"
+    with Server(bundle.root) as server:
+        reply = asyncio.run(once(server.port, request(part * 16 + b"--b--\r\n", headers=headers)))
+        assert reply.status == 504
+        assert reply.seconds < 6.0  # each image takes longer than that on a busy machine, and all of them on any
+        assert asyncio.run(once(server.port, request(encoded({})))).status == 200
+
+
+@pytest.mark.slow
+def test_health_is_answered_on_new_connections_while_640_clients_ask_again_at_once(bundle: Bundle) -> None:
+    """And to clients that keep their connection; measured against the same while nobody else asks."""
+
+    async def probes(port: int, seconds: float) -> float:
+        until, worst = time.monotonic() + seconds, 0.0
+        while time.monotonic() < until:
+            started = time.monotonic()
+            reply = await once(port, request(b"", "/v2/health/live", "GET"))
+            assert reply.status == 200
+            worst = max(worst, time.monotonic() - started)
+            await asyncio.sleep(0.05)
+        return worst
+
+    async def both(port: int) -> tuple[float, list[Reply]]:
+        until = time.monotonic() + 15
+        loading = asyncio.create_task(load(port, 640, lambda _: request(encoded({})), lambda _: time.monotonic() < until))
+        worst = await probes(port, 15)
+        return worst, await loading
+
+    with Server(bundle.root, "max_batch_size=8") as server:
+        alone = asyncio.run(probes(server.port, 3))
+        worst, replies = asyncio.run(both(server.port))
+    assert {reply.status for reply in replies} <= {200, 503, 504, 0}
+    # clients and probes share this test's own loop, which is as busy as the server's
+    assert worst < max(3.0, 40 * alone), (alone, worst)
+
+
+@pytest.mark.slow
+def test_packed_bodies_take_no_more_memory_than_bodies_may(bundle: Bundle) -> None:
+    zeros = request(gzip.compress(bytes(31 << 20), 9), headers="content-encoding: gzip\r\n")
+    with Server(bundle.root) as server:
+        asyncio.run(once(server.port, request(encoded({}))))
+        before = server.memory_kib()
+        peaks = [before]
+
+        def heard(_: Reply) -> None:
+            peaks.append(server.memory_kib())
+
+        asyncio.run(load(server.port, 60, lambda _: zeros, lambda count: count < 600, heard=heard))
+    assert max(peaks) - before < (256 + 128) * 1024, (before, max(peaks))
