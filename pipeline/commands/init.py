@@ -1,6 +1,7 @@
 """`edgedistill init`: looks at a folder of labeled images and at this machine, and writes a pipeline.yaml that works."""
 
 import argparse
+import errno
 import math
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,7 @@ def _create(path: Path, text: str) -> None:
 
     Raises:
         ConfigError: it has appeared in the meantime.
+        PermissionError: the folder exists, but no file can be created in it.
     """
     try:
         with path.open("x", encoding="utf-8") as file:
@@ -65,6 +67,8 @@ def _create(path: Path, text: str) -> None:
     except FileExistsError:
         _refuse_existing(path)
         raise
+    except FileNotFoundError as error:  # what /proc answers
+        raise PermissionError(errno.EPERM, "no file can be created in this folder", str(path)) from error
 
 
 def _figures(folder: LabeledFolder, chosen: FirstPlan, decoded: Decoding, out: Path, page: Path | None) -> dict[str, Any]:

@@ -69,12 +69,25 @@ def decoding(folder: LabeledFolder, val_share: float | None, max_doubtful: float
     for part in parts:
         found = _notes(part, chosen.preprocessing)
         notes += found
-        doubts += limits.doubts(part.split, part.whole, found)
+        held_out = val_share if part.split == "train" else None
+        doubts += limits.doubts(part.split, part.whole, found if held_out is None else _divided(part, found, held_out))
     if refused := limits.refusal(doubts, max_doubtful, "pass --max-doubtful"):
         raise DataError(refused)
     if val_share is not None and len(folder.sources["train"].coco["images"]) <= _most(folder):
         arrange(folder.sources, {}, val_share, 0, chosen.preprocessing)
     return replace(chosen, notes=notes)
+
+
+def _divided(part: _Part, notes: Sequence[Note], val_share: float) -> list[Note]:
+    """The notes on images after a share is held out: files that cannot be read all stay in train, the others are divided."""
+    every = len(part.whole.coco["images"])
+    staying = [note for note in notes if note.kind in (images.MISSING.name, images.UNREADABLE.name)]
+    held_out = round(val_share * (every - sum(note.count for note in staying)))
+    divided = []
+    for note in notes:
+        count = note.count if note in staying else round(note.count * (1 - val_share))
+        divided.append(note.model_copy(update={"count": count, "total": every - held_out}) if note.unit == "images" else note)
+    return divided
 
 
 def _most(folder: LabeledFolder) -> int:

@@ -77,11 +77,10 @@ def read(found: Mapping[str, Source]) -> tuple[list[DrawnObject], list[Note]]:
 def unaccounted(drawn: Sequence[DrawnObject], found: Sequence[DrawnObject], notes: Iterable[Note]) -> list[DrawnObject]:
     """Objects that were lost, changed or invented, beyond the number that the notes of their split count as left out or assumed."""
     lost, extra = _without(drawn, found), _without(found, drawn)
-    per_picture = Counter((one.split, one.picture) for one in drawn)
+    most = max((count for some in (drawn, found) for count in Counter(one[:2] for one in some).values()), default=0)
     silent: list[DrawnObject] = []
     doubts = [note for note in notes if note.action in ("left out", "assumed")]
     for split in {one.split for one in (*lost, *extra)}:
-        most = max((count for (own, _), count in per_picture.items() if own == split), default=0)
         allowed = sum(_reach(note, most) for note in doubts if note.split == split or note.kind in _OF_ALL)
         pictures = sorted({one.picture for one in (*lost, *extra)})
         differing = [one for name in pictures for one in max(_of(lost, split, name), _of(extra, split, name), key=len)]
@@ -90,7 +89,7 @@ def unaccounted(drawn: Sequence[DrawnObject], found: Sequence[DrawnObject], note
 
 
 def _reach(note: Note, most: int) -> float:
-    """How many objects a note may be about; `most` is the largest number in a picture of its split."""
+    """How many objects a note may be about; `most` is the largest number in a picture."""
     if note.unit == "boxes":
         return note.count
     if note.unit == "masks":
