@@ -4,16 +4,16 @@ Commands are imported when they run, so `--help` is instant, and `predict`, `gat
 """
 
 import argparse
-import json
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from importlib import import_module
 from typing import NoReturn, TypeAlias
 
 from deploy.errors import ConfigError
-from pipeline.answer import Answer, emit, say
-from pipeline.refusals import refusal
+from pipeline.answer import Answer, emit, hold_streams, say
+from pipeline.refusals import refusal, terminable
 
 EXIT_CODES = """\
 exit codes:
@@ -27,6 +27,7 @@ exit codes:
   11  a gate is inconclusive
   12  nothing to compare: no measurement, or a gate on a target that cannot be measured here
   130 interrupted by Ctrl-C
+  143 ended by SIGTERM
 """
 
 _FILE = ("CONFIG", "configuration file (default pipeline.yaml)")
@@ -54,11 +55,13 @@ class _Version(argparse.Action):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
+    hold_streams()
     given = sys.argv[1:] if arguments is None else list(arguments)
     as_json = "--json" in given
     try:
         args = parser().parse_args(given)
-        answer = _function(args.command)(args)
+        with terminable() if args.command != "serve" else nullcontext():  # a server ends by itself
+            answer = _function(args.command)(args)
         emit(answer, as_json=as_json)
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - unexpected errors keep their traceback
         return _refuse(error, as_json=as_json)
@@ -78,7 +81,7 @@ def _refuse(error: BaseException, *, as_json: bool) -> int:
     code, line = known or (1, f"unexpected {type(error).__name__}: {error}")
     say(f"edgedistill: {line}", sys.stderr)
     if as_json:
-        say(json.dumps({"error": line, "exit_code": code}), sys.stdout)
+        emit(Answer({"error": line, "exit_code": code}, ""), as_json=True)
     return code
 
 

@@ -1,12 +1,17 @@
 """Errors as the message and the exit code that the user sees."""
 
 import errno
+import os
+import signal
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 
 from deploy.errors import ArtifactError, ConfigError, EdgedistillError
 from deploy.machine.files import NotRegular
 
-INTERRUPTED = 130
+INTERRUPTED, TERMINATED = 130, 143
 
 _EXTRAS = {
     "build": ("onnx",),
@@ -23,8 +28,35 @@ _FULL = "No space left on device"
 """What safetensors and torch write into their messages on a full disk, in errors without an errno."""
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: ends what runs as Ctrl-C does."""
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Turn SIGTERM into Terminated meanwhile; in processes that were forked, it still ends them at once."""
+    owner = os.getpid()
+
+    def end(number: int, _: FrameType | None) -> None:
+        if os.getpid() == owner:
+            raise Terminated
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def refusal(error: BaseException) -> tuple[int, str] | None:
     """The exit code and the message for an error that the user can fix; None for an unexpected one."""
+    if isinstance(error, Terminated):
+        return TERMINATED, "ended by SIGTERM; run the same command again to continue"
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED, "interrupted; run the same command again to continue"
     known = as_user_error(error)
