@@ -14,6 +14,8 @@ EXIT_INCOMPARABLE 12. What is not in this file is 0, or 1 for an unexpected erro
 A message is one line: what was given, what is allowed, what to do.
 """
 
+import re
+
 EXIT_FAIL, EXIT_INCONCLUSIVE, EXIT_INCOMPARABLE = 10, 11, 12
 
 
@@ -58,6 +60,27 @@ class Interrupted(EdgedistillError):
 
 
 _LONGEST = 200
+_UNSEEN = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e0fff]"
+)
+"""Characters that move a terminal's cursor, color it, end a line, turn its direction, or cannot be seen."""
+_COMMAND = re.compile(r"##(?=\w*\[)")
+_FIRST_COMMAND = re.compile(r"^(\s*)::")
+
+
+def plain(text: str) -> str:
+    r"""Text that others chose, such as the name of a file, a class or a gate, as one line that does nothing but show itself.
+
+    Control characters become escapes like \n. So that no line is a command to GitHub's, Azure's or TeamCity's runners, `::` at its
+    beginning and `##[` anywhere get a backslash.
+    """
+    seen = _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
+    return _FIRST_COMMAND.sub(r"\1\:\:", _COMMAND.sub(r"#\#", seen))
+
+
+def in_cell(text: str) -> str:
+    """As `plain`, for a cell of a table in Markdown, in which it is no link, image, code or HTML."""
+    return re.sub(r"([|\[\]`])", r"\\\1", plain(" ".join(text.split()))).replace("<", "&lt;")
 
 
 def in_one_line(error: BaseException) -> str:

@@ -9,6 +9,8 @@ from typing import Self, TypeVar
 
 from tqdm import tqdm
 
+from deploy.errors import plain
+
 T = TypeVar("T")
 
 LINE_SECONDS = 10.0
@@ -75,7 +77,7 @@ def track(items: Iterable[T], label: str, total: int | None = None) -> Iterator[
 def note(text: str) -> None:
     """Print a line that a user should see, without breaking a progress bar."""
     if int(os.environ.get("RANK", "0")) == 0:
-        tqdm.write(text, file=sys.stderr)
+        tqdm.write(plain(text), file=sys.stderr)
 
 
 def _on_terminal() -> bool:

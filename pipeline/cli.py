@@ -4,7 +4,6 @@ Commands are imported when they run, so `--help` is instant, and `predict`, `gat
 """
 
 import argparse
-import json
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -27,6 +26,7 @@ exit codes:
   11  a gate is inconclusive
   12  nothing to compare: no measurement, or a gate on a target that cannot be measured here
   130 interrupted by Ctrl-C
+  143 ended by SIGTERM
 """
 
 _FILE = ("CONFIG", "configuration file (default pipeline.yaml)")
@@ -83,7 +83,7 @@ def _refuse(error: BaseException, *, as_json: bool) -> int:
     code, line = known or (1, f"unexpected {type(error).__name__}: {error}")
     say(f"edgedistill: {line}", sys.stderr)
     if as_json:
-        say(json.dumps({"error": line, "exit_code": code}), sys.stdout)
+        emit(Answer({"error": line, "exit_code": code}, ""), as_json=True)
     return code
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from deploy.contract import Frozen
+from deploy.errors import plain
 
 Action = Literal["divided", "repaired", "assumed", "left out"]
 """Divided: a split was made, as requested. Repaired: only one meaning was possible. Assumed: the likeliest of several meanings was
@@ -81,7 +82,7 @@ class Notes:
 def note_lines(notes: Sequence[Note]) -> list[str]:
     """One line per note, the most serious first; if there are very many, the last line counts the rest."""
     ordered = by_weight(notes)
-    lines = [f"data: {note}" for note in ordered[:MOST_LINES]]
+    lines = [plain(f"data: {note}") for note in ordered[:MOST_LINES]]
     more = len(ordered) - len(lines)
     return lines + ([f"data: and {more} more kinds of notes, see summary.json"] if more else [])
 

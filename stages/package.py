@@ -9,6 +9,7 @@ from deploy.bundles.card import model_card
 from deploy.bundles.manifest import MANIFEST, Manifest, Plan, Provenance, Verdict
 from deploy.comparison import metrics
 from deploy.contract import GraphFacts
+from deploy.errors import plain
 from deploy.machine import packages, platform_name
 from stages.artifacts import ONNX, Artifact, Engine, Gains, Measurement, OnnxModel, Package, Report, Verdicts
 from stages.config import PackageConfig
@@ -36,7 +37,7 @@ def package(
     if name is not None:
         shutil.copyfile(engine.file(name), out / name)
     shutil.copyfile(model.file(ONNX), out / ONNX)
-    (out / LABELS).write_text("".join(f"{label}\n" for label in engine.facts.contract.classes), encoding="utf-8")
+    (out / LABELS).write_text("".join(f"{plain(label)}\n" for label in engine.facts.contract.classes), encoding="utf-8")
     manifest = _manifest(config, plan, engine, model, report, measurement, verdicts, gains)
     (out / CARD).write_text(model_card(manifest), encoding="utf-8")
     files = [ONNX, LABELS, CARD, *([name] if name is not None else [])]

@@ -40,11 +40,11 @@ class Bundle:
         unlisted = {manifest.onnx, *([manifest.engine] if manifest.engine else [])} - set(manifest.files)
         if unlisted:
             raise ArtifactError(f"{folder / MANIFEST}: names {min(unlisted)} without its sha256; package again")
+        for name in sorted(name for name in manifest.files if name.endswith(header.ONNX_SUFFIX)):
+            _check_graph(folder, name, manifest)
         problem = next(consistency.problems(manifest, consistency.engine_size(folder, manifest)), None)
         if problem is not None:
             raise ArtifactError(f"{folder / MANIFEST}: contradicts itself: {problem}; package again")
-        for name in sorted(name for name in manifest.files if name.endswith(header.ONNX_SUFFIX)):
-            _check_graph(folder, name, manifest)
         return cls(folder, manifest)
 
     def parts(self, name: str) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from deploy.bundles.manifest import Manifest
 from deploy.comparison.learning_curve import still_rising
 from deploy.contract import Accuracy, LastFifth, Latency, Percentiles
+from deploy.errors import in_cell
 
 _NUMBERS = {
     "map": "mAP (IoU 0.50 to 0.95)",
@@ -125,9 +126,5 @@ def _number(value: float | None) -> str:
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *([_cell(cell) for cell in row] for row in rows)]
+    lines = [header, ["---"] * len(header), *([in_cell(cell) for cell in row] for row in rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")

@@ -7,6 +7,7 @@ from typing import Any
 
 from deploy.bundles.bundle import Bundle
 from deploy.bundles.manifest import Manifest
+from deploy.errors import plain
 from deploy.machine import files
 from deploy.runtimes import ONNX_BACKEND, delivery
 
@@ -83,7 +84,7 @@ def write(bundle: Bundle, repository: Path) -> None:
     warm_up = {"name": "noise", "batch_size": min(batch, 1), "inputs": {"key": "images", "value": noise}}
     described |= {"model_warmup": [warm_up], "default_model_filename": backend.file}
     (folder / "config.pbtxt").write_text(to_pbtxt(described), encoding="utf-8")
-    (folder / "labels.txt").write_text("".join(f"{name}\n" for name in manifest.contract.classes), encoding="utf-8")
+    (folder / "labels.txt").write_text("".join(f"{plain(name)}\n" for name in manifest.contract.classes), encoding="utf-8")
 
 
 def to_pbtxt(message: dict[str, Any], indent: str = "") -> str:

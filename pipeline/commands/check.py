@@ -13,7 +13,7 @@ from typing import Any
 
 from deploy import machine, plugins
 from deploy.contract import ModelContract
-from deploy.errors import ArtifactError, ConfigError, DataError, EdgedistillError
+from deploy.errors import ArtifactError, ConfigError, DataError, EdgedistillError, plain
 from deploy.machine import packages
 from deploy.machine.packages import DISTRIBUTION
 from pipeline.answer import Answer
@@ -49,7 +49,7 @@ def check(args: argparse.Namespace) -> Answer:
         findings = data_findings(config)
         found["config"], found["networks"] = str(args.config), None if problem is None else str(problem)
         found["data"] = [asdict(finding) for finding in findings]
-        lines += _data_lines(findings)
+        lines += map(plain, _data_lines(findings))
         code = code or (DataError.exit_code if any(finding.level == "error" for finding in findings) else 0)
     return Answer({**found, "exit_code": code}, "\n".join(lines), code)
 

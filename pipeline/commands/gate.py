@@ -221,10 +221,10 @@ def _answer(args: argparse.Namespace, result: GateResult, folder: Path | None, f
     out = Path(args.out) if args.out is not None else folder
     if out is not None:
         lines += [str(path) for path in write(out, verdicts, code)]
-    lines += annotate(verdicts, gates, file, settings=args.settings)
+    commands = annotate(verdicts, gates, file, settings=args.settings)
     if args.save_reference is not None:
         lines.append(_save(Path(args.save_reference).resolve(), result.bundles, code))
-    return Answer(data, "\n".join(lines), code)
+    return Answer(data, "\n".join(lines), code, commands)
 
 
 def _save(folder: Path, bundles: Mapping[str, Path], code: int) -> str:

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from deploy.errors import ConfigError
+from deploy.errors import ConfigError, plain
 from pipeline.answer import Answer
 from pipeline.init.document import Given, name_of, write
 from pipeline.init.folder import LabeledFolder, look
@@ -92,7 +92,7 @@ def _lines(folder: LabeledFolder, chosen: FirstPlan, decoded: Decoding, out: Pat
     counted = ", ".join(f"{count} {split}" for split, count in folder.num_images.items())
     parts = ", ".join(f"{name} {seconds / 60:.1f}" for name, seconds in chosen.seconds.items())
     slow = [] if chosen.warning is None else [f"! {chosen.warning}"]
-    return [
+    lines = [
         f"{folder.dataset}: {counted} images; {len(folder.objects)} training objects, classes: {_names(folder)}",
         *map(str, decoded.notes),
         *decoded.reasons,
@@ -102,6 +102,7 @@ def _lines(folder: LabeledFolder, chosen: FirstPlan, decoded: Decoding, out: Pat
         f"wrote {out}; next: edgedistill run {out}",
         *([] if page is None else [f"wrote {page}"]),
     ]
+    return [plain(line) for line in lines]
 
 
 def _names(folder: LabeledFolder, most: int = 12) -> str:

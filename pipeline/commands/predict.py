@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 from deploy.bundles.bundle import Bundle
-from deploy.errors import ConfigError, DataError, Interrupted
+from deploy.errors import ConfigError, DataError, Interrupted, plain
 from deploy.prediction.inputs import expand
 from pipeline.answer import Answer, say
 
@@ -32,4 +32,4 @@ def predict(args: argparse.Namespace) -> Answer:
         f"{out / image['drawn']}: {counts[image['id']]} objects in {image['width']} x {image['height']} px" for image in found["images"]
     ]
     code = DataError.exit_code if found["failed"] else 0
-    return Answer({"out": str(out), **found, "exit_code": code}, "\n".join(lines), code)
+    return Answer({"out": str(out), **found, "exit_code": code}, "\n".join(map(plain, lines)), code)

@@ -5,8 +5,9 @@ import re
 from pathlib import Path
 
 from deploy.bundles.bundle import Bundle
-from deploy.errors import ConfigError
+from deploy.errors import ArtifactError, ConfigError
 from pipeline.answer import Answer
+from pipeline.store.stamp import changed
 from stages.artifacts import WEIGHTS
 
 
@@ -27,9 +28,12 @@ def _weights(bundle: Bundle, args: argparse.Namespace) -> Path:
 
     Raises:
         ConfigError: the file does not exist.
+        ArtifactError: the store's has changed.
     """
     made = bundle.manifest.graph.network.checkpoint
     found = Path(args.weights) if args.weights else Path(args.runs) / ".store" / made / WEIGHTS
+    if not args.weights and (name := changed(found.parent)) is not None:
+        raise ArtifactError(f"{found.parent / name}: is not as it was written; run the pipeline again, or pass --weights FILE")
     if not found.is_file():
         raise ConfigError(f"{found}: no such file; pass --weights FILE, the --runs DIR in which {made} was trained, or --without-weights")
     return found

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from deploy.errors import plain
 from pipeline.results.gain_lines import figures_lines, gain_of, legend, warnings
 from pipeline.results.learning import rising_lines
 from stages.notes import reminder
@@ -23,7 +24,7 @@ def render(summary: Mapping[str, Any]) -> str:
 
 def grid(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns as wide as they need to be, numbers aligned right."""
-    columns = [_column(column) for column in zip(header, *rows, strict=True)]
+    columns = [_column([plain(cell) for cell in column]) for column in zip(header, *rows, strict=True)]
     first, *others = ["  ".join(cells) for cells in zip(*columns, strict=True)]
     return "\n".join([first.rstrip(), "-" * len(first), *(line.rstrip() for line in others)])
 
@@ -37,7 +38,7 @@ def _column(cells: Sequence[str]) -> list[str]:
 def verdict_table(gates: Sequence[Mapping[str, Any]]) -> str:
     """The gates with their measurements and limits; below, the reasons why gates judged nothing."""
     rows = [[gate["name"], gate["target"], gate["metric"], number(gate["measured"]), gate["limit"], gate["verdict"]] for gate in gates]
-    notes = [f"! {gate['target']}, gate {gate['name']}: {gate['why']}" for gate in gates if gate["why"]]
+    notes = [plain(f"! {gate['target']}, gate {gate['name']}: {gate['why']}") for gate in gates if gate["why"]]
     return "\n".join([grid(["gate", "target", "metric", "measured", "limit", "verdict"], rows), *notes])
 
 

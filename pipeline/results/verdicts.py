@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from deploy.bundles.manifest import Verdict
+from deploy.errors import in_cell, plain
 from pipeline.config.gate_lines import gate_lines
 from pipeline.results.table import number, verdict_table
 from pipeline.store.files import replace_json, replace_text
@@ -21,7 +22,7 @@ def text(verdicts: Sequence[Verdict]) -> str:
     """The table for a terminal; below it, what was compared and what disturbed the measurement."""
     if not verdicts:
         return "no gate is configured, so nothing was judged"
-    notes = [f"· {one.target}, gate {one.name}: {words}" for one in verdicts if (words := details(one)) is not None]
+    notes = [plain(f"· {one.target}, gate {one.name}: {words}") for one in verdicts if (words := details(one)) is not None]
     return "\n".join([verdict_table([one.model_dump(mode="json") for one in verdicts]), *notes])
 
 
@@ -60,12 +61,12 @@ def junit(verdicts: Sequence[Verdict]) -> str:
     suites = ET.Element("testsuites", {key: totals[key] for key in ("name", "tests", "failures", "errors", "time")})
     suite = ET.SubElement(suites, "testsuite", totals)
     for one in verdicts:
-        case = ET.SubElement(suite, "testcase", {"name": _plain(one.name), "classname": f"{_plain(one.target)}.{one.metric}", "time": "0"})
+        case = ET.SubElement(suite, "testcase", {"name": plain(one.name), "classname": f"{plain(one.target)}.{one.metric}", "time": "0"})
         tag = {"fail": "failure", "incomparable": "error", "unmeasured": "skipped", "inconclusive": "skipped"}.get(one.verdict)
         if tag is not None:
             kind = {} if tag == "skipped" else {"type": one.verdict}
-            ET.SubElement(case, tag, {"message": _plain(message(one)), **kind})
-        ET.SubElement(case, "system-out").text = _plain(message(one))
+            ET.SubElement(case, tag, {"message": plain(message(one)), **kind})
+        ET.SubElement(case, "system-out").text = plain(message(one))
     ET.indent(suites)
     return ET.tostring(suites, encoding="unicode", xml_declaration=False).join(('<?xml version="1.0" encoding="utf-8"?>\n', "\n"))
 
@@ -86,7 +87,7 @@ def markdown(verdicts: Sequence[Verdict], code: int) -> str:
     for one in verdicts:
         notes = "; ".join(part for part in (details(one), one.why) if part)
         cells = [_MARKS[one.verdict], one.name, one.target, f"{number(one.measured)}", one.limit, notes]
-        lines.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
+        lines.append("| " + " | ".join(in_cell(cell) for cell in cells) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -123,17 +124,8 @@ def _called(words: str) -> list[str]:
     return [f"{words} at equal {what}" for what in ("steps", "cost")] if words.endswith("baseline") else []
 
 
-def _plain(value: str) -> str:
-    """The text without control characters, which XML cannot represent."""
-    return "".join(character if character.isprintable() else " " for character in value)
-
-
-def _cell(value: str) -> str:
-    return " ".join(_plain(value).split()).replace("|", "\\|").replace("<", "&lt;")
-
-
 def _escaped(value: str) -> str:
-    return value.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    return plain(value).replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
 
 
 def _property(value: str) -> str:

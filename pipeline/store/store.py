@@ -1,6 +1,6 @@
 """The folders of the stages' results, each named after the hash of everything that the result depends on.
 
-runs/.store/<stage>-<hash>/            a finished artifact with stage.json: seconds, file sizes
+runs/.store/<stage>-<hash>/            a finished artifact with stage.json: seconds, sizes and hashes of its files
 runs/.store/.<stage>-<hash>.partial/   scratch, renamed when complete; a resumable stage continues from what a kill left there
 runs/.store/.<stage>-<hash>.lock       held by the process that runs the stage
 runs/<name>/lock.json                  what the last run of each stage depended on, to explain why it is stale
@@ -23,13 +23,12 @@ from deploy.errors import ArtifactError, ConfigError, EdgedistillError
 from pipeline.answer import silent
 from pipeline.store import keys
 from pipeline.store.files import replace_folder, replace_json
+from pipeline.store.stamp import changed, finished, stamp, stamped
 from stages.artifacts import Artifact
-from stages.facts import FACTS
 
 P = ParamSpec("P")
 A = TypeVar("A", bound=Artifact)
 
-STAMP = "stage.json"
 POLL_SECONDS = 0.2
 
 
@@ -130,8 +129,8 @@ class Store:
             if name in self.before:
                 self.before[name]()
             reason = self._make(stage, path, instance, reason, args, kwargs)
-        stamp = finished(path)
-        seconds = None if stamp is None else float(stamp["seconds"])
+        made = stamped(path)
+        seconds = None if made is None else float(made["seconds"])
         if reason is None:
             self.say(f"{instance:<28} reused")
         self.records.append(StageRecord(name, instance, path.name, seconds, reason is None, reason))
@@ -161,6 +160,8 @@ class Store:
             return forced
         if finished(path) is not None:
             return None
+        if (name := changed(path)) is not None:
+            return f"{name} in the store is not as it was written"
         before = self._last.get(instance)
         if before is None:
             return "never ran"
@@ -191,7 +192,7 @@ class Store:
             started = time.perf_counter()
             stage(scratch, *args, **kwargs)
             seconds = time.perf_counter() - started
-            _stamp(scratch, instance, seconds)
+            stamp(scratch, instance, seconds)
             replace_folder(scratch, path)
             self.say(f"{instance:<28} done in {seconds:.1f} s")
         return reason
@@ -220,30 +221,11 @@ class Store:
             replace_json(self.lock_file, {"format": 1, "stages": self._last})
 
 
-def finished(path: Path) -> dict[str, Any] | None:
-    """The stamp of a complete artifact; None if it does not exist or any of its files is missing or truncated.
-
-    A file may have grown: TensorBoard's writer flushes when the process ends.
-    """
-    try:
-        stamp: dict[str, Any] = json.loads((path / STAMP).read_bytes())
-        whole = FACTS in stamp["files"] and all((path / name).stat().st_size >= size for name, size in stamp["files"].items())
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return stamp if whole else None
-
-
 def _make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ArtifactError(f"{path}: cannot be created ({error.strerror}); choose a different folder with --runs") from error
-
-
-def _stamp(folder: Path, instance: str, seconds: float) -> None:
-    files = {file.relative_to(folder).as_posix(): file.stat().st_size for file in sorted(folder.rglob("*")) if file.is_file()}
-    assert FACTS in files, f"{instance} wrote no {FACTS}"
-    replace_json(folder / STAMP, {"stage": instance, "seconds": seconds, "files": files})
 
 
 def _remembered(path: Path) -> dict[str, keys.Parts]:

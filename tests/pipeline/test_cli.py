@@ -110,7 +110,7 @@ class TestExitCodes:
         with pytest.raises(SystemExit, match=r"^0$"):
             cli.main(["--help"])
         found = {int(number) for number in re.findall(r"^  (\d+) ", capsys.readouterr().out, re.MULTILINE)}
-        assert found == {0, 1, 2, 3, 4, 5, 10, 11, 12, 130}
+        assert found == {0, 1, 2, 3, 4, 5, 10, 11, 12, 130, 143}
 
 
 class TestWriting:

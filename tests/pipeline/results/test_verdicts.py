@@ -50,7 +50,7 @@ MARKDOWN = f"""\
 on photographs, interleaved in 60 blocks, 30.0 s; other processes kept 1.0 of \
 {os.cpu_count()} cores busy; too few blocks to tell: 60 measured, about \
 140 would suffice |
-| 🚫 | small ones | cpu | - | >= 0.3 | map_small is undefined on this data and so on |
+| 🚫 | small ones | cpu | - | >= 0.3 | map_small is undefined on this data and\\x00 so on |
 | ⏭️ | elsewhere | gpu | - | >= 0.3 | no GPU |
 """
 

@@ -1,4 +1,5 @@
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -12,7 +13,8 @@ from waiting import PATIENCE, join, until
 from deploy.contract import Frozen
 from deploy.errors import ConfigError
 from pipeline.store import keys
-from pipeline.store.store import Mode, NothingMeasured, Store, UntilReached, finished
+from pipeline.store.stamp import finished
+from pipeline.store.store import Mode, NothingMeasured, Store, UntilReached
 from stages.artifacts import Artifact
 from stages.config import DetectorConfig, DistillConfig, LossConfig, TargetConfig
 from stages.facts import write_facts
@@ -209,6 +211,54 @@ class TestDamage:
         artifact.file("deep/wood.txt").write_text("wo")
         flow(Store(tmp_path, "a"))
         assert calls == ["grow", "cut", "cut"]
+
+    @pytest.mark.parametrize("name", ["artifact.json", "deep/wood.txt"])
+    def test_flipped_bytes_are_named_and_the_artifact_is_made_again(self, tmp_path: Path, name: str) -> None:
+        artifact = flow(Store(tmp_path, "a"))
+        file = artifact.file(name)
+        before, times = file.read_bytes(), file.stat()
+        file.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
+        os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+        said: list[str] = []
+        assert flow(Store(tmp_path, "a", say=said.append)) == artifact
+        assert calls == ["grow", "cut", "cut"]
+        assert f"running: {name} in the store is not as it was written" in said[1]
+        assert file.read_bytes() == before
+
+    def test_what_a_stage_is_made_from_is_read_first(self, tmp_path: Path) -> None:
+        flow(Store(tmp_path, "a"))
+        tree = next((tmp_path / ".store").glob("grow-*/artifact.json"))
+        before = tree.read_bytes()
+        tree.write_bytes(before.replace(b"tree", b"weed"))
+        flow(Store(tmp_path, "a", Mode(force="cut")))
+        assert calls == ["grow", "cut", "grow", "cut"]
+        assert tree.read_bytes() == before
+
+    def test_a_command_that_only_reads_names_the_file(self, tmp_path: Path) -> None:
+        artifact = flow(Store(tmp_path, "a"))
+        artifact.file("deep/wood.txt").write_bytes(artifact.file("deep/wood.txt").read_bytes().upper())
+        with pytest.raises(NothingMeasured, match=r"cut: deep/wood\.txt in the store is not as it was written"):
+            flow(Store(tmp_path, "a", Mode(only=())))
+
+    def test_a_file_may_have_grown_since(self, tmp_path: Path) -> None:
+        artifact = flow(Store(tmp_path, "a"))
+        with artifact.file("deep/wood.txt").open("a") as file:
+            file.write("more")
+        flow(Store(tmp_path, "a"))
+        assert calls == ["grow", "cut"]
+
+    @pytest.mark.parametrize("damage", [{"sha256": {"gone": "0"}}, {"sha256": []}, {"sha256": {"artifact.json": 3}}, {"files": []}])
+    def test_a_damaged_stamp_is_no_stamp(self, tmp_path: Path, damage: dict[str, object]) -> None:
+        path = flow(Store(tmp_path, "a")).root / "stage.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **damage}))
+        flow(Store(tmp_path, "a"))
+        assert calls == ["grow", "cut", "cut"]
+
+    def test_artifacts_of_earlier_versions_are_reused(self, tmp_path: Path) -> None:
+        for path in (flow(Store(tmp_path, "a")).root.parent).glob("*/stage.json"):
+            path.write_text(json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != "sha256"}))
+        flow(Store(tmp_path, "a"))
+        assert calls == ["grow", "cut"]
 
     def test_a_stage_that_fails_leaves_scratch_only(self, tmp_path: Path) -> None:
         with pytest.raises(RuntimeError, match="fell"):
