@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from deploy.bundles.manifest import Manifest
+from deploy.comparison.gain import DistillationGain, GainOver
 from deploy.comparison.learning_curve import still_rising
 from deploy.contract import Accuracy, LastFifth, Latency, Percentiles
 from deploy.errors import in_cell
@@ -24,6 +25,7 @@ def model_card(manifest: Manifest) -> str:
         manifest.description,
         _summary(manifest),
         _usage(manifest),
+        _gain(manifest.gain),
         _measured(manifest),
         _gates(manifest),
         _contract(manifest),
@@ -78,6 +80,27 @@ def _measured(manifest: Manifest) -> str:
     ratios = [f"From pixels to boxes, in one measurement with the others: {', '.join(speeds)} (95% intervals)."] if speeds else []
     latency = _latency(manifest.latency, manifest.machine, manifest.lowest_ms)
     return "\n\n".join(["## Measured", _accuracy(manifest.accuracy), *ratios, latency])
+
+
+def _gain(gain: DistillationGain | None) -> str:
+    """What the network learned from its teacher; nothing for bundles of earlier versions, which do not know."""
+    if gain is None:
+        return ""
+    kinds = {"cost": "for as long", "steps": "for as many steps", "steps and cost": "for as many steps, which took as long"}
+    gained = [(equal, over, "undefined" if over.gain is None else f"{over.gain:+.4f}") for equal, over in gain.ordered()]
+    rows = [(f"baseline at equal {equal}", str(over.epochs), _number(over.map), led, _ends(over)) for equal, over, led in gained]
+    known = [("this network", str(gain.epochs), _number(gain.student_map)), ("its teacher", "", _number(gain.teacher_map))]
+    table = _table(("", "epochs", "mAP", "gain", "95% interval"), [*rows, *((*row, "", "") for row in known)])
+    words = " or ".join(kinds[equal] for equal, _ in gain.ordered())
+    ratio = gain.step_ratio
+    takes = "" if ratio is None else f" A step with the teacher takes {ratio.ratio:.2f} times as long as one without."
+    why = "" if gain.left_out is None else f" There is no baseline at equal cost: {gain.left_out}."
+    about = f"A baseline is the same network trained {words} without the teacher.{takes}{why}"
+    return f"## Distillation\n\n{about} Measured in torch on {gain.num_images} images of split {gain.split}:\n\n{table}"
+
+
+def _ends(over: GainOver) -> str:
+    return "too few images" if over.low is None or over.high is None else f"{over.low:+.4f} to {over.high:+.4f}"
 
 
 def _accuracy(accuracy: Accuracy) -> str:

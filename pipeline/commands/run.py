@@ -89,6 +89,8 @@ def open_store(config: PipelineConfig, runs: Path, mode: Mode, log: Callable[[st
     for stage, allowed in ((mode.until, [*STAGES]), (mode.force, [*STAGES, *instances(config)])):
         if stage is not None and stage not in allowed:
             raise ConfigError(f"no stage '{stage}'{suggest(stage, allowed)}; choose from {', '.join(STAGES)}")
+        if stage == "time_steps" and config.baseline.equal == "steps":
+            raise ConfigError("stage 'time_steps' runs only for a baseline at equal cost; set baseline.equal to cost or both")
     store = Store(runs, config.name, mode, say=log, before=before_trainings(config))
     if store.rank > 0:
         until = LAST_DISTRIBUTED if mode.until is None else min(mode.until, LAST_DISTRIBUTED, key=STAGES.index)

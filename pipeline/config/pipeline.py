@@ -59,6 +59,9 @@ PLUGIN_SECTIONS: Mapping[type[BaseModel], PluginSection] = {
     TargetConfig: PluginSection("deploy.runtimes", "runtime", "compile", AUTO),
 }
 
+_LACKING = {("gain_map", "cost"): "steps", ("gain_map_equal_cost", "steps"): "cost"}
+"""What a metric of gates needs and a run with this `baseline.equal` does without."""
+
 FOLDER_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
 
@@ -128,6 +131,8 @@ class PipelineConfig(Frozen):
                 metrics.check(gate.metric)
             except ValueError as error:
                 raise Misfit(("gates", index, "metric"), str(error)) from error
+            if (lacking := _LACKING.get((gate.metric, self.baseline.equal))) is not None:
+                raise Misfit(("gates", index, "metric"), f"{gate.metric} needs a baseline at equal {lacking}; set baseline.equal to both")
             if gate.target is not None and gate.target not in targets:
                 problem = f"no target '{gate.target}'{suggest(gate.target, targets)}; choose from {', '.join(targets)}"
                 raise Misfit(("gates", index, "target"), problem)

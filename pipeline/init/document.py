@@ -11,7 +11,7 @@ import yaml
 from pipeline.init.folder import LabeledFolder
 from pipeline.init.networks import Network, download
 from pipeline.init.own_figure import placeholder
-from pipeline.init.plan import VAL_SHARE, FirstPlan
+from pipeline.init.plan import EQUAL_COST, VAL_SHARE, FirstPlan
 from pipeline.init.sample import Decoding
 from pipeline.init.sizes import MOST_SMALL, SMALL_PX
 from pipeline.init.targets import gates, targets
@@ -45,6 +45,7 @@ def write(folder: LabeledFolder, plan: FirstPlan, decoding: Decoding, given: Giv
         _data(folder, plan, decoding, given.max_doubtful),
         _networks(folder, plan),
         _distill(plan),
+        _baseline(plan),
         _export(folder),
         _targets(plan, latency),
     )
@@ -172,6 +173,12 @@ def _distill(plan: FirstPlan) -> Iterator[str]:
     yield "  losses:"
     for loss in ("attention", "non_local"):
         yield f"    - {{name: {loss}, weight: 1.0, strides: {strides}, statistics: batch}}"
+
+
+def _baseline(plan: FirstPlan) -> Iterator[str]:
+    yield "\n# What distillation gains is measured twice: against the student's network trained without the teacher for as many steps, and"
+    yield f"# for as long, which takes about {_minutes(plan.seconds[EQUAL_COST])} minutes; equal: steps leaves that one out."
+    yield f"baseline: {_flow({'equal': 'both', 'max_minutes': plan.longest_minutes})}"
 
 
 def _export(folder: LabeledFolder) -> Iterator[str]:

@@ -36,7 +36,7 @@ def gates(names: Sequence[str], estimated_ms: float, latency: float | None) -> I
         drop = 2 * INT8_DROP if name.endswith("int8") else 0.005
         yield "No more is lost in lower precision than allowed.", {"name": name, "metric": "student_drop_map", "max": drop, "target": name}
     yield (
-        "Fails only if the images prove that distillation made it worse.",
+        "Fails only if the images prove that the student would be better without its teacher.",
         _versus("no-worse", 0.0, "baseline", first),
     )
     yield "Fails only if the images prove that it is far behind its teacher.", _versus("near-teacher", "50%", "teacher", first)

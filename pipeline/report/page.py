@@ -80,7 +80,7 @@ def content(run: RunResult) -> dict[str, Any]:
         "summary": summary,
         "networks": words.NETWORKS,
         "rows": [(title, series[title], figures) for title, figures in networks.items()],
-        "about_baseline": legend(gain),
+        "about_baseline": "; ".join(legend(gain)),
         "unsure": warnings(gain),
         "forms": words.FORMS,
         "masks": any(figures["mask_map"] is not None for figures in (*networks.values(), *summary["targets"].values())),

@@ -27,18 +27,18 @@ def figures_lines(summary: Mapping[str, Any]) -> list[str]:
     return [f"gain from distillation: {', '.join(every)}", f"{share}on {images}{intervals}"]
 
 
-def legend(gain: DistillationGain) -> str:
-    """What the baselines are."""
+def legend(gain: DistillationGain) -> list[str]:
+    """What the baselines are, and how they come to their epochs."""
     if gain.step_ratio is None:
-        return f"{LEGEND}, for as many steps"
-    ratio = gain.step_ratio
-    takes = f"a distilled step takes {ratio.ratio:.2f} times as long as a plain one ({ratio.low:.2f} to {ratio.high:.2f})"
+        return [f"{LEGEND}, for as many steps"]
+    kinds = "for as many steps and, at equal cost, for as long"
     if gain.is_one_network:
-        return f"{LEGEND}; {takes}, which at {gain.epochs} epochs makes steps and cost equal"
-    if gain.equal_cost is None:
-        return f"{LEGEND}, for as many steps; {takes}"
-    each = "for as long" if gain.equal_steps is None else "for as many steps and, at equal cost, for as long"
-    return f"{LEGEND}, {each}; {takes}"
+        kinds = f"for {gain.epochs} epochs, which are as many steps and take about as long"
+    elif gain.equal_cost is None or gain.equal_steps is None:
+        kinds = "for as many steps" if gain.equal_cost is None else "for as long"
+    ratio = gain.step_ratio
+    interval = f"95% interval {ratio.low:.2f} to {ratio.high:.2f}"
+    return [f"{LEGEND}, {kinds}", f"a distilled step takes {ratio.ratio:.2f} times as long as a plain one ({interval})"]
 
 
 def warnings(gain: DistillationGain) -> list[str]:

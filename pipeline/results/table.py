@@ -91,7 +91,7 @@ def _networks(summary: Mapping[str, Any]) -> list[str]:
     table = grid(["network", *shown, "epochs", "parameters", "MACs"], rows)
     gain = gain_of(summary)
     notes = [f"! {sentence}" for sentence in warnings(gain)]
-    return ["\n".join([table, *figures_lines(summary), legend(gain), *notes])]
+    return ["\n".join([table, *figures_lines(summary), *legend(gain), *notes])]
 
 
 def _targets(targets: Mapping[str, Any], measurement: Mapping[str, Any] | None) -> str:

@@ -37,7 +37,7 @@ UNCOUNTED = 1
 MIN_ROUNDS, LOOK_EVERY = 8, 4
 RATIO_WIDTH = 0.04
 """Measuring ends when the 95% interval of the ratio is at most this share of it wide."""
-BUDGET_S, FEWEST_ROUNDS = 6.0, 4
+BUDGET_S, FEWEST_ROUNDS = 12.0, 4
 """Seconds after which measuring ends anyway, once there are this many blocks of each."""
 
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -116,11 +115,6 @@ class TestPrinting:
 
 
 COMMAND = (sys.executable, "-P", "-c", "import sys; from pipeline.cli import main; sys.exit(main())")
-SLOW = """
-import sys, time, pipeline.cli as c
-c._function = lambda _: lambda _: (print("on", flush=True), time.sleep(60))
-sys.exit(c.main(["run"]))
-"""
 
 
 class TestProcess:
@@ -131,18 +125,10 @@ class TestProcess:
             done = subprocess.run(["sh", "-c", line, "sh", *COMMAND], capture_output=True, check=False, timeout=60, text=True)
             assert (done.returncode, "Traceback" in done.stderr) == (2, False)
 
-    def test_sigterm_has_its_line(self) -> None:
-        with subprocess.Popen([sys.executable, "-P", "-c", SLOW], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "on\n"
-            process.send_signal(signal.SIGTERM)
-            _, said = process.communicate(timeout=30)
-        assert (process.returncode, said) == (143, "edgedistill: ended by SIGTERM; run the same command again to continue\n")
-
     def test_a_forked_child_ends_at_once(self) -> None:
         code = (
-            "import os, signal, time\nfrom pipeline.refusals import terminable\n"
-            "with terminable():\n    pid = os.fork()\n    if pid == 0:\n        time.sleep(60)\n        os._exit(0)\n"
+            "import os, signal, time\nfrom pipeline.refusals import sigterm_raises\n"
+            "with sigterm_raises():\n    pid = os.fork()\n    if pid == 0:\n        time.sleep(60)\n        os._exit(0)\n"
             "    time.sleep(0.5)\n    os.kill(pid, signal.SIGTERM)\n    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))\n"
         )
         started = time.monotonic()

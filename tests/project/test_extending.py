@@ -249,7 +249,8 @@ class TestTheWholeRun:
 
     def test_the_detector_is_trained_exported_and_measured(self, run: Path) -> None:
         detectors = [found["detector"] for stage in ("train_teacher", "train_baseline", "distill") for found in facts(run, stage)]
-        assert [one["name"] for one in detectors] == ["grid"] * 3
+        assert {one["name"] for one in detectors} == {"grid"}
+        assert len(detectors) in {3, 4}  # the baseline at equal cost may have as many epochs as the student
         assert [found["network"]["detector"] for found in facts(run, "export")] == ["grid"] * 3
 
     def test_optimize_and_validate_use_the_runtime(self, run: Path) -> None:

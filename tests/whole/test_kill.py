@@ -19,6 +19,7 @@ pytestmark = pytest.mark.timeout(3600)  # a run is started a dozen times over
 SMALL = ROOT / "examples" / "small.yaml"
 PROGRAM = Path(sys.executable).with_name("edgedistill")
 OPTIONS = (
+    "baseline.equal=steps",  # the epochs of the other one follow from a measurement
     *("data.train_images=16", "data.val_images=8", "data.test_images=1", "data.shifted_images=1"),
     *("teacher.detector.strides=[8]", "student.detector.strides=[8]"),  # small graphs, for export takes most of the time
     *("teacher.train.epochs=4", "student.train.epochs=6", "student.train.workers=1", "device=cpu"),

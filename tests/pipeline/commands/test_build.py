@@ -9,6 +9,8 @@ import artifact_samples as samples
 import pytest
 
 from deploy.bundles.bundle import Bundle, write
+from deploy.comparison.gain import DistillationGain, GainOver
+from deploy.contract import Ratio
 from deploy.errors import ArtifactError
 from deploy.runtimes import fingerprint
 from pipeline.cli import main
@@ -52,6 +54,19 @@ def test_the_bundles_own_target_is_judged_again(given: Bundle, data: Dataset, tm
     assert {path.name for path in made.root.iterdir()} == {*made.manifest.files, "manifest.json"}
     with made.open(threads=1):
         pass
+
+
+def test_what_distillation_gained_stays_in_the_bundle(given: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    steps, cost = (GainOver(epochs=epochs, map=0.5 - gain, gain=gain) for epochs, gain in ((3, 0.05), (5, 0.01)))
+    known = {"split": "val", "num_images": 6, "teacher_map": 0.6, "student_map": 0.5, "epochs": 3}
+    ratio = Ratio(ratio=1.7, low=1.6, high=1.8)
+    gain = DistillationGain(**known, equal_steps=steps, equal_cost=cost, step_ratio=ratio)
+    for found, expected in ((gain, gain), (None, None)):  # bundles of earlier versions do not know it
+        write(given.root, given.manifest.model_copy(update={"gain": found}), given.manifest.files)
+        out = tmp_path / f"here, {found is None}"
+        assert build(capsys, given.root, "--out", out)[0] in {0, 12}
+        assert Bundle.load(out).manifest.gain == expected
+        assert ("| baseline at equal cost | 5 | 0.49 | +0.0100 |" in (out / "README.md").read_text()) == (found is not None)
 
 
 def test_another_target_of_the_pipeline(given: Bundle, data: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

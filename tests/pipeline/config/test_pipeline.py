@@ -81,6 +81,8 @@ def test_defaults_are_filled_in_and_the_value_is_frozen(small_file: Path) -> Non
         ("gates.0.metric=torch_drop_map", "gates.0.metric: metric 'torch_drop_map' is now called student_drop_map"),
         ("gates.0={metric: map, max_drop: 0, versus: undistilled}", 'gates.0.versus: "undistilled" is now called baseline'),
         ("gates.0={metric: map, max_drop: 0, versus: undistiled}", 'gates.0.versus: got "undistiled", allowed: teacher, baseline, float,'),
+        ("baseline.equal=epochs", 'baseline.equal: got "epochs", allowed: steps, cost, both'),
+        ("baseline.max_minutes=-1", "baseline.max_minutes: got -1, allowed: greater than or equal to 0"),
         ("gates.0.target=cpuu", "gates.0.target: no target 'cpuu' (did you mean cpu?); choose from cpu"),
         ("gates.0.min=null", "gates.0: set min, max or both"),
         ("serve.port=99999", "serve.port: got 99999, allowed: less than or equal to 65535"),
@@ -130,6 +132,18 @@ def test_a_former_name_in_a_file_is_refused_with_the_present_one(tmp_path: Path,
     path = write(tmp_path, "former.yaml", f"extends: {small_file}\ngates: [{gate}]\n")
     assert refusal(path) == f"{path}: {line}"
     assert ConfigError.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("metric", "equal", "lacking"), [("gain_map", "cost", "steps"), ("gain_map_equal_cost", "steps", "cost"), ("gain_map", "both", None)]
+)
+def test_a_gate_on_a_gain_over_a_baseline_that_the_run_does_without(small_file: Path, metric: str, equal: str, lacking: str | None) -> None:
+    settings = [f"baseline.equal={equal}", f"gates.0={{metric: {metric}, min: 0}}"]
+    if lacking is None:
+        assert load(small_file, settings).gates[0].metric == metric
+    else:
+        with pytest.raises(ConfigError, match=f"gates.0.metric: {metric} needs a baseline at equal {lacking}; set baseline.equal to both"):
+            load(small_file, settings)
 
 
 def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:

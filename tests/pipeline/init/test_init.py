@@ -1,6 +1,7 @@
 """`edgedistill init`: what it chooses, what it writes, what it refuses."""
 
 import json
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from pipeline.init.networks import ON_CPU, macs
 from pipeline.init.plan import FirstPlan, Wish, plan
 from pipeline.init.sample import Decoding
 from pipeline.init.sizes import InputSize, Levels, candidates, levels, wanted
+from stages.config import BaselineConfig
 
 Box = tuple[float, float, float, float]
 
@@ -89,10 +91,24 @@ class TestTheFile:
         root = write_coco(tmp_path / "cells", MIXED, images={"train": 100, "val": 20})
         text, _ = written(root, tmp_path)
         lines = text.splitlines()
-        for start in ("  preprocessing", "  detector", "  losses", "export", "targets", "  - {name: lossless", "  - {name: speed"):
+        sections = ("  preprocessing", "  detector", "  losses", "baseline", "export", "targets")
+        for start in (*sections, "  - {name: lossless", "  - {name: speed"):
             index = next(i for i, line in enumerate(lines) if line.startswith(start))
             assert any(line.lstrip().startswith("#") for line in lines[max(0, index - 3) : index]), start
         assert "Estimate:" in lines[1]
+
+    def test_the_baseline_at_equal_cost_is_in_the_estimate_and_not_meant_to_be_left_out(self, tmp_path: Path) -> None:
+        root = write_coco(tmp_path / "cells", MIXED, images={"train": 100, "val": 20})
+        for minutes in (5.0, 600.0):
+            folder, chosen = planned(root, minutes=minutes)
+            longer = chosen.seconds["baseline at equal cost"]
+            assert longer == chosen.seconds["student"] > chosen.seconds["baseline"]
+            assert chosen.minutes == pytest.approx(sum(chosen.seconds.values()) / 60)
+            text = document(folder, chosen)
+            assert f"baseline at equal cost {longer / 60:.1f}" in text.splitlines()[1]
+            asked = BaselineConfig.model_validate(yaml.safe_load(text)["baseline"])
+            assert (asked.equal, asked.max_minutes) == ("both", max(60, math.ceil(2 * longer / 60)))
+            assert asked.why_left_out(chosen.epochs, 1.5 * longer) is None
 
     def test_gates_compare_with_float_baseline_and_teacher_and_limit_latency(self, tmp_path: Path) -> None:
         root = write_coco(tmp_path / "cells", MIXED, images={"train": 100, "val": 20})

@@ -16,6 +16,15 @@ def test_rows_of_an_earlier_version_are_read_under_the_present_names(tmp_path: P
     ]
 
 
+def test_runs_before_the_baseline_at_equal_cost_lack_its_gain(tmp_path: Path) -> None:
+    file = tmp_path / "history.jsonl"
+    common = {"commit": None, "exit_code": 0}
+    before = {"time": "2025-11-01T12:00:00+00:00", **common, "targets": {"cpu": {"gain_map": 0.05}}}
+    after = {"time": "2025-12-01T12:00:00+00:00", **common, "targets": {"cpu": {"gain_map": 0.05, "gain_map_equal_cost": 0.01}}}
+    file.write_text(f"{json.dumps(before)}\n{json.dumps(after)}\n")
+    assert [row["targets"]["cpu"].get("gain_map_equal_cost") for row in rows(file)] == [None, 0.01]
+
+
 def test_targets_without_figures_are_no_run(tmp_path: Path) -> None:
     file = tmp_path / "history.jsonl"
     file.write_text(json.dumps({"time": "", "commit": None, "exit_code": 0, "targets": {"cpu": 3}}) + "\n")

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -13,20 +14,23 @@ import torch
 from places import ROOT
 from torch import Tensor, distributed, multiprocessing, nn
 
+from stages.facts import StepTimeFacts, read_facts
 from stages.losses.features.non_local_block import NonLocalBlock
 
 SMALL = ROOT / "examples" / "small.yaml"
-OPTIONS = ["data.train_images=8", "teacher.train.epochs=5", "student.train.epochs=5", "device=cpu"]  # one step an epoch
+SHORT = ["data.train_images=8", "teacher.train.epochs=1", "device=cpu"]
+OPTIONS = ["baseline.equal=steps", "teacher.train.epochs=5", "student.train.epochs=5", *SHORT[::2]]  # one step an epoch
 BIN = Path(sys.executable).parent
+TORCHRUN = [str(BIN / "torchrun"), "--standalone", "--nproc_per_node=2", "--no-python"]
 TOLERANCE = 2e-4
 """Relative; float32 sums in another order, over five steps of AdamW."""
 SHARES = 0.05
 """Relative, of shares of the gradient: each process takes the norms over its own images."""
 
 
-def run(runs: Path, *launcher: str) -> str:
-    settings = [word for option in OPTIONS for word in ("--set", option)]
-    command = [*launcher, str(BIN / "edgedistill"), "run", str(SMALL), "--runs", str(runs), "--until", "distill", *settings]
+def run(runs: Path, *launcher: str, until: str = "distill", options: Sequence[str] = OPTIONS) -> str:
+    settings = [word for option in options for word in ("--set", option)]
+    command = [*launcher, str(BIN / "edgedistill"), "run", str(SMALL), "--runs", str(runs), "--until", until, *settings]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CI": "true"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -48,8 +52,7 @@ def judged(runs: Path, stage: str) -> list[tuple[int, bool]]:
 
 def test_two_processes_give_the_losses_of_one_step_for_step(tmp_path: Path) -> None:
     run(tmp_path / "one")
-    torchrun = [str(BIN / "torchrun"), "--standalone", "--nproc_per_node=2", "--no-python"]
-    text = run(tmp_path / "two", *torchrun)
+    text = run(tmp_path / "two", *TORCHRUN)
     assert text.count("prepare   ") == 2, "only the first process may speak"  # it starts, and it is done
     for stage in ("train_teacher", "train_baseline", "distill"):
         one, two = curves(tmp_path / "one", stage), curves(tmp_path / "two", stage)
@@ -66,6 +69,12 @@ def test_two_processes_give_the_losses_of_one_step_for_step(tmp_path: Path) -> N
     leftovers = [path for path in (tmp_path / "two" / ".store").iterdir() if path.name.endswith(".partial")]
     assert not leftovers
     shutil.rmtree(tmp_path)
+
+
+def test_two_processes_time_their_steps_together(tmp_path: Path) -> None:
+    run(tmp_path, *TORCHRUN, until="time_steps", options=SHORT)
+    (found,) = (read_facts(folder, StepTimeFacts) for folder in tmp_path.glob(".store/time_steps-*"))
+    assert 0 < found.ratio.low <= found.ratio.ratio == pytest.approx(found.distilled_s / found.plain_s)
 
 
 def related() -> tuple[NonLocalBlock, Tensor]:
