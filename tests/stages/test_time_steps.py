@@ -81,7 +81,7 @@ def test_real_steps_are_timed_and_nothing_else_is_touched(dataset: Dataset, tmp_
     assert {path.name for path in tmp_path.iterdir()} == {"artifact.json"}
 
 
-class Machine:
+class TimedMachine:
     """Steps that take made-up times on a made-up clock, `noise` of them at most longer; if `busy`, others' work comes and goes."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, noise: float, *, busy: bool = False) -> None:
@@ -98,26 +98,26 @@ class Machine:
         return take
 
 
-def alternate(machine: Machine, plain_s: float, distilled_s: float) -> timing.MeasuredSteps:
+def alternate(machine: TimedMachine, plain_s: float, distilled_s: float) -> timing.MeasuredSteps:
     steps = {"plain": machine.step(plain_s), "distilled": machine.step(distilled_s)}
     batch: Any = None
     return timing._measured(timing._alternate(steps, [batch], torch.device("cpu")), 0.0, 0, "cpu")
 
 
 def test_the_ratio_holds_on_a_machine_that_is_busy_by_the_second(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = alternate(Machine(monkeypatch, noise=0.05, busy=True), 0.02, 0.036)
+    found = alternate(TimedMachine(monkeypatch, noise=0.05, busy=True), 0.02, 0.036)
     assert found.ratio.ratio == pytest.approx(1.8, rel=0.03)
     assert found.ratio.low <= 1.8 <= found.ratio.high
 
 
 def test_measuring_ends_when_the_ratio_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    machine = Machine(monkeypatch, noise=0.0)
+    machine = TimedMachine(monkeypatch, noise=0.0)
     assert alternate(machine, 0.02, 0.036).rounds == timing.MIN_ROUNDS
     assert machine.clock.seconds < timing.BUDGET_S
 
 
 def test_measuring_ends_when_the_time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    slow = Machine(monkeypatch, noise=3.0)
+    slow = TimedMachine(monkeypatch, noise=3.0)
     found = alternate(slow, 2.0, 3.6)
     assert found.rounds == timing.FEWEST_ROUNDS
     assert found.ratio.low < found.ratio.high

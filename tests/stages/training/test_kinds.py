@@ -81,14 +81,14 @@ def test_a_training_broken_off_ends_with_the_same_weights(dataset: Dataset, name
         return Trainer(Task(build(name, 0)), dataset, config, seed=0, device="cpu", folder=tmp_path / folder, label=name)
 
     whole, broken = trainer("whole").run().state_dict(), trainer("broken")
-    take = broken._step
+    take = broken.step
 
     def stop_at_the_third(batch: TrainingBatch) -> dict[str, float]:
         if broken._progress.step == 3:
             raise InterruptedError
         return take(batch)
 
-    broken._step = stop_at_the_third  # type: ignore[method-assign]
+    broken.step = stop_at_the_third  # type: ignore[method-assign]
     with pytest.raises(InterruptedError):
         broken.run()
     resumed = trainer("broken").run().state_dict()

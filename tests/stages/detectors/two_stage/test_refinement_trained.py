@@ -35,14 +35,14 @@ def train(name: str, dataset: Dataset, folder: Path, stop_at: int | None = None,
     folder.mkdir(exist_ok=True)
     task = Task(build_detector(choice(name), 10, 0))
     trainer = Trainer(task, dataset, tiny.schedule(**schedule), seed=0, device="cpu", folder=folder, label=name)
-    take = trainer._step
+    take = trainer.step
 
     def step(batch: TrainingBatch) -> dict[str, float]:
         if trainer._progress.step == stop_at:
             raise Stopped
         return take(batch)
 
-    trainer._step = step  # type: ignore[method-assign]
+    trainer.step = step  # type: ignore[method-assign]
     return trainer.run()
 
 
