@@ -22,10 +22,10 @@ from stages.detectors.two_stage.options import (
     FpnChannels,
     RpnCandidates,
 )
-from stages.detectors.two_stage.refinement import RefinementDetector
-from stages.detectors.two_stage.refinement_losses import CASCADE, RegionRules
-from stages.detectors.two_stage.refinement_model import RefinementModel, RefinementOptions, load
-from stages.detectors.two_stage.region_proposals import CASCADE_PROPOSALS
+from stages.detectors.two_stage.refining.detector import RefinementDetector
+from stages.detectors.two_stage.refining.losses import CASCADE, RegionRules
+from stages.detectors.two_stage.refining.model import RefinementModel, RefinementOptions, load
+from stages.detectors.two_stage.refining.proposal_network import CASCADE_PROPOSALS
 
 TINY = {**SMALL, "mask_head_channels": 32}
 """Options of a small one, for tests."""

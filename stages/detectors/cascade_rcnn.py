@@ -3,7 +3,7 @@
 Cai and Vasconcelos, "Cascade R-CNN: Delving into High Quality Object Detection", CVPR 2018, https://arxiv.org/abs/1712.00726, on a
 feature pyramid (Lin et al., CVPR 2017, https://arxiv.org/abs/1612.03144), with the constants and decisions of mmdet 3. Departures from
 it: nothing of the backbone is frozen, and its normalization learns like the rest; the levels of the pyramid, the anchors' size, the
-heads' width and the number of regions are options; validation makes as many proposals as training; those of `region_proposals` and
+heads' width and the number of regions are options; validation makes as many proposals as training; those of `proposal_network` and
 `adaptive_roi_align`.
 """
 
@@ -18,10 +18,10 @@ from stages.detectors.two_stage.options import (
     FpnChannels,
     RpnCandidates,
 )
-from stages.detectors.two_stage.refinement import RefinementDetector
-from stages.detectors.two_stage.refinement_losses import CASCADE, RegionRules
-from stages.detectors.two_stage.refinement_model import RefinementModel, RefinementOptions, load
-from stages.detectors.two_stage.region_proposals import CASCADE_PROPOSALS
+from stages.detectors.two_stage.refining.detector import RefinementDetector
+from stages.detectors.two_stage.refining.losses import CASCADE, RegionRules
+from stages.detectors.two_stage.refining.model import RefinementModel, RefinementOptions, load
+from stages.detectors.two_stage.refining.proposal_network import CASCADE_PROPOSALS
 
 TINY = {**SMALL}
 """Options of a small one, for tests."""

@@ -7,7 +7,6 @@ it: those of cascade_rcnn and of `dynamic_rules`.
 
 from stages.detectors import Detector
 from stages.detectors.backbones.options import Backbone, BackboneNorm, BackboneWeights, BackboneWidth, Weights
-from stages.detectors.two_stage.dynamic_rules import PROPOSALS, DynamicRules
 from stages.detectors.two_stage.options import (
     SMALL,
     AllStrides,
@@ -17,8 +16,9 @@ from stages.detectors.two_stage.options import (
     FpnChannels,
     RpnCandidates,
 )
-from stages.detectors.two_stage.refinement import RefinementDetector
-from stages.detectors.two_stage.refinement_model import RefinementModel, RefinementOptions, load
+from stages.detectors.two_stage.refining.detector import RefinementDetector
+from stages.detectors.two_stage.refining.dynamic_rules import PROPOSALS, DynamicRules
+from stages.detectors.two_stage.refining.model import RefinementModel, RefinementOptions, load
 
 TINY = {**SMALL}
 """Options of a small one, for tests."""

@@ -10,8 +10,8 @@ from stages.detectors.boxes.coding import clip, decode
 from stages.detectors.boxes.nms import select_per_class
 from stages.detectors.two_stage.adaptive_roi_align import gather_pool
 from stages.detectors.two_stage.proposals import Proposals, propose
-from stages.detectors.two_stage.refinement_model import RefinementModel
-from stages.detectors.two_stage.region_heads import BOX_SIZE, MASK_SIZE
+from stages.detectors.two_stage.refining.heads import BOX_SIZE, MASK_SIZE
+from stages.detectors.two_stage.refining.model import RefinementModel
 
 
 class RefinementGraph(Graph):

@@ -15,7 +15,7 @@ from deploy import plugins
 from stages.artifacts import Dataset
 from stages.config import ExportConfig
 from stages.detectors import Detector
-from stages.detectors.two_stage import dynamic_rules
+from stages.detectors.two_stage.refining import dynamic_rules
 from stages.exports.to_onnx import write_onnx
 from stages.measurement.torch_accuracy import evaluate
 from stages.training.checkpoint import build_detector

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from stages.detectors.two_stage.refinement_losses import RefinementStage, RegionRules
-from stages.detectors.two_stage.region_proposals import ProposalRecipe
+from stages.detectors.two_stage.refining.losses import RefinementStage, RegionRules
+from stages.detectors.two_stage.refining.proposal_network import ProposalRecipe
 from stages.processes import mean_over_processes
 
 PROPOSALS = ProposalRecipe(count=1000, iou_threshold=0.85, beta=0.0, within=False)

@@ -22,14 +22,14 @@ from deploy.errors import ConfigError, DataError
 from stages.config import DetectorConfig
 from stages.detectors import GraphOutput, Target
 from stages.detectors.boxes.coding import clip, decode, encode
-from stages.detectors.two_stage import dynamic_rules
 from stages.detectors.two_stage.assignment import MatchRule, assign, sample
-from stages.detectors.two_stage.dynamic_rules import DynamicRules
 from stages.detectors.two_stage.proposals import propose
-from stages.detectors.two_stage.refinement import RefinementDetector
+from stages.detectors.two_stage.refining import dynamic_rules
+from stages.detectors.two_stage.refining.detector import RefinementDetector
+from stages.detectors.two_stage.refining.dynamic_rules import DynamicRules
 from stages.training.checkpoint import build_detector
 
-FIXTURES = Path(__file__).parents[1] / "fixtures"
+FIXTURES = Path(__file__).parents[2] / "fixtures"
 NAMES = ("cascade_rcnn", "dynamic_rcnn", "cascade_mask_rcnn")
 HEIGHT, WIDTH = 128, 160
 SMALL: dict[str, Any] = {"backbone": "resnet18", "width": 8, "fpn_channels": 16, "box_head_channels": 32, "box_batch_size_per_image": 4096}

@@ -10,9 +10,9 @@ from stages.detectors.backbones.catalog import Norm
 from stages.detectors.backbones.pretrained import NoWeights, load_torchvision
 from stages.detectors.backbones.pyramid import PyramidBackbone
 from stages.detectors.two_stage.model import PooledPyramid, pooled_levels
-from stages.detectors.two_stage.refinement_losses import RegionRules
-from stages.detectors.two_stage.region_heads import BoxHead, MaskHead
-from stages.detectors.two_stage.region_proposals import ProposalNetwork, ProposalRecipe
+from stages.detectors.two_stage.refining.heads import BoxHead, MaskHead
+from stages.detectors.two_stage.refining.losses import RegionRules
+from stages.detectors.two_stage.refining.proposal_network import ProposalNetwork, ProposalRecipe
 
 _CLASS_LAYERS = ("fc_cls.", "fc_reg.", "conv_logits.")
 """Those of the heads whose size depends on the number of classes."""

@@ -9,15 +9,15 @@ from stages.detectors import Decoded, Detector, Graph, GraphOptions, Outputs, Re
 from stages.detectors.boxes.coding import clip, decode
 from stages.detectors.two_stage.adaptive_roi_align import pool
 from stages.detectors.two_stage.losses import rows
-from stages.detectors.two_stage.refinement_graph import RefinementGraph
-from stages.detectors.two_stage.refinement_losses import box_losses, learned, mask_losses, sample_regions
-from stages.detectors.two_stage.refinement_model import RefinementModel
-from stages.detectors.two_stage.region_heads import BOX_SIZE, MASK_SIZE
-from stages.detectors.two_stage.region_proposals import ProposalRows
+from stages.detectors.two_stage.refining.graph import RefinementGraph
+from stages.detectors.two_stage.refining.heads import BOX_SIZE, MASK_SIZE
+from stages.detectors.two_stage.refining.losses import box_losses, learned, mask_losses, sample_regions
+from stages.detectors.two_stage.refining.model import RefinementModel
+from stages.detectors.two_stage.refining.proposal_network import ProposalRows
 
 
 class RefinementDetector(Detector):
-    """A model of `stages.detectors.two_stage.refinement_model`.
+    """A model of `stages.detectors.two_stage.refining.model`.
 
     Args:
         batch_size: maximum number of regions per image that train each second stage.

@@ -1,0 +1,1 @@
+"""Parts of detectors whose second stages refine their proposals, as in mmdet."""
