@@ -190,7 +190,8 @@ class Connection(HttpToolsProtocol):
         """Close the connection if its state has lasted too long, and cut it off if closing takes too long."""
         if now >= self._rests_until:
             self._rests_until = inf
-            self.flow.resume_reading()
+            if not self.transport.is_closing():
+                self.flow.resume_reading()
         if now >= self._unread_due:
             self._cut_off()
         elif self.transport.is_closing() and not self._ending:  # whoever closes it, the client may never read what is left

@@ -151,7 +151,9 @@ def test_health_is_answered_beside_a_client_that_holds_all_it_can(running: Runni
         assert time.monotonic() < deadline
 
 
-def test_who_was_refused_for_lack_of_room_is_not_read_again_at_once(running: Running) -> None:
+def test_who_was_refused_for_lack_of_room_is_not_read_again_at_once(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "REST_SECONDS", 5.0)
+    monkeypatch.setattr(connection, "IDLE_SECONDS", 600.0)
     client = HTTPConnection(running.http, timeout=PATIENCE)
 
     def ask(count: int, content: bytes) -> tuple[set[int], float]:
@@ -166,8 +168,8 @@ def test_who_was_refused_for_lack_of_room_is_not_read_again_at_once(running: Run
     client.connect()
     client.auto_open = 0  # the same connection throughout
     model, running.service._model = running.service._model, None  # as while it is loaded
-    refused, seconds = ask(4, IMAGE)
-    assert (refused, seconds > 3 * connection.REST_SECONDS) == ({503}, True)
+    refused, seconds = ask(2, IMAGE)
+    assert (refused, seconds > connection.REST_SECONDS) == ({503}, True)
     running.service._model = model
     assert ask(1, IMAGE)[0] == {200}
     wrong, seconds = ask(20, b"no image")
