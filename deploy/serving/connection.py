@@ -25,6 +25,9 @@ SPARE_SECONDS = 2.0
 """Time for the headers on a connection above a limit."""
 FLUSH_SECONDS = 5.0
 """Time in which a client must have read the last answer once its connection is being closed."""
+REST_SECONDS = 0.3
+"""Time for which a connection is not read once a request on it was refused for lack of room: clients that ask again at once would
+otherwise leave no time for others."""
 LEAST_RATE = 256 * 1024
 """Bytes per second at which a client must read an answer that it does not read within HEADER_SECONDS."""
 SWEEP_SECONDS = 0.25
@@ -93,6 +96,7 @@ class Connection(HttpToolsProtocol):
         self._entrance = entrance
         self._due = inf
         self._unread_due = inf
+        self._rests_until = inf
         self._spare = self._ending = self._in_message = self._too_large = False
         self._loose = 0
 
@@ -147,6 +151,9 @@ class Connection(HttpToolsProtocol):
         super().on_response_complete()
         if self.pipeline and not self.transport.is_closing():  # uvicorn reads on with every answer, and would queue requests without end
             self.flow.pause_reading()
+        elif self.scope["state"].get("busy") and not self.transport.is_closing():
+            self.flow.pause_reading()
+            self._rests_until = self.loop.time() + REST_SECONDS
         if self._at_rest:
             self._wait(HEADER_SECONDS if self._in_message else IDLE_SECONDS)
 
@@ -181,6 +188,10 @@ class Connection(HttpToolsProtocol):
 
     def check(self, now: float) -> None:
         """Close the connection if its state has lasted too long, and cut it off if closing takes too long."""
+        if now >= self._rests_until:
+            self._rests_until = inf
+            if not self.transport.is_closing():
+                self.flow.resume_reading()
         if now >= self._unread_due:
             self._cut_off()
         elif self.transport.is_closing() and not self._ending:  # whoever closes it, the client may never read what is left

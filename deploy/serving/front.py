@@ -55,6 +55,7 @@ class Front:
             refused = _refused(error)
             why = refused.reason
             self.service.metrics.error(refused.kind)
+            scope.setdefault("state", {})["busy"] = isinstance(error, Busy)  # for the connection
             if not answer.status:  # otherwise the answer has begun; the broken connection shows that it is incomplete
                 await JSONResponse({"error": refused.text}, refused.status, headers=refused.headers)(scope, receive, answer)
         seconds = perf_counter() - started

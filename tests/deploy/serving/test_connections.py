@@ -5,6 +5,7 @@ import contextlib
 import socket
 import time
 from collections.abc import Iterator
+from http.client import HTTPConnection
 from typing import Any
 
 import artifact_samples as samples
@@ -148,6 +149,32 @@ def test_health_is_answered_beside_a_client_that_holds_all_it_can(running: Runni
     deadline = time.monotonic() + PATIENCE
     while answered(running, request(IMAGE)) != b"HTTP/1.1 200 OK":
         assert time.monotonic() < deadline
+
+
+def test_who_was_refused_for_lack_of_room_is_not_read_again_at_once(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "REST_SECONDS", 5.0)
+    monkeypatch.setattr(connection, "IDLE_SECONDS", 600.0)
+    client = HTTPConnection(running.http, timeout=PATIENCE)
+
+    def ask(count: int, content: bytes) -> tuple[set[int], float]:
+        started, statuses = time.monotonic(), set[int]()
+        for _ in range(count):
+            client.request("POST", "/v1/detect", content)
+            answer = client.getresponse()
+            answer.read()
+            statuses.add(answer.status)
+        return statuses, time.monotonic() - started
+
+    client.connect()
+    client.auto_open = 0  # the same connection throughout
+    model, running.service._model = running.service._model, None  # as while it is loaded
+    refused, seconds = ask(2, IMAGE)
+    assert (refused, seconds > connection.REST_SECONDS) == ({503}, True)
+    running.service._model = model
+    assert ask(1, IMAGE)[0] == {200}
+    wrong, seconds = ask(20, b"no image")
+    assert (wrong, seconds < 20 * connection.REST_SECONDS) == ({400}, True)
+    client.close()
 
 
 def test_a_server_that_can_no_longer_end_connections_ends(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
