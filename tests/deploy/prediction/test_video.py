@@ -1,3 +1,4 @@
+from collections.abc import Iterator
 from pathlib import Path
 
 import artifact_samples as samples
@@ -8,6 +9,7 @@ import pytest
 from deploy.errors import ConfigError, DataError
 from deploy.predict import predict_images
 from deploy.prediction import video
+from pipeline.cli import main
 
 cv2 = pytest.importorskip("cv2", reason='needs the extra: pip install "edgedistill[video]"')
 PREPROCESSING = onnx_samples.contract().preprocessing
@@ -52,6 +54,57 @@ def test_of_a_cut_video_the_frames_before_are_done(tmp_path: Path, name: str, co
     assert [one["frame"] for one in result["images"]][:2] == [0, 4]
     assert (tmp_path / "out" / "film" / "000004.jpg").exists()
     assert "damaged or cut off" in result["failed"][0]["error"]
+
+
+@pytest.mark.parametrize(("name", "codec"), [("film.avi", "MJPG"), ("film.mkv", "MJPG")])
+def test_a_video_that_is_damaged_in_the_middle_is_named(tmp_path: Path, name: str, codec: str) -> None:
+    path = film(tmp_path / name, codec)
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + len(content) // 5] = bytes(len(content) // 5)
+    path.write_bytes(content)
+    result = predict_images(samples.bundle(tmp_path), [path], tmp_path / "out", every=4)
+    assert [one["frame"] for one in result["images"]][:2] == [0, 4]
+    assert [one["frame"] for one in result["images"]] != [0, 4, 8, 12, 16, 20, 24]
+    assert path.name in result["failed"][0]["error"]
+
+
+def test_of_several_files_a_damaged_video_spoils_no_other(tmp_path: Path) -> None:
+    good, bad = film(tmp_path / "good.avi", "MJPG"), film(tmp_path / "bad.avi", "MJPG")
+    bad.write_bytes(bad.read_bytes()[:600])
+    result = predict_images(samples.bundle(tmp_path), [bad, good], tmp_path / "out", every=12)
+    assert [one["frame"] for one in result["images"]] == [0, 12, 24]
+    assert len(result["failed"]) == 1
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_after_ctrl_c_in_the_middle_nothing_is_written(
+    tmp_path: Path, before: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, bundle, out = film(tmp_path / "film.avi", "MJPG"), samples.bundle(tmp_path), tmp_path / "out"
+    if before:
+        out.mkdir()
+        (out / "mine.txt").write_text("kept")
+    frames = video.frames
+
+    def interrupted(*arguments: object, **more: object) -> Iterator[object]:
+        for number, frame in enumerate(frames(*arguments, **more)):  # type: ignore[arg-type]
+            if number == 2:
+                raise KeyboardInterrupt
+            yield frame
+
+    monkeypatch.setattr(video, "frames", interrupted)
+    assert main(["predict", str(bundle.root), str(path), "--out", str(out), "--every", "2"]) == 130
+    assert "interrupted; nothing was written" in capsys.readouterr().err
+    assert [file.name for file in out.glob("**/*")] == (["mine.txt"] if before else [])
+    assert not [file.name for file in tmp_path.iterdir() if file.name.startswith(".out")]
+
+
+@pytest.mark.parametrize("every", ["0", "-3"])
+def test_every_is_at_least_1(tmp_path: Path, every: str, capsys: pytest.CaptureFixture[str]) -> None:
+    path, bundle = film(tmp_path / "film.avi", "MJPG"), samples.bundle(tmp_path)
+    assert main(["predict", str(bundle.root), str(path), "--out", str(tmp_path / "out"), "--every", every]) == 2
+    assert f"--every {every}: allowed: 1 (all frames) and above" in capsys.readouterr().err
 
 
 def test_what_is_not_a_video_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

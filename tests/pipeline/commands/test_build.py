@@ -166,6 +166,17 @@ def test_a_yolo_folder_is_judged_on_the_split_that_was_asked_for(
     assert (code, answer["map"]) == (0, 1.0)
 
 
+def test_what_reading_the_data_changed_is_printed(given: Bundle, data: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    truth = json.loads((data.root / "val.json").read_text())
+    truth["annotations"][0]["bbox"] = " ".join(map(str, truth["annotations"][0]["bbox"]))
+    (tmp_path / "coco" / "annotations").mkdir(parents=True)
+    (tmp_path / "coco" / "annotations" / "instances_val.json").write_text(json.dumps(truth))
+    shutil.copytree(data.root / "images" / "val", tmp_path / "coco" / "val")
+    assert main(["build", str(given.root), "--data", str(tmp_path / "coco"), "--out", str(tmp_path / "here")]) == 0
+    (line,) = [one for one in capsys.readouterr().err.splitlines() if one.startswith("data: ")]
+    assert line.startswith("data: val: repaired: box written in an unusual form: 1 of 6 boxes, first: annotation 1 in ")
+
+
 def test_without_data_accuracy_is_not_judged(given: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, answer = build(capsys, given.root, "--out", tmp_path / "here")
     assert (code, answer["map"]) == (12, None)

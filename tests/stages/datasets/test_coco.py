@@ -238,6 +238,15 @@ class TestAnnotations:
         draw(data.root / "train", "c.jpg")
         assert [row["file_name"] for row in data.build()["train"].coco["images"]] == ["a.jpg", "b.jpg", "x/a.jpg", "y/c.jpg", "z/c.jpg"]
 
+    def test_one_name_of_two_images_and_two_files_is_refused(self, data: TwoSplits) -> None:
+        draw(data.root / "train" / "first", "c.jpg")
+        draw(data.root / "train" / "second", "c.jpg")
+        data.train["images"] += [{"id": number, "file_name": "c.jpg", "width": 100, "height": 80} for number in (3, 4)]
+        with pytest.raises(
+            DataError, match=r"two images are named c\.jpg, and there are .*first/c\.jpg and .*second/c\.jpg; write file_name"
+        ):
+            data.build()
+
     def test_images_without_an_entry_are_counted(self, data: TwoSplits) -> None:
         draw(data.root / "train", "c.jpg", "d.jpg")
         found = data.build()

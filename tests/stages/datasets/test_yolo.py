@@ -606,3 +606,11 @@ class TestMeaning:
     def test_corners(self, tmp_path: Path, lines: str, words: str) -> None:
         with pytest.raises(DataError, match=rf"reach beyond their image; the numbers seem to be ({words}), but YOLO's are the center"):
             read(fill(tmp_path, lines=lines))
+
+
+def test_an_image_in_two_splits_is_noted(tmp_path: Path) -> None:
+    root = fill(tmp_path / "set", head=HEAD.replace("val/images", "val.txt"))
+    write(root / "val.txt", "val/images/a.png\nval/images/b.png\ntrain/images/a.png\n")
+    found = read(root)
+    assert noted(found["val"]) == {"assumed: image in two splits": 1}
+    assert noted(found["train"]) == {}

@@ -9,10 +9,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from deploy.errors import DataError
+from stages.datasets.layouts import SPLITS
 from stages.datasets.layouts.entries.boxes import numeric
 from stages.datasets.layouts.entries.document import Entries
 from stages.datasets.layouts.entries.ids import Ids
-from stages.datasets.layouts.image_names import RENAMED, ImageNames
+from stages.datasets.layouts.image_names import RENAMED, ImageNames, is_file
 from stages.notes import Kind, Notes
 
 TWICE = Kind("image listed twice", "repaired", "images")
@@ -48,7 +49,7 @@ def read(document: Entries, folder: Path, notes: Notes, split: str, *, own: bool
         own: whether the folder is this split's only, so that images without an entry are worth a note.
 
     Raises:
-        DataError: an image without id or name; one id for two files.
+        DataError: an image without id or name; one id for two files; two ids for a name that several files have.
     """
     ids = Ids(document.path, "image", document.images, notes, split)
     rows: dict[int, dict[str, Any]] = {}
@@ -61,6 +62,8 @@ def read(document: Entries, folder: Path, notes: Notes, split: str, *, own: bool
         if named.setdefault(number, plain) != plain:
             raise DataError(f"{document.path}: two images have the id {row['id']!r}: {named[number]} and {plain}")
         if plain in first:
+            if first[plain] != number:
+                _check_one_file(document.path, folder, plain)
             notes.add(TWICE, split, f"{name} in {document.path.name}")
             merged |= {} if first[plain] == number else {number: first[plain]}
             continue
@@ -69,6 +72,16 @@ def read(document: Entries, folder: Path, notes: Notes, split: str, *, own: bool
     by_name = {row["file_name"]: number for number, row in rows.items()}
     _find(list(rows.values()), folder, notes, split, own=own)
     return Pictures(list(rows.values()), ids, merged, by_name)
+
+
+def _check_one_file(path: Path, folder: Path, name: str) -> None:
+    """Refuse a name of two images that two files next to each other have: each may be one of them."""
+    words = {word for split in SPLITS.values() for word in split}
+    others = (one for one in sorted(folder.parent.iterdir()) if one.is_dir() and (one == folder or one.name.lower() not in words))
+    found = [file for one in (*others, *folder.glob("*/")) if is_file(file := one / name)]
+    if len(found) > 1:
+        shown = " and ".join(file.relative_to(folder.parent).as_posix() for file in found[:2])
+        raise DataError(f"{path}: two images are named {name}, and there are {shown}; write file_name with its folder")
 
 
 def _name(path: Path, number: int, row: Mapping[str, Any], notes: Notes, split: str) -> str:

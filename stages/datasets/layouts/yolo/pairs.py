@@ -59,7 +59,9 @@ class Labels:
         self._claim(split, image, present[0])
 
     def _claim(self, split: str, image: Path, label: Path) -> None:
-        if label in self._users:
+        if self._users.get(label) == image:
+            self.notes.add(kinds.BOTH, split, f"{self._shown(image)}: accuracy is overstated", image=self._shown(image))
+        elif label in self._users:
             text = f"{self._shown(label)} is used for {self._shown(self._users[label])} and {self._shown(image)}"
             self.notes.add(kinds.SHARED, split, text, image=self._shown(image))
         self._users.setdefault(label, image)
