@@ -35,6 +35,8 @@ def problems(manifest: Manifest, engine_bytes: int | None) -> Iterator[str]:
 def graph_problems(manifest: Manifest, header: Header, *, engine: bool = False) -> Iterator[str]:
     """Where the graph, or the engine if it is an ONNX file, has other inputs and outputs than the manifest; both may leave sizes open."""
     size, most = manifest.contract.preprocessing, manifest.graph.max_detections
+    own = header.outputs.get("scores", (_FLOAT, ()))[1][1:2]
+    most = min([most, *(count for count in own if count is not None)])  # fewer if the network has fewer candidates
     images = header.inputs.get("images")
     if images is None:
         yield "the graph has no input images"

@@ -37,7 +37,7 @@ class Kill(NamedTuple):
     seconds: float
 
 
-class Story(NamedTuple):
+class FiftyKills(NamedTuple):
     """Two folders `runs`; the kills, and how many of them met a process that was still running."""
 
     undisturbed: Path
@@ -92,14 +92,14 @@ def plan(runs: Path) -> list[Kill]:
 
 
 @pytest.fixture(scope="module")
-def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
+def story(tmp_path_factory: pytest.TempPathFactory) -> FiftyKills:
     folder = tmp_path_factory.mktemp("fifty")
     undisturbed, disturbed = folder / "undisturbed", folder / "disturbed"
     whole(undisturbed)
     kills = plan(undisturbed)
     met = sum(killed(disturbed, kill) for kill in kills)
     whole(disturbed)
-    return Story(undisturbed, disturbed, kills, met)
+    return FiftyKills(undisturbed, disturbed, kills, met)
 
 
 def files(runs: Path, pattern: str) -> dict[str, bytes]:
@@ -110,7 +110,7 @@ def summary(runs: Path) -> Any:
     return json.loads((runs / "small" / "summary.json").read_text())
 
 
-def test_every_stage_of_every_target_was_killed(story: Story) -> None:
+def test_every_stage_of_every_target_was_killed(story: FiftyKills) -> None:
     assert len(story.kills) == NUM_KILLS
     assert story.met >= NUM_KILLS - 5
     assert {kill.instance for kill in story.kills} == {one["instance"] for one in summary(story.undisturbed)["stages"]}
@@ -123,14 +123,14 @@ def test_every_stage_of_every_target_was_killed(story: Story) -> None:
         *(".store/prepare-*/images/**/*.jpg", ".store/prepare-*/*.json", "small/bundle/*/*.onnx", "small/bundle/*/labels.txt"),
     ],
 )
-def test_the_results_are_the_same_bit_for_bit(story: Story, pattern: str) -> None:
+def test_the_results_are_the_same_bit_for_bit(story: FiftyKills, pattern: str) -> None:
     expected = {name: content for name, content in files(story.undisturbed, pattern).items() if not name.endswith("stage.json")}
     got = {name: content for name, content in files(story.disturbed, pattern).items() if not name.endswith("stage.json")}
     assert expected
     assert got == expected
 
 
-def test_nothing_is_lost_or_left_half_made(story: Story) -> None:
+def test_nothing_is_lost_or_left_half_made(story: FiftyKills) -> None:
     expected, got = summary(story.undisturbed), summary(story.disturbed)
     for key in ("teacher", "baseline", "student", "gap_closed", "exit_code"):
         assert got[key] == expected[key], key

@@ -80,7 +80,7 @@ EDITS: dict[str, tuple[Callable[[Content], object], str]] = {
     "nothing measured": (lambda m: m.update(latency=None), "nothing was measured"),
     "hash of the graph": (lambda m: m["graph"].update(sha256="0" * 64), "graph.sha256 is not that of model.onnx"),
     "no detections": (lambda m: m["graph"].update(max_detections=0), "output boxes should be any x 0 x 4"),
-    "other detections": (lambda m: m["graph"].update(max_detections=9), "output boxes should be any x 9 x 4, the graph has any x 8 x 4"),
+    "fewer detections": (lambda m: m["graph"].update(max_detections=7), "output boxes should be any x 7 x 4, the graph has any x 8 x 4"),
     "other size": (lambda m: m["contract"]["preprocessing"].update(height=96), "the graph's images are any x 3 x 64 x 64"),
     "fixed batch": (lambda m: m["graph"].update(dynamic_batch=False), "dynamic_batch is false"),
     "masks": (lambda m: m["contract"].update(mask_frame="box"), "output masks should be"),
@@ -135,6 +135,11 @@ class TestEdited:
         for command in (["gate", str(folder)], ["serve", str(folder), "--check"], ["package", str(folder), "--out", str(tmp_path / "o")]):
             assert main(command) == 4
             assert "is stored as pass, but 0 is not within its limit, >= 0.5" in capsys.readouterr().err
+
+
+def test_a_network_of_few_candidates_has_fewer_detections_than_allowed(tmp_path: Path) -> None:
+    made = samples.bundle(tmp_path)
+    assert Bundle.load(edited(made.root, lambda m: m["graph"].update(max_detections=100))).manifest.files == made.manifest.files
 
 
 class TestLimits:
