@@ -43,8 +43,8 @@ def graph_problems(manifest: Manifest, header: Header, *, engine: bool = False) 
         return
     if not _fits(images, _FLOAT, (None, 3, size.height, size.width)):
         yield f"the graph's images are {_shown(images)}, those of the contract 3 x {size.height} x {size.width}"
-    if images[1] and not engine and (images[1][0] is None) != manifest.graph.dynamic_batch:
-        yield f"dynamic_batch is {str(manifest.graph.dynamic_batch).lower()}, but the graph's images are {_shown(images)}"
+    if manifest.graph.dynamic_batch and images[1] and images[1][0] is not None:
+        yield f"dynamic_batch is true, but the graph's images are {_shown(images)}"
     expected: dict[str, tuple[int, tuple[int | None, ...]]] = {"boxes": (_FLOAT, (None, most, 4)), "scores": (_FLOAT, (None, most))}
     expected |= {"labels": (_INTEGER, (None, most)), "converged": (_TRUTH, (None,))}
     if manifest.contract.mask_frame is not None:
