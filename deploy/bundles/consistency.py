@@ -35,14 +35,16 @@ def problems(manifest: Manifest, engine_bytes: int | None) -> Iterator[str]:
 def graph_problems(manifest: Manifest, header: Header, *, engine: bool = False) -> Iterator[str]:
     """Where the graph, or the engine if it is an ONNX file, has other inputs and outputs than the manifest; both may leave sizes open."""
     size, most = manifest.contract.preprocessing, manifest.graph.max_detections
+    own = header.outputs.get("scores", (_FLOAT, ()))[1][1:2]
+    most = min([most, *(count for count in own if count is not None)])  # fewer if the network has fewer candidates
     images = header.inputs.get("images")
     if images is None:
         yield "the graph has no input images"
         return
     if not _fits(images, _FLOAT, (None, 3, size.height, size.width)):
         yield f"the graph's images are {_shown(images)}, those of the contract 3 x {size.height} x {size.width}"
-    if images[1] and not engine and (images[1][0] is None) != manifest.graph.dynamic_batch:
-        yield f"dynamic_batch is {str(manifest.graph.dynamic_batch).lower()}, but the graph's images are {_shown(images)}"
+    if manifest.graph.dynamic_batch and images[1] and images[1][0] is not None:
+        yield f"dynamic_batch is true, but the graph's images are {_shown(images)}"
     expected: dict[str, tuple[int, tuple[int | None, ...]]] = {"boxes": (_FLOAT, (None, most, 4)), "scores": (_FLOAT, (None, most))}
     expected |= {"labels": (_INTEGER, (None, most)), "converged": (_TRUTH, (None,))}
     if manifest.contract.mask_frame is not None:

@@ -230,7 +230,12 @@ def bundle(
     return Bundle.load(out)
 
 
-def resign(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Write a manifest with the sha256 that the bundle's files have now."""
+def resign(folder: Path, manifest: Mapping[str, Any], *, measured: bool = True) -> None:
+    """Write a manifest with the sha256 that the bundle's files have now; if `measured`, also with the engine's size in its verdicts."""
     files = {name: sha256(folder / name) for name in manifest["files"]}
-    (folder / MANIFEST).write_text(json.dumps({**manifest, "files": files}))
+    size = (folder / manifest["engine"]).stat().st_size if measured and manifest["engine"] else None
+    verdicts = [
+        {**one, "measured": size} if size is not None and one["metric"] == "bytes" and one["measured"] is not None else one
+        for one in manifest["verdicts"]
+    ]
+    (folder / MANIFEST).write_text(json.dumps({**manifest, "files": files, "verdicts": verdicts}))

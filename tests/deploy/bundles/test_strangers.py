@@ -35,7 +35,7 @@ def edited(folder: Path, change: Callable[[Content], object]) -> Path:
     """The bundle with its manifest changed and its hashes made right."""
     manifest = json.loads((folder / MANIFEST).read_text())
     change(manifest)
-    samples.resign(folder, manifest)
+    samples.resign(folder, manifest, measured=False)
     return folder
 
 
@@ -80,9 +80,8 @@ EDITS: dict[str, tuple[Callable[[Content], object], str]] = {
     "nothing measured": (lambda m: m.update(latency=None), "nothing was measured"),
     "hash of the graph": (lambda m: m["graph"].update(sha256="0" * 64), "graph.sha256 is not that of model.onnx"),
     "no detections": (lambda m: m["graph"].update(max_detections=0), "output boxes should be any x 0 x 4"),
-    "other detections": (lambda m: m["graph"].update(max_detections=9), "output boxes should be any x 9 x 4, the graph has any x 8 x 4"),
+    "fewer detections": (lambda m: m["graph"].update(max_detections=7), "output boxes should be any x 7 x 4, the graph has any x 8 x 4"),
     "other size": (lambda m: m["contract"]["preprocessing"].update(height=96), "the graph's images are any x 3 x 64 x 64"),
-    "fixed batch": (lambda m: m["graph"].update(dynamic_batch=False), "dynamic_batch is false"),
     "masks": (lambda m: m["contract"].update(mask_frame="box"), "output masks should be"),
     "opset": (lambda m: m["graph"].update(opset=9), "opset is 9, the graph's 18"),
     "mAP above 1": (lambda m: m["accuracy"].update(map=1.5), "accuracy.map is 1.5, allowed: 0 to 1"),
@@ -135,6 +134,11 @@ class TestEdited:
         for command in (["gate", str(folder)], ["serve", str(folder), "--check"], ["package", str(folder), "--out", str(tmp_path / "o")]):
             assert main(command) == 4
             assert "is stored as pass, but 0 is not within its limit, >= 0.5" in capsys.readouterr().err
+
+
+def test_a_network_of_few_candidates_has_fewer_detections_than_allowed(tmp_path: Path) -> None:
+    made = samples.bundle(tmp_path)
+    assert Bundle.load(edited(made.root, lambda m: m["graph"].update(max_detections=100))).manifest.files == made.manifest.files
 
 
 class TestLimits:
@@ -267,6 +271,11 @@ class TestTensorsElsewhere:
         (tmp_path / "engine.bin").write_bytes(model.SerializeToString())
         with pytest.raises(ArtifactError, match=r"its name does not end in \.onnx"):
             plugins.load("deploy.runtimes", "ort").open(tmp_path / "engine.bin")
+
+    def test_a_graph_of_one_image_cannot_be_said_to_take_more(self, tmp_path: Path) -> None:
+        folder = with_graph(samples.bundle(tmp_path).root, onnx_samples.detector(dynamic_batch=False))
+        assert "dynamic_batch is true, but the graph's images are 1 x 3 x 64 x 64" in refusal(folder)
+        Bundle.load(edited(folder, lambda m: m["graph"].update(dynamic_batch=False)))
 
     def test_a_node_that_opens_a_compiled_file_is_refused(self, tmp_path: Path) -> None:
         model = onnx_samples.detector()
