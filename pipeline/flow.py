@@ -68,11 +68,14 @@ class Baselines:
 
     @property
     def stronger(self) -> tuple[str, Checkpoint]:
-        """The one with the higher mAP, and what it is called where the run has, or meant to have, both."""
-        reached = {equal: one.facts.accuracy.map for equal, one in self.by_equal.items()}
-        best = max(reached, key=lambda equal: -1.0 if reached[equal] is None else float(reached[equal] or 0.0))
-        alone = self.times is None or self.equal_steps == self.equal_cost
-        return ("baseline" if alone else f"baseline at equal {best}"), self.by_equal[best]
+        """The one with the higher mAP, and what it is called."""
+        every = self.by_equal
+        best = max(every, key=lambda equal: -1.0 if (reached := every[equal].facts.accuracy.map) is None else reached)
+        return self.title(best), every[best]
+
+    def title(self, equal: str) -> str:
+        """What one is called: what is equal is named if the run has, or meant to have, the one at equal cost."""
+        return "baseline" if self.times is None or self.equal_steps == self.equal_cost else f"baseline at equal {equal}"
 
 
 @dataclass(frozen=True)
@@ -160,7 +163,7 @@ def _baselines(config: PipelineConfig, store: Store, dataset: Dataset) -> Baseli
     steps = None if asked.equal == "cost" else store.run(train_baseline, student, *given)
     if times is None:
         return Baselines(steps)
-    if not store.has(times):
+    if not (store.has(times) and store.has(dataset)):
         return Baselines(steps, view.foresee(train_baseline, "its epochs follow from time_steps"), times)
     longer = stretched(student, times.facts.ratio.ratio)
     if longer == student and steps is not None:
@@ -175,7 +178,10 @@ def _baselines(config: PipelineConfig, store: Store, dataset: Dataset) -> Baseli
 def _stronger(baselines: Baselines, store: Store) -> tuple[str, Checkpoint]:
     """What gates compare with; a dry run takes the baseline at equal cost for the stronger one until all are trained."""
     every = baselines.by_equal
-    return baselines.stronger if all(map(store.has, every.values())) else ("baseline", [*every.values()][-1])
+    if all(map(store.has, every.values())):
+        return baselines.stronger
+    equal, last = [*every.items()][-1]
+    return baselines.title(equal), last
 
 
 def _networks(teacher: Checkpoint, baselines: Baselines, student: Checkpoint) -> dict[str, Checkpoint]:

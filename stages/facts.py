@@ -82,8 +82,8 @@ class CheckpointFacts(Frozen):
 class StepTimeFacts(Frozen):
     """Seconds of the student's training step without and with its teacher, medians, measured alternately on `device`.
 
-    They include what a step waits for its images. `ratio` is how many times as long the distilled one takes; `rounds` is the number of
-    blocks of each.
+    They include what a step waits for its images. `ratio` is how many times as long the distilled one takes; on a CPU, in processor time,
+    in which the work of others does not count. `rounds` is the number of blocks of each.
     """
 
     plain_s: float

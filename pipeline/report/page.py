@@ -39,6 +39,7 @@ _FILTERS = (
     "duration",
     "measured",
     "between",
+    "lead",
 )
 
 
@@ -74,12 +75,13 @@ def content(run: RunResult) -> dict[str, Any]:
     summary = summarize(run)
     classes = class_rows(run)
     networks, gain = trained_networks(summary), gain_of(summary)
+    over = {"baseline": gain.equal_steps, "baseline, equal cost": gain.equal_cost}
     series = {title: SERIES.get(title, title) for title in networks}
     curves = {name: plots.read_curves(run.networks[name].root / LOSS_CURVES) for name in series.values()}
     return {
         "summary": summary,
         "networks": words.NETWORKS,
-        "rows": [(title, series[title], figures) for title, figures in networks.items()],
+        "rows": [(title, series[title], figures, over.get(title)) for title, figures in networks.items()],
         "about_baseline": "; ".join(legend(gain)),
         "unsure": warnings(gain),
         "forms": words.FORMS,

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.results.gain_lines import gain_of
+from deploy.comparison.gain import GainOver
+from pipeline.results.gain_lines import gain_of, untold
 from pipeline.results.learning import Learner, learners, listed
 from pipeline.results.table import between
 
@@ -131,7 +132,8 @@ def fastest(summary: Mapping[str, Any]) -> str | None:
 def headline(summary: Mapping[str, Any]) -> Headline:
     """What a reader should know first."""
     tone, verdict = _verdict(summary)
-    sentences = _accuracy(summary), _unfinished(summary) or unfinished(learners(summary)), _speed(summary)
+    learning = _unfinished(summary) or unfinished(learners(summary))
+    sentences = _accuracy(summary), _untold(summary), learning, _speed(summary)
     return Headline(tone, verdict, tuple(sentence for sentence in sentences if sentence), tuple(_tiles(summary)))
 
 
@@ -178,6 +180,19 @@ def _above(gain: float) -> str:
 
 def _for(equal: str) -> str:
     return {"cost": "for as long", "steps": "for as many steps"}.get(equal, "for as many steps, which took as long,")
+
+
+def _untold(summary: Mapping[str, Any]) -> str | None:
+    clause = untold(gain_of(summary))
+    return None if clause is None else f"{clause}."
+
+
+def lead(over: GainOver | None) -> str:
+    """The student's lead over a baseline in points, with its interval."""
+    if over is None:
+        return ""
+    ends = "" if over.low is None or over.high is None else f" ({points(over.low)} to {points(over.high)})"
+    return f"{points(over.gain)}{ends}"
 
 
 def _unfinished(summary: Mapping[str, Any]) -> str | None:

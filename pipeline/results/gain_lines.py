@@ -42,17 +42,17 @@ def legend(gain: DistillationGain) -> list[str]:
 
 
 def warnings(gain: DistillationGain) -> list[str]:
-    """What the gains leave open, a sentence each."""
-    found = []
-    if gain.left_out is not None:
-        found.append(f"there is no baseline at equal cost: {gain.left_out}")
+    """What the gains leave open, a clause each."""
+    missing = None if gain.left_out is None else f"there is no baseline at equal cost: {gain.left_out}"
+    return [clause for clause in (missing, untold(gain)) if clause is not None]
+
+
+def untold(gain: DistillationGain) -> str | None:
+    """Which gains the images cannot tell from 0, if any."""
     if gain.num_images < MIN_IMAGES:
-        found.append(f"{gain.num_images} images are too few to tell any of these gains from 0; at least {MIN_IMAGES} are needed")
-        return found
+        return f"{gain.num_images} images are too few to tell any of these gains from 0; at least {MIN_IMAGES} are needed"
     unsure = [f"at equal {equal}" for equal, over in gain.ordered() if over.low is not None and not over.is_told]
-    if unsure:
-        found.append(f"{gain.num_images} images are too few to tell the gain {' or '.join(unsure)} from 0")
-    return found
+    return f"{gain.num_images} images are too few to tell the gain {' or '.join(unsure)} from 0" if unsure else None
 
 
 def _number(over: GainOver) -> str:

@@ -117,8 +117,7 @@ class Store:
             NothingMeasured: the artifact does not exist, and the stage may not run.
         """
         name = keys.name(stage)
-        if self.mode.until and name != self.mode.until and any(record.name == self.mode.until for record in self.records):
-            raise UntilReached(self.mode.until)
+        self._end_before(name)
         parts = keys.parts_of(stage, *args, **kwargs)
         path = self.root / ".store" / keys.key_of(parts)
         instance = f"{name}:{self.label}" if self.label else name
@@ -143,12 +142,21 @@ class Store:
         return finished(artifact.root) is not None
 
     def foresee(self, stage: Callable[..., A], reason: str) -> A:
-        """In a dry run, the artifact of a stage whose arguments are not known yet: it would run, for this reason."""
+        """In a dry run, the artifact of a stage whose arguments are not known yet: it would run, for this reason.
+
+        Raises:
+            UntilReached: the run was to stop before this stage.
+        """
         name = keys.name(stage)
+        self._end_before(name)
         path = self.root / ".store" / f"{name}-unknown"
         self.records.append(StageRecord(name, f"{name}:{self.label}" if self.label else name, path.name, None, reused=False, reason=reason))
         kind: type[A] = get_type_hints(stage)["return"]
         return kind(path)
+
+    def _end_before(self, name: str) -> None:
+        if self.mode.until and name != self.mode.until and any(record.name == self.mode.until for record in self.records):
+            raise UntilReached(self.mode.until)
 
     def _why_stale(self, instance: str, parts: keys.Parts, path: Path) -> str | None:
         """The reason to run, or None if the artifact can be reused."""

@@ -32,7 +32,7 @@ class BaselineConfig(Frozen):
         minutes = seconds / 60
         if self.equal == "cost" or minutes <= self.max_minutes:
             return None
-        takes = f"training it for {epochs} epochs would take about {minutes:.0f} minutes"
+        takes = f"training it for {epochs} epochs would take about {minutes:.{0 if minutes >= 10 else 1}f} minutes"
         return f"{takes}, and baseline.max_minutes is {self.max_minutes:g}; set it to {math.ceil(minutes)} to have it"
 
 

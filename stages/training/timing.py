@@ -1,14 +1,16 @@
 """The times of a plain and of a distilled training step, measured alternately in short blocks.
 
-Whatever slows the machine down affects both alike, so their ratio holds on a busy machine too.
+Whatever slows the machine down affects both alike, so their ratio holds on a busy machine too. On a CPU the ratio is one of processor
+time, in which the work of others does not count at all.
 """
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 
 import numpy as np
 import torch
@@ -27,6 +29,7 @@ from stages.training.teacher import Teacher
 
 Floats = NDArray[np.float64]
 Step = Callable[[TrainingBatch], object]
+KINDS = ("plain", "distilled")
 
 NUM_BATCHES = 4
 WARMUP = 2
@@ -39,6 +42,31 @@ RATIO_WIDTH = 0.04
 """Measuring ends when the 95% interval of the ratio is at most this share of it wide."""
 BUDGET_S, FEWEST_ROUNDS = 12.0, 4
 """Seconds after which measuring ends anyway, once there are this many blocks of each."""
+
+
+@dataclass(frozen=True)
+class Taken:
+    """How long something took: `seconds` on the wall and, on a CPU, of processor time per thread in `own`; otherwise the same."""
+
+    seconds: float
+    own: float
+
+
+@dataclass(frozen=True)
+class Stopwatch:
+    """Measures steps on a device."""
+
+    device: torch.device
+
+    def time(self, work: Callable[[], object], threads: int = 1) -> Taken:
+        """Do it, and everything that it starts on the device, with this number of threads."""
+        own = process_time if self.device.type == "cpu" else perf_counter
+        began, own_began = perf_counter(), own()
+        work()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        took, own_took = perf_counter() - began, own() - own_began
+        return Taken(took, own_took / threads if self.device.type == "cpu" else own_took)
 
 
 @dataclass(frozen=True)
@@ -63,18 +91,19 @@ def measure_steps(
     """
     threads = torch.get_num_threads()
     try:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[torch.cuda.current_device()] if torch.cuda.is_available() else []):
             tasks = _tasks(config, student, teacher, len(dataset.facts.contract.classes))
             trainers = {
                 name: Trainer(task, dataset, student.train, seed=0, device=device, folder=folder, label=f"{name} step")
                 for name, task in tasks.items()
             }
             masks = tasks["plain"].detector.mask_frame is not None
-            batches, read_s = _batches(dataset, student.train, trainers["plain"], masks=masks)
-            seconds = _alternate({name: trainer.step for name, trainer in trainers.items()}, batches, trainers["plain"].device)
+            watch = Stopwatch(trainers["plain"].device)
+            batches, read = _batches(dataset, student.train, trainers["plain"], watch, masks=masks)
+            taken = _alternate({name: trainer.step for name, trainer in trainers.items()}, batches, watch)
     finally:
         torch.set_num_threads(threads)
-    return _measured(seconds, read_s, _workers(student.train), str(trainers["plain"].device))
+    return _measured(taken, read, _workers(student.train), str(watch.device))
 
 
 def _tasks(config: DistillConfig, student: StudentConfig, teacher: DetectorConfig, num_classes: int) -> dict[str, Task]:
@@ -91,65 +120,64 @@ def _workers(train: TrainConfig) -> int:
     return default_workers() if train.workers is None else train.workers
 
 
-def _batches(dataset: Dataset, train: TrainConfig, trainer: Trainer, *, masks: bool) -> tuple[list[TrainingBatch], float]:
-    """Some batches of this process, and the median seconds that reading one takes where training reads it.
+def _batches(dataset: Dataset, train: TrainConfig, trainer: Trainer, watch: Stopwatch, *, masks: bool) -> tuple[list[TrainingBatch], Taken]:
+    """Some batches of this process, and the median time that reading one takes where training reads it.
 
     Loader processes keep no images, so they read a batch as for the first time; without them, images are read once and kept.
     """
     images = TrainingImages(dataset, train, 0, masks=masks)
     order = EpochBatches(len(images), train.batch_size, 0, *trainer.place)
-    batches, first, again = list[TrainingBatch](), list[float](), list[float]()
-    for keys in islice(order, NUM_BATCHES):
-        for taken in (first, again):
-            began = perf_counter()
-            batch = collate([images[key] for key in keys])
-            taken.append(perf_counter() - began)
-        assert isinstance(batch, TrainingBatch)
-        batches.append(batch)
-    return batches, float(np.median(first if _workers(train) else again))
+    chosen, taken = list(islice(order, NUM_BATCHES)), list[Taken]()
+    for _ in range(1 if _workers(train) else 2):
+        taken = [watch.time(partial(_read, images, keys)) for keys in chosen]
+    return [_read(images, keys) for keys in chosen], Taken(*(float(np.median(values)) for values in zip(*map(astuple, taken), strict=True)))
 
 
-def _alternate(steps: Mapping[str, Step], batches: Sequence[TrainingBatch], device: torch.device) -> dict[str, list[list[float]]]:
-    """Seconds of each counted step by kind, [rounds, steps per block], until their ratio is known or the time is up.
+def _read(images: TrainingImages, keys: Sequence[tuple[int, int]]) -> TrainingBatch:
+    batch = collate([images[key] for key in keys])
+    assert isinstance(batch, TrainingBatch)
+    return batch
+
+
+def _alternate(steps: Mapping[str, Step], batches: Sequence[TrainingBatch], watch: Stopwatch) -> dict[str, list[list[Taken]]]:
+    """The times of each counted step by kind, [rounds, steps per block], until their ratio is known or the time is up.
 
     All processes of a distributed training decide alike.
     """
     supply, order = cycle(batches), random.Random(0)  # noqa: S311 - decides which kind begins
-    slowest = max(_block(step, list(islice(supply, WARMUP)))[-1] for step in steps.values())
-    length = max(1, round(BLOCK_S / _shared(slowest, device)))
-    seconds: dict[str, list[list[float]]] = {name: [] for name in steps}
+    slowest = max(_block(step, list(islice(supply, WARMUP)), watch)[-1].own for step in steps.values())
+    length = max(1, round(BLOCK_S / max(_shared(slowest, watch), 1e-6)))
+    taken: dict[str, list[list[Taken]]] = {name: [] for name in steps}
     rounds, began = 0, perf_counter()
-    while not _enough(seconds, rounds, perf_counter() - began, device):
+    while not _enough(taken, rounds, perf_counter() - began, watch):
         chosen = list(islice(supply, length + UNCOUNTED if length > 1 else 1))
         for name in order.sample(list(steps), len(steps)):
-            seconds[name].append(_block(steps[name], chosen)[-length:])
+            taken[name].append(_block(steps[name], chosen, watch)[-length:])
         rounds += 1
-    return seconds
-
-
-def _block(step: Step, batches: Sequence[TrainingBatch]) -> list[float]:
-    taken = []
-    for batch in batches:
-        began = perf_counter()
-        step(batch)
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        taken.append(perf_counter() - began)
     return taken
 
 
-def _enough(seconds: Mapping[str, list[list[float]]], rounds: int, spent: float, device: torch.device) -> bool:
-    if rounds >= FEWEST_ROUNDS and _shared(spent, device) >= BUDGET_S:
+def _block(step: Step, batches: Sequence[TrainingBatch], watch: Stopwatch) -> list[Taken]:
+    return [watch.time(partial(step, batch), torch.get_num_threads()) for batch in batches]
+
+
+def _enough(taken: Mapping[str, list[list[Taken]]], rounds: int, spent: float, watch: Stopwatch) -> bool:
+    if rounds >= FEWEST_ROUNDS and _shared(spent, watch) >= BUDGET_S:
         return True
     if rounds < MIN_ROUNDS or rounds % LOOK_EVERY:
         return False
-    found = _ratio(*(np.array(seconds[name]) for name in ("plain", "distilled")))
-    return _shared((found.high - found.low) / found.ratio, device) <= RATIO_WIDTH
+    found = _ratio(*(_times(taken[name])[..., 1] for name in KINDS))
+    return _shared((found.high - found.low) / found.ratio, watch) <= RATIO_WIDTH
 
 
-def _shared(value: float, device: torch.device) -> float:
+def _times(taken: Sequence[Sequence[Taken]]) -> Floats:
+    """[rounds, steps per block, 2]: on the wall, and of their own."""
+    return np.array([[astuple(one) for one in block] for block in taken])
+
+
+def _shared(value: float, watch: Stopwatch) -> float:
     """The mean over processes, so that all of them go on or end together."""
-    return float(mean_over_processes(torch.tensor(value, device=device)))
+    return float(mean_over_processes(torch.tensor(value, device=watch.device)))
 
 
 def _ratio(plain: Floats, distilled: Floats) -> Ratio:
@@ -158,10 +186,11 @@ def _ratio(plain: Floats, distilled: Floats) -> Ratio:
     return Ratio(ratio=1 + found.change, low=1 + found.low, high=1 + found.high)
 
 
-def _measured(seconds: Mapping[str, list[list[float]]], read_s: float, workers: int, device: str) -> MeasuredSteps:
-    plain, distilled = (with_reading(np.array(seconds[name]), read_s, workers) for name in ("plain", "distilled"))
-    medians = float(np.median(plain)), float(np.median(distilled))
-    return MeasuredSteps(*medians, _ratio(plain, distilled), len(plain), device)
+def _measured(taken: Mapping[str, list[list[Taken]]], read: Taken, workers: int, device: str) -> MeasuredSteps:
+    times = [_times(taken[name]) for name in KINDS]
+    plain_s, distilled_s = (float(np.median(with_reading(one[..., 0], read.seconds, workers))) for one in times)
+    ratio = _ratio(*(with_reading(one[..., 1], read.own, workers) for one in times))
+    return MeasuredSteps(plain_s, distilled_s, ratio, len(times[0]), device)
 
 
 def with_reading(steps: Floats, read_s: float, workers: int) -> Floats:

@@ -126,7 +126,7 @@ class TestLeftOut:
     SHORT = "baseline.max_minutes=0.02"
 
     def test_beyond_the_minutes_it_is_left_out_and_said_to_be(self, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-        why = "training it for 18 epochs would take about 0 minutes, and baseline.max_minutes is 0.02; set it to 1 to have it"
+        why = "training it for 18 epochs would take about 0.0 minutes, and baseline.max_minutes is 0.02; set it to 1 to have it"
         code, summary = run("run", self.SHORT, VERSUS.replace("map,", "gain_map,").replace("max_drop: 1, versus: baseline", "min: 0"))
         assert (code, trained(summary)) == (0, ["time_steps", "train_baseline"])
         assert (summary["baseline_equal_cost"], summary["gain"]["left_out"]) == (None, why)
@@ -188,6 +188,19 @@ class TestDryRun:
         assert reasons["train_baseline:equal_cost"] == "its epochs follow from time_steps"
         assert reasons["export:baseline"] == "never ran"
         assert not Path("runs").exists()
+
+    def test_it_ends_where_the_run_would(self, fresh: Run) -> None:
+        _, plan = fresh("run", "baseline.equal=cost", options=("--dry-run", "--until", "time_steps"))
+        assert ran(plan) == ["prepare", "train_teacher", "time_steps"]
+
+    def test_data_that_is_gone_is_made_again_before_anything_is_known(self, run: Run) -> None:
+        (data,) = Path("runs/.store").glob("prepare-*")
+        shutil.rmtree(data)
+        _, plan = run("run", VERSUS, options=("--dry-run",))
+        reasons = {stage["instance"]: stage["reason"] for stage in plan["stages"]}
+        assert (reasons["prepare"], reasons["train_baseline:equal_cost"]) == ("its result is gone", "its epochs follow from time_steps")
+        _, answer = run("run", options=("--until", "compare"))
+        assert ran(answer) == ["prepare"]
 
     def test_after_a_run_everything_is_known(self, run: Run) -> None:
         _, plan = run("run", options=("--dry-run",))

@@ -34,7 +34,11 @@ def test_epochs_at_equal_cost(epochs: int, ratio: float, expected: int) -> None:
         ({}, 3600.0, None),
         ({}, 3601.0, "training it for 72 epochs would take about 60 minutes, and baseline.max_minutes is 60; set it to 61 to have it"),
         ({"max_minutes": 0}, 0.0, None),
-        ({"max_minutes": 0.5}, 90.0, "training it for 72 epochs would take about 2 minutes, and baseline.max_minutes is 0.5; set it to 2 "),
+        (
+            {"max_minutes": 0.5},
+            90.0,
+            "training it for 72 epochs would take about 1.5 minutes, and baseline.max_minutes is 0.5; ",
+        ),
         ({"equal": "cost"}, 1e6, None),  # it was asked for
         ({"equal": "cost", "max_minutes": 1}, 1e6, None),
     ],

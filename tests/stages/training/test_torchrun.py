@@ -74,7 +74,7 @@ def test_two_processes_give_the_losses_of_one_step_for_step(tmp_path: Path) -> N
 def test_two_processes_time_their_steps_together(tmp_path: Path) -> None:
     run(tmp_path, *TORCHRUN, until="time_steps", options=SHORT)
     (found,) = (read_facts(folder, StepTimeFacts) for folder in tmp_path.glob(".store/time_steps-*"))
-    assert 0 < found.ratio.low <= found.ratio.ratio == pytest.approx(found.distilled_s / found.plain_s)
+    assert 0 < found.ratio.low <= found.ratio.ratio <= found.ratio.high
 
 
 def related() -> tuple[NonLocalBlock, Tensor]:
