@@ -259,13 +259,13 @@ def test_many_new_connections_are_taken_in_few_turns_of_a_busy_loop() -> None:
         loop = asyncio.get_running_loop()
         turn = 0
 
-        class Taken(asyncio.Protocol):
+        class TakenPlaces(asyncio.Protocol):
             def connection_made(self, transport: asyncio.BaseTransport) -> None:
                 taken.append(turn)
 
         with contextlib.ExitStack() as stack:
             listener = stack.enter_context(process.listen("127.0.0.1", 0))
-            servers = [await loop.create_server(Taken, sock=one) for one in process.several(listener)]
+            servers = [await loop.create_server(TakenPlaces, sock=one) for one in process.several(listener)]
             for _ in range(64):
                 stack.enter_context(socket.create_connection(listener.getsockname(), timeout=PATIENCE))
             while len(taken) < 64 and turn < 1000:
