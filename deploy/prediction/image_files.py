@@ -130,7 +130,10 @@ def _refused(name: str, formats: Sequence[str], source: Path | bytes = b"") -> I
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(f"{name}: more than {MAX_PIXELS:,} px in one part; save it again or cut it into tiles") from error
     except UnidentifiedImageError as error:
-        if _is_heic(source):
+        start = _start(source)
+        if start.startswith(b"version https://git-lfs"):
+            raise DataError(f"{name}: Git LFS's note about the image, not the image; run: git lfs pull") from error
+        if _is_heic(start):
             raise DataError(f"{name}: HEIC (a phone's format) cannot be read; convert it to JPEG or PNG") from error
         raise DataError(f"{name}: not an image that can be read; allowed: {', '.join(formats)}") from error
     except _UNREADABLE as error:
@@ -138,10 +141,15 @@ def _refused(name: str, formats: Sequence[str], source: Path | bytes = b"") -> I
         raise DataError(f"{name}: cannot be read as an image ({reason})") from error
 
 
-def _is_heic(source: Path | bytes) -> bool:
-    if isinstance(source, Path):
-        with open_regular(source) as file:
-            source = file.read(64)
+def _start(source: Path | bytes) -> bytes:
+    """The first bytes of a file or of its content."""
+    if not isinstance(source, Path):
+        return source[:64]
+    with open_regular(source) as file:
+        return file.read(64)
+
+
+def _is_heic(source: bytes) -> bool:
     return source[4:8] == b"ftyp" and source[8:12] in _HEIC and b"avif" not in source[:64]
 
 

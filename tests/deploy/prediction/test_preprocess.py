@@ -127,6 +127,12 @@ class TestWhatIsRefused:
         with pytest.raises(DataError, match=r"a\.jpg: not an image that can be read; allowed: JPEG, PNG"):
             load_image(tmp_path / "a.jpg")
 
+    def test_what_git_lfs_leaves_in_place_of_an_image(self, tmp_path: Path) -> None:
+        pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+        (tmp_path / "a.jpg").write_bytes(pointer)
+        with pytest.raises(DataError, match=r"a\.jpg: Git LFS's note about the image, not the image; run: git lfs pull"):
+            load_image(tmp_path / "a.jpg")
+
     @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
     def test_truncated(self, kind: str) -> None:
         noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
