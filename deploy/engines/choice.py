@@ -62,7 +62,7 @@ class Choice(Frozen):
             return "left out"
         if offer.pair == self.pair:
             return "chosen"
-        return "slower" if offer.ratio is not None and offer.ratio.low > 1 else "no faster"
+        return "slower" if offer.ratio is not None and offer.ratio.low > 1 else "tie"
 
     def figures(self) -> dict[str, Any]:
         """As plain values, with the verdict on each candidate."""

@@ -112,15 +112,19 @@ def fill(value: Any, own: tuple[str, ...]) -> dict[str, Any]:
     Raises:
         ValueError: see plugins.fill; with runtime `auto`, an option that no runtime has.
     """
-    if not isinstance(value, Mapping) or value.get("runtime") != AUTO:
+    runtime = value.get("runtime") if isinstance(value, Mapping) else None
+    names = plugins.names(PACKAGE)
+    if isinstance(runtime, str) and runtime not in (AUTO, *names):
+        raise ValueError(f"no '{runtime}' in {PACKAGE}{plugins.suggest(runtime, (AUTO, *names))}; choose from {', '.join((AUTO, *names))}")
+    if runtime != AUTO:
         return plugins.fill(PACKAGE, value, own=own, key="runtime", function="compile")
     options = {key: one for key, one in value.items() if key not in own}
-    known = {option for name in plugins.names(PACKAGE) for option in plugins.schema(PACKAGE, name, "compile").model_fields}
+    known = {option for name in names for option in plugins.schema(PACKAGE, name, "compile").model_fields}
     for option in options:
         if option not in known:
             allowed = sorted({*known, *own} - {"runtime"})
             raise ValueError(f"no runtime has an option '{option}'{plugins.suggest(option, allowed)}; available: {', '.join(allowed)}")
-    for name in plugins.names(PACKAGE):
+    for name in names:
         options_of(name, options)
     return dict(value)
 

@@ -69,7 +69,9 @@ def test_defaults_are_filled_in_and_the_value_is_frozen(small_file: Path) -> Non
         ("export=null", "export: got null, allowed: a mapping"),
         ("targets=[]", "targets: got 0 entries, allowed: at least 1"),
         ("targets=cpu", 'targets: got "cpu", allowed: a list'),
-        ("targets.0.runtime=onnx", "targets.0: no 'onnx' in deploy.runtimes"),
+        ("targets.0.runtime=onnx", "targets.0: no 'onnx' in deploy.runtimes; choose from auto, openvino, ort"),
+        ("targets.0.runtime=aut", "targets.0: no 'aut' in deploy.runtimes (did you mean auto?)"),
+        ("targets.0={name: a, runtime: auto, provdr: cpu}", "targets.0: no runtime has an option 'provdr' (did you mean provider?)"),
         ("targets.0.precision=fp8", 'targets.0.precision: got "fp8", allowed: fp32, fp16, int8'),
         ("targets.0.name=teacher", "targets: a target cannot be called teacher"),
         ("targets.0.name=float", "targets: a target cannot be called float"),
@@ -211,6 +213,14 @@ class TestEveryShippedFile:
 def test_the_first_gate_is_a_min_on_map() -> None:
     gate = load(ROOT / "pipeline.yaml").gates[0]
     assert (gate.metric, gate.min is not None) == ("map", True)
+
+
+def test_runtime_auto_has_the_options_of_all_runtimes_in_the_schema_too(small_file: Path) -> None:
+    data = yaml.safe_load(small_file.read_text())
+    best = {"name": "best", "runtime": "auto", "precision": "auto", "provider": "cpu", "max_batch": 4}
+    jsonschema.validate({**data, "targets": [best]}, schema())
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({**data, "targets": [{**best, "providr": "cpu"}]}, schema())
 
 
 def test_the_schema_refuses_what_the_pipeline_refuses(small_file: Path) -> None:

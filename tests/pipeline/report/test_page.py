@@ -12,13 +12,15 @@ import pytest
 import run_samples
 from PIL import Image
 
+from deploy.contract import Ratio
+from deploy.engines.choice import Choice, Measured
 from pipeline.flow import RunResult
 from pipeline.report import plots
 from pipeline.report.data_notes import noted_kinds
 from pipeline.report.page import MOST_CLASSES, ClassRow, most_changed, write_report
 from pipeline.report.words import duration, fastest, headline, percent, points
 from pipeline.results.summary import summarize
-from stages.artifacts import Checkpoint, Dataset
+from stages.artifacts import Checkpoint, Dataset, Engine
 from stages.facts import CheckpointFacts, write_facts
 from stages.notes import Action, Note
 
@@ -200,6 +202,27 @@ def noted(root: Path, *notes: Note) -> Dataset:
     dataset = run_samples.dataset(root)
     write_facts(root, dataset.facts.model_copy(update={"notes": notes}))
     return dataset
+
+
+def test_a_choice_is_a_table_of_all_candidates(sample: RunResult, tmp_path: Path) -> None:
+    first, *others = sample.targets
+    offers = (
+        Measured(runtime="ort", precision="fp32", map=0.61, drop=0.0, p50_ms=6.5, ratio=Ratio(ratio=1.5, low=1.4, high=1.6)),
+        Measured(runtime="ort", precision="int8", map=0.55, drop=0.06, p50_ms=3.0, ratio=Ratio(ratio=0.7, low=0.6, high=0.8), why="bad"),
+        Measured(runtime="openvino", precision="int8", map=0.605, drop=0.005, p50_ms=4.4),
+        Measured(runtime="openvino", precision="fp16", why="not built"),
+    )
+    chosen = {"runtime": "openvino", "precision": "int8", "limit": 0.01, "left_out": {"trt": "no GPU"}, "warning": "a storm raged"}
+    facts = first.engine.facts.model_copy(update={"choice": Choice.model_validate({**chosen, "offers": offers})})
+    (tmp_path / "engine").mkdir()
+    write_facts(tmp_path / "engine", facts)
+    text = Page(written(replace(sample, targets=(replace(first, engine=Engine(tmp_path / "engine")), *others)), tmp_path)).text
+    assert "openvino int8 was chosen . It is the fastest of the engines that stay within 0.01 of the float graph's mAP." in text
+    assert "During the measurement, a storm raged. trt was left out: no GPU." in text
+    assert "ort fp32 0.610 0.00 6.50 1.40 to 1.60 slower" in text
+    assert "ort int8 0.550 −6.00 3.00 0.60 to 0.80 left out: bad" in text
+    assert "openvino int8 0.605 −0.50 4.40 – chosen" in text
+    assert "openvino fp16 – – – – left out: not built" in text
 
 
 class TestMissingParts:

@@ -1,7 +1,9 @@
 import pytest
 
+from deploy.contract import Ratio
+from deploy.engines.choice import Choice, Measured
 from pipeline.results.summary import difference, gap_closed
-from pipeline.results.table import _shown, grid, number, verdict_table
+from pipeline.results.table import _shown, choice_table, grid, number, verdict_table
 
 
 @pytest.mark.parametrize(
@@ -42,3 +44,37 @@ def test_what_could_not_be_judged_is_said_below_the_table() -> None:
 def test_masks_have_a_column_where_any_network_has_them() -> None:
     assert _shown([{"map": 0.5}, {"map": 0.4, "mask_map": None}], "map") == ["map"]
     assert _shown([{"map": 0.5}, {"map": 0.4, "mask_map": 0.3}], "map") == ["map", "mask_map"]
+
+
+def test_a_choice_has_a_line_per_candidate_and_one_per_reason() -> None:
+    offers = (
+        Measured(runtime="ort", precision="fp32", map=0.61, drop=0.0, p50_ms=6.5, ratio=Ratio(ratio=1.5, low=1.4, high=1.6)),
+        Measured(runtime="openvino", precision="fp32", map=0.6100001, drop=-1e-7, p50_ms=4.5, ratio=Ratio(ratio=1.0, low=0.98, high=1.02)),
+        Measured(runtime="ort", precision="int8", map=0.605, drop=0.005, p50_ms=4.4),
+        Measured(runtime="openvino", precision="int8", why="no layer to quantize"),
+    )
+    choice = Choice(
+        runtime="ort", precision="int8", limit=0.01, float_map=0.61, offers=offers, left_out={"trt": "no GPU"}, warning="a storm"
+    )
+    assert choice_table("best", choice.figures()).splitlines() == [
+        "best: ort int8 was chosen, the fastest of those within 0.01 of the float graph's mAP",
+        "candidate         map    drop  p50 ms      x chosen  verdict",
+        "-------------------------------------------------------------",
+        "ort fp32       0.6100  0.0000    6.50  1.40 to 1.60  slower",
+        "openvino fp32  0.6100  0.0000    4.50  0.98 to 1.02  tie",
+        "ort int8       0.6050  0.0050    4.40             -  chosen",
+        "openvino int8       -       -       -             -  left out",
+        "! openvino int8 was left out: no layer to quantize",
+        "! trt was left out: no GPU",
+        "! latency of the candidates: a storm",
+        "x chosen: times as long as the chosen engine takes, 95% interval; drop: mAP lost against the float graph",
+    ]
+
+
+def test_choices_of_earlier_versions_name_no_runtime() -> None:
+    offers = [{"precision": precision, "map": 0.6, "p50_ms": ms, "why": None} for precision, ms in (("fp32", 3.0), ("int8", 2.0))]
+    choice = Choice.model_validate({"precision": "int8", "limit": None, "offers": offers})
+    lines = choice_table("best", choice.figures()).splitlines()
+    assert lines[0] == "best: int8 was chosen, the fastest"
+    rows = [line.split() for line in lines[3:5]]
+    assert rows == [["fp32", "0.6000", "-", "3.00", "-", "tie"], ["int8", "0.6000", "-", "2.00", "-", "chosen"]]

@@ -3,9 +3,11 @@
 import inspect
 from typing import get_type_hints
 
+import artifact_samples
 import pytest
 from pydantic import BaseModel
 
+from deploy import plugins
 from pipeline import flow
 from pipeline.store import keys
 from stages import STAGES
@@ -21,6 +23,11 @@ def configurations(stage: str) -> list[type[BaseModel]]:
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_configuration_of_a_stage_has_a_name_of_its_own(stage: str) -> None:
     assert set(configurations(stage)) <= keys.SECTIONS.keys()
+
+
+def test_a_target_that_may_get_any_runtime_depends_on_every_runtimes_file() -> None:
+    files = {runtime: [file for file, _ in keys._plugin_digests(artifact_samples.target(runtime=runtime))] for runtime in ("ort", "auto")}
+    assert files == {"ort": ["deploy/runtimes/ort.py"], "auto": [f"deploy/runtimes/{name}.py" for name in plugins.names("deploy.runtimes")]}
 
 
 def test_stored_keys_hold_these_names() -> None:
