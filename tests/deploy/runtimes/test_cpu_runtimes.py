@@ -13,7 +13,7 @@ import onnx_samples
 import pytest
 from engine_samples import compiled
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from places import ROOT
 
 from deploy import plugins
@@ -70,6 +70,17 @@ def test_the_file_proves_its_precision_and_stays_float_after_the_head(
     proof = compiled(name_of(runtime), model, tmp_path, chosen, [images(CELLS)]).proof
     assert tuple(proof[f"convolutions_{name}"] for name in ("fp32", "fp16", "int8")) == counts
     assert proof["low_precision_after_head"] == 0
+
+
+def test_weights_are_so_narrow_that_two_products_fit_16_bits(runtime: Any, tmp_path: Path) -> None:
+    """A processor without VNNI adds two products of an unsigned and a signed byte in 16 bits, and cuts off what does not fit."""
+    graph = onnx.load(build(runtime, tmp_path, "int8")).graph
+    weights = [
+        numpy_helper.to_array(one).astype(int) for one in graph.initializer if one.data_type == TensorProto.INT8 and len(one.dims) == 4
+    ]
+    assert len(weights) == 2
+    most = max(abs(one).max() for one in weights)
+    assert 2 * 255 * most <= 2**15 - 1 < 4 * 255 * most
 
 
 def test_openvino_says_what_it_computes_in_which_on_a_cpu_is_no_half(tmp_path: Path) -> None:
