@@ -83,7 +83,7 @@ def test_real_turns_are_measured(tmp_path: Path) -> None:
     facts = chosen(tmp_path)
     assert facts.choice is not None
     assert all(offer.p50_ms is not None and offer.p50_ms > 0 for offer in facts.choice.offers)
-    best = min(facts.choice.offers, key=lambda offer: offer.p50_ms or 0.0)
+    best = min(facts.choice.offers, key=lambda offer: offer.ratio.ratio if offer.ratio else 1.0)
     winner = next(offer for offer in facts.choice.offers if facts.choice.verdict(offer) == "chosen")
     assert winner.precision == facts.precision
     assert winner is best or (best.ratio is not None and best.ratio.high >= 1)
