@@ -20,7 +20,7 @@ from deploy.precision import Precision
 from deploy.prediction.predictor import SessionPredictor
 from deploy.runtimes import PACKAGE
 
-PROTOCOL = LatencyProtocol(warmup=3, min_passes=8, min_seconds=0.3, budget_seconds=20)
+PROTOCOL = LatencyProtocol(warmup=3, min_passes=8, min_seconds=0.3, budget_seconds=10)
 """Shorter than the measurement of finished engines: it only has to tell the candidates apart."""
 
 
