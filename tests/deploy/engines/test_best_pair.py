@@ -274,6 +274,18 @@ def test_the_float_graph_is_judged_in_the_first_runtime_that_computes_it(
     assert facts.choice.offers[0].why == "not finite"
 
 
+@pytest.mark.parametrize("limit", [None, 0.5])
+def test_int8_in_any_runtime_is_compared_with_the_float_graph_which_is_no_candidate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: SimpleNamespace, limit: float | None
+) -> None:
+    times(monkeypatch, trt=2.0)
+    facts = built(tmp_path, precision="int8", max_map_drop=limit)
+    assert (facts.runtime, facts.precision, facts.fallback is not None) == ("trt", "int8", limit is not None)
+    assert facts.choice is not None
+    assert [one.pair for one in facts.choice.offers] == ["ort int8", "trt int8"]
+    assert facts.choice.float_map == 1
+
+
 def test_if_no_runtime_is_here_the_target_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: SimpleNamespace) -> None:
     other.why_not = lambda: "other is missing"
     monkeypatch.setattr("deploy.runtimes.ort.why_not", lambda: "onnxruntime is missing")
