@@ -38,6 +38,17 @@ def test_int8_stays_within_its_limit(summary: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
+def test_the_best_pair_is_within_its_limit_and_no_slower_than_the_fixed_targets(summary: dict[str, Any]) -> None:
+    target = summary["targets"]["auto"]
+    assert target["choice"]["float_map"] - target["map"] <= 0.01
+    assert (target["runtime"], target["precision"]) == tuple(target["choice"]["pair"].split())
+    pairs = {one["pair"]: one for one in target["choice"]["offers"]}
+    assert {"ort fp32", "ort int8"} <= pairs.keys()
+    for fixed in ("ort fp32", "ort int8"):
+        assert pairs[fixed]["verdict"] in ("chosen", "tie", "slower")
+
+
+@pytest.mark.slow
 def test_fp16_in_true_half_is_as_accurate_and_everywhere_finite(summary: dict[str, Any]) -> None:
     found = steps(summary, "gpu-fp16")
     assert abs(found["typed"]["map"] - found["onnx"]["map"]) <= 0.002
