@@ -174,7 +174,8 @@ def test_who_was_refused_for_lack_of_room_is_not_read_again_at_once(running: Run
     running.service._model = model
     assert ask(1, IMAGE)[0] == {200}
     assert ask(1, b"no image")[0] == {400}
-    assert {one._rests_until for one in running.server.server_state.connections} == {float("inf")}  # others go on
+    resting = {getattr(one, "_rests_until") for one in running.server.server_state.connections}  # noqa: B009 - uvicorn's type has many kinds
+    assert resting == {float("inf")}  # others go on
     client.close()
 
 

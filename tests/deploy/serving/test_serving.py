@@ -152,7 +152,8 @@ class TestDetect:
     def test_masks_are_returned_if_the_detector_has_them(self, tmp_path: Path, frame: Any) -> None:
         made = samples.bundle(tmp_path)
         content = onnx_samples.detector(mask_frame=frame).SerializeToString()
-        (made.root / "engine.onnx").write_bytes(content)
+        for name in ("engine.onnx", "model.onnx"):
+            (made.root / name).write_bytes(content)
         manifest = json.loads((made.root / MANIFEST).read_text())
         manifest["contract"]["mask_frame"] = frame
         samples.resign(made.root, manifest)

@@ -141,7 +141,7 @@ class TestRefusals:
             load_torchvision(model(), str(file), Choices, ())
 
     def test_a_missing_file(self, tmp_path: Path) -> None:
-        with pytest.raises(ArtifactError, match=r"weights .*gone.pth: no such file"):
+        with pytest.raises(ArtifactError, match=r"weights .*gone.pth: No such file or directory; use a different file"):
             load_torchvision(model(), str(tmp_path / "gone.pth"), Choices, ())
 
     def test_code_in_a_pickle_is_not_run(self, tmp_path: Path) -> None:
