@@ -148,4 +148,7 @@ class TestFirstScreen:
     def test_claims_nothing_of_the_kind_of_baselines_that_agree(self, tmp_path: Path, data: Dataset) -> None:
         report, _ = self.said(tmp_path, data, 0.72, 0.73)
         assert "had not finished learning" not in report
-        assert "60 images are too few to tell the gain at equal" in report
+
+    def test_says_which_gains_the_images_cannot_tell_from_0(self, tmp_path: Path, data: Dataset) -> None:
+        report, _ = self.said(tmp_path, data, 0.8, 0.8)
+        assert "60 images are too few to tell the gain at equal cost or at equal steps from 0." in report
