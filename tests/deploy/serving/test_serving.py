@@ -2,6 +2,7 @@
 
 import base64
 import gzip
+import hashlib
 import io
 import json
 import threading
@@ -156,6 +157,7 @@ class TestDetect:
             (made.root / name).write_bytes(content)
         manifest = json.loads((made.root / MANIFEST).read_text())
         manifest["contract"]["mask_frame"] = frame
+        manifest["graph"]["sha256"] = hashlib.sha256(content).hexdigest()
         samples.resign(made.root, manifest)
         masked = Served(made.root)
         detections = masked.client.post("/v1/detect", content=encoded()).json()["annotations"]
