@@ -210,14 +210,20 @@ class TestWeights:
             built(name, weights="w.pth", backbone_weights="IMAGENET1K_V1")
 
 
+def solid(found: list[Arrays]) -> list[Arrays]:
+    """Without boxes thinner than 0.01 px: whether those have an area, and so stay, is a matter of rounding."""
+    kept = [(one["boxes"][:, 2:] - one["boxes"][:, :2]).min(axis=1) > 0.01 for one in found]
+    return [{key: values[keep] for key, values in one.items()} for one, keep in zip(found, kept, strict=True)]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [SIZE, (160, 96)])
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_both_runtimes_find_at_any_size_and_batch_what_torch_finds(name: str, size: tuple[int, int], tmp_path: Path) -> None:
     detector, images = built(name, **TINY[name]), image(3, size)
     confident(detector)
-    options = decisions(max_detections=30, candidates=50, score_threshold=0.1, iou_threshold=0.6)
-    wanted = by_torch(detector, images, options)
+    options = decisions(max_detections=150, candidates=50, score_threshold=0.1, iou_threshold=0.6)
+    wanted = solid(by_torch(detector, images, options))
     assert all(len(one["scores"]) >= 10 for one in wanted)
     heads = write_onnx(detector.graph(options).eval(), size, tmp_path / "model.onnx")
     for runtime in ("ort", "openvino"):
@@ -227,7 +233,7 @@ def test_both_runtimes_find_at_any_size_and_batch_what_torch_finds(name: str, si
             together, alone = session.infer(images.numpy()), [session.infer(images[index : index + 1].numpy()) for index in range(3)]
         each = [part for one in alone for part in unpadded(one.boxes, one.scores, one.labels)]
         for found in (unpadded(together.boxes, together.scores, together.labels), each):
-            assert difference(found, wanted).within(box_px=0.01, score=1e-4), runtime
+            assert difference(solid(found), wanted).within(box_px=0.01, score=1e-4), runtime
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
