@@ -23,6 +23,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from imagenet_start import fetch_imagenet_start
 from page import TWICE, over, write_page
+from pydantic import BaseModel
 
 from pipeline.commands.ablate import variants
 from pipeline.config import PipelineConfig, load
@@ -42,8 +43,6 @@ PAIRS = ("cross-kind", "two-stage")
 FOLDS = ("bccd",)
 """Studies whose images are split into five folds. At each seed, the student trains on one fold and is tested on the next; its teacher
 was trained on the other three. Over the five seeds, every image is tested once."""
-FORMER_ROLES = {"undistilled": BASELINE, "undistilled, twice the steps": TWICE}
-"""Rows written before the renaming have these roles, and digests computed from them; only `rows` translates."""
 
 
 @dataclass(frozen=True)
@@ -90,16 +89,24 @@ def studies() -> list[Study]:
 
 
 def digest(study: Study, role: str, seed: int) -> str:
-    """Hash of every configuration value that a training's figures depend on; the row also records the commit."""
+    """Hash of every configuration value that a training's figures depend on; the row also records the commit.
+
+    Options at their defaults are left out, so an option that is added later changes no hash; a default that is changed has to be written
+    into the studies' files.
+    """
     config, losses = study.config, variants(study.config).get(role, ())
-    parts: list[Any] = [config.data.model_dump(mode="json"), study.folds, seed, role]
+    parts: list[Any] = [_set(config.data), study.folds, seed, role]
     if role != TEACHER:
-        parts.append(config.student.model_dump(mode="json"))
+        parts.append(_set(config.student))
     if role == TEACHER or losses:
-        parts.append(config.teacher.model_dump(mode="json"))
+        parts.append(_set(config.teacher))
     if losses:
-        parts += [[loss.model_dump(mode="json") for loss in losses], config.distill.model_dump(mode="json", exclude={"losses"})]
+        parts += [[_set(loss) for loss in losses], _set(config.distill, exclude={"losses"})]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _set(section: BaseModel, exclude: set[str] | None = None) -> dict[str, Any]:
+    return section.model_dump(mode="json", exclude_defaults=True, exclude=exclude)
 
 
 def rows(study: Study) -> list[dict[str, Any]]:
@@ -107,12 +114,7 @@ def rows(study: Study) -> list[dict[str, Any]]:
     if not study.rows_file.exists():
         return []
     every = [json.loads(line) for line in study.rows_file.read_text(encoding="utf-8").splitlines()]
-    return [_renewed(study, row) for row in every if row["digest"] == digest(study, row["role"], row["seed"])]
-
-
-def _renewed(study: Study, row: dict[str, Any]) -> dict[str, Any]:
-    role = FORMER_ROLES.get(row["role"])
-    return row if role is None else {**row, "role": role, "digest": digest(study, role, row["seed"])}
+    return [row for row in every if row["digest"] == digest(study, row["role"], row["seed"])]
 
 
 def elsewhere(study: Study, role: str, seed: int) -> dict[str, Any] | None:
