@@ -66,6 +66,7 @@ class Trainer:
         observer: Observer | None = None,
     ) -> None:
         self._config = config
+        self._seed = seed
         self._folder = folder
         self._label = label
         self._accelerator = accelerator_for(config, device, folder)
@@ -108,6 +109,7 @@ class Trainer:
             ConfigError: batch normalization over a single value.
             DataError: an image is unusable.
         """
+        torch.manual_seed(self._seed + self._accelerator.process_index)  # some detectors sample regions, or add noise to boxes
         self._saved.load()
         self._accelerator.init_trackers("training")
         with single_values_refused(self._task, self._label), Steps(self._label, self._num_steps, self._progress.step) as steps:

@@ -93,3 +93,15 @@ def test_a_training_broken_off_ends_with_the_same_weights(dataset: Dataset, name
         broken.run()
     resumed = trainer("broken").run().state_dict()
     assert all(torch.equal(resumed[key], tensor) for key, tensor in whole.items())
+
+
+@pytest.mark.parametrize("name", ["faster_rcnn", "d_fine"])
+def test_what_ran_before_in_the_process_does_not_matter(dataset: Dataset, name: str, tmp_path: Path) -> None:
+    found = []
+    for state in (1, 2):
+        (tmp_path / str(state)).mkdir()
+        task, config = Task(build(name, 0)), tiny.schedule(epochs=1, batch_size=6)
+        torch.manual_seed(state)
+        trainer = Trainer(task, dataset, config, seed=0, device="cpu", folder=tmp_path / str(state), label=name)
+        found.append(trainer.run().state_dict())
+    assert all(torch.equal(found[1][key], tensor) for key, tensor in found[0].items())
