@@ -21,7 +21,7 @@ from pipeline.report.charts import (
     path_of,
     text_width,
 )
-from pipeline.results.learning import Learner, learners
+from pipeline.results.learning import Learner, called, learners
 
 _APART = 2.4 * LINE_HEIGHT
 _LEAST_LEADER = 7.0
@@ -53,7 +53,7 @@ def learning(summary: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]
         "rows": [row(one) for one in trained],
         "num_images": max((one.curve.num_images for one in trained), default=0),
         "invalid": invalid,
-        "absent": [name.replace("_", " ") for name in names if summary.get(name) and not summary[name].get("curve")],
+        "absent": [called(name) for name in names if summary.get(name) and not summary[name].get("curve")],
     }
 
 

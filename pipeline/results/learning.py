@@ -47,8 +47,13 @@ def learners(summary: Mapping[str, Any]) -> list[Learner]:
         if series.startswith("baseline") and any(one.is_baseline and summary[one.series] == figures for one in found.values()):
             continue
         curve = LearningCurve.model_validate({key: value for key, value in figures["curve"].items() if key != "still_rising"})
-        found[series] = Learner(series, series.replace("_", " "), curve)
+        found[series] = Learner(series, called(series), curve)
     return list(found.values())
+
+
+def called(series: str) -> str:
+    """What people call a network of the summary, within a sentence."""
+    return series.replace("_equal_", " at equal ").replace("_", " ")
 
 
 def rising_lines(summary: Mapping[str, Any]) -> list[str]:

@@ -131,7 +131,7 @@ class TestSummary:
             figures = summary[network]
             accuracy = {"map": value, "map_50": 0.5, "map_75": 0.5, "split": "val", "num_images": 6}
             epochs = 18 if network == "baseline_equal_cost" else 12
-            assert figures == {**accuracy, "mask_map": None, "parameters": 1234, "macs": 5_000_000, "epochs": epochs}
+            assert figures == {**accuracy, "mask_map": None, "parameters": 1234, "macs": 5_000_000, "epochs": epochs, "curve": None}
         assert (summary["gain_map"], summary["gain_map_equal_cost"]) == pytest.approx((0.1, 0.05))
         assert (summary["gap_closed"], summary["gap_closed_equal_cost"]) == pytest.approx((0.5, 0.05 / 0.15))
         assert summary["step_times"]["ratio"]["ratio"] == 1.5
