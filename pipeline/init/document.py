@@ -178,6 +178,8 @@ def _distill(plan: FirstPlan) -> Iterator[str]:
 def _baseline(plan: FirstPlan) -> Iterator[str]:
     yield "\n# What distillation gains is measured twice: against the student's network trained without the teacher for as many steps, and"
     yield f"# for as long, which takes about {_minutes(plan.seconds[EQUAL_COST])} minutes; equal: steps leaves that one out."
+    yield "# No gate holds the gains: a teacher trained on the student's own images often has little to add. To have one:"
+    yield "#   - {name: no-worse, metric: map, max_drop: 0.0, versus: baseline, on_noise: pass}"
     yield f"baseline: {_flow({'equal': 'both', 'max_minutes': plan.longest_minutes})}"
 
 

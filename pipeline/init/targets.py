@@ -35,21 +35,15 @@ def gates(names: Sequence[str], estimated_ms: float, latency: float | None) -> I
     for name in names[1:]:
         drop = 2 * INT8_DROP if name.endswith("int8") else 0.005
         yield "No more is lost in lower precision than allowed.", {"name": name, "metric": "student_drop_map", "max": drop, "target": name}
-    yield (
-        "Fails only if the images prove that the student would be better without its teacher.",
-        _versus("no-worse", 0.0, "baseline", first),
-    )
-    yield "Fails only if the images prove that it is far behind its teacher.", _versus("near-teacher", "50%", "teacher", first)
+    behind = {"max_drop": "50%", "versus": "teacher", "on_noise": "pass"}
+    reason = "Fails only if the images prove that it is far behind its teacher."
+    yield reason, {"name": "near-teacher", "metric": "map", **behind, "target": first}
     if latency is None:
         reason = f"Estimated at {estimated_ms:.1f} ms, with room for a busy machine; lower it to what you need."
         limit: float = next((one for one in _ROUND if one >= ROOM * estimated_ms), _ROUND[-1])
     else:
         reason, limit = f"As asked for; estimated at {estimated_ms:.1f} ms.", latency
     yield reason, {"name": "speed", "metric": "latency_end_to_end_p99_ms", "max": limit, "target": first}
-
-
-def _versus(name: str, drop: float | str, other: str, target: str) -> dict[str, Any]:
-    return {"name": name, "metric": "map", "max_drop": drop, "versus": other, "on_noise": "pass", "target": target}
 
 
 def _ready(runtime: str) -> bool:
