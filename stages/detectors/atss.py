@@ -15,7 +15,7 @@ from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
 from stages.detectors import Detector, Graph, GraphOptions
 from stages.detectors.backbones.options import Backbone, BackboneNorm, BackboneWeights, BackboneWidth
-from stages.detectors.backbones.pretrained import NoWeights, load_torchvision
+from stages.detectors.backbones.pretrained import NoWeights, load_torchvision, refuse_both
 from stages.detectors.backbones.pyramid import PyramidBackbone
 from stages.detectors.boxes import coding
 from stages.detectors.dense.assignment import positives
@@ -94,8 +94,7 @@ def build(
         ValueError: incompatible options.
         ArtifactError: weights that are not available or belong to a different detector.
     """
-    if weights is not None and backbone_weights is not None:
-        raise ValueError(f"weights {weights} include the backbone's; set backbone_weights to null")
+    refuse_both(weights, backbone_weights)
     pyramid = PyramidBackbone(backbone, width, norm, fpn_channels, strides, backbone_weights, extra, extra_relu=False)
     head = TowersHead(fpn_channels, num_classes, head_convs, quality=True, num_scales=len(strides))
     model = OneStageModel(pyramid, head, Squares(strides, anchor_scale))

@@ -13,6 +13,7 @@ from pydantic import Field
 
 from stages.detectors import Detector
 from stages.detectors.backbones.options import Backbone, BackboneNorm, BackboneWeights, BackboneWidth, Weights
+from stages.detectors.backbones.pretrained import refuse_both
 from stages.detectors.two_stage.options import (
     SMALL,
     AllStrides,
@@ -58,8 +59,7 @@ def build(
         ValueError: incompatible options.
         ArtifactError: weights that are not available or belong to a different network.
     """
-    if weights is not None and backbone_weights is not None:
-        raise ValueError(f"weights {weights} include the backbone's; set backbone_weights to null")
+    refuse_both(weights, backbone_weights)
     shape = num_classes, backbone, width, backbone_weights, norm, fpn_channels, strides, box_head_channels, anchor_scale
     model = RefinementModel(RefinementOptions(*shape, mask_head_channels), CASCADE_PROPOSALS, RegionRules(CASCADE), shared_boxes=True)
     load(model, weights)

@@ -7,6 +7,7 @@ it: those of cascade_rcnn and of `dynamic_rules`.
 
 from stages.detectors import Detector
 from stages.detectors.backbones.options import Backbone, BackboneNorm, BackboneWeights, BackboneWidth, Weights
+from stages.detectors.backbones.pretrained import refuse_both
 from stages.detectors.two_stage.options import (
     SMALL,
     AllStrides,
@@ -49,8 +50,7 @@ def build(
         ValueError: incompatible options.
         ArtifactError: weights that are not available or belong to a different network.
     """
-    if weights is not None and backbone_weights is not None:
-        raise ValueError(f"weights {weights} include the backbone's; set backbone_weights to null")
+    refuse_both(weights, backbone_weights)
     shape = num_classes, backbone, width, backbone_weights, norm, fpn_channels, strides, box_head_channels, anchor_scale
     model = RefinementModel(RefinementOptions(*shape), PROPOSALS, DynamicRules(), shared_boxes=False)
     load(model, weights)

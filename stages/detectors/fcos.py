@@ -18,7 +18,7 @@ from torchvision.models.detection.fcos import FCOS, FCOS_ResNet50_FPN_Weights, F
 from stages.detectors import Detector
 from stages.detectors.backbones.catalog import group_norm
 from stages.detectors.backbones.options import Backbone, BackboneNorm, BackboneWeights, BackboneWidth, Weights
-from stages.detectors.backbones.pretrained import load_torchvision
+from stages.detectors.backbones.pretrained import load_torchvision, refuse_both
 from stages.detectors.backbones.pyramid import PyramidBackbone
 from stages.detectors.dense.detector import CLASS_LAYERS, DenseDetector
 from stages.detectors.dense.options import Extra, FpnChannels, HeadConvs, Strides
@@ -83,8 +83,7 @@ def build(
         ValueError: incompatible options.
         ArtifactError: weights that are not available or belong to a different detector.
     """
-    if weights is not None and backbone_weights is not None:
-        raise ValueError(f"weights {weights} include the backbone's; set backbone_weights to null")
+    refuse_both(weights, backbone_weights)
     if (strides[0] * range_scale) % 2:
         raise ValueError(
             f"range_scale {range_scale}: strides[0] * range_scale, here {strides[0] * range_scale:g} px, must be an even number"

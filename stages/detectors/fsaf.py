@@ -19,7 +19,7 @@ from torchvision.ops import sigmoid_focal_loss
 
 from stages.detectors import Detector, Graph, GraphOptions
 from stages.detectors.backbones.options import Backbone, BackboneNorm, BackboneWeights, BackboneWidth
-from stages.detectors.backbones.pretrained import NoWeights, load_torchvision
+from stages.detectors.backbones.pretrained import NoWeights, load_torchvision, refuse_both
 from stages.detectors.backbones.pyramid import PyramidBackbone
 from stages.detectors.boxes.nms import pairwise_iou
 from stages.detectors.dense.assignment import Positives, gathered
@@ -123,8 +123,7 @@ def build(
         ValueError: incompatible options.
         ArtifactError: weights that are not available or belong to a different detector.
     """
-    if weights is not None and backbone_weights is not None:
-        raise ValueError(f"weights {weights} include the backbone's; set backbone_weights to null")
+    refuse_both(weights, backbone_weights)
     pyramid = PyramidBackbone(backbone, width, norm, fpn_channels, strides, backbone_weights, extra, extra_relu=False)
     model = OneStageModel(pyramid, _Head(fpn_channels, num_classes, head_convs), Squares(strides, 1.0))
     if weights is not None:

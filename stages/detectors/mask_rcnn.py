@@ -13,6 +13,7 @@ from torchvision.models.detection import mask_rcnn as torchvisions
 
 from stages.detectors import Detector
 from stages.detectors.backbones.options import Backbone, BackboneNorm, BackboneWeights, BackboneWidth, Weights
+from stages.detectors.backbones.pretrained import refuse_both
 from stages.detectors.two_stage.detector import TwoStageDetector
 from stages.detectors.two_stage.model import TwoStageOptions, load, mask, pyramid_of
 from stages.detectors.two_stage.options import (
@@ -65,8 +66,7 @@ def build(
         ValueError: incompatible options.
         ArtifactError: weights that are not available or belong to a different network.
     """
-    if weights is not None and backbone_weights is not None:
-        raise ValueError(f"weights {weights} include the backbone's; set backbone_weights to null")
+    refuse_both(weights, backbone_weights)
     shape = num_classes, version, backbone, width, backbone_weights, norm, fpn_channels, strides
     layout = TwoStageOptions(*shape, box_head_channels, anchor_scale, box_batch_size_per_image, rpn_score_threshold, weights)
     model = mask(layout, mask_head_channels)

@@ -24,7 +24,7 @@ from torchvision.ops import Conv2dNormActivation
 from stages.detectors import Detector
 from stages.detectors.backbones.catalog import group_norm
 from stages.detectors.backbones.options import Backbone, BackboneNorm, BackboneWeights, BackboneWidth, Weights
-from stages.detectors.backbones.pretrained import SUFFIXES, load_torchvision
+from stages.detectors.backbones.pretrained import SUFFIXES, load_torchvision, refuse_both
 from stages.detectors.backbones.pyramid import PyramidBackbone
 from stages.detectors.boxes import coding
 from stages.detectors.dense.detector import CLASS_LAYERS, DenseDetector
@@ -85,8 +85,7 @@ def build(
         ValueError: incompatible options.
         ArtifactError: weights that are not available or belong to a different detector.
     """
-    if weights is not None and backbone_weights is not None:
-        raise ValueError(f"weights {weights} include the backbone's; set backbone_weights to null")
+    refuse_both(weights, backbone_weights)
     levels = extra or ("p6p7" if version == 1 else "p6p7_c5")
     torchvisions = weights is not None and version == 1 and backbone == "resnet50"
     normalization = "frozen" if norm is None and torchvisions else norm

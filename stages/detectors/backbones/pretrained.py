@@ -35,6 +35,16 @@ class Unread(str):
     __slots__ = ()
 
 
+def refuse_both(weights: str | None, backbone_weights: str | None) -> None:
+    """Refuse weights for the backbone next to weights for the whole detector.
+
+    Raises:
+        ValueError: both are given.
+    """
+    if weights is not None and backbone_weights is not None:
+        raise ValueError(f"weights {weights} include the backbone's; set backbone_weights to null")
+
+
 def load_torchvision(model: nn.Module, weights: str, choices: type[WeightsEnum], class_layers: Sequence[str]) -> tuple[str, ...]:
     """Fill a model; every tensor must exist in the model's shape, except class layers for a different number of classes.
 
