@@ -14,6 +14,7 @@ from pipeline.config import PLUGIN_SECTIONS
 from stages.artifacts import Artifact
 from stages.config import (
     DataConfig,
+    DetectorConfig,
     DistillConfig,
     ExportConfig,
     LatencyConfig,
@@ -37,6 +38,7 @@ SECTIONS: Mapping[type[BaseModel], str] = {
     ValidationConfig: "validation",
     LatencyConfig: "latency",
     PackageConfig: "package",
+    DetectorConfig: "detector",
 }
 """What configurations are called in keys and in reasons, as in pipeline.yaml. A different name here runs every stage again."""
 

@@ -1,7 +1,9 @@
 """Batches for training: the same images in the same views whatever the number of workers or processes."""
 
 import os
+import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Any
@@ -179,14 +181,36 @@ def collate(samples: list[tuple[Tensor, Target] | DataError]) -> TrainingBatch |
     return TrainingBatch(torch.stack(images), targets)
 
 
+class Loader(data.DataLoader[tuple[Tensor, Target] | DataError]):
+    """A loader whose processes do not hear Ctrl-C, which their terminal sends to all: they end with the training."""
+
+    def __iter__(self) -> Any:
+        """Start the processes of an epoch."""
+        with _without_interrupts():
+            return super().__iter__()
+
+
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Let Ctrl-C wait; processes that are forked in the meantime never get it, not even while they start."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def default_workers() -> int:
     """One loader process per core except one, but at most four: the training thread keeps a core of its own."""
     return min(4, machine.num_cores() - 1) if hasattr(os, "fork") else 0
 
 
-def loader(images: TrainingImages, batches: EpochBatches, workers: int) -> "data.DataLoader[tuple[Tensor, Target] | DataError]":
+def loader(images: TrainingImages, batches: EpochBatches, workers: int) -> Loader:
     """Iterates over the batches of `batches.epoch`, with an error in place of a batch that has an unusable image."""
-    return data.DataLoader(
+    return Loader(
         _Readable(images),
         batch_sampler=batches,
         num_workers=workers,

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import hashlib
 import json
 import signal
 import socket
@@ -140,10 +141,14 @@ def test_a_client_that_has_called_and_is_silent_does_not_hold_up_the_end(bundle:
 def test_a_bundle_swapped_under_load_loses_and_mixes_nothing(tmp_path: Path) -> None:
     """The two see the image at other sizes, so that a tensor, an answer or a class list of one in the other would show."""
     old, new = (samples.bundle(tmp_path / name) for name in ("old", "new"))
-    (new.root / "engine.onnx").write_bytes(onnx_samples.detector(128).SerializeToString())
+    graph = onnx_samples.detector(128).SerializeToString()
+    for name in ("engine.onnx", "model.onnx"):
+        (new.root / name).write_bytes(graph)
     manifest = json.loads((new.root / MANIFEST).read_text())
+    manifest["graph"]["sha256"] = hashlib.sha256(graph).hexdigest()
     manifest["contract"]["preprocessing"] |= {"height": 128, "width": 128}
     manifest["contract"] |= {"category_ids": [13, 17, 190], "classes": ["a", "b", "c"]}
+    manifest["accuracy"]["per_class"] = {}
     samples.resign(new.root, manifest)
     link = tmp_path / "current"
     link.symlink_to(old.root)
@@ -159,6 +164,7 @@ def test_a_bundle_swapped_under_load_loses_and_mixes_nothing(tmp_path: Path) -> 
                 (tmp_path / "next").symlink_to(new.root)
                 (tmp_path / "next").replace(link)
                 server.send(signal.SIGHUP)
+            assert not server.said("bundle refused")
             return len(after) < 200
 
         replies = asyncio.run(load(server.port, 8, lambda _: request(IMAGE), go_on, heard=heard))
