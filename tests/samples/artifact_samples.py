@@ -230,6 +230,21 @@ def bundle(
     return Bundle.load(out)
 
 
+def bundle_for_128_px(root: Path) -> Bundle:
+    """The sample detector for larger images and with other classes, so that a tensor, an answer or a class list of the usual one shows."""
+    made = bundle(root)
+    graph = onnx_samples.detector(128).SerializeToString()
+    for name in ("engine.onnx", "model.onnx"):
+        (made.root / name).write_bytes(graph)
+    manifest = json.loads((made.root / MANIFEST).read_text())
+    manifest["graph"]["sha256"] = hashlib.sha256(graph).hexdigest()
+    manifest["contract"]["preprocessing"] |= {"height": 128, "width": 128}
+    manifest["contract"] |= {"category_ids": [13, 17, 190], "classes": ["a", "b", "c"]}
+    manifest["accuracy"]["per_class"] = {}
+    resign(made.root, manifest)
+    return Bundle.load(made.root)
+
+
 def resign(folder: Path, manifest: Mapping[str, Any], *, measured: bool = True) -> None:
     """Write a manifest with the sha256 that the bundle's files have now; if `measured`, also with the engine's size in its verdicts."""
     files = {name: sha256(folder / name) for name in manifest["files"]}

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import hashlib
 import json
 import signal
 import socket
@@ -18,7 +17,6 @@ from typing import Any
 
 import artifact_samples as samples
 import numpy as np
-import onnx_samples
 import pytest
 from serving_samples import Client, Reply, Running, Server, encoded, load, once, request
 from waiting import PATIENCE, until
@@ -26,7 +24,6 @@ from waiting import PATIENCE, until
 from deploy.accuracy import coco
 from deploy.accuracy.judge import LabeledSplit, judge
 from deploy.bundles.bundle import Bundle
-from deploy.bundles.manifest import MANIFEST
 from deploy.prediction.predictor import SessionPredictor
 from deploy.runtimes import Raw
 from deploy.runtimes.ort import OrtSession
@@ -139,17 +136,7 @@ def test_a_client_that_has_called_and_is_silent_does_not_hold_up_the_end(bundle:
 
 
 def test_a_bundle_swapped_under_load_loses_and_mixes_nothing(tmp_path: Path) -> None:
-    """The two see the image at other sizes, so that a tensor, an answer or a class list of one in the other would show."""
-    old, new = (samples.bundle(tmp_path / name) for name in ("old", "new"))
-    graph = onnx_samples.detector(128).SerializeToString()
-    for name in ("engine.onnx", "model.onnx"):
-        (new.root / name).write_bytes(graph)
-    manifest = json.loads((new.root / MANIFEST).read_text())
-    manifest["graph"]["sha256"] = hashlib.sha256(graph).hexdigest()
-    manifest["contract"]["preprocessing"] |= {"height": 128, "width": 128}
-    manifest["contract"] |= {"category_ids": [13, 17, 190], "classes": ["a", "b", "c"]}
-    manifest["accuracy"]["per_class"] = {}
-    samples.resign(new.root, manifest)
+    old, new = samples.bundle(tmp_path / "old"), samples.bundle_for_128_px(tmp_path / "new")
     link = tmp_path / "current"
     link.symlink_to(old.root)
     with Server(link, "max_batch_size=4", "sessions=2", seconds=0.002) as server:
