@@ -1,12 +1,14 @@
 """A run's results for people and programs: runs/<name>/ with summary.json, report.html and one bundle per target."""
 
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from deploy.bundles.bundle import Bundle
+from deploy.bundles.bundle import Bundle, sha256
+from deploy.bundles.manifest import MANIFEST
 from pipeline.flow import RunResult
 from pipeline.results import history
 from pipeline.results.summary import summarize
@@ -16,12 +18,18 @@ from pipeline.store.files import replace_folder, replace_json
 def publish(result: RunResult, folder: Path, *, redraw: bool = False) -> dict[str, Any]:
     """Write bundles, report and, last, the summary; return the summary's contents.
 
-    If nothing has run since the report was written, it is left as it is, unless `redraw`.
+    If nothing has run since they were written, bundles and report are left as they are, unless `redraw`; a folder that cannot be
+    written to is then left alone.
     """
     summary = summarize(result)
-    copy_bundles({target.config.name: target.bundle.root for target in result.targets}, folder / "bundle")
     report = folder / "report.html"
-    if redraw or not report.exists() or _outcome(summary) != _outcome(_previous(folder / "summary.json")):
+    outdated = redraw or not report.exists() or _outcome(summary) != _outcome(_previous(folder / "summary.json"))
+    bundles = {target.config.name: target.bundle.root for target in result.targets}
+    if not _are_published(bundles, folder / "bundle"):
+        copy_bundles(bundles, folder / "bundle")
+    elif not outdated and not os.access(folder, os.W_OK):
+        return summary
+    if outdated:
         from pipeline.report.page import write_report  # plots take seconds to import, and a second run draws none
 
         write_report(result, report)
@@ -44,6 +52,17 @@ def copy_bundles(bundles: Mapping[str, Path], folder: Path) -> None:
         else:
             Bundle.load(root).copy(scratch / name)
     replace_folder(scratch, folder)
+
+
+def _are_published(bundles: Mapping[str, Path], folder: Path) -> bool:
+    """Whether `folder` contains these bundles, byte for byte, and nothing else."""
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    return names == sorted(bundles) and all(_is_copy(folder / name, Bundle.load(root)) for name, root in bundles.items())
+
+
+def _is_copy(folder: Path, bundle: Bundle) -> bool:
+    shipped = {name: sha256(bundle.root / name) for name in (MANIFEST, *bundle.manifest.files)}
+    return shipped == {str(path.relative_to(folder)): sha256(path) for path in folder.rglob("*") if not path.is_dir()}
 
 
 def _previous(path: Path) -> Any:

@@ -1,0 +1,81 @@
+"""What a run publishes: written when something has changed, left alone when nothing has."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+import artifact_samples
+import pytest
+import run_samples
+
+from deploy.errors import ArtifactError
+from pipeline import outputs
+from pipeline.flow import RunResult
+from stages.artifacts import Package
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory: pytest.TempPathFactory) -> RunResult:
+    root = tmp_path_factory.mktemp("store")
+    made = run_samples.run(root, run_samples.dataset(root / "data"))
+    targets = tuple(replace(one, bundle=Package(artifact_samples.bundle(root / one.config.name).root)) for one in made.targets)
+    return replace(made, targets=targets, onnx=artifact_samples.model(root / "model"))
+
+
+@pytest.fixture(autouse=True)
+def _quick_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.report.page.write_report", lambda _, path: path.write_text("report"))
+
+
+def written(folder: Path) -> dict[str, tuple[int, int]]:
+    """Which file each path is, and when it was written."""
+    return {str(path.relative_to(folder)): (path.stat().st_ino, path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def read_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> NoReturn:
+        raise ArtifactError("cannot be written")
+
+    monkeypatch.setattr("os.access", lambda *_: False)
+    for function in ("copy_bundles", "replace_json", "replace_folder"):
+        monkeypatch.setattr(outputs, function, refuse)
+
+
+def test_bundles_that_have_not_changed_are_left_as_they_are(result: RunResult, tmp_path: Path) -> None:
+    outputs.publish(result, tmp_path)
+    before = written(tmp_path / "bundle")
+    outputs.publish(result, tmp_path)
+    assert before
+    assert written(tmp_path / "bundle") == before
+
+
+@pytest.mark.parametrize("damage", ["changed", "missing", "added"])
+def test_bundles_that_have_changed_are_replaced(result: RunResult, tmp_path: Path, damage: str) -> None:
+    outputs.publish(result, tmp_path)
+    file = next((tmp_path / "bundle").rglob("labels.txt"))
+    intact = file.read_bytes()
+    match damage:
+        case "changed":
+            file.write_bytes(b"dog\n")
+        case "missing":
+            file.unlink()
+        case _:
+            file.with_name("more.txt").write_text("more")
+    outputs.publish(result, tmp_path)
+    assert file.read_bytes() == intact
+    assert not file.with_name("more.txt").exists()
+
+
+@pytest.mark.usefixtures("read_only")
+def test_a_read_only_folder_that_lacks_something_is_refused(result: RunResult, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="cannot be written"):
+        outputs.publish(result, tmp_path)
+
+
+def test_a_read_only_folder_with_everything_published_is_left_alone(
+    result: RunResult, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    first = outputs.publish(result, tmp_path)
+    request.getfixturevalue("read_only")
+    assert outputs.publish(result, tmp_path) == first
