@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from deploy.comparison.gain import GainOver
-from pipeline.results.gain_lines import gain_of, untold
+from deploy.comparison.gain import DistillationGain, GainOver
+from pipeline.results.gain_lines import gain_of, unfinished_baseline, untold
 from pipeline.results.learning import Learner, learners, listed
 from pipeline.results.table import between
 
@@ -132,7 +132,7 @@ def fastest(summary: Mapping[str, Any]) -> str | None:
 def headline(summary: Mapping[str, Any]) -> Headline:
     """What a reader should know first."""
     tone, verdict = _verdict(summary)
-    learning = _unfinished(summary) or unfinished(learners(summary))
+    learning = _baseline_unfinished(gain_of(summary)) or unfinished(learners(summary))
     sentences = _accuracy(summary), _untold(summary), learning, _speed(summary)
     return Headline(tone, verdict, tuple(sentence for sentence in sentences if sentence), tuple(_tiles(summary)))
 
@@ -195,16 +195,9 @@ def lead(over: GainOver | None) -> str:
     return f"{points(over.gain)}{ends}"
 
 
-def _unfinished(summary: Mapping[str, Any]) -> str | None:
-    """That the baseline at equal steps had not finished learning, if the one that was trained for longer shows it."""
-    gain = gain_of(summary)
-    steps, cost = gain.equal_steps, gain.equal_cost
-    if steps is None or cost is None or steps.low is None or cost.gain is None or cost.gain >= steps.low:
-        return None
-    assert steps.map is not None
-    assert cost.map is not None
-    rise = f"in {cost.epochs} instead of {steps.epochs} epochs it gains {(cost.map - steps.map) * 100:.1f} points without any teacher"
-    return f"At equal steps the baseline had not finished learning: {rise}."
+def _baseline_unfinished(gain: DistillationGain) -> str | None:
+    clause = unfinished_baseline(gain)
+    return None if clause is None else f"{clause[0].upper()}{clause[1:]}."
 
 
 def unfinished(trained: Sequence[Learner]) -> str | None:

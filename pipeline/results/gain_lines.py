@@ -55,6 +55,17 @@ def untold(gain: DistillationGain) -> str | None:
     return f"{gain.num_images} images are too few to tell the gain {' or '.join(unsure)} from 0" if unsure else None
 
 
+def unfinished_baseline(gain: DistillationGain) -> str | None:
+    """That the baseline at equal steps had not finished learning, if the one that was trained for longer shows it."""
+    steps, cost = gain.equal_steps, gain.equal_cost
+    if steps is None or cost is None or steps.low is None or cost.gain is None or cost.gain >= steps.low:
+        return None
+    assert steps.map is not None
+    assert cost.map is not None
+    rise = f"in {cost.epochs} instead of {steps.epochs} epochs it gains {(cost.map - steps.map) * 100:.1f} points without any teacher"
+    return f"at equal steps the baseline had not finished learning: {rise}"
+
+
 def _number(over: GainOver) -> str:
     return "-" if over.gain is None else f"{over.gain:+.4f}"
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from deploy.errors import plain
-from pipeline.results.gain_lines import figures_lines, gain_of, legend, warnings
+from pipeline.results.gain_lines import figures_lines, gain_of, legend, unfinished_baseline, warnings
 from pipeline.results.learning import rising_lines
 from stages.notes import reminder
 
@@ -90,7 +90,7 @@ def _networks(summary: Mapping[str, Any]) -> list[str]:
         rows.append([name, *(number(figures[metric]) for metric in shown), *size])
     table = grid(["network", *shown, "epochs", "parameters", "MACs"], rows)
     gain = gain_of(summary)
-    notes = [f"! {sentence}" for sentence in warnings(gain)]
+    notes = [f"! {clause}" for clause in (*warnings(gain), unfinished_baseline(gain)) if clause is not None]
     return ["\n".join([table, *figures_lines(summary), *legend(gain), *notes])]
 
 
