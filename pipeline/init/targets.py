@@ -39,11 +39,13 @@ def gates(names: Sequence[str], estimated_ms: float, latency: float | None) -> I
     reason = "Fails only if the images prove that it is far behind its teacher."
     yield reason, {"name": "near-teacher", "metric": "map", **behind, "target": first}
     if latency is None:
+        percentile = "p50"  # other processes move it less than p99
         reason = f"Estimated at {estimated_ms:.1f} ms, with room for a busy machine; lower it to what you need."
         limit: float = next((one for one in _ROUND if one >= ROOM * estimated_ms), _ROUND[-1])
     else:
+        percentile = "p99"
         reason, limit = f"As asked for; estimated at {estimated_ms:.1f} ms.", latency
-    yield reason, {"name": "speed", "metric": "latency_end_to_end_p99_ms", "max": limit, "target": first}
+    yield reason, {"name": "speed", "metric": f"latency_end_to_end_{percentile}_ms", "max": limit, "target": first}
 
 
 def _ready(runtime: str) -> bool:

@@ -17,13 +17,13 @@ RATIO = {"ratio": 1.5}
 CONFIG = """\
 name: small
 data: {dataset: digits}
-teacher: {detector: {name: fcos}}
-student: {detector: {name: fcos}}
+teacher: {detector: {name: fcos, backbone: resnet10, width: 8}}
+student: {detector: {name: fcos, backbone: resnet10, width: 8}}
 distill: {losses: [{name: attention, weight: 1.0}]}
 targets:
   - {name: cpu, runtime: ort}
   - {name: gpu, runtime: trt, precision: fp16}
-validation: {latency: {warmup: 1, min_passes: 3, min_seconds: 0}}
+validation: {latency: {warmup: 1, min_passes: 3, min_seconds: 0, ratio_width: 100}}
 gates:
   - {name: accuracy, metric: map, min: 0.1}
 """

@@ -21,7 +21,12 @@ COMMAND = (sys.executable, "-P", "-c", "import sys; from pipeline.cli import mai
 OPTIONS = (
     *("data.train_images=16", "data.val_images=8", "data.test_images=1", "data.shifted_images=1", "device=cpu"),
     *("teacher.detector.strides=[8]", "student.detector.strides=[8]", "teacher.train.epochs=3", "student.train.epochs=3"),
-    *("validation.latency.warmup=0", "validation.latency.min_passes=4", "validation.latency.min_seconds=0"),
+    *(
+        "validation.latency.warmup=0",
+        "validation.latency.min_passes=4",
+        "validation.latency.min_seconds=0",
+        "validation.latency.ratio_width=100",
+    ),
 )
 NUM_KILLS, SEED = 50, 0
 LONGEST = 4.0

@@ -23,7 +23,12 @@ OPTIONS = (
     *("data.train_images=16", "data.val_images=8", "data.test_images=1", "data.shifted_images=1"),
     *("teacher.detector.strides=[8]", "student.detector.strides=[8]"),  # small graphs, for export takes most of the time
     *("teacher.train.epochs=4", "student.train.epochs=6", "student.train.workers=1", "device=cpu"),
-    *("validation.latency.warmup=0", "validation.latency.min_passes=4", "validation.latency.min_seconds=0"),
+    *(
+        "validation.latency.warmup=0",
+        "validation.latency.min_passes=4",
+        "validation.latency.min_seconds=0",
+        "validation.latency.ratio_width=100",
+    ),
 )
 TIMEOUT = 900
 
