@@ -14,18 +14,21 @@ from stages.stage import stage
 MAPS: dict[str, float | None] = {"teacher": 0.6, "baseline": 0.4, "baseline_equal_cost": 0.45, "student": 0.5}
 RATIO = {"ratio": 1.5}
 
-CONFIG = """\
+FCOS = "{name: fcos, backbone: resnet10, width: 8}"
+"""Both networks in CONFIG; small, because every command builds them once to see that they can be."""
+
+CONFIG = f"""\
 name: small
-data: {dataset: digits}
-teacher: {detector: {name: fcos, backbone: resnet10, width: 8}}
-student: {detector: {name: fcos, backbone: resnet10, width: 8}}
-distill: {losses: [{name: attention, weight: 1.0}]}
+data: {{dataset: digits}}
+teacher: {{detector: {FCOS}}}
+student: {{detector: {FCOS}}}
+distill: {{losses: [{{name: attention, weight: 1.0}}]}}
 targets:
-  - {name: cpu, runtime: ort}
-  - {name: gpu, runtime: trt, precision: fp16}
-validation: {latency: {warmup: 1, min_passes: 3, min_seconds: 0, ratio_width: 100}}
+  - {{name: cpu, runtime: ort}}
+  - {{name: gpu, runtime: trt, precision: fp16}}
+validation: {{latency: {{warmup: 1, min_passes: 3, min_seconds: 0, ratio_width: 100}}}}
 gates:
-  - {name: accuracy, metric: map, min: 0.1}
+  - {{name: accuracy, metric: map, min: 0.1}}
 """
 
 

@@ -151,7 +151,7 @@ class TestCheckpoint:
         flow_samples.replace_training(monkeypatch)
         monkeypatch.setattr(flow, "train_teacher", untrained)
         monkeypatch.setattr(flow, "distill", stages.distill.distill)
-        Path("pipeline.yaml").write_text(flow_samples.CONFIG.replace("{name: fcos}", json.dumps(DETECTOR)))
+        Path("pipeline.yaml").write_text(flow_samples.CONFIG.replace(flow_samples.FCOS, json.dumps(DETECTOR)))
         assert outcome(capsys, "run", "--until", "train_baseline")[0] == 0
         return lambda *arguments: outcome(capsys, "run", "--until", "distill", *arguments)
 

@@ -59,9 +59,9 @@ def test_without_objects_there_is_no_change() -> None:
 
 
 def test_a_verdict_at_the_limit_itself_errs_as_seldom_as_it_says() -> None:
-    """Looks at doubling numbers of blocks, each at its share of the error rate; 400 engines exactly at the limit."""
+    """Looks at doubling numbers of blocks, each at its share of the error rate; 160 engines exactly at the limit."""
     protocol, rng, wrong = InterleavedProtocol(), np.random.default_rng(1), 0
-    for seed in range(400):
+    for seed in range(160):
         own, other = (level * np.exp(rng.normal(0, 0.1, (192, 2))) for level in (1.1, 1.0))
         for count in (24, 48, 96, 192):
             seen = blocks(
@@ -73,4 +73,4 @@ def test_a_verdict_at_the_limit_itself_errs_as_seldom_as_it_says() -> None:
             if seen.verdict(0.1) != "inconclusive":
                 wrong += 1
                 break
-    assert wrong <= 400 * 2 * ERROR_RATE * 2.5
+    assert wrong <= 160 * 2 * ERROR_RATE * 2.5

@@ -26,6 +26,8 @@ from stages.exports.to_onnx import write_onnx
 QUICK = ("fcos", "ssdlite", "faster_rcnn", "rt_detr_v2")
 """One of each kind; the others are marked slow."""
 NAMES = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in plugins.names("stages.detectors")]
+ONE_QUICK = [pytest.param(name, marks=() if name == "fcos" else pytest.mark.slow) for name in plugins.names("stages.detectors")]
+"""For what exports once more, which takes torch ten seconds or more."""
 DATA_DEPENDENT = {"NonZero", "NonMaxSuppression", "Unique", "Compress", "Loop", "If", "Scan", "RoiAlign", "MaxRoiAlign"}
 DECIDED = {"max_detections": 20, "candidates": 60, "score_threshold": 0.0, "proposals": 40}
 OPTIONS = detector_samples.decisions(**DECIDED)
@@ -89,7 +91,7 @@ def test_onnx_runtime_answers_as_torch_does_at_any_batch(exported: Exported) -> 
         agree(together, alone[index], index, 0)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ONE_QUICK)
 def test_suppression_across_classes_is_the_same_in_torch_in_the_file_and_by_torchvision(name: str, tmp_path: Path) -> None:
     """torchvision's nms is given all boxes, whatever their class; set prediction suppresses nothing either way."""
     made = Exported(name, tmp_path, AGNOSTIC)
@@ -129,6 +131,7 @@ def test_it_names_no_path_of_the_machine_that_exported_it(exported: Exported) ->
     assert b".py" not in content
 
 
+@pytest.mark.parametrize("exported", ONE_QUICK, indirect=True)
 def test_a_fixed_batch_exports_too(exported: Exported, tmp_path: Path) -> None:
     write_onnx(exported.graph, exported.size, tmp_path / "fixed.onnx", dynamic_batch=False)
     with ort.open(tmp_path / "fixed.onnx", threads=1) as session, ort.open(exported.file, threads=1) as dynamic:
