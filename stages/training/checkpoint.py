@@ -97,6 +97,10 @@ def load_weights(detector: Detector, path: Path, advice: str = "use one of the c
         ArtifactError: the file does not exist, is damaged, or belongs to a different detector.
     """
     file = path / WEIGHTS if path.is_dir() else path
+    if file.suffix in (".pth", ".pt"):
+        raise ArtifactError(
+            f"{file}: `weights` of teacher and student are safetensors files; give this one as `detector: {{weights: ...}}`"
+        )
     try:
         check_regular(file)
         state = load_file(str(file))

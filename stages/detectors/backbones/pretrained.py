@@ -21,6 +21,7 @@ from stages.detectors.zoo import inert
 from stages.detectors.zoo.layout import FROZEN, ZooFile, ZooLayout, translated, zoo_file
 
 SUFFIXES = (".pth", ".pt", ".safetensors")
+_OTHER = "so they are for a different architecture; use weights for the configured one"
 _ZOO_REMEDY = "set version to mmdet where the detector has it, or use weights with torchvision's names"
 DAMAGED = (OSError, EOFError, RuntimeError, ValueError, LookupError, UnpicklingError, SafetensorError)
 """Raised when reading a file of tensors that a full disk or a power failure has truncated, or that contains something else."""
@@ -100,6 +101,8 @@ def load_torchvision(
         what = f"{what} (MMDetection's, on {published.backbone})"
     own = model.state_dict()
     fresh = tuple(name for name in state if name.startswith(tuple(class_layers)) and _other_count(state[name], own.get(name)))
+    if published is not None and fresh and not any("cls" in name for name in fresh):
+        raise ArtifactError(f"{what}: {fresh[0]} is for boxes or masks that all classes share, or do not, {_OTHER}")
     for name in fresh:
         del state[name]
     _fill(model, state, what, (*fresh, *own_alone))
@@ -191,16 +194,15 @@ def _fill(model: nn.Module, state: dict[str, Tensor], what: str, kept: Sequence[
     Raises:
         ArtifactError: a tensor is missing, unknown or of a different shape.
     """
-    other = "so they are for a different architecture; use weights for the configured one"
     try:
         # torchvision's modules translate older names of their tensors here, so names are compared afterwards.
         result = model.load_state_dict(state, strict=False)
     except RuntimeError as error:
-        raise ArtifactError(f"{what}: {_mismatch(error)}, {other}") from error
+        raise ArtifactError(f"{what}: {_mismatch(error)}, {_OTHER}") from error
     missing = [name for name in result.missing_keys if name not in kept]
     if missing or result.unexpected_keys:
         name, side = (missing[0], "lack") if missing else (result.unexpected_keys[0], "have an unknown")
-        raise ArtifactError(f"{what} {side} tensor {name}, {other}")
+        raise ArtifactError(f"{what} {side} tensor {name}, {_OTHER}")
 
 
 def _mismatch(error: RuntimeError) -> str:

@@ -13,7 +13,7 @@ def predicting(**names: str) -> tuple[tuple[str, str], ...]:
 
 def pyramid_settings(extra: str, *, relu: bool = False) -> tuple[ZooSetting, ...]:
     """What a pyramid is built for: see PyramidBackbone."""
-    made = ("on_input", True) if extra == "p6p7_c5" else ("on_output",)
+    made = ("on_input" if extra == "p6p7_c5" else "on_output", True)  # True, of old files, is either; the layers' shapes tell
     return (
         ZooSetting("neck.type", ("FPN",)),
         ZooSetting("neck.add_extra_convs", made, remedy="set extra to p6p7_c5 for on_input, to p6p7 for on_output"),

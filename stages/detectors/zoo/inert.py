@@ -7,7 +7,9 @@ imported. A file that names anything else is refused before it is read.
 
 import pickletools
 import re
+import struct
 import zipfile
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -63,7 +65,10 @@ def load(file: Path) -> Any:
         CodeInPickle: it names something other than data, and nothing of that has run.
         UnpicklingError: or any error that torch raises for a damaged file.
     """
-    named = sorted(set(_names(file)))
+    try:
+        named = sorted(set(_names(file)))
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, struct.error, OverflowError) as error:
+        raise UnpicklingError(f"damaged: {error}") from error
     code = [name for name in named if not _replaced(name) and not name.startswith(_LEFT_TO_TORCH)]
     if code:
         raise CodeInPickle(f"it names {code[0]}, which is code and not data")

@@ -127,7 +127,8 @@ def _check_version(file: ZooFile, what: str) -> None:
 def _check_settings(file: ZooFile, layout: ZooLayout, what: str) -> None:
     kind = at(file.model, "type")
     if isinstance(kind, str) and kind not in layout.kinds:
-        raise ArtifactError(f"{what}: a {kind} of MMDetection, not a {' or '.join(layout.kinds)}; choose the detector that it is for")
+        fits = " or ".join(layout.kinds)
+        raise ArtifactError(f"{what}: MMDetection's network {kind}, while this detector takes {fits}; choose the detector that it is for")
     for setting in (*_CONSTANT, *layout.settings) if file.model else ():
         given = misfit(file.model, setting)
         if given is not None:

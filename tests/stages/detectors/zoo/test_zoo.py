@@ -143,6 +143,17 @@ class TestNames:
     def test_counters_of_batches_may_be_absent(self, tmp_path: Path, state: dict[str, Tensor]) -> None:
         built("atss", zoo_samples.write(tmp_path / "w.pth", {name: value for name, value in state.items() if "num_batches" not in name}))
 
+    def test_normalization_may_be_frozen(self, tmp_path: Path, state: dict[str, Tensor]) -> None:
+        found = built("atss", zoo_samples.write(tmp_path / "w.pth", state), norm="frozen").state_dict()
+        assert torch.equal(found["model.backbone.body.bn1.running_var"], state["backbone.bn1.running_var"])
+
+    def test_damage_inside_is_one_line(self, tmp_path: Path, state: dict[str, Tensor]) -> None:
+        file = zoo_samples.write(tmp_path / "w.pth", state)
+        content = bytearray(file.read_bytes())
+        content[content.index(b"data.pkl") + 20 : content.index(b"data.pkl") + 200] = b"\xff" * 180
+        file.write_bytes(content)
+        assert f"weights {file}: not a readable state dict" in refused("atss", file)
+
     @pytest.mark.parametrize("kind", zoo_samples.KINDS)
     def test_no_tensor_may_be_missing_or_left_over(self, tmp_path: Path, kind: str) -> None:
         state = zoo_samples.state_dict(kind)
@@ -151,6 +162,12 @@ class TestNames:
         assert "lack tensor" in refused(kind, less)
         more = zoo_samples.write(tmp_path / "more.pth", state | {"bbox_head.extra.weight": torch.ones(1)})
         assert "have an unknown tensor bbox_head.extra.weight" in refused(kind, more)
+
+    def test_boxes_that_all_classes_share(self, tmp_path: Path) -> None:
+        state = zoo_samples.state_dict("dynamic_rcnn")
+        shared = {name: value[:4] if "fc_reg" in name else value for name, value in state.items()}
+        said = refused("dynamic_rcnn", zoo_samples.write(tmp_path / "w.pth", shared))
+        assert "fc_reg.weight is for boxes or masks that all classes share, or do not, so they are" in said
 
     def test_masks_that_the_detector_lacks(self, tmp_path: Path) -> None:
         file = zoo_samples.write(tmp_path / "w.pth", zoo_samples.state_dict("cascade_mask_rcnn"))
@@ -210,7 +227,7 @@ class TestConfigurations:
             ("octave_base_scale=8", "octave_base_scale=4", "octave_base_scale 4, while this network needs 8.0; set anchor_scale to this"),
             ("'on_output'", "'on_input'", "add_extra_convs on_input"),
             ("target_stds=[0.1", "target_stds=[1.0", "target_stds"),
-            ("type='ATSS'", "type='GFL'", "a GFL of MMDetection, not a ATSS; choose the detector that it is for"),
+            ("type='ATSS'", "type='GFL'", "MMDetection's network GFL, while this detector takes ATSS; choose the detector that it is for"),
         ],
     )
     def test_another_is_refused_with_what_differs(self, tmp_path: Path, state: dict[str, Tensor], old: str, new: str, said: str) -> None:
