@@ -139,7 +139,7 @@ class TestPage:
             shaped = [{**row, "segmentation": rectangle(row["bbox"]), "score": 0.9} for row in rows]
             (root / "detections.json").write_text(json.dumps(shaped), encoding="utf-8")
             networks[name] = Checkpoint(root)
-        text = written(replace(sample, **networks), tmp_path)
+        text = written(replace(sample, teacher=networks["teacher"], student=networks["student"]), tmp_path)
         assert text.count('class="masks"') >= 2 * 6
         assert "Masks have the colors of their boxes." in text
 
