@@ -35,7 +35,7 @@ def distill(
     """
     # Imported here: a stage that is reused, or judged on a machine without torch, must not import torch.
     from stages.processes import is_main_process
-    from stages.training.checkpoint import build_detector, check_size, finish, load_detector, load_weights
+    from stages.training.checkpoint import build_detector, check_origin, check_size, finish, load_detector, load_weights
     from stages.training.distillation import Distillation, build_losses, loss_factor, write_attention
     from stages.training.loop import Trainer
     from stages.training.observer import Observer
@@ -45,6 +45,7 @@ def distill(
     large = load_detector(teacher)
     detector = build_detector(student.detector, len(dataset.facts.contract.classes), seed)
     check_size(detector, student.detector, dataset.facts.contract)
+    check_origin(detector, dataset.facts.contract)
     if student.weights is not None:
         load_weights(detector, Path(student.weights))
     losses = build_losses(config, detector, large, seed)

@@ -34,8 +34,8 @@ def gate(
             teacher, baseline and float, which gates with `versus` are judged against; baseline: what the baseline is called, if the
             run has several.
     """
-    maps = {name: network.facts.accuracy.map for name, network in networks.items()}
-    own = side_of(engine, report, (measurement, report.facts.target), model, validation, maps)
+    reached = {name: network.facts.accuracy for name, network in networks.items()}
+    own = side_of(engine, report, (measurement, report.facts.target), model, validation, reached)
     others = {
         name: replace(side_of(engines[name], reports[name], (measurement, name), models[name], validation, {}), name=name)
         for name in engines

@@ -41,13 +41,14 @@ def _train(
     label: str,
 ) -> Checkpoint:
     # Imported here: a stage that is reused, or judged on a machine without torch, must not import torch.
-    from stages.training.checkpoint import build_detector, check_size, finish, load_weights
+    from stages.training.checkpoint import build_detector, check_origin, check_size, finish, load_weights
     from stages.training.loop import Task, Trainer
     from stages.training.observer import Observer
 
     splits.labeled_split(dataset, split)  # a missing or empty split is refused before the training, not after it
     detector = build_detector(config.detector, len(dataset.facts.contract.classes), seed)
     check_size(detector, config.detector, dataset.facts.contract)
+    check_origin(detector, dataset.facts.contract)
     if config.weights is not None:
         load_weights(detector, Path(config.weights))
     if config.weights is not None and isinstance(config, TeacherConfig):

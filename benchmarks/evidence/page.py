@@ -6,7 +6,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader
 
 from pipeline.report.ablation_page import gain_chart
-from pipeline.results.ablation import BASELINE, HEADER, TOGETHER, Ablation, counts, interval, table_rows
+from pipeline.results.ablation import BASELINE, HEADER, MASK_HEADER, TOGETHER, Ablation, counts, interval, table_rows
 from pipeline.results.gains import Gain, paired_gain
 from pipeline.results.summary import gap_closed
 from pipeline.results.table import UNDEFINED
@@ -66,7 +66,8 @@ def result(name: str, found: Ablation, description: str) -> str:
     first, reached, *others = HEADER
     rows = [[role, reach, *over_twice(found, role), *rest] for role, reach, *rest in table_rows(found)]
     header = [first, reached, "gain over twice the steps, points", "95% interval", "gain at equal steps, points", *others[1:]]
-    return f"**[{name}](#{name})**: {description} {counts(found)}.\n\n{table(header, rows)}"
+    masks = "" if found.masks is None else f"\n\nMasks:\n\n{table(MASK_HEADER, table_rows(found.masks))}"
+    return f"**[{name}](#{name})**: {description} {counts(found)}.\n\n{table(header, rows)}{masks}"
 
 
 def over_twice(found: Ablation, role: str) -> tuple[str, str]:

@@ -16,7 +16,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,11 @@ from imagenet_start import fetch_imagenet_start
 from page import TWICE, over, write_page
 from pydantic import BaseModel
 
+from deploy import plugins
 from pipeline.commands.ablate import variants
 from pipeline.config import PipelineConfig, load
-from pipeline.results.ablation import BASELINE, TOGETHER, Ablation, render
-from pipeline.results.gains import paired_gain
+from pipeline.config.pipeline import PLUGIN_SECTIONS
+from pipeline.results.ablation import BASELINE, TOGETHER, Ablation, ablation_of, render
 from pipeline.store.store import Store
 from stages.artifacts import Checkpoint, Dataset
 from stages.config import DataConfig
@@ -106,7 +107,20 @@ def digest(study: Study, role: str, seed: int) -> str:
 
 
 def _set(section: BaseModel, exclude: set[str] | None = None) -> dict[str, Any]:
-    return section.model_dump(mode="json", exclude_defaults=True, exclude=exclude)
+    return _without_defaults(section, section.model_dump(mode="json", exclude_defaults=True, exclude=exclude))
+
+
+def _without_defaults(section: BaseModel, given: dict[str, Any]) -> dict[str, Any]:
+    """Without the options of plugins that have their defaults."""
+    kind = PLUGIN_SECTIONS.get(type(section))
+    fields = plugins.schema(kind.package, getattr(section, kind.key)).model_fields if kind is not None else {}
+    parts = {
+        key: _without_defaults(part, value) if isinstance(part := getattr(section, key, None), BaseModel) else value
+        for key, value in given.items()
+    }
+    return {
+        key: value for key, value in parts.items() if key not in fields or value != json.loads(json.dumps(fields[key].default, default=str))
+    }
 
 
 def rows(study: Study) -> list[dict[str, Any]]:
@@ -160,6 +174,8 @@ def run(study: Study, role: str, seed: int) -> dict[str, Any]:
         scratch.mkdir(exist_ok=True)
         accuracy = evaluate(scratch, trained, dataset, split, config.export.decisions)
         figures[split] = {"map": accuracy.map, "map_50": accuracy.map_50, "num_images": accuracy.num_images}
+        if accuracy.segmentation is not None:
+            figures[split]["mask_map"] = accuracy.segmentation.map
     finish(folder, trained, choice, train.epochs, dataset, "val", config.export.decisions)
     return {
         "study": study.name,
@@ -222,19 +238,27 @@ def fold(whole: Dataset, root: Path, count: int, train: set[int], tested: int) -
 
 def finding(study: Study) -> Ablation | None:
     """The results on split test for the seeds at which every role has been trained; None if there is no such seed yet."""
-    maps: dict[str, dict[int, float]] = {role: {} for role in study.roles()}
+    found = _by(study, "map")
+    return None if found is None else replace(found, masks=_by(study, "mask_map"))
+
+
+def _by(study: Study, metric: str) -> Ablation | None:
+    """By one metric; None if no seed has it of every student. A teacher may lack it."""
+    values: dict[str, dict[int, float]] = {role: {} for role in study.roles()}
     num_images: dict[int, int] = {}
     for row in rows(study):
-        maps[row["role"]][row["seed"]] = row["test"]["map"]
+        if row["test"].get(metric) is not None:
+            values[row["role"]][row["seed"]] = row["test"][metric]
         num_images[row["seed"]] = row["test"]["num_images"]
-    whole = tuple(s for s in study.seeds if study.teacher_seed(s) in maps[TEACHER] and all(s in maps[role] for role in study.roles()[1:]))
+    students = study.roles()[1:]
+    taught = [s for s in study.seeds if study.teacher_seed(s) in values[TEACHER] or (metric != "map" and not values[TEACHER])]
+    whole = tuple(s for s in taught if all(s in values[role] for role in students))
     if not whole:
         return None
-    teachers = [maps[TEACHER][study.teacher_seed(seed)] for seed in whole]
-    values = {role: tuple(maps[role][seed] for seed in whole) for role in study.roles()[1:]}
-    gains = {role: paired_gain(own, values[BASELINE]) for role, own in values.items() if role != BASELINE}
+    teachers = [values[TEACHER][study.teacher_seed(seed)] for seed in whole] if values[TEACHER] else []
     count = sum(num_images[seed] for seed in whole) if study.folds else num_images[whole[0]]
-    return Ablation(study.name, "test", count, whole, sum(teachers) / len(teachers), values, gains)
+    reached = {role: tuple(values[role][seed] for seed in whole) for role in students}
+    return ablation_of((study.name, "test", count, whole), sum(teachers) / len(teachers) if teachers else None, reached)
 
 
 def figures(found: Ablation) -> dict[str, Any]:

@@ -15,7 +15,8 @@ _NETWORK = ("parameters", "macs")
 _COST = ("engine_macs", "operators", "weight_bytes", "peak_activation_bytes")
 GAINS = {"gain_map": "baseline", "gain_map_equal_cost": "baseline_equal_cost"}
 """The baseline that each gain is over: the one with as many steps as the student, and the one that was trained for as long."""
-FROM = {**GAINS, "teacher_drop_map": "teacher", "student_drop_map": "student"}
+MASK_GAINS = {f"gain_mask_{name.removeprefix('gain_')}": network for name, network in GAINS.items()}
+FROM = {**GAINS, **MASK_GAINS, "teacher_drop_map": "teacher", "student_drop_map": "student"}
 """The network that each difference is from."""
 SPEEDUPS = {"speedup_over_teacher": "teacher", "speedup_over_baseline": "baseline", "speedup_over_float": "float"}
 """The engine that each speedup compares with: how many times as long that one takes."""
@@ -35,7 +36,7 @@ configurations must use the present ones."""
 class Figures:
     """Every known figure of one engine.
 
-    `maps` holds the mAP of teacher, baselines and student; `speedups` how many times as long other engines take.
+    `maps` and `mask_maps` hold the mAP of teacher, baselines and student; `speedups` how many times as long other engines take.
     """
 
     accuracy: Accuracy | None = None
@@ -45,6 +46,7 @@ class Figures:
     network: NetworkFacts | None = None
     maps: Mapping[str, float | None] = field(default_factory=dict)
     speedups: Mapping[str, Ratio] = field(default_factory=dict)
+    mask_maps: Mapping[str, float | None] = field(default_factory=dict)
 
 
 def check(name: str) -> str:
@@ -126,10 +128,12 @@ def _of_accuracy(name: str, figures: Figures) -> float | None:
             )
         return accuracy.per_class[wanted]
     if name in FROM:
-        other = figures.maps.get(FROM[name])
-        if other is None or accuracy.map is None:
+        masks = name in MASK_GAINS
+        own = accuracy.map if not masks else None if accuracy.segmentation is None else accuracy.segmentation.map
+        other = (figures.mask_maps if masks else figures.maps).get(FROM[name])
+        if other is None or own is None:
             return None
-        return accuracy.map - other if name in GAINS else other - accuracy.map
+        return other - own if name.endswith("_drop_map") else own - other
     if name in _MASKS:
         return None if accuracy.segmentation is None else dict(accuracy.segmentation)[_MASKS[name]]
     number: float | None = dict(accuracy)[name]

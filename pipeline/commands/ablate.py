@@ -7,18 +7,18 @@ import argparse
 import importlib
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from deploy.contract import Accuracy
 from deploy.errors import ConfigError, DataError
 from pipeline.answer import Answer, say, silent
 from pipeline.commands.check import before_trainings
 from pipeline.config import PipelineConfig, load
 from pipeline.flow import prepared
-from pipeline.results.ablation import BASELINE, TOGETHER, Ablation, render
-from pipeline.results.gains import paired_gain
+from pipeline.results.ablation import BASELINE, TOGETHER, Ablation, ablation_of, render
 from pipeline.store.files import replace_json
 from pipeline.store.store import Store
 from stages.artifacts import Checkpoint
@@ -44,9 +44,15 @@ def ablate(args: argparse.Namespace) -> Answer:
 
     folder = store.root / config.name
     write_page(measured, folder / "ablation.html")
-    figures = asdict(measured) | {"gap_closed": {name: measured.closed(name) for name in measured.gains}}
+    figures = _figures(measured)
     replace_json(folder / "ablation.json", {"format": 1, **figures})
     return Answer(figures, "\n".join(["", render(measured), "", str(folder / "ablation.json"), str(folder / "ablation.html")]))
+
+
+def _figures(measured: Ablation) -> dict[str, Any]:
+    """For ablation.json; `masks` has the same keys, or is null."""
+    closed = {name: measured.closed(name) for name in measured.gains}
+    return asdict(measured) | {"gap_closed": closed, "masks": None if measured.masks is None else _figures(measured.masks)}
 
 
 def variants(config: PipelineConfig) -> dict[str, tuple[LossConfig, ...]]:
@@ -71,20 +77,18 @@ def measure(config: PipelineConfig, store: Store, seeds: Sequence[int]) -> Ablat
     split, device, decisions = config.validation.split, config.device, config.export.decisions
     dataset = prepared(config, store)
     teacher = store.run(train_teacher, config.teacher, config.seed, device, split, dataset, decisions)
-    maps: dict[str, list[float]] = {name: [] for name in variants(config)}
+    trained: dict[str, list[Accuracy]] = {name: [] for name in variants(config)}
     for seed in seeds:
         for name, student in _students(config, store, seed, dataset, teacher):
-            maps[name].append(_map(student))
-    baseline = maps[BASELINE]
-    return Ablation(
-        name=config.name,
-        split=split,
-        num_images=teacher.facts.accuracy.num_images,
-        seeds=tuple(seeds),
-        teacher=_map(teacher),
-        maps={name: tuple(values) for name, values in maps.items()},
-        gains={name: paired_gain(values, baseline) for name, values in maps.items() if name != BASELINE},
-    )
+            trained[name].append(student.facts.accuracy)
+    maps = {name: [_map(one) for one in values] for name, values in trained.items()}
+    masks = {name: [_mask_map(one) for one in values] for name, values in trained.items()}
+    judged = config.name, split, teacher.facts.accuracy.num_images, tuple(seeds)
+    found = ablation_of(judged, _map(teacher.facts.accuracy), maps)
+    if any(value is None for values in masks.values() for value in values):
+        return found
+    known = {name: [value for value in values if value is not None] for name, values in masks.items()}
+    return replace(found, masks=ablation_of(judged, _mask_map(teacher.facts.accuracy), known))
 
 
 def _students(config: PipelineConfig, store: Store, seed: int, dataset: Any, teacher: Checkpoint) -> Iterator[tuple[str, Checkpoint]]:
@@ -99,8 +103,11 @@ def _students(config: PipelineConfig, store: Store, seed: int, dataset: Any, tea
             yield name, view.run(train_baseline, config.student, seed, device, split, dataset, decisions)
 
 
-def _map(checkpoint: Checkpoint) -> float:
-    accuracy = checkpoint.facts.accuracy
+def _mask_map(accuracy: Accuracy) -> float | None:
+    return None if accuracy.segmentation is None else accuracy.segmentation.map
+
+
+def _map(accuracy: Accuracy) -> float:
     if accuracy.map is None:
         raise DataError(
             f"mAP is undefined on split {accuracy.split}: it has no objects; choose a different one with --set validation.split=..."

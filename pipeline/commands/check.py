@@ -17,7 +17,7 @@ from deploy.errors import ArtifactError, ConfigError, DataError, EdgedistillErro
 from deploy.machine import packages
 from deploy.machine.packages import DISTRIBUTION
 from pipeline.answer import Answer
-from pipeline.config import PipelineConfig, load
+from pipeline.config import PipelineConfig, load, weight_files
 from stages.datasets.cleaning.findings import Finding, examine
 from stages.prepare import find
 
@@ -35,6 +35,7 @@ def check(args: argparse.Namespace) -> Answer:
         "runtimes": runtimes(),
         "config": None,
         "networks": None,
+        "weights": [],
         "data": [],
     }
     lines = _environment_lines(found)
@@ -46,6 +47,10 @@ def check(args: argparse.Namespace) -> Answer:
         if problem is not None:
             lines.append(f"error: {problem}")
             code = code or problem.exit_code
+        missing = list(weight_files.problems(config, Path(args.config).read_text(encoding="utf-8")))
+        lines += [f"error: {plain(line)}" for line in missing]
+        code = code or (ArtifactError.exit_code if missing else 0)
+        found["weights"] = missing
         findings = data_findings(config)
         found["config"], found["networks"] = str(args.config), None if problem is None else str(problem)
         found["data"] = [asdict(finding) for finding in findings]

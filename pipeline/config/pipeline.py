@@ -59,7 +59,10 @@ PLUGIN_SECTIONS: Mapping[type[BaseModel], PluginSection] = {
     TargetConfig: PluginSection("deploy.runtimes", "runtime", "compile", AUTO),
 }
 
-_LACKING = {("gain_map", "cost"): "steps", ("gain_map_equal_cost", "steps"): "cost"}
+_LACKING = {
+    **{(metric, "cost"): "steps" for metric in ("gain_map", "gain_mask_map")},
+    **{(metric, "steps"): "cost" for metric in ("gain_map_equal_cost", "gain_mask_map_equal_cost")},
+}
 """What a metric of gates needs and a run with this `baseline.equal` does without."""
 
 FOLDER_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"

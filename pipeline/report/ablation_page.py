@@ -20,12 +20,12 @@ def write_page(measured: Ablation, file: Path) -> None:
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update({"fraction": fraction, "points": points, "percent": percent})
     page = environment.get_template("ablation.html.j2")
-    means = {name: sum(values) / len(values) for name, values in measured.maps.items()}
-    closed = {name: measured.closed(name) for name in measured.gains}
-    replace_text(file, page.render(ablation=measured, about_baseline=LEGEND, means=means, closed=closed, chart=gain_chart(measured)))
+    tables = [("mAP", measured), *([("Mask mAP", measured.masks)] if measured.masks is not None else [])]
+    drawn = [(title, one, gain_chart(one, title)) for title, one in tables]
+    replace_text(file, page.render(ablation=measured, about_baseline=LEGEND, tables=drawn))
 
 
-def gain_chart(measured: Ablation) -> Chart:
+def gain_chart(measured: Ablation, metric: str = "mAP") -> Chart:
     """One row per variant: each seed's gain, the mean, and its interval; the line at 0 is the baseline."""
     names = list(measured.gains)
     height = ROW_PX * len(names) + 60
@@ -46,13 +46,13 @@ def gain_chart(measured: Ablation) -> Chart:
         marks.append(Mark("student", x(gain.mean * 100), y, f"{name}: {points(gain.mean)} points on average"))
     gains = "; ".join(f"{name} {points(gain.mean)}" for name, gain in measured.gains.items())
     return Chart(
-        title=f"Gain over the baseline in points of mAP: {gains}",
+        title=f"Gain over the baseline in points of {metric}: {gains}",
         width=WIDTH,
         height=height,
         frame=frame,
         x_ticks=x.ticks(8),
         y_ticks=tuple(Tick(y, name) for name, y in rows.items()),
-        x_title="gain over the baseline, points of mAP",
+        x_title=f"gain over the baseline, points of {metric}",
         lines=tuple(lines),
         marks=tuple(marks),
         mark_radius=8,

@@ -37,7 +37,7 @@ class Tag:
 
 @dataclass(frozen=True)
 class DrawnBox:
-    """A rectangle in px of the picture, and the text on its tag ("" for none)."""
+    """A rectangle in px of the picture, and the text on its tag ("" for none); `shape` is its mask in one of COCO's forms."""
 
     kind: BoxKind
     x: float
@@ -46,27 +46,30 @@ class DrawnBox:
     height: float
     words: str = ""
     tag: Tag | None = None
+    shape: Any = None
 
 
 @dataclass(frozen=True)
 class View:
-    """One network's boxes on a picture; `series` is teacher, baseline, student or truth."""
+    """One network's boxes on a picture; `series` is teacher, baseline, student or truth, `masks` a data URI of its masks or empty."""
 
     series: str
     boxes: tuple[DrawnBox, ...]
     found: int
     wrong: int
     missed: int
+    masks: str = ""
 
 
 @dataclass(frozen=True)
 class MatchedObject:
-    """An object of the ground truth, or a detection."""
+    """An object of the ground truth, or a detection; `shape` is its mask in one of COCO's forms."""
 
     corners: Corners
     category: int
     score: float = 1.0
     crowd: bool = False
+    shape: Any = None
 
 
 def match_boxes(series: str, truth: Sequence[MatchedObject], detections: Sequence[MatchedObject], names: Mapping[int, str]) -> View:
@@ -95,7 +98,9 @@ def objects_of(rows: Iterable[Mapping[str, Any]], ids: Iterable[int]) -> dict[in
 
 
 def _object(row: Mapping[str, Any]) -> MatchedObject:
-    return MatchedObject(corners(row["bbox"]), row["category_id"], row.get("score", 1.0), bool(row.get("iscrowd", 0)))
+    return MatchedObject(
+        corners(row["bbox"]), row["category_id"], row.get("score", 1.0), bool(row.get("iscrowd", 0)), row.get("segmentation")
+    )
 
 
 def _array(objects: Sequence[MatchedObject]) -> NDArray[np.float64]:
@@ -137,7 +142,7 @@ def _corners(tag: Tag) -> Corners:
 
 def _box(kind: BoxKind, found: MatchedObject, words: str) -> DrawnBox:
     x1, y1, x2, y2 = found.corners
-    return DrawnBox(kind, round(x1, 1), round(y1, 1), round(x2 - x1, 1), round(y2 - y1, 1), words)
+    return DrawnBox(kind, round(x1, 1), round(y1, 1), round(x2 - x1, 1), round(y2 - y1, 1), words, shape=found.shape)
 
 
 def _shorten(name: str) -> str:

@@ -3,7 +3,7 @@
 import base64
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from deploy.contract import Preprocessing
 from deploy.errors import DataError
 from deploy.prediction import image_files, preprocess
 from pipeline.report.boxes import View, match_boxes, objects_of, tagged, truth_view
+from pipeline.report.overlays import overlay
 from stages.artifacts import ATTENTION, DETECTIONS, Checkpoint, Dataset, read_json
 from stages.measurement.splits import labeled_split
 
@@ -56,6 +57,7 @@ def photos(dataset: Dataset, split: str, networks: Mapping[str, Checkpoint], ids
     names = {category["id"]: str(category["name"]) for category in labeled.truth["categories"]}
     truth = objects_of(labeled.truth["annotations"], ids)
     found = {series: objects_of(_detections(checkpoint), ids) for series, checkpoint in networks.items()}
+    masks = any(checkpoint.facts.contract.mask_frame is not None for checkpoint in networks.values())
     shown = []
     for row, pixels in _readable(labeled, ids, dataset.facts.contract.preprocessing):
         own = truth.get(row["id"], [])
@@ -63,7 +65,7 @@ def photos(dataset: Dataset, split: str, networks: Mapping[str, Checkpoint], ids
             truth_view(own, names),
             *(match_boxes(series, own, objects.get(row["id"], []), names) for series, objects in found.items()),
         ]
-        shown.append(photo_of(str(row["file_name"]), pixels, views))
+        shown.append(photo_of(str(row["file_name"]), pixels, views, masks=masks))
     return shown
 
 
@@ -156,9 +158,11 @@ def over_image(attention: NDArray[Any], pixels: NDArray[np.uint8], dataset: Data
     return whole[top:bottom, left:right]
 
 
-def photo_of(name: str, pixels: NDArray[np.uint8], views: Sequence[View], *, tags: bool = True) -> Photo:
-    """A picture with its views; `tags`: whether boxes show their classes."""
+def photo_of(name: str, pixels: NDArray[np.uint8], views: Sequence[View], *, tags: bool = True, masks: bool = False) -> Photo:
+    """A picture with its views; `tags`: whether boxes show their classes; `masks`: whether those that have masks show them."""
     height, width = pixels.shape[:2]
+    if masks:
+        views = [replace(view, masks=overlay(view, (height, width), PHOTO_PX)) for view in views]
     drawn = tuple(tagged(view, width, height) for view in views) if tags else tuple(views)
     return Photo(name, width, height, jpeg(_fitted(pixels, PHOTO_PX)), drawn)
 

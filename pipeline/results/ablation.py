@@ -1,29 +1,34 @@
 """What each loss gains over several seeds, as a value and a table."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pipeline.results.gain_lines import LEGEND
-from pipeline.results.gains import Gain
+from pipeline.results.gains import Gain, paired_gain
 from pipeline.results.summary import difference, gap_closed
 from pipeline.results.table import UNDEFINED, grid, number
 
 BASELINE = "baseline"
 TOGETHER = "all losses"
 HEADER = ("network", "mean map", "gain, points", "95% interval", "gap closed")
+MASK_HEADER = ("network", "mean mask_map", *HEADER[2:])
 
 
 @dataclass(frozen=True)
 class Ablation:
-    """mAP of the teacher, and of each variant at each seed; `gains` has every variant except the baseline."""
+    """mAP of the teacher, and of each variant at each seed; `gains` has every variant except the baseline.
+
+    teacher: None where it has no masks and `masks` counts those. masks: the same by the overlap of masks; None for students without.
+    """
 
     name: str
     split: str
     num_images: int
     seeds: tuple[int, ...]
-    teacher: float
+    teacher: float | None
     maps: Mapping[str, tuple[float, ...]]
     gains: Mapping[str, Gain]
+    masks: "Ablation | None" = None
 
     def closed(self, variant: str) -> float | None:
         """The share of the gap between baseline and teacher that the variant closes, from mean mAPs; None unless the teacher leads."""
@@ -31,11 +36,18 @@ class Ablation:
         return gap_closed(self.teacher, means[BASELINE], means[variant])
 
 
+def ablation_of(judged: tuple[str, str, int, tuple[int, ...]], teacher: float | None, maps: Mapping[str, Sequence[float]]) -> Ablation:
+    """The gains over the baseline; `judged` are the name, the split, its number of images, and the seeds."""
+    gains = {name: paired_gain(values, maps[BASELINE]) for name, values in maps.items() if name != BASELINE}
+    return Ablation(*judged, teacher, {name: tuple(values) for name, values in maps.items()}, gains)
+
+
 def render(measured: Ablation) -> str:
     """The table for a terminal."""
     lead = difference(measured.teacher, sum(measured.maps[BASELINE]) / len(measured.seeds))
     behind = "" if lead is None or lead > 0 else "\n! the teacher is not better than the baseline: there is nothing to learn from it"
-    return f"{grid(HEADER, table_rows(measured))}\n{counts(measured)}\n{LEGEND}{behind}"
+    masks = "" if measured.masks is None else f"\n\n{grid(MASK_HEADER, table_rows(measured.masks))}"
+    return f"{grid(HEADER, table_rows(measured))}{masks}\n{counts(measured)}\n{LEGEND}{behind}"
 
 
 def counts(measured: Ablation) -> str:

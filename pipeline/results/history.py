@@ -17,10 +17,12 @@ KEYS = frozenset({"time", "commit", "exit_code", "targets"})
 
 def add(result: RunResult, folder: Path, exit_code: int) -> None:
     """Append a row unless the last one has the same figures."""
-    maps = {name: network.facts.accuracy.map for name, network in result.networks.items()}
+    reached = {name: network.facts.accuracy for name, network in result.networks.items()}
     figures: dict[str, dict[str, float]] = {}
     for target in result.targets:
-        side = side_of(target.engine, target.report, (result.measurement, target.config.name), result.onnx, result.config.validation, maps)
+        side = side_of(
+            target.engine, target.report, (result.measurement, target.config.name), result.onnx, result.config.validation, reached
+        )
         classes = [metrics.OF_CLASS + name for name in side.contract.classes]
         known = {name: judged_number(side.figures, name)[0] for name in (*metrics.NAMES, *classes)} if side.why is None else {}
         figures[target.config.name] = {name: value for name, value in known.items() if value is not None}

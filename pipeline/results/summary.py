@@ -21,6 +21,7 @@ def summarize(result: RunResult) -> dict[str, Any]:
     networks = result.networks
     figures = {name: network_figures(networks[name]) if name in networks else None for name in NETWORKS}
     maps = {name: None if value is None else value["map"] for name, value in figures.items()}
+    masks = {name: None if value is None else value["mask_map"] for name, value in figures.items()}
     verdicts = [verdict for target in result.targets for verdict in target.verdicts.facts.verdicts]
     required = [target.config.name for target in result.targets if target.config.required]
     unmeasured = [target.config.name for target in result.targets if target.report.facts.why is not None]
@@ -35,6 +36,8 @@ def summarize(result: RunResult) -> dict[str, Any]:
         "gap_closed": gap_closed(maps["teacher"], maps["baseline"], maps["student"]),
         "gain_map_equal_cost": difference(maps["student"], maps["baseline_equal_cost"]),
         "gap_closed_equal_cost": gap_closed(maps["teacher"], maps["baseline_equal_cost"], maps["student"]),
+        "gain_mask_map": difference(masks["student"], masks["baseline"]),
+        "gain_mask_map_equal_cost": difference(masks["student"], masks["baseline_equal_cost"]),
         "gain": result.gains.facts.model_dump(mode="json"),
         "step_times": step_figures(result.baselines.times),
         "targets": {

@@ -56,5 +56,5 @@ def build(
     refuse_both(weights, backbone_weights)
     shape = num_classes, backbone, width, backbone_weights, norm, fpn_channels, strides, box_head_channels, anchor_scale
     model = RefinementModel(RefinementOptions(*shape), CASCADE_PROPOSALS, RegionRules(CASCADE), shared_boxes=True)
-    load(model, weights)
+    load(model, weights, "CascadeRCNN", "CascadeRoIHead")
     return RefinementDetector(model, box_batch_size_per_image, rpn_candidates)

@@ -53,5 +53,5 @@ def build(
     refuse_both(weights, backbone_weights)
     shape = num_classes, backbone, width, backbone_weights, norm, fpn_channels, strides, box_head_channels, anchor_scale
     model = RefinementModel(RefinementOptions(*shape), PROPOSALS, DynamicRules(), shared_boxes=False)
-    load(model, weights)
+    load(model, weights, "FasterRCNN", "DynamicRoIHead")
     return RefinementDetector(model, box_batch_size_per_image, rpn_candidates)

@@ -3,6 +3,7 @@
 Ren et al., "Faster R-CNN: Towards Real-Time Object Detection with Region Proposal Networks", NeurIPS 2015,
 https://arxiv.org/abs/1506.01497, on a feature pyramid (Lin et al., CVPR 2017, https://arxiv.org/abs/1612.03144); version 2 with the
 heads of Li et al., "Benchmarking Detection Transfer Learning with Vision Transformers", https://arxiv.org/abs/2111.11429.
+Version `mmdet` is MMDetection's form, on our own modules, with its constants and decisions: its departures are those of cascade_rcnn.
 Departures in addition to torchvision's own: the levels of the pyramid, the anchors' size and the heads' width are options; validation
 makes as many proposals as training.
 """
@@ -26,8 +27,9 @@ from stages.detectors.two_stage.options import (
     RpnScoreThreshold,
     Strides,
 )
+from stages.detectors.two_stage.refining.single import mmdets
 
-_WEIGHTS: dict[tuple[str, int], type[WeightsEnum]] = {
+_WEIGHTS: dict[tuple[str, int | str], type[WeightsEnum]] = {
     ("resnet50", 1): torchvisions.FasterRCNN_ResNet50_FPN_Weights,
     ("resnet50", 2): torchvisions.FasterRCNN_ResNet50_FPN_V2_Weights,
     ("mobilenet_v3_large", 1): torchvisions.FasterRCNN_MobileNet_V3_Large_FPN_Weights,
@@ -59,7 +61,7 @@ def build(
     Args:
         num_classes: labels are 0 to num_classes - 1.
         weights: weights of the whole detector: `COCO_V1` (available for the default options, for version 2 and for
-            `mobilenet_v3_large`) or a file.
+            `mobilenet_v3_large`) or a file, for version mmdet one of MMDetection's.
 
     Raises:
         ValueError: incompatible options.
@@ -68,6 +70,8 @@ def build(
     refuse_both(weights, backbone_weights)
     shape = num_classes, version, backbone, width, backbone_weights, norm, fpn_channels, strides
     layout = TwoStageOptions(*shape, box_head_channels, anchor_scale, box_batch_size_per_image, rpn_score_threshold, weights)
+    if version == "mmdet":
+        return mmdets(layout, rpn_candidates)
     model = faster(layout)
     load(model, layout, _WEIGHTS)
     return TwoStageDetector(model, pyramid_of(layout), rpn_candidates)

@@ -27,6 +27,9 @@ from stages.detectors.dense.center_regions import at_their_best_level, in_core
 from stages.detectors.dense.detector import DenseDetector, SelectiveGraph
 from stages.detectors.dense.model import FRESH_LAYERS, OneStageModel, Squares, TowersHead
 from stages.detectors.dense.options import Extra, FileWeights, FpnChannels, HeadConvs, Strides
+from stages.detectors.dense.zoo import TOWERS, predicting, pyramid_settings, square_settings
+from stages.detectors.zoo.layout import ZooLayout
+from stages.detectors.zoo.settings import ZooSetting
 from stages.processes import mean_over_processes
 
 _UNIT = 4.0
@@ -127,5 +130,11 @@ def build(
     pyramid = PyramidBackbone(backbone, width, norm, fpn_channels, strides, backbone_weights, extra, extra_relu=False)
     model = OneStageModel(pyramid, _Head(fpn_channels, num_classes, head_convs), Squares(strides, 1.0))
     if weights is not None:
-        load_torchvision(model, weights, NoWeights, FRESH_LAYERS)
+        load_torchvision(model, weights, NoWeights, FRESH_LAYERS, _zoo(extra))
     return FsafDetector(model, strides, core)
+
+
+def _zoo(extra: Extra) -> ZooLayout:
+    unit = ZooSetting("bbox_head.bbox_coder.normalizer", (_UNIT,), absent=_UNIT)
+    names = (*TOWERS, *predicting(cls_logits="retina_cls", bbox_reg="retina_reg"))
+    return ZooLayout(("FSAF",), names, (*pyramid_settings(extra), *square_settings(1.0), unit))

@@ -27,8 +27,9 @@ from stages.detectors.two_stage.options import (
     RpnScoreThreshold,
     Strides,
 )
+from stages.detectors.two_stage.refining.single import mmdets
 
-_WEIGHTS: dict[tuple[str, int], type[WeightsEnum]] = {
+_WEIGHTS: dict[tuple[str, int | str], type[WeightsEnum]] = {
     ("resnet50", 1): torchvisions.MaskRCNN_ResNet50_FPN_Weights,
     ("resnet50", 2): torchvisions.MaskRCNN_ResNet50_FPN_V2_Weights,
 }
@@ -60,7 +61,8 @@ def build(
     Args:
         num_classes: labels are 0 to num_classes - 1.
         mask_head_channels: channels of the mask head's layers.
-        weights: weights of the whole detector: `COCO_V1` (available for the default options and for version 2) or a file.
+        weights: weights of the whole detector: `COCO_V1` (available for the default options and for version 2) or a file, for version mmdet
+            one of MMDetection's.
 
     Raises:
         ValueError: incompatible options.
@@ -69,6 +71,8 @@ def build(
     refuse_both(weights, backbone_weights)
     shape = num_classes, version, backbone, width, backbone_weights, norm, fpn_channels, strides
     layout = TwoStageOptions(*shape, box_head_channels, anchor_scale, box_batch_size_per_image, rpn_score_threshold, weights)
+    if version == "mmdet":
+        return mmdets(layout, rpn_candidates, mask_head_channels)
     model = mask(layout, mask_head_channels)
     load(model, layout, _WEIGHTS)
     return TwoStageDetector(model, pyramid_of(layout), rpn_candidates)

@@ -12,6 +12,7 @@ from deploy.comparison.compare import Change, Comparison, Incomparable
 from deploy.comparison.interleaved import InterleavedProtocol
 from deploy.comparison.metrics import Figures
 from deploy.comparison.side import Side
+from deploy.contract import Accuracy
 from deploy.errors import EXIT_FAIL, EXIT_INCOMPARABLE, EXIT_INCONCLUSIVE, BuildError, EdgedistillError
 from stages.artifacts import DETECTIONS, Dataset, Engine, Measurement, OnnxModel, Report, read_json
 from stages.config import GateConfig, ValidationConfig, Versus
@@ -166,12 +167,13 @@ def side_of(
     latency: tuple[Measurement, str],
     model: OnnxModel,
     validation: ValidationConfig,
-    maps: Mapping[str, float | None],
+    networks: Mapping[str, Accuracy],
 ) -> Side:
     """An engine of the store with its measurements.
 
     Args:
         latency: the measurement, and the engine's name in it.
+        networks: what teacher, baselines and student reach, for the figures that are differences from them.
     """
     timed, name = latency
     built, measured = engine.facts, report.facts
@@ -181,8 +183,9 @@ def side_of(
         measured.bytes,
         built.cost,
         model.facts.network,
-        maps,
+        {name: accuracy.map for name, accuracy in networks.items()},
         timed.facts.speedups(name),
+        {name: None if accuracy.segmentation is None else accuracy.segmentation.map for name, accuracy in networks.items()},
     )
     runtime = plugins.load("deploy.runtimes", built.runtime)
     file = engine.root / (built.file or "")

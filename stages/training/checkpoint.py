@@ -1,5 +1,6 @@
 """Detectors to and from checkpoint folders."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,18 +12,20 @@ from torch.utils.flop_counter import FlopCounterMode
 from deploy import plugins
 from deploy.comparison.learning_curve import LearningCurve
 from deploy.contract import Accuracy, ModelContract
-from deploy.errors import ArtifactError, ConfigError, first_line
+from deploy.errors import ArtifactError, ConfigError, first_line, plain
 from deploy.machine.files import check_regular
 from deploy.plugins import OptionRole
 from stages.artifacts import WEIGHTS, Checkpoint, Dataset
 from stages.config import DetectorConfig, ExportConfig
 from stages.detectors import Detector, GraphOptions
-from stages.detectors.backbones.pretrained import Unread
+from stages.detectors.backbones.pretrained import Unread, origin
 from stages.facts import CheckpointFacts, PluginChoice, write_facts
 from stages.measurement.torch_accuracy import graph_options, judge_split
 from stages.processes import is_main_process
 from stages.training.observer import Detections
 from stages.training.saved_state import discard
+
+_WORDS = re.compile(r"[\s_-]+")
 
 
 def build_detector(choice: DetectorConfig, num_classes: int, seed: int = 0, *, pretrained: bool = True) -> Detector:
@@ -66,6 +69,25 @@ def check_size(detector: Detector, choice: DetectorConfig, contract: ModelContra
             raise ConfigError(f"data.preprocessing.{key}: got {value}, but {needed}")
 
 
+def check_origin(detector: Detector, contract: ModelContract) -> None:
+    """Refuse weights of MMDetection's for other classes, or classes in another order, or for other values of pixels.
+
+    Raises:
+        ArtifactError: the first of these; the message says what differs.
+    """
+    found = origin(detector)
+    if found is None:
+        return
+    what, given = f"weights {found.weights}", contract.preprocessing
+    for key, learned in found.pixels.items():
+        if (value := getattr(given, key)) != learned:
+            raise ArtifactError(f"{what} were trained with data.preprocessing.{key} {learned}, not {value}; set it to that")
+    for index, (theirs, own) in enumerate(zip(found.classes or (), contract.classes, strict=False)):
+        if _WORDS.sub(" ", theirs).casefold() != _WORDS.sub(" ", own).casefold():
+            remedy = "put the data's classes in the weights' order and spelling, or use weights for them"
+            raise ArtifactError(f"{what}: class {index} is {plain(theirs)} in the weights and {plain(own)} in the data; {remedy}")
+
+
 def load_weights(detector: Detector, path: Path, advice: str = "use one of the configured detector") -> None:
     """Fill the detector from a safetensors file, or from a checkpoint folder's; `advice` ends the line of an error.
 
@@ -73,6 +95,10 @@ def load_weights(detector: Detector, path: Path, advice: str = "use one of the c
         ArtifactError: the file does not exist, is damaged, or belongs to a different detector.
     """
     file = path / WEIGHTS if path.is_dir() else path
+    if file.suffix in (".pth", ".pt"):
+        raise ArtifactError(
+            f"{file}: `weights` of teacher and student are safetensors files; give this one as `detector: {{weights: ...}}`"
+        )
     try:
         check_regular(file)
         state = load_file(str(file))

@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -124,14 +125,22 @@ def test_every_metric_has_a_value_where_all_was_measured() -> None:
     maps = {"teacher": 0.7, "baseline": 0.4, "baseline_equal_cost": 0.45, "student": 0.51}
     ratios = samples.measured({"here": 2.0, "teacher": 12.0, "baseline": 2.2, "float": 3.0}).ratios
     speedups = {name: others["here"] for name, others in ratios.items() if name != "here"}
-    known = metrics.Figures(accuracy, samples.latency(), report.bytes, cost, network, maps, speedups)
+    known = metrics.Figures(
+        accuracy, samples.latency(), report.bytes, cost, network, maps, speedups, {"baseline": 0.35, "baseline_equal_cost": 0.4}
+    )
     values = {name: metrics.value(name, known) for name in metrics.NAMES}
-    assert len(values) == 12 + 3 + 4 + 16 + 3 + 1 + 1 + 2 + 4
+    assert len(values) == 12 + 3 + 6 + 16 + 3 + 1 + 1 + 2 + 4
     assert (values["speedup_over_teacher"], values["speedup_over_float"]) == (6, 1.5)
     assert None not in values.values()
     assert (values["operators"], values["engine_macs"], values["macs"], values["images_per_s"]) == (3, 6, 5, 50)
     assert values["gain_map"] == pytest.approx(0.1)
     assert values["gain_map_equal_cost"] == pytest.approx(0.05)
+    assert report.accuracy is not None
+    assert report.accuracy.map is not None
+    assert values["gain_mask_map"] == pytest.approx(report.accuracy.map - 0.35)
+    assert values["gain_mask_map_equal_cost"] == pytest.approx(report.accuracy.map - 0.4)
+    without = replace(known, accuracy=samples.accuracy())
+    assert metrics.value("gain_mask_map", without) is None
     assert values["teacher_drop_map"] == pytest.approx(0.2)
     assert values["student_drop_map"] == pytest.approx(0.01)
     assert metrics.value("map/red", known) == 0.5

@@ -1,7 +1,8 @@
-"""Pretrained weights: torchvision's by name, or a local file; class layers for a different number of classes keep fresh weights."""
+"""Pretrained weights: torchvision's by name, or a file; class layers for a different number of classes keep fresh weights."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -16,8 +17,12 @@ from deploy.errors import ArtifactError, in_one_line
 from deploy.machine.files import NotRegular, check_regular
 from deploy.plugins import suggest
 from deploy.progress import note
+from stages.detectors.zoo import inert
+from stages.detectors.zoo.layout import FROZEN, ZooFile, ZooLayout, translated, zoo_file
 
 SUFFIXES = (".pth", ".pt", ".safetensors")
+_OTHER = "so they are for a different architecture; use weights for the configured one"
+_ZOO_REMEDY = "set version to mmdet where the detector has it, or use weights with torchvision's names"
 DAMAGED = (OSError, EOFError, RuntimeError, ValueError, LookupError, UnpicklingError, SafetensorError)
 """Raised when reading a file of tensors that a full disk or a power failure has truncated, or that contains something else."""
 
@@ -45,7 +50,28 @@ def refuse_both(weights: str | None, backbone_weights: str | None) -> None:
         raise ValueError(f"weights {weights} include the backbone's; set backbone_weights to null")
 
 
-def load_torchvision(model: nn.Module, weights: str, choices: type[WeightsEnum], class_layers: Sequence[str]) -> tuple[str, ...]:
+@dataclass(frozen=True)
+class Origin:
+    """A file of MMDetection's that a network comes from.
+
+    classes: their names in the order of the logits; None: it names none, or the class layers are fresh.
+    pixels: the keys of `data.preprocessing` that it was trained with.
+    """
+
+    weights: str
+    classes: tuple[str, ...] | None
+    pixels: Mapping[str, object]
+
+
+def origin(network: nn.Module) -> Origin | None:
+    """The file of MMDetection's that a network comes from, if it does."""
+    found = (getattr(module, "origin", None) for module in network.modules())
+    return next((one for one in found if isinstance(one, Origin)), None)
+
+
+def load_torchvision(
+    model: nn.Module, weights: str, choices: type[WeightsEnum], class_layers: Sequence[str], zoo: ZooLayout | None = None
+) -> tuple[str, ...]:
     """Fill a model; every tensor must exist in the model's shape, except class layers for a different number of classes.
 
     Those keep their values, and a line on stderr names them.
@@ -53,6 +79,7 @@ def load_torchvision(model: nn.Module, weights: str, choices: type[WeightsEnum],
     Args:
         weights: a name of `choices`, such as COCO_V1, or a state dict in a file (.pth, .pt, .safetensors); Unread changes nothing.
         class_layers: prefixes of the names of tensors whose first dimension grows with the number of classes.
+        zoo: how a file of MMDetection's is read; None: it is refused.
 
     Returns:
         The names of the tensors that kept their values.
@@ -63,15 +90,36 @@ def load_torchvision(model: nn.Module, weights: str, choices: type[WeightsEnum],
     """
     if isinstance(weights, Unread):
         return ()
-    state = _read("weights", weights, choices)
+    what, content = f"weights {weights}", _content("weights", weights, choices)
+    own_alone: tuple[str, ...] = ()
+    published = zoo_file(weights, content)
+    if published is None:
+        state = _state_dict(what, content)
+    else:
+        if zoo is None:
+            raise ArtifactError(f"{what}: MMDetection's names of tensors, which this form of the detector does not have; {_ZOO_REMEDY}")
+        own_alone = tuple(name for name in model.state_dict() if name.endswith(FROZEN) or name.startswith(zoo.own or (FROZEN,)))
+        state = translated(published, zoo, what)
+        what = f"{what} (MMDetection's, on {published.backbone})"
     own = model.state_dict()
     fresh = tuple(name for name in state if name.startswith(tuple(class_layers)) and _other_count(state[name], own.get(name)))
+    if published is not None and fresh and not any("cls" in name for name in fresh):
+        raise ArtifactError(f"{what}: {fresh[0]} is for boxes or masks that all classes share, or do not, {_OTHER}")
     for name in fresh:
         del state[name]
-    _fill(model, state, f"weights {weights}", fresh)
+    _fill(model, state, what, (*fresh, *own_alone))
     if fresh:
         note(f"weights {weights}: for a different number of classes, so these are re-initialized: {', '.join(fresh)}")
+    if published is not None and zoo is not None:
+        _remember(model, published, zoo.pixels, known=not fresh)
     return fresh
+
+
+def _remember(model: nn.Module, published: ZooFile, pixels: Mapping[str, object], *, known: bool) -> None:
+    """Attach where it comes from; `known` is whether its class layers do."""
+    if known and published.classes is None:
+        note(f"weights {published.name}: the file names no classes; assumed to be the data's, in the same order")
+    model.origin = Origin(published.name, published.classes if known else None, pixels)  # type: ignore[assignment]
 
 
 def load_backbone(model: nn.Module, weights: str, choices: type[WeightsEnum], classifier: Sequence[str]) -> None:
@@ -87,28 +135,29 @@ def load_backbone(model: nn.Module, weights: str, choices: type[WeightsEnum], cl
     """
     if isinstance(weights, Unread):
         return
-    state = _read("backbone_weights", weights, choices)
+    state = _state_dict(f"backbone_weights {weights}", _content("backbone_weights", weights, choices))
     for name in [name for name in state if name.startswith(tuple(classifier))]:
         del state[name]
     kept = tuple(name for name in model.state_dict() if name.startswith(tuple(classifier)))
     _fill(model, state, f"backbone_weights {weights}", kept)
 
 
-def _read(option: str, weights: str, choices: type[WeightsEnum]) -> dict[str, Tensor]:
-    """The state dict under a name or in a file, with the versions that torch keeps next to the tensors."""
+def _content(option: str, weights: str, choices: type[WeightsEnum]) -> Any:
+    """What is under a name or in a file."""
     known = [one.name for one in choices]
     if weights in known:
-        state = _fetch(option, choices[weights])
-    elif Path(weights).suffix in SUFFIXES:
-        state = _load(option, Path(weights))
-    else:
-        choose = f"choose from {', '.join(known)}, or " if known else ""
-        raise ValueError(f"no {option} '{weights}'{suggest(weights, known)}; {choose}use a file ({', '.join(SUFFIXES)})")
-    if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
-        raise ArtifactError(
-            f"{option} {weights}: contains no state dict (names and tensors); use one that torch.save(model.state_dict(), ...) wrote"
-        )
-    return state
+        return _fetch(option, choices[weights])
+    if Path(weights).suffix in SUFFIXES:
+        return _load(option, Path(weights))
+    choose = f"choose from {', '.join(known)}, or " if known else ""
+    raise ValueError(f"no {option} '{weights}'{suggest(weights, known)}; {choose}use a file ({', '.join(SUFFIXES)})")
+
+
+def _state_dict(what: str, content: Any) -> dict[str, Tensor]:
+    """The content itself, with the versions that torch keeps next to the tensors."""
+    if not isinstance(content, dict) or not all(isinstance(tensor, Tensor) for tensor in content.values()):
+        raise ArtifactError(f"{what}: contains no state dict (names and tensors); use one that torch.save(model.state_dict(), ...) wrote")
+    return content
 
 
 def _fetch(option: str, choice: WeightsEnum) -> Any:
@@ -126,9 +175,13 @@ def _fetch(option: str, choice: WeightsEnum) -> Any:
 def _load(option: str, file: Path) -> Any:
     try:
         check_regular(file)
-        return load_file(str(file)) if file.suffix == ".safetensors" else torch.load(file, map_location="cpu", weights_only=True)
+        return load_file(str(file)) if file.suffix == ".safetensors" else inert.load(file)
     except (FileNotFoundError, NotRegular) as error:
         raise ArtifactError(f"{option} {file}: {error.strerror}; use a different file") from error
+    except inert.CodeInPickle as error:
+        raise ArtifactError(
+            f"{option} {file}: not a readable state dict: {error}, and nothing was run; use a file of tensors only"
+        ) from error
     except DAMAGED as error:
         raise ArtifactError(f"{option} {file}: not a readable state dict ({in_one_line(error)}); use a different file") from error
 
@@ -143,16 +196,15 @@ def _fill(model: nn.Module, state: dict[str, Tensor], what: str, kept: Sequence[
     Raises:
         ArtifactError: a tensor is missing, unknown or of a different shape.
     """
-    other = "so they are for a different architecture; use weights for the configured one"
     try:
         # torchvision's modules translate older names of their tensors here, so names are compared afterwards.
         result = model.load_state_dict(state, strict=False)
     except RuntimeError as error:
-        raise ArtifactError(f"{what}: {_mismatch(error)}, {other}") from error
+        raise ArtifactError(f"{what}: {_mismatch(error)}, {_OTHER}") from error
     missing = [name for name in result.missing_keys if name not in kept]
     if missing or result.unexpected_keys:
         name, side = (missing[0], "lack") if missing else (result.unexpected_keys[0], "have an unknown")
-        raise ArtifactError(f"{what} {side} tensor {name}, {other}")
+        raise ArtifactError(f"{what} {side} tensor {name}, {_OTHER}")
 
 
 def _mismatch(error: RuntimeError) -> str:

@@ -61,6 +61,7 @@ class TowersHead(nn.Module):
     Args:
         codes: numbers that each box is coded with.
         norm: whether each convolution is followed by group normalization; without it they have biases.
+        bias: whether they have biases anyway.
         quality: whether the second tower also predicts a box's quality.
         num_scales: number of levels, each of which multiplies its codes by a number that is learned; 0: none does.
     """
@@ -73,12 +74,13 @@ class TowersHead(nn.Module):
         *,
         codes: int = 4,
         norm: bool = True,
+        bias: bool = False,
         quality: bool = False,
         num_scales: int = 0,
     ) -> None:
         super().__init__()
-        self.cls_convs = _tower(channels, num_convs, norm=norm)
-        self.reg_convs = _tower(channels, num_convs, norm=norm)
+        self.cls_convs = _tower(channels, num_convs, norm=norm, bias=bias)
+        self.reg_convs = _tower(channels, num_convs, norm=norm, bias=bias)
         self.cls_logits = nn.Conv2d(channels, num_classes, 3, padding=1)
         self.bbox_reg = nn.Conv2d(channels, codes, 3, padding=1)
         self.bbox_ctrness = nn.Conv2d(channels, 1, 3, padding=1) if quality else None
@@ -91,22 +93,23 @@ class TowersHead(nn.Module):
 
     def forward(self, features: Sequence[Tensor]) -> dict[str, Tensor]:
         """See DenseDetector: rows of all levels, position by position."""
-        levels = [self._level(level, index) for index, level in enumerate(features)]
-        return {name: torch.cat([level[name] for level in levels], dim=1) for name in levels[0]}
+        levels = [self.level(level, index) for index, level in enumerate(features)]
+        return {name: torch.cat([level[name].permute(0, 2, 3, 1).flatten(1, 2) for level in levels], dim=1) for name in levels[0]}
 
-    def _level(self, features: Tensor, index: int) -> Mapping[str, Tensor]:
+    def level(self, features: Tensor, index: int) -> Mapping[str, Tensor]:
+        """What is predicted at a level's positions, by name, [B, ..., H, W]."""
         for_classes, for_boxes = self.cls_convs(features), self.reg_convs(features)
         codes = self.bbox_reg(for_boxes)
         head = {"cls_logits": self.cls_logits(for_classes), "bbox_regression": self.scales[index](codes) if self.scales else codes}
         if self.bbox_ctrness is not None:
             head["bbox_ctrness"] = self.bbox_ctrness(for_boxes)
-        return {name: values.permute(0, 2, 3, 1).flatten(1, 2) for name, values in head.items()}
+        return head
 
 
-def _tower(channels: int, num_convs: int, *, norm: bool) -> nn.Sequential:
+def _tower(channels: int, num_convs: int, *, norm: bool, bias: bool) -> nn.Sequential:
     layers = []
     for _ in range(num_convs):
-        layer: OrderedDict[str, nn.Module] = OrderedDict(conv=nn.Conv2d(channels, channels, 3, padding=1, bias=not norm))
+        layer: OrderedDict[str, nn.Module] = OrderedDict(conv=nn.Conv2d(channels, channels, 3, padding=1, bias=bias or not norm))
         if norm:
             layer["gn"] = group_norm(channels)
         layer["relu"] = nn.ReLU(inplace=True)

@@ -1,6 +1,6 @@
 """torchvision's Faster R-CNN and Mask R-CNN, assembled for any backbone and pyramid, with torchvision's tensor names."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -52,7 +52,7 @@ class TwoStageOptions:
     """
 
     num_classes: int
-    version: int
+    version: int | str
     backbone: str
     width: int
     backbone_weights: str | None
@@ -129,7 +129,7 @@ def mask(layout: TwoStageOptions, mask_head_channels: int) -> mask_rcnn.MaskRCNN
     )
 
 
-def load(model: faster_rcnn.FasterRCNN, layout: TwoStageOptions, choices: dict[tuple[str, int], type[WeightsEnum]]) -> None:
+def load(model: faster_rcnn.FasterRCNN, layout: TwoStageOptions, choices: Mapping[tuple[str, int | str], type[WeightsEnum]]) -> None:
     """Load the layout's `weights`, if any, into the model; `choices` are torchvision's by backbone and version.
 
     Raises:

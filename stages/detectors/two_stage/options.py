@@ -7,10 +7,11 @@ from pydantic import Field
 from deploy.plugins import OptionRole
 
 HeadVersion = Annotated[
-    Literal[1, 2],
+    Literal[1, 2, "mmdet"],
     Field(
-        description="version 2 has two convolutions before the proposals, four before the boxes, and batch normalization in the pyramid "
-        "and the heads"
+        description="1 and 2 are torchvision's: 2 has two convolutions before the proposals, four before the boxes, and batch "
+        "normalization in the pyramid and the heads; `mmdet` is MMDetection's form of 1, which its weights need: anchors are not rounded, "
+        "regions are pooled with as many samples as they need"
     ),
 ]
 FpnChannels = Annotated[int, Field(ge=16, le=1024, multiple_of=8, description="channels of each pyramid level")]

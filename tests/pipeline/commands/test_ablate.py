@@ -3,17 +3,22 @@
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import artifact_samples as samples
 import pytest
 from places import ROOT
 
 from deploy.errors import ConfigError
 from pipeline import cli
-from pipeline.commands.ablate import variants
+from pipeline.commands import ablate
+from pipeline.commands.ablate import measure, variants
 from pipeline.config import load
 from pipeline.report.ablation_page import gain_chart, write_page
-from pipeline.results.ablation import Ablation, render
+from pipeline.results.ablation import Ablation, ablation_of, render
 from pipeline.results.gains import paired_gain
 
 SMALL = ROOT / "examples" / "small.yaml"
@@ -85,6 +90,43 @@ class TestSaid:
             assert "Baseline: the student&#39;s network trained without the teacher." in text
             assert "<script" not in text
             assert "http" not in text.replace("http-equiv", "")
+
+    def test_masks_have_a_table_and_a_plot_of_their_own(self, tmp_path: Path) -> None:
+        masks = {"baseline": (0.30, 0.32), "attention": (0.41, 0.43)}
+        boxes = {"baseline": (0.50, 0.52), "attention": (0.52, 0.54)}
+        judged = "digits", "val", 600, (0, 1)
+        measured = replace(ablation_of(judged, 0.7, boxes), masks=ablation_of(judged, None, masks))
+        text = render(measured)
+        assert "mean mask_map" in text
+        assert "+11.00" in text
+        write_page(measured, tmp_path / "ablation.html")
+        page = (tmp_path / "ablation.html").read_text(encoding="utf-8")
+        assert "Mean Mask mAP" in page
+        assert "points of Mask mAP" in page
+        assert page.count("<svg") == 2
+        assert "Mask" not in render(ablation())
+
+
+def test_masks_are_counted_where_every_student_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = {"baseline": 0.3, "attention": 0.4, "non_local": 0.45, "all losses": 0.5}
+
+    def judged(value: float, *, masks: bool) -> Any:
+        own = samples.accuracy(map=value)
+        found = own.model_copy(update={"segmentation": samples.accuracy(map=value / 2) if masks else None})
+        return SimpleNamespace(facts=SimpleNamespace(accuracy=found))
+
+    def measured(*, masks: bool) -> Ablation:
+        store: Any = SimpleNamespace(run=lambda *_: judged(0.9, masks=False))
+        monkeypatch.setattr(ablate, "prepared", lambda *_: None)
+        monkeypatch.setattr(ablate, "_students", lambda *_: ((name, judged(value, masks=masks)) for name, value in numbers.items()))
+        return measure(load(SMALL), store, (0, 1))
+
+    found = measured(masks=True)
+    assert found.masks is not None
+    assert (found.teacher, found.masks.teacher) == (0.9, None)
+    assert found.gains["attention"].mean == pytest.approx(0.1)
+    assert found.masks.gains["attention"].mean == pytest.approx(0.05)
+    assert measured(masks=False).masks is None
 
 
 def test_variants_are_none_each_and_all_of_the_losses_that_weigh() -> None:

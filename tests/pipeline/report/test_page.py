@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -14,6 +15,7 @@ from PIL import Image
 
 from deploy.contract import Ratio
 from deploy.engines.choice import Choice, Measured
+from deploy.prediction.masks import rectangle
 from pipeline.flow import RunResult
 from pipeline.report import plots
 from pipeline.report.data_notes import noted_kinds
@@ -123,6 +125,23 @@ class TestPage:
         text = Page(written(replace(sample, student=student), tmp_path)).text
         assert text.count("Mask mAP") == 2
         assert "0.432" in text
+
+    def test_masks_are_drawn_side_by_side(self, sample: RunResult, tmp_path: Path) -> None:
+        assert 'class="masks"' not in written(sample, tmp_path)
+        networks = {}
+        for name in ("teacher", "student"):
+            network = getattr(sample, name)
+            root = tmp_path / name
+            shutil.copytree(network.root, root)
+            contract = network.facts.contract.model_copy(update={"mask_frame": "box"})
+            write_facts(root, network.facts.model_copy(update={"contract": contract}))
+            rows = json.loads((root / "detections.json").read_text(encoding="utf-8"))
+            shaped = [{**row, "segmentation": rectangle(row["bbox"]), "score": 0.9} for row in rows]
+            (root / "detections.json").write_text(json.dumps(shaped), encoding="utf-8")
+            networks[name] = Checkpoint(root)
+        text = written(replace(sample, teacher=networks["teacher"], student=networks["student"]), tmp_path)
+        assert text.count('class="masks"') >= 2 * 4
+        assert "Masks have the colors of their boxes." in text
 
     def test_every_picture_and_chart_is_described(self, sample: RunResult, tmp_path: Path) -> None:
         page = Page(written(sample, tmp_path))

@@ -1,12 +1,16 @@
 """The report's plots and boxes, whose answers are known by hand."""
 
+import base64
+import io
 from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pytest
 import run_samples
+from PIL import Image
 
+from deploy.prediction.masks import encode
 from pipeline.report import charts, pictures, plots
 from pipeline.report.boxes import SCORE, MatchedObject, match_boxes, tagged
 from pipeline.report.plots import EnginePoint
@@ -105,6 +109,29 @@ class TestBoxes:
         view = match_boxes("student", [], [MatchedObject((90, 95, 100, 100), 1, 0.9), MatchedObject((0, 0, 5, 5), 2, 0.8)], NAMES)
         tags = [box.tag for box in tagged(view, 100, 100).boxes]
         assert all(tag and tag.x >= 0 and tag.y >= 0 and tag.x + tag.width <= 100 and tag.y + tag.height <= 100 for tag in tags)
+
+    def test_masks_lie_over_the_picture_in_the_colors_of_their_boxes(self) -> None:
+        found = [
+            MatchedObject((0, 0, 10, 10), 1, 0.9, shape=encode(np.ones((10, 10), np.bool_), (20, 40))),
+            MatchedObject((20, 0, 40, 20), 2, 0.8, shape=[[20, 0, 40, 0, 40, 20, 20, 20]]),
+        ]
+        truth = [
+            MatchedObject((0, 0, 10, 10), 1, shape=found[0].shape),
+            MatchedObject((12, 12, 18, 18), 2, shape=[[12, 12, 18, 12, 18, 18]]),
+        ]
+        shown = pictures.photo_of("a", np.zeros((20, 40, 3), np.uint8), [match_boxes("student", truth, found, NAMES)], masks=True)
+        uri = shown.views[0].masks
+        assert uri.startswith("data:image/png;base64,")
+        image = np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))))
+        assert image.shape == (20, 40, 4)
+        assert image[5, 5].tolist() == [255, 156, 74, 130]
+        assert image[10, 30].tolist() == [255, 79, 154, 130]
+        assert not image[12:18, 12:18].any(), "missed"
+        assert not image[15, 5].any()
+
+    def test_without_masks_nothing_lies_over_it(self) -> None:
+        view = match_boxes("student", [], [MatchedObject((0, 0, 10, 10), 1, 0.9)], NAMES)
+        assert pictures.photo_of("a", np.zeros((20, 40, 3), np.uint8), [view], masks=True).views[0].masks == ""
 
     def test_attention_covers_the_image_and_not_the_padding(self, tmp_path: Path) -> None:
         data = run_samples.dataset(tmp_path, size=(48, 64))

@@ -28,6 +28,8 @@ PAIRS = [
     ("retinanet", "cascade_rcnn"),
     ("dynamic_rcnn", "ssdlite"),
     ("fcos", "dynamic_rcnn"),
+    ("cascade_mask_rcnn", "faster_rcnn"),
+    ("mask_rcnn", "cascade_mask_rcnn"),
     ("atss", "ssdlite"),
     ("faster_rcnn", "atss"),
     ("gfl", "fsaf"),

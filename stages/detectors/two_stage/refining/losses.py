@@ -28,11 +28,13 @@ class RefinementStage:
     """What a paper prescribes of a stage.
 
     overlap: IoU from which on a region learns an object. deviations: what deltas are divided by. weight: factor of its losses.
+    beta: error of a delta up to which its loss is a square; 0: a line everywhere.
     """
 
     overlap: float
     deviations: Deviations
     weight: float = 1.0
+    beta: float = 1.0
 
     @property
     def coding(self) -> Deviations:
@@ -48,9 +50,12 @@ CASCADE = (
 )
 """Cascade R-CNN's stages."""
 
+SINGLE = (RefinementStage(0.5, (0.1, 0.1, 0.2, 0.2), beta=0.0),)
+"""Faster R-CNN's and Mask R-CNN's."""
+
 
 class RegionRules(nn.Module):
-    """When a region learns an object, and where the loss of boxes turns from a square to a line: as the stages prescribe, and at 1.
+    """When a region learns an object, and where the loss of boxes turns from a square to a line: as the stages prescribe.
 
     Subclasses change both with what they observe in training.
     """
@@ -65,7 +70,7 @@ class RegionRules(nn.Module):
 
     def beta(self) -> float | Tensor:
         """Error of a delta above which its loss grows linearly."""
-        return 1.0
+        return self.stages[0].beta
 
     def observe(self, overlaps: Sequence[Tensor], deltas: Tensor) -> None:
         """Take note of a batch.
@@ -141,6 +146,8 @@ def box_losses(class_logits: Tensor, box_deltas: Tensor, wanted: Learned, beta: 
 def smooth_l1(errors: Tensor, beta: float | Tensor) -> Tensor:
     """The sum of the squares' halves over beta up to beta, and of the errors less half of beta above."""
     size = errors.abs()
+    if isinstance(beta, float) and beta == 0:
+        return size.sum()
     return torch.where(size < beta, 0.5 * size * size / beta, size - 0.5 * beta).sum()
 
 

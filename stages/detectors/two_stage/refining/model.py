@@ -12,7 +12,9 @@ from stages.detectors.backbones.pyramid import PyramidBackbone
 from stages.detectors.two_stage.model import PooledPyramid, pooled_levels
 from stages.detectors.two_stage.refining.heads import BoxHead, MaskHead
 from stages.detectors.two_stage.refining.losses import RegionRules
-from stages.detectors.two_stage.refining.proposal_network import ProposalNetwork, ProposalRecipe
+from stages.detectors.two_stage.refining.proposal_network import RATIOS, ProposalNetwork, ProposalRecipe
+from stages.detectors.zoo.layout import ZooLayout
+from stages.detectors.zoo.settings import ZooSetting
 
 _CLASS_LAYERS = ("fc_cls.", "fc_reg.", "conv_logits.")
 """Those of the heads whose size depends on the number of classes."""
@@ -82,15 +84,35 @@ class RefinementModel(nn.Module):
         return [self.pyramid.strides[index] for index in self.pyramid.pooled]
 
 
-def load(model: RefinementModel, weights: str | None) -> None:
-    """Fill the model from a file.
+def load(model: RefinementModel, weights: str | None, kind: str, roi_head: str) -> None:
+    """Fill the model from a file; `kind` and `roi_head` are MMDetection's names for the detector and its second stages.
 
     Raises:
         ArtifactError: it is not available or belongs to a different network.
     """
     if weights is not None:
         layers = tuple(name for name, _ in model.named_parameters() if any(layer in name for layer in _CLASS_LAYERS))
-        load_torchvision(model, weights, NoWeights, layers)
+        load_torchvision(model, weights, NoWeights, layers, _zoo(model, kind, roi_head))
+
+
+def _zoo(model: RefinementModel, kind: str, roi_head: str) -> ZooLayout:
+    """MMDetection's names are ours, but it does not number the heads if there is only one stage."""
+    stages, scale = model.rules.stages, model.rpn_head.scale
+    single = ((r"roi_head\.(bbox|mask)_head\.(?!\d)", r"roi_head.\1_head.0."),) if len(stages) == 1 else ()
+    heads = ["roi_head.bbox_head" if len(stages) == 1 else f"roi_head.bbox_head.{index}" for index in range(len(stages))]
+    settings = (
+        ZooSetting("neck.type", ("FPN",)),
+        ZooSetting("rpn_head.type", ("RPNHead",)),
+        ZooSetting("rpn_head.anchor_generator.scales", ([scale],), remedy="set anchor_scale to this"),
+        ZooSetting("rpn_head.anchor_generator.ratios", (list(RATIOS),)),
+        ZooSetting("rpn_head.anchor_generator.strides", (list(model.pyramid.strides),), remedy="set strides to these"),
+        ZooSetting("rpn_head.bbox_coder.target_stds", ([1.0] * 4,)),
+        ZooSetting("roi_head.type", (roi_head,), remedy="choose the detector that it is for"),
+        ZooSetting("roi_head.bbox_roi_extractor.roi_layer.sampling_ratio", (0,), absent=0),
+        ZooSetting("roi_head.bbox_roi_extractor.roi_layer.aligned", (True,), absent=True),
+        *(ZooSetting(f"{head}.bbox_coder.target_stds", (list(stage.deviations),)) for head, stage in zip(heads, stages, strict=True)),
+    )
+    return ZooLayout((kind,), single, settings, own=("rules.",))
 
 
 def _initialize(fpn: FeaturePyramidNetwork) -> None:

@@ -52,6 +52,9 @@ class ProposalRecipe:
 CASCADE_PROPOSALS = ProposalRecipe(count=2000, iou_threshold=0.7, beta=1 / 9, within=True)
 """Cascade R-CNN's."""
 
+SINGLE_PROPOSALS = ProposalRecipe(count=1000, iou_threshold=0.7, beta=0.0, within=False)
+"""Faster R-CNN's and Mask R-CNN's."""
+
 
 class ProposalRows(NamedTuple):
     """What the network predicts, level by level: logits [B, N, 1], deltas [B, N, 4], float32, and anchors [N, 4] in px."""
