@@ -22,6 +22,7 @@ from torch import Tensor
 
 from stages.detectors import Outputs, Target
 from stages.losses import Loss, NetworkSide
+from stages.losses.features.batch_statistics import mean_count
 from stages.losses.features.level_loss import LevelLoss, Pairing, pairing
 from stages.losses.features.levels import adapters
 from stages.losses.features.object_masks import in_cells, levels_of, union
@@ -48,7 +49,7 @@ class Decoupled(LevelLoss):
             objects = torch.stack([union(in_cells(some, student.size, cells), cells) for some in boxes]).to(own.dtype)
             error = (own - other).square().sum(dim=1)
             for name, counted in (("foreground", objects), ("background", 1 - objects)):
-                terms[f"{name}/{stride}"] = (error * counted).sum() / (2 * own.shape[1] * counted.sum()).clamp(min=1)
+                terms[f"{name}/{stride}"] = (error * counted).sum() / (2 * own.shape[1] * mean_count(counted.sum()))
         return terms
 
 

@@ -26,6 +26,7 @@ from stages.losses.features.level_loss import LevelLoss, Pairing, pairing
 from stages.losses.features.levels import adapters, resized
 from stages.losses.features.options import Missing, Strides
 from stages.losses.features.scores import comparable, score_logits
+from stages.processes import mean_over_processes
 
 READS = ("pyramid", "teacher_head")
 INVARIANT_TO = ("batch",)
@@ -55,7 +56,7 @@ class FeatureRichness(LevelLoss):
             place = own.shape[-2], own.shape[-1]
             known = scores[pair.other].detach()
             rich = resized(known.flatten(1, 2).sigmoid(), *place).amax(dim=1)
-            total = rich.sum().clamp(min=1e-6)
+            total = mean_over_processes(rich.sum()).clamp(min=1e-6)
             terms[f"feature/{stride}"] = ((own - other).square().sum(dim=1) * rich).sum() / total
             if own_scores:
                 mine, theirs = comparable(own_scores[pair.own], known)

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from loss_samples import OTHER, OWN, outputs, targets
+from loss_samples import OTHER, OWN, fresh, outputs, targets
 from torch import Tensor
 
 from stages.detectors import Decoded, Outputs
@@ -48,9 +48,9 @@ def anchors_of(stride: int, size: int) -> Tensor:
     return torch.stack(rows, dim=1).flatten(0, 1)
 
 
-def seen_by(side: NetworkSide, seed: int, size: int = 64) -> Outputs:
+def seen_by(side: NetworkSide, seed: int, size: int = 64, batch: int = 2) -> Outputs:
     """Random features with random class logits of every anchor, that need gradients, and anchors."""
-    made = outputs(side, seed=seed, size=size)
+    made = outputs(side, seed=seed, size=size, batch=batch)
     generator = torch.Generator().manual_seed(seed + 100)
     rows = [(len(level), level[0, 0].numel() * NUM_ANCHORS, NUM_CLASSES) for level in made.pyramid]
     logits = tuple(torch.randn(shape, generator=generator).requires_grad_() for shape in rows)
@@ -61,6 +61,23 @@ def seen_by(side: NetworkSide, seed: int, size: int = 64) -> Outputs:
 def both(size: int = 64) -> tuple[Outputs, Outputs]:
     """A student's outputs and a teacher's."""
     return seen_by(STUDENT, 1, size), seen_by(OTHER, 2, size)
+
+
+def learned(name: str, images: slice) -> tuple[dict[str, Tensor], list[Tensor]]:
+    """A method's terms on some of four images, of which the first two have objects, and the gradients of its adapters."""
+    loss = fresh(name, STUDENT, OTHER)
+    student, teacher = (some_of(seen_by(side, seed, batch=4), images) for side, seed in ((STUDENT, 1), (OTHER, 2)))
+    some, none = objects()
+    terms = loss(student, teacher, [some, some, none, none][images])
+    torch.stack(list(terms.values())).sum().backward()
+    gradients = [parameter.grad for parameter in loss.parameters() if parameter.grad is not None]
+    return {term: value.detach() for term, value in terms.items()}, gradients
+
+
+def some_of(made: Outputs, images: slice) -> Outputs:
+    """The outputs for some of the images."""
+    head = {name: tuple(level[images] for level in levels) for name, levels in made.head.items()}
+    return replace(made, pyramid=tuple(level[images] for level in made.pyramid), head=head)
 
 
 def objects() -> Any:
