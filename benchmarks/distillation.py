@@ -3,8 +3,14 @@
 The features are those of one 800 x 1216 px image: five levels of 256 channels at strides 4 to 64, channels last in memory. Both
 forms use preset code_two_stage and the same weights, and are first checked to compute the same terms; forward and backward passes are
 timed. Then a complete training step of pipeline.yaml's pair is compared with the baseline's step plus the teacher's forward pass.
+
+Then every loss has a row: its own time and memory on these features, as between two-stage detectors, and those of a training step of
+pipeline.yaml's pair on one image of that size with this loss only. "attention + non_local" and focal_global there have the same levels
+and the same 1x1 adapters, in float32. Losses that need more of a network than its pyramid, anchors and objectness are measured in steps
+only, and only if the pair can give what they read.
+
 Repeats are interleaved; medians are compared. Peak memory is measured in a separate process for each form (Linux only).
-Usage: python benchmarks/distillation.py [--repeats N] [--steps N] [--threads N]
+Usage: python benchmarks/distillation.py [--repeats N] [--steps N] [--threads N] [--size H W] [--rows NAME ...]
 """
 
 import argparse
@@ -14,22 +20,25 @@ import multiprocessing
 import re
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import batch_norm, max_pool2d
 
 from deploy import plugins
 from pipeline.config import load
+from stages.config import DetectorConfig
 from stages.detectors import Detector, Outputs, Target
-from stages.losses import NetworkSide
+from stages.losses import Loss, NetworkSide
 from stages.losses.attention import Attention
 from stages.losses.features.non_local_block import NonLocalBlock, relation_matrix
 from stages.losses.non_local import NonLocal
 from stages.training.checkpoint import build_detector
-from stages.training.distillation import Distillation, build_losses, loss_factor
+from stages.training.distillation import Distillation, build_losses, loss_factor, side_of
 from stages.training.loader import TrainingBatch
 from stages.training.loop import Task
 from stages.training.optimizer import optimizer_for
@@ -219,12 +228,137 @@ def step_times(steps: int) -> dict[str, float]:
     return medians({"distilled": step(distilled), "baseline": step(Task(baseline).train()), "teacher": forward}, steps)
 
 
+TOGETHER = "attention + non_local"
+ALONE = {"pyramid", "targets", "decoded", "teacher_head"}
+"""What a row of a loss alone can give it."""
+OBJECTS = Target(torch.tensor([[40.0, 40.0, 140.0, 120.0], [100.0, 60.0, 180.0, 160.0]]), torch.tensor([0, 0]))
+
+
+def names_of(row: str) -> Sequence[str]:
+    """The losses of a row."""
+    return row.split(" + ")
+
+
+def rows() -> list[str]:
+    """Every loss alone, and the two of one paper together."""
+    return [TOGETHER, *plugins.names("stages.losses")]
+
+
+def reads(row: str) -> set[str]:
+    """What the losses of a row read."""
+    return {one for name in names_of(row) for one in plugins.load("stages.losses", name).READS}
+
+
+def row_task(row: str, size: tuple[int, int]) -> Callable[[], Tensor]:
+    """The weighted sum of a row's losses on random features of one image, with 1x1 adapters where they have none for equal channels."""
+    torch.manual_seed(0)
+    options = {"backbone": "resnet10", "width": 8, "fpn_channels": CHANNELS, "strides": PYRAMID.strides, "box_head_channels": 64}
+    network = build_detector(DetectorConfig.model_validate({"name": "faster_rcnn", **options}), 1).requires_grad_(False)
+    losses: list[Loss] = []
+    for name in names_of(row):
+        preset = {"preset": PRESET} if name in names_of(TOGETHER) else {}
+        loss: Any = plugins.load("stages.losses", name).build(side_of(network), side_of(network), **preset)
+        if name == "focal_global":
+            loss.adapters = nn.ModuleList(nn.Conv2d(CHANNELS, CHANNELS, 1) for _ in PYRAMID.strides)
+        losses.append(loss)
+    student, teacher = (seen(network, size, seed) for seed in (1, 2))
+
+    def total() -> Tensor:
+        terms = [value * loss.weight(name) for loss in losses for name, value in loss(student, teacher, [OBJECTS]).items()]
+        return torch.stack(terms).sum()
+
+    return total
+
+
+def seen(network: Detector, size: tuple[int, int], seed: int) -> Outputs:
+    """Random features as a network's outputs, channels last in memory; they and the head's outputs require gradients."""
+    generator = torch.Generator().manual_seed(seed)
+    places = [(math.ceil(size[0] / stride), math.ceil(size[1] / stride)) for stride in network.strides]
+    maps = [torch.randn(1, CHANNELS, *place, generator=generator).contiguous(memory_format=torch.channels_last) for place in places]
+    made = network.head_on(maps, size)
+    head = {name: tuple(level.detach().requires_grad_() for level in levels) for name, levels in made.head.items()}
+    return replace(made, pyramid=tuple(level.requires_grad_() for level in maps), head=head)
+
+
+def step_task(row: str | None, size: tuple[int, int]) -> Callable[[], object]:
+    """A training step of pipeline.yaml's pair on one image with a row's losses; None: of the baseline, with the teacher's forward pass."""
+    config = load(ROOT / "pipeline.yaml")
+    images = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0)).contiguous(memory_format=torch.channels_last)
+    batch = TrainingBatch(images, (OBJECTS,))
+    teacher, student = (build_detector(choice.detector, 10).train() for choice in (config.teacher, config.student))
+    for network in (teacher, student):
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    guide = Teacher(teacher)
+    names = names_of(row) if row else ()
+    chosen = config.distill.model_validate({"losses": [{"name": name, "weight": 1.0} for name in names or ("hint",)]})
+    losses = build_losses(chosen, student, teacher, 0) if row else {}
+    task: Task = Distillation(student, guide, losses, loss_factor(chosen, 1000)) if row else Task(student).train()
+    optimizer, number = optimizer_for(task, config.student.train), iter(range(1_000_000))
+
+    def run() -> None:
+        if not row:
+            guide(images)
+        loss, _ = task(batch, task.prepare(batch, next(number)))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return run
+
+
+def able(row: str) -> bool:
+    """Whether pipeline.yaml's pair, two FCOS, can give what the losses of a row read."""
+    return reads(row) <= {"pyramid", "targets", "head", "decoded", "teacher_head"}
+
+
+def row_peak(row: str | None, size: tuple[int, int], threads: int, *, step: bool) -> float:
+    """MiB that a row's losses, or a step with them, need beyond what is there before, in a process of its own."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_row_peak, (row, size, threads, step))
+
+
+def _row_peak(row: str | None, size: tuple[int, int], threads: int, step: bool) -> float:
+    torch.set_num_threads(threads)
+    total = None if step or row is None else row_task(row, size)
+    run = step_task(row, size) if total is None else total
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # resets the peak
+    before = _resident("VmHWM")
+    if total is None:
+        run()
+    else:
+        total().backward()
+    return _resident("VmHWM") - before
+
+
+def print_rows(chosen: Sequence[str], size: tuple[int, int], repeats: int, threads: int) -> dict[str, float]:
+    """One line per row; returns how many times as long focal_global takes as attention and non_local together, if both are chosen."""
+    alone = {row: row_task(row, size) for row in chosen if reads(row) <= ALONE}
+    sides: dict[str, Callable[[], object]] = {row: lambda total=total: total().backward() for row, total in alone.items()}  # type: ignore[misc]
+    own = medians(sides, repeats)
+    steps: dict[str | None, Callable[[], object]] = {row: step_task(row, size) for row in (None, *(row for row in chosen if able(row)))}
+    whole = medians({str(row): run for row, run in steps.items()}, repeats)
+    base = row_peak(None, size, threads, step=True)
+    print(f"baseline and teacher, step on {size[0]} x {size[1]} px: {whole['None'] * 1e3:.0f} ms, {base:.0f} MiB")
+    for row in chosen:
+        line = [f"{row:<24}"]
+        if row in own:
+            line.append(f"alone {own[row] * 1e3:8.1f} ms {row_peak(row, size, threads, step=False):7.0f} MiB")
+        if row in whole:
+            line.append(
+                f"in a step {(whole[row] - whole['None']) * 1e3:+8.1f} ms {row_peak(row, size, threads, step=True) - base:+7.0f} MiB"
+            )
+        print("   ".join(line))
+    return {"focal_global_ratio": own["focal_global"] / own[TOGETHER]} if {TOGETHER, "focal_global"} <= own.keys() else {}
+
+
 def main() -> None:
     """Print each comparison and one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--size", type=int, nargs=2, default=(HEIGHT, WIDTH), help="height and width in px of the image of the rows")
+    parser.add_argument("--rows", nargs="*", default=rows(), help="losses that have a row; none: no rows")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     print(f"{args.repeats} interleaved repeats, {args.threads} thread(s), torch {torch.__version__}")
@@ -236,7 +370,9 @@ def main() -> None:
     step = step_times(args.steps)
     parts = step["baseline"] + step["teacher"]
     print(f"training step, pipeline.yaml  baseline + teacher {parts * 1e3:.1f} ms   distillation {step['distilled'] * 1e3:.1f} ms")
+    compared = print_rows(args.rows, tuple(args.size), args.repeats, args.threads) if args.rows else {}
     figures = {
+        **compared,
         "relation_speedup": relation["plain"] / relation["ours"],
         "speedup": terms["plain"] / terms["ours"],
         "memory_ratio": memory["ours"] / memory["plain"],

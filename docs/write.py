@@ -1,6 +1,6 @@
 """Writes what the documents say of plugins from the plugins' files, and the JSON schema of pipeline.yaml.
 
-python docs/write.py            docs/configuration.md, README.md, docs/pipeline.schema.json
+python docs/write.py            docs/configuration.md, docs/method.md, README.md, docs/pipeline.schema.json
 python docs/write.py --check    changes nothing; prints each file that is not as this script would write it, and ends with 1
 
 A generated part begins with a comment that names it and ends with <!-- end -->. What is written by hand around it stays. A plugin
@@ -8,6 +8,7 @@ without such a part gets one, with a heading, after the last one of its kind.
 """
 
 import argparse
+import ast
 import json
 import re
 import statistics
@@ -60,8 +61,9 @@ def main() -> int:
 
 def written(root: Path) -> dict[Path, str]:
     """The files with generated parts, and what they should contain."""
-    page, readme = root / "docs" / "configuration.md", root / "README.md"
+    page, readme, method = root / "docs" / "configuration.md", root / "README.md", root / "docs" / "method.md"
     return {
+        method: replaced(method.read_text(encoding="utf-8"), "losses", losses()),
         page: with_parts(page.read_text(encoding="utf-8"), parts()),
         readme: replaced(readme.read_text(encoding="utf-8"), "detectors", detectors()),
         root / "docs" / "pipeline.schema.json": json.dumps(schema(), indent=2) + "\n",
@@ -157,6 +159,26 @@ def detectors() -> str:
         for name in plugins.names(package)
     ]
     return "| `name` | what it is |\n| --- | --- |\n" + "".join(rows)
+
+
+def losses() -> str:
+    """The method page's table: every loss, its paper, what it reads, whom it serves and its constants, from its file's docstring."""
+    rows = [_loss(plugins.source(KINDS["loss"].package, name)) for name in plugins.names(KINDS["loss"].package)]
+    return "| loss | paper | reads | serves | constants |\n| --- | --- | --- | --- | --- |\n" + "".join(rows)
+
+
+def _loss(file: Path) -> str:
+    docstring = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+    paragraphs = [" ".join(part.split()) for part in docstring.split("\n\n")]
+    cited = next((found for part in paragraphs if (found := re.search(r"^(.*?), (https://[^\s;,)]*[^\s;,).])", part))), None)
+    paper = f"[{cited[1]}]({cited[2]})" if cited else ""
+    reads = plugins.constant(KINDS["loss"].package, file.stem, "READS")
+    serves = next((found[1] for part in paragraphs if (found := re.search(r"(?:^|[.;] )For ([^.]*)\.", part))), "")
+    if not serves and set(reads) <= {"pyramid", "targets"}:
+        serves = "all detectors"
+    constants = next((part.removeprefix("Constants: ") for part in paragraphs if part.startswith("Constants: ")), "")
+    link = f"[`{file.stem}`](../stages/losses/{file.name})"
+    return f"| {link} | {paper} | {', '.join(reads)} | {serves} | {constants.replace('|', chr(92) + '|')} |\n"
 
 
 def about(file: Path) -> str:

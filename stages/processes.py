@@ -11,9 +11,14 @@ def num_processes() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+def process_index() -> int:
+    """The index of this process among them."""
+    return 0 if num_processes() == 1 else dist.get_rank()
+
+
 def is_main_process() -> bool:
     """Whether this process is the one that judges and writes."""
-    return num_processes() == 1 or dist.get_rank() == 0
+    return process_index() == 0
 
 
 def mean_over_processes(value: Tensor) -> Tensor:

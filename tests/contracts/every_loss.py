@@ -111,6 +111,16 @@ class TestEveryLoss:
         terms = fresh(name, student, teacher)(outputs(student, seed=1), outputs(teacher, seed=2), empty)
         assert all(torch.isfinite(value) for value in terms.values())
 
+    def test_a_saved_loss_continues_bit_for_bit(self, name: str) -> None:
+        """Draws and running means are part of what is saved."""
+        student, teacher = pair(name)
+        loss, resumed = fresh(name, student, teacher), fresh(name, student, teacher)
+        loss(outputs(student, seed=3), outputs(teacher, seed=4), targets())
+        resumed.load_state_dict(loss.state_dict())
+        answers = outputs(student, seed=1), outputs(teacher, seed=2), targets()
+        expected, found = loss(*answers), resumed(*answers)
+        assert all(torch.equal(found[term], value) for term, value in expected.items())
+
     def test_keeps_its_promises(self, name: str) -> None:
         for promise in plugins.load("stages.losses", name).INVARIANT_TO:
             before, after = CHANGES[promise](name)

@@ -173,7 +173,7 @@ class TestExamples:
 
     @pytest.mark.parametrize("check", checks(every_loss.TestEveryLoss), ids=named)
     def test_the_loss(self, check: Callable[..., None]) -> None:
-        check("hint")
+        check("imitation")
 
     @pytest.mark.parametrize("check", checks(every_detector.TestEveryDetector), ids=named)
     def test_the_detector(self, check: Callable[..., None]) -> None:
@@ -245,7 +245,7 @@ class TestTheWholeRun:
         with curves.open(encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
         assert len(rows) == 2
-        assert all(float(row["hint/error"]) > 0 and float(row["weighted/hint/error"]) > 0 for row in rows)
+        assert all(float(row["imitation/error"]) > 0 and float(row["weighted/imitation/error"]) > 0 for row in rows)
 
     def test_the_detector_is_trained_exported_and_measured(self, run: Path) -> None:
         detectors = [found["detector"] for stage in ("train_teacher", "train_baseline", "distill") for found in facts(run, stage)]

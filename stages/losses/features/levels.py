@@ -76,7 +76,7 @@ def pairs(student: Outputs, teacher: Outputs, levels: Sequence[LevelPair]) -> It
     """Student and teacher features [B, C, H, W] in float32 at each pair; the teacher's detached, with the student's height and width."""
     for pair in levels:
         own = student.pyramid[pair.own].float()
-        yield own, _resized(teacher.pyramid[pair.other].detach().float(), own.shape[-2], own.shape[-1])
+        yield own, resized(teacher.pyramid[pair.other].detach().float(), own.shape[-2], own.shape[-1])
 
 
 def _nearest(strides: tuple[int, ...], wanted: int) -> int:
@@ -84,7 +84,7 @@ def _nearest(strides: tuple[int, ...], wanted: int) -> int:
     return min(range(len(strides)), key=lambda index: (abs(math.log2(strides[index] / wanted)), strides[index], index))
 
 
-def _resized(features: Tensor, height: int, width: int) -> Tensor:
+def resized(features: Tensor, height: int, width: int) -> Tensor:
     """Averages areas to shrink the features, interpolates bilinearly to enlarge them."""
     if tuple(features.shape[-2:]) == (height, width):
         return features

@@ -1,6 +1,7 @@
 """Losses on decoded boxes, given regions, given queries and through the teacher's head: dropped in, trained, and refused."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import tiny
 import torch
 from places import ROOT
+from published_samples import METHODS
 
 from deploy import plugins
 from deploy.errors import ConfigError
@@ -148,7 +150,17 @@ REFUSED = [
     ("region_classes", "retinanet", "mask_rcnn", "regions", "the teacher, retinanet, can give only pyramid, head, decoded, teacher_head"),
     ("crossed", "d_fine", "fcos", "teacher_head", "the teacher, d_fine, can give only pyramid, decoded, decoder_queries"),
     ("same_queries", "fcos", "lw_detr", "decoder_queries", "the teacher, fcos, can give only pyramid, head, decoded, teacher_head"),
+    ("feature_richness", "d_fine", "fcos", "teacher_head", "the teacher, d_fine, can give only pyramid, decoded, decoder_queries"),
 ]
+SERVED = [
+    ("retinanet", "fcos", METHODS),
+    ("fcos", "ssd", METHODS),
+    ("mask_rcnn", "faster_rcnn", METHODS),
+    ("fcos", "faster_rcnn", METHODS),
+    ("fcos", "d_fine", tuple(name for name in METHODS if name != "fine_grained")),
+    ("rt_detr_v2", "deimv2", tuple(name for name in METHODS if name not in {"fine_grained", "feature_richness"})),
+]
+"""The teacher, the student, and the published methods that serve them."""
 
 
 @pytest.fixture(autouse=True)
@@ -164,8 +176,8 @@ def dropped_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(losses.__spec__, "submodule_search_locations", [str(folder)])
 
 
-def build(loss: str, student: Detector, teacher: Detector) -> Distillation:
-    config = tiny.distillation(losses=[{"name": loss}])
+def build(loss: str | tuple[str, ...], student: Detector, teacher: Detector) -> Distillation:
+    config = tiny.distillation(losses=[{"name": name} for name in ([loss] if isinstance(loss, str) else loss)])
     losses = build_losses(config, student, teacher, 0)
     return Distillation(student, Teacher(teacher), losses, loss_factor(config, 9)).train()
 
@@ -189,6 +201,31 @@ def test_a_step_changes_the_student_and_nothing_of_the_teacher(loss: str, large:
     assert any(not torch.equal(start, parameter) for start, parameter in zip(starts, reached, strict=True))
     assert all(parameter.grad is None for parameter in teacher.parameters())
     assert all(torch.equal(before[name], tensor) for name, tensor in teacher.state_dict().items())
+
+
+@pytest.mark.parametrize(("large", "small", "methods"), SERVED, ids=[f"{large} to {small}" for large, small, _ in SERVED])
+def test_every_published_method_trains_the_kinds_that_it_serves(large: str, small: str, methods: tuple[str, ...]) -> None:
+    student, teacher = detector_samples.tiny(small, 0), detector_samples.tiny(large, 5)
+    task = build(methods, student, teacher)
+    batch = TrainingBatch(detector_samples.images(small), detector_samples.targets(student, small))
+    _, terms = task(batch, task.prepare(batch, 0))
+    learning = [parameter for parameter in student.parameters() if parameter.requires_grad]
+    for name in methods:
+        own = torch.stack([value for term, value in terms.items() if term.startswith(f"weighted/{name}/")]).sum()
+        assert torch.isfinite(own), name
+        assert own > 0, name
+        grads: Sequence[torch.Tensor | None] = torch.autograd.grad(own, learning, retain_graph=True, allow_unused=True)
+        found = [grad for grad in grads if grad is not None]
+        assert all(torch.isfinite(grad).all() for grad in found), name
+        assert any(grad.abs().sum() > 0 for grad in found), name
+        adapters = [parameter for parameter in task.losses[name].parameters() if parameter.requires_grad]
+        assert not adapters or all(torch.isfinite(grad).all() for grad in torch.autograd.grad(own, adapters, retain_graph=True))
+
+
+def test_a_student_without_anchors_is_refused() -> None:
+    with pytest.raises(ConfigError) as refused:
+        build("fine_grained", detector_samples.tiny("d_fine"), detector_samples.tiny("fcos"))
+    assert str(refused.value).startswith("distill.losses: fine_grained: the student, d_fine, has no anchors")
 
 
 @pytest.mark.parametrize(("loss", "large", "small", "missing", "why"), REFUSED)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from places import ROOT
+from published_samples import METHODS, learned
 from torch import Tensor, distributed, multiprocessing, nn
 
 from stages.facts import StepTimeFacts, read_facts
@@ -117,3 +118,27 @@ def test_batch_norm_of_relation_modules_sees_the_images_of_all_processes(tmp_pat
     for parameter, one, other in zip(block.parameters(), gradients, others, strict=True):
         assert parameter.grad is not None
         torch.testing.assert_close(one + other, parameter.grad, rtol=1e-4, atol=1e-4)
+
+
+ALIKE = [name for name in METHODS if name != "masked_generative"]
+"""Published methods whose losses do not depend on how images are dealt out; that one draws masks of its own in every process."""
+
+
+def learn(rank: int, folder: Path) -> None:
+    """One process's half of the images."""
+    distributed.init_process_group("gloo", init_method=f"file://{folder / 'store'}", rank=rank, world_size=2)
+    torch.save([learned(name, slice(2 * rank, 2 * rank + 2)) for name in ALIKE], folder / f"{rank}.pt")
+    distributed.destroy_process_group()
+
+
+def test_published_losses_of_two_processes_are_those_of_one_on_all_images(tmp_path: Path) -> None:
+    multiprocessing.spawn(learn, (tmp_path,), nprocs=2)  # type: ignore[attr-defined,no-untyped-call]
+    halves = [torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1)]
+    for name, (first, gradients), (second, others) in zip(ALIKE, *halves, strict=True):
+        terms, expected = learned(name, slice(0, 4))
+        for term, value in terms.items():
+            torch.testing.assert_close((first[term] + second[term]) / 2, value, rtol=1e-4, atol=1e-6, msg=f"{name}: {term}")
+        assert len(expected) == len(gradients) == len(others)
+        largest = max([whole.abs().max().item() for whole in expected], default=0)
+        for whole, one, other in zip(expected, gradients, others, strict=True):
+            torch.testing.assert_close((one + other) / 2, whole, rtol=1e-3, atol=1e-5 * largest, msg=name)

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from torch import Tensor
 from torchvision import tv_tensors
 
+from deploy import plugins
 from deploy.errors import ArtifactError, ConfigError
 from deploy.prediction import preprocess
 from stages.artifacts import Dataset
@@ -90,10 +91,38 @@ def test_a_training_broken_off_at_any_step_ends_with_the_same_weights(
     assert rows(tmp_path / "whole") == rows(tmp_path / "broken")
 
 
+def test_a_training_with_every_loss_that_the_pair_can_give_resumes_bit_for_bit(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Losses with draws or running means of their own, too; the state is of the first epoch, after three steps."""
+    given = {*build_detector(tiny.detector(), 10).gives, "targets"}
+    losses = [
+        {"name": name, "weight": 1e-3} for name in plugins.names("stages.losses") if set(plugins.load("stages.losses", name).READS) <= given
+    ]
+    config = tiny.schedule(epochs=2)
+    undisturbed = trainer(dataset, tmp_path / "whole", config, losses)[0]
+    expected = undisturbed.run().state_dict()
+    broken, _ = trainer(dataset, tmp_path / "broken", config, losses)
+    take = broken.step
+
+    def stop_at_step(batch: TrainingBatch) -> dict[str, float]:
+        if broken._progress.step == 4:
+            raise Interruption
+        return take(batch)
+
+    monkeypatch.setattr(broken, "step", stop_at_step)
+    with pytest.raises(Interruption):
+        broken.run()
+    resumed = trainer(dataset, tmp_path / "broken", config, losses)[0]
+    assert_same(expected, resumed.run().state_dict())
+    assert_same(undisturbed._task.state_dict(), resumed._task.state_dict())
+    assert rows(tmp_path / "whole") == rows(tmp_path / "broken")
+
+
 def test_weight_zero_is_no_distillation_bit_for_bit(dataset: Dataset, tmp_path: Path) -> None:
     config = tiny.schedule()
     baseline = trainer(dataset, tmp_path / "baseline", config, None)[0].run().state_dict()
-    losses = [{**loss, "weight": 0.0} for loss in tiny.LOSSES]
+    losses = [{"name": name, "weight": 0.0} for name in plugins.names("stages.losses")]
     assert_same(baseline, trainer(dataset, tmp_path / "zero", config, losses)[0].run().state_dict())
     distilled = trainer(dataset, tmp_path / "distilled", config, tiny.LOSSES)[0].run().state_dict()
     assert any(not torch.equal(baseline[name], distilled[name]) for name in baseline)
