@@ -152,7 +152,7 @@ def run(study: Study, role: str, seed: int) -> dict[str, Any]:
         distillation = config.distill.model_copy(update={"losses": losses})
         built = build_losses(distillation, detector, teacher, seed)
         factor = loss_factor(distillation, train.num_steps(dataset.facts.splits["train"].num_images))
-        task = Distillation(detector, Teacher(teacher, distillation.teacher_precision), built, factor)
+        task = Distillation(detector, Teacher(teacher, distillation.teacher_precision), built, factor, share=distillation.share)
     trained = Trainer(task, dataset, train, seed=seed, device=config.device, folder=folder, label=f"{study.name}: {role} {seed}").run()
     figures: dict[str, Any] = {}
     for split in SPLITS:

@@ -27,7 +27,7 @@ from stages.prepare import prepare
 from stages.training import saved_state
 from stages.training.augment import Sample, mosaic, transforms
 from stages.training.checkpoint import build_detector
-from stages.training.distillation import Distillation, build_losses, gradient_shares, loss_factor
+from stages.training.distillation import Distillation, build_losses, gradient_norms, loss_factor, shares
 from stages.training.loader import EpochBatches, TrainingBatch, TrainingImages
 from stages.training.loop import Task, Trainer
 from stages.training.schedule import learning_rate
@@ -66,7 +66,7 @@ class Interruption(Exception):
     """Stands for a kill."""
 
 
-@pytest.mark.parametrize("losses", [None, tiny.LOSSES], ids=["baseline", "distilled"])
+@pytest.mark.parametrize("losses", [None, tiny.LOSSES, tiny.AUTO], ids=["baseline", "distilled", "auto"])
 @pytest.mark.parametrize("step", [1, 4, 8])
 def test_a_training_broken_off_at_any_step_ends_with_the_same_weights(
     dataset: Dataset, tmp_path: Path, losses: list[dict[str, Any]] | None, step: int, monkeypatch: pytest.MonkeyPatch
@@ -126,15 +126,23 @@ def test_every_term_is_logged_plain_weighted_and_by_its_share_of_the_gradient(da
 def test_gradient_shares_are_those_of_the_norms() -> None:
     features = (torch.ones(2, 2, requires_grad=True), torch.ones(3, requires_grad=True))
     parts = {"one": features[0].sum() * 2, "other": features[1].sum() * 4 + features[0][0, 0] * 2}
-    shares = gradient_shares(parts, features)  # norms: sqrt(4 * 2^2) = 4 and sqrt(3 * 4^2 + 2^2) = sqrt(52)
-    assert shares["one"].item() == pytest.approx(4 / (4 + 52**0.5))
-    assert shares["other"].item() == pytest.approx(52**0.5 / (4 + 52**0.5))
+    norms = gradient_norms(parts, features)  # sqrt(4 * 2^2) = 4 and sqrt(3 * 4^2 + 2^2) = sqrt(52)
+    assert {name: norm.item() for name, norm in norms.items()} == pytest.approx({"one": 4, "other": 52**0.5})
+    assert shares(norms)["one"].item() == pytest.approx(4 / (4 + 52**0.5))
+    assert shares(norms)["other"].item() == pytest.approx(52**0.5 / (4 + 52**0.5))
 
 
 def test_a_term_that_does_not_reach_the_pyramid_has_no_share() -> None:
     features = (torch.ones(2, requires_grad=True),)
     parts = {"task": features[0].sum(), "constant": torch.tensor(3.0), "adapters": torch.ones((), requires_grad=True) * 2}
-    assert {name: share.item() for name, share in gradient_shares(parts, features).items()} == {"task": 1, "constant": 0, "adapters": 0}
+    found = shares(gradient_norms(parts, features))
+    assert {name: share.item() for name, share in found.items()} == {"task": 1, "constant": 0, "adapters": 0}
+
+
+def test_a_gradient_too_small_for_half_precision_has_its_norm() -> None:
+    level = torch.ones(64, 64, dtype=torch.float16, requires_grad=True)
+    part = (level.float() * 1e-8).sum()  # the least positive number of float16 is 6e-8
+    assert gradient_norms({"mean": part}, (level,))["mean"].item() == pytest.approx(64 * 1e-8, rel=0.05)
 
 
 def test_batch_normalization_of_a_single_image_is_refused(dataset: Dataset, tmp_path: Path) -> None:
