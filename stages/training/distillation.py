@@ -58,7 +58,7 @@ def build_losses(config: DistillConfig, student: Detector, teacher: Detector, se
 def side_of(detector: Detector) -> NetworkSide:
     """What losses are told of a detector."""
     shape = detector.num_classes, detector.strides, detector.channels
-    return NetworkSide(detector.name, detector.kind, *shape, detector.gives, detector.mask_frame)
+    return NetworkSide(detector.name, detector.kind, *shape, detector.gives, detector.mask_frame, detector.head_shape)
 
 
 def _refuse_unreadable(loss: str, reads: Sequence[Reading], student: NetworkSide, teacher: NetworkSide) -> None:

@@ -22,6 +22,7 @@ STUDENT: dict[str, Any] = {
 }
 TEACHER: dict[str, Any] = {**STUDENT, "width": 16}
 LOSSES: list[dict[str, Any]] = [{"name": "attention", "weight": 0.5}, {"name": "non_local", "weight": 0.5}]
+HEADS: list[dict[str, Any]] = [{"name": name} for name in ("localization", "general_instance", "chen", "cross_head")]
 AUTO: list[dict[str, Any]] = [{**loss, "weight": "auto"} for loss in LOSSES]
 
 

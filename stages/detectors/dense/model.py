@@ -91,11 +91,15 @@ class TowersHead(nn.Module):
 
     def forward(self, features: Sequence[Tensor]) -> dict[str, Tensor]:
         """See DenseDetector: rows of all levels, position by position."""
-        levels = [self._level(level, index) for index, level in enumerate(features)]
+        return self.after(features, features, 0)
+
+    def after(self, classes: Sequence[Tensor], boxes: Sequence[Tensor], convs: int) -> dict[str, Tensor]:
+        """The same from what each tower has made of the levels after this number of convolutions."""
+        levels = [self._level(*both, index, convs) for index, both in enumerate(zip(classes, boxes, strict=True))]
         return {name: torch.cat([level[name] for level in levels], dim=1) for name in levels[0]}
 
-    def _level(self, features: Tensor, index: int) -> Mapping[str, Tensor]:
-        for_classes, for_boxes = self.cls_convs(features), self.reg_convs(features)
+    def _level(self, classes: Tensor, boxes: Tensor, index: int, convs: int) -> Mapping[str, Tensor]:
+        for_classes, for_boxes = self.cls_convs[convs:](classes), self.reg_convs[convs:](boxes)
         codes = self.bbox_reg(for_boxes)
         head = {"cls_logits": self.cls_logits(for_classes), "bbox_regression": self.scales[index](codes) if self.scales else codes}
         if self.bbox_ctrness is not None:

@@ -66,7 +66,7 @@ class Interruption(Exception):
     """Stands for a kill."""
 
 
-@pytest.mark.parametrize("losses", [None, tiny.LOSSES, tiny.AUTO], ids=["baseline", "distilled", "auto"])
+@pytest.mark.parametrize("losses", [None, tiny.LOSSES, tiny.AUTO, tiny.HEADS], ids=["baseline", "distilled", "auto", "heads"])
 @pytest.mark.parametrize("step", [1, 4, 8])
 def test_a_training_broken_off_at_any_step_ends_with_the_same_weights(
     dataset: Dataset, tmp_path: Path, losses: list[dict[str, Any]] | None, step: int, monkeypatch: pytest.MonkeyPatch
