@@ -18,6 +18,13 @@ class LossConfig(Plugin):
 
     weight: Weight = 1.0
 
+    @field_validator("weight", mode="before")
+    @classmethod
+    def _number_or_auto(cls, value: Any) -> Any:
+        if isinstance(value, str) and value != "auto":
+            raise ValueError(f'got "{value}"{plugins.suggest(value, ["auto"])}, allowed: a number of 0 or more, or auto')
+        return value
+
     @property
     def enabled(self) -> bool:
         """Whether its weight is above 0, or found during the training."""

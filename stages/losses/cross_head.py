@@ -116,7 +116,8 @@ def build(
     depth = min(student.head.convs, teacher.head.convs)
     published = _AFTER_FCOS if student.detector == "fcos" else _AFTER
     if after is not None and after >= depth:
-        raise ConfigError(f"after: {after} leaves nothing of towers of {depth} convolutions to cross; choose {depth - 1} or less")
+        towers = f"nothing of towers of {depth} convolutions to cross"
+        raise ConfigError(f"distill.losses: cross_head: after: {after} leaves {towers}; choose at most {depth - 1}")
     learning = tuple(student.strides[level.own] for level in levels)
     chosen = min(published, depth - 1) if after is None else after
     return CrossHead(levels, learning, chosen, (student.head.channels, teacher.head.channels))

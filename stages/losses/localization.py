@@ -38,7 +38,7 @@ _PER_SIDE, _PER_SIDE_NEAR = 4.0, 16.0
 """What LD's sums over sides are divided by, at places that learn an object and at those near one."""
 
 
-class Distributions(Loss):
+class SideDistributions(Loss):
     """LD: the sides' distributions, softened, at places that learn an object and at places near one; the classes at the former."""
 
     def __init__(
@@ -68,7 +68,7 @@ class Distributions(Loss):
         return terms
 
 
-class Boxes(Loss):
+class WeightedBoxes(Loss):
     """BCKD: classes by cross entropy and boxes by GIoU, both weighted by how far apart the networks' class probabilities are."""
 
     def __init__(self, levels: tuple[LevelPair, ...], strides: tuple[int, ...]) -> None:
@@ -130,7 +130,7 @@ def build(
     same = student.head.bins == teacher.head.bins > 0
     if boxes == "distributions" and not same:
         given = f"the student's sides have {student.head.bins} bins, the teacher's {teacher.head.bins}"
-        raise ConfigError(f"boxes: distributions requires equal numbers of bins above 0 in both heads, but {given}; choose giou")
+        raise ConfigError(f"distill.losses: localization: boxes: distributions requires heads with equal bins, but {given}; choose giou")
     if boxes == "giou" or not same:
-        return Boxes(levels, learning)
-    return Distributions(levels, learning, temperature, class_temperature, near)
+        return WeightedBoxes(levels, learning)
+    return SideDistributions(levels, learning, temperature, class_temperature, near)

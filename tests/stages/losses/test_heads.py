@@ -210,7 +210,7 @@ def check(
         assert value.item() == pytest.approx(float(expected[name]), rel=1e-5, abs=1e-7), name
         slope = 0.0
         if value.requires_grad:
-            grads = torch.autograd.grad(value, list(inputs.values()), retain_graph=True, allow_unused=True)
+            grads: Sequence[Tensor | None] = torch.autograd.grad(value, list(inputs.values()), retain_graph=True, allow_unused=True)
             slope = sum(float((array(grad) * ways[n]).sum()) for n, grad in zip(inputs, grads, strict=True) if grad is not None)
         assert slope == pytest.approx((ahead[name] - back[name]) / (2 * step), rel=2e-3, abs=2e-5), name
 
@@ -233,7 +233,7 @@ class TestLocalization:
         for image, target in enumerate(targets()):
             for i, anchor in enumerate(array(torch.cat(ANCHORS))):
                 apart = [(diou(anchor, box), needed) for box, needed in zip(array(target.boxes), LEARNED[image][1], strict=True)]
-                around = [bool(0.25 * needed <= d) and bool(d < needed) for d, needed in apart]
+                around = [0.25 * needed <= d < needed for d, needed in apart]
                 near[image, i] = any(around) and not WHERE[image, i]
         assert near.sum() > 10
 
@@ -273,9 +273,9 @@ class TestLocalization:
     def test_the_form_follows_the_heads_and_distributions_are_refused_without_any(self) -> None:
         module = plugins.load("stages.losses", "localization")
         few, many = (side(shape=replace(SHAPE, bins=bins)) for bins in (5, 9))
-        assert isinstance(module.build(few, few), module.Distributions)
-        assert isinstance(module.build(few, few, boxes="giou"), module.Boxes)
-        assert isinstance(module.build(few, many), module.Boxes)
+        assert isinstance(module.build(few, few), module.SideDistributions)
+        assert isinstance(module.build(few, few, boxes="giou"), module.WeightedBoxes)
+        assert isinstance(module.build(few, many), module.WeightedBoxes)
         with pytest.raises(ConfigError, match="the student's sides have 5 bins, the teacher's 9; choose giou"):
             module.build(few, many, boxes="distributions")
 
@@ -493,7 +493,7 @@ class TestCrossHead:
         assert [module.build(deep, deep).after, module.build(short, deep).after, module.build(deep, deep, after=1).after] == [3, 1, 1]
         fcos = replace(deep, detector="fcos")
         assert module.build(fcos, fcos).after == 2
-        with pytest.raises(ConfigError, match="after: 2 leaves nothing of towers of 2 convolutions to cross; choose 1 or less"):
+        with pytest.raises(ConfigError, match="after: 2 leaves nothing of towers of 2 convolutions to cross; choose at most 1"):
             module.build(deep, short, after=2)
 
     def test_different_widths_have_adapters(self) -> None:

@@ -175,6 +175,10 @@ class TestConfiguration:
         with pytest.raises(ValidationError):
             DistillConfig.model_validate({"losses": [{"name": "attention", "weight": wrong}]})
 
+    def test_a_misspelled_auto_is_answered_with_what_is_allowed(self) -> None:
+        with pytest.raises(ValidationError, match=r'got "atuo" \(did you mean auto\?\), allowed: a number of 0 or more, or auto'):
+            tiny.distillation(losses=[{"name": "attention", "weight": "atuo"}])
+
     @pytest.mark.parametrize("share", [0, 1, 1.5])
     def test_the_share_leaves_something_to_the_task(self, share: float) -> None:
         with pytest.raises(ValidationError, match="share"):
@@ -195,3 +199,5 @@ class TestConfiguration:
         assert [loss.name for loss in variants(config)["attention"]] == ["attention"]
         timed = step_options(config.distill, config.student, config.teacher)[0]
         assert [(loss.name, loss.weight) for loss in timed.losses] == [("attention", 1.0), ("non_local", 1.0)]
+        other = config.distill.model_copy(update={"share": 0.3})
+        assert step_options(other, config.student, config.teacher)[0] == timed  # a step takes as long with any share

@@ -4,7 +4,8 @@ import copy
 import csv
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from detector_samples import tiny_options
 from PIL import Image
 from pydantic import ValidationError
 from torch import Tensor
@@ -39,10 +41,16 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return tiny.dataset(tmp_path_factory.mktemp("data") / "digits")
 
 
-def trainer(dataset: Dataset, folder: Path, config: TrainConfig, losses: list[dict[str, Any]] | None) -> tuple[Trainer, Detector]:
+def trainer(
+    dataset: Dataset,
+    folder: Path,
+    config: TrainConfig,
+    losses: list[dict[str, Any]] | None,
+    networks: tuple[dict[str, Any], dict[str, Any]] = (tiny.STUDENT, tiny.TEACHER),
+) -> tuple[Trainer, Detector]:
     """A training of the tiny student with these losses (none: without a teacher), and the teacher."""
     folder.mkdir(exist_ok=True)
-    student, teacher = build_detector(tiny.detector(), 10, 0), build_detector(tiny.detector(tiny.TEACHER), 10, 5)
+    student, teacher = (build_detector(tiny.detector(choice), 10, seed) for choice, seed in zip(networks, (0, 5), strict=True))
     if losses is None:
         task = Task(student)
     else:
@@ -72,8 +80,25 @@ def test_a_training_broken_off_at_any_step_ends_with_the_same_weights(
     dataset: Dataset, tmp_path: Path, losses: list[dict[str, Any]] | None, step: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = tiny.schedule(augment=[{"name": "color"}, {"name": "scale"}, {"name": "mosaic"}])
-    undisturbed = trainer(dataset, tmp_path / "whole", config, losses)[0].run().state_dict()
-    broken, _ = trainer(dataset, tmp_path / "broken", config, losses)
+    assert_resumes(partial(trainer, dataset, config=config, losses=losses), tmp_path, step, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("name", "losses"),
+    [("rt_detr_v2", [{"name": "shared_queries", "weight": "auto"}]), ("faster_rcnn", [{"name": "chen", "weight": "auto"}])],
+)
+def test_trainings_of_other_kinds_of_heads_resume_as_well(
+    dataset: Dataset, tmp_path: Path, name: str, losses: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = {"name": name, **tiny_options(name)}
+    made = partial(trainer, dataset, config=tiny.schedule(epochs=2), losses=losses, networks=(network, network))
+    assert_resumes(made, tmp_path, 4, monkeypatch)
+
+
+def assert_resumes(made: Callable[[Path], tuple[Trainer, Detector]], tmp_path: Path, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken off before a step and started again, a training ends as it would have."""
+    undisturbed = made(tmp_path / "whole")[0].run().state_dict()
+    broken, _ = made(tmp_path / "broken")
     take = broken.step
 
     def stop_at_step(batch: TrainingBatch) -> dict[str, float]:
@@ -85,7 +110,7 @@ def test_a_training_broken_off_at_any_step_ends_with_the_same_weights(
     with pytest.raises(Interruption):
         broken.run()
     torch.rand(17)  # the state of the global generator must not matter
-    resumed = trainer(dataset, tmp_path / "broken", config, losses)[0].run().state_dict()
+    resumed = made(tmp_path / "broken")[0].run().state_dict()
     assert_same(undisturbed, resumed)
     assert rows(tmp_path / "whole") == rows(tmp_path / "broken")
 
