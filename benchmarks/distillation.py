@@ -207,7 +207,9 @@ def step_times(steps: int) -> dict[str, float]:
 
     teacher, student, baseline = network(config.teacher.detector), network(config.student.detector), network(config.student.detector)
     losses = build_losses(config.distill, student, teacher, 0)
-    distilled = Distillation(student, Teacher(teacher), losses, loss_factor(config.distill, 1000), config.distill.shares_every)
+    distilled = Distillation(
+        student, Teacher(teacher), losses, loss_factor(config.distill, 1000), config.distill.shares_every, config.distill.share
+    )
 
     def step(task: Task) -> Callable[[], object]:
         optimizer, number = optimizer_for(task, train), iter(range(1_000_000))

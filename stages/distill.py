@@ -51,7 +51,7 @@ def distill(
     losses = build_losses(config, detector, large, seed)
     num_steps = student.train.num_steps(dataset.facts.splits["train"].num_images)
     guide = Teacher(large, config.teacher_precision, compiled=config.compile_teacher)
-    task = Distillation(detector, guide, losses, loss_factor(config, num_steps), config.shares_every)
+    task = Distillation(detector, guide, losses, loss_factor(config, num_steps), config.shares_every, config.share)
     observer = Observer(detector, dataset, split, export)
     trainer = Trainer(task, dataset, student.train, seed=seed, device=device, folder=out, label="distill", observer=observer)
     trained = trainer.run()

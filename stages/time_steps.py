@@ -16,10 +16,11 @@ def step_options(
     distill: DistillConfig, student: StudentConfig, teacher: TeacherConfig
 ) -> tuple[DistillConfig, StudentConfig, DetectorConfig]:
     """The parts of the configuration that decide how long a step takes; no other change measures again."""
-    losses = tuple(loss.model_copy(update={"weight": 1.0}) for loss in distill.losses if loss.weight > 0)
+    losses = tuple(loss.model_copy(update={"weight": 1.0}) for loss in distill.losses if loss.enabled)
     usual = {name: TrainConfig.model_fields[name].default for name in NO_MATTER}
     train = student.train.model_copy(update=usual | {"learning_rate": 1e-6})  # nothing is to be learned, or to diverge
-    taught = distill.model_copy(update={"losses": losses, "warmup_steps": 0, "fade": "none", "shares_every": 0})
+    usual_share = DistillConfig.model_fields["share"].default
+    taught = distill.model_copy(update={"losses": losses, "warmup_steps": 0, "fade": "none", "shares_every": 0, "share": usual_share})
     return taught, StudentConfig(detector=student.detector, train=train), teacher.detector
 
 

@@ -32,7 +32,7 @@ from pipeline.config.pipeline import PLUGIN_SECTIONS
 from pipeline.results.ablation import BASELINE, TOGETHER, Ablation, ablation_of, render
 from pipeline.store.store import Store
 from stages.artifacts import Checkpoint, Dataset
-from stages.config import DataConfig
+from stages.config import DataConfig, LossConfig, TrainConfig
 
 ROOT = Path(__file__).parents[2]
 STUDIES = Path(__file__).parent
@@ -78,6 +78,19 @@ class Study:
             return [TEACHER, BASELINE, TOGETHER]
         return [TEACHER, BASELINE, *(name for name in variants(self.config) if name != BASELINE), TWICE]
 
+    def losses(self, role: str) -> tuple[LossConfig, ...]:
+        """The losses of a student; none of a teacher or a baseline."""
+        return variants(self.config).get(role, ())
+
+    def training(self, role: str) -> TrainConfig:
+        """How a network is trained."""
+        train = self.config.teacher.train if role == TEACHER else self.config.student.train
+        return train.model_copy(update={"epochs": 2 * train.epochs}) if role == TWICE else train
+
+    def other_images(self, role: str) -> bool:
+        """With folds, whether a network is trained on the images that the student is not trained on."""
+        return role == TEACHER
+
     def units(self) -> Iterator[tuple[str, int]]:
         """Role and seed of every training, seed by seed."""
         for seed in self.seeds:
@@ -95,12 +108,14 @@ def digest(study: Study, role: str, seed: int) -> str:
     Options at their defaults are left out, so an option that is added later changes no hash; a default that is changed has to be written
     into the studies' files.
     """
-    config, losses = study.config, variants(study.config).get(role, ())
+    config, losses = study.config, study.losses(role)
     parts: list[Any] = [_set(config.data), study.folds, seed, role]
     if role != TEACHER:
         parts.append(_set(config.student))
     if role == TEACHER or losses:
         parts.append(_set(config.teacher))
+    if study.folds and not study.other_images(TEACHER):
+        parts.append("one set of images")
     if losses:
         parts += [[_set(loss) for loss in losses], _set(config.distill, exclude={"losses"})]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
@@ -149,9 +164,7 @@ def run(study: Study, role: str, seed: int) -> dict[str, Any]:
     config, dataset = study.config, data(study, role, seed)
     num_classes = len(dataset.facts.contract.classes)
     choice = config.teacher.detector if role == TEACHER else config.student.detector
-    train = config.teacher.train if role == TEACHER else config.student.train
-    if role == TWICE:
-        train = train.model_copy(update={"epochs": 2 * train.epochs})
+    train = study.training(role)
     folder = RUNS / digest(study, role, seed)
     started = time.time()
     folder.mkdir(parents=True, exist_ok=True)
@@ -160,13 +173,13 @@ def run(study: Study, role: str, seed: int) -> dict[str, Any]:
     if given is not None:
         load_weights(detector, Path(given))
     task = Task(detector)
-    losses = variants(config).get(role, ())
+    losses = study.losses(role)
     if losses:
         teacher = load_detector(Checkpoint(RUNS / digest(study, TEACHER, study.teacher_seed(seed))))
         distillation = config.distill.model_copy(update={"losses": losses})
         built = build_losses(distillation, detector, teacher, seed)
         factor = loss_factor(distillation, train.num_steps(dataset.facts.splits["train"].num_images))
-        task = Distillation(detector, Teacher(teacher, distillation.teacher_precision), built, factor)
+        task = Distillation(detector, Teacher(teacher, distillation.teacher_precision), built, factor, share=distillation.share)
     trained = Trainer(task, dataset, train, seed=seed, device=config.device, folder=folder, label=f"{study.name}: {role} {seed}").run()
     figures: dict[str, Any] = {}
     for split in SPLITS:
@@ -206,8 +219,9 @@ def data(study: Study, role: str, seed: int) -> Dataset:
     if not study.folds:
         return whole
     own, tested = seed % study.folds, (seed + 1) % study.folds
-    train = {own} if role != TEACHER else set(range(study.folds)) - {own, tested}
-    root = RUNS / "folds" / f"{study.name}-{seed}-{'teacher' if role == TEACHER else 'student'}"
+    others = study.other_images(role)
+    train = set(range(study.folds)) - {own, tested} if others else {own}
+    root = RUNS / "folds" / f"{study.name}-{seed}-{'teacher' if others else 'student'}"
     fold(whole, root, study.folds, train, tested)
     options = {"dataset": "coco", "root": str(root), "preprocessing": study.config.data.preprocessing}
     return store.run(prepare, DataConfig.model_validate(options))

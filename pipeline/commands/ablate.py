@@ -61,7 +61,7 @@ def variants(config: PipelineConfig) -> dict[str, tuple[LossConfig, ...]]:
     Raises:
         ConfigError: no loss has a weight above 0.
     """
-    losses = [loss for loss in config.distill.losses if loss.weight > 0]
+    losses = [loss for loss in config.distill.losses if loss.enabled]
     if not losses:
         raise ConfigError("distill.losses: all have weight 0, so there is nothing to compare; set one weight above 0")
     alone: dict[str, tuple[LossConfig, ...]] = {loss.name: (loss,) for loss in losses}

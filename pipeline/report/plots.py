@@ -16,8 +16,8 @@ LOG_RATIO = 4
 DIAGNOSTICS = ("grad_norm", "learning_rate", "images_per_s")
 """Columns of curves.csv that are not losses."""
 
-DERIVED = ("weighted/", "share/")
-"""Prefixes of columns that hold a term's weighted value and its share, in addition to the term itself."""
+DERIVED = ("weighted/", "share/", "weight/")
+"""Prefixes of columns with a term's weighted value, its share and the weight found for it, in addition to the term itself."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Section distill: the losses, their weights, their schedule."""
 
 from collections import Counter
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -9,11 +9,26 @@ from deploy import plugins
 from deploy.contract import Frozen
 from stages.config.plugin import Plugin
 
+Weight = Annotated[float, Field(ge=0)] | Literal["auto"]
+"""The factor on a loss; auto: found during the training, for each of its terms."""
+
 
 class LossConfig(Plugin):
-    """A file of stages/losses with its options, times `weight`."""
+    """A file of stages/losses with its options, times `weight`; auto gives its terms the share that `DistillConfig.share` leaves them."""
 
-    weight: float = Field(default=1.0, ge=0)
+    weight: Weight = 1.0
+
+    @field_validator("weight", mode="before")
+    @classmethod
+    def _number_or_auto(cls, value: Any) -> Any:
+        if isinstance(value, str) and value != "auto":
+            raise ValueError(f'got "{value}"{plugins.suggest(value, ["auto"])}, allowed: a number of 0 or more, or auto')
+        return value
+
+    @property
+    def enabled(self) -> bool:
+        """Whether its weight is above 0, or found during the training."""
+        return self.weight == "auto" or self.weight > 0
 
     @model_validator(mode="before")
     @classmethod
@@ -29,7 +44,12 @@ class DistillConfig(Frozen):
         default=150, ge=0, description="steps over which the losses' weights rise from 0, while the adapters are still random"
     )
     fade: Literal["none", "linear", "cosine"] = Field(default="none", description="how the losses' weights fall to 0 by the last step")
-
+    share: float = Field(
+        default=0.7,
+        gt=0,
+        lt=1,
+        description="share of the gradient at the student's features that all losses with `weight: auto` get together, once warmed up",
+    )
     teacher_precision: Literal["same", "fp32", "bf16", "fp16"] = Field(
         default="same", description="precision of the teacher's products; same follows student.train.precision"
     )

@@ -16,7 +16,7 @@ from deploy.contract import MaskFrame
 from deploy.errors import ConfigError
 
 Kind = Literal["dense", "two_stage", "set_prediction"]
-Reading = Literal["pyramid", "head", "decoded", "regions", "teacher_head", "decoder_queries", "targets"]
+Reading = Literal["pyramid", "head", "decoded", "regions", "teacher_head", "towers", "decoder_queries", "targets"]
 """What a loss may read: parts of Outputs, "teacher_head" is the teacher's `Outputs.head_on`; and the targets."""
 
 
@@ -43,6 +43,30 @@ class Decoded:
 
     boxes: tuple[Tensor, ...]
     anchors: tuple[Tensor, ...] | None
+
+
+@dataclass(frozen=True)
+class HeadShape:
+    """What is known of a head before it is run.
+
+    places: rows of the head, or of the proposal network, per position, for each level of the pyramid; () without rows.
+    bins: of the distribution of a box's side; 0 if sides are not distributions.
+    convs: of each tower, for a head that gives "towers". channels: of its towers, or of a decoder's queries.
+    """
+
+    places: tuple[int, ...] = ()
+    bins: int = 0
+    convs: int = 0
+    channels: int = 0
+
+
+@dataclass(frozen=True)
+class Towers:
+    """What a head's two towers make of the pyramid after the same number of convolutions, [B, C, H, W] per level, and that number."""
+
+    classes: tuple[Tensor, ...]
+    boxes: tuple[Tensor, ...]
+    convs: int
 
 
 @dataclass(frozen=True)
@@ -121,6 +145,16 @@ class Outputs:
         with self.context():
             return replace(self._asked().head_on(pyramid, self.size), context=self.context)
 
+    def towers(self, convs: int) -> Towers:
+        """What the head's towers make of the pyramid after some convolutions; 0: the pyramid itself."""
+        with self.context():
+            return self._asked().towers(self, convs)
+
+    def head_after(self, towers: Towers) -> "Outputs":
+        """What the rest of the head makes of towers' features, shaped like its own; gradient flows through its weights."""
+        with self.context():
+            return replace(self._asked().head_after(towers, self.size), context=self.context)
+
     def decode_queries(self, queries: Queries | None = None) -> DecodedQueries:
         """What the decoder makes of queries; None: of the network's own."""
         with self.context():
@@ -182,7 +216,8 @@ class Detector(nn.Module, ABC):
     size_multiple: the image's height and width must be multiples of this.
     min_side_px: the image's height and width must be at least this.
     mask_frame: what a mask covers, "box" or "image"; None for detectors without masks.
-    kind: how it detects. gives: what of its outputs a loss may read; each reading but the first two is a method below.
+    kind: how it detects. gives: what of its outputs a loss may read; each reading but the first two is a method below, "towers" two.
+    head_shape: what is known of its head before it is run.
     name, num_classes: as in pipeline.yaml and the data; set by whoever builds it.
     """
 
@@ -193,6 +228,7 @@ class Detector(nn.Module, ABC):
     mask_frame: MaskFrame | None = None
     kind: Kind = "dense"
     gives: tuple[Reading, ...] = ("pyramid",)
+    head_shape: HeadShape = HeadShape()
     name: str = ""
     num_classes: int = 0
 
@@ -215,6 +251,14 @@ class Detector(nn.Module, ABC):
     def head_on(self, pyramid: Sequence[Tensor], size: tuple[int, int]) -> Outputs:
         """See Outputs.head_on; `size` is the images' height and width in px."""
         raise self._cannot("teacher_head")
+
+    def towers(self, outputs: Outputs, convs: int) -> Towers:
+        """See Outputs.towers."""
+        raise self._cannot("towers")
+
+    def head_after(self, towers: Towers, size: tuple[int, int]) -> Outputs:
+        """See Outputs.head_after; `size` is the images' height and width in px."""
+        raise self._cannot("towers")
 
     def decode_queries(self, outputs: Outputs, queries: Queries | None) -> DecodedQueries:
         """See Outputs.decode_queries."""

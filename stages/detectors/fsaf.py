@@ -47,8 +47,8 @@ class _Head(TowersHead):
         assert self.bbox_reg.bias is not None
         nn.init.constant_(self.bbox_reg.bias, _FIRST_CODE)
 
-    def forward(self, features: Sequence[Tensor]) -> dict[str, Tensor]:
-        head = super().forward(features)
+    def after(self, classes: Sequence[Tensor], boxes: Sequence[Tensor], convs: int) -> dict[str, Tensor]:
+        head = super().after(classes, boxes, convs)
         return {"cls_logits": head["cls_logits"], "bbox_regression": torch.relu(head["bbox_regression"])}
 
 

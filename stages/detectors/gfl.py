@@ -9,6 +9,7 @@ Its own thresholds in `export` are score_threshold 0.05, iou_threshold 0.6, cand
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated
 
 import torch
@@ -41,8 +42,8 @@ class _Head(TowersHead):
         super().__init__(channels, num_classes, num_convs, codes=4 * (reach + 1), num_scales=num_levels)
         self.reach = reach
 
-    def forward(self, features: Sequence[Tensor]) -> dict[str, Tensor]:
-        head = super().forward(features)
+    def after(self, classes: Sequence[Tensor], boxes: Sequence[Tensor], convs: int) -> dict[str, Tensor]:
+        head = super().after(classes, boxes, convs)
         return {"cls_logits": head["cls_logits"], "bbox_distribution": head["bbox_regression"].unflatten(2, (4, self.reach + 1))}
 
 
@@ -53,6 +54,7 @@ class GflDetector(DenseDetector):
         super().__init__(model, strides)
         self.nearest = nearest
         self.anchor_scale = model.anchor_generator.scale
+        self.head_shape = replace(self.head_shape, bins=model.head.bbox_reg.out_channels // 4)
 
     def losses(self, rows: list[dict[str, Tensor]], head: dict[str, Tensor], anchors: list[Tensor], sizes: list[int]) -> dict[str, Tensor]:
         """See DenseDetector.losses; boxes count by the highest class probability of their positions."""

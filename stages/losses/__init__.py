@@ -7,13 +7,13 @@ options, and two constants, literal tuples that can be read from its source: `RE
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from torch import Tensor, nn
 
 from deploy.contract import MaskFrame
-from stages.detectors import Kind, Outputs, Reading, Target
+from stages.detectors import HeadShape, Kind, Outputs, Reading, Target
 
 Invariance = Literal["batch", "size", "scale", "channel_scale"]
 """More images alike; more positions alike; the teacher's levels, or even each of their channels, times a number."""
@@ -25,7 +25,7 @@ class NetworkSide:
 
     detector: name in pipeline.yaml.
     strides, channels: of the pyramid's levels, finest first.
-    gives: what can be read of its outputs.
+    gives: what can be read of its outputs. head: what is known of its head.
     mask_frame: what a mask covers, "box" or "image"; None for detectors without masks.
     """
 
@@ -36,6 +36,7 @@ class NetworkSide:
     channels: tuple[int, ...]
     gives: tuple[Reading, ...]
     mask_frame: MaskFrame | None
+    head: HeadShape = field(default_factory=HeadShape)
 
 
 class Loss(nn.Module, ABC):

@@ -137,6 +137,6 @@ def build(
         feature=form.feature if feature_weight is None else feature_weight,
         transfer=form.transfer if transfer_weight is None else transfer_weight,
     )
-    levels = match(student, teacher, strides, missing)[: form.num_levels]
+    levels = match(student, teacher, strides, missing)
     learning = tuple(student.strides[level.own] for level in levels)
     return Attention(channels(student, teacher, levels), levels, learning, form, adapter)

@@ -133,6 +133,6 @@ def build(
     """
     form = chosen(preset, statistics)
     form = replace(form, pools=pools or form.pools, reductions=reductions or form.reductions)
-    levels = match(student, teacher, strides, missing)[: form.num_levels]
+    levels = match(student, teacher, strides, missing)
     learning = tuple(student.strides[level.own] for level in levels)
     return NonLocal(channels(student, teacher, levels), levels, learning, form, relation, adapter)

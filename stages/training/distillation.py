@@ -1,7 +1,7 @@
 """A student that learns from its targets and from a frozen teacher at the same time."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,16 +14,25 @@ from deploy.errors import ConfigError
 from deploy.prediction import image_files, preprocess
 from stages.artifacts import ATTENTION, Dataset, read_json
 from stages.config import DistillConfig
+from stages.config.distillation import Weight
 from stages.detectors import Detector, Outputs, Reading
 from stages.losses import Loss, NetworkSide
 from stages.losses.features.attention_maps import spatial_attention, standardized
+from stages.processes import mean_over_processes
+from stages.training.balance import TASK, Balance
 from stages.training.loader import TrainingBatch
 from stages.training.loop import Task
 from stages.training.teacher import Teacher
 
+Found = tuple[str, Loss, Mapping[str, Tensor]]
+"""A loss's name, the loss, and its terms in one step."""
 
-def build_losses(config: DistillConfig, student: Detector, teacher: Detector, seed: int) -> dict[str, tuple[Loss, float]]:
-    """The configured losses with weight above 0, and their weights.
+FP16_SCALE = 2.0**14
+"""Keeps gradients of means over many positions above the least that half precision can hold."""
+
+
+def build_losses(config: DistillConfig, student: Detector, teacher: Detector, seed: int) -> dict[str, tuple[Loss, Weight]]:
+    """The configured losses with weight above 0 or auto, and their weights.
 
     New adapters depend on the seed; torch's random state is left as it is.
 
@@ -31,11 +40,11 @@ def build_losses(config: DistillConfig, student: Detector, teacher: Detector, se
         ConfigError: options that do not go together, or a network that cannot give what a loss reads.
     """
     own, other = side_of(student), side_of(teacher)
-    losses: dict[str, tuple[Loss, float]] = {}
+    losses: dict[str, tuple[Loss, Weight]] = {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed + 1)
         for choice in config.losses:
-            if choice.weight == 0:
+            if not choice.enabled:
                 continue
             module = plugins.load("stages.losses", choice.name)
             _refuse_unreadable(choice.name, module.READS, own, other)
@@ -49,7 +58,7 @@ def build_losses(config: DistillConfig, student: Detector, teacher: Detector, se
 def side_of(detector: Detector) -> NetworkSide:
     """What losses are told of a detector."""
     shape = detector.num_classes, detector.strides, detector.channels
-    return NetworkSide(detector.name, detector.kind, *shape, detector.gives, detector.mask_frame)
+    return NetworkSide(detector.name, detector.kind, *shape, detector.gives, detector.mask_frame, detector.head_shape)
 
 
 def _refuse_unreadable(loss: str, reads: Sequence[Reading], student: NetworkSide, teacher: NetworkSide) -> None:
@@ -79,27 +88,38 @@ def loss_factor(config: DistillConfig, num_steps: int) -> Callable[[int], float]
 
 @dataclass(frozen=True)
 class Lesson:
-    """What the teacher contributes to one step: its outputs, the factor on the losses' weights, whether gradient shares are sampled."""
+    """What the teacher contributes to one step.
+
+    factor: the factor on all losses' weights. sampled: whether shares of the gradient are logged. measured: whether weights follow them.
+    """
 
     teacher: Outputs
     factor: float
     sampled: bool
+    measured: bool
 
 
 class Distillation(Task):
-    """The student with its adapters; the teacher is not a submodule, so no optimizer or checkpoint contains it."""
+    """The student with its adapters; the teacher is not a submodule, so no optimizer or checkpoint contains it.
+
+    Args:
+        every: steps between samples of the shares of the gradient; 0: none.
+        share: what the losses with weight auto get of it.
+    """
 
     def __init__(
         self,
         detector: Detector,
         teacher: Teacher,
-        losses: Mapping[str, tuple[Loss, float]],
+        losses: Mapping[str, tuple[Loss, Weight]],
         factor: Callable[[int], float],
         every: int = 0,
+        share: float = DistillConfig.model_fields["share"].default,
     ) -> None:
         super().__init__(detector)
         self.losses = nn.ModuleDict({name: loss for name, (loss, _) in losses.items()})
-        self._weights = {name: weight for name, (_, weight) in losses.items()}
+        self.balance = Balance({name: weight for name, (_, weight) in losses.items()}, share)
+        self.memory = (self.balance,) if any(weight == "auto" for _, weight in losses.values()) else ()
         self._factor = factor
         self._every = every
         self._teacher = teacher
@@ -108,40 +128,78 @@ class Distillation(Task):
         """The teacher's lesson on the student's own view; None if there are no losses."""
         if not self.losses:
             return None
-        return Lesson(self._teacher(batch.images), self._factor(step), bool(self._every) and step % self._every == 0)
+        sampled = bool(self._every) and step % self._every == 0
+        return Lesson(self._teacher(batch.images), self._factor(step), sampled, self.balance.due(step))
 
     def forward(self, batch: TrainingBatch, extra: Lesson | None) -> tuple[Tensor, dict[str, Tensor]]:
         """The task losses as the baseline sums them, plus each weighted term.
 
         The named terms are unweighted; each comes with weighted/<term> and, if sampled, share/<term>: the norm of the term's gradient
-        at all levels of the student's pyramid, as a share of the sum of all terms' norms.
+        at all levels of the student's pyramid, as a share of the sum of all terms' norms. In steps in which weights that are found are
+        measured, they come as weight/<term>.
         """
         if extra is None:
             return super().forward(batch, extra)
         student: Outputs = self.detector(batch.images, batch.targets)
         terms = dict(student.losses)
-        parts = {"task": torch.stack(list(terms.values())).sum()}
+        task = torch.stack(list(terms.values())).sum()
+        found = [(name, loss, loss(student, extra.teacher, batch.targets)) for name, loss in self._named()]
+        looked = self._look(task, found, student.pyramid, extra)
+        total = {TASK: task}
+        for name, loss, values in found:
+            for term, value in values.items():
+                part = _part(name, term)
+                weighted = value * (self.balance.factor(part) * loss.weight(term) * extra.factor)
+                terms |= {f"{name}/{term}": value, f"weighted/{name}/{term}": weighted}
+                total[part] = total[part] + weighted if part in total else weighted
+        return torch.stack(list(total.values())).sum(), terms | looked
+
+    def _named(self) -> Iterator[tuple[str, Loss]]:
         for name, loss in self.losses.items():
             assert isinstance(loss, Loss)
-            for term, value in loss(student, extra.teacher, batch.targets).items():
-                weighted = value * (self._weights[name] * loss.weight(term) * extra.factor)
-                terms |= {f"{name}/{term}": value, f"weighted/{name}/{term}": weighted}
-                part = f"{name}/{term.partition('/')[0]}"
-                parts[part] = parts[part] + weighted if part in parts else weighted
+            yield name, loss
+
+    def _look(self, task: Tensor, found: Sequence[Found], pyramid: Sequence[Tensor], extra: Lesson) -> dict[str, Tensor]:
+        """Measure the gradients if it is time to: the shares and the weights that are found, for the log."""
+        if not (extra.sampled or extra.measured):
+            return {}
+        parts = {TASK: task}
+        for name, loss, values in found:
+            for term, value in values.items():
+                part, own = _part(name, term), value * loss.weight(term)
+                parts[part] = parts[part] + own if part in parts else own
+        norms = gradient_norms(parts, pyramid)
+        looked: dict[str, Tensor] = {}
+        if extra.measured:
+            everywhere = mean_over_processes(torch.stack(list(norms.values()))).tolist()
+            self.balance.see(dict(zip(norms, everywhere, strict=True)))
+            looked = {f"weight/{part}": task.new_tensor(self.balance.factor(part)) for part in self.balance.found()}
         if extra.sampled:
-            terms |= {f"share/{part}": share for part, share in gradient_shares(parts, student.pyramid).items()}
-        return torch.stack(list(parts.values())).sum(), terms
+            factors = {part: 1.0 if part == TASK else self.balance.factor(part) * extra.factor for part in norms}
+            looked |= {f"share/{part}": share for part, share in shares({p: n * factors[p] for p, n in norms.items()}).items()}
+        return looked
 
 
-def gradient_shares(parts: Mapping[str, Tensor], pyramid: Sequence[Tensor]) -> dict[str, Tensor]:
-    """The norm of each part's gradient at the pyramid, over all levels, divided by the sum of these norms."""
+def _part(loss: str, term: str) -> str:
+    return f"{loss}/{term.partition('/')[0]}"
+
+
+def gradient_norms(parts: Mapping[str, Tensor], pyramid: Sequence[Tensor]) -> dict[str, Tensor]:
+    """The norm of each part's gradient at the pyramid, over all levels; where that is in half precision, scaled on its way."""
+    scale = FP16_SCALE if any(level.dtype == torch.float16 for level in pyramid) else 1.0
     norms = {}
     for name, part in parts.items():
         grads: Sequence[Tensor | None] = ()
         if part.requires_grad:
-            grads = torch.autograd.grad(part, list(pyramid), retain_graph=True, allow_unused=True)
-        reached = [grad.detach().float().norm() for grad in grads if grad is not None]
-        norms[name] = torch.stack([part.new_zeros(()), *reached]).norm()
+            up = torch.full_like(part, scale)
+            grads = torch.autograd.grad(part, list(pyramid), up, retain_graph=True, allow_unused=True)
+        reached = [grad.detach().float().norm() / scale for grad in grads if grad is not None]
+        norms[name] = torch.stack([part.new_zeros((), dtype=torch.float32), *reached]).norm()
+    return norms
+
+
+def shares(norms: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Each divided by the sum of all."""
     total = torch.stack(list(norms.values())).sum().clamp(min=1e-30)
     return {name: norm / total for name, norm in norms.items()}
 

@@ -29,12 +29,17 @@ from stages.training.loader import EpochBatches, TrainingBatch, TrainingImages, 
 from stages.training.normalization import single_values_refused
 from stages.training.observer import Detections, Observer
 from stages.training.optimizer import optimizer_for
-from stages.training.saved_state import Progress, SavedState
+from stages.training.saved_state import Progress, SavedState, Stateful
 from stages.training.schedule import learning_rate
 
 
 class Task(nn.Module):
-    """What is trained: a detector, with whatever a subclass adds to its losses."""
+    """What is trained: a detector, with whatever a subclass adds to its losses.
+
+    memory: what a stopped training needs to continue in addition to the weights.
+    """
+
+    memory: tuple[Stateful, ...] = ()
 
     def __init__(self, detector: Detector) -> None:
         super().__init__()
@@ -88,7 +93,8 @@ class Trainer:
         self._progress = Progress()
         self._model, self._optimizer = self._accelerator.prepare(task, optimizer)
         self._saved = SavedState(folder, self._accelerator)
-        self._accelerator.register_for_checkpointing(self._scheduler, self._progress, *([self._ema] if self._ema else []))
+        kept = [self._scheduler, self._progress, *([self._ema] if self._ema else []), *task.memory]
+        self._accelerator.register_for_checkpointing(*kept)
 
     @property
     def device(self) -> torch.device:

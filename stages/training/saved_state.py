@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from accelerate import Accelerator
 
@@ -12,6 +12,18 @@ from stages.detectors.backbones.pretrained import DAMAGED
 
 NAME = "resume"
 _FRESH, _OLD, _USED = f"{NAME}.new", f"{NAME}.old", f"{NAME}.used"
+
+
+class Stateful(Protocol):
+    """What is saved with a training's weights, as plain values."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The values."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> object:
+        """Continue with saved values."""
+        ...
 
 
 class Progress:

@@ -1,6 +1,7 @@
 """What holds of every detector, in a tiny form."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import detector_samples
 import pytest
@@ -51,6 +52,18 @@ def decoded(detector: Detector, outputs: Outputs) -> None:
             assert_among(outputs.proposals[index], scores.new_full(outputs.proposals[index].shape[:1], 1e-2), boxes, scores[index, :, 0])
 
 
+def shape(detector: Detector, outputs: Outputs) -> None:
+    """What is known of the head before it is run is so."""
+    known = detector.head_shape
+    rows = outputs.head["objectness" if detector.kind == "two_stage" else "class_logits"]
+    if detector.kind == "set_prediction":
+        assert known.channels == outputs.decode_queries().queries.features.shape[-1]
+    elif known.places:
+        places = [level.shape[-2] * level.shape[-1] for level in outputs.pyramid]
+        assert [row.shape[1] for row in rows] == [count * place for count, place in zip(known.places, places, strict=True)]
+    assert known.bins == (outputs.head["box_distributions"][0].shape[-1] if "box_distributions" in outputs.head else 0)
+
+
 def teacher_head(detector: Detector, outputs: Outputs) -> None:
     """On its own features it is its own head, and others get gradient through it."""
     own = outputs.head_on(outputs.pyramid).head
@@ -61,6 +74,21 @@ def teacher_head(detector: Detector, outputs: Outputs) -> None:
     made = [level.sum() for name, levels in outputs.head_on(features).head.items() if name != "quality" for level in levels]
     torch.stack(made).sum().backward()
     assert all(level.grad is not None and level.grad.abs().sum() > 0 for level in features)
+
+
+def towers(detector: Detector, outputs: Outputs) -> None:
+    """Cut after any number of convolutions, the head is itself, and what is put in gets gradient."""
+    own = outputs.head
+    for convs in range(detector.head_shape.convs + 1):
+        made = outputs.towers(convs)
+        assert [level.shape[1] for level in made.classes] == [detector.head_shape.channels] * len(outputs.pyramid)
+        rest = outputs.head_after(made).head
+        assert rest.keys() == own.keys()
+        assert all(torch.equal(a, b) for name in own for a, b in zip(own[name], rest[name], strict=True))
+    classes, boxes = (tuple(level.detach().requires_grad_() for level in tower) for tower in (made.classes, made.boxes))
+    answer = outputs.head_after(replace(made, classes=classes, boxes=boxes))
+    torch.stack([level.sum() for levels in answer.head.values() for level in (*levels, *answer.decoded().boxes)]).sum().backward()
+    assert all(level.grad is not None and level.grad.abs().sum() > 0 for level in (*classes, *boxes))
 
 
 def regions(detector: Detector, outputs: Outputs) -> None:
@@ -115,6 +143,7 @@ GIVEN: dict[Reading, Callable[[Detector, Outputs], None]] = {
     "decoded": decoded,
     "regions": regions,
     "teacher_head": teacher_head,
+    "towers": towers,
     "decoder_queries": decoder_queries,
 }
 """What must hold of each part of the outputs that a detector lists."""
@@ -142,12 +171,14 @@ class TestEveryDetector:
         detector = detector_samples.confident(detector_samples.tiny(name))
         with torch.no_grad():
             outputs = detector(detector_samples.images(name))
+        shape(detector, outputs)
         for reading in detector.gives:
             GIVEN[reading](detector.eval(), outputs)
         calls: dict[Reading, Callable[[], object]] = {
             "decoded": outputs.decoded,
             "regions": lambda: outputs.regions(()),
             "teacher_head": lambda: outputs.head_on(outputs.pyramid),
+            "towers": lambda: outputs.towers(0),
             "decoder_queries": outputs.decode_queries,
         }
         for reading in calls.keys() - set(detector.gives) if outputs.network else ():

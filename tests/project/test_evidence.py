@@ -38,3 +38,40 @@ def test_another_value_makes_another_training(evidence: ModuleType) -> None:
     changed = evidence.Study(study.name, study.config.model_copy(update={"teacher": longer}))
     assert evidence.digest(changed, evidence.TEACHER, 0) != own
     assert evidence.digest(study, evidence.TEACHER, 1) != own
+
+
+@pytest.fixture
+def auto_weights(monkeypatch: pytest.MonkeyPatch, evidence: ModuleType) -> ModuleType:
+    monkeypatch.setitem(sys.modules, "run", evidence)
+    spec = importlib.util.spec_from_file_location("auto_weights", FOLDER / "auto_weights.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "auto_weights", module)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_study_of_found_weights_has_four_pairs_and_differs_only_in_the_weights(auto_weights: ModuleType) -> None:
+    known = auto_weights.pairs()
+    assert [pair.name for pair in known] == ["digits", "own-images", "set-prediction", "two-stage"]
+    assert len(list(auto_weights.missing(["own-images"], [1]))) == 5  # each seed has its own images, and so its own teacher
+    for pair in known:
+        hand, found = pair.losses(auto_weights.HAND), pair.losses(auto_weights.AUTO)
+        assert [loss.weight for loss in found] == ["auto"] * len(hand)
+        assert [(loss.name, loss.options) for loss in found] == [(loss.name, loss.options) for loss in hand]
+        digests = {auto_weights.digest(pair, role, 0) for role in pair.roles()}
+        assert len(digests) == len(pair.roles()) == 5
+
+
+def test_found_weights_are_as_good_unless_a_pair_says_otherwise(auto_weights: ModuleType) -> None:
+    def maps(auto: float, hand: float) -> dict[str, list[float]]:
+        noise = (0.0, 0.001, -0.001)
+        level = {auto_weights.BASELINE: 0.5, auto_weights.COST: 0.52, auto_weights.HAND: hand}
+        return {**{role: [value] * 3 for role, value in level.items()}, auto_weights.AUTO: [auto + one for one in noise]}
+
+    good, lines = auto_weights.verdict({"one": maps(0.6, 0.6), "other": maps(0.55, 0.54)})
+    assert good
+    assert "mean of the pairs: auto over baseline +7.50 (+7.25 to +7.75), over baseline, equal cost +5.50" in lines[-1]
+    assert not auto_weights.verdict({"one": maps(0.6, 0.7), "other": maps(0.6, 0.5)})[0]
+    assert not auto_weights.verdict({"one": maps(0.5, 0.5), "other": maps(0.5, 0.5)})[0]

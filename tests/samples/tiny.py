@@ -3,8 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from stages.artifacts import Dataset
 from stages.config import DataConfig, DetectorConfig, DistillConfig, TrainConfig
+from stages.detectors import Target
 from stages.prepare import prepare
 
 STUDENT: dict[str, Any] = {
@@ -19,6 +22,8 @@ STUDENT: dict[str, Any] = {
 }
 TEACHER: dict[str, Any] = {**STUDENT, "width": 16}
 LOSSES: list[dict[str, Any]] = [{"name": "attention", "weight": 0.5}, {"name": "non_local", "weight": 0.5}]
+HEADS: list[dict[str, Any]] = [{"name": name} for name in ("localization", "general_instance", "chen", "cross_head")]
+AUTO: list[dict[str, Any]] = [{**loss, "weight": "auto"} for loss in LOSSES]
 
 
 def dataset(out: Path, *, train_images: int = 12, size: int = 64) -> Dataset:
@@ -44,3 +49,8 @@ def schedule(**options: Any) -> TrainConfig:
 def distillation(**options: Any) -> DistillConfig:
     """Both losses, at their full weight from the first step."""
     return DistillConfig.model_validate({"losses": LOSSES, "warmup_steps": 0, **options})
+
+
+def target() -> Target:
+    """Two objects in an image of 64 px."""
+    return Target(torch.tensor([[4.0, 8.0, 30.0, 40.0], [24.0, 30.0, 60.0, 58.0]]), torch.tensor([1, 4]))

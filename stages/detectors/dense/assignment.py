@@ -32,6 +32,18 @@ def nearest_above_average(anchors: Tensor, sizes: Sequence[int], boxes: Tensor, 
     """
     if not len(boxes):
         return torch.full((len(anchors),), -1, dtype=torch.int64, device=anchors.device)
+    overlaps = pairwise_iou(anchors, boxes)
+    candidates, enough = enough_overlap(anchors, sizes, boxes, nearest, overlaps)
+    own = overlaps.gather(0, candidates)
+    center = ((anchors[:, :2] + anchors[:, 2:]) / 2)[candidates]
+    inside = torch.cat((center - boxes[:, :2], boxes[:, 2:] - center), dim=-1).amin(dim=-1) > _INSIDE_PX
+    wanted = torch.full_like(overlaps, -1.0).scatter(0, candidates, torch.where((own >= enough) & inside, own, -torch.ones_like(own)))
+    most, index = wanted.max(dim=1)
+    return torch.where(most >= 0, index, torch.full_like(index, -1))
+
+
+def enough_overlap(anchors: Tensor, sizes: Sequence[int], boxes: Tensor, nearest: int, overlaps: Tensor) -> tuple[Tensor, Tensor]:
+    """Each object's candidates [C, M], indices of anchors, and the overlap [M] that those have which learn it; M is at least 1."""
     places, middles = (anchors[:, :2] + anchors[:, 2:]) / 2, (boxes[:, :2] + boxes[:, 2:]) / 2
     distances = (places[:, None] - middles[None]).pow(2).sum(dim=-1).sqrt()
     chosen, first = [], 0
@@ -39,14 +51,8 @@ def nearest_above_average(anchors: Tensor, sizes: Sequence[int], boxes: Tensor, 
         chosen.append(level.topk(min(nearest, len(level)), dim=0, largest=False).indices + first)
         first += len(level)
     candidates = torch.cat(chosen)
-    overlaps = pairwise_iou(anchors, boxes)
     own = overlaps.gather(0, candidates)
-    enough = own.mean(dim=0) + (own.std(dim=0) if len(own) > 1 else 0)
-    center = places[candidates]
-    inside = torch.cat((center - boxes[:, :2], boxes[:, 2:] - center), dim=-1).amin(dim=-1) > _INSIDE_PX
-    wanted = torch.full_like(overlaps, -1.0).scatter(0, candidates, torch.where((own >= enough) & inside, own, -torch.ones_like(own)))
-    most, index = wanted.max(dim=1)
-    return torch.where(most >= 0, index, torch.full_like(index, -1))
+    return candidates, own.mean(dim=0) + (own.std(dim=0) if len(own) > 1 else 0)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -9,10 +11,11 @@ from torchvision.models.detection.fcos import FCOS
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.retinanet import RetinaNet
 
-from stages.detectors import Decoded, Detector, Graph, GraphOptions, GraphOutput, Outputs, Target
+from stages.detectors import Decoded, Detector, Graph, GraphOptions, GraphOutput, HeadShape, Outputs, Reading, Target, Towers
 from stages.detectors.boxes.coding import clip
 from stages.detectors.boxes.nms import best, select
 from stages.detectors.dense.model import OneStageModel
+from stages.detectors.dense.towers import rest_of_head, run, tower_steps
 
 CLASS_LAYERS = ("head.classification_head.cls_logits.",)
 """Prefixes of the names of tensors that grow with the number of classes."""
@@ -39,7 +42,7 @@ class DenseDetector(Detector):
     "bbox_ctrness" [B, N, 1].
     """
 
-    gives = ("pyramid", "head", "decoded", "teacher_head")
+    gives: tuple[Reading, ...] = ("pyramid", "head", "decoded", "teacher_head")
 
     def __init__(self, model: FCOS | RetinaNet | OneStageModel, strides: tuple[int, ...]) -> None:
         super().__init__()
@@ -48,6 +51,10 @@ class DenseDetector(Detector):
         width = model.backbone.out_channels
         assert isinstance(width, int)
         self.channels = (width,) * len(strides)
+        self.head_shape = HeadShape(tuple(model.anchor_generator.num_anchors_per_location()))
+        if steps := tower_steps(model.head):
+            self.gives = (*self.gives, "towers")
+            self.head_shape = replace(self.head_shape, convs=len(steps[0]), channels=width)
 
     @abstractmethod
     def losses(self, rows: list[dict[str, Tensor]], head: dict[str, Tensor], anchors: list[Tensor], sizes: list[int]) -> dict[str, Tensor]:
@@ -96,6 +103,20 @@ class DenseDetector(Detector):
     def head_on(self, pyramid: Sequence[Tensor], size: tuple[int, int]) -> Outputs:
         """See Detector.head_on."""
         return self._outputs(pyramid, self.model.head(list(pyramid)), {}, size)
+
+    def towers(self, outputs: Outputs, convs: int) -> Towers:
+        """See Detector.towers."""
+        steps = tower_steps(self.model.head) or self._refuse_towers()
+        made = [tuple(run(tower[:convs], level) for level in outputs.pyramid) for tower in steps]
+        return Towers(made[0], made[1], convs)
+
+    def head_after(self, towers: Towers, size: tuple[int, int]) -> Outputs:
+        """See Detector.head_after."""
+        head = rest_of_head(self.model.head, towers) if tower_steps(self.model.head) else self._refuse_towers()
+        return self._outputs(towers.classes, head, {}, size)
+
+    def _refuse_towers(self) -> NoReturn:
+        raise self._cannot("towers")
 
     def _outputs(
         self, features: Sequence[Tensor], head: Mapping[str, Tensor], losses: Mapping[str, Tensor], size: tuple[int, int]

@@ -33,9 +33,9 @@ class FcosTowers(TowersHead):
             assert self.bbox_reg.bias is not None
             nn.init.constant_(self.bbox_reg.bias, first_reach)
 
-    def level(self, features: Tensor, index: int) -> Mapping[str, Tensor]:
+    def level(self, classes: Tensor, boxes: Tensor, index: int, convs: int) -> Mapping[str, Tensor]:
         """See TowersHead.level."""
-        for_classes, for_boxes = self.cls_convs(features), self.reg_convs(features)
+        for_classes, for_boxes = self.cls_convs[convs:](classes), self.reg_convs[convs:](boxes)
         assert self.bbox_ctrness is not None
         codes = self.scales[index](self.bbox_reg(for_boxes))
         return {

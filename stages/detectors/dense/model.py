@@ -93,12 +93,16 @@ class TowersHead(nn.Module):
 
     def forward(self, features: Sequence[Tensor]) -> dict[str, Tensor]:
         """See DenseDetector: rows of all levels, position by position."""
-        levels = [self.level(level, index) for index, level in enumerate(features)]
+        return self.after(features, features, 0)
+
+    def after(self, classes: Sequence[Tensor], boxes: Sequence[Tensor], convs: int) -> dict[str, Tensor]:
+        """The same from what each tower has made of the levels after this number of convolutions."""
+        levels = [self.level(*both, index, convs) for index, both in enumerate(zip(classes, boxes, strict=True))]
         return {name: torch.cat([level[name].permute(0, 2, 3, 1).flatten(1, 2) for level in levels], dim=1) for name in levels[0]}
 
-    def level(self, features: Tensor, index: int) -> Mapping[str, Tensor]:
-        """What is predicted at a level's positions, by name, [B, ..., H, W]."""
-        for_classes, for_boxes = self.cls_convs(features), self.reg_convs(features)
+    def level(self, classes: Tensor, boxes: Tensor, index: int, convs: int) -> Mapping[str, Tensor]:
+        """What is predicted at a level's positions, by name, [B, ..., H, W]; `convs` convolutions of each tower have been applied."""
+        for_classes, for_boxes = self.cls_convs[convs:](classes), self.reg_convs[convs:](boxes)
         codes = self.bbox_reg(for_boxes)
         head = {"cls_logits": self.cls_logits(for_classes), "bbox_regression": self.scales[index](codes) if self.scales else codes}
         if self.bbox_ctrness is not None:

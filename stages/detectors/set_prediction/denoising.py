@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stages.detectors import DecodedQueries, Outputs, Queries
+from stages.detectors import DecodedQueries, HeadShape, Outputs, Queries
 from stages.detectors.boxes.nms import best
 from stages.detectors.set_prediction import hub
 from stages.detectors.set_prediction.detector import (
@@ -71,6 +71,7 @@ class DenoisingDetector(SetPredictionDetector):
         self.config = model.config
         self.strides = tuple(self.config.feat_strides)
         self.channels = (self.config.encoder_hidden_dim,) * len(self.strides)
+        self.head_shape = HeadShape(channels=self.config.d_model)
         self.network = model.model  # it contains the heads that are used; the model's own are the same tensors
         self.criterion = model.loss_function
         self.config.auxiliary_loss = True

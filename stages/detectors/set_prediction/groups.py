@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from deploy.errors import DataError
-from stages.detectors import DecodedQueries, Outputs, Queries
+from stages.detectors import DecodedQueries, HeadShape, Outputs, Queries
 from stages.detectors.boxes.nms import best
 from stages.detectors.set_prediction import hub
 from stages.detectors.set_prediction.detector import (
@@ -57,6 +57,7 @@ class GroupQueryDetector(SetPredictionDetector):
         self.config.auxiliary_loss = True
         self.alone = copy.copy(self.config)
         self.alone.group_detr = 1
+        self.head_shape = HeadShape(channels=self.config.d_model)
         hub.untie(model)
 
     @property

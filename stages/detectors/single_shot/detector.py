@@ -13,7 +13,7 @@ from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 from torchvision.models.detection.ssd import SSD
 from torchvision.ops import box_iou
 
-from stages.detectors import Decoded, Detector, Graph, GraphOptions, GraphOutput, Outputs, Target
+from stages.detectors import Decoded, Detector, Graph, GraphOptions, GraphOutput, HeadShape, Outputs, Target
 from stages.detectors.boxes.coding import clip, decode
 from stages.detectors.boxes.nms import select_per_class
 from stages.detectors.single_shot.softmax_head import SoftmaxHead
@@ -43,6 +43,7 @@ class SsdDetector(Detector):
         self.strides = strides
         self.channels = channels
         self.min_side_px = min_side_px
+        self.head_shape = HeadShape(tuple(model.anchor_generator.num_anchors_per_location()))
 
     def features(self, images: Tensor) -> list[Tensor]:
         """The pyramid, finest first."""

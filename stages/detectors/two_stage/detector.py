@@ -8,7 +8,7 @@ from torch import Tensor
 from torchvision.models.detection.faster_rcnn import FasterRCNN
 from torchvision.models.detection.rpn import concat_box_prediction_layers
 
-from stages.detectors import Decoded, Detector, Graph, GraphOptions, Outputs, Regions, Target
+from stages.detectors import Decoded, Detector, Graph, GraphOptions, HeadShape, Outputs, Regions, Target
 from stages.detectors.boxes.coding import decode
 from stages.detectors.two_stage.graph import TwoStageGraph
 from stages.detectors.two_stage.losses import proposal_losses, region_losses, rows
@@ -32,6 +32,7 @@ class TwoStageDetector(Detector):
         self.rpn_candidates = rpn_candidates
         self.strides = pyramid.strides
         self.channels = (int(self.model.backbone.out_channels),) * len(pyramid.strides)
+        self.head_shape = HeadShape(tuple(self.model.rpn.anchor_generator.num_anchors_per_location()))
         self.mask_frame = "box" if self.model.roi_heads.has_mask() else None
 
     def forward(self, images: Tensor, targets: Sequence[Target] | None = None) -> Outputs:

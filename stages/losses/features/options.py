@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-PresetName = Literal["normalised", "code_one_stage", "code_two_stage", "mmrazor", "paper_one_stage", "paper_two_stage"]
+PresetName = Literal["normalised", "code_one_stage", "code_two_stage", "paper_one_stage", "paper_two_stage"]
 Strides = Annotated[tuple[int, ...] | None, Field(description="strides of the student's levels that learn; null: all that can")]
 Missing = Annotated[
     Literal["skip", "interpolate"],

@@ -3,11 +3,11 @@
 Zhang & Ma, "Structured Knowledge Distillation for Accurate and Efficient Object Detection", IEEE TPAMI 2023,
 https://doi.org/10.1109/TPAMI.2023.3300470; first in ICLR 2021, https://openreview.net/forum?id=uKhGRvM8QNH.
 
-Sources of the constants: `code_*` comes from copies of the authors' supplementary code, `mmrazor` from OpenMMLab's
-re-implementation (configs/distill/mmdet/fbkd). `paper_*` has the copies' constants with the changes that later publications report
-of the paper's text: attentions summed before the softmax, absolute values without adapters, both masks, and the temperatures of
-the two families exchanged; these are partly recollections. All five measure errors by the Euclidean norm over a process's whole
-batch, so their weights hold for two images of 800 x 1333 px per process and pyramids of 256 channels.
+Sources of the constants: `code_*` comes from copies of the authors' supplementary code; `code_two_stage` on the four finest levels is
+OpenMMLab's re-implementation (mmrazor, configs/distill/mmdet/fbkd). `paper_*` has the copies' constants with the changes that later
+publications report of the paper's text: attentions summed before the softmax, absolute values without adapters, both masks, and the
+temperatures of the two families exchanged; these are partly recollections. All four measure errors by the Euclidean norm over a
+process's whole batch, so their weights hold for two images of 800 x 1333 px per process and pyramids of 256 channels.
 
 `normalised` is our own: the same terms per image and per level, on features whose channels are each normalized to mean 0 and standard
 deviation 1 over the image's positions (or, by option, over those of the whole batch), as means of squares, so one weight suits every
@@ -33,7 +33,6 @@ class Preset:
     temperature: temperature of the masks. feature, transfer, relation: the terms' weights.
     pools, reductions: of the relation modules, one per level, finest first; the last applies to all further levels.
     batch_norm: whether the relation modules end in a batch norm whose scale starts at 0.
-    num_levels: maximum number of levels, the finest ones; None: all.
     statistics: what features are standardized over if squares are averaged, each image or the batch.
     """
 
@@ -48,7 +47,6 @@ class Preset:
     pools: tuple[int, ...] = (8, 4, 2)
     reductions: tuple[int, ...] = (4, 4, 2)
     batch_norm: bool = True
-    num_levels: int | None = None
     statistics: Statistics = "image"
 
 
@@ -78,7 +76,6 @@ PRESETS: Mapping[PresetName, Preset] = {
     ),
     "code_one_stage": Preset(temperature=0.1, feature=4.2e-4, transfer=2.4e-2, relation=4.2e-4),
     "code_two_stage": Preset(channel_mask=False),
-    "mmrazor": Preset(channel_mask=False, num_levels=4),
     "paper_one_stage": Preset(masks="summed", compared="magnitude", feature=4e-4, transfer=2e-2, relation=4e-4),
     "paper_two_stage": Preset(masks="summed", compared="magnitude", temperature=0.1),
 }

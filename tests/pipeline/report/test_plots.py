@@ -143,3 +143,10 @@ class TestBoxes:
         assert shown[:, 8:40].min() > 0.9
         assert pictures.correlation(shown, shown) == pytest.approx(1)
         assert pictures.correlation(shown, np.ones_like(shown)) is None
+
+
+def test_weights_that_were_found_have_a_panel_beside_the_shares() -> None:
+    columns = ("loss", "attention/feature/8", "weighted/attention/feature/8", "share/attention/feature", "weight/attention/feature")
+    terms, diagnostics = plots.training({"student": {name: [(1.0, 0.5), (2.0, 0.25)] for name in columns}})
+    assert [panel.name for panel in terms] == ["loss", "attention/feature/8"]
+    assert {panel.name: panel.figures["student"] for panel in diagnostics} == dict.fromkeys(columns[2:], 0.25)

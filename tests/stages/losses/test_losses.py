@@ -103,7 +103,6 @@ def norm(x: Array) -> float:
 CONSTANTS = {
     "code_one_stage": (0.1, 4.2e-4, 2.4e-2, 4.2e-4),
     "code_two_stage": (0.5, 7e-5, 4e-3, 7e-5),
-    "mmrazor": (0.5, 7e-5, 4e-3, 7e-5),
     "paper_one_stage": (0.5, 4e-4, 2e-2, 4e-4),
     "paper_two_stage": (0.1, 7e-5, 4e-3, 7e-5),
 }
@@ -217,7 +216,7 @@ def test_without_an_adapter_the_standardized_features_are_compared_themselves() 
     assert weighted(attention, student, teacher)["feature/8"] == pytest.approx(expected, rel=1e-4)
     related = ((block(own, non_local.own[0]) - block(other, non_local.other[0])) ** 2).mean()
     assert weighted(non_local, student, teacher)["relation/8"] == pytest.approx(related, rel=1e-5)
-    plain: Any = fresh("attention", SAME, preset="mmrazor", adapter="none")
+    plain: Any = fresh("attention", SAME, preset="code_two_stage", transfer_weight=0.0, adapter="none")
     s, t = array(student.pyramid[0]), array(teacher.pyramid[0])
     weights = (softmax(np.abs(s).mean(1, keepdims=True) / 0.5, (1, 2, 3)) + softmax(np.abs(t).mean(1, keepdims=True) / 0.5, (1, 2, 3))) / 2
     value = float(np.sqrt(((s - t) ** 2 * weights * s[0, 0].size).sum())) * 7e-5
@@ -241,7 +240,7 @@ def test_no_adapter_between_different_numbers_of_channels_is_refused(name: str) 
 def test_statistics_of_the_batch_are_refused_where_nothing_is_standardized() -> None:
     for name in ("attention", "non_local"):
         with pytest.raises(ConfigError, match="statistics: batch requires preset normalised"):
-            fresh(name, preset="mmrazor", statistics="batch")
+            fresh(name, preset="code_two_stage", statistics="batch")
 
 
 @pytest.mark.parametrize("statistics", ["image", "batch"])
@@ -264,12 +263,6 @@ def test_the_code_presets_add_as_many_parameters_as_the_authors_code() -> None:
         assert sum(p.numel() for loss in built for p in loss.parameters()) == 2_046_258
         assert [module.theta.out_channels for module in built[1].own] == [64, 64, 128, 128, 128]
         assert [module.pool for module in built[1].other] == [8, 4, 2, 2, 2]
-
-
-def test_mmrazor_leaves_the_fifth_level_out() -> None:
-    five = side((4, 8, 16, 32, 64), (8,) * 5)
-    for name in ("attention", "non_local"):
-        assert plugins.load("stages.losses", name).build(five, five, preset="mmrazor").strides == (4, 8, 16, 32)
 
 
 @pytest.mark.parametrize("name", ["attention", "non_local"])

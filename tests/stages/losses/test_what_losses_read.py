@@ -145,11 +145,27 @@ TRAINS = [
     ("same_queries", "rt_detr_v2", "deimv2"),
     ("same_queries", "rf_detr", "lw_detr"),
 ]
+KINDS = {
+    "localization": ("dense",),
+    "general_instance": ("dense",),
+    "chen": ("dense", "two_stage"),
+    "cross_head": ("dense",),
+    "shared_queries": ("set_prediction",),
+}
+"""Which kinds of detectors the losses on heads serve."""
+TOWERS = ("atss", "fcos", "fsaf", "gfl", "retinanet")
+"""Dense detectors that all losses for them serve; cross_head needs towers, general_instance levels of equal width."""
 REFUSED = [
-    ("region_classes", "faster_rcnn", "fcos", "regions", "the student, fcos, can give only pyramid, head, decoded, teacher_head"),
-    ("region_classes", "retinanet", "mask_rcnn", "regions", "the teacher, retinanet, can give only pyramid, head, decoded, teacher_head"),
+    ("region_classes", "faster_rcnn", "fcos", "regions", "the student, fcos, can give only pyramid, head, decoded, teacher_head, towers"),
+    (
+        "region_classes",
+        "retinanet",
+        "mask_rcnn",
+        "regions",
+        "the teacher, retinanet, can give only pyramid, head, decoded, teacher_head, towers",
+    ),
     ("crossed", "d_fine", "fcos", "teacher_head", "the teacher, d_fine, can give only pyramid, decoded, decoder_queries"),
-    ("same_queries", "fcos", "lw_detr", "decoder_queries", "the teacher, fcos, can give only pyramid, head, decoded, teacher_head"),
+    ("same_queries", "fcos", "lw_detr", "decoder_queries", "the teacher, fcos, can give only pyramid, head, decoded, teacher_head, towers"),
     ("feature_richness", "d_fine", "fcos", "teacher_head", "the teacher, d_fine, can give only pyramid, decoded, decoder_queries"),
 ]
 SERVED = [
@@ -226,6 +242,53 @@ def test_a_student_without_anchors_is_refused() -> None:
     with pytest.raises(ConfigError) as refused:
         build("fine_grained", detector_samples.tiny("d_fine"), detector_samples.tiny("fcos"))
     assert str(refused.value).startswith("distill.losses: fine_grained: the student, d_fine, has no anchors")
+@pytest.mark.parametrize("loss", KINDS)
+@pytest.mark.parametrize("name", plugins.names("stages.detectors"))
+def test_a_loss_on_heads_trains_every_detector_that_it_serves_and_refuses_the_others(loss: str, name: str) -> None:
+    student, teacher = detector_samples.tiny(name, 0), detector_samples.tiny(name, 5)
+    served = {"cross_head": "towers" in student.gives, "general_instance": len(set(teacher.channels)) == 1}
+    if student.kind in KINDS[loss] and served.get(loss, True):
+        test_a_step_changes_the_student_and_nothing_of_the_teacher(loss, name, name)
+        return
+    assert student.kind not in KINDS[loss] or name not in TOWERS
+    with pytest.raises(ConfigError) as refused:
+        build(loss, student, teacher)
+    assert str(refused.value).startswith("distill.losses: ")
+    assert "choose a different loss" in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+MIXED = [
+    ("localization", "fcos", "gfl"),
+    ("localization", "ssd", "ssdlite"),
+    ("general_instance", "atss", "fcos"),
+    ("chen", "mask_rcnn", "cascade_rcnn"),
+    ("cross_head", "fsaf", "atss"),
+    ("shared_queries", "rf_detr", "d_fine"),
+]
+
+
+@pytest.mark.parametrize(("loss", "large", "small"), MIXED)
+def test_a_loss_on_heads_trains_pairs_of_different_detectors(loss: str, large: str, small: str) -> None:
+    test_a_step_changes_the_student_and_nothing_of_the_teacher(loss, large, small)
+
+
+UNLIKE = [
+    ("localization", "retinanet", "fcos", r"at stride 8 they predict different numbers of boxes per position: fcos 1, retinanet 9"),
+    (
+        "chen",
+        "fcos",
+        "faster_rcnn",
+        r"heads of one kind with the same classes, not faster_rcnn \(two_stage, 5 classes\) and fcos \(dense, 5",
+    ),
+    ("cross_head", "gfl", "retinanet", r"different numbers of boxes per position: retinanet 9, gfl 1"),
+]
+
+
+@pytest.mark.parametrize(("loss", "large", "small", "why"), UNLIKE)
+def test_heads_that_cannot_be_compared_are_refused(loss: str, large: str, small: str, why: str) -> None:
+    with pytest.raises(ConfigError, match=why):
+        build(loss, detector_samples.tiny(small), detector_samples.tiny(large))
 
 
 @pytest.mark.parametrize(("loss", "large", "small", "missing", "why"), REFUSED)

@@ -4,7 +4,8 @@ import copy
 import csv
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from detector_samples import tiny_options
 from PIL import Image
 from pydantic import ValidationError
 from torch import Tensor
@@ -28,7 +30,7 @@ from stages.prepare import prepare
 from stages.training import saved_state
 from stages.training.augment import Sample, mosaic, transforms
 from stages.training.checkpoint import build_detector
-from stages.training.distillation import Distillation, build_losses, gradient_shares, loss_factor
+from stages.training.distillation import Distillation, build_losses, gradient_norms, loss_factor, shares
 from stages.training.loader import EpochBatches, TrainingBatch, TrainingImages
 from stages.training.loop import Task, Trainer
 from stages.training.schedule import learning_rate
@@ -40,10 +42,16 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return tiny.dataset(tmp_path_factory.mktemp("data") / "digits")
 
 
-def trainer(dataset: Dataset, folder: Path, config: TrainConfig, losses: list[dict[str, Any]] | None) -> tuple[Trainer, Detector]:
+def trainer(
+    dataset: Dataset,
+    folder: Path,
+    config: TrainConfig,
+    losses: list[dict[str, Any]] | None,
+    networks: tuple[dict[str, Any], dict[str, Any]] = (tiny.STUDENT, tiny.TEACHER),
+) -> tuple[Trainer, Detector]:
     """A training of the tiny student with these losses (none: without a teacher), and the teacher."""
     folder.mkdir(exist_ok=True)
-    student, teacher = build_detector(tiny.detector(), 10, 0), build_detector(tiny.detector(tiny.TEACHER), 10, 5)
+    student, teacher = (build_detector(tiny.detector(choice), 10, seed) for choice, seed in zip(networks, (0, 5), strict=True))
     if losses is None:
         task = Task(student)
     else:
@@ -67,14 +75,31 @@ class Interruption(Exception):
     """Stands for a kill."""
 
 
-@pytest.mark.parametrize("losses", [None, tiny.LOSSES], ids=["baseline", "distilled"])
+@pytest.mark.parametrize("losses", [None, tiny.LOSSES, tiny.AUTO, tiny.HEADS], ids=["baseline", "distilled", "auto", "heads"])
 @pytest.mark.parametrize("step", [1, 4, 8])
 def test_a_training_broken_off_at_any_step_ends_with_the_same_weights(
     dataset: Dataset, tmp_path: Path, losses: list[dict[str, Any]] | None, step: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = tiny.schedule(augment=[{"name": "color"}, {"name": "scale"}, {"name": "mosaic"}])
-    undisturbed = trainer(dataset, tmp_path / "whole", config, losses)[0].run().state_dict()
-    broken, _ = trainer(dataset, tmp_path / "broken", config, losses)
+    assert_resumes(partial(trainer, dataset, config=config, losses=losses), tmp_path, step, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("name", "losses"),
+    [("rt_detr_v2", [{"name": "shared_queries", "weight": "auto"}]), ("faster_rcnn", [{"name": "chen", "weight": "auto"}])],
+)
+def test_trainings_of_other_kinds_of_heads_resume_as_well(
+    dataset: Dataset, tmp_path: Path, name: str, losses: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = {"name": name, **tiny_options(name)}
+    made = partial(trainer, dataset, config=tiny.schedule(epochs=2), losses=losses, networks=(network, network))
+    assert_resumes(made, tmp_path, 4, monkeypatch)
+
+
+def assert_resumes(made: Callable[[Path], tuple[Trainer, Detector]], tmp_path: Path, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken off before a step and started again, a training ends as it would have."""
+    undisturbed = made(tmp_path / "whole")[0].run().state_dict()
+    broken, _ = made(tmp_path / "broken")
     take = broken.step
 
     def stop_at_step(batch: TrainingBatch) -> dict[str, float]:
@@ -86,7 +111,7 @@ def test_a_training_broken_off_at_any_step_ends_with_the_same_weights(
     with pytest.raises(Interruption):
         broken.run()
     torch.rand(17)  # the state of the global generator must not matter
-    resumed = trainer(dataset, tmp_path / "broken", config, losses)[0].run().state_dict()
+    resumed = made(tmp_path / "broken")[0].run().state_dict()
     assert_same(undisturbed, resumed)
     assert rows(tmp_path / "whole") == rows(tmp_path / "broken")
 
@@ -155,15 +180,23 @@ def test_every_term_is_logged_plain_weighted_and_by_its_share_of_the_gradient(da
 def test_gradient_shares_are_those_of_the_norms() -> None:
     features = (torch.ones(2, 2, requires_grad=True), torch.ones(3, requires_grad=True))
     parts = {"one": features[0].sum() * 2, "other": features[1].sum() * 4 + features[0][0, 0] * 2}
-    shares = gradient_shares(parts, features)  # norms: sqrt(4 * 2^2) = 4 and sqrt(3 * 4^2 + 2^2) = sqrt(52)
-    assert shares["one"].item() == pytest.approx(4 / (4 + 52**0.5))
-    assert shares["other"].item() == pytest.approx(52**0.5 / (4 + 52**0.5))
+    norms = gradient_norms(parts, features)  # sqrt(4 * 2^2) = 4 and sqrt(3 * 4^2 + 2^2) = sqrt(52)
+    assert {name: norm.item() for name, norm in norms.items()} == pytest.approx({"one": 4, "other": 52**0.5})
+    assert shares(norms)["one"].item() == pytest.approx(4 / (4 + 52**0.5))
+    assert shares(norms)["other"].item() == pytest.approx(52**0.5 / (4 + 52**0.5))
 
 
 def test_a_term_that_does_not_reach_the_pyramid_has_no_share() -> None:
     features = (torch.ones(2, requires_grad=True),)
     parts = {"task": features[0].sum(), "constant": torch.tensor(3.0), "adapters": torch.ones((), requires_grad=True) * 2}
-    assert {name: share.item() for name, share in gradient_shares(parts, features).items()} == {"task": 1, "constant": 0, "adapters": 0}
+    found = shares(gradient_norms(parts, features))
+    assert {name: share.item() for name, share in found.items()} == {"task": 1, "constant": 0, "adapters": 0}
+
+
+def test_a_gradient_too_small_for_half_precision_has_its_norm() -> None:
+    level = torch.ones(64, 64, dtype=torch.float16, requires_grad=True)
+    part = (level.float() * 1e-8).sum()  # the least positive number of float16 is 6e-8
+    assert gradient_norms({"mean": part}, (level,))["mean"].item() == pytest.approx(64 * 1e-8, rel=0.05)
 
 
 def test_batch_normalization_of_a_single_image_is_refused(dataset: Dataset, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from stages.detectors import Decoded, Detector, Graph, GraphOptions, Outputs, Regions, Target
+from stages.detectors import Decoded, Detector, Graph, GraphOptions, HeadShape, Outputs, Regions, Target
 from stages.detectors.boxes.coding import clip, decode
 from stages.detectors.two_stage.adaptive_roi_align import pool
 from stages.detectors.two_stage.losses import rows
@@ -13,7 +13,7 @@ from stages.detectors.two_stage.refining.graph import RefinementGraph
 from stages.detectors.two_stage.refining.heads import BOX_SIZE, MASK_SIZE
 from stages.detectors.two_stage.refining.losses import box_losses, learned, mask_losses, sample_regions
 from stages.detectors.two_stage.refining.model import RefinementModel
-from stages.detectors.two_stage.refining.proposal_network import ProposalRows
+from stages.detectors.two_stage.refining.proposal_network import RATIOS, ProposalRows
 
 
 class RefinementDetector(Detector):
@@ -34,6 +34,7 @@ class RefinementDetector(Detector):
         self.rpn_candidates = rpn_candidates
         self.strides = model.pyramid.strides
         self.channels = (model.backbone.out_channels,) * len(self.strides)
+        self.head_shape = HeadShape((len(RATIOS),) * len(self.strides))
         self.mask_frame = "box" if len(model.roi_head.mask_head) else None
 
     def forward(self, images: Tensor, targets: Sequence[Target] | None = None) -> Outputs:
