@@ -17,7 +17,16 @@ from torchvision.models.detection.fcos import FCOS, FCOS_ResNet50_FPN_Weights, F
 
 from stages.detectors import Detector
 from stages.detectors.backbones.catalog import group_norm
-from stages.detectors.backbones.options import Backbone, BackboneNorm, BackboneWeights, BackboneWidth, Weights
+from stages.detectors.backbones.deformable import Deformable
+from stages.detectors.backbones.options import (
+    Backbone,
+    BackboneNorm,
+    BackboneWeights,
+    BackboneWidth,
+    DeformableStages,
+    DeformableVersion,
+    Weights,
+)
 from stages.detectors.backbones.pretrained import load_torchvision, refuse_both
 from stages.detectors.backbones.pyramid import PyramidBackbone
 from stages.detectors.dense.detector import CLASS_LAYERS, DenseDetector
@@ -65,6 +74,8 @@ def build(
     width: BackboneWidth = 64,
     backbone_weights: BackboneWeights = None,
     norm: BackboneNorm = None,
+    deformable: DeformableStages = (),
+    deformable_version: DeformableVersion = 1,
     fpn_channels: FpnChannels = 256,
     strides: Strides = (8, 16, 32, 64, 128),
     extra: Extra = "p6p7",
@@ -89,7 +100,8 @@ def build(
             f"range_scale {range_scale}: strides[0] * range_scale, here {strides[0] * range_scale:g} px, must be an even number"
         )
     normalization = "frozen" if norm is None and weights is not None and backbone == "resnet50" else norm
-    pyramid = PyramidBackbone(backbone, width, normalization, fpn_channels, strides, backbone_weights, extra)
+    deformed = Deformable(deformable, deformable_version)
+    pyramid = PyramidBackbone(backbone, width, normalization, fpn_channels, strides, backbone_weights, extra, deformable=deformed)
     head = _head(fpn_channels, num_classes, head_convs)
     anchors = AnchorGenerator(tuple((round(stride * range_scale),) for stride in strides), ((1.0,),) * len(strides))
     model = FCOS(pyramid, num_classes, anchor_generator=anchors, head=head, center_sampling_radius=1.5 / range_scale)

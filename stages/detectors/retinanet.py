@@ -23,7 +23,16 @@ from torchvision.ops import Conv2dNormActivation
 
 from stages.detectors import Detector
 from stages.detectors.backbones.catalog import group_norm
-from stages.detectors.backbones.options import Backbone, BackboneNorm, BackboneWeights, BackboneWidth, Weights
+from stages.detectors.backbones.deformable import Deformable
+from stages.detectors.backbones.options import (
+    Backbone,
+    BackboneNorm,
+    BackboneWeights,
+    BackboneWidth,
+    DeformableStages,
+    DeformableVersion,
+    Weights,
+)
 from stages.detectors.backbones.pretrained import SUFFIXES, load_torchvision, refuse_both
 from stages.detectors.backbones.pyramid import PyramidBackbone
 from stages.detectors.boxes import coding
@@ -60,6 +69,8 @@ def build(
     width: BackboneWidth = 64,
     backbone_weights: BackboneWeights = None,
     norm: BackboneNorm = None,
+    deformable: DeformableStages = (),
+    deformable_version: DeformableVersion = 1,
     fpn_channels: FpnChannels = 256,
     strides: Strides = (8, 16, 32, 64, 128),
     extra: Extra | None = None,
@@ -89,7 +100,8 @@ def build(
     levels = extra or ("p6p7" if version == 1 else "p6p7_c5")
     torchvisions = weights is not None and version == 1 and backbone == "resnet50"
     normalization = "frozen" if norm is None and torchvisions else norm
-    pyramid = PyramidBackbone(backbone, width, normalization, fpn_channels, strides, backbone_weights, levels)
+    deformed = Deformable(deformable, deformable_version)
+    pyramid = PyramidBackbone(backbone, width, normalization, fpn_channels, strides, backbone_weights, levels, deformable=deformed)
     anchors = _anchors(strides, anchor_scale, anchor_sizes, anchor_ratios)
     head = _head(fpn_channels, anchors.num_anchors_per_location()[0], num_classes, version, head_convs)
     model = RetinaNet(pyramid, num_classes, anchor_generator=anchors, head=head)
