@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from deploy import plugins
 from deploy.comparison.learning_curve import LearningCurve
-from deploy.contract import Accuracy, ModelContract, Preprocessing
+from deploy.contract import Accuracy, ModelContract
 from deploy.errors import ArtifactError, ConfigError, first_line, plain
 from deploy.machine.files import check_regular
 from deploy.plugins import OptionRole
@@ -26,8 +26,6 @@ from stages.training.observer import Detections
 from stages.training.saved_state import discard
 
 _WORDS = re.compile(r"[\s_-]+")
-_LEARNED = Preprocessing(height=32, width=32)
-"""With the values that MMDetection's pytorch style is trained with."""
 
 
 def build_detector(choice: DetectorConfig, num_classes: int, seed: int = 0, *, pretrained: bool = True) -> Detector:
@@ -81,9 +79,9 @@ def check_origin(detector: Detector, contract: ModelContract) -> None:
     if found is None:
         return
     what, given = f"weights {found.weights}", contract.preprocessing
-    for key, learned in (("color", "rgb"), ("mean", _LEARNED.mean), ("std", _LEARNED.std)):
+    for key, learned in found.pixels.items():
         if (value := getattr(given, key)) != learned:
-            raise ArtifactError(f"{what} were trained with data.preprocessing.{key} {learned}, not {value}; remove that key")
+            raise ArtifactError(f"{what} were trained with data.preprocessing.{key} {learned}, not {value}; set it to that")
     for index, (theirs, own) in enumerate(zip(found.classes or (), contract.classes, strict=False)):
         if _WORDS.sub(" ", theirs).casefold() != _WORDS.sub(" ", own).casefold():
             remedy = "put the data's classes in the weights' order and spelling, or use weights for them"

@@ -1,7 +1,7 @@
 """Pretrained weights: torchvision's by name, or a file; class layers for a different number of classes keep fresh weights."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -52,13 +52,15 @@ def refuse_both(weights: str | None, backbone_weights: str | None) -> None:
 
 @dataclass(frozen=True)
 class Origin:
-    """A file of MMDetection's that a network comes from, and the names of its classes in the order of the logits.
+    """A file of MMDetection's that a network comes from.
 
-    None: it names none, or the class layers are fresh.
+    classes: their names in the order of the logits; None: it names none, or the class layers are fresh.
+    pixels: the keys of `data.preprocessing` that it was trained with.
     """
 
     weights: str
     classes: tuple[str, ...] | None
+    pixels: Mapping[str, object]
 
 
 def origin(network: nn.Module) -> Origin | None:
@@ -108,16 +110,16 @@ def load_torchvision(
     _fill(model, state, what, (*fresh, *own_alone))
     if fresh:
         note(f"weights {weights}: for a different number of classes, so these are re-initialized: {', '.join(fresh)}")
-    if published is not None:
-        _remember(model, published, known=not fresh)
+    if published is not None and zoo is not None:
+        _remember(model, published, zoo.pixels, known=not fresh)
     return fresh
 
 
-def _remember(model: nn.Module, published: ZooFile, *, known: bool) -> None:
+def _remember(model: nn.Module, published: ZooFile, pixels: Mapping[str, object], *, known: bool) -> None:
     """Attach where it comes from; `known` is whether its class layers do."""
     if known and published.classes is None:
         note(f"weights {published.name}: the file names no classes; assumed to be the data's, in the same order")
-    model.origin = Origin(published.name, published.classes if known else None)  # type: ignore[assignment]
+    model.origin = Origin(published.name, published.classes if known else None, pixels)  # type: ignore[assignment]
 
 
 def load_backbone(model: nn.Module, weights: str, choices: type[WeightsEnum], classifier: Sequence[str], added: str | None = None) -> None:

@@ -6,7 +6,7 @@ images in BGR without a common scale, and strides in other layers: both are refu
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,17 @@ FROZEN = "num_batches_tracked"
 _DROPPED = re.compile(r"^(ema_|data_preprocessor\.|teacher\.)|\.integral\.project$|^bbox_head\.anchors$")
 """What files hold next to the network: raw averages, constants."""
 
-_CONSTANT = (
+RESNETS = (
     ZooSetting("backbone.type", ("ResNet", "ResNeXt"), remedy="use weights of a ResNet or ResNeXt"),
     ZooSetting("backbone.style", ("pytorch",), remedy="use weights of the pytorch style, without `caffe` in their name"),
     ZooSetting("data_preprocessor.bgr_to_rgb", (True,), remedy="use weights that were trained on RGB"),
     ZooSetting("data_preprocessor.mean", ([123.675, 116.28, 103.53],)),
     ZooSetting("data_preprocessor.std", ([58.395, 57.12, 57.375],)),
 )
+"""What holds of all detectors on ResNets and ResNeXts in the pytorch style."""
+
+IMAGENET: Mapping[str, object] = {"color": "rgb", "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+"""Their keys of `data.preprocessing`."""
 
 
 @dataclass(frozen=True)
@@ -35,15 +39,19 @@ class ZooLayout:
     """How MMDetection writes a detector down.
 
     kinds: its names for it.
-    names: regular expressions that match names from their beginning and what stands in place of the match; the first that fits counts.
+    names: regular expressions that match names from their beginning and what stands in place of the match; the first that fits counts, and
+        goes before the common names of ResNets and feature pyramids.
     settings: what the network is built for, checked against the configuration in the file, if it holds one.
     own: beginnings of the names of tensors that only we have.
+    constant: what its backbone is built for, and pixels: the keys of `data.preprocessing` that it is trained with.
     """
 
     kinds: tuple[str, ...]
     names: tuple[tuple[str, str], ...]
     settings: tuple[ZooSetting, ...] = ()
     own: tuple[str, ...] = ()
+    constant: tuple[ZooSetting, ...] = RESNETS
+    pixels: Mapping[str, object] = field(default_factory=lambda: IMAGENET)
 
 
 @dataclass(frozen=True)
@@ -130,7 +138,7 @@ def _check_settings(file: ZooFile, layout: ZooLayout, what: str) -> None:
     if isinstance(kind, str) and kind not in layout.kinds:
         fits = " or ".join(layout.kinds)
         raise ArtifactError(f"{what}: MMDetection's network {kind}, while this detector takes {fits}; choose the detector that it is for")
-    for setting in (*_CONSTANT, *layout.settings) if file.model else ():
+    for setting in (*layout.constant, *layout.settings) if file.model else ():
         given = misfit(file.model, setting)
         if given is not None:
             fits = " or ".join(map(str, setting.allowed))
@@ -156,11 +164,14 @@ def _ours(name: str, layout: ZooLayout, inputs: int, *, bare: bool) -> str:
         inputs: number of the backbone's maps that the pyramid takes.
         bare: whether its convolutions are not followed by normalization.
     """
+    own = next((re.sub(f"^{pattern}", new, name) for pattern, new in layout.names if re.match(pattern, name)), None)
+    if own is not None:
+        return own
     if name.startswith("backbone."):
         return name.replace("backbone.", "backbone.body.", 1).replace(".conv2_offset.", ".conv2.conv_offset.")
     found = re.match(r"neck\.(lateral|fpn)_convs\.(\d+)\.(conv|gn|bn)\.(.*)", name)
     if found is None:
-        return next((re.sub(f"^{pattern}", new, name) for pattern, new in layout.names if re.match(pattern, name)), name)
+        return name
     kind, index, layer, rest = found[1], int(found[2]), 0 if found[3] == "conv" else 1, found[4]
     if kind == "fpn" and index >= inputs:
         return f"backbone.fpn.extra_blocks.p{index - inputs + 6}.{rest if bare else f'{layer}.{rest}'}"

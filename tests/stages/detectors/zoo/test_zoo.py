@@ -19,6 +19,7 @@ from deploy.errors import ArtifactError, ConfigError
 from stages.config import DetectorConfig
 from stages.detectors import Detector, GraphOptions
 from stages.detectors.backbones.pretrained import Origin, origin
+from stages.detectors.zoo.layout import IMAGENET, RESNETS, ZooLayout, translated, zoo_file
 from stages.training.checkpoint import build_detector, check_origin
 
 NEAR_PX, NEAR_SCORE, NEAR_MASK = 0.01, 1e-4, 2e-3
@@ -268,7 +269,7 @@ class TestClasses:
     def test_the_files_are_remembered_and_compared_with_the_datas(self, tmp_path: Path, state: dict[str, Tensor]) -> None:
         file = zoo_samples.write(tmp_path / "w.pth", state)
         detector = built("atss", file)
-        assert origin(detector) == Origin(str(file), zoo_samples.CLASSES)
+        assert origin(detector) == Origin(str(file), zoo_samples.CLASSES, IMAGENET)
         check_origin(detector, contract(("Apple", "pear", "plum", "fig", "nut")))
         with pytest.raises(ArtifactError, match=r"class 1 is pear in the weights and fig in the data"):
             check_origin(detector, contract(("apple", "fig", "plum", "pear", "nut")))
@@ -290,6 +291,18 @@ class TestClasses:
         detector = built("atss", zoo_samples.write(tmp_path / "w.pth", state))
         with pytest.raises(ArtifactError, match=r"data.preprocessing.mean"):
             check_origin(detector, contract(zoo_samples.CLASSES, mean=(0.5, 0.5, 0.5)))
+
+
+def test_a_detector_may_bring_a_backbone_and_pixels_of_its_own(state: dict[str, Tensor]) -> None:
+    own = ZooLayout(("ATSS",), ((r"backbone\.", "mine."), (r"neck\.", "between.")), constant=(), pixels={"color": "bgr"})
+    content = {"state_dict": state, "meta": {"cfg": configured(("'pytorch'", "'caffe'"), ("bgr_to_rgb=True", "bgr_to_rgb=False"))}}
+    found = zoo_file("w.pth", content)
+    assert found is not None
+    names = translated(found, own, "weights w.pth")
+    assert "mine.conv1.weight" in names
+    assert not any(name.startswith(("backbone.", "neck.")) for name in names)
+    with pytest.raises(ArtifactError, match="caffe"):
+        translated(found, ZooLayout(own.kinds, own.names, constant=RESNETS), "weights w.pth")
 
 
 def test_detectors_without_such_a_form_refuse_the_file(tmp_path: Path) -> None:
