@@ -14,7 +14,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
 from stages.detectors import Detector, Graph, GraphOptions
-from stages.detectors.backbones.options import Backbone, BackboneNorm, BackboneWeights, BackboneWidth
+from stages.detectors.backbones.deformable import Deformable
+from stages.detectors.backbones.options import Backbone, BackboneNorm, BackboneWeights, BackboneWidth, DeformableStages, DeformableVersion
 from stages.detectors.backbones.pretrained import NoWeights, load_torchvision, refuse_both
 from stages.detectors.backbones.pyramid import PyramidBackbone
 from stages.detectors.boxes import coding
@@ -80,6 +81,8 @@ def build(
     width: BackboneWidth = 64,
     backbone_weights: BackboneWeights = None,
     norm: BackboneNorm = None,
+    deformable: DeformableStages = (),
+    deformable_version: DeformableVersion = 1,
     fpn_channels: FpnChannels = 256,
     strides: Strides = (8, 16, 32, 64, 128),
     extra: Extra = "p6p7",
@@ -98,7 +101,8 @@ def build(
         ArtifactError: weights that are not available or belong to a different detector.
     """
     refuse_both(weights, backbone_weights)
-    pyramid = PyramidBackbone(backbone, width, norm, fpn_channels, strides, backbone_weights, extra, extra_relu=False)
+    deformed = Deformable(deformable, deformable_version)
+    pyramid = PyramidBackbone(backbone, width, norm, fpn_channels, strides, backbone_weights, extra, extra_relu=False, deformable=deformed)
     head = TowersHead(fpn_channels, num_classes, head_convs, quality=True, num_scales=len(strides))
     model = OneStageModel(pyramid, head, Squares(strides, anchor_scale))
     if weights is not None:

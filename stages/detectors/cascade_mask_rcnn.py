@@ -12,7 +12,16 @@ from typing import Annotated
 from pydantic import Field
 
 from stages.detectors import Detector
-from stages.detectors.backbones.options import Backbone, BackboneNorm, BackboneWeights, BackboneWidth, Weights
+from stages.detectors.backbones.deformable import Deformable
+from stages.detectors.backbones.options import (
+    Backbone,
+    BackboneNorm,
+    BackboneWeights,
+    BackboneWidth,
+    DeformableStages,
+    DeformableVersion,
+    Weights,
+)
 from stages.detectors.backbones.pretrained import refuse_both
 from stages.detectors.two_stage.options import (
     SMALL,
@@ -39,6 +48,8 @@ def build(
     width: BackboneWidth = 64,
     backbone_weights: BackboneWeights = None,
     norm: BackboneNorm = None,
+    deformable: DeformableStages = (),
+    deformable_version: DeformableVersion = 1,
     fpn_channels: FpnChannels = 256,
     strides: AllStrides = (4, 8, 16, 32, 64),
     box_head_channels: BoxHeadChannels = 1024,
@@ -61,6 +72,7 @@ def build(
     """
     refuse_both(weights, backbone_weights)
     shape = num_classes, backbone, width, backbone_weights, norm, fpn_channels, strides, box_head_channels, anchor_scale
-    model = RefinementModel(RefinementOptions(*shape, mask_head_channels), CASCADE_PROPOSALS, RegionRules(CASCADE), shared_boxes=True)
+    layout = RefinementOptions(*shape, mask_head_channels, deformable=Deformable(deformable, deformable_version))
+    model = RefinementModel(layout, CASCADE_PROPOSALS, RegionRules(CASCADE), shared_boxes=True)
     load(model, weights, "CascadeRCNN", "CascadeRoIHead")
     return RefinementDetector(model, box_batch_size_per_image, rpn_candidates)

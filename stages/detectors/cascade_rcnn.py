@@ -8,7 +8,16 @@ heads' width and the number of regions are options; validation makes as many pro
 """
 
 from stages.detectors import Detector
-from stages.detectors.backbones.options import Backbone, BackboneNorm, BackboneWeights, BackboneWidth, Weights
+from stages.detectors.backbones.deformable import Deformable
+from stages.detectors.backbones.options import (
+    Backbone,
+    BackboneNorm,
+    BackboneWeights,
+    BackboneWidth,
+    DeformableStages,
+    DeformableVersion,
+    Weights,
+)
 from stages.detectors.backbones.pretrained import refuse_both
 from stages.detectors.two_stage.options import (
     SMALL,
@@ -35,6 +44,8 @@ def build(
     width: BackboneWidth = 64,
     backbone_weights: BackboneWeights = None,
     norm: BackboneNorm = None,
+    deformable: DeformableStages = (),
+    deformable_version: DeformableVersion = 1,
     fpn_channels: FpnChannels = 256,
     strides: AllStrides = (4, 8, 16, 32, 64),
     box_head_channels: BoxHeadChannels = 1024,
@@ -55,6 +66,7 @@ def build(
     """
     refuse_both(weights, backbone_weights)
     shape = num_classes, backbone, width, backbone_weights, norm, fpn_channels, strides, box_head_channels, anchor_scale
-    model = RefinementModel(RefinementOptions(*shape), CASCADE_PROPOSALS, RegionRules(CASCADE), shared_boxes=True)
+    layout = RefinementOptions(*shape, deformable=Deformable(deformable, deformable_version))
+    model = RefinementModel(layout, CASCADE_PROPOSALS, RegionRules(CASCADE), shared_boxes=True)
     load(model, weights, "CascadeRCNN", "CascadeRoIHead")
     return RefinementDetector(model, box_batch_size_per_image, rpn_candidates)

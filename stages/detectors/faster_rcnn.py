@@ -12,7 +12,16 @@ from torchvision.models import WeightsEnum
 from torchvision.models.detection import faster_rcnn as torchvisions
 
 from stages.detectors import Detector
-from stages.detectors.backbones.options import Backbone, BackboneNorm, BackboneWeights, BackboneWidth, Weights
+from stages.detectors.backbones.deformable import Deformable
+from stages.detectors.backbones.options import (
+    Backbone,
+    BackboneNorm,
+    BackboneWeights,
+    BackboneWidth,
+    DeformableStages,
+    DeformableVersion,
+    Weights,
+)
 from stages.detectors.backbones.pretrained import refuse_both
 from stages.detectors.two_stage.detector import TwoStageDetector
 from stages.detectors.two_stage.model import TwoStageOptions, faster, load, pyramid_of
@@ -47,6 +56,8 @@ def build(
     width: BackboneWidth = 64,
     backbone_weights: BackboneWeights = None,
     norm: BackboneNorm = None,
+    deformable: DeformableStages = (),
+    deformable_version: DeformableVersion = 1,
     fpn_channels: FpnChannels = 256,
     strides: Strides = None,
     box_head_channels: BoxHeadChannels = 1024,
@@ -69,7 +80,8 @@ def build(
     """
     refuse_both(weights, backbone_weights)
     shape = num_classes, version, backbone, width, backbone_weights, norm, fpn_channels, strides
-    layout = TwoStageOptions(*shape, box_head_channels, anchor_scale, box_batch_size_per_image, rpn_score_threshold, weights)
+    second = box_head_channels, anchor_scale, box_batch_size_per_image, rpn_score_threshold
+    layout = TwoStageOptions(*shape, *second, weights, Deformable(deformable, deformable_version))
     if version == "mmdet":
         return mmdets(layout, rpn_candidates)
     model = faster(layout)

@@ -20,7 +20,16 @@ from torchvision.models.detection.fcos import FCOS, FCOS_ResNet50_FPN_Weights, F
 
 from stages.detectors import Detector, Graph, GraphOptions
 from stages.detectors.backbones.catalog import group_norm
-from stages.detectors.backbones.options import Backbone, BackboneNorm, BackboneWeights, BackboneWidth, Weights
+from stages.detectors.backbones.deformable import Deformable
+from stages.detectors.backbones.options import (
+    Backbone,
+    BackboneNorm,
+    BackboneWeights,
+    BackboneWidth,
+    DeformableStages,
+    DeformableVersion,
+    Weights,
+)
 from stages.detectors.backbones.pretrained import NoWeights, load_torchvision, refuse_both
 from stages.detectors.backbones.pyramid import PyramidBackbone
 from stages.detectors.dense import fcos_zoo
@@ -86,6 +95,8 @@ def build(
     width: BackboneWidth = 64,
     backbone_weights: BackboneWeights = None,
     norm: BackboneNorm = None,
+    deformable: DeformableStages = (),
+    deformable_version: DeformableVersion = 1,
     fpn_channels: FpnChannels = 256,
     strides: Strides = (8, 16, 32, 64, 128),
     extra: Extra = "p6p7",
@@ -111,11 +122,12 @@ def build(
         raise ValueError(
             f"range_scale {range_scale}: strides[0] * range_scale, here {strides[0] * range_scale:g} px, must be an even number"
         )
+    deformed = Deformable(deformable, deformable_version)
     if version != "torchvision":
-        pyramid = PyramidBackbone(backbone, width, norm, fpn_channels, strides, backbone_weights, extra)
+        pyramid = PyramidBackbone(backbone, width, norm, fpn_channels, strides, backbone_weights, extra, deformable=deformed)
         return _zoo_detector(pyramid, num_classes, head_convs, version, extra, range_scale, weights)
     normalization = "frozen" if norm is None and weights is not None and backbone == "resnet50" else norm
-    pyramid = PyramidBackbone(backbone, width, normalization, fpn_channels, strides, backbone_weights, extra)
+    pyramid = PyramidBackbone(backbone, width, normalization, fpn_channels, strides, backbone_weights, extra, deformable=deformed)
     head = _head(fpn_channels, num_classes, head_convs)
     anchors = AnchorGenerator(tuple((round(stride * range_scale),) for stride in strides), ((1.0,),) * len(strides))
     model = FCOS(pyramid, num_classes, anchor_generator=anchors, head=head, center_sampling_radius=1.5 / range_scale)

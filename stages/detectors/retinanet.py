@@ -25,7 +25,16 @@ from torchvision.ops import Conv2dNormActivation
 
 from stages.detectors import Detector, Graph, GraphOptions
 from stages.detectors.backbones.catalog import group_norm
-from stages.detectors.backbones.options import Backbone, BackboneNorm, BackboneWeights, BackboneWidth, Weights
+from stages.detectors.backbones.deformable import Deformable
+from stages.detectors.backbones.options import (
+    Backbone,
+    BackboneNorm,
+    BackboneWeights,
+    BackboneWidth,
+    DeformableStages,
+    DeformableVersion,
+    Weights,
+)
 from stages.detectors.backbones.pretrained import SUFFIXES, NoWeights, load_torchvision, refuse_both
 from stages.detectors.backbones.pyramid import PyramidBackbone
 from stages.detectors.boxes import coding
@@ -85,6 +94,8 @@ def build(
     width: BackboneWidth = 64,
     backbone_weights: BackboneWeights = None,
     norm: BackboneNorm = None,
+    deformable: DeformableStages = (),
+    deformable_version: DeformableVersion = 1,
     fpn_channels: FpnChannels = 256,
     strides: Strides = (8, 16, 32, 64, 128),
     extra: Extra | None = None,
@@ -116,16 +127,21 @@ def build(
     torchvisions = weights is not None and version == 1 and backbone == "resnet50"
     normalization = "frozen" if norm is None and torchvisions else norm
     chosen = backbone, width, normalization, fpn_channels, strides, backbone_weights, levels
-    pyramid = PyramidBackbone(*chosen, extra_relu=version != "mmdet")
+    deformed, relu = Deformable(deformable, deformable_version), version != "mmdet"
+    pyramid = PyramidBackbone(*chosen, extra_relu=relu, deformable=deformed)
     anchors = _anchors(strides, anchor_scale, anchor_sizes, anchor_ratios, exact=version == "mmdet")
     head = _head(fpn_channels, anchors.num_anchors_per_location()[0], num_classes, version, head_convs)
     model = RetinaNet(pyramid, num_classes, anchor_generator=anchors, head=head)
     if weights is not None:
         layout = _zoo(levels, anchor_scale, anchor_sizes, anchor_ratios) if version == "mmdet" else None
-        load_torchvision(model, weights, _WEIGHTS.get(version, NoWeights), CLASS_LAYERS, layout)
-        if torchvisions and not weights.endswith(SUFFIXES):
-            overwrite_eps(model, 0.0)  # torchvision's weights were trained with frozen normalization whose epsilon is 0
+        _load(model, weights, version, layout, exact_norm=torchvisions)
     return RetinaNetDetector(model, strides)
+
+
+def _load(model: RetinaNet, weights: str, version: Version, layout: ZooLayout | None, *, exact_norm: bool) -> None:
+    load_torchvision(model, weights, _WEIGHTS.get(version, NoWeights), CLASS_LAYERS, layout)
+    if exact_norm and not weights.endswith(SUFFIXES):
+        overwrite_eps(model, 0.0)  # torchvision's weights were trained with frozen normalization whose epsilon is 0
 
 
 def _zoo(extra: Extra, scale: float, num_sizes: int, ratios: tuple[float, ...]) -> ZooLayout:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from deploy.contract import Heads
 from deploy.errors import BuildError
-from stages.detectors import Graph
+from stages.detectors import Graph, GraphOutput
+from stages.detectors.backbones.deformable import deployed
 
 
 class _Flat(nn.Module):
@@ -21,8 +22,15 @@ class _Flat(nn.Module):
         super().__init__()
         self.deployed = graph  # torch.export reserves an attribute named graph
 
+    def answer(self, images: Tensor) -> GraphOutput:
+        """The graph's answer, in which deformable convolutions leave the network and resume it as regions do."""
+        with deployed() as samplings:
+            answer: GraphOutput = self.deployed(images)
+        head = (*answer.head, *(one.predicted for one in samplings))
+        return answer._replace(head=head, pooled=(*answer.pooled, *(one.sampled for one in samplings)))
+
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        answer = self.deployed(images)
+        answer = self.answer(images)
         masks = () if answer.masks is None else (answer.masks,)
         return (answer.boxes, answer.scores, answer.labels, answer.converged, *masks, *answer.head, *answer.pooled)
 
@@ -34,14 +42,15 @@ def write_onnx(graph: Graph, size: tuple[int, int], file: Path, *, opset: int = 
         BuildError: the exporter refuses the graph.
     """
     images = torch.zeros(2 if dynamic_batch else 1, 3, *size)
+    flat = _Flat(graph).eval()
     with torch.no_grad():
-        answer = graph(images)
+        answer = flat.answer(images)
     heads = Heads(
         outputs=tuple(f"head_{index}" for index in range(len(answer.head))),
         inputs=tuple(f"pooled_{index}" for index in range(len(answer.pooled))),
     )
     kept = ["boxes", "scores", "labels", "converged", *([] if answer.masks is None else ["masks"])]
-    _export(_Flat(graph).eval(), images, file, [*kept, *heads.outputs, *heads.inputs], opset, dynamic_batch)
+    _export(flat, images, file, [*kept, *heads.outputs, *heads.inputs], opset, dynamic_batch)
     model = onnx.load(str(file))
     outputs = [output for output in model.graph.output if output.name in kept]
     del model.graph.output[:]

@@ -48,6 +48,7 @@ RANGES = {
     "bn3.weight": (0.1, 0.3),
     "cls_logits.bias": (-5.0, -3.0),
     "scale": (0.8, 1.2),
+    "moment": (-0.3, 0.3),
     "bias": (-0.1, 0.1),
     "weight": (0.5, 1.0),
 }

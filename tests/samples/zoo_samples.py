@@ -32,6 +32,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "mask_rcnn": {"name": "mask_rcnn", "version": "mmdet", "mask_head_channels": 16, **_REGIONS},
     "dynamic_rcnn": {"name": "dynamic_rcnn", **_REGIONS},
     "cascade_rcnn": {"name": "cascade_rcnn", **_REGIONS},
+    "cascade_rcnn_dcn": {"name": "cascade_rcnn", **_REGIONS, "backbone": "resnet50", "deformable": (3, 4, 5)},
+    "reppoints": {"name": "reppoints", **_SMALL},
     "cascade_mask_rcnn": {"name": "cascade_mask_rcnn", "mask_head_channels": 16, **_REGIONS},
 }
 """What each fixture's network is called here."""
@@ -45,10 +47,11 @@ _GAINS = {
     "atss_reg": 0.3,
     "lateral_convs": 0.5,
     "fpn_convs": 0.5,
+    "conv_offset": 0.3,
 }
 """Of layers, by a part of their names."""
 
-_RARE = ("retina_cls", "atss_cls", "gfl_cls", "conv_cls")
+_RARE = ("retina_cls", "atss_cls", "gfl_cls", "conv_cls", "reppoints_cls_out")
 """Layers whose biases are low, so that scores spread."""
 
 
@@ -69,7 +72,7 @@ def weight(name: str, shape: tuple[int, ...]) -> Tensor:
     if name.endswith(("running_mean", "bias")):
         return 0.1 * given - (4 if any(layer in name for layer in _RARE) else 0)
     if given.ndim < 2:
-        return (0.5 if ".bn2." in name else 1) + 0.1 * given
+        return (0.0 if name.endswith("moment_transfer") else 0.5 if ".bn2." in name else 1) + 0.1 * given
     gain = next((gain for part, gain in _GAINS.items() if part in name), 1.0)
     return given * float(gain * (2.0 / given[0].numel()) ** 0.5)
 

@@ -13,6 +13,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from deploy.plugins import suggest
 from stages.detectors.backbones import timm_catalog
+from stages.detectors.backbones.deformable import OFFSETS, PLAIN, Deformable, deform
 from stages.detectors.backbones.pretrained import SUFFIXES, NoWeights, load_backbone
 from stages.detectors.backbones.timm_catalog import PROBE_PX
 
@@ -30,10 +31,14 @@ RESNETS: dict[str, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, in
     "resnet101": (Bottleneck, (3, 4, 23, 3), 1, 64),
     "resnet152": (Bottleneck, (3, 8, 36, 3), 1, 64),
     "resnext50_32x4d": (Bottleneck, (3, 4, 6, 3), 32, 4),
+    "resnext101_32x4d": (Bottleneck, (3, 4, 23, 3), 32, 4),
     "resnext101_32x8d": (Bottleneck, (3, 4, 23, 3), 32, 8),
     "resnext101_64x4d": (Bottleneck, (3, 4, 23, 3), 64, 4),
     "wide_resnet50_2": (Bottleneck, (3, 4, 6, 3), 1, 128),
 }
+_UNPUBLISHED = ("resnet10", "resnext101_32x4d")
+"""Those for which torchvision has no weights."""
+
 CLASSIFIERS = (
     *("mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large"),
     *(f"regnet_{kind}_{size}" for kind in "xy" for size in ("400mf", "800mf", "1_6gf", "3_2gf", "8gf")),
@@ -91,7 +96,7 @@ def check_name(name: str) -> None:
 
 
 def body(
-    name: str, width: int, norm: Norm | None, weights: str | None, strides: Sequence[int]
+    name: str, width: int, norm: Norm | None, weights: str | None, strides: Sequence[int], deformable: Deformable = PLAIN
 ) -> tuple[nn.Module, dict[int, int], tuple[int, ...]]:
     """A backbone up to the coarsest level that it has among `strides`.
 
@@ -100,6 +105,7 @@ def body(
         width: channels after the stem, for plain ResNets; 64 for all others.
         norm: what replaces batch normalization; None keeps the backbone's own.
         weights: torchvision's name for ImageNet weights, or a file; for timm "pretrained", or a file.
+        deformable: stages with deformable convolutions, for ResNets and ResNeXts.
 
     Returns:
         A module from images [B, 3, H, W] to {str(stride): [B, C, H / stride, W / stride]}; C by stride; all strides that it has.
@@ -111,9 +117,10 @@ def body(
     check_name(name)
     if width != WIDTH and not (name in RESNETS and name.startswith("resnet")):
         raise ValueError(f"width {width}: {name} supports only width {WIDTH}; the plain ResNets support others")
+    _check_deformable(name, deformable.stages, strides)
     if name.startswith("timm:"):
         return timm_catalog.body(name.removeprefix("timm:"), norm, weights, strides)
-    layers = build_layers(name, width, norm, weights)
+    layers = build_layers(name, width, norm, weights, deformable)
     levels = _levels(layers)
     chosen = {stride: levels[stride] for stride in strides if stride in levels}
     names = {child: str(stride) for stride, (child, _) in chosen.items()}
@@ -121,7 +128,9 @@ def body(
     return module, {stride: channels for stride, (_, channels) in chosen.items()}, tuple(levels)
 
 
-def build_layers(name: str, width: int = WIDTH, norm: Norm | None = None, weights: str | None = None) -> nn.Module:
+def build_layers(
+    name: str, width: int = WIDTH, norm: Norm | None = None, weights: str | None = None, deformable: Deformable = PLAIN
+) -> nn.Module:
     """A backbone of NAMES as a module whose children run in sequence, named as in torchvision's detectors.
 
     Raises:
@@ -129,7 +138,9 @@ def build_layers(name: str, width: int = WIDTH, norm: Norm | None = None, weight
         ArtifactError: weights that are not available or belong to a different backbone.
     """
     check_name(name)
+    _check_deformable(name, deformable.stages)
     model = ResNetStages(name, width) if name in RESNETS else get_model(name, weights=None)
+    deform(model, deformable)
     if norm is not None:
         _replace_norm(model, name, norm)
     if weights is not None:
@@ -142,6 +153,17 @@ def build_layers(name: str, width: int = WIDTH, norm: Norm | None = None, weight
     features = cast("nn.Sequential", model.features)
     # the last convolution of these serves only the classifier; MobileNetV3's is part of torchvision's detectors
     return features[:-1] if name.startswith(("efficientnet", "mobilenet_v2")) else features
+
+
+def _check_deformable(name: str, stages: tuple[int, ...], strides: Sequence[int] | None = None) -> None:
+    """Refuse stages that are not to be had; `strides` are the pyramid's, None if it has the backbone's last stage."""
+    given = f"deformable [{', '.join(map(str, stages))}]"
+    if stages and name not in RESNETS:
+        raise ValueError(f"{given}: {name} has no such convolutions; use a ResNet or a ResNeXt, or leave deformable out")
+    if tuple(sorted(set(stages))) != stages:
+        raise ValueError(f"{given}: use an ascending choice of 3, 4 and 5")
+    if stages and strides and 2 ** stages[-1] > max(strides):
+        raise ValueError(f"{given}: strides {tuple(strides)} need no stage {stages[-1]}, whose stride is {2 ** stages[-1]}; leave it out")
 
 
 def _replace_norm(model: nn.Module, name: str, norm: Norm) -> None:
@@ -163,14 +185,14 @@ def _as(norm: Norm, layer: nn.BatchNorm2d) -> nn.Module:
 
 def _load(model: nn.Module, name: str, width: int, norm: Norm | None, weights: str) -> None:
     named = not weights.endswith(SUFFIXES)
-    if named and (width != WIDTH or name == "resnet10"):
+    if named and (width != WIDTH or name in _UNPUBLISHED):
         raise ValueError(f"backbone_weights {weights} need a torchvision backbone of width 64, not {name} of width {width}")
     if named and norm == "group":
         raise ValueError(
             f"backbone_weights {weights} were trained with batch normalization, not norm group; set norm to batch, frozen or null"
         )
-    choices = NoWeights if name == "resnet10" else get_model_weights(name)
-    load_backbone(model, weights, choices, ("fc.", "classifier."))
+    choices = NoWeights if name in _UNPUBLISHED else get_model_weights(name)
+    load_backbone(model, weights, choices, ("fc.", "classifier."), OFFSETS)
 
 
 def _levels(layers: nn.Module) -> dict[int, tuple[str, int]]:

@@ -22,6 +22,14 @@ BackboneNorm = Annotated[
         "the others), otherwise the backbone's own; `frozen` makes sense only with weights"
     ),
 ]
+DeformableStages = Annotated[
+    tuple[Literal[3, 4, 5], ...],
+    Field(description="stages of a ResNet or ResNeXt with deformable convolutions, ascending; their strides are 8 (3), 16 (4) and 32 (5)"),
+]
+DeformableVersion = Annotated[
+    Literal[1, 2],
+    Field(description="version of deformable convolutions: 1 moves the places that a kernel reads, 2 also weighs what it reads there"),
+]
 Weights = Annotated[
     str | None,
     OptionRole.WEIGHTS,

@@ -122,12 +122,13 @@ def _remember(model: nn.Module, published: ZooFile, pixels: Mapping[str, object]
     model.origin = Origin(published.name, published.classes if known else None, pixels)  # type: ignore[assignment]
 
 
-def load_backbone(model: nn.Module, weights: str, choices: type[WeightsEnum], classifier: Sequence[str]) -> None:
+def load_backbone(model: nn.Module, weights: str, choices: type[WeightsEnum], classifier: Sequence[str], added: str | None = None) -> None:
     """Fill a backbone from an image classifier's weights.
 
     Args:
         weights: a name of `choices`, such as IMAGENET1K_V1, or a state dict in a file (.pth, .pt, .safetensors); Unread changes nothing.
         classifier: prefixes of the names of tensors that are left out.
+        added: part of the names of tensors that keep their values if the weights have none of them.
 
     Raises:
         ValueError: no such name.
@@ -138,7 +139,9 @@ def load_backbone(model: nn.Module, weights: str, choices: type[WeightsEnum], cl
     state = _state_dict(f"backbone_weights {weights}", _content("backbone_weights", weights, choices))
     for name in [name for name in state if name.startswith(tuple(classifier))]:
         del state[name]
-    kept = tuple(name for name in model.state_dict() if name.startswith(tuple(classifier)))
+    kept = [name for name in model.state_dict() if name.startswith(tuple(classifier))]
+    if added is not None and not any(added in name for name in state):
+        kept += [name for name in model.state_dict() if added in name]
     _fill(model, state, f"backbone_weights {weights}", kept)
 
 

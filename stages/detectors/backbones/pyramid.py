@@ -9,12 +9,15 @@ from typing import Literal
 
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.ops import FeaturePyramidNetwork
+from torchvision.ops import Conv2dNormActivation, FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock
 
 from stages.detectors.backbones.catalog import Norm, body
+from stages.detectors.backbones.deformable import PLAIN, Deformable
 
 Extra = Literal["pool", "p6p7", "p6p7_c5"]
+
+FpnNorm = Callable[..., nn.Module]
 
 STRIDES = (4, 8, 16, 32, 64, 128)
 
@@ -27,26 +30,37 @@ class _Pool(ExtraFPNBlock):
 
 
 class _Convolutions(ExtraFPNBlock):
-    """torchvision's LastLevelP6P7 with one level or two, from the coarsest level or from the backbone's own map."""
+    """torchvision's LastLevelP6P7 with one level or two, from the coarsest level or from the backbone's own map.
 
-    def __init__(self, in_channels: int, out_channels: int, num_levels: int, *, from_backbone: bool, relu: bool) -> None:
+    norm: follows each convolution, which then has no bias.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, num_levels: int, norm: FpnNorm | None, *, from_backbone: bool, relu: bool
+    ) -> None:
         super().__init__()
         self.from_backbone = from_backbone
         self.relu = relu
-        self.p6 = nn.Conv2d(in_channels, out_channels, 3, 2, 1)
+        self.p6 = _coarser(in_channels, out_channels, norm)
         if num_levels > 1:
-            self.p7 = nn.Conv2d(out_channels, out_channels, 3, 2, 1)
-        for module in self.children():
-            assert isinstance(module, nn.Conv2d)
-            assert module.bias is not None
-            nn.init.kaiming_uniform_(module.weight, a=1)
-            nn.init.zeros_(module.bias)
+            self.p7 = _coarser(out_channels, out_channels, norm)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_uniform_(module.weight, a=1)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
 
     def forward(self, results: list[Tensor], x: list[Tensor], names: list[str]) -> tuple[list[Tensor], list[str]]:
         p6 = self.p6((x if self.from_backbone else results)[-1])
         if not hasattr(self, "p7"):
             return [*results, p6], [*names, "p6"]
         return [*results, p6, self.p7(functional.relu(p6) if self.relu else p6)], [*names, "p6", "p7"]
+
+
+def _coarser(in_channels: int, out_channels: int, norm: FpnNorm | None) -> nn.Module:
+    if norm is None:
+        return nn.Conv2d(in_channels, out_channels, 3, 2, 1)
+    return Conv2dNormActivation(in_channels, out_channels, 3, 2, 1, norm_layer=norm, activation_layer=None)
 
 
 class PyramidBackbone(nn.Module):
@@ -61,9 +75,10 @@ class PyramidBackbone(nn.Module):
         strides: tuple[int, ...],
         weights: str | None,
         extra: Extra = "pool",
-        fpn_norm: Callable[..., nn.Module] | None = None,
+        fpn_norm: FpnNorm | None = None,
         *,
         extra_relu: bool = True,
+        deformable: Deformable = PLAIN,
     ) -> None:
         """See `catalog.body`; `extra` makes the levels above the backbone's coarsest, `fpn_norm` follows each convolution.
 
@@ -78,10 +93,10 @@ class PyramidBackbone(nn.Module):
             raise ValueError(f"strides {strides}: use an ascending choice of {', '.join(map(str, STRIDES))}")
         self.out_channels = channels
         self.strides = strides
-        self.body, inputs, available = body(name, width, norm, weights, strides)
+        self.body, inputs, available = body(name, width, norm, weights, strides, deformable)
         above = tuple(stride for stride in strides if stride not in inputs)
         _check(name, strides, above, [stride for stride in available if stride in STRIDES], extra)
-        made = _extra(extra, inputs, channels, len(above), relu=extra_relu)
+        made = _extra(extra, inputs, channels, len(above), fpn_norm, relu=extra_relu)
         self.fpn = FeaturePyramidNetwork(list(inputs.values()), channels, made, norm_layer=fpn_norm)
 
     def forward(self, images: Tensor) -> "dict[str, Tensor]":
@@ -106,11 +121,13 @@ def _check(name: str, strides: tuple[int, ...], above: tuple[int, ...], availabl
         raise ValueError(f"strides {strides}: at most two levels are made above {name}'s {last}")
 
 
-def _extra(extra: Extra, inputs: dict[int, int], channels: int, num_levels: int, *, relu: bool) -> ExtraFPNBlock | None:
+def _extra(
+    extra: Extra, inputs: dict[int, int], channels: int, num_levels: int, norm: FpnNorm | None, *, relu: bool
+) -> ExtraFPNBlock | None:
     if not num_levels:
         return None
     if extra == "pool":
         return _Pool()
     from_backbone = extra == "p6p7_c5"
     coarsest = inputs[max(inputs)]
-    return _Convolutions(coarsest if from_backbone else channels, channels, num_levels, from_backbone=from_backbone, relu=relu)
+    return _Convolutions(coarsest if from_backbone else channels, channels, num_levels, norm, from_backbone=from_backbone, relu=relu)

@@ -64,6 +64,10 @@ class DenseDetector(Detector):
     def decode(self, deltas: Tensor, anchors: Tensor) -> Tensor:
         """Boxes [B, N, 4] from what the head predicts for anchors [B, N, 4]."""
 
+    def coded(self, head: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What the model's head returned, under the names above; others than those only `losses` reads."""
+        return dict(head)
+
     def features(self, images: Tensor) -> list[Tensor]:
         """The pyramid, finest first."""
         return list(self.model.backbone(images).values())
@@ -82,7 +86,7 @@ class DenseDetector(Detector):
     def forward(self, images: Tensor, targets: Sequence[Target] | None = None) -> Outputs:
         """See Detector.forward."""
         features = self.features(images)
-        head = self.model.head(features)
+        head = self.coded(self.model.head(features))
         sizes = self.sizes(features)
         losses: dict[str, Tensor] = {}
         if targets is not None:
@@ -102,7 +106,7 @@ class DenseDetector(Detector):
 
     def head_on(self, pyramid: Sequence[Tensor], size: tuple[int, int]) -> Outputs:
         """See Detector.head_on."""
-        return self._outputs(pyramid, self.model.head(list(pyramid)), {}, size)
+        return self._outputs(pyramid, self.coded(self.model.head(list(pyramid))), {}, size)
 
     def towers(self, outputs: Outputs, convs: int) -> Towers:
         """See Detector.towers."""
@@ -122,7 +126,7 @@ class DenseDetector(Detector):
         self, features: Sequence[Tensor], head: Mapping[str, Tensor], losses: Mapping[str, Tensor], size: tuple[int, int]
     ) -> Outputs:
         sizes = self.sizes(features)
-        levels = {HEAD_NAMES[name]: tensor.split(sizes, dim=1) for name, tensor in head.items()}
+        levels = {HEAD_NAMES[name]: tensor.split(sizes, dim=1) for name, tensor in head.items() if name in HEAD_NAMES}
         return Outputs(tuple(features), self.strides, levels, losses, size=size, network=self)
 
     def graph(self, options: GraphOptions) -> Graph:
@@ -141,9 +145,10 @@ class DenseGraph(Graph):
     def forward(self, images: Tensor) -> GraphOutput:
         """See Graph.forward."""
         features = self.detector.features(images)
-        head: dict[str, Tensor] = self.detector.model.head(features)
+        raw = self.raw(features)
+        head = self.detector.coded({name: tensor.float() for name, tensor in raw.items()})
         sizes = self.detector.sizes(features)
-        levels = {name: tensor.float().split(sizes, dim=1) for name, tensor in head.items()}
+        levels = {name: tensor.split(sizes, dim=1) for name, tensor in head.items()}
         anchors = self.detector.anchors(images[:1], features)[0].split(sizes)
         parts = [self.level({name: split[i] for name, split in levels.items()}, anchors[i]) for i in range(len(sizes))]
         boxes, scores, labels = (torch.cat(tensors, dim=1) for tensors in zip(*parts, strict=True))
@@ -151,7 +156,12 @@ class DenseGraph(Graph):
         scores = self.judged(boxes, scores)
         limits = self.options.iou_threshold, self.options.max_detections
         answer = select(boxes, scores, labels, *limits, agnostic=self.options.agnostic)
-        return GraphOutput(*answer, head=tuple(head.values()))
+        return GraphOutput(*answer, head=tuple(raw.values()))
+
+    def raw(self, features: Sequence[Tensor]) -> dict[str, Tensor]:
+        """What the model's head returns."""
+        head: dict[str, Tensor] = self.detector.model.head(features)
+        return head
 
     def level(self, head: Mapping[str, Tensor], anchors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The level's candidates: boxes [B, N, 4], scores [B, N], 0 below the threshold, and labels [B, N]."""

@@ -13,7 +13,7 @@ from stages.detectors.backbones.pyramid import PyramidBackbone
 FRESH_LAYERS = ("head.cls_logits.",)
 """Prefixes of the names of tensors that grow with the number of classes."""
 
-_RARE = -4.595
+RARE = -4.595
 """Bias of the class logits of an untrained head: a probability of 0.01."""
 
 
@@ -79,8 +79,8 @@ class TowersHead(nn.Module):
         num_scales: int = 0,
     ) -> None:
         super().__init__()
-        self.cls_convs = _tower(channels, num_convs, norm=norm, bias=bias)
-        self.reg_convs = _tower(channels, num_convs, norm=norm, bias=bias)
+        self.cls_convs = tower(channels, num_convs, norm=norm, bias=bias)
+        self.reg_convs = tower(channels, num_convs, norm=norm, bias=bias)
         self.cls_logits = nn.Conv2d(channels, num_classes, 3, padding=1)
         self.bbox_reg = nn.Conv2d(channels, codes, 3, padding=1)
         self.bbox_ctrness = nn.Conv2d(channels, 1, 3, padding=1) if quality else None
@@ -89,7 +89,7 @@ class TowersHead(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.normal_(module.weight, std=0.01)
                 if module.bias is not None:
-                    nn.init.constant_(module.bias, _RARE if module is self.cls_logits else 0.0)
+                    nn.init.constant_(module.bias, RARE if module is self.cls_logits else 0.0)
 
     def forward(self, features: Sequence[Tensor]) -> dict[str, Tensor]:
         """See DenseDetector: rows of all levels, position by position."""
@@ -110,7 +110,8 @@ class TowersHead(nn.Module):
         return head
 
 
-def _tower(channels: int, num_convs: int, *, norm: bool, bias: bool) -> nn.Sequential:
+def tower(channels: int, num_convs: int, *, norm: bool, bias: bool = False) -> nn.Sequential:
+    """Convolutions with ReLUs, and with group normalization or biases; `bias`: with both."""
     layers = []
     for _ in range(num_convs):
         layer: OrderedDict[str, nn.Module] = OrderedDict(conv=nn.Conv2d(channels, channels, 3, padding=1, bias=bias or not norm))
@@ -124,7 +125,7 @@ def _tower(channels: int, num_convs: int, *, norm: bool, bias: bool) -> nn.Seque
 class OneStageModel(nn.Module):
     """The parts of a DenseDetector, named as torchvision names them."""
 
-    def __init__(self, backbone: PyramidBackbone, head: TowersHead, anchor_generator: Squares) -> None:
+    def __init__(self, backbone: PyramidBackbone, head: nn.Module, anchor_generator: Squares) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head

@@ -1,62 +1,16 @@
-"""Which object each box learns, and which boxes are learned from.
-
-As in mmdet: a box learns the object that it overlaps most, if it overlaps it enough. An object that no box overlaps enough may claim the
-boxes that overlap it most, whichever object they would learn otherwise; later objects take boxes from earlier ones.
-"""
-
-from dataclasses import dataclass
-from typing import NamedTuple
+"""Which of the boxes that could learn something are learned from."""
 
 import torch
 from torch import Tensor
 
-from stages.detectors.boxes.nms import pairwise_iou
-
-BACKGROUND, IGNORED = -1, -2
-
-
-@dataclass(frozen=True)
-class MatchRule:
-    """From which overlap on (IoU, 0 to 1) a box learns its object, and below which it learns the background.
-
-    claim: from which overlap on an object claims the boxes that overlap it most; None: objects claim none.
-    """
-
-    object_from: float | Tensor
-    background_below: float | Tensor
-    claim: float | None = None
-
-
-class Assignment(NamedTuple):
-    """objects: [N] int64, the object that each box learns, BACKGROUND or IGNORED; overlaps: [N], each box's largest IoU."""
-
-    objects: Tensor
-    overlaps: Tensor
-
-
-def assign(boxes: Tensor, objects: Tensor, rule: MatchRule) -> Assignment:
-    """Assign boxes [N, 4] to objects' boxes [M, 4]; without objects, all boxes learn the background."""
-    if not len(objects) or not len(boxes):
-        return Assignment(torch.full((len(boxes),), BACKGROUND, device=boxes.device), boxes.new_zeros(len(boxes)))
-    overlaps = pairwise_iou(objects, boxes)
-    largest, nearest = overlaps.max(dim=0)
-    found = torch.full_like(nearest, IGNORED)
-    found[largest < rule.background_below] = BACKGROUND
-    found = torch.where(largest >= rule.object_from, nearest, found)
-    if rule.claim is not None:
-        best = overlaps.amax(dim=1, keepdim=True)
-        claims = (overlaps == best) & (best >= rule.claim)
-        order = torch.arange(len(objects), device=boxes.device)[:, None]
-        claimed = torch.where(claims, order, torch.full_like(order, IGNORED)).amax(dim=0)
-        found = torch.where(claimed >= 0, claimed, found)
-    return Assignment(found, largest)
+from stages.detectors.boxes.matching import BACKGROUND
 
 
 def sample(objects: Tensor, num_boxes: int, positive_share: float) -> tuple[Tensor, Tensor]:
     """A random choice of boxes: indices of those that learn an object, and of those that learn the background.
 
     Args:
-        objects: as in Assignment.
+        objects: as in `matching.Assignment`.
         num_boxes: maximum number of boxes, of which those with an object are at most `positive_share`.
     """
     positive = _some(torch.where(objects >= 0)[0], int(num_boxes * positive_share))

@@ -16,6 +16,7 @@ from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign
 
 from stages.detectors.backbones.catalog import WIDTH, Norm, build_layers
+from stages.detectors.backbones.deformable import PLAIN, Deformable
 from stages.detectors.backbones.pretrained import SUFFIXES, NoWeights, load_torchvision
 from stages.detectors.backbones.pyramid import PyramidBackbone
 
@@ -64,6 +65,7 @@ class TwoStageOptions:
     box_batch_size_per_image: int
     rpn_score_threshold: float
     weights: str | None
+    deformable: Deformable = PLAIN
 
     @property
     def mobile(self) -> bool:
@@ -187,10 +189,10 @@ def _backbone(layout: TwoStageOptions, strides: tuple[int, ...]) -> nn.Module:
     norm: Callable[..., nn.Module] | None = nn.BatchNorm2d if layout.version == 2 else None
     if not layout.mobile:
         chosen = layout.backbone, layout.width, layout.frozen, layout.fpn_channels, strides, layout.backbone_weights
-        return PyramidBackbone(*chosen, fpn_norm=norm)
+        return PyramidBackbone(*chosen, fpn_norm=norm, deformable=layout.deformable)
     if layout.width != WIDTH:
         raise ValueError(f"width {layout.width}: {MOBILE} supports only width {WIDTH}; the plain ResNets support others")
-    layers = build_layers(layout.backbone, WIDTH, layout.frozen, layout.backbone_weights)
+    layers = build_layers(layout.backbone, WIDTH, layout.frozen, layout.backbone_weights, layout.deformable)
     for module in layers.modules():
         if isinstance(module, nn.BatchNorm2d | FrozenBatchNorm2d):
             module.eps = _NORM_EPS

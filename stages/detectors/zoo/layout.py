@@ -118,7 +118,8 @@ def translated(file: ZooFile, layout: ZooLayout, what: str) -> dict[str, Tensor]
     _check_settings(file, layout, what)
     _check_style(file, what)
     inputs = sum(bool(re.fullmatch(r"neck\.lateral_convs\.\d+\.conv\.weight", name)) for name in file.state)
-    return {_ours(name, layout, inputs): tensor for name, tensor in file.state.items()}
+    bare = not any(re.match(r"neck\.fpn_convs\.\d+\.(gn|bn)\.", name) for name in file.state)
+    return {_ours(name, layout, inputs, bare=bare): tensor for name, tensor in file.state.items()}
 
 
 def _check_version(file: ZooFile, what: str) -> None:
@@ -156,8 +157,13 @@ def _check_style(file: ZooFile, what: str) -> None:
         raise ArtifactError(f"{what}: a backbone of the caffe style ({told}), while this network needs pytorch; {remedy}")
 
 
-def _ours(name: str, layout: ZooLayout, inputs: int) -> str:
-    """Our name of a tensor; `inputs` is the number of the backbone's maps that the pyramid takes."""
+def _ours(name: str, layout: ZooLayout, inputs: int, *, bare: bool) -> str:
+    """Our name of a tensor.
+
+    Args:
+        inputs: number of the backbone's maps that the pyramid takes.
+        bare: whether its convolutions are not followed by normalization.
+    """
     own = next((re.sub(f"^{pattern}", new, name) for pattern, new in layout.names if re.match(pattern, name)), None)
     if own is not None:
         return own
@@ -168,7 +174,6 @@ def _ours(name: str, layout: ZooLayout, inputs: int) -> str:
         return name
     kind, index, layer, rest = found[1], int(found[2]), 0 if found[3] == "conv" else 1, found[4]
     if kind == "fpn" and index >= inputs:
-        level = f"p{index - inputs + 6}"
-        return f"backbone.fpn.extra_blocks.{level}.{rest}" if layer == 0 else f"backbone.fpn.extra_blocks.{level}_norm.{rest}"
+        return f"backbone.fpn.extra_blocks.p{index - inputs + 6}.{rest if bare else f'{layer}.{rest}'}"
     block = "inner_blocks" if kind == "lateral" else "layer_blocks"
     return f"backbone.fpn.{block}.{index}.{layer}.{rest}"

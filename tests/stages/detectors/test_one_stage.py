@@ -11,7 +11,7 @@ from dense_samples import Arrays, by_onnx, by_torch, difference, unpadded
 from detector_samples import TINY, confident, decisions
 from engine_samples import compiled
 from oracle_samples import answers, filled, group, image, random
-from torch import Tensor
+from torch import Tensor, nn
 
 from deploy import plugins
 from deploy.errors import ArtifactError, ConfigError
@@ -22,11 +22,14 @@ from stages.detectors.dense.detector import DenseDetector
 from stages.exports.to_onnx import write_onnx
 from stages.training.checkpoint import build_detector
 
-_OF_ATSS = decisions(max_detections=100, candidates=1000, score_threshold=0.05, iou_threshold=0.6)
+_OF_ATSS, _OF_RETINANET = (
+    decisions(max_detections=100, candidates=1000, score_threshold=0.05, iou_threshold=overlap) for overlap in (0.6, 0.5)
+)
 PUBLISHED = {
     "atss": _OF_ATSS,
     "gfl": _OF_ATSS,
-    "fsaf": decisions(max_detections=100, candidates=1000, score_threshold=0.05, iou_threshold=0.5),
+    "fsaf": _OF_RETINANET,
+    "reppoints": _OF_RETINANET,
 }
 """How each decides where it was published."""
 
@@ -34,11 +37,23 @@ LEVELS = (8, 16, 32, 64, 128)
 SIZE = (96, 128)
 """Of the images that losses and assignments are about."""
 
-RAW = {"atss": {"logits": 5, "codes": 4, "quality": 1}, "gfl": {"logits": 5, "codes": 68}, "fsaf": {"logits": 5, "codes": 4}}
+RAW = {
+    "atss": {"logits": 5, "codes": 4, "quality": 1},
+    "gfl": {"logits": 5, "codes": 68},
+    "fsaf": {"logits": 5, "codes": 4},
+    "reppoints": {"logits": 5, "codes": 18, "start": 18},
+}
 """What each head returns, under the names of the answers, and how many channels that has for five classes."""
 
-TERMS = {"loss_cls": "classification", "loss_bbox": "bbox_regression", "loss_centerness": "bbox_ctrness", "loss_dfl": "bbox_distribution"}
-MILLIONS = {"atss": 32.3, "gfl": 32.4, "fsaf": 36.4}
+TERMS = {
+    "loss_cls": "classification",
+    "loss_bbox": "bbox_regression",
+    "loss_centerness": "bbox_ctrness",
+    "loss_dfl": "bbox_distribution",
+    "loss_pts_init": "bbox_start",
+    "loss_pts_refine": "bbox_regression",
+}
+MILLIONS = {"atss": 32.3, "gfl": 32.4, "fsaf": 36.4, "reppoints": 36.8}
 """Parameters with 80 classes."""
 
 
@@ -51,7 +66,15 @@ def built(name: str, num_classes: int = 5, **options: Any) -> DenseDetector:
 def five_levels(name: str) -> DenseDetector:
     """Small, with the levels and anchors of the published one."""
     scale = {"anchor_scale": 8.0} if "anchor_scale" in TINY[name] else {}
-    return built(name, **TINY[name] | {"strides": LEVELS} | scale)
+    detector = built(name, **TINY[name] | {"strides": LEVELS} | scale)
+    for parameter in moments(detector):
+        parameter.data = torch.tensor([0.2, -0.1])
+    return detector
+
+
+def moments(detector: DenseDetector) -> list[nn.Parameter]:
+    """The numbers that decide how large a box points stand for, if it has them."""
+    return [parameter for key, parameter in detector.named_parameters() if key.endswith("head.moment")]
 
 
 @cache
@@ -86,9 +109,11 @@ def raw_head(name: str) -> dict[str, Tensor]:
     return made
 
 
-def named(raw: dict[str, Tensor]) -> dict[str, Tensor]:
+def named(detector: DenseDetector, raw: dict[str, Tensor]) -> dict[str, Tensor]:
     """The head as a detector's losses expect it."""
     head = {"cls_logits": raw["logits"]}
+    if "start" in raw:
+        return detector.coded(head | {"points": raw["codes"], "start": raw["start"]})
     if raw["codes"].shape[2] > 4:
         head["bbox_distribution"] = raw["codes"].unflatten(2, (4, -1))
     else:
@@ -142,7 +167,7 @@ def test_losses_and_their_gradients(name: str, case: str) -> None:
     detector, (anchors, sizes) = five_levels(name), anchors_of(five_levels(name))
     raw = raw_head(name)
     targets = [{key: found[f"{key}/{index}"] for key in ("boxes", "labels")} for index in range(2)]
-    losses = detector.losses(targets, named(raw), [anchors] * 2, sizes)
+    losses = detector.losses(targets, named(detector, raw), [anchors] * 2, sizes)
     wanted = group(found, "terms")
     assert losses.keys() == {TERMS[term] for term in wanted}
     for term, value in wanted.items():
@@ -153,6 +178,9 @@ def test_losses_and_their_gradients(name: str, case: str) -> None:
         assert grad is not None
         own = torch.stack([level.double().norm() for level in grad.split(sizes, dim=1)])
         torch.testing.assert_close(own, norms, rtol=1e-4, atol=1e-6)
+    for parameter in moments(detector):
+        assert parameter.grad is not None
+        torch.testing.assert_close(parameter.grad, found["moment"], rtol=1e-4, atol=1e-6)
 
 
 def _noted(seen: list[Tensor], value: Tensor) -> Tensor:
@@ -173,7 +201,7 @@ def test_processes_average_to_the_losses_of_the_whole_batch(name: str, monkeypat
     targets = [{key: found[f"{key}/{index}"] for key in ("boxes", "labels")} for index in range(2)]
 
     def losses(chosen: slice) -> dict[str, Tensor]:
-        head = named({part: values[chosen] for part, values in raw.items()})
+        head = named(detector, {part: values[chosen] for part, values in raw.items()})
         return detector.losses(targets[chosen], head, [anchors], sizes)
 
     module = type(detector).__module__

@@ -34,8 +34,10 @@ PAIRS = [
     ("faster_rcnn", "atss"),
     ("gfl", "fsaf"),
     ("fsaf", "gfl"),
+    ("reppoints", "ssdlite"),
+    ("faster_rcnn", "reppoints"),
 ]
-RESUMED = ("atss", "gfl", "fsaf")
+RESUMED = ("atss", "gfl", "fsaf", "reppoints")
 SIZE = 128
 STEPS = 20
 

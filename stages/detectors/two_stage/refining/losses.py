@@ -15,7 +15,8 @@ from torchvision.ops import roi_align
 
 from stages.detectors import Target
 from stages.detectors.boxes.coding import encode
-from stages.detectors.two_stage.assignment import MatchRule, assign, sample
+from stages.detectors.boxes.matching import MatchRule, assign
+from stages.detectors.two_stage.assignment import sample
 from stages.processes import rescale
 
 _POSITIVE_SHARE = 0.25

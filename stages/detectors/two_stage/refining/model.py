@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 
 from stages.detectors.backbones.catalog import Norm
+from stages.detectors.backbones.deformable import PLAIN, Deformable
 from stages.detectors.backbones.pretrained import NoWeights, load_torchvision
 from stages.detectors.backbones.pyramid import PyramidBackbone
 from stages.detectors.two_stage.model import PooledPyramid, pooled_levels
@@ -37,6 +38,7 @@ class RefinementOptions:
     box_head_channels: int
     anchor_scale: float
     mask_head_channels: int | None = None
+    deformable: Deformable = PLAIN
 
 
 class RegionHeads(nn.Module):
@@ -61,7 +63,7 @@ class RefinementModel(nn.Module):
         assert shared_boxes or len(rules.stages) == 1, "only shared boxes are refined again"
         chosen = layout.backbone, layout.width, layout.norm, layout.fpn_channels, layout.strides, layout.backbone_weights
         self.pyramid = PooledPyramid(layout.strides, pooled_levels(layout.strides))
-        self.backbone = PyramidBackbone(*chosen)
+        self.backbone = PyramidBackbone(*chosen, deformable=layout.deformable)
         _initialize(self.backbone.fpn)
         self.rpn_head = ProposalNetwork(layout.fpn_channels, layout.strides, layout.anchor_scale, recipe)
         boxes = layout.fpn_channels, layout.box_head_channels, layout.num_classes

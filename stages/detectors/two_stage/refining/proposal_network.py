@@ -17,7 +17,8 @@ from torchvision.ops import nms
 
 from stages.detectors import Target
 from stages.detectors.boxes.coding import clip, decode, encode
-from stages.detectors.two_stage.assignment import MatchRule, assign, sample
+from stages.detectors.boxes.matching import MatchRule, assign
+from stages.detectors.two_stage.assignment import sample
 from stages.detectors.two_stage.proposals import ProposalOptions
 from stages.processes import rescale
 

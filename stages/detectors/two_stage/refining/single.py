@@ -19,7 +19,9 @@ def mmdets(layout: TwoStageOptions, rpn_candidates: int, mask_head_channels: int
     if layout.rpn_score_threshold:
         raise ValueError(f"rpn_score_threshold {layout.rpn_score_threshold}: version mmdet keeps regions of any score; set it to 0")
     shape = layout.num_classes, layout.backbone, layout.width, layout.backbone_weights, layout.norm, layout.fpn_channels
-    options = RefinementOptions(*shape, layout.strides or _STRIDES, layout.box_head_channels, layout.anchor_scale, mask_head_channels)
+    options = RefinementOptions(
+        *shape, layout.strides or _STRIDES, layout.box_head_channels, layout.anchor_scale, mask_head_channels, layout.deformable
+    )
     model = RefinementModel(options, SINGLE_PROPOSALS, RegionRules(SINGLE), shared_boxes=False)
     load(model, layout.weights, "FasterRCNN" if mask_head_channels is None else "MaskRCNN", "StandardRoIHead")
     return RefinementDetector(model, layout.box_batch_size_per_image, rpn_candidates)

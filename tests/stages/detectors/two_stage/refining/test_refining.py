@@ -22,7 +22,8 @@ from deploy.errors import ConfigError, DataError
 from stages.config import DetectorConfig
 from stages.detectors import GraphOutput, Target
 from stages.detectors.boxes.coding import clip, decode, encode
-from stages.detectors.two_stage.assignment import MatchRule, assign, sample
+from stages.detectors.boxes.matching import MatchRule, assign
+from stages.detectors.two_stage.assignment import sample
 from stages.detectors.two_stage.proposals import propose
 from stages.detectors.two_stage.refining import dynamic_rules
 from stages.detectors.two_stage.refining.detector import RefinementDetector
