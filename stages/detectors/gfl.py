@@ -55,7 +55,8 @@ class GflDetector(DenseDetector):
         super().__init__(model, strides)
         self.nearest = nearest
         self.anchor_scale = model.anchor_generator.scale
-        self.head_shape = replace(self.head_shape, bins=model.head.bbox_reg.out_channels // 4)
+        assert isinstance(model.head, _Head)
+        self.head_shape = replace(self.head_shape, bins=model.head.reach + 1)
 
     def losses(self, rows: list[dict[str, Tensor]], head: dict[str, Tensor], anchors: list[Tensor], sizes: list[int]) -> dict[str, Tensor]:
         """See DenseDetector.losses; boxes count by the highest class probability of their positions."""

@@ -24,7 +24,7 @@ LONGEST = 0.3
 IMAGE = encoded({(0, 1): 0, (2, 3): 2})
 
 
-class Story(NamedTuple):
+class KilledSwap(NamedTuple):
     """What `kill` saw: answers until the kill, whether the swap had been reported as done by then, and an answer of the next server."""
 
     replies: list[Reply]
@@ -50,7 +50,7 @@ def published(link: Path, bundle: Path) -> None:
     new.replace(link)
 
 
-def killed(link: Path, old: Path, new: Path, seconds: float) -> Story:
+def killed(link: Path, old: Path, new: Path, seconds: float) -> KilledSwap:
     """Start on `old`, publish `new`, ask for the swap, and kill the server so many seconds later, all under load."""
     published(link, old)
     with Server(link, "max_batch_size=4", "sessions=2") as server:
@@ -70,7 +70,7 @@ def killed(link: Path, old: Path, new: Path, seconds: float) -> Story:
         replies = asyncio.run(load(server.port, 4, lambda _: request(IMAGE), go_on))
         assert server.end() == -signal.SIGKILL
         swapped = len(server.said("serving")) == 2
-    return Story(replies, swapped, answered(link))
+    return KilledSwap(replies, swapped, answered(link))
 
 
 def digests(*bundles: Bundle) -> dict[str, str]:

@@ -242,6 +242,8 @@ def test_a_student_without_anchors_is_refused() -> None:
     with pytest.raises(ConfigError) as refused:
         build("fine_grained", detector_samples.tiny("d_fine"), detector_samples.tiny("fcos"))
     assert str(refused.value).startswith("distill.losses: fine_grained: the student, d_fine, has no anchors")
+
+
 @pytest.mark.parametrize("loss", KINDS)
 @pytest.mark.parametrize("name", plugins.names("stages.detectors"))
 def test_a_loss_on_heads_trains_every_detector_that_it_serves_and_refuses_the_others(loss: str, name: str) -> None:
