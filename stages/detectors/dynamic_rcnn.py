@@ -19,7 +19,7 @@ from stages.detectors.two_stage.options import (
 )
 from stages.detectors.two_stage.refining.detector import RefinementDetector
 from stages.detectors.two_stage.refining.dynamic_rules import PROPOSALS, DynamicRules
-from stages.detectors.two_stage.refining.model import RefinementModel, RefinementOptions, load
+from stages.detectors.two_stage.refining.model import RefinementModel, RefinementOptions, load, zoo_layout
 
 TINY = {**SMALL}
 """Options of a small one, for tests."""
@@ -53,5 +53,5 @@ def build(
     refuse_both(weights, backbone_weights)
     shape = num_classes, backbone, width, backbone_weights, norm, fpn_channels, strides, box_head_channels, anchor_scale
     model = RefinementModel(RefinementOptions(*shape), PROPOSALS, DynamicRules(), shared_boxes=False)
-    load(model, weights, "FasterRCNN", "DynamicRoIHead")
+    load(model, weights, zoo_layout(model, "FasterRCNN", "DynamicRoIHead"))
     return RefinementDetector(model, box_batch_size_per_image, rpn_candidates)
