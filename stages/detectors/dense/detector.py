@@ -22,6 +22,7 @@ HEAD_NAMES = {
     "bbox_regression": "box_deltas",
     "bbox_distribution": "box_distributions",
     "bbox_ctrness": "quality",
+    "objectness": "quality",
 }
 """The names in Outputs.head of what one-stage heads return."""
 
@@ -36,7 +37,7 @@ class DenseDetector(Detector):
     """A model with a pyramid, a head of convolutions shared by its levels, and anchors at every position.
 
     Its head returns "cls_logits" [B, N, K], and "bbox_regression" [B, N, 4] or "bbox_distribution" [B, N, 4, bins]; it may return
-    "bbox_ctrness" [B, N, 1].
+    "bbox_ctrness" or "objectness" [B, N, 1].
     """
 
     gives = ("pyramid", "head", "decoded", "teacher_head")
@@ -126,10 +127,7 @@ class DenseGraph(Graph):
         anchors = self.detector.anchors(images[:1], features)[0].split(sizes)
         parts = [self.level({name: split[i] for name, split in levels.items()}, anchors[i]) for i in range(len(sizes))]
         boxes, scores, labels = (torch.cat(tensors, dim=1) for tensors in zip(*parts, strict=True))
-        boxes = clip(boxes, images.shape[-2], images.shape[-1])
-        scores = self.judged(boxes, scores)
-        limits = self.options.iou_threshold, self.options.max_detections
-        answer = select(boxes, scores, labels, *limits, agnostic=self.options.agnostic)
+        answer = self.selected(boxes, scores, labels, (images.shape[-2], images.shape[-1]))
         return GraphOutput(*answer, head=tuple(head.values()))
 
     def level(self, head: Mapping[str, Tensor], anchors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -149,6 +147,13 @@ class DenseGraph(Graph):
     def judged(self, boxes: Tensor, scores: Tensor) -> Tensor:
         """The scores [B, N] of all candidates once their boxes [B, N, 4] are known, clipped to the image."""
         return scores
+
+    def selected(self, boxes: Tensor, scores: Tensor, labels: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """See `select`; the boxes are those of all candidates, the answer's are within an image of size (height, width)."""
+        boxes = clip(boxes, *size)
+        scores = self.judged(boxes, scores)
+        limits = self.options.iou_threshold, self.options.max_detections
+        return select(boxes, scores, labels, *limits, agnostic=self.options.agnostic)
 
 
 class SelectiveGraph(DenseGraph):

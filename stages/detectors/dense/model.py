@@ -8,12 +8,13 @@ from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 
 from stages.detectors.backbones.catalog import group_norm
+from stages.detectors.backbones.csp_darknet import DarknetPyramid
 from stages.detectors.backbones.pyramid import PyramidBackbone
 
 FRESH_LAYERS = ("head.cls_logits.",)
 """Prefixes of the names of tensors that grow with the number of classes."""
 
-_RARE = -4.595
+RARE = -4.595
 """Bias of the class logits of an untrained head: a probability of 0.01."""
 
 
@@ -87,7 +88,7 @@ class TowersHead(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.normal_(module.weight, std=0.01)
                 if module.bias is not None:
-                    nn.init.constant_(module.bias, _RARE if module is self.cls_logits else 0.0)
+                    nn.init.constant_(module.bias, RARE if module is self.cls_logits else 0.0)
 
     def forward(self, features: Sequence[Tensor]) -> dict[str, Tensor]:
         """See DenseDetector: rows of all levels, position by position."""
@@ -117,7 +118,7 @@ def _tower(channels: int, num_convs: int, *, norm: bool) -> nn.Sequential:
 class OneStageModel(nn.Module):
     """The parts of a DenseDetector, named as torchvision names them."""
 
-    def __init__(self, backbone: PyramidBackbone, head: TowersHead, anchor_generator: Squares) -> None:
+    def __init__(self, backbone: PyramidBackbone | DarknetPyramid, head: nn.Module, anchor_generator: Squares) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head

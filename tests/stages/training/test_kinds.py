@@ -32,8 +32,10 @@ PAIRS = [
     ("faster_rcnn", "atss"),
     ("gfl", "fsaf"),
     ("fsaf", "gfl"),
+    ("yolox", "ssdlite"),
+    ("atss", "yolox"),
 ]
-RESUMED = ("atss", "gfl", "fsaf")
+RESUMED = ("atss", "gfl", "fsaf", "yolox")
 SIZE = 128
 STEPS = 20
 
