@@ -60,7 +60,8 @@ class YoloxDetector(DenseDetector):
         logits, codes, present = head["cls_logits"], head["bbox_regression"], head["objectness"][..., 0]
         boxes = self.decode(codes, anchors[0])
         likely = (logits.detach().sigmoid() * present.detach().sigmoid()[..., None]).sqrt()
-        found = [cheapest(anchors[0], *one, row["boxes"], row["labels"]) for *one, row in zip(boxes.detach(), likely, rows, strict=True)]
+        each = zip(boxes.detach(), likely, rows, strict=True)
+        found = [cheapest(anchors[0], mine, probable, row["boxes"], row["labels"]) for mine, probable, row in each]
         learning = gathered(rows, anchors[0], [one.objects for one in found])
         quality = torch.cat([one.overlaps[one.objects >= 0] for one in found])
         wanted = one_hot(learning.labels, logits.shape[-1]) * quality[:, None]

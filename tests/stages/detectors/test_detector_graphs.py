@@ -33,7 +33,7 @@ STRICT, AGNOSTIC = (detector_samples.decisions(**DECIDED, iou_threshold=0.1, nms
 ALL = detector_samples.decisions(**DECIDED | {"max_detections": 1000, "iou_threshold": 1.0})
 """Every candidate: no overlap is above 1."""
 
-MOVED_AFTERWARDS = ("yolox",)
+MOVED_AFTERWARDS = ("yolox", "grid_rcnn")
 """Suppress by other boxes than those that they return; their own tests look at that."""
 
 

@@ -34,6 +34,8 @@ PAIRS = [
     ("fsaf", "gfl"),
     ("yolox", "ssdlite"),
     ("atss", "yolox"),
+    ("grid_rcnn", "fcos"),
+    ("retinanet", "grid_rcnn"),
 ]
 RESUMED = ("atss", "gfl", "fsaf", "yolox")
 SIZE = 128
