@@ -236,6 +236,9 @@ class Detector(nn.Module, ABC):
     def forward(self, images: Tensor, targets: Sequence[Target] | None = None) -> Outputs:
         """Run on images [B, 3, H, W]; with targets, the task losses are in the result."""
 
+    def progress(self, share: float) -> None:
+        """Learn how much of a training is done, from 0 to 1, before each of its steps: for losses that change on the way."""
+
     def walk(self, images: Tensor, options: GraphOptions) -> None:
         """Run every layer as often as the deployed graph with these options does, so that its products can be counted."""
         self(images)

@@ -182,6 +182,7 @@ class Trainer:
             ArtifactError: a loss is not finite; the message names it and its step.
         """
         self._optimizer.zero_grad()
+        self._task.detector.progress(self._progress.step / max(1, self._num_steps))
         parts = batch.to(self._accelerator.device).split(self._config.accumulate)
         values: dict[str, float] = defaultdict(float)
         for part in parts:

@@ -20,6 +20,9 @@ def tiny_options(name: str) -> dict[str, Any]:
 
 TINY = {name: tiny_options(name) for name in plugins.names("stages.detectors")}
 
+FADING = ("yolox",)
+"""Whose features vanish on their way through a fresh network, unless its normalization has seen images."""
+
 SIZE = (96, 128)
 """Height and width in px of the images that a tiny detector is tested on."""
 
@@ -60,10 +63,24 @@ def confident(detector: Detector, scale: float = 0.15, seen: Tensor | None = Non
     seen: images that it accepts, if it does not accept `images`.
     """
     generator = torch.Generator().manual_seed(0)
+    if detector.name in FADING:
+        normalized(detector, images("") if seen is None else seen)
     last = last_layers(detector, images("", batch=1) if seen is None else seen)
     for parameter in (parameter for module in detector.modules() if module in last for parameter in module.parameters(recurse=False)):
         parameter.data = torch.randn(parameter.shape, generator=generator) * (scale if parameter.ndim > 1 else 0.0)
     return detector.eval()
+
+
+def normalized(detector: Detector, seen: Tensor) -> None:
+    """Let batch normalization take its statistics from images."""
+    layers = [module for module in detector.modules() if isinstance(module, nn.BatchNorm2d)]
+    usual = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.momentum = 1.0
+    with torch.no_grad():
+        detector.train()(seen)
+    for layer, momentum in zip(layers, usual, strict=True):
+        layer.momentum = momentum
 
 
 def last_layers(detector: Detector, seen: Tensor) -> set[nn.Module]:

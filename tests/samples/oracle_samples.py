@@ -46,6 +46,7 @@ RANGES = {
     "running_var": (0.5, 1.5),
     "running_mean": (-0.1, 0.1),
     "bn3.weight": (0.1, 0.3),
+    "bn.weight": (0.8, 1.2),
     "cls_logits.bias": (-5.0, -3.0),
     "scale": (0.8, 1.2),
     "moment": (-0.3, 0.3),

@@ -25,6 +25,7 @@ HEAD_NAMES = {
     "bbox_regression": "box_deltas",
     "bbox_distribution": "box_distributions",
     "bbox_ctrness": "quality",
+    "objectness": "quality",
 }
 """The names in Outputs.head of what one-stage heads return."""
 
@@ -39,7 +40,7 @@ class DenseDetector(Detector):
     """A model with a pyramid, a head of convolutions shared by its levels, and anchors at every position.
 
     Its head returns "cls_logits" [B, N, K], and "bbox_regression" [B, N, 4] or "bbox_distribution" [B, N, 4, bins]; it may return
-    "bbox_ctrness" [B, N, 1].
+    "bbox_ctrness" or "objectness" [B, N, 1].
     """
 
     gives: tuple[Reading, ...] = ("pyramid", "head", "decoded", "teacher_head")
@@ -152,10 +153,7 @@ class DenseGraph(Graph):
         anchors = self.detector.anchors(images[:1], features)[0].split(sizes)
         parts = [self.level({name: split[i] for name, split in levels.items()}, anchors[i]) for i in range(len(sizes))]
         boxes, scores, labels = (torch.cat(tensors, dim=1) for tensors in zip(*parts, strict=True))
-        boxes = clip(boxes, images.shape[-2], images.shape[-1])
-        scores = self.judged(boxes, scores)
-        limits = self.options.iou_threshold, self.options.max_detections
-        answer = select(boxes, scores, labels, *limits, agnostic=self.options.agnostic)
+        answer = self.selected(boxes, scores, labels, (images.shape[-2], images.shape[-1]))
         return GraphOutput(*answer, head=tuple(raw.values()))
 
     def raw(self, features: Sequence[Tensor]) -> dict[str, Tensor]:
@@ -180,6 +178,13 @@ class DenseGraph(Graph):
     def judged(self, boxes: Tensor, scores: Tensor) -> Tensor:
         """The scores [B, N] of all candidates once their boxes [B, N, 4] are known, clipped to the image."""
         return scores
+
+    def selected(self, boxes: Tensor, scores: Tensor, labels: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """See `select`; the boxes are those of all candidates, the answer's are within an image of size (height, width)."""
+        boxes = clip(boxes, *size)
+        scores = self.judged(boxes, scores)
+        limits = self.options.iou_threshold, self.options.max_detections
+        return select(boxes, scores, labels, *limits, agnostic=self.options.agnostic)
 
 
 class SelectiveGraph(DenseGraph):

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 
 from stages.detectors.backbones.catalog import group_norm
+from stages.detectors.backbones.csp_darknet import DarknetPyramid
 from stages.detectors.backbones.pyramid import PyramidBackbone
 
 FRESH_LAYERS = ("head.cls_logits.",)
@@ -125,7 +126,7 @@ def tower(channels: int, num_convs: int, *, norm: bool, bias: bool = False) -> n
 class OneStageModel(nn.Module):
     """The parts of a DenseDetector, named as torchvision names them."""
 
-    def __init__(self, backbone: PyramidBackbone, head: nn.Module, anchor_generator: Squares) -> None:
+    def __init__(self, backbone: PyramidBackbone | DarknetPyramid, head: nn.Module, anchor_generator: Squares) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head

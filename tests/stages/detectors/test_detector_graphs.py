@@ -35,6 +35,9 @@ STRICT, AGNOSTIC = (detector_samples.decisions(**DECIDED, iou_threshold=0.1, nms
 ALL = detector_samples.decisions(**DECIDED | {"max_detections": 1000, "iou_threshold": 1.0})
 """Every candidate: no overlap is above 1."""
 
+MOVED_AFTERWARDS = ("yolox", "grid_rcnn")
+"""Suppress by other boxes than those that they return; their own tests look at that."""
+
 
 class Exported:
     """A tiny detector's graph in torch and in a file."""
@@ -103,6 +106,8 @@ def test_suppression_across_classes_is_the_same_in_torch_in_the_file_and_by_torc
     for index in range(3):
         agree(arrays(expected), found, index, index)
         kept = torch.arange(len(every.scores[index]))
+        if name in MOVED_AFTERWARDS:
+            continue
         if not isinstance(made.detector, SetPredictionDetector):
             real = every.scores[index] > 0
             kept = nms(every.boxes[index][real], every.scores[index][real], AGNOSTIC.iou_threshold)

@@ -30,10 +30,13 @@ PUBLISHED = {
     "gfl": _OF_ATSS,
     "fsaf": _OF_RETINANET,
     "reppoints": _OF_RETINANET,
+    "yolox": decisions(max_detections=500, candidates=1000, score_threshold=0.01, iou_threshold=0.65),
 }
 """How each decides where it was published."""
 
-LEVELS = (8, 16, 32, 64, 128)
+LEVELS = {"yolox": (8, 16, 32)}
+"""Of those that cannot have others than their own."""
+
 SIZE = (96, 128)
 """Of the images that losses and assignments are about."""
 
@@ -42,6 +45,7 @@ RAW = {
     "gfl": {"logits": 5, "codes": 68},
     "fsaf": {"logits": 5, "codes": 4},
     "reppoints": {"logits": 5, "codes": 18, "start": 18},
+    "yolox": {"logits": 5, "codes": 4, "quality": 1},
 }
 """What each head returns, under the names of the answers, and how many channels that has for five classes."""
 
@@ -52,8 +56,10 @@ TERMS = {
     "loss_dfl": "bbox_distribution",
     "loss_pts_init": "bbox_start",
     "loss_pts_refine": "bbox_regression",
+    "loss_obj": "objectness",
+    "loss_l1": "bbox_l1",
 }
-MILLIONS = {"atss": 32.3, "gfl": 32.4, "fsaf": 36.4, "reppoints": 36.8}
+MILLIONS = {"atss": 32.3, "gfl": 32.4, "fsaf": 36.4, "reppoints": 36.8, "yolox": 9.0}
 """Parameters with 80 classes."""
 
 
@@ -63,13 +69,18 @@ def built(name: str, num_classes: int = 5, **options: Any) -> DenseDetector:
     return detector
 
 
-def five_levels(name: str) -> DenseDetector:
-    """Small, with the levels and anchors of the published one."""
+def all_levels(name: str) -> DenseDetector:
+    """Small, with the levels and anchors of the published one, at the end of its training."""
     scale = {"anchor_scale": 8.0} if "anchor_scale" in TINY[name] else {}
-    detector = built(name, **TINY[name] | {"strides": LEVELS} | scale)
+    detector = built(name, **TINY[name] | ({} if name in LEVELS else {"strides": levels_of(name)}) | scale)
     for parameter in moments(detector):
         parameter.data = torch.tensor([0.2, -0.1])
+    detector.progress(1.0)
     return detector
+
+
+def levels_of(name: str) -> tuple[int, ...]:
+    return LEVELS.get(name, (8, 16, 32, 64, 128))
 
 
 def moments(detector: DenseDetector) -> list[nn.Parameter]:
@@ -93,13 +104,17 @@ def run(name: str) -> Outputs:
 
 
 def expected(name: str) -> list[Arrays]:
+    """Boxes as they are within the image, without those outside."""
     found = group(answers(name), "network")
-    return [{key: found[f"{key}/{index}"].numpy() for key in ("boxes", "scores", "labels")} for index in range(2)]
+    each = [{key: found[f"{key}/{index}"] for key in ("boxes", "scores", "labels")} for index in range(2)]
+    each = [one | {"boxes": clip(one["boxes"], *image().shape[-2:])} for one in each]
+    inside = [(one["boxes"][:, 2:] > one["boxes"][:, :2]).all(dim=1) for one in each]
+    return [{key: values[keep].numpy() for key, values in one.items()} for one, keep in zip(each, inside, strict=True)]
 
 
 def raw_head(name: str) -> dict[str, Tensor]:
     """Fixed outputs of a head for two images, in rows; logits from -4 to 2, all others from -2 to 2, or to 0 where that is the least."""
-    grids = [(-(-SIZE[0] // stride), -(-SIZE[1] // stride)) for stride in LEVELS]
+    grids = [(-(-SIZE[0] // stride), -(-SIZE[1] // stride)) for stride in levels_of(name)]
     made = {}
     for part, channels in RAW[name].items():
         low = -4.0 if part == "logits" else -2.0
@@ -118,11 +133,11 @@ def named(detector: DenseDetector, raw: dict[str, Tensor]) -> dict[str, Tensor]:
         head["bbox_distribution"] = raw["codes"].unflatten(2, (4, -1))
     else:
         head["bbox_regression"] = raw["codes"]
-    return head | ({"bbox_ctrness": raw["quality"]} if "quality" in raw else {})
+    return head | (dict.fromkeys(("bbox_ctrness", "objectness"), raw["quality"]) if "quality" in raw else {})
 
 
 def anchors_of(detector: DenseDetector) -> tuple[Tensor, list[int]]:
-    features = [torch.zeros(1, 1, -(-SIZE[0] // stride), -(-SIZE[1] // stride)) for stride in LEVELS]
+    features = [torch.zeros(1, 1, -(-SIZE[0] // stride), -(-SIZE[1] // stride)) for stride in detector.strides]
     return detector.anchors(torch.zeros(1, 3, *SIZE), features)[0], detector.sizes(features)
 
 
@@ -155,7 +170,7 @@ class TestPublished:
         assert difference(found, expected(name)).within(box_px=0.01, score=1e-4)
 
     def test_anchors_are_where_they_belong(self, name: str) -> None:
-        anchors, sizes = anchors_of(five_levels(name))
+        anchors, sizes = anchors_of(all_levels(name))
         assert torch.equal(anchors, answers(name)["assignment/anchors"])
         assert sizes == answers(name)["assignment/sizes"].tolist()
 
@@ -164,7 +179,7 @@ class TestPublished:
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_losses_and_their_gradients(name: str, case: str) -> None:
     found = group(answers(name), f"losses/{case}")
-    detector, (anchors, sizes) = five_levels(name), anchors_of(five_levels(name))
+    detector, (anchors, sizes) = all_levels(name), anchors_of(all_levels(name))
     raw = raw_head(name)
     targets = [{key: found[f"{key}/{index}"] for key in ("boxes", "labels")} for index in range(2)]
     losses = detector.losses(targets, named(detector, raw), [anchors] * 2, sizes)
@@ -195,7 +210,7 @@ def _next_of(means: Iterator[Tensor], _: Tensor) -> Tensor:
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_processes_average_to_the_losses_of_the_whole_batch(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each divides by means over all; two processes with an image each are imitated, one after the other."""
-    detector = five_levels(name)
+    detector = all_levels(name)
     found, raw = group(answers(name), "losses/two"), raw_head(name)
     anchors, sizes = anchors_of(detector)
     targets = [{key: found[f"{key}/{index}"] for key in ("boxes", "labels")} for index in range(2)]
@@ -227,13 +242,19 @@ class TestWeights:
         torch.save(other.model.state_dict(), tmp_path / "w.pth")
         own = built(name, 7, **TINY[name], weights=str(tmp_path / "w.pth")).model.state_dict()
         fresh = [key for key, value in other.model.state_dict().items() if own[key].shape != value.shape]
-        assert fresh == ["head.cls_logits.weight", "head.cls_logits.bias"]
+        heads = [f"head.levels.{index}" for index in range(3)] if name == "yolox" else ["head"]
+        assert fresh == [f"{head}.cls_logits.{part}" for head in heads for part in ("weight", "bias")]
         assert all(torch.equal(own[key], value) for key, value in other.model.state_dict().items() if key not in fresh)
 
     def test_a_file_of_another_form_is_refused(self, name: str, tmp_path: Path) -> None:
-        torch.save(built(name, **TINY[name] | {"width": 16}).model.state_dict(), tmp_path / "w.pth")
+        torch.save(built(name, **TINY[name] | {"width": 2 * TINY[name]["width"]}).model.state_dict(), tmp_path / "w.pth")
         with pytest.raises(ArtifactError, match="size mismatch"):
             built(name, **TINY[name], weights=str(tmp_path / "w.pth"))
+
+    def test_weights_of_the_backbone_beside_those_of_the_whole_are_refused(self, name: str) -> None:
+        if name == "yolox":
+            assert "backbone_weights" not in plugins.schema("stages.detectors", name).model_fields
+            return
         with pytest.raises(ConfigError, match=r"weights w\.pth include the backbone's; set backbone_weights to null"):
             built(name, weights="w.pth", backbone_weights="IMAGENET1K_V1")
 
@@ -249,7 +270,7 @@ def solid(found: list[Arrays]) -> list[Arrays]:
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_both_runtimes_find_at_any_size_and_batch_what_torch_finds(name: str, size: tuple[int, int], tmp_path: Path) -> None:
     detector, images = built(name, **TINY[name]), image(3, size)
-    confident(detector)
+    confident(detector, seen=images)
     options = decisions(max_detections=150, candidates=50, score_threshold=0.1, iou_threshold=0.6)
     wanted = solid(by_torch(detector, images, options))
     assert all(len(one["scores"]) >= 10 for one in wanted)

@@ -36,8 +36,12 @@ PAIRS = [
     ("fsaf", "gfl"),
     ("reppoints", "ssdlite"),
     ("faster_rcnn", "reppoints"),
+    ("yolox", "ssdlite"),
+    ("atss", "yolox"),
+    ("grid_rcnn", "fcos"),
+    ("retinanet", "grid_rcnn"),
 ]
-RESUMED = ("atss", "gfl", "fsaf", "reppoints")
+RESUMED = ("atss", "gfl", "fsaf", "reppoints", "yolox")
 SIZE = 128
 STEPS = 20
 

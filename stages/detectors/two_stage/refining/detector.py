@@ -1,5 +1,6 @@
 """Detectors with proposals and one or several second stages that refine them, in the form that training and distillation use."""
 
+from abc import abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -12,12 +13,12 @@ from stages.detectors.two_stage.losses import rows
 from stages.detectors.two_stage.refining.graph import RefinementGraph
 from stages.detectors.two_stage.refining.heads import BOX_SIZE, MASK_SIZE
 from stages.detectors.two_stage.refining.losses import box_losses, learned, mask_losses, sample_regions
-from stages.detectors.two_stage.refining.model import RefinementModel
+from stages.detectors.two_stage.refining.model import ProposingModel, RefinementModel
 from stages.detectors.two_stage.refining.proposal_network import RATIOS, ProposalRows
 
 
-class RefinementDetector(Detector):
-    """A model of `stages.detectors.two_stage.refining.model`.
+class ProposingDetector(Detector):
+    """What detectors with a ProposalNetwork share.
 
     Args:
         batch_size: maximum number of regions per image that train each second stage.
@@ -26,8 +27,9 @@ class RefinementDetector(Detector):
 
     kind = "two_stage"
     gives = ("pyramid", "decoded", "regions", "teacher_head")
+    model: ProposingModel
 
-    def __init__(self, model: RefinementModel, batch_size: int, rpn_candidates: int) -> None:
+    def __init__(self, model: ProposingModel, batch_size: int, rpn_candidates: int) -> None:
         super().__init__()
         self.model = model
         self.batch_size = batch_size
@@ -35,7 +37,12 @@ class RefinementDetector(Detector):
         self.strides = model.pyramid.strides
         self.channels = (model.backbone.out_channels,) * len(self.strides)
         self.head_shape = HeadShape((len(RATIOS),) * len(self.strides))
-        self.mask_frame = "box" if len(model.roi_head.mask_head) else None
+
+    @abstractmethod
+    def region_losses(
+        self, levels: list[Tensor], proposals: Sequence[Tensor], targets: Sequence[Target], size: tuple[int, int]
+    ) -> dict[str, Tensor]:
+        """The losses of every second stage."""
 
     def forward(self, images: Tensor, targets: Sequence[Target] | None = None) -> Outputs:
         """See Detector.forward; proposals are best first. The second stages run only for the losses.
@@ -53,13 +60,34 @@ class RefinementDetector(Detector):
             if targets is not None:
                 losses = network.losses(found, targets, size)
         if targets is not None:
-            losses |= self._region_losses(self.model.pooled(levels), proposals, targets, size)
+            losses |= self.region_losses(self.model.pooled(levels), proposals, targets, size)
         return Outputs(levels, self.strides, _head(found), losses, proposals, size, self)
 
-    def _region_losses(
+    def decoded(self, outputs: Outputs) -> Decoded:
+        """See Detector.decoded; the boxes are those that proposals are chosen from."""
+        anchors = self.model.rpn_head.anchors(outputs.pyramid)
+        deltas = outputs.head["box_deltas"]
+        return Decoded(tuple(decode(*pair, limit_shrinking=True) for pair in zip(deltas, anchors, strict=True)), anchors)
+
+    def head_on(self, pyramid: Sequence[Tensor], size: tuple[int, int]) -> Outputs:
+        """See Detector.head_on: the proposal network at once, the second stages if asked for regions; no proposals."""
+        found = self.model.rpn_head.rows(pyramid)
+        return Outputs(tuple(pyramid), self.strides, _head(found), size=size, network=self)
+
+
+class RefinementDetector(ProposingDetector):
+    """A model of `stages.detectors.two_stage.refining.model`; see ProposingDetector."""
+
+    model: RefinementModel
+
+    def __init__(self, model: RefinementModel, batch_size: int, rpn_candidates: int) -> None:
+        super().__init__(model, batch_size, rpn_candidates)
+        self.mask_frame = "box" if len(model.roi_head.mask_head) else None
+
+    def region_losses(
         self, levels: list[Tensor], proposals: Sequence[Tensor], targets: Sequence[Target], size: tuple[int, int]
     ) -> dict[str, Tensor]:
-        """The losses of every second stage."""
+        """See ProposingDetector.region_losses."""
         heads, rules, strides = self.model.roi_head, self.model.rules, self.model.pooled_strides
         masks = [row["masks"] for row in rows(targets, size, masks=True)] if self.mask_frame else None
         losses: dict[str, Tensor] = {}
@@ -89,12 +117,6 @@ class RefinementDetector(Detector):
         """All images' boxes [N, 4], moved by a stage's deltas [N, 4], within the image."""
         return clip(decode(deltas, torch.cat(list(boxes)), self.model.rules.stages[index].coding, limit_shrinking=True), *size)
 
-    def decoded(self, outputs: Outputs) -> Decoded:
-        """See Detector.decoded; the boxes are those that proposals are chosen from."""
-        anchors = self.model.rpn_head.anchors(outputs.pyramid)
-        deltas = outputs.head["box_deltas"]
-        return Decoded(tuple(decode(*pair, limit_shrinking=True) for pair in zip(deltas, anchors, strict=True)), anchors)
-
     def regions(self, outputs: Outputs, boxes: Sequence[Tensor], *, masks: bool) -> Regions:
         """See Detector.regions: every second stage's classes count alike; gradient does not flow through boxes from stage to stage."""
         heads, stages, strides = self.model.roi_head, self.model.rules.stages, self.model.pooled_strides
@@ -115,11 +137,6 @@ class RefinementDetector(Detector):
         pooled = pool(levels, self.model.pooled_strides, boxes, MASK_SIZE)
         likely = [head(pooled).float().sigmoid() for head in self.model.roi_head.mask_head]
         return torch.logit(torch.stack(likely).mean(dim=0), eps=1e-6)
-
-    def head_on(self, pyramid: Sequence[Tensor], size: tuple[int, int]) -> Outputs:
-        """See Detector.head_on: the proposal network at once, the second stages if asked for regions; no proposals."""
-        found = self.model.rpn_head.rows(pyramid)
-        return Outputs(tuple(pyramid), self.strides, _head(found), size=size, network=self)
 
     def walk(self, images: Tensor, options: GraphOptions) -> None:
         """See Detector.walk: the second stages too, on as many regions as the graph considers."""

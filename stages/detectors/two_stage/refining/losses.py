@@ -94,9 +94,9 @@ class Sampled(NamedTuple):
     overlaps: Tensor
 
 
-def sample_regions(proposals: Tensor, target: Target, overlap: float | Tensor, num_regions: int) -> Sampled:
-    """Choose among proposals [N, 4] and the objects' own boxes."""
-    assigned = assign(proposals, target.boxes, MatchRule(overlap, overlap))
+def sample_regions(proposals: Tensor, target: Target, overlap: float | Tensor, num_regions: int, claim: float | None = None) -> Sampled:
+    """Choose among proposals [N, 4] and the objects' own boxes; `claim` as in MatchRule."""
+    assigned = assign(proposals, target.boxes, MatchRule(overlap, overlap, claim))
     count = len(target.boxes)
     boxes = torch.cat((target.boxes, proposals))
     objects = torch.cat((torch.arange(count, device=proposals.device), assigned.objects))

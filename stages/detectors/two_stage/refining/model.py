@@ -50,27 +50,16 @@ class RegionHeads(nn.Module):
         self.mask_head = nn.ModuleList(masks)
 
 
-class RefinementModel(nn.Module):
-    """The layers and the rules.
+class ProposingModel(nn.Module):
+    """The layers up to the proposals."""
 
-    Args:
-        rules: of the second stages, as many as it names.
-        shared_boxes: whether all classes share a region's deltas.
-    """
-
-    def __init__(self, layout: RefinementOptions, recipe: ProposalRecipe, rules: RegionRules, *, shared_boxes: bool) -> None:
+    def __init__(self, layout: RefinementOptions, recipe: ProposalRecipe) -> None:
         super().__init__()
-        assert shared_boxes or len(rules.stages) == 1, "only shared boxes are refined again"
         chosen = layout.backbone, layout.width, layout.norm, layout.fpn_channels, layout.strides, layout.backbone_weights
         self.pyramid = PooledPyramid(layout.strides, pooled_levels(layout.strides))
         self.backbone = PyramidBackbone(*chosen, deformable=layout.deformable)
         _initialize(self.backbone.fpn)
         self.rpn_head = ProposalNetwork(layout.fpn_channels, layout.strides, layout.anchor_scale, recipe)
-        boxes = layout.fpn_channels, layout.box_head_channels, layout.num_classes
-        hidden = layout.mask_head_channels
-        masks = [] if hidden is None else [MaskHead(layout.fpn_channels, hidden, layout.num_classes) for _ in rules.stages]
-        self.roi_head = RegionHeads([BoxHead(*boxes, shared_boxes=shared_boxes) for _ in rules.stages], masks)
-        self.rules = rules
 
     def levels(self, images: Tensor) -> tuple[Tensor, ...]:
         """The pyramid of images [B, 3, H, W], finest level first."""
@@ -86,7 +75,25 @@ class RefinementModel(nn.Module):
         return [self.pyramid.strides[index] for index in self.pyramid.pooled]
 
 
-def load(model: RefinementModel, weights: str | None, zoo: ZooLayout | None = None) -> None:
+class RefinementModel(ProposingModel):
+    """The layers and the rules.
+
+    Args:
+        rules: of the second stages, as many as it names.
+        shared_boxes: whether all classes share a region's deltas.
+    """
+
+    def __init__(self, layout: RefinementOptions, recipe: ProposalRecipe, rules: RegionRules, *, shared_boxes: bool) -> None:
+        super().__init__(layout, recipe)
+        assert shared_boxes or len(rules.stages) == 1, "only shared boxes are refined again"
+        boxes = layout.fpn_channels, layout.box_head_channels, layout.num_classes
+        hidden = layout.mask_head_channels
+        masks = [] if hidden is None else [MaskHead(layout.fpn_channels, hidden, layout.num_classes) for _ in rules.stages]
+        self.roi_head = RegionHeads([BoxHead(*boxes, shared_boxes=shared_boxes) for _ in rules.stages], masks)
+        self.rules = rules
+
+
+def load(model: ProposingModel, weights: str | None, zoo: ZooLayout | None = None) -> None:
     """Fill the model from a file; `zoo` is how one of MMDetection's is read, None: it is refused.
 
     Raises:

@@ -9,7 +9,7 @@ import copy
 import zlib
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -24,19 +24,25 @@ from stages.detectors import GraphOutput, Target
 from stages.detectors.boxes.coding import clip, decode, encode
 from stages.detectors.boxes.matching import MatchRule, assign
 from stages.detectors.two_stage.assignment import sample
+from stages.detectors.two_stage.grid.detector import GridDetector
 from stages.detectors.two_stage.proposals import propose
 from stages.detectors.two_stage.refining import dynamic_rules
-from stages.detectors.two_stage.refining.detector import RefinementDetector
+from stages.detectors.two_stage.refining.detector import ProposingDetector, RefinementDetector
 from stages.detectors.two_stage.refining.dynamic_rules import DynamicRules
 from stages.training.checkpoint import build_detector
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
-NAMES = ("cascade_rcnn", "dynamic_rcnn", "cascade_mask_rcnn")
+NAMES = ("cascade_rcnn", "dynamic_rcnn", "cascade_mask_rcnn", "grid_rcnn")
 HEIGHT, WIDTH = 128, 160
 SMALL: dict[str, Any] = {"backbone": "resnet18", "width": 8, "fpn_channels": 16, "box_head_channels": 32, "box_batch_size_per_image": 4096}
+P = TypeVar("P", bound=ProposingDetector)
 BOXES = torch.tensor([[10.0, 12.0, 50.0, 60.0], [60.0, 60.0, 90.0, 114.0], [5.0, 3.0, 150.0, 120.0], [70.0, 10.0, 78.0, 17.0]])
 ZOO = decisions(max_detections=100, candidates=1000, score_threshold=0.05, iou_threshold=0.5, proposals=1000)
 """What mmdet does by default."""
+OF_GRID = decisions(max_detections=100, candidates=1000, score_threshold=0.03, iou_threshold=0.3, proposals=1000)
+"""What it does with Grid R-CNN."""
+HEADS: dict[str, dict[str, Any]] = {"cascade_mask_rcnn": {"mask_head_channels": 16}, "grid_rcnn": {"point_channels": 8}}
+"""Options of some in their small forms."""
 SCALES = {"fc_reg": 0.15, "rpn_reg": 0.15, "fc_cls": 2.0, "layer_blocks": 0.02}
 """Of some layers' weights, so that scores are spread out."""
 LOSSES = {
@@ -52,13 +58,25 @@ LOSSES = {
         "loss_cls": "loss_classifier",
         "loss_bbox": "loss_box_reg",
     },
+    "grid_rcnn": {
+        "loss_rpn_cls": "loss_objectness",
+        "loss_rpn_bbox": "loss_rpn_box_reg",
+        "loss_cls": "loss_classifier",
+        "loss_grid": "loss_grid",
+    },
 }
 LOSSES["cascade_mask_rcnn"] = LOSSES["cascade_rcnn"] | {f"s{i}.loss_mask": f"loss_mask_{i + 1}" for i in range(3)}
 """Our names of mmdet's losses."""
 
 
-def build(name: str, num_classes: int = 5, **options: Any) -> RefinementDetector:
+def proposing(name: str, num_classes: int = 5, **options: Any) -> ProposingDetector:
     detector = build_detector(DetectorConfig.model_validate({"name": name, **options}), num_classes, 0)
+    assert isinstance(detector, ProposingDetector)
+    return detector
+
+
+def build(name: str, num_classes: int = 5, **options: Any) -> RefinementDetector:
+    detector = proposing(name, num_classes, **options)
     assert isinstance(detector, RefinementDetector)
     return detector
 
@@ -69,7 +87,7 @@ def number(name: str, shape: torch.Size) -> Tensor:
     return torch.from_numpy(generator.standard_normal(size=tuple(shape))).float()
 
 
-def fill(detector: RefinementDetector) -> RefinementDetector:
+def fill(detector: P) -> P:
     """Weights that give varied scores; statistics of normalization too."""
     for name, tensor in detector.model.state_dict().items():
         if name.endswith("num_batches_tracked") or name.startswith("rules."):
@@ -113,7 +131,9 @@ class Theirs:
         self.name = name
         self.numbers: dict[str, NDArray[np.float32]] = dict(np.load(FIXTURES / f"{name}.npz"))
         self.masks = name == "cascade_mask_rcnn"
-        self.detector = fill(build(name, **SMALL, **({"mask_head_channels": 16} if self.masks else {})))
+        self.detector = fill(proposing(name, **SMALL, **HEADS.get(name, {})))
+        if isinstance(self.detector, GridDetector):
+            self.detector.jitter, self.detector.most_grids = 0.0, 10**6
         self.detector.model.rpn_head.recipe = replace(self.detector.model.rpn_head.recipe, batch_size=10**6)
 
     def __getitem__(self, key: str) -> Tensor:
@@ -167,10 +187,11 @@ def test_the_proposals_are_theirs_one_to_one(theirs: Theirs) -> None:
 
 def test_the_detections_are_theirs_one_to_one(theirs: Theirs) -> None:
     with torch.no_grad():
-        answer: GraphOutput = theirs.detector.graph(ZOO).eval()(pictures())
+        answer: GraphOutput = theirs.detector.graph(OF_GRID if theirs.name == "grid_rcnn" else ZOO).eval()(pictures())
     assert answer.converged.all()
     for index in range(2):
-        expected = theirs[f"boxes_{index}"], theirs[f"scores_{index}"], theirs[f"labels_{index}"]
+        # mmdet means to clip the boxes of Grid R-CNN, but clips a copy
+        expected = clip(theirs[f"boxes_{index}"], HEIGHT, WIDTH), theirs[f"scores_{index}"], theirs[f"labels_{index}"]
         real = answer.scores[index] > 0
         found = answer.boxes[index][real], answer.scores[index][real], answer.labels[index][real]
         assert len(found[0]) == len(expected[0]) >= 20
@@ -346,9 +367,11 @@ class TestDynamicRules:
             torch.testing.assert_close(one.beta(), torch.tensor(0.4))
 
 
-@pytest.mark.parametrize(("name", "millions"), [("cascade_rcnn", 69.4), ("dynamic_rcnn", 41.8), ("cascade_mask_rcnn", 77.3)])
+@pytest.mark.parametrize(
+    ("name", "millions"), [("cascade_rcnn", 69.4), ("dynamic_rcnn", 41.8), ("cascade_mask_rcnn", 77.3), ("grid_rcnn", 64.5)]
+)
 def test_the_default_form_has_as_many_parameters_as_the_published_one(name: str, millions: float) -> None:
-    count = sum(parameter.numel() for parameter in build(name, 80).parameters())
+    count = sum(parameter.numel() for parameter in proposing(name, 80).parameters())
     assert round(count / 1e6, 1) == millions
 
 
@@ -356,12 +379,12 @@ def test_the_default_form_has_as_many_parameters_as_the_published_one(name: str,
 def test_a_file_of_weights_of_another_number_of_classes_leaves_only_the_class_layers_fresh(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    given = build(name, num_classes=7, **TINY[name]).model.state_dict()
+    given = proposing(name, num_classes=7, **TINY[name]).model.state_dict()
     torch.save(given, tmp_path / "given.pth")
-    built = build(name, **TINY[name], weights=str(tmp_path / "given.pth")).model.state_dict()
+    built = proposing(name, **TINY[name], weights=str(tmp_path / "given.pth")).model.state_dict()
     fresh = {key for key in built if built[key].shape != given[key].shape}
     assert all("fc_cls" in key or "fc_reg" in key or "conv_logits" in key for key in fresh)
-    assert len(fresh) == {"cascade_rcnn": 6, "dynamic_rcnn": 4, "cascade_mask_rcnn": 12}[name]
+    assert len(fresh) == {"cascade_rcnn": 6, "dynamic_rcnn": 4, "cascade_mask_rcnn": 12, "grid_rcnn": 2}[name]
     assert all(torch.equal(built[key], given[key]) for key in built.keys() - fresh)
     assert all(key in capsys.readouterr().err for key in list(fresh)[:1])
 

@@ -22,7 +22,7 @@ from stages.training.checkpoint import build_detector
 from stages.training.loader import TrainingBatch
 from stages.training.loop import Task, Trainer
 
-NAMES = ("cascade_rcnn", "dynamic_rcnn", "cascade_mask_rcnn")
+NAMES = ("cascade_rcnn", "dynamic_rcnn", "cascade_mask_rcnn", "grid_rcnn")
 SIZES = ((96, 128), (160, 96))
 
 
