@@ -15,7 +15,11 @@ PACKAGES = ("edgedistill", "pipeline", "stages", "deploy")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 ABOUT = f"edgedistill-{PROJECT['version']}.dist-info"
 SOURCES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
-PROSE = [path for pattern in ("*.md", "docs/*.md", "Makefile", "examples/*", "benchmarks/**/*.py") for path in sorted(ROOT.glob(pattern))]
+PROSE = [
+    path
+    for pattern in ("*.md", "docs/*.md", "Makefile", "examples/*.*", "examples/*/*.*", "benchmarks/**/*.py")
+    for path in sorted(ROOT.glob(pattern))
+]
 
 
 @pytest.fixture(scope="module")

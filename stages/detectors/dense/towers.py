@@ -16,11 +16,17 @@ Steps = tuple[Sequence[nn.Module], Sequence[nn.Module]]
 
 def tower_steps(head: nn.Module) -> Steps | None:
     """The towers of a head that has two of equal depth, shared by all levels; None for other heads."""
+    head = _without_cover(head)
     if isinstance(head, TowersHead):
         return list(head.cls_convs), list(head.reg_convs)
     if isinstance(head, FCOSHead | RetinaNetHead):
         return _steps(head.classification_head.conv), _steps(head.regression_head.conv)
     return None
+
+
+def _without_cover(head: nn.Module) -> nn.Module:
+    """torchvision's models only take heads of its own types, so one of ours may be inside of such a one."""
+    return dict(head.named_children()).get("towers", head)
 
 
 def _steps(tower: nn.Sequential) -> list[nn.Module]:
@@ -41,6 +47,7 @@ def run(steps: Sequence[nn.Module], features: Tensor) -> Tensor:
 
 def rest_of_head(head: nn.Module, towers: Towers) -> dict[str, Tensor]:
     """What the head makes of its towers' features, see DenseDetector; `head` is one that has `tower_steps`."""
+    head = _without_cover(head)
     if isinstance(head, TowersHead):
         return head.after(towers.classes, towers.boxes, towers.convs)
     assert isinstance(head, FCOSHead | RetinaNetHead)
