@@ -8,9 +8,9 @@ Constants: weights 4 inside objects, 16 outside, for COCO by an author (ggjy/DeF
 Errors are divided by twice the number of values inside or
 outside, and averaged over levels (mmdet/apis/train.py); objects count on one level each (mmdet/models/dense_heads/anchor_head.py).
 
-Departures: only the pyramid's part; neither features of the backbone nor classes of proposals. The adapters are the code's 3x3
-convolutions, with torch's initialization instead of one near zero. Boxes thinner than a cell cover their row or column of cells
-instead of a single cell, and sides are computed without an extra pixel.
+The adapters are the code's 3x3 convolutions, which start near zero. Departures: only the pyramid's part; neither features of the
+backbone nor classes of proposals. Boxes thinner than a cell cover their row or column of cells instead of a single cell, and sides are
+computed without an extra pixel.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from typing import Annotated
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from stages.detectors import Outputs, Target
 from stages.losses import Loss, NetworkSide
@@ -37,6 +37,11 @@ class Decoupled(LevelLoss):
 
     def __init__(self, paired: Pairing, foreground: float, background: float) -> None:
         super().__init__(paired, adapters("conv3x3", paired.widths))
+        for adapter in self.adapters:
+            assert isinstance(adapter, nn.Conv2d)
+            assert adapter.bias is not None
+            nn.init.trunc_normal_(adapter.weight, std=1e-4, a=-2e-4, b=2e-4)
+            nn.init.zeros_(adapter.bias)
         share = len(paired.levels)
         self.weights = {"foreground": foreground / share, "background": background / share}
 

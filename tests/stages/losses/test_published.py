@@ -346,6 +346,14 @@ class TestWhatIsKept:
         assert margin(second).flatten().tolist() == pytest.approx([-1.0] + [-1.2] * 15)
 
 
+def test_adapters_of_decoupled_features_start_near_zero() -> None:
+    loss: Any = plugins.load("stages.losses", "decoupled").build(STUDENT, OTHER)
+    weights = torch.cat([adapter.weight.detach().flatten() for adapter in loss.adapters])
+    assert 0 < weights.abs().max() <= 2e-4
+    assert weights.std().item() == pytest.approx(0.88e-4, rel=0.1)  # of a normal distribution cut off at two deviations
+    assert not any(adapter.bias.any() for adapter in loss.adapters)
+
+
 class TestRichness:
     def test_a_student_without_scores_learns_features_alone(self) -> None:
         student, teacher = tiny("d_fine"), tiny("fcos")
