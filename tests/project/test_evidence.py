@@ -40,27 +40,65 @@ def test_another_value_makes_another_training(evidence: ModuleType) -> None:
     assert evidence.digest(study, evidence.TEACHER, 1) != own
 
 
-@pytest.fixture
-def auto_weights(monkeypatch: pytest.MonkeyPatch, evidence: ModuleType) -> ModuleType:
-    monkeypatch.setitem(sys.modules, "run", evidence)
-    spec = importlib.util.spec_from_file_location("auto_weights", FOLDER / "auto_weights.py")
+def loaded(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """A script in benchmarks/evidence/."""
+    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "auto_weights", module)
+    monkeypatch.setitem(sys.modules, name, module)
     spec.loader.exec_module(module)
     return module
 
 
-def test_the_study_of_found_weights_has_four_pairs_and_differs_only_in_the_weights(auto_weights: ModuleType) -> None:
+@pytest.fixture
+def at_equal_cost(monkeypatch: pytest.MonkeyPatch, evidence: ModuleType) -> ModuleType:
+    monkeypatch.setitem(sys.modules, "run", evidence)
+    return loaded("at_equal_cost", monkeypatch)
+
+
+@pytest.fixture
+def auto_weights(monkeypatch: pytest.MonkeyPatch, at_equal_cost: ModuleType) -> ModuleType:
+    assert at_equal_cost.COST
+    return loaded("auto_weights", monkeypatch)
+
+
+@pytest.fixture
+def thirteen(monkeypatch: pytest.MonkeyPatch, at_equal_cost: ModuleType) -> ModuleType:
+    assert at_equal_cost.COST
+    return loaded("thirteen", monkeypatch)
+
+
+def test_thirteen_kinds_see_equally_many_images_and_share_three_teachers(thirteen: ModuleType, evidence: ModuleType) -> None:
+    known = thirteen.kinds()
+    assert [kind.config.student.detector.name for kind in known] == [kind.name for kind in known]
+    assert len(known) == 13
+    assert {kind.config.data.options["train_images"] * kind.config.student.train.epochs for kind in known} == {16_000}
+    assert len({evidence.digest(kind, evidence.TEACHER, 0) for kind in known}) == 3
+    assert {tuple(loss.weight for loss in kind.losses(thirteen.STUDENT)) for kind in known} == {(1.0, 1.0)}
+    for kind in known:
+        units = list(kind.units())
+        assert (len(units), len(set(units))) == (8, 8)
+        assert len({evidence.digest(kind, role, 0) for role in kind.roles()}) == 4
+
+
+def test_rows_of_the_thirteen_kinds_are_of_trainings_that_are_asked_for(thirteen: ModuleType, evidence: ModuleType) -> None:
+    for kind in thirteen.kinds():
+        lines = kind.rows_file.read_text(encoding="utf-8").splitlines() if kind.rows_file.exists() else []
+        assert len(evidence.rows(kind)) == len(lines), kind.name
+        assert {(row["role"], row["seed"]) for row in evidence.rows(kind)} <= set(kind.units())
+
+
+def test_the_study_of_found_weights_has_four_pairs_and_differs_only_in_the_weights(auto_weights: ModuleType, evidence: ModuleType) -> None:
     known = auto_weights.pairs()
     assert [pair.name for pair in known] == ["digits", "own-images", "set-prediction", "two-stage"]
-    assert len(list(auto_weights.missing(["own-images"], [1]))) == 5  # each seed has its own images, and so its own teacher
+    own_images = [pair for pair in known if pair.name == auto_weights.OWN_IMAGES]
+    assert len(list(auto_weights.missing(own_images, [1]))) == 5  # each seed has its own images, and so its own teacher
     for pair in known:
         hand, found = pair.losses(auto_weights.HAND), pair.losses(auto_weights.AUTO)
         assert [loss.weight for loss in found] == ["auto"] * len(hand)
         assert [(loss.name, loss.options) for loss in found] == [(loss.name, loss.options) for loss in hand]
-        digests = {auto_weights.digest(pair, role, 0) for role in pair.roles()}
+        digests = {evidence.digest(pair, role, 0) for role in pair.roles()}
         assert len(digests) == len(pair.roles()) == 5
 
 
