@@ -30,6 +30,14 @@ def mean_over_processes(value: Tensor) -> Tensor:
     return total / num_processes()
 
 
+def shared_count(value: Tensor) -> Tensor:
+    """The mean of counts over processes, but at least 1 in all: what a process's sum over as many things is divided by.
+
+    Averaged over processes, as gradients are, the quotients then equal one process's on the whole batch.
+    """
+    return mean_over_processes(value.float()).clamp(min=1 / num_processes())
+
+
 def mean_with_gradient(value: Tensor) -> Tensor:
     """The mean of a tensor over processes; every process's loss reaches every process's value."""
     if num_processes() == 1:

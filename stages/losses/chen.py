@@ -32,6 +32,7 @@ from stages.losses.features.levels import LevelPair, adapters, channels, pairs
 from stages.losses.features.options import Strides
 from stages.losses.heads.regions import learned
 from stages.losses.heads.rows import LevelRows, paired, rows
+from stages.processes import shared_count
 
 READS = ("pyramid", "decoded", "targets")
 INVARIANT_TO = ("batch",)
@@ -77,7 +78,7 @@ class Chen(Loss):
         assert student.proposals is not None
         given = [torch.cat((best[: self.regions], one.boxes.to(best))) for best, one in zip(student.proposals, targets, strict=True)]
         own, other = student.regions(given), teacher.regions(given)
-        total = max(1, sum(map(len, given)))
+        total = shared_count(torch.tensor(sum(map(len, given)), device=given[0].device))
         own_logs, wanted = (_with_background(one.class_logits, one.background) for one in (own, other))
         learning, labels, objects = _objects(given, targets)
         boxes, others = (_of_class(one.boxes[learning], labels) for one in (own, other))

@@ -9,7 +9,8 @@ Constants: features cross after 3 convolutions of the towers, in FCOS after 2.
 
 Departures: a 1x1 convolution brings the student's towers to the teacher's channels if they differ. Heads with fewer convolutions than
 published are cut before their last one. Distributions of sides are compared by the GIoU of the boxes that they mean, as numbers are.
-Errors are divided by the number of places that learn an object, assigned as in ATSS, whatever the student's own rule is.
+Errors are divided by the number of places that learn an object, assigned as in ATSS, whatever the student's own rule is. Each process
+aligns features by the statistics of its own images.
 """
 
 from collections.abc import Sequence

@@ -11,7 +11,7 @@ Departures: a response is compared at places whose anchor overlaps an instance b
 places are assigned to instances as in ATSS, because single squares rarely overlap that much (the paper uses each detector's own rule).
 Boxes are compared by their sides, in widths and heights of the anchor, instead of by the heads' codes, which differ between detectors;
 a head's quality is not compared. Levels of regions are chosen among those that both pyramids have, by the same rule. Levels share one
-adapter if their channels are equal, as published, otherwise each has its own.
+adapter if their channels are equal, as published, otherwise each has its own. Each process relates the instances of its own images.
 """
 
 import math
@@ -32,7 +32,7 @@ from stages.losses.features.levels import LevelPair, channels, pairs
 from stages.losses.features.options import Strides
 from stages.losses.heads.regions import NEAREST
 from stages.losses.heads.rows import LevelRows, paired, rows
-from stages.processes import mean_over_processes, num_processes
+from stages.processes import shared_count
 
 READS = ("pyramid", "head", "decoded")
 INVARIANT_TO = ()
@@ -91,7 +91,7 @@ class GeneralInstance(Loss):
         """The errors of classes and boxes at the instances' places."""
         anchors, sizes = torch.cat([level.anchors for level in levels]), [len(level.anchors) for level in levels]
         at = torch.stack([self._same(anchors, sizes, one) for one in instances])
-        count = mean_over_processes(at.sum().float()).clamp(min=1 / num_processes())
+        count = shared_count(at.sum())
         own, other, boxes, others = (
             torch.cat(parts, dim=1)[at]
             for parts in zip(*((level.logits, level.other_logits, level.boxes, level.other_boxes) for level in levels), strict=True)
@@ -137,7 +137,8 @@ def level_of(regions: Tensor, strides: Sequence[int]) -> Tensor:
 
 def imitation(own: Tensor, other: Tensor) -> Tensor:
     """The squared error of features [n, C, h, w], summed over channels, a mean over all positions of all regions."""
-    return (own - other).square().sum() / max(1, own.shape[0] * own.shape[2] * own.shape[3])
+    positions = torch.tensor(own.shape[0] * own.shape[2] * own.shape[3], device=own.device)
+    return (own - other).square().sum() / shared_count(positions)
 
 
 def relation(own: Tensor, other: Tensor) -> Tensor:

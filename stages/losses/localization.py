@@ -32,6 +32,7 @@ from stages.losses.features.levels import LevelPair
 from stages.losses.features.options import Strides
 from stages.losses.heads.regions import learned, near_objects
 from stages.losses.heads.rows import LevelRows, paired, rows
+from stages.processes import shared_count
 
 READS = ("head", "decoded", "targets")
 INVARIANT_TO = ("batch",)
@@ -60,6 +61,7 @@ class SideDistributions(Loss):
         sizes, per_image = [len(level.anchors) for level in found], _IMAGES / len(targets)
         learning = learned(found, targets).where.split(sizes, dim=1)
         near = near_objects(found, targets, self.near).split(sizes, dim=1)
+        counts = shared_count(torch.stack([one.sum() for one in learning]))
         terms: dict[str, Tensor] = {}
         for index, (level, pair) in enumerate(zip(found, self.levels, strict=True)):
             own, other = (side.head["box_distributions"][at].float() for side, at in ((student, pair.own), (teacher, pair.other)))
@@ -69,7 +71,7 @@ class SideDistributions(Loss):
             stride = self.strides[index]
             terms[f"boxes/{stride}"] = (apart * certain * learning[index]).sum() * per_image / _PER_SIDE
             terms[f"near/{stride}"] = (apart * near[index]).sum() * per_image / _PER_SIDE_NEAR
-            terms[f"classes/{stride}"] = (classes * learning[index]).sum() / learning[index].sum().clamp(min=1)
+            terms[f"classes/{stride}"] = (classes * learning[index]).sum() / counts[index]
         return terms
 
 

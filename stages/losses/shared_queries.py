@@ -23,6 +23,7 @@ from torchvision.ops import generalized_box_iou_loss
 from deploy.errors import ConfigError
 from stages.detectors import Outputs, Queries, Target
 from stages.losses import Loss, NetworkSide
+from stages.processes import mean_over_processes
 
 READS = ("decoder_queries",)
 INVARIANT_TO = ("batch",)
@@ -55,7 +56,7 @@ def errors(own_logits: Tensor, own_boxes: Tensor, logits: Tensor, boxes: Tensor,
     """
     wanted = logits.sigmoid()
     certain = wanted.amax(dim=-1)
-    certain = certain / certain.sum().clamp(min=1e-6)
+    certain = certain / mean_over_processes(certain.sum()).clamp(min=1e-6)
     extent = boxes.new_tensor([size[1], size[0], size[1], size[0]])
     classes = binary_cross_entropy_with_logits(own_logits, wanted, reduction="none").sum(dim=-1)
     apart = ((own_boxes - boxes) / extent).abs().sum(dim=-1)

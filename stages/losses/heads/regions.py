@@ -10,7 +10,7 @@ from stages.detectors import Target
 from stages.detectors.boxes.nms import pairwise_iou
 from stages.detectors.dense.assignment import enough_overlap, nearest_above_average
 from stages.losses.heads.rows import LevelRows
-from stages.processes import mean_over_processes, num_processes
+from stages.processes import shared_count
 
 NEAREST = 9
 """Candidates of each level for an object, as published (Zhang et al., ATSS, CVPR 2020)."""
@@ -26,7 +26,7 @@ class LearnedRows:
     @property
     def count(self) -> Tensor:
         """Their number, the mean over processes, but at least 1 in all."""
-        return mean_over_processes(self.where.sum().float()).clamp(min=1 / num_processes())
+        return shared_count(self.where.sum())
 
 
 @torch.no_grad()

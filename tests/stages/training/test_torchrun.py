@@ -2,21 +2,30 @@
 
 import csv
 import json
+import math
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import head_samples
 import pytest
+import tiny
 import torch
+from head_samples import SHAPE, built, part
 from places import ROOT
 from published_samples import METHODS, learned
 from torch import Tensor, distributed, multiprocessing, nn
 
 from stages.facts import StepTimeFacts, read_facts
 from stages.losses.features.non_local_block import NonLocalBlock
+from stages.training.checkpoint import build_detector
+from stages.training.distillation import Distillation, build_losses
+from stages.training.loader import TrainingBatch
+from stages.training.teacher import Teacher
 
 SMALL = ROOT / "examples" / "small.yaml"
 SHORT = ["data.train_images=8", "teacher.train.epochs=1", "device=cpu"]
@@ -142,3 +151,55 @@ def test_published_losses_of_two_processes_are_those_of_one_on_all_images(tmp_pa
         largest = max([whole.abs().max().item() for whole in expected], default=0)
         for whole, one, other in zip(expected, gradients, others, strict=True):
             torch.testing.assert_close((one + other) / 2, whole, rtol=1e-3, atol=1e-5 * largest, msg=name)
+
+
+HEADS = {"localization": 0, "localization with distributions": 5, "chen": 0}
+"""Losses on heads that do not depend on how images are dealt out, and the bins of their heads' sides."""
+
+
+def on_heads(images: slice) -> list[tuple[dict[str, float], list[Tensor]]]:
+    """Each loss's terms and the gradient of their sum at the student's class logits, for some of two images."""
+    found = []
+    for title, bins in HEADS.items():
+        loss = built(title.partition(" ")[0], shape=replace(SHAPE, bins=bins))
+        student, teacher = (part(head_samples.outputs(seed, bins=bins), images) for seed in (1, 2))
+        terms = loss(student, teacher, head_samples.targets()[images])
+        torch.stack(list(terms.values())).sum().backward()
+        gradients = [level.grad for level in student.head["class_logits"] if level.grad is not None]
+        found.append(({name: term.item() for name, term in terms.items()}, gradients))
+    return found
+
+
+def balanced(images: slice) -> dict[str, float]:
+    """What `weight: auto` has measured after a step on some of two images."""
+    student, teacher = build_detector(tiny.detector(), 10, 0), build_detector(tiny.detector(tiny.TEACHER), 10, 5)
+    built_losses = build_losses(tiny.distillation(losses=tiny.AUTO), student, teacher, 0)
+    task = Distillation(student, Teacher(teacher), built_losses, lambda _: 1.0).train()
+    pixels = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(3))
+    batch = TrainingBatch(pixels[images], tuple([tiny.target(), tiny.target()][images]))
+    task(batch, task.prepare(batch, 0))
+    logs: dict[str, float] = task.balance.state_dict()["logs"]
+    return logs
+
+
+def one_image(rank: int, folder: Path) -> None:
+    """One process's half of the images: losses on heads, and weights that are found."""
+    distributed.init_process_group("gloo", init_method=f"file://{folder / 'store'}", rank=rank, world_size=2)
+    own = slice(rank, rank + 1)
+    torch.save((on_heads(own), balanced(own)), folder / f"{rank}.pt")
+    distributed.destroy_process_group()
+
+
+def test_losses_on_heads_and_found_weights_of_two_processes(tmp_path: Path) -> None:
+    """The losses are those of one process on all images; the weights are the same in both, from the mean of their norms."""
+    multiprocessing.spawn(one_image, (tmp_path,), nprocs=2)  # type: ignore[attr-defined,no-untyped-call]
+    (first, logs), (second, others) = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    for title, (terms, gradients), (one, grads), (other, more) in zip(HEADS, on_heads(slice(0, 2)), first, second, strict=True):
+        for term, value in terms.items():
+            assert (one[term] + other[term]) / 2 == pytest.approx(value, rel=1e-4, abs=1e-7), f"{title}: {term}"
+        for whole, mine, theirs in zip(gradients, grads, more, strict=True):
+            torch.testing.assert_close(torch.cat((mine, theirs)) / 2, whole, rtol=1e-3, atol=1e-7, msg=title)
+    assert logs == others
+    alone = [balanced(slice(rank, rank + 1)) for rank in (0, 1)]
+    for part_name, log in logs.items():
+        assert math.exp(log) == pytest.approx(sum(math.exp(one[part_name]) for one in alone) / 2, rel=1e-4), part_name
