@@ -23,7 +23,7 @@ from deploy.precision.int8 import Quantizer
 from deploy.runtimes import ort
 from stages.config import DetectorConfig
 from stages.detectors import Graph, GraphOutput
-from stages.detectors.backbones.deformable import DeformableConvolution
+from stages.detectors.backbones.deformable import DeformableConvolution, DeformableKernel, Places, convolve
 from stages.exports.to_onnx import write_onnx
 from stages.training.checkpoint import build_detector
 
@@ -32,12 +32,13 @@ SIZE = (16, 1100)
 
 
 class Small(Graph):
-    """A convolution, a deformable one and a third, whose output serves as boxes."""
+    """Two features that are read at the same places, the second nowhere else; what is found there serves as boxes."""
 
-    def __init__(self, version: Any) -> None:
+    def __init__(self, version: int) -> None:
         super().__init__()
-        self.first = nn.Conv2d(3, 8, 3, padding=1)
-        self.middle = DeformableConvolution(nn.Conv2d(8, 8, 3, 1, 1, groups=2, bias=False), version)
+        self.first, self.second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(3, 8, 3, padding=1)
+        self.offsets = nn.Conv2d(8, 9 * (version + 1), 3, padding=1)
+        self.kernels = nn.ModuleList((DeformableKernel(4, 8), DeformableKernel(8, 8)))
         self.last = nn.Conv2d(8, 4, 1)
         generator = torch.Generator().manual_seed(version)
         for parameter in self.parameters():
@@ -45,7 +46,12 @@ class Small(Graph):
 
     def forward(self, images: Tensor) -> GraphOutput:
         """See Graph.forward."""
-        raw = self.last(torch.relu(self.middle(torch.relu(self.first(images)))))
+        features = torch.relu(self.first(images)), torch.relu(self.second(images))
+        predicted = self.offsets(features[0])
+        factors = predicted[:, 18:].sigmoid() if predicted.shape[1] > 18 else None
+        weights = [kernel.get_parameter("weight") for kernel in self.kernels]
+        one, other = convolve(features, Places(predicted, predicted[:, :18], factors), weights)
+        raw = self.last(torch.relu(one + other))
         boxes = raw.float().flatten(2).transpose(1, 2)
         ready = images.amax(dim=(1, 2, 3)) < torch.inf
         return GraphOutput(boxes, boxes[..., 0], torch.zeros_like(boxes[..., 0], dtype=torch.int64), ready, (raw,))
@@ -96,7 +102,7 @@ def places(model: ModelProto, heads: Heads) -> list[onnx.NodeProto]:
 def test_it_is_one_sampling_and_plain_convolutions(exported: SmallFile) -> None:
     kinds = [node.op_type for node in exported.model().graph.node]
     assert kinds.count("GridSample") == 1
-    assert kinds.count("Conv") == 4
+    assert kinds.count("Conv") == 6
     assert "DeformConv" not in kinds
     assert exported.heads == Heads(outputs=("head_0", "head_1"), inputs=("pooled_0",))
 
@@ -119,7 +125,7 @@ def test_half_precision_leaves_the_places_alone(exported: SmallFile) -> None:
     assert "GridSample" in [node.op_type for node in after]
     assert all(types.get(name) != TensorProto.FLOAT16 for node in after for name in node.output)
     convolutions = [node for node in half.graph.node if node.op_type == "Conv"]
-    assert [types[node.output[0]] for node in convolutions] == [TensorProto.FLOAT16] * 4
+    assert [types[node.output[0]] for node in convolutions] == [TensorProto.FLOAT16] * 6
     session = onnxruntime.InferenceSession(half.SerializeToString(), providers=["CPUExecutionProvider"])
     assert off(session.run(["boxes"], {"images": wide().numpy()})[0], exported.expected) < 0.02
 
@@ -127,7 +133,7 @@ def test_half_precision_leaves_the_places_alone(exported: SmallFile) -> None:
 def test_int8_leaves_the_places_and_what_predicts_them_alone(exported: SmallFile, tmp_path: Path) -> None:
     calibration = [image[None].numpy() for image in wide()]
     quantizer = Quantizer(exported.model(), exported.heads, calibration, ort.INTEGERS, "min_max", tmp_path)
-    assert len(quantizer.layers) == 2  # the first convolution, and the one that reads what was sampled
+    assert len(quantizer.layers) == 4  # both features' convolutions, and both that read what was sampled
     made = quantizer.quantized(quantizer.layers)
     assert not {node.op_type for node in places(made, exported.heads)} & {"QuantizeLinear", "DequantizeLinear"}
     session = onnxruntime.InferenceSession(made.SerializeToString(), providers=["CPUExecutionProvider"])
@@ -140,7 +146,7 @@ def test_tensorrt_builds_it(exported: SmallFile, precision: Precision, tmp_path:
     pytest.importorskip("tensorrt_rtx")
     calibration = [image[None].numpy() for image in wide()]
     made = compiled("trt_rtx", exported.file, tmp_path, precision, calibration, exported.heads, {"compute_capability": "8.9"})
-    assert made.proof[f"convolutions_{precision}"] == (4 if precision == "fp16" else 2)
+    assert made.proof[f"convolutions_{precision}"] == (6 if precision == "fp16" else 4)
     assert made.proof["low_precision_after_head"] == 0
 
 
