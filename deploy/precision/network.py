@@ -5,6 +5,7 @@ Everything else, mainly box decoding, scores and NMS, stays fp32 whatever the en
 just below the area of a 256 x 256 box, and has steps of 0.5 px above 512.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import onnx
@@ -43,6 +44,8 @@ def name_nodes(model: ModelProto) -> None:
 def network(model: ModelProto, heads: Heads) -> set[str]:
     """Names of the nodes that the head outputs depend on and that do not depend on them, except through the heads' inputs.
 
+    Layers that only the heads' inputs depend on are among them, with everything before.
+
     Raises:
         BuildError: a head output or input is not a tensor of the graph.
     """
@@ -51,7 +54,12 @@ def network(model: ModelProto, heads: Heads) -> set[str]:
     missing = sorted({*heads.outputs, *heads.inputs} - produced)
     if missing or not heads.outputs:
         raise BuildError(f"the graph has no tensor '{missing[0] if missing else ''}', listed as a head output or input; export again")
-    return _before(model, heads) - _after(model, heads)
+    after = _after(model, heads)
+    before = _before(model, heads.outputs, heads.inputs)
+    # layers whose features are only read at places that a head output decides, such as those of deformable convolutions
+    sampled = _before(model, heads.inputs, ()) - before - after
+    layers = [node for node in model.graph.node if node.name in sampled and node.op_type in WEIGHTED]
+    return (before | _before(model, [name for node in layers for name in node.output], heads.inputs)) - after
 
 
 def last_weighted(model: ModelProto, heads: Heads) -> set[str]:
@@ -97,13 +105,14 @@ def inputs(node: NodeProto) -> list[str]:
     return names
 
 
-def _before(model: ModelProto, heads: Heads) -> set[str]:
-    needed = set(heads.outputs)
+def _before(model: ModelProto, tensors: Iterable[str], start: Iterable[str]) -> set[str]:
+    """The names of the nodes that compute tensors from those in `start`, or from the images."""
+    needed = set(tensors)
     found = set()
     for node in reversed(model.graph.node):  # sorted topologically, as ONNX requires
         if needed.intersection(node.output):
             found.add(node.name)
-            needed.update(set(inputs(node)).difference(heads.inputs))
+            needed.update(set(inputs(node)).difference(start))
     return found
 
 
