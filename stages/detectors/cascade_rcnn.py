@@ -30,7 +30,7 @@ from stages.detectors.two_stage.options import (
 )
 from stages.detectors.two_stage.refining.detector import RefinementDetector
 from stages.detectors.two_stage.refining.losses import CASCADE, RegionRules
-from stages.detectors.two_stage.refining.model import RefinementModel, RefinementOptions, load
+from stages.detectors.two_stage.refining.model import RefinementModel, RefinementOptions, load, zoo_layout
 from stages.detectors.two_stage.refining.proposal_network import CASCADE_PROPOSALS
 
 TINY = {**SMALL}
@@ -68,5 +68,5 @@ def build(
     shape = num_classes, backbone, width, backbone_weights, norm, fpn_channels, strides, box_head_channels, anchor_scale
     layout = RefinementOptions(*shape, deformable=Deformable(deformable, deformable_version))
     model = RefinementModel(layout, CASCADE_PROPOSALS, RegionRules(CASCADE), shared_boxes=True)
-    load(model, weights, "CascadeRCNN", "CascadeRoIHead")
+    load(model, weights, zoo_layout(model, "CascadeRCNN", "CascadeRoIHead"))
     return RefinementDetector(model, box_batch_size_per_image, rpn_candidates)

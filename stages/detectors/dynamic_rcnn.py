@@ -28,7 +28,7 @@ from stages.detectors.two_stage.options import (
 )
 from stages.detectors.two_stage.refining.detector import RefinementDetector
 from stages.detectors.two_stage.refining.dynamic_rules import PROPOSALS, DynamicRules
-from stages.detectors.two_stage.refining.model import RefinementModel, RefinementOptions, load
+from stages.detectors.two_stage.refining.model import RefinementModel, RefinementOptions, load, zoo_layout
 
 TINY = {**SMALL}
 """Options of a small one, for tests."""
@@ -65,5 +65,5 @@ def build(
     shape = num_classes, backbone, width, backbone_weights, norm, fpn_channels, strides, box_head_channels, anchor_scale
     layout = RefinementOptions(*shape, deformable=Deformable(deformable, deformable_version))
     model = RefinementModel(layout, PROPOSALS, DynamicRules(), shared_boxes=False)
-    load(model, weights, "FasterRCNN", "DynamicRoIHead")
+    load(model, weights, zoo_layout(model, "FasterRCNN", "DynamicRoIHead"))
     return RefinementDetector(model, box_batch_size_per_image, rpn_candidates)

@@ -86,19 +86,23 @@ class RefinementModel(nn.Module):
         return [self.pyramid.strides[index] for index in self.pyramid.pooled]
 
 
-def load(model: RefinementModel, weights: str | None, kind: str, roi_head: str) -> None:
-    """Fill the model from a file; `kind` and `roi_head` are MMDetection's names for the detector and its second stages.
+def load(model: RefinementModel, weights: str | None, zoo: ZooLayout | None = None) -> None:
+    """Fill the model from a file; `zoo` is how one of MMDetection's is read, None: it is refused.
 
     Raises:
         ArtifactError: it is not available or belongs to a different network.
     """
     if weights is not None:
         layers = tuple(name for name, _ in model.named_parameters() if any(layer in name for layer in _CLASS_LAYERS))
-        load_torchvision(model, weights, NoWeights, layers, _zoo(model, kind, roi_head))
+        load_torchvision(model, weights, NoWeights, layers, zoo)
 
 
-def _zoo(model: RefinementModel, kind: str, roi_head: str) -> ZooLayout:
-    """MMDetection's names are ours, but it does not number the heads if there is only one stage."""
+def zoo_layout(model: RefinementModel, kind: str, roi_head: str) -> ZooLayout:
+    """MMDetection's names are ours, but it does not number the heads if there is only one stage.
+
+    Args:
+        kind, roi_head: its names for the detector and its second stages.
+    """
     stages, scale = model.rules.stages, model.rpn_head.scale
     single = ((r"roi_head\.(bbox|mask)_head\.(?!\d)", r"roi_head.\1_head.0."),) if len(stages) == 1 else ()
     heads = ["roi_head.bbox_head" if len(stages) == 1 else f"roi_head.bbox_head.{index}" for index in range(len(stages))]

@@ -3,7 +3,7 @@
 from stages.detectors.two_stage.model import TwoStageOptions
 from stages.detectors.two_stage.refining.detector import RefinementDetector
 from stages.detectors.two_stage.refining.losses import SINGLE, RegionRules
-from stages.detectors.two_stage.refining.model import RefinementModel, RefinementOptions, load
+from stages.detectors.two_stage.refining.model import RefinementModel, RefinementOptions, load, zoo_layout
 from stages.detectors.two_stage.refining.proposal_network import SINGLE_PROPOSALS
 
 _STRIDES = (4, 8, 16, 32, 64)
@@ -23,5 +23,6 @@ def mmdets(layout: TwoStageOptions, rpn_candidates: int, mask_head_channels: int
         *shape, layout.strides or _STRIDES, layout.box_head_channels, layout.anchor_scale, mask_head_channels, layout.deformable
     )
     model = RefinementModel(options, SINGLE_PROPOSALS, RegionRules(SINGLE), shared_boxes=False)
-    load(model, layout.weights, "FasterRCNN" if mask_head_channels is None else "MaskRCNN", "StandardRoIHead")
+    kind = "FasterRCNN" if mask_head_channels is None else "MaskRCNN"
+    load(model, layout.weights, zoo_layout(model, kind, "StandardRoIHead"))
     return RefinementDetector(model, layout.box_batch_size_per_image, rpn_candidates)
