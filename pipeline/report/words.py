@@ -242,7 +242,7 @@ def _tiles(summary: Mapping[str, Any]) -> list[Tile]:
     name = fastest(summary)
     closed = _closed(summary)
     gap = (
-        "the teacher is not ahead of the baseline"
+        "the teacher is less than a point ahead of the baseline"
         if closed is None
         else f"of the teacher's lead of {points(lead).lstrip('+')} points over the baseline"
     )

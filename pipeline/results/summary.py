@@ -15,6 +15,9 @@ from stages.measurement.verdicts import exit_code
 NETWORKS = ("teacher", "baseline", "baseline_equal_cost", "student")
 """The trained networks; a baseline that the run does without is null."""
 
+LEAST_LEAD = 0.01
+"""Of a smaller lead in mAP, a share says nothing: it would be a small number divided by chance."""
+
 
 def summarize(result: RunResult) -> dict[str, Any]:
     """The contents of summary.json."""
@@ -150,6 +153,6 @@ def difference(one: float | None, other: float | None) -> float | None:
 
 
 def gap_closed(teacher: float | None, baseline: float | None, student: float | None) -> float | None:
-    """The share of the gap between baseline and teacher that distillation closed; null unless the teacher leads."""
+    """The share of the gap between baseline and teacher that distillation closed; null unless the teacher leads by LEAST_LEAD."""
     lead, gain = difference(teacher, baseline), difference(student, baseline)
-    return None if lead is None or gain is None or lead <= 0 else gain / lead
+    return None if lead is None or gain is None or lead < LEAST_LEAD else gain / lead

@@ -13,6 +13,7 @@ from pipeline.results.table import _shown, choice_table, grid, number, verdict_t
         (0.6, 0.4, 0.7, 1.5),
         (0.6, 0.4, 0.3, -0.5),
         (0.4, 0.4, 0.5, None),
+        (0.408, 0.4, 0.35, None),
         (0.3, 0.4, 0.5, None),
         (None, 0.4, 0.5, None),
         (0.6, None, 0.5, None),
