@@ -200,14 +200,17 @@ def truth(split: str, path: Path) -> list[DrawnObject]:
     ]
 
 
+CORNERS = ("corners", "corners of one")
+
 Chosen = list[tuple[str, int, tuple[str, ...]]]
 """Name of a fault, number of the row that it chooses, and the splits that it spoils."""
 
 
 def can_be_told(faults: Chosen) -> bool:
-    """Whether the file still shows which boxes are corners: with neither area nor mask, these are boxes like any other."""
+    """Whether the file still shows which boxes are corners: with neither area nor mask, or converted twice, they are like any other."""
     names = {name for name, _, _ in faults}
-    return not (names & {"corners", "corners of one"} and any("area" in name for name in names))
+    converted = [split for name, _, splits in faults if name in CORNERS for split in splits]
+    return not (converted and any("area" in name for name in names)) and len(converted) == len(set(converted))
 
 
 def check(content: Drawn, faults: Chosen, places: tuple[str, str], *, foreign: bool) -> None:
