@@ -113,8 +113,9 @@ def test_runtimes_answer_as_torch_does_at_any_batch(exported: SmallFile, runtime
     made = compiled(runtime, exported.file, tmp_path, "fp32", (), exported.heads)
     with plugins.load("deploy.runtimes", runtime).open(made.file, threads=1) as session:
         together, alone = session.infer(wide().numpy()), session.infer(wide()[1:2].numpy())
-    assert off(together.boxes, exported.expected) < 1e-4
-    assert off(alone.boxes, exported.expected[1:2]) < 1e-4
+    # Each sampling multiplies a rounding error of its places by how steep the features are there.
+    assert off(together.boxes, exported.expected) < 3e-4
+    assert off(alone.boxes, exported.expected[1:2]) < 3e-4
 
 
 def test_half_precision_leaves_the_places_alone(exported: SmallFile) -> None:
