@@ -32,6 +32,7 @@ _FAMILIES = {
     "dynamic_rcnn": "dynamic_rcnn",
     "grid_rcnn": "grid_rcnn",
     "reppoints": "reppoints",
+    "yolox": "yolox",
 }
 """The zoo's folder by how the names of files begin."""
 

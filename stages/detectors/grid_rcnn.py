@@ -34,7 +34,9 @@ from stages.detectors.two_stage.options import (
     FpnChannels,
     RpnCandidates,
 )
-from stages.detectors.two_stage.refining.model import RefinementOptions, load
+from stages.detectors.two_stage.refining.model import RefinementOptions, load, proposing_settings
+from stages.detectors.zoo.layout import ZooLayout
+from stages.detectors.zoo.settings import ZooSetting
 
 TINY = {**SMALL, "point_channels": 8}
 """Options of a small one, for tests."""
@@ -72,5 +74,19 @@ def build(
     refuse_both(weights, backbone_weights)
     shape = num_classes, backbone, width, backbone_weights, norm, fpn_channels, strides, box_head_channels, anchor_scale
     model = GridModel(RefinementOptions(*shape, deformable=Deformable(deformable, deformable_version)), point_channels)
-    load(model, weights)
+    load(model, weights, _zoo(model, point_channels))
     return GridDetector(model, box_batch_size_per_image, rpn_candidates)
+
+
+def _zoo(model: GridModel, point_channels: int) -> ZooLayout:
+    layer = "roi_head.grid_roi_extractor.roi_layer"
+    settings = (
+        *proposing_settings(model, "GridRoIHead"),
+        ZooSetting("roi_head.grid_head.grid_points", (9,), absent=9),
+        ZooSetting("roi_head.grid_head.num_convs", (8,), absent=8),
+        ZooSetting("roi_head.grid_head.point_feat_channels", (point_channels,), absent=64, remedy="set point_channels to this"),
+        ZooSetting("roi_head.grid_head.norm_cfg.num_groups", (36,), absent=36),
+        ZooSetting(f"{layer}.sampling_ratio", (0,), absent=0),
+        ZooSetting(f"{layer}.aligned", (True,), absent=True),
+    )
+    return ZooLayout(("GridRCNN",), (), settings)

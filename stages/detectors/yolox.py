@@ -29,6 +29,7 @@ from stages.detectors.dense.decoupled_head import DecoupledHead, fresh_layers
 from stages.detectors.dense.detector import DenseDetector, SelectiveGraph
 from stages.detectors.dense.model import OneStageModel, Squares
 from stages.detectors.dense.options import FileWeights
+from stages.detectors.dense.yolox_zoo import yolox_layout
 from stages.processes import mean_over_processes, num_processes
 
 _SHAPES = {
@@ -142,5 +143,5 @@ def build(
     head = DecoupledHead(pyramid.out_channels, num_classes, len(STRIDES), shape)
     model = OneStageModel(pyramid, head, Squares(STRIDES, 1.0))
     if weights is not None:
-        load_torchvision(model, weights, NoWeights, fresh_layers(len(STRIDES)))
+        load_torchvision(model, weights, NoWeights, fresh_layers(len(STRIDES)), yolox_layout(shape))
     return YoloxDetector(model, l1_share)

@@ -1,5 +1,6 @@
 """Detectors to and from checkpoint folders."""
 
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -80,12 +81,19 @@ def check_origin(detector: Detector, contract: ModelContract) -> None:
         return
     what, given = f"weights {found.weights}", contract.preprocessing
     for key, learned in found.pixels.items():
-        if (value := getattr(given, key)) != learned:
+        if not _alike(value := getattr(given, key), learned):
             raise ArtifactError(f"{what} were trained with data.preprocessing.{key} {learned}, not {value}; set it to that")
     for index, (theirs, own) in enumerate(zip(found.classes or (), contract.classes, strict=False)):
         if _WORDS.sub(" ", theirs).casefold() != _WORDS.sub(" ", own).casefold():
             remedy = "put the data's classes in the weights' order and spelling, or use weights for them"
             raise ArtifactError(f"{what}: class {index} is {plain(theirs)} in the weights and {plain(own)} in the data; {remedy}")
+
+
+def _alike(given: object, learned: object) -> bool:
+    """Whether a setting of pixels is the learned one, but for rounding."""
+    if isinstance(given, tuple) and isinstance(learned, tuple):
+        return all(math.isclose(*pair, rel_tol=1e-3, abs_tol=1e-6) for pair in zip(given, learned, strict=True))
+    return given == learned
 
 
 def load_weights(detector: Detector, path: Path, advice: str = "use one of the configured detector") -> None:

@@ -35,10 +35,20 @@ KINDS: dict[str, dict[str, Any]] = {
     "cascade_rcnn_dcn": {"name": "cascade_rcnn", **_REGIONS, "backbone": "resnet50", "deformable": (3, 4, 5)},
     "reppoints": {"name": "reppoints", **_SMALL},
     "cascade_mask_rcnn": {"name": "cascade_mask_rcnn", "mask_head_channels": 16, **_REGIONS},
+    "grid_rcnn": {"name": "grid_rcnn", "point_channels": 8, **_REGIONS},
+    "yolox": {"name": "yolox", "size": "s", "width": 0.125},
 }
 """What each fixture's network is called here."""
 
+_PATHS = ("reduce_layers", "top_down_blocks", "downsamples", "bottom_up_blocks", "out_convs")
+_SILU = ("backbone.st", *_PATHS, "multi_level_cls_convs", "multi_level_reg_convs")
+"""YOLOX's layers before a SiLU."""
+
 _GAINS = {
+    "multi_level_conv_cls": 20.0,
+    "multi_level_conv_reg": 1.5,
+    "multi_level_conv_obj": 100.0,
+    **dict.fromkeys(_SILU, 1.1),
     "fc_cls": 2.0,
     "fc_reg": 0.15,
     "rpn_reg": 0.15,

@@ -70,6 +70,9 @@ class ZooFile:
     @property
     def backbone(self) -> str:
         """What the backbone is called here, by its tensors: of which depth and width."""
+        stem = self.state.get("backbone.stem.conv.conv.weight")
+        if stem is not None:
+            return f"a CSPDarknet of width {len(stem) / 64:g}"
         depth = sum(bool(re.fullmatch(r"backbone\.layer3\.\d+\.conv1\.weight", name)) for name in self.state)
         middle = self.state.get("backbone.layer1.0.conv2.weight")
         if middle is None:
@@ -116,7 +119,7 @@ def translated(file: ZooFile, layout: ZooLayout, what: str) -> dict[str, Tensor]
     """
     _check_version(file, what)
     _check_settings(file, layout, what)
-    _check_style(file, what)
+    _check_style(file, layout, what)
     inputs = sum(bool(re.fullmatch(r"neck\.lateral_convs\.\d+\.conv\.weight", name)) for name in file.state)
     bare = not any(re.match(r"neck\.fpn_convs\.\d+\.(gn|bn)\.", name) for name in file.state)
     return {_ours(name, layout, inputs, bare=bare): tensor for name, tensor in file.state.items()}
@@ -145,9 +148,10 @@ def _check_settings(file: ZooFile, layout: ZooLayout, what: str) -> None:
             raise ArtifactError(f"{what}: trained with model.{setting.path} {given}, while this network needs {fits}; {setting.remedy}")
 
 
-def _check_style(file: ZooFile, what: str) -> None:
+def _check_style(file: ZooFile, layout: ZooLayout, what: str) -> None:
     """Without a configuration the file's name tells, or the backbone: the caffe style's normalization has no statistics of its own."""
-    if at(file.model, "backbone.style") is not None:
+    has_styles = any(setting.path == "backbone.style" for setting in layout.constant)
+    if not has_styles or at(file.model, "backbone.style") is not None:
         return
     means = [tensor for name, tensor in file.state.items() if name.startswith("backbone.") and name.endswith("running_mean")]
     empty = bool(means) and all(not mean.any() for mean in means)

@@ -32,6 +32,8 @@ ZOO = "https://download.openmmlab.com/mmdetection/v2.0"
             "mask_rcnn_r50_fpn_2x_coco_bbox_mAP-0.392__segm_mAP-0.354_20200505_003907-3e542a40.pth",
             "mask_rcnn/mask_rcnn_r50_fpn_2x_coco",
         ),
+        ("grid_rcnn_r50_fpn_gn-head_2x_coco_20200130-6cca8223.pth", "grid_rcnn/grid_rcnn_r50_fpn_gn-head_2x_coco"),
+        ("yolox_s_8x8_300e_coco_20211121_095711-4592a793.pth", "yolox/yolox_s_8x8_300e_coco"),
     ],
 )
 def test_the_zoos_addresses(name: str, place: str) -> None:

@@ -110,22 +110,30 @@ def zoo_layout(model: RefinementModel, kind: str, roi_head: str) -> ZooLayout:
     Args:
         kind, roi_head: its names for the detector and its second stages.
     """
-    stages, scale = model.rules.stages, model.rpn_head.scale
+    stages = model.rules.stages
     single = ((r"roi_head\.(bbox|mask)_head\.(?!\d)", r"roi_head.\1_head.0."),) if len(stages) == 1 else ()
     heads = ["roi_head.bbox_head" if len(stages) == 1 else f"roi_head.bbox_head.{index}" for index in range(len(stages))]
     settings = (
+        *proposing_settings(model, roi_head),
+        *(ZooSetting(f"{head}.bbox_coder.target_stds", (list(stage.deviations),)) for head, stage in zip(heads, stages, strict=True)),
+    )
+    return ZooLayout((kind,), single, settings, own=("rules.",))
+
+
+def proposing_settings(model: ProposingModel, roi_head: str) -> tuple[ZooSetting, ...]:
+    """What a network is built for up to the regions' features; `roi_head` is MMDetection's name for what follows."""
+    layer = "roi_head.bbox_roi_extractor.roi_layer"
+    return (
         ZooSetting("neck.type", ("FPN",)),
         ZooSetting("rpn_head.type", ("RPNHead",)),
-        ZooSetting("rpn_head.anchor_generator.scales", ([scale],), remedy="set anchor_scale to this"),
+        ZooSetting("rpn_head.anchor_generator.scales", ([model.rpn_head.scale],), remedy="set anchor_scale to this"),
         ZooSetting("rpn_head.anchor_generator.ratios", (list(RATIOS),)),
         ZooSetting("rpn_head.anchor_generator.strides", (list(model.pyramid.strides),), remedy="set strides to these"),
         ZooSetting("rpn_head.bbox_coder.target_stds", ([1.0] * 4,)),
         ZooSetting("roi_head.type", (roi_head,), remedy="choose the detector that it is for"),
-        ZooSetting("roi_head.bbox_roi_extractor.roi_layer.sampling_ratio", (0,), absent=0),
-        ZooSetting("roi_head.bbox_roi_extractor.roi_layer.aligned", (True,), absent=True),
-        *(ZooSetting(f"{head}.bbox_coder.target_stds", (list(stage.deviations),)) for head, stage in zip(heads, stages, strict=True)),
+        ZooSetting(f"{layer}.sampling_ratio", (0,), absent=0),
+        ZooSetting(f"{layer}.aligned", (True,), absent=True),
     )
-    return ZooLayout((kind,), single, settings, own=("rules.",))
 
 
 def _initialize(fpn: FeaturePyramidNetwork) -> None:

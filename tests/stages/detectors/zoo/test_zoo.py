@@ -19,6 +19,7 @@ from deploy.errors import ArtifactError, ConfigError
 from stages.config import DetectorConfig
 from stages.detectors import Detector, GraphOptions
 from stages.detectors.backbones.pretrained import Origin, origin
+from stages.detectors.boxes.coding import clip
 from stages.detectors.zoo.layout import IMAGENET, RESNETS, ZooLayout, translated, zoo_file
 from stages.training.checkpoint import build_detector, check_origin
 
@@ -46,6 +47,7 @@ def test_a_file_loads_completely_and_its_network_detects_what_mmdetection_does(k
     found = detector.graph(GraphOptions(100, 1000, *limits, 1000))(zoo_samples.image())
     for index in range(2):
         boxes, scores, labels = (torch.from_numpy(theirs[f"{name}_{index}"]) for name in ("boxes", "scores", "labels"))
+        boxes = clip(boxes, *zoo_samples.SIZE)  # those of YOLOX and Grid R-CNN may leave the image
         assert len(boxes) == int((found.scores[index] > 0).sum())
         apart = torch.cdist(boxes, found.boxes[index, : len(boxes)], p=float("inf"))
         alike = (labels[:, None] == found.labels[index, : len(boxes)]) & (
@@ -265,6 +267,58 @@ def contract(classes: tuple[str, ...], **preprocessing: Any) -> ModelContract:
     )
 
 
+class TestYolox:
+    """Its configuration has a backbone and pixels of its own."""
+
+    TEXT = """
+model = dict(
+    type='YOLOX',
+    data_preprocessor=dict(type='DetDataPreprocessor', pad_size_divisor=32),
+    backbone=dict(type='CSPDarknet', deepen_factor=0.33, widen_factor=0.125, spp_kernal_sizes=(5, 9, 13), act_cfg=dict(type='Swish')),
+    neck=dict(type='YOLOXPAFPN', in_channels=[32, 64, 128], out_channels=32, num_csp_blocks=1),
+    bbox_head=dict(type='YOLOXHead', num_classes=5, in_channels=32, feat_channels=32))
+"""
+
+    def said(self, folder: Path, old: str, new: str) -> str:
+        assert old in self.TEXT
+        state = zoo_samples.state_dict("yolox")
+        return refused("yolox", with_meta(folder / "w.pth", state, cfg=self.TEXT.replace(old, new)))
+
+    def test_the_published_configuration_fits(self, tmp_path: Path) -> None:
+        built("yolox", with_meta(tmp_path / "w.pth", zoo_samples.state_dict("yolox"), cfg=self.TEXT))
+
+    def test_another_is_refused_with_what_differs(self, tmp_path: Path) -> None:
+        assert "deepen_factor 0.67, while this network needs 0.33; set depth to this" in self.said(tmp_path, "=0.33", "=0.67")
+        assert "widen_factor 0.5, while this network needs 0.125; set width to this" in self.said(tmp_path, "=0.125", "=0.5")
+        scaled = "data_preprocessor.std [255.0, 255.0, 255.0]"
+        assert scaled in self.said(tmp_path, "pad_size_divisor=32", "std=[255.0, 255.0, 255.0]")
+        assert "bgr_to_rgb True" in self.said(tmp_path, "pad_size_divisor=32", "bgr_to_rgb=True")
+
+    def test_a_file_for_another_size_is_named_by_its_width(self, tmp_path: Path) -> None:
+        file = zoo_samples.write(tmp_path / "w.pth", zoo_samples.state_dict("yolox"))
+        assert "(MMDetection's, on a CSPDarknet of width 0.125): size mismatch" in refused("yolox", file, width=0.25)
+
+    def test_its_backbone_has_no_styles(self, tmp_path: Path) -> None:
+        state = {name: value * 0 if name.endswith("running_mean") else value for name, value in zoo_samples.state_dict("yolox").items()}
+        built("yolox", zoo_samples.write(tmp_path / "w.pth", state))
+
+    def test_its_pixels_are_blue_first_and_not_scaled(self, tmp_path: Path) -> None:
+        detector = built("yolox", zoo_samples.write(tmp_path / "w.pth", zoo_samples.state_dict("yolox")))
+        scale = 0.00392157  # as people write it
+        check_origin(detector, contract(zoo_samples.CLASSES, color="bgr", mean=(0, 0, 0), std=(scale, scale, scale)))
+        with pytest.raises(ArtifactError, match=r"data.preprocessing.color bgr, not rgb"):
+            check_origin(detector, contract(zoo_samples.CLASSES))
+        with pytest.raises(ArtifactError, match=r"data.preprocessing.std \(0.0039"):
+            check_origin(detector, contract(zoo_samples.CLASSES, color="bgr", mean=(0, 0, 0), std=(1, 1, 1)))
+
+
+def test_points_of_another_width(tmp_path: Path) -> None:
+    text = "model = dict(type='GridRCNN', roi_head=dict(type='GridRoIHead', grid_head=dict(type='GridHead', point_feat_channels=64)))"
+    file = with_meta(tmp_path / "w.pth", zoo_samples.state_dict("grid_rcnn"), cfg=text)
+    assert "point_feat_channels 64, while this network needs 8; set point_channels to this" in refused("grid_rcnn", file)
+    built("grid_rcnn", with_meta(tmp_path / "w.pth", zoo_samples.state_dict("grid_rcnn"), cfg=text.replace("64", "8")))
+
+
 class TestClasses:
     def test_the_files_are_remembered_and_compared_with_the_datas(self, tmp_path: Path, state: dict[str, Tensor]) -> None:
         file = zoo_samples.write(tmp_path / "w.pth", state)
@@ -285,7 +339,9 @@ class TestClasses:
         detector = built(kind, zoo_samples.write(tmp_path / "w.pth", state), num_classes=3)
         said = capsys.readouterr().err
         assert "for a different number of classes, so these are re-initialized: " in said
-        check_origin(detector, contract(("x", "y", "z")))
+        found = origin(detector)
+        assert found is not None
+        check_origin(detector, contract(("x", "y", "z"), **found.pixels))
 
     def test_images_must_be_normalized_as_the_network_learned_them(self, tmp_path: Path, state: dict[str, Tensor]) -> None:
         detector = built("atss", zoo_samples.write(tmp_path / "w.pth", state))
