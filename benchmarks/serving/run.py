@@ -38,7 +38,7 @@ from bare_engine import BareEngine  # noqa: E402
 from serving_samples import Client, Reply, load, once, request  # noqa: E402
 
 from deploy.accuracy import coco  # noqa: E402
-from deploy.bundles.bundle import Bundle, write  # noqa: E402
+from deploy.bundles.bundle import Bundle, sha256, write  # noqa: E402
 from deploy.contract import Preprocessing  # noqa: E402
 from deploy.prediction import image_files  # noqa: E402
 
@@ -124,7 +124,9 @@ def enlarged(given: Bundle, out: Path) -> Path:
     write_onnx(load_detector(checkpoint).graph(graph_options(decisions)).eval(), (SIZE, SIZE), out / "engine.onnx")
     preprocessing = manifest.contract.preprocessing.model_copy(update={"height": SIZE, "width": SIZE})
     contract = manifest.contract.model_copy(update={"preprocessing": preprocessing})
-    changed = {"contract": contract, "engine": "engine.onnx", "onnx": "engine.onnx", "verdicts": ()}
+    graph = manifest.graph.model_copy(update={"sha256": sha256(out / "engine.onnx")})
+    plan = manifest.plan.model_copy(update={"gates": ()})
+    changed = {"graph": graph, "contract": contract, "engine": "engine.onnx", "onnx": "engine.onnx", "plan": plan, "verdicts": ()}
     return write(out, manifest.model_copy(update=changed), ["engine.onnx"]).root
 
 
