@@ -28,9 +28,10 @@ from stages.training import saved_state
 from stages.training.augment import Sample, mosaic, transforms
 from stages.training.checkpoint import build_detector
 from stages.training.distillation import Distillation, build_losses, gradient_shares, loss_factor
-from stages.training.loader import EpochBatches, TrainingBatch, TrainingImages
+from stages.training.loader import TrainingBatch, TrainingImages
 from stages.training.loop import Task, Trainer
 from stages.training.schedule import learning_rate
+from stages.training.streams import EpochBatches
 from stages.training.teacher import Teacher
 
 
@@ -76,7 +77,7 @@ def test_a_training_broken_off_at_any_step_ends_with_the_same_weights(
     broken, _ = trainer(dataset, tmp_path / "broken", config, losses)
     take = broken.step
 
-    def stop_at_step(batch: TrainingBatch) -> dict[str, float]:
+    def stop_at_step(batch: TrainingBatch) -> list[dict[str, float]]:
         if broken._progress.step == step:
             raise Interruption
         return take(batch)
