@@ -176,9 +176,11 @@ def collate(samples: Sequence[View | DataError]) -> TrainingBatch | DataError:
 def _collate_streams(samples: list[tuple[str, View | DataError]]) -> TrainingBatch | DataError:
     """The labeled batch with those of the other streams, or the first error."""
     found = {name: collate([sample for own, sample in samples if own == name]) for name in dict.fromkeys(name for name, _ in samples)}
-    labeled = found.pop(LABELED)
-    error = next((one for one in (labeled, *found.values()) if isinstance(one, DataError)), None)
-    return labeled if error is None and not found else error or replace(labeled, others=found)
+    others = {name: batch for name, batch in found.items() if name != LABELED and isinstance(batch, TrainingBatch)}
+    labeled, error = found[LABELED], next((one for one in found.values() if isinstance(one, DataError)), None)
+    if error is not None or isinstance(labeled, DataError):
+        return error or labeled
+    return replace(labeled, others=others) if others else labeled
 
 
 class Loader(data.DataLoader[tuple[str, View | DataError]]):

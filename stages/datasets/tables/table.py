@@ -69,7 +69,7 @@ def read(folder: Path) -> SplitTable:
         ArtifactError: a file is missing or damaged.
     """
     try:
-        return SplitTable(*(opened(folder, column) for column in _COLUMNS), folder=folder)
+        return SplitTable(**{column: opened(folder, column) for column in _COLUMNS}, folder=folder)
     except (OSError, ValueError, EOFError) as error:
         reason = first_line(error)
         raise ArtifactError(f"{folder}: not a table of a split ({reason}); delete {folder.parent.parent} and run again") from error
