@@ -28,7 +28,8 @@ class Preprocessing(Frozen):
 
     The network receives float32 [B, 3, height, width]: (value / 255 - mean) / std, channels in `color` order. `alpha`, `white` and
     `max_pixels` say how a file is decoded: transparency is blended over black or ignored; the 16-bit value `white`, and any above it,
-    becomes 255; an image of more than `max_pixels` px is refused.
+    becomes 255; an image of more than `max_pixels` px is refused. With `reduced_decoding`, a JPEG is decoded at a half, a quarter or an
+    eighth of its size, as long as that is no less than the network sees of it.
     """
 
     height: int = Field(default=320, ge=32, le=4096, multiple_of=4)
@@ -42,6 +43,7 @@ class Preprocessing(Frozen):
     alpha: Literal["blend", "ignore"] = "blend"
     white: int = Field(default=FULL_WHITE, ge=1, le=FULL_WHITE)
     max_pixels: int = Field(default=MAX_PIXELS, ge=1, le=MOST_PIXELS)
+    reduced_decoding: bool = False
 
 
 class ModelContract(Frozen):

@@ -17,8 +17,10 @@ from deploy.prediction import image_files, video
 from deploy.prediction.all_or_nothing import written
 from deploy.prediction.detections import to_coco
 from deploy.prediction.draw import draw
+from deploy.prediction.image_files import SeenImage
 from deploy.prediction.inputs import STANDARD_INPUT, Picture
 from deploy.prediction.predictor import SessionPredictor
+from deploy.prediction.preprocess import Size
 from deploy.progress import Steps
 
 PREDICTIONS = "predictions.json"
@@ -27,11 +29,20 @@ _DRAWN = (".png", ".jpg", ".jpeg", ".webp")
 
 @dataclass(frozen=True)
 class _Shot:
-    """An image, or one frame of a video: pixels, name of the drawn copy, and what predictions.json adds for a frame."""
+    """An image, or one frame of a video: pixels, name of the drawn copy, and what predictions.json adds for a frame.
+
+    `seen` is what the network sees if the contract has `reduced_decoding`; the drawn copy is as large as the image all the same.
+    """
 
     pixels: NDArray[np.uint8]
     drawn: str
     extra: Mapping[str, Any] = field(default_factory=dict)
+    seen: SeenImage | None = None
+
+    @property
+    def network_sees(self) -> tuple[NDArray[np.uint8], Size | None]:
+        """Pixels, and the image's width and height if these are not theirs."""
+        return (self.pixels, None) if self.seen is None else (self.seen.pixels, self.seen.size)
 
 
 def predict_images(
@@ -71,7 +82,7 @@ def predict_images(
             try:
                 for shot in _shots(path, name, contract.preprocessing, every):
                     number, (height, width) = len(described) + 1, shot.pixels.shape[:2]
-                    found = predictor.detect(shot.pixels)
+                    found = predictor.detect(*shot.network_sees)
                     annotations += to_coco(found, number, contract)
                     _save(draw(shot.pixels, found.above(min_score), contract.classes), made / shot.drawn, out)
                     size = {"width": width, "height": height}
@@ -107,7 +118,8 @@ def drawn_names(images: Sequence[Picture]) -> list[str]:
 
 def _shots(picture: Picture, drawn: str, preprocessing: Preprocessing, every: int | None) -> Iterator[_Shot]:
     if not isinstance(picture, Path) or not video.is_named_video(picture):
-        yield _Shot(image_files.load_image(picture, preprocessing), drawn)
+        pixels = image_files.load_image(picture, preprocessing)
+        yield _Shot(pixels, drawn, seen=image_files.load(picture, preprocessing) if preprocessing.reduced_decoding else None)
         return
     for frame in video.frames(picture, preprocessing, every):
         yield _Shot(frame.pixels, f"{drawn}/{frame.number:06}.jpg", {"frame": frame.number, "time_s": frame.time_s})

@@ -15,6 +15,7 @@ from deploy.contract import Preprocessing
 from deploy.errors import ConfigError, DataError
 from deploy.prediction import image_files
 from deploy.prediction.predictor import SessionPredictor
+from deploy.prediction.preprocess import Size
 from edgedistill.prediction import Prediction
 
 Picture = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8]
@@ -60,7 +61,8 @@ class Predictor:
 
         Args:
             image: a path, the bytes of an image file, a Pillow image, or [H, W, 3] uint8 RGB. The camera's rotation (EXIF) is
-                undone first, so boxes are in px of the upright image.
+                undone first, so boxes are in px of the upright image. If the bundle has `reduced_decoding`, pass files or bytes:
+                others are decoded already.
 
         Raises:
             DataError: the image cannot be read, or the array has a different shape or type.
@@ -68,10 +70,11 @@ class Predictor:
             RuntimeError: the predictor is closed.
         """
         pixels = _pixels(image, self.bundle.manifest.contract.preprocessing)
+        seen, size = _network_sees(image, pixels, self.bundle.manifest.contract.preprocessing)
         with self._lock:
             if self._open is None:
                 raise RuntimeError("the predictor is closed; open a new one")
-            found, timings = self._open.timed(pixels)
+            found, timings = self._open.timed(seen, size)
         return Prediction(pixels, self.classes, found.above(self.min_score), timings)
 
     def close(self) -> None:
@@ -105,3 +108,11 @@ def _pixels(image: Picture, preprocessing: Preprocessing) -> NDArray[np.uint8]:
     if 0 in pixels.shape:
         raise DataError(f"an image of {pixels.shape[1]} x {pixels.shape[0]} px is empty; pass one with at least one pixel")
     return pixels
+
+
+def _network_sees(image: Picture, pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> tuple[NDArray[np.uint8], Size | None]:
+    """The pixels that the network sees, and the image's width and height if these are not theirs."""
+    if not preprocessing.reduced_decoding or isinstance(image, Image.Image | np.ndarray):
+        return pixels, None
+    seen = image_files.load(image if isinstance(image, bytes) else Path(image), preprocessing)
+    return seen.pixels, seen.size

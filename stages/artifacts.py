@@ -11,6 +11,8 @@ from typing import Any
 from deploy.comparison.gain import DistillationGain
 from deploy.errors import ArtifactError, DataError
 from deploy.plugins import suggest
+from stages.datasets.tables import table
+from stages.datasets.tables.table import SplitTable
 from stages.facts import (
     CheckpointFacts,
     DatasetFacts,
@@ -28,6 +30,9 @@ from stages.facts import (
 
 WEIGHTS, LOSS_CURVES, ATTENTION = "weights.safetensors", "curves.csv", "attention.npz"
 """Files of a checkpoint: its weights, one row per epoch, the attention maps that the report shows."""
+
+TABLES = "tables"
+"""The folder of prepared data that has a table of each split."""
 
 ONNX = "model.onnx"
 """The file of an exported graph."""
@@ -52,7 +57,7 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Dataset(Artifact):
-    """annotations/<split>.json and, for generated data, images/<split>/."""
+    """annotations/<split>.json, tables/<split>/ with the same as arrays and, for generated data, images/<split>/."""
 
     @property
     def facts(self) -> DatasetFacts:
@@ -77,6 +82,16 @@ class Dataset(Artifact):
     def annotations(self, split: str) -> Path:
         """The split's cleaned COCO file."""
         return self.root / self.split(split).annotations
+
+    def table(self, split: str) -> SplitTable:
+        """The split's images and objects, mapped: what a training reads.
+
+        Raises:
+            DataError: the data has no split of this name, or it is empty.
+        """
+        if not self.split(split).num_images:
+            raise DataError(f"the split '{split}' has no images")
+        return table.read(self.root / TABLES / split)
 
 
 @dataclass(frozen=True)

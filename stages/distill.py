@@ -4,7 +4,6 @@ from pathlib import Path
 
 from stages.artifacts import Checkpoint, Dataset
 from stages.config import DistillConfig, ExportConfig, StudentConfig
-from stages.measurement import splits
 from stages.stage import stage
 from stages.training.digests import option_digests, weights_digest
 
@@ -41,7 +40,7 @@ def distill(
     from stages.training.observer import Observer
     from stages.training.teacher import Teacher
 
-    splits.labeled_split(dataset, split)  # a missing or empty split is refused before the training, not after it
+    dataset.table(split)  # a missing or empty split is refused before the training, not after it
     large = load_detector(teacher)
     detector = build_detector(student.detector, len(dataset.facts.contract.classes), seed)
     check_size(detector, student.detector, dataset.facts.contract)

@@ -16,7 +16,7 @@ from deploy.errors import ArtifactError, BuildError, RuntimeUnavailable
 from deploy.precision import Batch, Precision
 from deploy.prediction import image_files, preprocess
 from deploy.runtimes import PACKAGE, fingerprint, options_of, wanted
-from stages.artifacts import ONNX, Dataset, Engine, OnnxModel, read_json
+from stages.artifacts import ONNX, Dataset, Engine, OnnxModel
 from stages.config import TargetConfig, ValidationConfig
 from stages.facts import EngineFacts, OnnxFacts, write_facts
 from stages.measurement import latency_images
@@ -138,11 +138,12 @@ class CalibrationImages:
         Raises:
             DataError: the data has no such split.
         """
-        network_input, _ = preprocess.apply(image_files.load_image(self._files[index], self.preprocessing), self.preprocessing)
-        return network_input[None]
+        seen = image_files.load(self._files[index], self.preprocessing)
+        return preprocess.apply(seen.pixels, self.preprocessing, seen.size)[0][None]
 
     @cached_property
     def _files(self) -> list[Path]:
         split = self.target.calibration_split
-        names = [image["file_name"] for image in read_json(self.dataset.annotations(split))["images"]]
-        return [self.dataset.images(split) / name for name in spread(names, self.target.calibration_images)]
+        table = self.dataset.table(split)
+        folder, chosen = self.dataset.images(split), spread(range(len(table)), self.target.calibration_images)
+        return [folder / table.name(index) for index in chosen]

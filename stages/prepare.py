@@ -1,18 +1,19 @@
 """The first stage: any kind of data set becomes cleaned COCO files and a contract of classes and preprocessing."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from deploy import plugins
 from deploy.contract import ModelContract, Preprocessing
 from deploy.errors import DataError
-from stages.artifacts import Dataset
+from stages.artifacts import TABLES, Dataset
 from stages.config import DataConfig
 from stages.datasets import Source
 from stages.datasets.cleaning import bundle_classes, clean, images, limits, pixels, rules
 from stages.datasets.splits.arrange import arrange
+from stages.datasets.tables import table
 from stages.facts import DatasetFacts, Split, write_facts
 from stages.notes import Note, Notes
 from stages.stage import stage
@@ -38,9 +39,9 @@ def find(out: Path, config: DataConfig) -> dict[str, Source]:
     return arrange(found, config.splits, config.val_share, config.split_seed, config.preprocessing)
 
 
-@stage(version=3, identity=identity)
+@stage(version=4, identity=identity)
 def prepare(out: Path, config: DataConfig) -> Dataset:
-    """Read, check and clean every split into out/annotations/<split>.json.
+    """Read, check and clean every split into out/annotations/<split>.json and out/tables/<split>/.
 
     Raises:
         DataError: annotations that contradict themselves (see stages/datasets/cleaning/rules.py), a split without a usable image, a train
@@ -50,7 +51,7 @@ def prepare(out: Path, config: DataConfig) -> Dataset:
     return _collect(out, config, find(out, config), rules.REQUIRED_SPLITS)
 
 
-@stage(version=3, identity=identity)
+@stage(version=4, identity=identity)
 def gather(out: Path, config: DataConfig, split: str, more: tuple[str, ...], expected: ModelContract) -> Dataset:
     """Like `prepare`, for data on which engines are judged but not trained: the split `split`, and those of `more` that exist.
 
@@ -80,7 +81,8 @@ def _collect(
     if refused := limits.refusal(doubts, config.max_doubtful, remedy):
         raise DataError(refused)
     (out / "annotations").mkdir(parents=True, exist_ok=True)
-    splits = {split: _write(out, split, sources[split], coco) for split, (coco, _) in cleaned.items()}
+    labels = {category: label for label, category in enumerate(names)}
+    splits = {split: _write(out, split, sources[split], coco, labels) for split, (coco, _) in cleaned.items()}
     contract = ModelContract(preprocessing=config.preprocessing, classes=tuple(names.values()), category_ids=tuple(names))
     every = tuple(note for _, notes in cleaned.values() for note in notes)
     write_facts(out, DatasetFacts(contract=contract, splits=splits, notes=every))
@@ -112,9 +114,22 @@ def _check_enough(split: str, coco: Mapping[str, Any], notes: Sequence[Note], *,
         raise DataError(f"train: no usable box to learn from{why}")
 
 
-def _write(out: Path, split: str, source: Source, coco: Mapping[str, Any]) -> Split:
+def _json(coco: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[str]:
+    """A COCO dictionary as JSON, row by row: the whole text would need as much memory again as all polygons."""
+    encode = json.JSONEncoder(allow_nan=False).encode
+    for number, (key, rows) in enumerate(coco.items()):
+        yield f"{', ' if number else '{'}{encode(key)}: ["
+        for place, row in enumerate(rows):
+            yield f"{', ' if place else ''}{encode(row)}"
+        yield "]"
+    yield "}"
+
+
+def _write(out: Path, split: str, source: Source, coco: Mapping[str, Any], labels: Mapping[int, int]) -> Split:
+    table.write(out / TABLES / split, coco, labels)
     file = f"annotations/{split}.json"
-    (out / file).write_text(json.dumps(coco, allow_nan=False), encoding="utf-8")
+    with (out / file).open("w", encoding="utf-8") as written:
+        written.writelines(_json(coco))
     inside = source.images.is_relative_to(out)
     return Split(
         images=source.images.relative_to(out).as_posix() if inside else str(source.images.resolve()),

@@ -4,7 +4,6 @@ from pathlib import Path
 
 from stages.artifacts import Checkpoint, Dataset
 from stages.config import ExportConfig, StudentConfig, TeacherConfig
-from stages.measurement import splits
 from stages.stage import stage
 from stages.training.digests import option_digests, weights_digest
 
@@ -45,7 +44,7 @@ def _train(
     from stages.training.loop import Task, Trainer
     from stages.training.observer import Observer
 
-    splits.labeled_split(dataset, split)  # a missing or empty split is refused before the training, not after it
+    dataset.table(split)  # a missing or empty split is refused before the training, not after it
     detector = build_detector(config.detector, len(dataset.facts.contract.classes), seed)
     check_size(detector, config.detector, dataset.facts.contract)
     check_origin(detector, dataset.facts.contract)

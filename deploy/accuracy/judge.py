@@ -51,7 +51,8 @@ def judge(predictor: SessionPredictor, split: LabeledSplit, label: str) -> Judge
     results: list[dict[str, Any]] = []
     for image, path in track(list(zip(split.truth["images"], split.images, strict=True)), label, len(split.images)):
         try:
-            found = predictor.detect(image_files.load_image(path, predictor.contract.preprocessing))
+            seen = image_files.load(path, predictor.contract.preprocessing)
+            found = predictor.detect(seen.pixels, seen.size)
         except ArtifactError as error:
             raise ArtifactError(f"{label}, {path.name}: {error}") from error
         results += to_coco(found, image["id"], predictor.contract)

@@ -87,10 +87,11 @@ def parse_json(content: str | bytes) -> Any:
     """
     raw = content.encode("utf-8", "surrogatepass") if isinstance(content, str) else content
     text = content.decode("utf-8-sig") if isinstance(content, bytes) else content
-    long = b"0" * (LONGEST_NUMBER + 1) in raw.translate(_DIGITS)
+    long, suspicious = b"0" * (LONGEST_NUMBER + 1) in raw.translate(_DIGITS), _may_be_deep(raw)
+    del raw  # a COCO file takes hundreds of MB
     try:
         found = json.loads(text, parse_int=_whole) if long else json.loads(text)
-        deep = _may_be_deep(raw) and _levels(found) > DEEPEST
+        deep = suspicious and _levels(found) > DEEPEST
     except RecursionError:
         deep = True
     if deep:

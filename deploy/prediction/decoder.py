@@ -46,8 +46,8 @@ def main() -> None:
 
 def _answer(content: bytes, preprocessing: Preprocessing, max_pixels: int) -> tuple[dict[str, Any], bytes]:
     try:
-        image = image_files.load_image(content, preprocessing, max_pixels=max_pixels, trusted=False)
-        tensor, placement = preprocess.apply(image, preprocessing)
+        image = image_files.load(content, preprocessing, max_pixels=max_pixels, trusted=False)
+        tensor, placement = preprocess.apply(image.pixels, preprocessing, image.size)
     except DataError as error:
         return {"error": str(error)}, b""
     except MemoryError:

@@ -5,6 +5,7 @@ import struct
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,7 +16,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError, features
 from deploy.contract import MAX_PIXELS, Preprocessing
 from deploy.errors import DataError
 from deploy.machine.files import open_regular
-from deploy.prediction import costly, decoding, guard
+from deploy.prediction import costly, decoding, guard, preprocess
 
 _BOUNDED = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 
@@ -26,6 +27,9 @@ _AVIF = ("AVIF",) if features.check("avif") else ()
 FORMATS = (*_BOUNDED, "JPEG2000", "PPM", *_AVIF)  # none that needs an external program to decode; a camera's MPO is read as JPEG
 
 
+_REDUCIBLE = ("JPEG", "MPO")
+
+
 _RUN_LENGTHS = (1, 2)
 
 
@@ -33,6 +37,8 @@ Scalar = TypeVar("Scalar", bound=np.generic)
 
 
 ORIENTATION = 0x0112
+SWAPPED = (5, 6, 7, 8)
+"""EXIF orientations that swap width and height."""
 
 
 _HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
@@ -64,6 +70,35 @@ def load_image(
     """
     with opened(source, preprocessing, max_pixels=max_pixels, trusted=trusted) as image:
         return decode(image, preprocessing)[0]
+
+
+@dataclass(frozen=True)
+class SeenImage:
+    """An image as RGB [H, W, 3], upright, and its width and height in px; with `reduced_decoding`, the pixels may be fewer."""
+
+    pixels: NDArray[np.uint8]
+    size: preprocess.Size
+
+
+def load(source: Path | bytes, preprocessing: Preprocessing, *, max_pixels: int | None = None, trusted: bool = True) -> SeenImage:
+    """Read an image file, or its bytes, for the network; arguments and errors as for load_image.
+
+    The same as load_image, unless the contract has `reduced_decoding`: then a JPEG is decoded at the smallest of the sizes that its
+    format allows, down to an eighth, that is no less than what the network sees of it.
+    """
+    with opened(source, preprocessing, max_pixels=max_pixels, trusted=trusted) as image:
+        size = _reduce(image, preprocessing) if preprocessing.reduced_decoding and image.format in _REDUCIBLE else None
+        pixels, _ = decode(image, preprocessing)
+        return SeenImage(pixels, size or (pixels.shape[1], pixels.shape[0]))
+
+
+def _reduce(image: Image.Image, preprocessing: Preprocessing) -> preprocess.Size:
+    """Have a JPEG decoded at a reduced size; its width and height when upright."""
+    swapped = orientation_of(image) in SWAPPED
+    size = (image.height, image.width) if swapped else (image.width, image.height)
+    across, down = preprocess.place(*size, preprocessing).fitted
+    image.draft(None, (down, across) if swapped else (across, down))
+    return size
 
 
 def from_pillow(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:
@@ -114,7 +149,7 @@ def decode(image: Image.Image, preprocessing: Preprocessing) -> tuple[NDArray[np
         DataError: pixels of unknown range.
     """
     pixels = decoding.to_rgb(image, preprocessing, _name(image))
-    orientation = _orientation(image)
+    orientation = orientation_of(image)
     return upright(pixels, orientation), orientation
 
 
@@ -167,7 +202,7 @@ def _refuse_slow(image: Image.Image, name: str) -> None:
         raise DataError(f"{name}: run-length-encoded BMP is not accepted; save it as PNG")
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation_of(image: Image.Image) -> int:
     """EXIF orientation, 1 to 8; 1 if there is none or it is damaged, since the pixels are still readable."""
     try:
         value = image.getexif().get(ORIENTATION, 1)
@@ -178,7 +213,7 @@ def _orientation(image: Image.Image) -> int:
 
 def upright(pixels: NDArray[Scalar], orientation: int) -> NDArray[Scalar]:
     """Undo a camera's rotation or mirroring, given as EXIF orientation, in an image or a mask [H, W, ...]."""
-    if orientation in (5, 6, 7, 8):
+    if orientation in SWAPPED:
         pixels = pixels.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):
         pixels = pixels[::-1]

@@ -112,6 +112,15 @@ def decode(segmentation: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
     return np.asarray(codec.decode(code), np.bool_)
 
 
+def compressed(code: Mapping[str, Any], size: tuple[int, int]) -> str:
+    """The counts of a run-length code of an image of size (height, width), compressed; those that already are stay as they are."""
+    counts = code["counts"]
+    if isinstance(counts, str | bytes):
+        return counts if isinstance(counts, str) else counts.decode("ascii")
+    found: str = _codec().frPyObjects(dict(code), *size)["counts"].decode("ascii")
+    return found
+
+
 def rectangle(box: Sequence[float]) -> list[list[float]]:
     """A COCO box (x, y, width, height) as a polygon: the mask of an object that has none."""
     x, y, width, height = box

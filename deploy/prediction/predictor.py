@@ -30,18 +30,21 @@ class SessionPredictor:
         self.session = session
         self.contract = contract
 
-    def detect(self, image: NDArray[np.uint8]) -> Detections:
+    def detect(self, image: NDArray[np.uint8], size: preprocess.Size | None = None) -> Detections:
         """Find the objects of an image [H, W, 3] RGB.
+
+        Args:
+            size: width and height of the image if it was decoded at a reduced size; boxes are in px of it.
 
         Raises:
             ArtifactError: the engine's answer is invalid.
         """
-        return self.timed(image)[0]
+        return self.timed(image, size)[0]
 
-    def timed(self, image: NDArray[np.uint8]) -> tuple[Detections, Timings]:
+    def timed(self, image: NDArray[np.uint8], size: preprocess.Size | None = None) -> tuple[Detections, Timings]:
         """As `detect`, with the time of each part."""
         start = perf_counter_ns()
-        network_input, placement = preprocess.apply(image, self.contract.preprocessing)
+        network_input, placement = preprocess.apply(image, self.contract.preprocessing, size)
         prepared = perf_counter_ns()
         raw = self.session.infer(network_input[None])
         answered = perf_counter_ns()

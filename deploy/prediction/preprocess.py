@@ -15,6 +15,10 @@ _RESAMPLE = {
 }
 
 
+Size = tuple[int, int]
+"""Width and height in px."""
+
+
 @dataclass(frozen=True)
 class Placement:
     """Position of an image of width x height px in the network's input: scaled, then shifted by (left, top) px."""
@@ -47,9 +51,13 @@ class Placement:
         return scale, np.array([self.left, self.top] * 2, dtype=np.float64)
 
 
-def apply(image: NDArray[np.uint8], preprocessing: Preprocessing) -> tuple[NDArray[np.float32], Placement]:
-    """The network's input [3, H, W] for one image [h, w, 3] RGB, and the image's position in it."""
-    fitted, placement = fit(image, preprocessing)
+def apply(image: NDArray[np.uint8], preprocessing: Preprocessing, size: Size | None = None) -> tuple[NDArray[np.float32], Placement]:
+    """The network's input [3, H, W] for one image [h, w, 3] RGB, and the image's position in it.
+
+    Args:
+        size: width and height of the image before it was decoded at a reduced size; boxes are in px of it.
+    """
+    fitted, placement = fit(image, preprocessing, size)
     if preprocessing.color == "bgr":
         fitted = fitted[..., ::-1]
     tensor = np.empty((3, preprocessing.height, preprocessing.width), dtype=np.float32)
@@ -59,23 +67,27 @@ def apply(image: NDArray[np.uint8], preprocessing: Preprocessing) -> tuple[NDArr
     return tensor, placement
 
 
-def fit(image: NDArray[np.uint8], preprocessing: Preprocessing) -> tuple[NDArray[np.uint8], Placement]:
-    """The image [h, w, 3] resized and padded to the network's size [H, W, 3], still 0 to 255 and RGB."""
-    placement = place(image.shape[1], image.shape[0], preprocessing)
-    size = placement.fitted
-    resized = image if size == (placement.width, placement.height) else _resize(image, size, preprocessing)
-    if size == (preprocessing.width, preprocessing.height):
+def fit(image: NDArray[np.uint8], preprocessing: Preprocessing, size: Size | None = None) -> tuple[NDArray[np.uint8], Placement]:
+    """The image [h, w, 3] resized and padded to the network's size [H, W, 3], still 0 to 255 and RGB; `size` as for `apply`."""
+    placement = place(*(size or _size(image)), preprocessing)
+    across, down = placement.fitted
+    resized = image if (across, down) == _size(image) else _resize(image, (across, down), preprocessing)
+    if (across, down) == (preprocessing.width, preprocessing.height):
         return resized, placement
     canvas = np.full((preprocessing.height, preprocessing.width, 3), preprocessing.pad_value, dtype=np.uint8)
-    canvas[placement.top : placement.top + size[1], placement.left : placement.left + size[0]] = resized
+    canvas[placement.top : placement.top + down, placement.left : placement.left + across] = resized
     return canvas, placement
 
 
-def shrink(image: NDArray[np.uint8], preprocessing: Preprocessing, room: float = 1.0) -> NDArray[np.uint8]:
-    """The image [h, w, 3] reduced to at most `room` times the px that the network sees of it; unchanged if it is no larger."""
-    limits = place(image.shape[1], image.shape[0], preprocessing).fitted
-    size = min(image.shape[1], round(limits[0] * room)), min(image.shape[0], round(limits[1] * room))
-    return image if size == (image.shape[1], image.shape[0]) else _resize(image, size, preprocessing)
+def shrink(image: NDArray[np.uint8], preprocessing: Preprocessing, room: float = 1.0, size: Size | None = None) -> NDArray[np.uint8]:
+    """The image [h, w, 3] reduced to at most `room` times the px that the network sees of it; unchanged if it is no larger.
+
+    Args:
+        size: as for `apply`.
+    """
+    across, down = place(*(size or _size(image)), preprocessing).fitted
+    smaller = min(image.shape[1], round(across * room)), min(image.shape[0], round(down * room))
+    return image if smaller == _size(image) else _resize(image, smaller, preprocessing)
 
 
 def fit_masks(masks: NDArray[np.bool_], placement: Placement, preprocessing: Preprocessing) -> NDArray[np.bool_]:
@@ -111,5 +123,9 @@ def place(width: int, height: int, preprocessing: Preprocessing) -> Placement:
     return Placement(size[0] / width, size[1] / height, left, top, width, height)
 
 
-def _resize(image: NDArray[np.uint8], size: tuple[int, int], preprocessing: Preprocessing) -> NDArray[np.uint8]:
+def _size(image: NDArray[np.uint8]) -> Size:
+    return image.shape[1], image.shape[0]
+
+
+def _resize(image: NDArray[np.uint8], size: Size, preprocessing: Preprocessing) -> NDArray[np.uint8]:
     return np.asarray(Image.fromarray(image).resize(size, _RESAMPLE[preprocessing.interpolation]))

@@ -81,9 +81,9 @@ def _place_quick(work: Work, file: File, max_pixels: int) -> Placed:
     preprocessing = work.model.contract.preprocessing
     with work.turn():
         start = perf_counter()
-        image = image_files.load_image(file.content, preprocessing, max_pixels=max_pixels, trusted=False)
+        image = image_files.load(file.content, preprocessing, max_pixels=max_pixels, trusted=False)
         decoded = perf_counter()
-        tensor, placement = preprocess.apply(image, preprocessing)
+        tensor, placement = preprocess.apply(image.pixels, preprocessing, image.size)
     ready = perf_counter()
     return Placed(work.submit(tensor[None]), placement, decoded - start, ready - decoded)
 

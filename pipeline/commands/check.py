@@ -14,7 +14,7 @@ from typing import Any
 from deploy import machine, plugins
 from deploy.contract import ModelContract
 from deploy.errors import ArtifactError, ConfigError, DataError, EdgedistillError, plain
-from deploy.machine import packages
+from deploy.machine import known_files, packages
 from deploy.machine.packages import DISTRIBUTION
 from pipeline.answer import Answer
 from pipeline.config import PipelineConfig, load, weight_files
@@ -106,9 +106,13 @@ def _refuse_networks(config: PipelineConfig) -> None:
     build_losses(config.distill, student, teacher, config.seed)
 
 
-def data_findings(config: PipelineConfig) -> list[Finding]:
-    """What is wrong or odd with the data, read as `prepare` reads it."""
-    with tempfile.TemporaryDirectory(prefix="edgedistill-") as folder:
+def data_findings(config: PipelineConfig, runs: Path = Path("runs")) -> list[Finding]:
+    """What is wrong or odd with the data, read as `prepare` reads it.
+
+    Args:
+        runs: where runs are kept; if there are any, images that have not changed are not decoded again, neither here nor in `prepare`.
+    """
+    with known_files.kept_in(runs / ".store" / ".files.json"), tempfile.TemporaryDirectory(prefix="edgedistill-") as folder:
         try:
             sources = find(Path(folder), config.data)
             return examine(sources, config.data.preprocessing, strict=config.data.strict, max_doubtful=config.data.max_doubtful)

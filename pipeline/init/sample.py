@@ -10,7 +10,8 @@ from deploy.errors import DataError
 from pipeline.init.folder import LabeledFolder, evenly
 from stages.datasets import Source
 from stages.datasets.cleaning import clean, images, limits, pixels
-from stages.datasets.cleaning.images import ImageFile, Unusable
+from stages.datasets.cleaning.image_file import ImageFile
+from stages.datasets.cleaning.images import Unusable
 from stages.datasets.splits.arrange import arrange
 from stages.notes import Note, Notes
 

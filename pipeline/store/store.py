@@ -2,6 +2,7 @@
 
 runs/.store/<stage>-<hash>/            a finished artifact with stage.json: seconds, sizes and hashes of its files
 runs/.store/.<stage>-<hash>.partial/   scratch, renamed when complete; a resumable stage continues from what a kill left there
+runs/.store/.files.json                what was found in files of the data, with their sizes and times
 runs/.store/.<stage>-<hash>.lock       held by the process that runs the stage
 runs/<name>/lock.json                  what the last run of each stage depended on, to explain why it is stale
 """
@@ -12,7 +13,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar, get_type_hints
@@ -20,6 +21,7 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar, get_type_hints
 from filelock import FileLock, Timeout
 
 from deploy.errors import ArtifactError, ConfigError, EdgedistillError
+from deploy.machine import known_files
 from pipeline.answer import silent
 from pipeline.store import keys
 from pipeline.store.files import replace_folder, replace_json
@@ -118,7 +120,8 @@ class Store:
         """
         name = keys.name(stage)
         self._end_before(name)
-        parts = keys.parts_of(stage, *args, **kwargs)
+        with self._known_files():
+            parts = keys.parts_of(stage, *args, **kwargs)
         path = self.root / ".store" / keys.key_of(parts)
         instance = f"{name}:{self.label}" if self.label else name
         reason = self._why_stale(instance, parts, path)
@@ -127,7 +130,8 @@ class Store:
                 raise NothingMeasured(f"nothing measured for this configuration ({instance}: {reason}); run: edgedistill run")
             if name in self.before:
                 self.before[name]()
-            reason = self._make(stage, path, instance, reason, args, kwargs)
+            with self._known_files():
+                reason = self._make(stage, path, instance, reason, args, kwargs)
         made = stamped(path)
         seconds = None if made is None else float(made["seconds"])
         if reason is None:
@@ -153,6 +157,10 @@ class Store:
         self.records.append(StageRecord(name, f"{name}:{self.label}" if self.label else name, path.name, None, reused=False, reason=reason))
         kind: type[A] = get_type_hints(stage)["return"]
         return kind(path)
+
+    def _known_files(self) -> AbstractContextManager[None]:
+        """Inside, files of the data that have not changed are not read again only to know them."""
+        return known_files.kept_in(self.root / ".store" / ".files.json", writes=not self.mode.dry and self.rank == 0)
 
     def _end_before(self, name: str) -> None:
         if self.mode.until and name != self.mode.until and any(record.name == self.mode.until for record in self.records):

@@ -20,6 +20,6 @@ def of(files: Sequence[Path], preprocessing: Preprocessing) -> list[Image]:
     Noise measures the network's time, without the time to shrink a photograph.
     """
     if files:
-        return [image_files.load_image(file, preprocessing) for file in spread(files, NUM_IMAGES)]
+        return [image_files.load(file, preprocessing).pixels for file in spread(files, NUM_IMAGES)]
     drawn = np.random.default_rng(0).integers(0, 256, (4, preprocessing.height, preprocessing.width, 1), np.uint8)
     return [np.repeat(one, 3, axis=2) for one in drawn]

@@ -211,7 +211,8 @@ def write_attention(out: Path, teacher: Detector, student: Detector, dataset: Da
     """
     preprocessing, folder = dataset.facts.contract.preprocessing, dataset.images(split)
     rows = read_json(dataset.annotations(split))["images"][:num_images]
-    images = [preprocess.apply(image_files.load_image(folder / row["file_name"], preprocessing), preprocessing)[0] for row in rows]
+    seen = [image_files.load(folder / row["file_name"], preprocessing) for row in rows]
+    images = [preprocess.apply(one.pixels, preprocessing, one.size)[0] for one in seen]
     batch = torch.from_numpy(np.stack(images))
     large, small = (_attention(network.eval(), batch).cpu().numpy() for network in (teacher, student))
     np.savez_compressed(out / ATTENTION, image_ids=np.array([row["id"] for row in rows]), teacher=large, student=small)

@@ -2,9 +2,9 @@
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -16,58 +16,71 @@ from torch.utils import data
 from torchvision import tv_tensors
 
 from deploy import machine
-from deploy.errors import ConfigError, DataError
+from deploy.errors import DataError
 from deploy.prediction import image_files, preprocess
-from deploy.prediction.detections import by_image, corners
 from deploy.prediction.masks import decode, rectangle
 from stages.artifacts import Dataset
 from stages.config import TrainConfig
+from stages.datasets.tables.outlines import Outlines
 from stages.detectors import Target
-from stages.measurement.splits import labeled_split
 from stages.training.augment import Sample, magnification, mosaic, mosaic_chance, tighten, transforms
+from stages.training.streams import LABELED, EpochBatches, Key, Stream, StreamBatches, View, Views
 
 KEPT_BYTES = 2**28  # for decoded images
 
 
 @dataclass(frozen=True)
 class TrainingBatch:
-    """images [B, 3, H, W] as the deployed network receives them, and their objects in px of that input."""
+    """images [B, 3, H, W] as the deployed network receives them, and their objects in px of that input.
+
+    `others` are the images of other streams for the same step, by name.
+    """
 
     images: Tensor
     targets: tuple[Target, ...]
+    others: Mapping[str, "TrainingBatch"] = field(default_factory=dict)
 
     def to(self, device: torch.device) -> "TrainingBatch":
-        """The batch on another device."""
-        targets = tuple(
-            Target(t.boxes.to(device), t.labels.to(device), None if t.masks is None else t.masks.to(device)) for t in self.targets
+        """The batch on another device; from pinned memory, the copy is not waited for."""
+        return self.with_tensors(
+            lambda images: images.to(device, memory_format=torch.channels_last, non_blocking=True),
+            lambda tensor: tensor.to(device, non_blocking=True),
         )
-        return TrainingBatch(self.images.to(device, memory_format=torch.channels_last), targets)
+
+    def pin_memory(self) -> "TrainingBatch":
+        """The batch in memory from which a GPU copies by itself; DataLoader calls it."""
+        return self.with_tensors(Tensor.pin_memory, Tensor.pin_memory)
+
+    def with_tensors(self, of_images: Callable[[Tensor], Tensor], of_targets: Callable[[Tensor], Tensor]) -> "TrainingBatch":
+        """The batch of what these functions make of its images and of the tensors of its targets."""
+        targets = tuple(
+            Target(of_targets(t.boxes), of_targets(t.labels), None if t.masks is None else of_targets(t.masks)) for t in self.targets
+        )
+        others = {name: batch.with_tensors(of_images, of_targets) for name, batch in self.others.items()}
+        return TrainingBatch(of_images(self.images), targets, others)
 
     def split(self, parts: int) -> "list[TrainingBatch]":
-        """This many parts, but no more than there are images, about equal in size."""
+        """This many parts, but no more than there are images, about equal in size; every other stream is split alike."""
         images = self.images.chunk(parts)
         ends = [0, *accumulate(len(part) for part in images)]
-        return [TrainingBatch(part, self.targets[start:end]) for part, (start, end) in zip(images, pairwise(ends), strict=True)]
+        others = {name: batch.split(len(images)) for name, batch in self.others.items()}
+        return [
+            TrainingBatch(part, self.targets[start:end], {name: split[number] for name, split in others.items() if number < len(split)})
+            for number, (part, (start, end)) in enumerate(zip(images, pairwise(ends), strict=True))
+        ]
 
 
-class TrainingImages(data.Dataset[tuple[Tensor, Target]]):
+class TrainingImages(Views):
     """The train split; item (epoch, index) is a view that depends only on the seed, the epoch and the index.
 
     With `masks` its target has masks; an object annotated without one has its box instead.
     """
 
     def __init__(self, dataset: Dataset, config: TrainConfig, seed: int, *, masks: bool = False) -> None:
-        facts = dataset.facts
-        self._preprocessing = facts.contract.preprocessing
-        split = labeled_split(dataset, "train")
-        self._files = split.images
-        label = {category: i for i, category in enumerate(facts.contract.category_ids)}
-        countable = (one for one in split.truth["annotations"] if not one.get("iscrowd", 0))
-        objects = by_image(countable, (image["id"] for image in split.truth["images"])).values()
-        self._boxes = [torch.tensor([corners(one["bbox"]) for one in rows], dtype=torch.float32).reshape(-1, 4) for rows in objects]
-        self._labels = [torch.tensor([label[one["category_id"]] for one in rows], dtype=torch.int64) for rows in objects]
-        outlines = ([one.get("segmentation") or rectangle(one["bbox"]) for one in rows] for rows in objects)
-        self._masks: list[list[Any]] | None = list(outlines) if masks else None
+        self._preprocessing = dataset.facts.contract.preprocessing
+        self._folder = dataset.images("train")
+        self._table = dataset.table("train")
+        self._outlines = self._table.outlines() if masks else None
         self._transforms = transforms(config.augment, self._preprocessing.pad_value)
         self._mosaic = mosaic_chance(config.augment)
         self._room = magnification(config.augment)
@@ -76,9 +89,9 @@ class TrainingImages(data.Dataset[tuple[Tensor, Target]]):
         self._seed = seed
 
     def __len__(self) -> int:
-        return len(self._files)
+        return len(self._table)
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Target]:
+    def __getitem__(self, key: Key) -> View:
         epoch, index = key
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(hash((self._seed, epoch, index)) % 2**63)  # not other devices': only this one is forked
@@ -86,7 +99,7 @@ class TrainingImages(data.Dataset[tuple[Tensor, Target]]):
         pixels = np.ascontiguousarray(image.numpy().transpose(1, 2, 0))
         tensor, placement = preprocess.apply(pixels, self._preprocessing)
         boxes = torch.from_numpy(placement.place(objects["boxes"].numpy()).astype(np.float32))
-        if self._masks is None:
+        if self._outlines is None:
             return torch.from_numpy(tensor), Target(boxes, objects["labels"])
         masks = torch.from_numpy(preprocess.fit_masks(objects["masks"].numpy(), placement, self._preprocessing))
         return torch.from_numpy(tensor), tighten(Target(boxes, objects["labels"], masks))
@@ -102,15 +115,22 @@ class TrainingImages(data.Dataset[tuple[Tensor, Target]]):
         image, (height, width) = self._pixels(index)
         size = image.shape[0], image.shape[1]
         scale = torch.tensor([size[1] / width, size[0] / height] * 2)
-        boxes = tv_tensors.BoundingBoxes(self._boxes[index] * scale, format="XYXY", canvas_size=size)
+        corners = torch.from_numpy(self._table.corners(index))
+        boxes = tv_tensors.BoundingBoxes(corners * scale, format="XYXY", canvas_size=size)
         pixels = tv_tensors.Image(torch.from_numpy(image.transpose(2, 0, 1).copy()))
-        objects = {"boxes": boxes, "labels": self._labels[index]}
-        if self._masks is not None:
+        objects = {"boxes": boxes, "labels": torch.from_numpy(self._table.labels_of(index))}
+        if self._outlines is not None:
             masks = np.zeros((len(boxes), *size), np.bool_)
-            for mask, segmentation in zip(masks, self._masks[index], strict=True):
+            for mask, segmentation in zip(masks, self._segmentations(self._outlines, index), strict=True):
                 mask[:] = preprocess.resize_masks(decode(segmentation, (height, width))[None], size)[0]
             objects["masks"] = tv_tensors.Mask(torch.from_numpy(masks))
         return pixels, objects
+
+    def _segmentations(self, outlines: Outlines, index: int) -> Iterator[Any]:
+        """The masks of an image's objects; an object without one has its box instead."""
+        rows = self._table.objects(index)
+        for row in range(rows.start, rows.stop):
+            yield outlines.segmentation(row, self._table.sizes[index]) or rectangle(self._table.boxes[row].tolist())
 
     def _pixels(self, index: int) -> tuple[NDArray[np.uint8], tuple[int, int]]:
         """The image, shrunk to what its views can show, and its height and width before.
@@ -118,8 +138,8 @@ class TrainingImages(data.Dataset[tuple[Tensor, Target]]):
         The first KEPT_BYTES of images are read once and kept, except in a loader process, which ends with its epoch.
         """
         if index not in self._kept:
-            image = image_files.load_image(self._files[index], self._preprocessing)
-            found = preprocess.shrink(image, self._preprocessing, self._room), (image.shape[0], image.shape[1])
+            seen = image_files.load(self._folder / self._table.name(index), self._preprocessing)
+            found = preprocess.shrink(seen.pixels, self._preprocessing, self._room, seen.size), seen.size[::-1]
             if found[0].nbytes > self._bytes_left or data.get_worker_info() is not None:
                 return found
             self._bytes_left -= found[0].nbytes
@@ -127,52 +147,24 @@ class TrainingImages(data.Dataset[tuple[Tensor, Target]]):
         return self._kept[index]
 
 
-class EpochBatches(data.Sampler[list[tuple[int, int]]]):
-    """Batches of (epoch, index): one shuffle per epoch, each global batch divided among the processes, the incomplete last one dropped.
-
-    Raises:
-        ConfigError: the batch size is not a multiple of the number of processes.
-    """
-
-    def __init__(self, num_images: int, batch_size: int, seed: int, rank: int, num_processes: int) -> None:
-        self.epoch = 0
-        self._num_images = num_images
-        self._batch_size = min(batch_size, num_images)
-        if self._batch_size % num_processes:
-            given = f"a global batch of {self._batch_size} images (train.batch_size {batch_size}, {num_images} training images)"
-            raise ConfigError(f"{given} cannot be divided evenly among {num_processes} processes; use a multiple of {num_processes}")
-        self._seed = seed
-        self._rank = rank
-        self._num_processes = num_processes
-
-    def __len__(self) -> int:
-        return self._num_images // self._batch_size
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        generator = torch.Generator().manual_seed(hash((self._seed, self.epoch)) % 2**63)
-        order = torch.randperm(self._num_images, generator=generator).tolist()
-        for start in range(0, len(self) * self._batch_size, self._batch_size):
-            batch = order[start : start + self._batch_size]
-            yield [(self.epoch, index) for index in batch[self._rank :: self._num_processes]]
-
-
-class _Readable(data.Dataset[tuple[Tensor, Target] | DataError]):
-    """The same images, with an error in place of an unusable one.
+class _Readable(data.Dataset[tuple[str, View | DataError]]):
+    """The images of all streams, each with its stream's name, and an error in place of an unusable one.
 
     If it were raised in a loader process, torch would raise a different error whose message is a traceback.
     """
 
-    def __init__(self, images: TrainingImages) -> None:
-        self._images = images
+    def __init__(self, streams: Mapping[str, Views]) -> None:
+        self._streams = streams
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Target] | DataError:
+    def __getitem__(self, key: tuple[str, Key]) -> tuple[str, View | DataError]:
+        name, place = key
         try:
-            return self._images[key]
+            return name, self._streams[name][place]
         except DataError as error:
-            return error
+            return name, error
 
 
-def collate(samples: list[tuple[Tensor, Target] | DataError]) -> TrainingBatch | DataError:
+def collate(samples: Sequence[View | DataError]) -> TrainingBatch | DataError:
     """Stack the images of one batch; if one of them is unusable, the first error."""
     read = [sample for sample in samples if not isinstance(sample, DataError)]
     if len(read) < len(samples):
@@ -181,13 +173,27 @@ def collate(samples: list[tuple[Tensor, Target] | DataError]) -> TrainingBatch |
     return TrainingBatch(torch.stack(images), targets)
 
 
-class Loader(data.DataLoader[tuple[Tensor, Target] | DataError]):
-    """A loader whose processes do not hear Ctrl-C, which their terminal sends to all: they end with the training."""
+def _collate_streams(samples: list[tuple[str, View | DataError]]) -> TrainingBatch | DataError:
+    """The labeled batch with those of the other streams, or the first error."""
+    found = {name: collate([sample for own, sample in samples if own == name]) for name in dict.fromkeys(name for name, _ in samples)}
+    others = {name: batch for name, batch in found.items() if name != LABELED and isinstance(batch, TrainingBatch)}
+    labeled, error = found[LABELED], next((one for one in found.values() if isinstance(one, DataError)), None)
+    if error is not None or isinstance(labeled, DataError):
+        return error or labeled
+    return replace(labeled, others=others) if others else labeled
+
+
+class Loader(data.DataLoader[tuple[str, View | DataError]]):
+    """A loader whose processes live until it is closed and do not hear Ctrl-C, which their terminal sends to all."""
 
     def __iter__(self) -> Any:
-        """Start the processes of an epoch."""
+        """Start the processes, or go on with them."""
         with _without_interrupts():
             return super().__iter__()
+
+    def close(self) -> None:
+        """End the processes; iterating starts new ones."""
+        self._iterator = None
 
 
 @contextmanager
@@ -208,13 +214,15 @@ def default_workers() -> int:
     return min(4, machine.num_cores() - 1) if hasattr(os, "fork") else 0
 
 
-def loader(images: TrainingImages, batches: EpochBatches, workers: int) -> Loader:
+def loader(images: Views, batches: EpochBatches, workers: int, others: Mapping[str, Stream] | None = None) -> Loader:
     """Iterates over the batches of `batches.epoch`, with an error in place of a batch that has an unusable image."""
+    streams = others or {}
     return Loader(
-        _Readable(images),
-        batch_sampler=batches,
+        _Readable({LABELED: images, **{name: stream.views for name, stream in streams.items()}}),
+        batch_sampler=StreamBatches(batches, streams),
         num_workers=workers,
-        collate_fn=collate,
+        collate_fn=_collate_streams,
         pin_memory=torch.cuda.is_available(),
         multiprocessing_context="fork" if workers and hasattr(os, "fork") else None,
+        persistent_workers=workers > 0,
     )

@@ -4,11 +4,10 @@ accelerate handles device, precision, distribution, checkpoints and trackers.
 """
 
 import csv
-import math
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -18,19 +17,19 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from deploy.comparison.learning_curve import LearningCurve
-from deploy.errors import ArtifactError, DataError
+from deploy.errors import DataError
 from deploy.progress import Steps
 from stages.artifacts import LOSS_CURVES, Dataset
 from stages.config import TrainConfig
 from stages.detectors import Detector
-from stages.processes import mean_over_processes
 from stages.training.device import accelerator_for, leave_cores
-from stages.training.loader import EpochBatches, TrainingBatch, TrainingImages, default_workers, loader
+from stages.training.loader import TrainingBatch, TrainingImages, default_workers, loader
 from stages.training.normalization import single_values_refused
 from stages.training.observer import Detections, Observer
-from stages.training.optimizer import optimizer_for
+from stages.training.optimizer import learning_rate, optimizer_for
 from stages.training.saved_state import Progress, SavedState, Stateful
-from stages.training.schedule import learning_rate
+from stages.training.step_log import StepLog
+from stages.training.streams import EpochBatches
 
 
 class Task(nn.Module):
@@ -81,6 +80,7 @@ class Trainer:
         workers = default_workers() if config.workers is None else config.workers
         leave_cores(workers)
         self._loader = loader(images, self._batches, workers)
+        self._log = StepLog(label, self._accelerator.device)
         task.to(self._accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         optimizer = optimizer_for(task, config)
         self._num_steps = config.num_steps(len(images))
@@ -119,9 +119,12 @@ class Trainer:
         self._saved.load()
         self._accelerator.init_trackers("training")
         with single_values_refused(self._task, self._label), Steps(self._label, self._num_steps, self._progress.step) as steps:
-            while self._progress.epoch < self._config.epochs:
-                self._epoch(steps)
-                self._saved.save()
+            try:
+                while self._progress.epoch < self._config.epochs:
+                    self._epoch(steps)
+                    self._saved.save()
+            finally:
+                self._loader.close()
         for tracker in self._accelerator.trackers:
             tracker.finish()
         if self._accelerator.is_main_process and self._progress.rows:
@@ -142,11 +145,12 @@ class Trainer:
         sums: dict[str, list[float]] = defaultdict(list)
         began, away = time.perf_counter(), 0.0
         for batch in self._loaded():
-            losses = self.step(batch)
-            for name, value in losses.items():
-                sums[name].append(value)
-            steps.advance(f"loss {losses['loss']:.3f}")
+            self._count(sums, self.step(batch))
+            if self._is_observed:
+                self._count(sums, self._log.fetch())
+            steps.advance(self._log.note)
             away += self._look()
+        self._count(sums, self._log.fetch())
         row = {name: statistics.fmean(values) for name, values in sums.items()}
         row["learning_rate"] = float(self._scheduler.get_last_lr()[0])
         row["images_per_s"] = len(self._batches) * self._config.batch_size / (time.perf_counter() - began - away)
@@ -154,9 +158,19 @@ class Trainer:
         self._progress.rows.append({"epoch": self._progress.epoch, **row})
         self._accelerator.log(row, step=self._progress.epoch)
 
+    def _count(self, sums: Mapping[str, list[float]], rows: Sequence[Mapping[str, float]]) -> None:
+        for row in rows:
+            for name, value in row.items():
+                sums[name].append(value)
+
+    @property
+    def _is_observed(self) -> bool:
+        """Whether the weights are judged after this step."""
+        return self._observer is not None and self._progress.step in self._judged
+
     def _look(self) -> float:
         """Judge the weights if it is time to, in the first process; returns the seconds that it took."""
-        if self._observer is None or self._progress.step not in self._judged or not self._accelerator.is_main_process:
+        if self._observer is None or not self._is_observed or not self._accelerator.is_main_process:
             return 0.0
         began = time.perf_counter()
         trained = self._ema.module if self._ema else self._task.detector
@@ -175,48 +189,35 @@ class Trainer:
                 raise batch
             yield batch
 
-    def step(self, batch: TrainingBatch) -> dict[str, float]:
-        """One step on a batch; its losses, averaged over processes.
+    def step(self, batch: TrainingBatch) -> list[dict[str, float]]:
+        """One step on a batch; the terms of all steps that were fetched from the device now, see StepLog.
 
         Raises:
-            ArtifactError: a loss is not finite; the message names it and its step.
+            ArtifactError: a term is not finite; the message names it and its step.
         """
+        self._log.begin(self._progress.step, self._progress.epoch)
         self._optimizer.zero_grad()
         self._task.detector.progress(self._progress.step / max(1, self._num_steps))
         parts = batch.to(self._accelerator.device).split(self._config.accumulate)
-        values: dict[str, float] = defaultdict(float)
         for part in parts:
-            share = len(part.targets) / len(batch.targets)
-            for name, value in self._part(part, share, last=part is parts[-1]).items():
-                values[name] += value * share
+            self._part(part, len(part.targets) / len(batch.targets), last=part is parts[-1])
         if self._config.clip is not None:
-            values["grad_norm"] = float(self._accelerator.clip_grad_norm_(self._model.parameters(), self._config.clip))
+            self._log.add_norm(self._accelerator.clip_grad_norm_(self._model.parameters(), self._config.clip))
         self._optimizer.step()
         self._scheduler.step()
         self._progress.step += 1
         if self._ema:
             self._ema.update_parameters(self._task.detector)
-        return values
+        return self._log.fetch() if self._log.is_due else []
 
-    def _part(self, batch: TrainingBatch, share: float, *, last: bool) -> dict[str, float]:
+    def _part(self, batch: TrainingBatch, share: float, *, last: bool) -> None:
         """Forward and backward of a part of a batch; processes exchange gradients only after the last part."""
         with nullcontext() if last else self._accelerator.no_sync(self._model):
             with self._accelerator.autocast():
                 extra = self._task.prepare(batch, self._progress.step)
                 loss, terms = self._model(batch, extra)
-            values = self._check(loss, terms)
+            self._log.add(share, loss, terms)
             self._accelerator.backward(loss * share)
-        return values
-
-    def _check(self, loss: Tensor, terms: Mapping[str, Tensor]) -> dict[str, float]:
-        """The terms averaged over processes as floats."""
-        names = [*terms, "loss"]
-        values = mean_over_processes(torch.stack([*(t.detach().float() for t in terms.values()), loss.detach().float()])).tolist()
-        for name, value in zip(names, values, strict=True):
-            if not math.isfinite(value):
-                where = f"step {self._progress.step} (epoch {self._progress.epoch + 1})"
-                raise ArtifactError(f"{self._label}: {name} is {value} at {where}; lower train.learning_rate or the loss's weight")
-        return dict(zip(names, values, strict=True))
 
     def _write_curves(self) -> None:
         names = list(dict.fromkeys(name for row in self._progress.rows for name in row))

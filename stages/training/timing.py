@@ -23,8 +23,9 @@ from stages.config import DetectorConfig, DistillConfig, StudentConfig, TrainCon
 from stages.processes import mean_over_processes
 from stages.training.checkpoint import build_detector
 from stages.training.distillation import Distillation, build_losses, loss_factor
-from stages.training.loader import EpochBatches, TrainingBatch, TrainingImages, collate, default_workers
+from stages.training.loader import TrainingBatch, TrainingImages, collate, default_workers
 from stages.training.loop import Task, Trainer
+from stages.training.streams import EpochBatches
 from stages.training.teacher import Teacher
 
 Floats = NDArray[np.float64]

@@ -19,8 +19,9 @@ from deploy.comparison.side import Side
 from deploy.contract import Accuracy, Latency, NetworkFacts, Percentiles, Ratio
 from deploy.latency.measure import Latencies
 from deploy.machine.load import Load
-from stages.artifacts import Checkpoint, Dataset, Engine, Measurement, OnnxModel, Report, StepTimes
+from stages.artifacts import TABLES, Checkpoint, Dataset, Engine, Measurement, OnnxModel, Report, StepTimes
 from stages.config import GateConfig, LatencyConfig, PackageConfig, TargetConfig, ValidationConfig
+from stages.datasets.tables import table
 from stages.facts import (
     CheckpointFacts,
     DatasetFacts,
@@ -63,6 +64,7 @@ def dataset(root: Path, num_images: int = 6) -> Dataset:
         categories = [{"id": i, "name": n} for i, n in zip(onnx_samples.CATEGORY_IDS, onnx_samples.CLASSES, strict=True)]
         truth = {"images": images, "annotations": annotations, "categories": categories}
         (root / f"{name}.json").write_text(json.dumps(truth))
+        table.write(root / TABLES / name, truth, {category: label for label, category in enumerate(onnx_samples.CATEGORY_IDS)})
         splits[name] = Split(images=f"images/{name}", annotations=f"{name}.json", num_images=num_images, num_boxes=len(annotations))
     write_facts(root, DatasetFacts(contract=onnx_samples.contract(), splits=splits))
     return Dataset(root)

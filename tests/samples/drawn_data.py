@@ -15,7 +15,8 @@ from PIL import Image
 from deploy.contract import Preprocessing
 from stages.datasets import Source
 from stages.datasets.cleaning import clean, images, rules
-from stages.datasets.cleaning.images import ImageFile, Unusable
+from stages.datasets.cleaning.image_file import ImageFile
+from stages.datasets.cleaning.images import Unusable
 from stages.datasets.layouts import text
 from stages.datasets.layouts.yolo import kinds
 from stages.notes import Note, Notes

@@ -76,6 +76,12 @@ def folder(tmp_path: Path) -> Folder:
 
 
 class TestWhatIsWritten:
+    def test_rows_are_written_one_by_one_as_the_json_of_all(self, folder: Folder) -> None:
+        folder.box(bbox=[2, 1, 3.25, 4], segmentation=[[2, 1, 5.25, 1, 5.25, 5, 2, 5]])
+        text = folder.prepare().annotations("train").read_text(encoding="utf-8")
+        assert text == json.dumps(json.loads(text))
+        assert len(json.loads(text)["annotations"]) == 3
+
     def test_contract_and_splits(self, folder: Folder) -> None:
         facts = folder.prepare(preprocessing={"height": 64, "width": 96}).facts
         assert facts.contract.category_ids == (3, 7)

@@ -23,6 +23,7 @@ from deploy.bundles.manifest import MANIFEST
 from deploy.contract import Preprocessing
 from deploy.predict import predict_images
 from deploy.prediction import preprocess
+from deploy.prediction.image_files import load
 from deploy.prediction.predictor import SessionPredictor
 from deploy.serving.logs import Log
 from deploy.serving.options import ServeConfig
@@ -124,15 +125,19 @@ def case(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, Pixels]:
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """The sample bundle with the contract of these tests."""
-    root = samples.bundle(tmp_path_factory.mktemp("bundle")).root
+    return bundle_of(tmp_path_factory.mktemp("bundle"), CONTRACT)
+
+
+def bundle_of(place: Path, contract: Preprocessing) -> Bundle:
+    """The sample bundle with this contract."""
+    root = samples.bundle(place).root
     manifest = json.loads((root / MANIFEST).read_text())
-    manifest["contract"]["preprocessing"] = CONTRACT.model_dump(mode="json")
+    manifest["contract"]["preprocessing"] = contract.model_dump(mode="json")
     samples.resign(root, manifest)
     return Bundle.load(root)
 
 
-def prepared(path: Path) -> Dataset:
+def prepared(path: Path, contract: Preprocessing = CONTRACT) -> Dataset:
     """A COCO folder of this one image, in both splits."""
     root = path.parents[1]
     rows = {
@@ -144,7 +149,7 @@ def prepared(path: Path) -> Dataset:
     for split in ("train", "val"):
         (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(rows))
     (root / "out").mkdir()
-    return prepare(root / "out", DataConfig.model_validate({"dataset": "coco", "root": str(root), "preprocessing": CONTRACT.model_dump()}))
+    return prepare(root / "out", DataConfig.model_validate({"dataset": "coco", "root": str(root), "preprocessing": contract.model_dump()}))
 
 
 def test_the_pixels_are_the_same_in_training_and_measurement(case: tuple[Path, Pixels]) -> None:
@@ -179,6 +184,28 @@ def test_the_objects_are_the_same_when_judged_predicted_and_served(case: tuple[P
     assert plain(predicted) == plain(expected) == plain(answer.json()["annotations"])
     if np.array_equal(shown, SHOWN):
         assert {row["category_id"] for row in expected} == {3, 90}
+
+
+def test_a_reduced_image_and_its_objects_are_the_same_on_every_path(tmp_path: Path) -> None:
+    contract = CONTRACT.model_copy(update={"reduced_decoding": True})
+    path = tmp_path / "data" / "images" / "large.jpg"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(encoded(Image.fromarray(SHOWN.repeat(4, axis=0).repeat(4, axis=1)), "JPEG", quality=100))
+    seen = load(path, contract)
+    assert (seen.pixels.shape, seen.size) == ((64, 64, 3), (256, 256))
+
+    view = TrainingImages(prepared(path, contract), tiny.schedule(augment=[]), 0)[(0, 0)]
+    assert np.array_equal(view[0].numpy(), preprocess.apply(seen.pixels, contract, seen.size)[0])
+    assert view[1].boxes.tolist() == [[4, 0, 8, 4]]
+    reduced = bundle_of(tmp_path, contract)
+    test_the_objects_are_the_same_when_judged_predicted_and_served((path, np.asarray(Image.open(path))), reduced, tmp_path)
+    with edgedistill.Predictor(reduced, min_score=0) as predictor, reduced.open(threads=1) as session:
+        expected = SessionPredictor(session, reduced.manifest.contract).detect(seen.pixels, seen.size)
+        for image in (path, path.read_bytes()):
+            found = predictor(image)
+            assert found.image.shape == (256, 256, 3)
+            assert np.allclose(found.boxes, expected.boxes)
+            assert found.boxes.max() > 64
 
 
 def categories() -> list[dict[str, Any]]:

@@ -21,6 +21,8 @@ def detect(bundle: Path, photo: Path) -> list[dict[str, Any]]:
     manifest = json.loads((bundle / "manifest.json").read_text())
     contract = manifest["contract"]
     session = onnxruntime.InferenceSession(bundle / manifest["onnx"], providers=["CPUExecutionProvider"])
+    if contract["preprocessing"].get("reduced_decoding"):
+        raise SystemExit("this program decodes photos in full, but the network was trained with data.preprocessing.reduced_decoding")
     image = decode(ImageOps.exif_transpose(Image.open(photo)), contract["preprocessing"])
     images, scale, shift = prepare(image, contract["preprocessing"])
     boxes, scores, labels, converged = session.run(["boxes", "scores", "labels", "converged"], {"images": images})

@@ -16,7 +16,8 @@ from typing import Any, TypeGuard
 from deploy.prediction import masks
 from stages.datasets import Source
 from stages.datasets.cleaning import implausible, sizes
-from stages.datasets.cleaning.images import ImageFile, Unusable
+from stages.datasets.cleaning.image_file import ImageFile
+from stages.datasets.cleaning.images import Unusable
 from stages.datasets.cleaning.sizes import Box, Fit, Labeled
 from stages.notes import Kind, Notes
 

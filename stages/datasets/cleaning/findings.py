@@ -15,7 +15,8 @@ from deploy.errors import DataError
 from deploy.prediction import preprocess
 from stages.datasets import Source
 from stages.datasets.cleaning import clean, images, limits, pixels, rules
-from stages.datasets.cleaning.images import ImageFile, scan
+from stages.datasets.cleaning.image_file import ImageFile
+from stages.datasets.cleaning.images import scan
 from stages.datasets.cleaning.likeness import Looks
 from stages.notes import Note, Notes
 

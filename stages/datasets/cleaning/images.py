@@ -1,7 +1,7 @@
-"""The actual contents of a data set's files, each decoded once, with one thread per core."""
+"""The actual contents of a data set's files, each decoded once, with all cores."""
 
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,41 +11,20 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from deploy import machine
 from deploy.contract import Preprocessing
 from deploy.errors import DataError
 from deploy.machine.files import sha256
+from deploy.machine.parallel import mapped
 from deploy.prediction import decoding, guard
 from deploy.prediction.image_files import FORMATS, ORIENTATION, decode, opened
 from deploy.progress import track
 from stages.datasets.cleaning import pixels
+from stages.datasets.cleaning.image_file import SWAPPED, ImageFile
+from stages.datasets.cleaning.journal import Journal, State, journal, state_of
 from stages.notes import Kind
 
 MISSING = Kind("missing image", "left out", "images")
 UNREADABLE = Kind("unreadable image", "left out", "images")
-
-_SWAPPED = range(5, 9)
-
-
-@dataclass(frozen=True)
-class ImageFile:
-    """A readable image: its size in px when upright, and the EXIF orientation that made it so.
-
-    `stored` is what the contract makes of its values. `sha256` is the file's; `look` is 16 x 16 of its gray values, to recognize the
-    same picture. Both are empty unless requested.
-    """
-
-    width: int
-    height: int
-    orientation: int
-    stored: pixels.Stored
-    sha256: str = ""
-    look: bytes = b""
-
-    @property
-    def turned(self) -> bool:
-        """Whether width and height are swapped in the file."""
-        return self.orientation in _SWAPPED
 
 
 @dataclass(frozen=True)
@@ -57,10 +36,25 @@ class Unusable:
 
 
 def scan(paths: Sequence[Path], label: str, preprocessing: Preprocessing, *, fingerprints: bool = False) -> list[ImageFile | Unusable]:
-    """Decode every file, in order; `fingerprints` fills sha256 and look."""
-    with ThreadPoolExecutor(machine.num_cores()) as pool:
-        each = partial(_scan, preprocessing=preprocessing, fingerprints=fingerprints)
-        return list(track(pool.map(each, paths), label, len(paths)))
+    """What is in every file, in order; `fingerprints` fills sha256 and look.
+
+    Files are decoded with all cores, and those that a journal knows are not decoded again.
+    """
+    each = partial(_scan, preprocessing=preprocessing, fingerprints=fingerprints)
+    with journal(paths, preprocessing) as kept:
+        known = [None if kept is None else kept.find(path, fingerprints=fingerprints) for path in paths]
+        unknown = [path for path, found in zip(paths, known, strict=True) if found is None]
+        states = [state_of(path) for path in unknown]
+        with closing(mapped(each, unknown)) as read:
+            fresh = _noted(zip(unknown, states, read, strict=True), kept)
+            return [next(fresh) if found is None else found for found in track(known, label)]
+
+
+def _noted(read: Iterable[tuple[Path, State | None, ImageFile | Unusable]], kept: Journal | None) -> Iterator[ImageFile | Unusable]:
+    for path, state, found in read:
+        if kept is not None and isinstance(found, ImageFile):
+            kept.add(path, state, found)
+        yield found
 
 
 def stored(rows: Sequence[Mapping[str, Any]], files: Sequence[ImageFile | Unusable]) -> list[tuple[str, pixels.Stored]]:
@@ -73,7 +67,7 @@ def size(path: Path) -> tuple[int, int] | None:
     """Width and height in px of the upright image, from the file's header only; None if it cannot be read."""
     try:
         with guard.open_image(path, FORMATS) as image:
-            swapped = image.getexif().get(ORIENTATION, 1) in _SWAPPED
+            swapped = image.getexif().get(ORIENTATION, 1) in SWAPPED
             return (image.height, image.width) if swapped else (image.width, image.height)
     except (OSError, SyntaxError, ValueError):
         return None

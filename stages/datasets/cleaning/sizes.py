@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from deploy.prediction import image_files
-from stages.datasets.cleaning.images import ImageFile
+from stages.datasets.cleaning.image_file import ImageFile
 from stages.notes import Kind
 
 Box = tuple[float, float, float, float]

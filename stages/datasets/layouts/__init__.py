@@ -2,9 +2,11 @@
 
 import hashlib
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 from deploy.errors import DataError
+from deploy.machine import known_files
 from deploy.machine.files import open_regular
 from deploy.prediction.image_folders import SUFFIXES, has_file, is_hidden, list_files, list_images
 
@@ -37,14 +39,28 @@ def folder(root: str | None, layout: str) -> Path:
 def digest(annotations: Iterable[Path], images: Iterable[Path]) -> dict[str, str]:
     """Digests that change when the data does: of the annotation files' content; of each image's name, size and time.
 
+    The content is read again only if a file's size or time has changed since it was read, see `known_files`.
+
     Args:
         images: image files, or folders, which stand for all images below them.
 
     Raises:
         DataError: an annotation file cannot be read.
     """
-    content, listing = hashlib.sha256(), hashlib.sha256()
-    for path in annotations:
+    files, listing = list(annotations), hashlib.sha256()
+    for given in sorted(set(images)):
+        for path in list_images(given) if given.is_dir() else [given]:
+            name = path.relative_to(given).as_posix() if given.is_dir() else path.name
+            facts = path.stat() if path.is_file() else None
+            listing.update(f"{name}\n{facts and (facts.st_size, facts.st_mtime_ns)}\n".encode())
+    content = known_files.recall("sha256", files, partial(_content, files))
+    return {"annotations": content[:16], "images": listing.hexdigest()[:16]}
+
+
+def _content(files: Iterable[Path]) -> str:
+    """The sha256 of all files' names, sizes and content."""
+    content = hashlib.sha256()
+    for path in files:
         try:
             content.update(f"{path.name}\n{path.stat().st_size}\n".encode())
             with open_regular(path) as file:
@@ -52,12 +68,7 @@ def digest(annotations: Iterable[Path], images: Iterable[Path]) -> dict[str, str
                     content.update(block)
         except OSError as error:
             raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-    for given in sorted(set(images)):
-        for path in list_images(given) if given.is_dir() else [given]:
-            name = path.relative_to(given).as_posix() if given.is_dir() else path.name
-            facts = path.stat() if path.is_file() else None
-            listing.update(f"{name}\n{facts and (facts.st_size, facts.st_mtime_ns)}\n".encode())
-    return {"annotations": content.hexdigest()[:16], "images": listing.hexdigest()[:16]}
+    return content.hexdigest()
 
 
 def nearby(root: Path, fits: Callable[[Path], bool]) -> Path:

@@ -4,10 +4,11 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from deploy.errors import DataError
-from deploy.machine import files
+from deploy.machine import files, known_files
 from stages.datasets.layouts import SPLITS
 from stages.datasets.layouts.entries import document
 from stages.datasets.layouts.image_names import ImageNames, is_file
@@ -66,7 +67,11 @@ def _base(root: Path) -> Path:
 def _has_annotations(folder: Path) -> bool:
     """Whether a COCO file lies in the folder or where annotations lie below it; its other folders may be anything."""
     known = [path for path in _json_files(folder) if path.parent == folder or _is_place(folder / path.relative_to(folder).parts[0])]
-    return any(document.is_coco(path) for path in known[:_MOST_UNNAMED])
+    return any(_is_coco(path) for path in known[:_MOST_UNNAMED])
+
+
+def _is_coco(path: Path) -> bool:
+    return known_files.recall("is a COCO file", [path], partial(document.is_coco, path))
 
 
 def _is_place(folder: Path) -> bool:
@@ -112,12 +117,12 @@ def _choose(paths: Sequence[Path], split: str, notes: Notes) -> Path:
     usual = [path for path in paths if not _ODD.search(path.stem.lower())] or list(paths)
     best = [path for path in usual if path.stem.lower().startswith("instances")] or usual
     if len(best) > 1:
-        best = [path for path in best[:_MOST_UNNAMED] if document.is_coco(path)] or best
+        best = [path for path in best[:_MOST_UNNAMED] if _is_coco(path)] or best
     first, *more = best
     if more and len({_content(path) for path in best}) > 1:
         raise DataError(f"{first} and {more[0]}: both could be the {split} annotations; remove one, or {_ADVICE}")
     for path in paths:
-        if path != first and document.is_coco(path):
+        if path != first and _is_coco(path):
             notes.add(OTHERS, split, f"{path.name}; {first.name} is used")
     return first
 
@@ -132,7 +137,7 @@ def _content(path: Path) -> bytes:
 def _unsplit(root: Path, base: Path, paths: Sequence[Path]) -> tuple[str, Path, Notes]:
     notes = Notes()
     split = _named_as(root) or "train"
-    fitting = [path for path in paths[:_MOST_UNNAMED] if document.is_coco(path)]
+    fitting = [path for path in paths[:_MOST_UNNAMED] if _is_coco(path)]
     if fitting:
         return split, _choose(fitting, split, notes), notes
     if len(paths) == 1:
@@ -159,6 +164,10 @@ def _images(base: Path, split: str, annotations: Path) -> Path:
 
 def _names(annotations: Path) -> list[str]:
     """File names of some images, from all over the list."""
+    return known_files.recall("names of some images", [annotations], partial(_read_names, annotations))
+
+
+def _read_names(annotations: Path) -> list[str]:
     rows = document.read(annotations, Notes(), "").images
     chosen = rows[:: max(1, len(rows) // _SAMPLE)]
     return [row["file_name"] for row in chosen if isinstance(row.get("file_name"), str) and "\0" not in row["file_name"]]

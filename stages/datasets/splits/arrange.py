@@ -12,7 +12,8 @@ from deploy.errors import DataError
 from deploy.plugins import suggest
 from stages.datasets import Source
 from stages.datasets.cleaning import clean, rules
-from stages.datasets.cleaning.images import ImageFile, scan
+from stages.datasets.cleaning.image_file import ImageFile
+from stages.datasets.cleaning.images import scan
 from stages.datasets.cleaning.likeness import Looks
 from stages.datasets.layouts import SPLITS
 from stages.datasets.splits.groups import Groups, group

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise, product
 from pathlib import PurePosixPath
 
-from stages.datasets.cleaning.images import ImageFile
+from stages.datasets.cleaning.image_file import ImageFile
 from stages.datasets.cleaning.likeness import Looks, next_frame
 
 Link = tuple[int, int]

@@ -13,7 +13,7 @@ from deploy.errors import DataError
 from deploy.prediction import masks
 from stages.artifacts import Dataset
 from stages.config import DataConfig
-from stages.datasets.cleaning.images import ImageFile
+from stages.datasets.cleaning.image_file import ImageFile
 from stages.datasets.cleaning.pixels import Stored
 from stages.datasets.cleaning.sizes import Labeled, read, similar, stated_size
 from stages.prepare import prepare

@@ -21,8 +21,9 @@ from stages.measurement.torch_accuracy import evaluate
 from stages.training.checkpoint import build_detector
 from stages.training.device import accelerator_for
 from stages.training.distillation import Distillation, build_losses, loss_factor
-from stages.training.loader import EpochBatches, TrainingBatch, TrainingImages, loader
+from stages.training.loader import TrainingBatch, TrainingImages, loader
 from stages.training.loop import Task, Trainer
+from stages.training.streams import EpochBatches
 from stages.training.teacher import Teacher
 
 pytestmark = [
@@ -137,7 +138,7 @@ def test_a_training_broken_off_goes_on(dataset: Dataset, tmp_path: Path, precisi
     broken = training("broken")
     take = broken.step
 
-    def stop(batch: TrainingBatch) -> dict[str, float]:
+    def stop(batch: TrainingBatch) -> list[dict[str, float]]:
         if broken._progress.step == 13:
             raise KeyboardInterrupt
         return take(batch)

@@ -13,8 +13,9 @@ from stages.config import DetectorConfig
 from stages.detectors import Detector
 from stages.training.checkpoint import build_detector
 from stages.training.distillation import Distillation, build_losses, loss_factor
-from stages.training.loader import EpochBatches, TrainingBatch, TrainingImages, loader
+from stages.training.loader import TrainingBatch, TrainingImages, loader
 from stages.training.loop import Task, Trainer
+from stages.training.streams import EpochBatches
 from stages.training.teacher import Teacher
 
 PAIRS = [
@@ -91,7 +92,7 @@ def test_a_training_broken_off_ends_with_the_same_weights(dataset: Dataset, name
     whole, broken = trainer("whole").run().state_dict(), trainer("broken")
     take = broken.step
 
-    def stop_at_the_third(batch: TrainingBatch) -> dict[str, float]:
+    def stop_at_the_third(batch: TrainingBatch) -> list[dict[str, float]]:
         if broken._progress.step == 3:
             raise InterruptedError
         return take(batch)

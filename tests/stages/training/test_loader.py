@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import tiny
 
-from stages.training.loader import EpochBatches, TrainingImages, loader
+from stages.training.loader import TrainingImages, loader
+from stages.training.streams import EpochBatches
 
 
 class Interrupts(TrainingImages):

@@ -17,8 +17,9 @@ from torch import Tensor
 from deploy.prediction import image_files, masks, preprocess
 from deploy.prediction.predictor import SessionPredictor
 from deploy.runtimes import ort
-from stages.artifacts import Dataset
+from stages.artifacts import TABLES, Dataset
 from stages.config import DataConfig, ExportConfig
+from stages.datasets.tables import table
 from stages.detectors import Detector, Target
 from stages.exports.to_onnx import write_onnx
 from stages.measurement.torch_accuracy import TorchSession, evaluate, graph_options
@@ -178,12 +179,11 @@ def test_tighten_leaves_out_what_was_cut_away() -> None:
 
 def test_an_object_without_a_mask_has_its_box_and_an_image_without_objects_none(tmp_path: Path) -> None:
     dataset = discs(tmp_path)
-    path = dataset.annotations("train")
-    coco = json.loads(path.read_text())
+    coco = json.loads(dataset.annotations("train").read_text())
     coco["annotations"] = [row for row in coco["annotations"] if row["image_id"] != 1]
     for row in coco["annotations"]:
         del row["segmentation"]
-    path.write_text(json.dumps(coco))
+    table.write(dataset.root / TABLES / "train", coco, {1: 0})
     images = TrainingImages(dataset, tiny.schedule(augment=[]), 0, masks=True)
     assert the_masks(images[(0, 0)][1]).shape == (0, 96, 128)
     target = images[(0, 1)][1]

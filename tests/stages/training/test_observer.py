@@ -114,7 +114,7 @@ class TestNothingElseChanges:
         modes: list[bool] = []
         take = training.step
 
-        def step(batch: TrainingBatch) -> dict[str, float]:
+        def step(batch: TrainingBatch) -> list[dict[str, float]]:
             modes.append(all(module.training for module in training._task.modules()))
             return take(batch)
 
@@ -132,7 +132,7 @@ class TestWhatIsSeen:
         kept: dict[int, Any] = {}
         take = training.step
 
-        def step(batch: TrainingBatch) -> dict[str, float]:
+        def step(batch: TrainingBatch) -> list[dict[str, float]]:
             losses = take(batch)
             assert training._ema is not None
             kept[training._progress.step] = copy.deepcopy(training._ema.module)

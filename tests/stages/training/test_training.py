@@ -31,9 +31,10 @@ from stages.training import saved_state
 from stages.training.augment import Sample, mosaic, transforms
 from stages.training.checkpoint import build_detector
 from stages.training.distillation import Distillation, build_losses, gradient_norms, loss_factor, shares
-from stages.training.loader import EpochBatches, TrainingBatch, TrainingImages
+from stages.training.loader import TrainingBatch, TrainingImages
 from stages.training.loop import Task, Trainer
-from stages.training.schedule import learning_rate
+from stages.training.optimizer import learning_rate
+from stages.training.streams import EpochBatches
 from stages.training.teacher import Teacher
 
 
@@ -102,7 +103,7 @@ def assert_resumes(made: Callable[[Path], tuple[Trainer, Detector]], tmp_path: P
     broken, _ = made(tmp_path / "broken")
     take = broken.step
 
-    def stop_at_step(batch: TrainingBatch) -> dict[str, float]:
+    def stop_at_step(batch: TrainingBatch) -> list[dict[str, float]]:
         if broken._progress.step == step:
             raise Interruption
         return take(batch)

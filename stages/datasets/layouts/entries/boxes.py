@@ -67,6 +67,8 @@ def read_mask(value: Any) -> tuple[Any, bool]:
     """Polygons as flat lists of numbers, a run-length code as it is; and whether they were written in a different form."""
     if not isinstance(value, list) or not value:
         return value, False
+    if all(isinstance(one, list) and {*map(type, one)} <= {int, float} for one in value) and not _is_points(value):
+        return value, False  # not a copy, which would take half as much memory again
     polygons = value if all(isinstance(one, list) for one in value) and not _is_points(value) else [value]
     flat = [_flat(polygon) for polygon in polygons]
     if any(polygon is None for polygon in flat):

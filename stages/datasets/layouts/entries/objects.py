@@ -46,11 +46,12 @@ def read(document: Entries, pictures: Pictures, classes: Classes, notes: Notes, 
         if isinstance(row.get("image_id"), str) and pictures.ids.find(row["image_id"]) is None:
             notes.add(BY_NAME, split, f"annotation {number} in {path.name} has image_id {row['image_id']!r}")
         known = {"id": number, "image_id": image, "category_id": _category(path, number, row, classes, notes, split)}
-        same = str((image, known["category_id"], row.get("bbox"), row.get("segmentation")))
-        if image in doubled and same in seen:
-            notes.add(AGAIN, split, f"annotation {number} in {path.name}")
-            continue
-        seen |= {same} if image in doubled else set()
+        if image in doubled:
+            same = str((image, known["category_id"], row.get("bbox"), row.get("segmentation")))
+            if same in seen:
+                notes.add(AGAIN, split, f"annotation {number} in {path.name}")
+                continue
+            seen.add(same)
         kept = _placed(path, row | known | {"iscrowd": _crowd(path, number, row, notes, split)}, notes, split)
         rows += [] if kept is None else [kept]
     if document.annotations and all(pictures.find(row.get("image_id")) is None for row in document.annotations):

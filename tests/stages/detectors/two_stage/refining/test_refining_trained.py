@@ -37,7 +37,7 @@ def train(name: str, dataset: Dataset, folder: Path, stop_at: int | None = None,
     trainer = Trainer(task, dataset, tiny.schedule(**schedule), seed=0, device="cpu", folder=folder, label=name)
     take = trainer.step
 
-    def step(batch: TrainingBatch) -> dict[str, float]:
+    def step(batch: TrainingBatch) -> list[dict[str, float]]:
         if trainer._progress.step == stop_at:
             raise Stopped
         return take(batch)

@@ -1,0 +1,63 @@
+"""A function on many items with all cores, results in the order of the items."""
+
+import gc
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import TypeVar
+
+from deploy import machine
+from deploy.errors import ArtifactError
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+FEW = 200
+"""With fewer items, threads are faster than starting processes."""
+CHUNK = 32
+"""Items that a process receives together."""
+_WATCH_S = 1.0
+
+
+def mapped(function: Callable[[T], R], items: Sequence[T]) -> Generator[R, None, None]:
+    """`function(item)` for each item: one process per core, or threads for few items and on systems that cannot fork.
+
+    Processes are forked, so `function` and the items may be anything that can be pickled, and must use no thread of this process.
+
+    Raises:
+        ArtifactError: a process was killed.
+    """
+    cores = machine.num_cores()
+    if cores < 2 or len(items) < FEW or not hasattr(os, "fork"):
+        with ThreadPoolExecutor(cores) as threads:
+            yield from threads.map(function, items)
+        return
+    context = multiprocessing.get_context("fork")
+    gc.freeze()  # so that collecting garbage in the processes does not copy this one's memory
+    try:
+        with ProcessPoolExecutor(cores, context, _begin, (os.getpid(),)) as processes:
+            try:
+                yield from processes.map(function, items, chunksize=CHUNK)
+            finally:
+                processes.shutdown(wait=True, cancel_futures=True)
+    except BrokenProcessPool as error:
+        raise ArtifactError("a process that reads files was killed (is memory full?); close other programs, then run again") from error
+    finally:
+        gc.unfreeze()
+
+
+def _begin(parent: int) -> None:
+    """In a new process: leave Ctrl-C to the parent, and end when the parent was killed, which would otherwise leave it waiting forever."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(_WATCH_S)
+    os._exit(1)
