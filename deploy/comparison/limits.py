@@ -8,7 +8,7 @@ from deploy.comparison.interval import Effect
 
 _NUMBER = r"-?\d+(?:\.\d+)?(?:e[+-]?\d+)?"
 _BOUNDS = re.compile(rf"(?:>= (?P<low>{_NUMBER}))?(?: and )?(?:<= (?P<high>{_NUMBER}))?")
-_CHANGE = re.compile(rf"(?:rises|falls) <= (?P<limit>{_NUMBER})(?P<share>%?) from \w+")
+_CHANGE = re.compile(rf"(?:rises|falls) <= (?P<limit>{_NUMBER})(?P<share>%?) from \w+(?: at equal (?:cost|steps))?")
 _ROUNDED = 1e-11
 """Words have twelve digits."""
 

@@ -153,6 +153,7 @@ class TestLimits:
             (">= -1 and <= 2", 0.0, None, True),
             (limits.of_number(1 / 3, None), 1 / 3, None, True),
             ("falls <= 0.01 from baseline", 0.5, (0.0, -0.1, 0.01), True),
+            ("falls <= 0.01 from baseline at equal cost", 0.5, (0.0, -0.1, 0.01), True),
             ("falls <= 0.01 from baseline", 0.5, (0.0, -0.1, 0.02), None),
             ("rises <= 5% from float", 0.5, (0.06, 0.051, 0.07), False),
             ("rises <= 5% from float", 0.5, (0.02, 0.01, 0.05), True),
