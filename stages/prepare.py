@@ -8,7 +8,7 @@ from typing import Any
 from deploy import plugins
 from deploy.contract import ModelContract, Preprocessing
 from deploy.errors import DataError
-from stages.artifacts import Dataset
+from stages.artifacts import FIELDS, Dataset
 from stages.config import DataConfig
 from stages.datasets import Source
 from stages.datasets.cleaning import bundle_classes, clean, images, limits, pixels, rules
@@ -16,6 +16,9 @@ from stages.datasets.splits.arrange import arrange
 from stages.facts import DatasetFacts, Split, write_facts
 from stages.notes import Note, Notes
 from stages.stage import stage
+
+COCO_KEYS = frozenset({"id", "file_name", "width", "height"})
+LONGEST_FIELD = 100
 
 
 def identity(config: DataConfig, *others: object) -> dict[str, Any]:
@@ -81,6 +84,7 @@ def _collect(
         raise DataError(refused)
     (out / "annotations").mkdir(parents=True, exist_ok=True)
     splits = {split: _write(out, split, sources[split], coco) for split, (coco, _) in cleaned.items()}
+    _keep_fields(out, sources)
     contract = ModelContract(preprocessing=config.preprocessing, classes=tuple(names.values()), category_ids=tuple(names))
     every = tuple(note for _, notes in cleaned.values() for note in notes)
     write_facts(out, DatasetFacts(contract=contract, splits=splits, notes=every))
@@ -110,6 +114,20 @@ def _check_enough(split: str, coco: Mapping[str, Any], notes: Sequence[Note], *,
         raise DataError(f"{split}: no usable image{why}")
     if learns and split == "train" and not any(not row["iscrowd"] for row in coco["annotations"]):
         raise DataError(f"train: no usable box to learn from{why}")
+
+
+def _keep_fields(out: Path, sources: Mapping[str, Source]) -> None:
+    """Write what the annotations say of images in addition to COCO's keys, by which robustness may group them."""
+    (out / FIELDS).mkdir()
+    for split, source in sources.items():
+        rows = {row["id"]: _fields(row) for row in source.coco["images"]}
+        (out / FIELDS / f"{split}.json").write_text(json.dumps({number: row for number, row in rows.items() if row}), encoding="utf-8")
+
+
+def _fields(row: Mapping[str, Any]) -> dict[str, str]:
+    """The short values, as text."""
+    own = {key: value for key, value in row.items() if key not in COCO_KEYS and isinstance(value, str | int | float)}
+    return {key: str(value) for key, value in own.items() if 0 < len(str(value)) <= LONGEST_FIELD}
 
 
 def _write(out: Path, split: str, source: Source, coco: Mapping[str, Any]) -> Split:

@@ -105,10 +105,14 @@ class Distillation(Task):
         self._teacher = teacher
 
     def prepare(self, batch: TrainingBatch, step: int) -> Lesson | None:
-        """The teacher's lesson on the student's own view; None if there are no losses."""
+        """The teacher's lesson on the student's view, or on the clean form of it; None if there are no losses."""
         if not self.losses:
             return None
-        return Lesson(self._teacher(batch.images), self._factor(step), bool(self._every) and step % self._every == 0)
+        return Lesson(
+            self._teacher(batch.images if batch.clean is None else batch.clean),
+            self._factor(step),
+            bool(self._every) and step % self._every == 0,
+        )
 
     def forward(self, batch: TrainingBatch, extra: Lesson | None) -> tuple[Tensor, dict[str, Tensor]]:
         """The task losses as the baseline sums them, plus each weighted term.

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,42 +21,62 @@ from deploy.prediction import image_files, preprocess
 from deploy.prediction.detections import by_image, corners
 from deploy.prediction.masks import decode, rectangle
 from stages.artifacts import Dataset
-from stages.config import TrainConfig
+from stages.config import StudentViewConfig, TrainConfig
 from stages.detectors import Target
 from stages.measurement.splits import labeled_split
 from stages.training.augment import Sample, magnification, mosaic, mosaic_chance, tighten, transforms
+from stages.training.degrade import degrade, views
 
 KEPT_BYTES = 2**28  # for decoded images
 
 
 @dataclass(frozen=True)
 class TrainingBatch:
-    """images [B, 3, H, W] as the deployed network receives them, and their objects in px of that input."""
+    """images [B, 3, H, W] as the deployed network receives them, and their objects in px of that input.
+
+    `clean` is the teacher's view of the same geometry if the student's is corrupted.
+    """
 
     images: Tensor
     targets: tuple[Target, ...]
+    clean: Tensor | None = None
 
     def to(self, device: torch.device) -> "TrainingBatch":
         """The batch on another device."""
         targets = tuple(
             Target(t.boxes.to(device), t.labels.to(device), None if t.masks is None else t.masks.to(device)) for t in self.targets
         )
-        return TrainingBatch(self.images.to(device, memory_format=torch.channels_last), targets)
+        images, clean = (None if one is None else one.to(device, memory_format=torch.channels_last) for one in (self.images, self.clean))
+        assert images is not None
+        return TrainingBatch(images, targets, clean)
 
     def split(self, parts: int) -> "list[TrainingBatch]":
         """This many parts, but no more than there are images, about equal in size."""
         images = self.images.chunk(parts)
+        clean = [None] * len(images) if self.clean is None else self.clean.chunk(parts)
         ends = [0, *accumulate(len(part) for part in images)]
-        return [TrainingBatch(part, self.targets[start:end]) for part, (start, end) in zip(images, pairwise(ends), strict=True)]
+        pieces = zip(images, pairwise(ends), clean, strict=True)
+        return [TrainingBatch(part, self.targets[start:end], other) for part, (start, end), other in pieces]
+
+
+class TrainingSample(NamedTuple):
+    """A network's view [3, H, W] with its objects, and the clean view of a teacher whose student sees a corrupted one."""
+
+    image: Tensor
+    target: Target
+    clean: Tensor | None = None
 
 
 class TrainingImages(data.Dataset[tuple[Tensor, Target]]):
     """The train split; item (epoch, index) is a view that depends only on the seed, the epoch and the index.
 
-    With `masks` its target has masks; an object annotated without one has its box instead.
+    With `masks` its target has masks; an object annotated without one has its box instead. With `student_view` it is corrupted, and
+    the clean view comes with it.
     """
 
-    def __init__(self, dataset: Dataset, config: TrainConfig, seed: int, *, masks: bool = False) -> None:
+    def __init__(
+        self, dataset: Dataset, config: TrainConfig, seed: int, *, masks: bool = False, student_view: StudentViewConfig | None = None
+    ) -> None:
         facts = dataset.facts
         self._preprocessing = facts.contract.preprocessing
         split = labeled_split(dataset, "train")
@@ -69,6 +89,7 @@ class TrainingImages(data.Dataset[tuple[Tensor, Target]]):
         outlines = ([one.get("segmentation") or rectangle(one["bbox"]) for one in rows] for rows in objects)
         self._masks: list[list[Any]] | None = list(outlines) if masks else None
         self._transforms = transforms(config.augment, self._preprocessing.pad_value)
+        self._every_view, self._student_view = views(config.augment, student_view)
         self._mosaic = mosaic_chance(config.augment)
         self._room = magnification(config.augment)
         self._kept: dict[int, tuple[NDArray[np.uint8], tuple[int, int]]] = {}
@@ -79,17 +100,29 @@ class TrainingImages(data.Dataset[tuple[Tensor, Target]]):
         return len(self._files)
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Target]:
+        sample = self.sample(key)
+        return sample.image, sample.target
+
+    def sample(self, key: tuple[int, int]) -> TrainingSample:
+        """The same item, with the clean view if there is a student's view."""
         epoch, index = key
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(hash((self._seed, epoch, index)) % 2**63)  # not other devices': only this one is forked
             image, objects = self._view(index)
         pixels = np.ascontiguousarray(image.numpy().transpose(1, 2, 0))
+        if self._every_view is not None:
+            pixels = degrade(pixels, self._every_view, hash((self._seed, epoch, index, 1)) % 2**63)
         tensor, placement = preprocess.apply(pixels, self._preprocessing)
+        clean = None
+        if self._student_view is not None:
+            clean = torch.from_numpy(tensor)
+            pixels = degrade(pixels, self._student_view, hash((self._seed, epoch, index, 2)) % 2**63)
+            tensor, _ = preprocess.apply(pixels, self._preprocessing)
         boxes = torch.from_numpy(placement.place(objects["boxes"].numpy()).astype(np.float32))
         if self._masks is None:
-            return torch.from_numpy(tensor), Target(boxes, objects["labels"])
+            return TrainingSample(torch.from_numpy(tensor), Target(boxes, objects["labels"]), clean)
         masks = torch.from_numpy(preprocess.fit_masks(objects["masks"].numpy(), placement, self._preprocessing))
-        return torch.from_numpy(tensor), tighten(Target(boxes, objects["labels"], masks))
+        return TrainingSample(torch.from_numpy(tensor), tighten(Target(boxes, objects["labels"], masks)), clean)
 
     def _view(self, index: int) -> Sample:
         sample = self._read(index)
@@ -156,7 +189,7 @@ class EpochBatches(data.Sampler[list[tuple[int, int]]]):
             yield [(self.epoch, index) for index in batch[self._rank :: self._num_processes]]
 
 
-class _Readable(data.Dataset[tuple[Tensor, Target] | DataError]):
+class _Readable(data.Dataset[TrainingSample | DataError]):
     """The same images, with an error in place of an unusable one.
 
     If it were raised in a loader process, torch would raise a different error whose message is a traceback.
@@ -165,23 +198,24 @@ class _Readable(data.Dataset[tuple[Tensor, Target] | DataError]):
     def __init__(self, images: TrainingImages) -> None:
         self._images = images
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Target] | DataError:
+    def __getitem__(self, key: tuple[int, int]) -> TrainingSample | DataError:
         try:
-            return self._images[key]
+            return self._images.sample(key)
         except DataError as error:
             return error
 
 
-def collate(samples: list[tuple[Tensor, Target] | DataError]) -> TrainingBatch | DataError:
+def collate(samples: list[TrainingSample | DataError]) -> TrainingBatch | DataError:
     """Stack the images of one batch; if one of them is unusable, the first error."""
     read = [sample for sample in samples if not isinstance(sample, DataError)]
     if len(read) < len(samples):
         return next(sample for sample in samples if isinstance(sample, DataError))
-    images, targets = zip(*read, strict=True)
-    return TrainingBatch(torch.stack(images), targets)
+    clean = [one.clean for one in read if one.clean is not None]
+    images, targets = torch.stack([one.image for one in read]), tuple(one.target for one in read)
+    return TrainingBatch(images, targets, torch.stack(clean) if clean else None)
 
 
-class Loader(data.DataLoader[tuple[Tensor, Target] | DataError]):
+class Loader(data.DataLoader[TrainingSample | DataError]):
     """A loader whose processes do not hear Ctrl-C, which their terminal sends to all: they end with the training."""
 
     def __iter__(self) -> Any:

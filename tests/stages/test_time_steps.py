@@ -103,7 +103,7 @@ def alternate(machine: TimedMachine, plain_s: float, distilled_s: float) -> timi
     steps = {"plain": machine.step(plain_s), "distilled": machine.step(distilled_s)}
     batch: Any = None
     taken = timing._alternate(steps, [batch], timing.Stopwatch(torch.device("cpu")))
-    return timing._measured(taken, timing.Taken(0.0, 0.0), 0, "cpu")
+    return timing._measured(taken, dict.fromkeys(timing.KINDS, timing.Taken(0.0, 0.0)), 0, "cpu")
 
 
 def test_the_ratio_holds_on_a_machine_that_is_busy_by_the_second(monkeypatch: pytest.MonkeyPatch) -> None:
