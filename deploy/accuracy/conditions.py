@@ -27,10 +27,21 @@ CorruptionName = Literal[
 ]
 
 CORRUPTIONS: tuple[CorruptionName, ...] = (
-    *("gaussian_noise", "shot_noise", "impulse_noise"),
-    *("defocus_blur", "glass_blur", "motion_blur", "zoom_blur"),
-    *("snow", "frost", "fog", "brightness"),
-    *("contrast", "elastic_transform", "pixelate", "jpeg_compression"),
+    "gaussian_noise",
+    "shot_noise",
+    "impulse_noise",
+    "defocus_blur",
+    "glass_blur",
+    "motion_blur",
+    "zoom_blur",
+    "snow",
+    "frost",
+    "fog",
+    "brightness",
+    "contrast",
+    "elastic_transform",
+    "pixelate",
+    "jpeg_compression",
 )
 """The benchmark's fifteen, in its order: noise, blur, weather, digital. Michaelis et al., "Benchmarking Robustness in Object Detection",
 2019, https://arxiv.org/abs/1907.07484, after Hendrycks and Dietterich, ICLR 2019."""

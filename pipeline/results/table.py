@@ -121,7 +121,8 @@ def robustness_table(found: Mapping[str, Any]) -> str:
     rows = [[robustness.TITLES.get(name, name), *(number(found["engines"][name]["values"].get(one)) for one in metrics)] for name in names]
     if not rows:
         return "! robustness was not measured: no engine runs on this machine"
-    return "\n".join([grid(["robustness", *metrics], rows), *robustness.lead_lines(found), *robustness.about(found)])
+    notes = map(plain, (*robustness.lead_lines(found), *robustness.about(found)))
+    return "\n".join([grid(["robustness", *metrics], rows), *notes])
 
 
 def _gates(gates: Sequence[Mapping[str, Any]]) -> list[str]:

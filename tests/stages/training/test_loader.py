@@ -12,7 +12,7 @@ from stages.training.loader import EpochBatches, TrainingImages, loader
 class Interrupts(TrainingImages):
     """Tells in place of its images whether Ctrl-C waits in the process that reads them."""
 
-    def __getitem__(self, key: tuple[int, int]) -> bool:  # type: ignore[override]
+    def sample(self, key: tuple[int, int]) -> bool:  # type: ignore[override]
         return signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
