@@ -118,10 +118,11 @@ def _check_enough(split: str, coco: Mapping[str, Any], notes: Sequence[Note], *,
 
 def _keep_fields(out: Path, sources: Mapping[str, Source]) -> None:
     """Write what the annotations say of images in addition to COCO's keys, by which robustness may group them."""
-    (out / FIELDS).mkdir()
     for split, source in sources.items():
         rows = {row["id"]: _fields(row) for row in source.coco["images"]}
-        (out / FIELDS / f"{split}.json").write_text(json.dumps({number: row for number, row in rows.items() if row}), encoding="utf-8")
+        if known := {number: row for number, row in rows.items() if row}:
+            (out / FIELDS).mkdir(exist_ok=True)
+            (out / FIELDS / f"{split}.json").write_text(json.dumps(known), encoding="utf-8")
 
 
 def _fields(row: Mapping[str, Any]) -> dict[str, str]:
