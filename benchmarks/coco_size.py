@@ -146,8 +146,8 @@ def first_batch(root: Path, runs: Path, side: int) -> Found:
     """A training's images, from the prepared data to the first batch of 16 of two loader processes."""
     from stages.artifacts import Dataset
     from stages.config import TrainConfig
-    from stages.training.loader import TrainingImages, loader
-    from stages.training.streams import EpochBatches
+    from stages.training.batches.loader import TrainingImages, loader
+    from stages.training.batches.streams import EpochBatches
 
     (prepared,) = (runs / ".store").glob("prepare-*")
     config = TrainConfig(batch_size=16)

@@ -37,9 +37,9 @@ from stages.losses import Loss, NetworkSide
 from stages.losses.attention import Attention
 from stages.losses.features.non_local_block import NonLocalBlock, relation_matrix
 from stages.losses.non_local import NonLocal
+from stages.training.batches.loader import TrainingBatch
 from stages.training.checkpoint import build_detector
 from stages.training.distillation import Distillation, build_losses, loss_factor, side_of
-from stages.training.loader import TrainingBatch
 from stages.training.loop import Task
 from stages.training.optimizer import optimizer_for
 from stages.training.teacher import Teacher

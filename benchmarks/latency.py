@@ -26,7 +26,8 @@ from deploy.contract import Ratio
 from deploy.latency.measure import LatencyProtocol, measure_together
 from deploy.prediction.predictor import SessionPredictor
 from pipeline.config import PipelineConfig, load
-from pipeline.flow import compress, reference
+from pipeline.config.derived import reference
+from pipeline.flow import compress
 from pipeline.store.store import Store
 from stages.artifacts import Engine
 from stages.export import export

@@ -31,6 +31,8 @@ FLOW = {  # stage: column and row, artifact, stages that it is fed by
     "optimize": (4, 0, "Engine", ("export",)),
     "validate": (5, 0, "Report", ("optimize",)),
     "measure": (5, 1, "Measurement", ("optimize",)),
+    "stress": (5, 2, "Stress", ("optimize",)),
+    "assess": (6, 1, "Robustness", ("stress", "validate")),
     "parity": (6, 2, "Parity", ("validate",)),
     "gate": (6, 0, "Verdicts", ("validate", "measure")),
     "package": (7, 0, "Package", ("gate",)),
@@ -60,9 +62,7 @@ def architecture() -> str:
         *_text(134, height - 21, "a registry: one file per plugin, shared parts in its folders", "soft"),
     ]
     legend += _text(500, height - 21, "Upper rooms import lower ones; rooms side by side do not import one another.", "soft")
-    label = (
-        "The thirteen stages with their artifacts; the rooms of pipeline, stages and deploy, which import one another from left to right"
-    )
+    label = "The fifteen stages with their artifacts; the rooms of pipeline, stages and deploy, which import one another from left to right"
     return "\n".join([*_open(height, label, STYLE), f"<defs>{HEAD}</defs>", *top, *rooms, *legend, "</svg>\n"])
 
 

@@ -221,7 +221,7 @@ def kind_of(schema: Mapping[str, Any]) -> str:
     if schema.get("type") == "array":
         return f"{len(schema['prefixItems'])} numbers" if "prefixItems" in schema else f"list of {kind_of(schema['items'])}"
     if "patternProperties" in schema:
-        return "mapping of text to text"
+        return f"mapping of text to {kind_of(next(iter(schema['patternProperties'].values())))}"
     names = {"integer": "integer", "number": "number", "string": "text", "boolean": "true or false", "null": "null", None: "section"}
     least, above, most, below, step = (
         schema.get(key) for key in ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum", "multipleOf")

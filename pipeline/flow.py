@@ -2,32 +2,43 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from deploy.bundles.manifest import Plan
+from deploy.comparison import metrics
 from pipeline.config import FLOAT, REFERENCES, PipelineConfig
+from pipeline.config.derived import EQUAL_COST, RIVALS, plan_of, reference
 from pipeline.store.store import StageRecord, Store
-from stages import STAGES
-from stages.artifacts import Checkpoint, Dataset, Engine, Gains, Measurement, OnnxModel, Package, Parity, Report, StepTimes, Verdicts
+from stages.artifacts import (
+    Checkpoint,
+    Dataset,
+    Engine,
+    Gains,
+    Measurement,
+    OnnxModel,
+    Package,
+    Parity,
+    Report,
+    Robustness,
+    StepTimes,
+    Verdicts,
+)
+from stages.assess import assess
 from stages.compare import compare
 from stages.config import TargetConfig, stretched
 from stages.distill import distill
 from stages.export import export
 from stages.gate import gate
 from stages.measure import measure
+from stages.measurement.robust import AT, Elsewhere, refuse
 from stages.notes import note_lines
 from stages.optimize import judging, optimize
 from stages.package import package
 from stages.parity import parity
 from stages.prepare import prepare
+from stages.stress import stress
 from stages.time_steps import step_options, time_steps
 from stages.train import train_baseline, train_teacher
 from stages.validate import validate
-
-RIVALS = (*REFERENCES, FLOAT)
-"""The engines that gates may compare targets with."""
-
-EQUAL_COST = "equal_cost"
-"""The label of the baseline that is trained for as long as the student."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +95,8 @@ class RunResult:
 
     `gains` compares the student with the baselines. `measurement` has the latencies of all engines. `references` are the reports of the
     teacher and of the stronger baseline as ONNX Runtime fp32 engines, under "teacher" and "baseline".
-    `stages` has one record per stage instance, in the order of the flow.
+    `stages` has one record per stage instance, in the order of the flow. `robust`: what
+    was measured elsewhere and its figures; null if the run was not asked for it.
     """
 
     config: PipelineConfig
@@ -98,6 +110,7 @@ class RunResult:
     references: Mapping[str, Report]
     measurement: Measurement
     stages: tuple[StageRecord, ...]
+    robust: tuple[Elsewhere, Robustness] | None = None
 
     @property
     def networks(self) -> dict[str, Checkpoint]:
@@ -109,15 +122,21 @@ class RunResult:
         """The three networks that are compared picture by picture and class by class; the baseline is the stronger one."""
         return {"teacher": self.teacher, "baseline": self.baselines.stronger[1], "student": self.student}
 
+    @property
+    def robustness(self) -> Robustness | None:
+        """The figures of robustness, if the run was asked for them."""
+        return None if self.robust is None else self.robust[1]
+
 
 @dataclass(frozen=True)
 class _Measured:
-    """An engine, the graph it was built from, its accuracy, and the latencies of all engines."""
+    """An engine, the graph it was built from, its accuracy, and the latencies and robustness of all engines."""
 
     model: OnnxModel
     engine: Engine
     report: Report
     measurement: Measurement
+    robust: tuple[Elsewhere, Robustness] | None
 
 
 def compress(config: PipelineConfig, store: Store) -> RunResult:
@@ -150,7 +169,8 @@ def compress(config: PipelineConfig, store: Store) -> RunResult:
     )
     references = {name: measured[name].report for name in REFERENCES}
     timed = measured[FLOAT].measurement
-    return RunResult(config, dataset, teacher, baselines, student, gains, model, targets, references, timed, tuple(store.records))
+    robust = measured[FLOAT].robust
+    return RunResult(config, dataset, teacher, baselines, student, gains, model, targets, references, timed, tuple(store.records), robust)
 
 
 def _baselines(config: PipelineConfig, store: Store, dataset: Dataset) -> Baselines:
@@ -193,6 +213,8 @@ def prepared(config: PipelineConfig, store: Store) -> Dataset:
     dataset = store.run(prepare, config.data)
     if not store.mode.dry:
         announce(dataset, store)
+    if store.has(dataset):
+        refuse(config.robustness, config.validation.split, dataset)
     return dataset
 
 
@@ -210,7 +232,23 @@ def _measure(
     engines = {target.name: store.at(target.name).run(optimize, target, model, dataset, *judging(target, how)) for target, model in builds}
     reports = {name: store.at(name).run(validate, how, engine, dataset) for name, engine in engines.items()}
     measurement = store.run(measure, how.latency, how.split, engines, dataset)
-    return {target.name: _Measured(model, engines[target.name], reports[target.name], measurement) for target, model in builds}
+    robust = _robust(config, store, dataset, engines, reports)
+    return {target.name: _Measured(model, engines[target.name], reports[target.name], measurement, robust) for target, model in builds}
+
+
+def _robust(
+    config: PipelineConfig, store: Store, dataset: Dataset, engines: Mapping[str, Engine], reports: Mapping[str, Report]
+) -> tuple[Elsewhere, Robustness] | None:
+    """Judge all engines on other splits and on corrupted images, if asked for."""
+    asked, how = config.robustness, config.validation
+    every = dict(reports)
+    for split in asked.splits:
+        there = how.model_copy(update={"split": split})
+        every |= {f"{name}{AT}{split}": store.at(f"{name}{AT}{split}").run(validate, there, one, dataset) for name, one in engines.items()}
+    sweep = None if asked.corruptions is None else store.run(stress, asked.swept, how.split, how.latency.threads, engines, dataset)
+    if not asked.is_asked:
+        return None
+    return Elsewhere(asked, how.split, dataset, every, sweep), store.run(assess, asked, how.split, dataset, every, sweep)
 
 
 def _compare(
@@ -242,32 +280,14 @@ def _judge(
     reports = {rival: made.report for rival, made in rivals.items()}
     own_files = own.engine, own.model, own.report, own.measurement
     title = baseline if "baseline" in rivals else "baseline"
-    return store.at(name).run(gate, gates, config.validation, dataset, *own_files, named, engines, models, reports, title)
+    more: tuple[Any, ...] = ()
+    if own.robust is not None and any(metrics.is_robust(one.metric) for one in gates):
+        more = config.robustness, own.robust[0].reports, own.robust[0].sweep, own.robust[1]
+    return store.at(name).run(gate, gates, config.validation, dataset, *own_files, named, engines, models, reports, title, *more)
 
 
 def _pack(config: PipelineConfig, store: Store, own: _Measured, verdicts: Verdicts, gains: Gains, name: str) -> Package:
     measured = own.engine, own.model, own.report, own.measurement
-    return store.at(name).run(package, config.package, plan_of(config), *measured, verdicts, gains)
-
-
-def instances(config: PipelineConfig) -> list[str]:
-    """Every stage that runs more than once, with its label: "optimize:cpu-int8"."""
-    targets = [target.name for target in config.targets]
-    longer = () if config.baseline.equal == "steps" else (EQUAL_COST,)
-    labels = {"train_baseline": longer, "export": REFERENCES, "optimize": (*targets, *RIVALS), "validate": (*targets, *RIVALS)}
-    labels |= dict.fromkeys(("parity", "gate", "package"), tuple(targets))
-    return [f"{stage}:{label}" for stage in STAGES for label in labels.get(stage, ())]
-
-
-def plan_of(config: PipelineConfig) -> Plan:
-    """The plan that each bundle contains, with which any of the targets can be built and judged on a different machine."""
-    return Plan(
-        targets=tuple(target.model_dump(mode="json") for target in config.targets),
-        gates=tuple(gate.model_dump(mode="json") for gate in config.gates),
-        validation=config.validation.model_dump(mode="json"),
+    return store.at(name).run(
+        package, config.package, plan_of(config), *measured, verdicts, gains, None if own.robust is None else own.robust[1]
     )
-
-
-def reference(name: str, **options: str) -> TargetConfig:
-    """The target with which the teacher, the baseline and the student's exported graph are measured: ONNX Runtime in fp32."""
-    return TargetConfig.model_validate({"name": name, "runtime": "ort", "precision": "fp32", **options})

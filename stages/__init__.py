@@ -2,6 +2,6 @@
 
 STAGES = (
     *("prepare", "train_teacher", "time_steps", "train_baseline", "distill", "compare"),
-    *("export", "optimize", "validate", "measure", "parity", "gate", "package"),
+    *("export", "optimize", "validate", "measure", "stress", "assess", "parity", "gate", "package"),
 )
 """The stages' names, in the order of the flow."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from deploy.accuracy.conditions import Condition
 from deploy.comparison.gain import DistillationGain
 from deploy.errors import ArtifactError, DataError
 from deploy.plugins import suggest
@@ -22,8 +23,10 @@ from stages.facts import (
     PackageFacts,
     ParityFacts,
     ReportFacts,
+    RobustnessFacts,
     Split,
     StepTimeFacts,
+    StressFacts,
     VerdictFacts,
     read_facts,
 )
@@ -31,14 +34,17 @@ from stages.facts import (
 WEIGHTS, LOSS_CURVES, ATTENTION = "weights.safetensors", "curves.csv", "attention.npz"
 """Files of a checkpoint: its weights, one row per epoch, the attention maps that the report shows."""
 
-TABLES = "tables"
-"""The folder of prepared data that has a table of each split."""
+TABLES, FIELDS = "tables", "fields"
+"""The folders of prepared data that have, of each split, a table and what its annotations say of images in addition to COCO's keys."""
 
 ONNX = "model.onnx"
 """The file of an exported graph."""
 
 DETECTIONS, PRECISION_RECALL = "detections.json", "curves.json"
 """Files of everything that was judged: its detections as COCO's results; of a report: precision at each recall."""
+
+WORST = "worst.json"
+"""The file of robustness with what each network finds in the images on which the student is worst, by split and network."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +98,11 @@ class Dataset(Artifact):
         if not self.split(split).num_images:
             raise DataError(f"the split '{split}' has no images")
         return table.read(self.root / TABLES / split)
+
+    def image_fields(self, split: str) -> dict[int, dict[str, str]]:
+        """What the data's own annotations say of each image in addition to COCO's keys, by its id."""
+        file = self.root / FIELDS / f"{split}.json"
+        return {int(number): fields for number, fields in read_json(file).items()} if file.exists() else {}
 
 
 @dataclass(frozen=True)
@@ -162,6 +173,31 @@ class Measurement(Artifact):
     def facts(self) -> MeasurementFacts:
         """Latencies and ratios."""
         return read_facts(self.root, MeasurementFacts)
+
+
+@dataclass(frozen=True)
+class Stress(Artifact):
+    """<engine>/<corruption>-<severity>.json: what each engine finds in the corrupted images, as COCO's results."""
+
+    @property
+    def facts(self) -> StressFacts:
+        """What was swept."""
+        return read_facts(self.root, StressFacts)
+
+    def detections(self, engine: str, condition: Condition) -> list[dict[str, Any]]:
+        """What an engine finds under a condition of the sweep."""
+        found: list[dict[str, Any]] = read_json(self.file(f"{engine}/{condition.corruption}-{condition.severity}.json"))
+        return found
+
+
+@dataclass(frozen=True)
+class Robustness(Artifact):
+    """Every engine's accuracy away from the judged split as it is."""
+
+    @property
+    def facts(self) -> RobustnessFacts:
+        """The figures, and the student's leads."""
+        return read_facts(self.root, RobustnessFacts)
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,8 @@ def distill(
     guide = Teacher(large, config.teacher_precision, compiled=config.compile_teacher)
     task = Distillation(detector, guide, losses, loss_factor(config, num_steps), config.shares_every, config.share)
     observer = Observer(detector, dataset, split, export)
-    trainer = Trainer(task, dataset, student.train, seed=seed, device=device, folder=out, label="distill", observer=observer)
+    view, schedule = config.student_view, student.train
+    trainer = Trainer(task, dataset, schedule, seed=seed, device=device, folder=out, label="distill", observer=observer, student_view=view)
     trained = trainer.run()
     if is_main_process():
         write_attention(out, large, trained, dataset, split)

@@ -5,9 +5,11 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError
 
+from deploy.accuracy.conditions import Corruptions
 from deploy.accuracy.drift import Drift
 from deploy.bundles.manifest import Verdict
 from deploy.comparison.learning_curve import LearningCurve
+from deploy.comparison.robustness import RobustnessFigures
 from deploy.contract import Accuracy, Cost, Frozen, GraphFacts, Latency, ModelContract, Ratio
 from deploy.engines.choice import Choice
 from deploy.engines.fallback import Fallback
@@ -162,6 +164,49 @@ class MeasurementFacts(Frozen):
         if self.measured is None or name not in self.measured.ratios:
             return {}
         return {other: ratios[name] for other, ratios in self.measured.ratios.items() if other != name}
+
+
+class StressFacts(Frozen):
+    """The corruptions that were made of `num_images` images of a split; `library` is what made them, with its versions.
+
+    `left_out` has the reasons for the engines that do not run on this machine.
+    """
+
+    split: str
+    mode: Corruptions
+    num_images: int
+    library: dict[str, str]
+    left_out: dict[str, str]
+
+
+class RobustLead(Frozen):
+    """The student's lead over the baseline in a metric, both as exported graphs in fp32; `low` and `high` are its 95% interval."""
+
+    metric: str
+    num_images: int
+    student: float | None
+    baseline: float | None
+    gain: float | None
+    low: float | None = None
+    high: float | None = None
+
+
+class WorstImage(Frozen):
+    """An image on which the student's mAP is low, with the mAP of each network on it alone."""
+
+    split: str
+    image_id: int
+    file_name: str
+    maps: dict[str, float | None]
+
+
+class RobustnessFacts(Frozen):
+    """The figures of every engine that runs on this machine, by its name; `split` is the judged one."""
+
+    split: str
+    engines: dict[str, RobustnessFigures]
+    leads: tuple[RobustLead, ...]
+    worst_images: tuple[WorstImage, ...]
 
 
 class ParityStep(Frozen):

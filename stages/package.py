@@ -11,7 +11,7 @@ from deploy.comparison import metrics
 from deploy.contract import GraphFacts
 from deploy.errors import plain
 from deploy.machine import packages, platform_name
-from stages.artifacts import ONNX, Artifact, Engine, Gains, Measurement, OnnxModel, Package, Report, Verdicts
+from stages.artifacts import ONNX, Artifact, Engine, Gains, Measurement, OnnxModel, Package, Report, Robustness, Verdicts
 from stages.config import PackageConfig
 from stages.facts import PackageFacts, write_facts
 from stages.stage import stage
@@ -20,7 +20,7 @@ CARD = "README.md"
 LABELS = "labels.txt"
 
 
-@stage(version=7)
+@stage(version=8)
 def package(
     out: Path,
     config: PackageConfig,
@@ -31,6 +31,7 @@ def package(
     measurement: Measurement,
     verdicts: Verdicts,
     gains: Gains | None = None,
+    robustness: Robustness | None = None,
 ) -> Package:
     """Copy engine and graph, write labels, manifest and model card; also if nothing was measured or no engine was built."""
     name = engine.facts.file
@@ -38,7 +39,7 @@ def package(
         shutil.copyfile(engine.file(name), out / name)
     shutil.copyfile(model.file(ONNX), out / ONNX)
     (out / LABELS).write_text("".join(f"{plain(label)}\n" for label in engine.facts.contract.classes), encoding="utf-8")
-    manifest = _manifest(config, plan, engine, model, report, measurement, verdicts, gains)
+    manifest = _manifest(config, plan, engine, model, report, measurement, verdicts, gains, robustness)
     (out / CARD).write_text(model_card(manifest), encoding="utf-8")
     files = [ONNX, LABELS, CARD, *([name] if name is not None else [])]
     bundle.write(out, manifest, files)
@@ -55,9 +56,10 @@ def _manifest(
     measurement: Measurement,
     verdicts: Verdicts,
     gains: Gains | None,
+    robustness: Robustness | None,
 ) -> Manifest:
-    graph, built, measured = model.facts, engine.facts, report.facts
-    timed = measurement.facts
+    graph, built, measured, timed = model.facts, engine.facts, report.facts, measurement.facts
+    names = _names(model, engine, report, measurement, verdicts, gains, robustness)
     return Manifest(
         name=f"{graph.network.detector}-{built.target}",
         target=built.target,
@@ -72,6 +74,7 @@ def _manifest(
         plan=plan,
         accuracy=measured.accuracy,
         gain=None if gains is None else gains.facts,
+        robustness=None if robustness is None else robustness.facts.engines.get(built.target),
         latency=timed.latency(built.target),
         speedups={name: ratio for name, ratio in timed.speedups(built.target).items() if name in metrics.SPEEDUPS.values()},
         data=measured.data,
@@ -85,20 +88,24 @@ def _manifest(
         machine=measured.machine,
         proof=built.proof,
         engine_proof=measured.proof,
-        provenance=Provenance(
-            edgedistill=packages.version(packages.DISTRIBUTION) or "unknown",
-            python=platform.python_version(),
-            platform=platform_name(),
-            packages=packages.installed(),
-            git_commit=packages.git_commit(Path.cwd()),
-            artifacts={"student": graph.network.checkpoint, **_names(model, engine, report, measurement, verdicts, gains)},
-        ),
+        provenance=_provenance({"student": graph.network.checkpoint, **names}),
         license=config.license,
         description=config.description,
     )
 
 
+def _provenance(artifacts: dict[str, str]) -> Provenance:
+    return Provenance(
+        edgedistill=packages.version(packages.DISTRIBUTION) or "unknown",
+        python=platform.python_version(),
+        platform=platform_name(),
+        packages=packages.installed(),
+        git_commit=packages.git_commit(Path.cwd()),
+        artifacts=artifacts,
+    )
+
+
 def _names(*inputs: Artifact | None) -> dict[str, str]:
     """The store's folders of those inputs that there are."""
-    kinds = ("onnx", "engine", "report", "measurement", "verdicts", "gains")
+    kinds = ("onnx", "engine", "report", "measurement", "verdicts", "gains", "robustness")
     return {kind: artifact.root.name for kind, artifact in zip(kinds, inputs, strict=True) if artifact is not None}

@@ -8,7 +8,7 @@ from typing import Any
 from deploy import plugins
 from deploy.contract import ModelContract, Preprocessing
 from deploy.errors import DataError
-from stages.artifacts import TABLES, Dataset
+from stages.artifacts import FIELDS, TABLES, Dataset
 from stages.config import DataConfig
 from stages.datasets import Source
 from stages.datasets.cleaning import bundle_classes, clean, images, limits, pixels, rules
@@ -17,6 +17,9 @@ from stages.datasets.tables import table
 from stages.facts import DatasetFacts, Split, write_facts
 from stages.notes import Note, Notes
 from stages.stage import stage
+
+COCO_KEYS = frozenset({"id", "file_name", "width", "height"})
+LONGEST_FIELD = 100
 
 
 def identity(config: DataConfig, *others: object) -> dict[str, Any]:
@@ -83,6 +86,7 @@ def _collect(
     (out / "annotations").mkdir(parents=True, exist_ok=True)
     labels = {category: label for label, category in enumerate(names)}
     splits = {split: _write(out, split, sources[split], coco, labels) for split, (coco, _) in cleaned.items()}
+    _keep_fields(out, sources)
     contract = ModelContract(preprocessing=config.preprocessing, classes=tuple(names.values()), category_ids=tuple(names))
     every = tuple(note for _, notes in cleaned.values() for note in notes)
     write_facts(out, DatasetFacts(contract=contract, splits=splits, notes=every))
@@ -123,6 +127,21 @@ def _json(coco: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[str]:
             yield f"{', ' if place else ''}{encode(row)}"
         yield "]"
     yield "}"
+
+
+def _keep_fields(out: Path, sources: Mapping[str, Source]) -> None:
+    """Write what the annotations say of images in addition to COCO's keys, by which robustness may group them."""
+    for split, source in sources.items():
+        rows = {row["id"]: _fields(row) for row in source.coco["images"]}
+        if known := {number: row for number, row in rows.items() if row}:
+            (out / FIELDS).mkdir(exist_ok=True)
+            (out / FIELDS / f"{split}.json").write_text(json.dumps(known), encoding="utf-8")
+
+
+def _fields(row: Mapping[str, Any]) -> dict[str, str]:
+    """The short values, as text."""
+    own = {key: value for key, value in row.items() if key not in COCO_KEYS and isinstance(value, str | int | float)}
+    return {key: str(value) for key, value in own.items() if 0 < len(str(value)) <= LONGEST_FIELD}
 
 
 def _write(out: Path, split: str, source: Source, coco: Mapping[str, Any], labels: Mapping[int, int]) -> Split:

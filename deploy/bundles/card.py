@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from deploy.bundles.manifest import Manifest
 from deploy.comparison.gain import DistillationGain, GainOver
 from deploy.comparison.learning_curve import still_rising
+from deploy.comparison.robustness import RobustnessFigures
 from deploy.contract import Accuracy, LastFifth, Latency, Percentiles
 from deploy.errors import in_cell
 
@@ -27,6 +28,7 @@ def model_card(manifest: Manifest) -> str:
         _usage(manifest),
         _gain(manifest.gain),
         _measured(manifest),
+        _robustness(manifest.robustness),
         _gates(manifest),
         _contract(manifest),
         _origin(manifest),
@@ -97,6 +99,28 @@ def _gain(gain: DistillationGain | None) -> str:
     why = "" if gain.left_out is None else f" There is no baseline at equal cost: {gain.left_out}."
     about = f"A baseline is the same network trained {words} without the teacher.{takes}{why}"
     return f"## Distillation\n\n{about} Measured in torch on {gain.num_images} images of split {gain.split}:\n\n{table}"
+
+
+def _robustness(found: RobustnessFigures | None) -> str:
+    """Accuracy on other splits, in groups and on corrupted images; nothing if it was not measured."""
+    if found is None:
+        return ""
+    rows = [(f"mAP, split {name}", str(one.num_images), _number(one.map)) for name, one in found.splits.items()]
+    for title, groups in found.groups.items():
+        few = {name: "" if one.counts else ", too few images" for name, one in groups.items()}
+        rows += [(f"mAP, {title}: {name}{few[name]}", str(one.num_images), _number(one.map)) for name, one in groups.items()]
+    if (sweep := found.sweep) is not None:
+        severities = "severity 3" if sweep.mode == "quick" else "severities 1 to 5"
+        count = str(sweep.num_images)
+        rows += [("mAP of the images of the sweep as they are", count, _number(sweep.clean))]
+        rows += [
+            (f"mPC, mean mAP over 15 corruptions at {severities}", count, _number(sweep.mpc)),
+            ("rPC, mPC / mAP", count, _number(sweep.rpc)),
+        ]
+        for name, row in sweep.maps.items():
+            values = [value for value in row.values() if value is not None]
+            rows.append((f"mAP, {name.replace('_', ' ')}", count, _number(sum(values) / len(values) if values else None)))
+    return "## Robustness\n\nMeasured with the engine itself:\n\n" + _table(("", "images", "0 to 1"), rows)
 
 
 def _ends(over: GainOver) -> str:

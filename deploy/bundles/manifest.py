@@ -7,6 +7,7 @@ from pydantic import Field, field_validator, model_validator
 from deploy.comparison.gain import DistillationGain
 from deploy.comparison.interval import Effect
 from deploy.comparison.metrics import FORMER_NAMES
+from deploy.comparison.robustness import RobustnessFigures
 from deploy.contract import Accuracy, Cost, Frozen, GraphFacts, Latency, ModelContract, Ratio
 from deploy.engines.choice import Choice
 from deploy.engines.fallback import Fallback
@@ -90,7 +91,8 @@ class Plan(Frozen):
 class Manifest(Frozen):
     """manifest.json. If the engine could not be built on the packaging machine, `engine` is null and `why` gives the reason.
 
-    `gain` is what distillation gained, measured in torch.
+    `gain` is what distillation gained, measured in torch. `robustness` is the engine's accuracy on other splits, in groups and on
+    corrupted images, if it was measured.
     `data` is the hash and the number of the images that accuracy was measured on; `cost` is the cost of the engine's graph, `lowest_ms`
     the least time its network could take at the machine's peak rates. `proof` is evidence of the precision from the engine's graph,
     `engine_proof` from the open engine. `speedups` is how many times as long teacher, baseline and float graph took. `fallback` is what
@@ -111,6 +113,7 @@ class Manifest(Frozen):
     plan: Plan
     accuracy: Accuracy | None
     gain: DistillationGain | None = None
+    robustness: RobustnessFigures | None = None
     latency: Latency | None
     speedups: dict[str, Ratio] = Field(default_factory=dict)
     data: tuple[Sha256, int] | None = None

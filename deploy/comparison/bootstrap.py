@@ -4,6 +4,7 @@ Efron & Tibshirani, "An Introduction to the Bootstrap", 1993; percentile interva
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,8 @@ from deploy.accuracy.matches import Matches
 from deploy.comparison.interval import ERROR_RATE, Effect
 
 Floats = NDArray[np.float64]
+Statistic = Callable[[Floats | None], float | None]
+"""A figure for any weights of the images [I], once each by default; None if it is undefined."""
 RESAMPLES = 500
 BLOCK_RESAMPLES = 2000
 
@@ -24,9 +27,24 @@ def drop(
     Two networks with the same detections have an interval of zero width. `error_rate` is the error rate on each side of the interval.
     """
     assert own.num_images == reference.num_images
+    now, before = (partial(side.mean_precision, thresholds=thresholds) for side in (own, reference))
+    return fall(now, before, own.num_images, relative=relative, error_rate=error_rate, seed=seed)
+
+
+def fall(
+    own: Statistic,
+    reference: Statistic,
+    num_images: int,
+    *,
+    relative: bool,
+    error_rate: float = ERROR_RATE,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> Effect | None:
+    """How much lower any figure of `own` is, with images drawn as for `drop`. None if either figure is undefined."""
 
     def change(weights: Floats | None) -> float | None:
-        before, after = (side.mean_precision(weights, thresholds) for side in (reference, own))
+        before, after = (side(weights) for side in (reference, own))
         if before is None or after is None or (relative and before == 0):
             return None
         return (before - after) / (before if relative else 1.0)
@@ -35,11 +53,11 @@ def drop(
     if point is None:
         return None
     generator = np.random.default_rng(seed)
-    even = np.full(own.num_images, 1 / own.num_images)
-    drawn = (change(generator.multinomial(own.num_images, even).astype(np.float64)) for _ in range(RESAMPLES))
+    even = np.full(num_images, 1 / num_images)
+    drawn = (change(generator.multinomial(num_images, even).astype(np.float64)) for _ in range(resamples))
     values = np.array([value for value in drawn if value is not None])
     low, high = np.quantile(values, (error_rate, 1 - error_rate)).tolist()
-    return Effect(change=point, low=min(low, point), high=max(high, point), num=own.num_images)
+    return Effect(change=point, low=min(low, point), high=max(high, point), num=num_images)
 
 
 def blocks(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from deploy.accuracy.judge import LabeledSplit
 from deploy.accuracy.matches import Matches, match
 from deploy.comparison import metrics
-from deploy.comparison.bootstrap import drop
+from deploy.comparison.bootstrap import RESAMPLES, drop, fall
 from deploy.comparison.interleaved import DEFAULT, InterleavedProtocol, take_turns
 from deploy.comparison.interval import Effect
 from deploy.comparison.side import Side
@@ -22,6 +22,9 @@ _THRESHOLDS = {"map_50": slice(0, 1), "map_75": slice(5, 6)}
 
 MIN_IMAGES = 20
 """Resampling fewer images does not show how much they vary."""
+
+SWEEP_RESAMPLES = 200
+"""Each recomputes mAP for every corruption and severity of two engines."""
 
 
 class Incomparable(Exception):
@@ -76,6 +79,8 @@ class Comparison:
             return self._latency(*part, -limit if falls else limit, relative=relative)
         if metric in metrics.EXACT:
             return self._exact(metric, relative=relative)
+        if metrics.is_robust(metric):
+            return self._robust(metric, relative=relative)
         return self._accuracy(metric, relative=relative)
 
     def _exact(self, metric: str, *, relative: bool) -> Change:
@@ -104,12 +109,25 @@ class Comparison:
     def _accuracy(self, metric: str, *, relative: bool) -> Change:
         own, reference = self._matched(metric)
         thresholds = _THRESHOLDS.get(metric.removeprefix("mask_"), slice(None))
-        fall = drop(own, reference, thresholds, relative=relative)
+        lower = drop(own, reference, thresholds, relative=relative)
         before, after = reference.mean_precision(None, thresholds), own.mean_precision(None, thresholds)
-        if fall is None or before is None or after is None:
+        if lower is None or before is None or after is None:
             raise Incomparable(f"{metric} is undefined on this data")
-        lacking = None if fall.num >= MIN_IMAGES else f"{fall.num} images are too few to tell; at least {MIN_IMAGES} are needed"
-        return Change(fall.reversed(), after, before, f"{fall.num} images", too_few=lacking)
+        return Change(lower.reversed(), after, before, f"{lower.num} images", too_few=_too_few(lower.num))
+
+    def _robust(self, metric: str, *, relative: bool) -> Change:
+        lacking = next((side for side in (self.own, self.reference) if side.statistic is None), None)
+        if lacking is not None or self.own.statistic is None or self.reference.statistic is None:
+            raise Incomparable(f"{metric} of {'the other engine' if lacking is None else lacking.name} was not measured")
+        (own, num_images), (reference, other) = self.own.statistic(metric), self.reference.statistic(metric)
+        if num_images != other:
+            raise Incomparable(f"{metric}: {num_images} images here, {other} of {self.reference.name}")
+        resamples = SWEEP_RESAMPLES if metric in {metrics.MPC, metrics.RPC} else RESAMPLES
+        lower = fall(own, reference, num_images, relative=relative, resamples=resamples)
+        before, after = reference(None), own(None)
+        if lower is None or before is None or after is None:
+            raise Incomparable(f"{metric} is undefined on this data")
+        return Change(lower.reversed(), after, before, f"{num_images} images", too_few=_too_few(num_images))
 
     def _matched(self, metric: str) -> tuple[Matches, Matches]:
         if self.split is None:
@@ -132,3 +150,7 @@ class Comparison:
             truth = self.split.truth
             self._matches[key] = match(truth, self._found[0], **chosen), match(truth, self._found[1], **chosen)
         return self._matches[key]
+
+
+def _too_few(num_images: int) -> str | None:
+    return None if num_images >= MIN_IMAGES else f"{num_images} images are too few to tell; at least {MIN_IMAGES} are needed"

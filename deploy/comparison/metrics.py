@@ -21,12 +21,15 @@ FROM = {**GAINS, **MASK_GAINS, "teacher_drop_map": "teacher", "student_drop_map"
 SPEEDUPS = {"speedup_over_teacher": "teacher", "speedup_over_baseline": "baseline", "speedup_over_float": "float"}
 """The engine that each speedup compares with: how many times as long that one takes."""
 OF_CLASS = "map/"
-NAMES = (*_ACCURACY, *_MASKS, *FROM, *_LATENCIES, *SPEEDUPS, "images_per_s", "bytes", *_NETWORK, *_COST)
+ON_SPLIT, WORST_GROUP, MPC, RPC = "map@", "map_worst_group", "mpc", "rpc"
+ROBUST = (WORST_GROUP, MPC, RPC)
+"""What the section `robustness` measures, in addition to `map@<split>`."""
+NAMES = (*_ACCURACY, *_MASKS, *FROM, *_LATENCIES, *SPEEDUPS, "images_per_s", "bytes", *_NETWORK, *_COST, *ROBUST)
 MATCHED = ("map", "map_50", "map_75", "map_small", "map_medium", "map_large", *_MASKS)
 """Metrics that can be recomputed for any selection of the images."""
 EXACT = ("bytes", *_NETWORK, *_COST)
 """Metrics that are counted, not measured."""
-COMPARED = (*MATCHED, f"{OF_CLASS}<class>", *_LATENCIES, *EXACT)
+COMPARED = (*MATCHED, f"{OF_CLASS}<class>", f"{ON_SPLIT}<split>", *ROBUST, *_LATENCIES, *EXACT)
 FORMER_NAMES = {"undistilled": "baseline", "torch_drop_map": "student_drop_map"}
 """Networks and metrics that earlier versions called differently. Their bundles and histories are read under the present names;
 configurations must use the present ones."""
@@ -36,7 +39,8 @@ configurations must use the present ones."""
 class Figures:
     """Every known figure of one engine.
 
-    `maps` and `mask_maps` hold the mAP of teacher, baselines and student; `speedups` how many times as long other engines take.
+    `maps` and `mask_maps` hold the mAP of teacher, baselines and student; `speedups` how many times as long other engines take;
+    `robust` the values of robustness by the metrics' names.
     """
 
     accuracy: Accuracy | None = None
@@ -47,19 +51,20 @@ class Figures:
     maps: Mapping[str, float | None] = field(default_factory=dict)
     speedups: Mapping[str, Ratio] = field(default_factory=dict)
     mask_maps: Mapping[str, float | None] = field(default_factory=dict)
+    robust: Mapping[str, float | None] = field(default_factory=dict)
 
 
 def check(name: str) -> str:
-    """The name itself; "map/<class>" is accepted for any class.
+    """The name itself; "map/<class>" is accepted for any class, "map@<split>" for any split.
 
     Raises:
         ValueError: unknown metric; the message lists the known ones.
     """
     if FORMER_NAMES.get(name) in NAMES:
         raise ValueError(f"metric '{name}' is now called {FORMER_NAMES[name]}")
-    if name not in NAMES and not name.startswith(OF_CLASS):
+    if name not in NAMES and not name.startswith((OF_CLASS, ON_SPLIT)):
         words = f"latency_<{'|'.join(_PARTS)}>_<{'|'.join(_PERCENTILES)}>_ms"
-        allowed = ", ".join([*(one for one in NAMES if one not in _LATENCIES), f"{OF_CLASS}<class>", words])
+        allowed = ", ".join([*(one for one in NAMES if one not in _LATENCIES), f"{OF_CLASS}<class>", f"{ON_SPLIT}<split>", words])
         raise ValueError(f"no metric '{name}'{plugins.suggest(name, NAMES)}; choose from {allowed}")
     return name
 
@@ -69,9 +74,14 @@ def is_accuracy(name: str) -> bool:
     return name in _ACCURACY or name in _MASKS or name in FROM or name.startswith(OF_CLASS)
 
 
+def is_robust(name: str) -> bool:
+    """Whether the section `robustness` measures the metric."""
+    return name in ROBUST or name.startswith(ON_SPLIT)
+
+
 def can_be_compared(name: str) -> bool:
     """Whether a change of the metric can be judged; true for unknown names, which `check` refuses."""
-    return name in COMPARED or name.startswith(OF_CLASS) or name not in NAMES
+    return name in COMPARED or name.startswith((OF_CLASS, ON_SPLIT)) or name not in NAMES
 
 
 def latency_part(name: str) -> tuple[str, float] | None:
@@ -93,9 +103,9 @@ def value(name: str, figures: Figures) -> float | None:
         return _of_accuracy(name, figures)
     if name in EXACT:
         return _counted(name, figures)
-    if name in SPEEDUPS:
-        found = figures.speedups.get(SPEEDUPS[name])
-        return None if found is None else found.ratio
+    if is_robust(name) or name in SPEEDUPS:
+        ratio = figures.speedups.get(SPEEDUPS.get(name, ""))
+        return figures.robust.get(name) if ratio is None else ratio.ratio
     if figures.latency is None:
         return None
     if name == "images_per_s":

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from deploy.bundles.bundle import Bundle
 from deploy.bundles.manifest import MANIFEST, Manifest, Plan
+from deploy.comparison import metrics
 from deploy.errors import EXIT_INCOMPARABLE, ArtifactError, ConfigError, Interrupted, RuntimeUnavailable
 from deploy.machine import files
 from deploy.plugins import suggest
@@ -130,7 +131,10 @@ def _alone(gates: tuple[GateConfig, ...]) -> tuple[GateConfig, ...]:
     left = {one: other.replace("_", " ") for one, other in others.items() if other is not None}
     for one, other in left.items():
         say(f"gate {one.name or one.metric} compares with {other}, which no bundle contains: it is not judged here", sys.stderr)
-    return tuple(one for one in gates if one not in left)
+    elsewhere = [one for one in gates if metrics.is_robust(one.metric) and one not in left]
+    for one in elsewhere:
+        say(f"gate {one.name or one.metric} is on {one.metric}, which only a pipeline measures: it is not judged here", sys.stderr)
+    return tuple(one for one in gates if one not in left and one not in elsewhere)
 
 
 def again(given: Bundle, scratch: Path, *, dataset: Dataset | None) -> Bundle:

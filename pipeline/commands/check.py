@@ -5,19 +5,21 @@ import importlib.metadata
 import importlib.util
 import platform
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from deploy import machine, plugins
+from deploy.accuracy import corruptions
 from deploy.contract import ModelContract
 from deploy.errors import ArtifactError, ConfigError, DataError, EdgedistillError, plain
 from deploy.machine import known_files, packages
 from deploy.machine.packages import DISTRIBUTION
 from pipeline.answer import Answer
 from pipeline.config import PipelineConfig, load, weight_files
+from stages.config import RobustnessConfig
 from stages.datasets.cleaning.findings import Finding, examine
 from stages.prepare import find
 
@@ -38,6 +40,7 @@ def check(args: argparse.Namespace) -> Answer:
         "weights": [],
         "data": [],
     }
+    found["opencv"] = opencvs()
     lines = _environment_lines(found)
     code = ConfigError.exit_code if clashes else 0
     if Path(args.config).exists() or args.config != "pipeline.yaml" or args.settings:
@@ -64,6 +67,11 @@ def name_clashes() -> dict[str, list[str]]:
     owners = importlib.metadata.packages_distributions()
     found = {name: sorted({owner for owner in owners.get(name, []) if owner.lower() != DISTRIBUTION}) for name in IMPORT_NAMES}
     return {name: others for name, others in found.items() if others}
+
+
+def opencvs() -> list[str]:
+    """The installed distributions of OpenCV; of several, each overwrote files of the others."""
+    return sorted({owner for owner in importlib.metadata.packages_distributions().get("cv2", ()) if owner})
 
 
 def runtimes() -> dict[str, str | None]:
@@ -115,9 +123,20 @@ def data_findings(config: PipelineConfig, runs: Path = Path("runs")) -> list[Fin
     with known_files.kept_in(runs / ".store" / ".files.json"), tempfile.TemporaryDirectory(prefix="edgedistill-") as folder:
         try:
             sources = find(Path(folder), config.data)
-            return examine(sources, config.data.preprocessing, strict=config.data.strict, max_doubtful=config.data.max_doubtful)
+            strict, most = config.data.strict, config.data.max_doubtful
+            found = examine(sources, config.data.preprocessing, strict=strict, max_doubtful=most)
+            return [*found, *_robustness_findings(config.robustness, sources)]
         except DataError as error:
             return [Finding("error", "", str(error))]
+
+
+def _robustness_findings(asked: RobustnessConfig, there: Iterable[str]) -> list[Finding]:
+    """What the section robustness asks for and is not there, as far as that is known before the data is prepared."""
+    names = sorted(there)
+    lacking = [name for name in asked.splits if name not in names]
+    found = [f"robustness.splits: no split '{name}'{plugins.suggest(name, names)}: the data has {', '.join(names)}" for name in lacking]
+    missing = None if asked.corruptions is None else corruptions.why_not()
+    return [Finding("error", "", line) for line in [*found, *([f"robustness.corruptions: {missing}"] if missing else [])]]
 
 
 def _environment_lines(found: Mapping[str, Any]) -> list[str]:
@@ -129,8 +148,15 @@ def _environment_lines(found: Mapping[str, Any]) -> list[str]:
         f"installed: {', '.join(installed)}",
         f"not installed: {', '.join(missing) or 'none'}",
         *(f"runtime {name}: {why or 'ready'}" for name, why in found["runtimes"].items()),
+        *([_opencv_line(found["opencv"])] if len(found["opencv"]) > 1 else []),
         *(_clash_line(name, " ".join(owners)) for name, owners in found["clashes"].items()),
     ]
+
+
+def _opencv_line(several: list[str]) -> str:
+    kept = next((name for name in several if "headless" in name), several[0])
+    mend = f"pip uninstall {' '.join(several)} && pip install {kept}"
+    return f"warning: {' and '.join(several)} are all OpenCV and overwrite one another's files; keep one: {mend}"
 
 
 def _clash_line(name: str, others: str) -> str:

@@ -27,6 +27,7 @@ from pipeline.results.verdicts import annotate, text, write
 from stages.artifacts import DETECTIONS, Dataset, read_json
 from stages.config import GateConfig, ValidationConfig
 from stages.config.data import MAX_DOUBTFUL
+from stages.measurement.robust import Elsewhere, robust_side
 from stages.measurement.splits import labeled_split
 from stages.measurement.verdicts import Judge, exit_code
 
@@ -107,7 +108,9 @@ def gate_run(config: PipelineConfig, runs: Path, options: GateOptions) -> GateRe
                 detections=partial(read_json, target.report.root / DETECTIONS),
                 name=target.config.name,
             )
-            verdicts += _judge(own, wanted, references, result.dataset, config.validation)
+            elsewhere = None if result.robust is None else result.robust[0]
+            own = robust_side(own, own.name, elsewhere, result.robustness)
+            verdicts += _judge(own, wanted, references, result.dataset, config.validation, elsewhere)
     required = [target.config.name for target in result.targets if target.config.required]
     unmeasured = [target.config.name for target in result.targets if target.report.facts.why is not None]
     code = exit_code(verdicts, config.gates, required=required, unmeasured=unmeasured)
@@ -190,11 +193,19 @@ class _References:
 
 
 def _judge(
-    own: Side, gates: Sequence[GateConfig], references: _References, dataset: Dataset | None, validation: ValidationConfig
+    own: Side,
+    gates: Sequence[GateConfig],
+    references: _References,
+    dataset: Dataset | None,
+    validation: ValidationConfig,
+    elsewhere: Elsewhere | None = None,
 ) -> Iterable[Verdict]:
     found = references.of(own.name)
     labeled = labeled_split(dataset, validation.split) if dataset is not None else None
     other = found if isinstance(found, str) else replace(_side(found, validation, labeled), name="the reference")
+    if elsewhere is not None and not isinstance(other, str):
+        findings = elsewhere.findings_by(other.open, other.contract, f"gate {own.name}")
+        other = replace(other, statistic=findings.statistic)
     judge = Judge(own, {"reference": other}, dataset, validation)
     return [judge.verdict(one) for one in gates]
 

@@ -13,7 +13,8 @@ from deploy.plugins import suggest
 from pipeline.answer import Answer, say, silent
 from pipeline.commands.check import before_trainings
 from pipeline.config import PipelineConfig, load
-from pipeline.flow import RunResult, compress, instances
+from pipeline.config.derived import instances
+from pipeline.flow import RunResult, compress
 from pipeline.init.own_figure import fill_in, reached
 from pipeline.outputs import publish
 from pipeline.results.summary import stage_figures
@@ -91,6 +92,11 @@ def open_store(config: PipelineConfig, runs: Path, mode: Mode, log: Callable[[st
             raise ConfigError(f"no stage '{stage}'{suggest(stage, allowed)}; choose from {', '.join(STAGES)}")
         if stage == "time_steps" and config.baseline.equal == "steps":
             raise ConfigError("stage 'time_steps' runs only for a baseline at equal cost; set baseline.equal to cost or both")
+        asked = {"stress": config.robustness.corruptions is not None, "assess": config.robustness.is_asked}
+        if stage is not None and not asked.get(stage, True):
+            raise ConfigError(
+                f"stage '{stage}' runs only if it is asked for; set robustness.{'corruptions' if stage == 'stress' else 'splits'}"
+            )
     store = Store(runs, config.name, mode, say=log, before=before_trainings(config))
     if store.rank > 0:
         until = LAST_DISTRIBUTED if mode.until is None else min(mode.until, LAST_DISTRIBUTED, key=STAGES.index)

@@ -24,6 +24,7 @@ from stages.config import (
     GateConfig,
     LossConfig,
     PackageConfig,
+    RobustnessConfig,
     StudentConfig,
     TargetConfig,
     TeacherConfig,
@@ -82,6 +83,7 @@ class PipelineConfig(Frozen):
     export: ExportConfig = ExportConfig()
     targets: tuple[TargetConfig, ...] = Field(min_length=1)
     validation: ValidationConfig = ValidationConfig()
+    robustness: RobustnessConfig = RobustnessConfig()
     gates: tuple[GateConfig, ...] = ()
     package: PackageConfig = PackageConfig()
     serve: ServeConfig = ServeConfig()
@@ -106,6 +108,13 @@ class PipelineConfig(Frozen):
         if validation.split == "train":
             raise ValueError("the networks are trained on split train; choose a different split, such as val")
         return validation
+
+    @model_validator(mode="after")
+    def _other_splits_are_others(self) -> "PipelineConfig":
+        if self.validation.split in self.robustness.splits:
+            index = self.robustness.splits.index(self.validation.split)
+            raise Misfit(("robustness", "splits", index), f"{self.validation.split} is validated on already; leave it out here")
+        return self
 
     @model_validator(mode="after")
     def _something_is_left_to_train_on(self) -> "PipelineConfig":
@@ -136,6 +145,8 @@ class PipelineConfig(Frozen):
                 raise Misfit(("gates", index, "metric"), str(error)) from error
             if (lacking := _LACKING.get((gate.metric, self.baseline.equal))) is not None:
                 raise Misfit(("gates", index, "metric"), f"{gate.metric} needs a baseline at equal {lacking}; set baseline.equal to both")
+            if (problem := self.robustness.why_not_measured(gate.metric)) is not None:
+                raise Misfit(("gates", index, "metric"), problem)
             if gate.target is not None and gate.target not in targets:
                 problem = f"no target '{gate.target}'{suggest(gate.target, targets)}; choose from {', '.join(targets)}"
                 raise Misfit(("gates", index, "target"), problem)

@@ -56,7 +56,7 @@ class Speed:
 
 
 def _workers() -> int:
-    """Processes that read images while a CPU trains: see stages.training.loader.default_workers."""
+    """Processes that read images while a CPU trains: see stages.training.batches.loader.default_workers."""
     return min(4, machine.num_cores() - 1)
 
 

@@ -16,6 +16,7 @@ from pipeline.report import boxes, pictures, plots, words
 from pipeline.report.data_notes import noted_kinds
 from pipeline.report.engines import engine_plots
 from pipeline.report.learning_plots import learning
+from pipeline.report.robustness import robustness
 from pipeline.results.gain_lines import gain_of, legend, warnings
 from pipeline.results.summary import difference, summarize
 from pipeline.results.table import trained_networks
@@ -96,6 +97,7 @@ def content(run: RunResult) -> dict[str, Any]:
         "classes": most_changed(classes),
         "num_classes": len(classes),
         "noted": noted_kinds(run.dataset),
+        "robust": robustness(run, summary),
         **_pictures(run),
         **_cost(run),
         "facts": _facts(run),

@@ -59,7 +59,7 @@ def photos(dataset: Dataset, split: str, networks: Mapping[str, Checkpoint], ids
     found = {series: objects_of(_detections(checkpoint), ids) for series, checkpoint in networks.items()}
     masks = any(checkpoint.facts.contract.mask_frame is not None for checkpoint in networks.values())
     shown = []
-    for row, pixels in _readable(labeled, ids, dataset.facts.contract.preprocessing):
+    for row, pixels in readable(labeled, ids, dataset.facts.contract.preprocessing):
         own = truth.get(row["id"], [])
         views = [
             truth_view(own, names),
@@ -83,7 +83,7 @@ def gazes(dataset: Dataset, split: str, student: Checkpoint, ids: Sequence[int])
     arrays = _attention(student)
     rows = {number: position for position, number in enumerate(arrays["image_ids"].tolist())}
     shown = []
-    for row, pixels in _readable(labeled_split(dataset, split), [i for i in ids if i in rows], dataset.facts.contract.preprocessing):
+    for row, pixels in readable(labeled_split(dataset, split), [i for i in ids if i in rows], dataset.facts.contract.preprocessing):
         teacher, student_map = (over_image(arrays[name][rows[row["id"]]], pixels, dataset) for name in ("teacher", "student"))
         small = _fitted(pixels, HEAT_PX)
         shown.append(
@@ -125,7 +125,7 @@ def jpeg(image: Image.Image) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def _readable(split: LabeledSplit, ids: Sequence[int], preprocessing: Preprocessing) -> list[tuple[dict[str, Any], NDArray[np.uint8]]]:
+def readable(split: LabeledSplit, ids: Sequence[int], preprocessing: Preprocessing) -> list[tuple[dict[str, Any], NDArray[np.uint8]]]:
     """The rows and pixels of the images that can still be read."""
     images = {row["id"]: (row, file) for row, file in zip(split.truth["images"], split.images, strict=True)}
     found = []

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,17 @@ def add(result: RunResult, folder: Path, exit_code: int) -> None:
             target.engine, target.report, (result.measurement, target.config.name), result.onnx, result.config.validation, reached
         )
         classes = [metrics.OF_CLASS + name for name in side.contract.classes]
-        known = {name: judged_number(side.figures, name)[0] for name in (*metrics.NAMES, *classes)} if side.why is None else {}
+        if result.robustness is not None and target.config.name in result.robustness.facts.engines:
+            robust = result.robustness.facts.engines[target.config.name].values()
+            side = replace(side, figures=replace(side.figures, robust=robust))
+        known = (
+            {
+                name: judged_number(side.figures, name)[0]
+                for name in {**dict.fromkeys(metrics.NAMES), **dict.fromkeys(classes), **side.figures.robust}
+            }
+            if side.why is None
+            else {}
+        )
         figures[target.config.name] = {name: value for name, value in known.items() if value is not None}
     row = {"commit": git_commit(Path.cwd()), "exit_code": exit_code, "targets": figures}
     path = folder / FILE

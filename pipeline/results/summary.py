@@ -53,6 +53,7 @@ def summarize(result: RunResult) -> dict[str, Any]:
         },
         "references": {name: target_figures(report, result.measurement, name) for name, report in result.references.items()},
         "measurement": measurement_figures(result.measurement),
+        "robustness": robustness_figures(result),
         "gates": [gate_figures(verdict) for verdict in verdicts],
         "stages": [stage_figures(record) for record in result.stages],
     }
@@ -112,6 +113,21 @@ def measurement_figures(measurement: Measurement) -> dict[str, Any] | None:
     if found is None:
         return None
     return {**found.model_dump(include={"rounds", "seconds", "settled", "drift", "load"}), "warning": found.warning()}
+
+
+def robustness_figures(result: RunResult) -> dict[str, Any] | None:
+    """Every engine's accuracy on other splits, in groups and on corrupted images, and the student's leads; null if not asked for.
+
+    `float` is the student's graph as exported. `values` are the figures that gates can limit.
+    """
+    if result.robustness is None:
+        return None
+    facts = result.robustness.facts
+    figures = facts.model_dump(mode="json")
+    for name, one in facts.engines.items():
+        worst = one.worst
+        figures["engines"][name] |= {"values": one.values(), "worst_group": None if worst is None else worst[0]}
+    return figures
 
 
 def engine_figures(engine: Engine) -> dict[str, Any]:

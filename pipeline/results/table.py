@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from deploy.errors import plain
+from pipeline.results import robustness
 from pipeline.results.gain_lines import figures_lines, gain_of, legend, unfinished_baseline, warnings
 from pipeline.results.learning import rising_lines
 from stages.notes import reminder
@@ -14,11 +15,12 @@ CHOICE_LEGEND = "x chosen: times as long as the chosen engine takes, 95% interva
 
 
 def render(summary: Mapping[str, Any]) -> str:
-    """The networks, the targets, the choices and the gates, one table each; then a line on the data if not all was used as it is."""
+    """The networks, the targets, the choices, robustness and the gates, one table each; then a line on the data if it was changed."""
     line = reminder(summary["data"]["notes"])
     networks = "\n".join([*_networks(summary), *(f"! {line}" for line in rising_lines(summary))])
     choices = [choice_table(name, target["choice"]) for name, target in summary["targets"].items() if target["choice"] is not None]
-    tables = [networks, _targets(summary["targets"], summary["measurement"]), *choices, *_gates(summary["gates"])]
+    robust = [] if summary["robustness"] is None else [robustness_table(summary["robustness"])]
+    tables = [networks, _targets(summary["targets"], summary["measurement"]), *choices, *robust, *_gates(summary["gates"])]
     return "\n\n".join([*tables, *([line] if line else [])])
 
 
@@ -110,6 +112,17 @@ def _targets(targets: Mapping[str, Any], measurement: Mapping[str, Any] | None) 
         notes += [f"! latency: {measurement['warning']}"] if measurement["warning"] else []
     header = ["target", "runtime", "precision", *shown, "x teacher", "p50 ms", "p99 ms", "size"]
     return "\n".join([grid(header, rows), *notes])
+
+
+def robustness_table(found: Mapping[str, Any]) -> str:
+    """Each engine's accuracy on other splits, in its worst group and on corrupted images; below, the student's leads."""
+    metrics = robustness.columns(found)
+    names = robustness.ordered(found["engines"])
+    rows = [[robustness.TITLES.get(name, name), *(number(found["engines"][name]["values"].get(one)) for one in metrics)] for name in names]
+    if not rows:
+        return "! robustness was not measured: no engine runs on this machine"
+    notes = map(plain, (*robustness.lead_lines(found), *robustness.about(found)))
+    return "\n".join([grid(["robustness", *metrics], rows), *notes])
 
 
 def _gates(gates: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -19,6 +19,7 @@ from stages.config import (
     ExportConfig,
     LatencyConfig,
     PackageConfig,
+    RobustnessConfig,
     StudentConfig,
     TargetConfig,
     TeacherConfig,
@@ -38,6 +39,7 @@ SECTIONS: Mapping[type[BaseModel], str] = {
     ValidationConfig: "validation",
     LatencyConfig: "latency",
     PackageConfig: "package",
+    RobustnessConfig: "robustness",
     DetectorConfig: "detector",
 }
 """What configurations are called in keys and in reasons, as in pipeline.yaml. A different name here runs every stage again."""

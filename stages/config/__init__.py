@@ -4,14 +4,17 @@ Nothing here imports torch: a file is checked in milliseconds, also on a machine
 """
 
 from stages.config.baseline import BaselineConfig, stretched
+from stages.config.corruption import StudentViewConfig
 from stages.config.data import DataConfig
 from stages.config.distillation import DistillConfig, LossConfig
 from stages.config.gates import SHARE, GateConfig, Tolerance, Versus
 from stages.config.plugin import DetectorConfig, Fraction, Plugin, Positive
+from stages.config.robustness import GroupingConfig, RobustnessConfig
 from stages.config.targets import ExportConfig, LatencyConfig, PackageConfig, TargetConfig, ValidationConfig
 from stages.config.training import (
     Augmentation,
     Color,
+    Corrupt,
     Crop,
     Flip,
     Mosaic,
@@ -26,6 +29,7 @@ __all__ = [
     "Augmentation",
     "BaselineConfig",
     "Color",
+    "Corrupt",
     "Crop",
     "DataConfig",
     "DetectorConfig",
@@ -34,14 +38,17 @@ __all__ = [
     "Flip",
     "Fraction",
     "GateConfig",
+    "GroupingConfig",
     "LatencyConfig",
     "LossConfig",
     "Mosaic",
     "PackageConfig",
     "Plugin",
     "Positive",
+    "RobustnessConfig",
     "Scale",
     "StudentConfig",
+    "StudentViewConfig",
     "TargetConfig",
     "TeacherConfig",
     "Tolerance",

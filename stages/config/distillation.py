@@ -7,6 +7,7 @@ from pydantic import Field, field_validator, model_validator
 
 from deploy import plugins
 from deploy.contract import Frozen
+from stages.config.corruption import StudentViewConfig
 from stages.config.plugin import Plugin
 
 Weight = Annotated[float, Field(ge=0)] | Literal["auto"]
@@ -58,6 +59,10 @@ class DistillConfig(Frozen):
     )
     shares_every: int = Field(
         default=100, ge=0, description="steps between samples of each term's share of the gradient at the student's features; 0: no samples"
+    )
+
+    student_view: StudentViewConfig = Field(
+        default=StudentViewConfig(), description="corruption of the student's view; the teacher sees the clean one"
     )
 
     @field_validator("losses")

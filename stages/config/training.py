@@ -5,9 +5,11 @@ Nothing here imports torch: a file is checked in milliseconds, also on a machine
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from deploy.accuracy.conditions import HELD_OUT, CorruptionName
 from deploy.contract import Frozen
+from stages.config.corruption import Severity, ordered
 from stages.config.plugin import DetectorConfig, Fraction, Positive
 
 
@@ -57,7 +59,20 @@ class Mosaic(Frozen):
     p: Fraction = 0.5
 
 
-Augmentation = Annotated[Flip | Scale | Crop | Color | Mosaic, Field(discriminator="name")]
+class Corrupt(Frozen):
+    """Corrupt the view, after all other augmentations, with probability p, by one of `kinds` at a severity drawn from [min, max]."""
+
+    name: Literal["corrupt"]
+    p: Fraction = 0.5
+    severity: tuple[Severity, Severity] = Field(default=(1, 3), description="least and greatest severity, 1 to 5")
+    kinds: tuple[CorruptionName, ...] = Field(
+        default=HELD_OUT, min_length=1, description="corruptions; by default those that `mpc` does not measure, so that it stays honest"
+    )
+
+    _ordered = field_validator("severity")(ordered)
+
+
+Augmentation = Annotated[Flip | Scale | Crop | Color | Mosaic | Corrupt, Field(discriminator="name")]
 
 
 class TrainConfig(Frozen):
@@ -86,6 +101,13 @@ class TrainConfig(Frozen):
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     augment: tuple[Augmentation, ...] = ()
     workers: int | None = Field(default=None, ge=0, description="number of loader processes; null: chosen for the machine")
+
+    @field_validator("augment")
+    @classmethod
+    def _one_corrupt(cls, augment: tuple[Augmentation, ...]) -> tuple[Augmentation, ...]:
+        if sum(isinstance(one, Corrupt) for one in augment) > 1:
+            raise ValueError("corrupt is listed more than once; list it once, with all kinds")
+        return augment
 
     def num_steps(self, num_images: int) -> int:
         """Steps of the whole training; an epoch's incomplete last batch is dropped."""

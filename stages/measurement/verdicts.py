@@ -140,6 +140,8 @@ def judged_number(figures: Figures, metric: str) -> tuple[float | None, str | No
             return None, f"{metric}: there is no {metrics.FROM[metric].replace('_', ' ')} network next to this engine"
         if metric in metrics.SPEEDUPS:
             return None, f"{metric}: no {metrics.SPEEDUPS[metric]} was measured together with this engine"
+        if metrics.is_robust(metric):
+            return None, f"{metric} was not measured, or is undefined on this data; see the section robustness"
         without_data = metrics.is_accuracy(metric) and figures.accuracy is None
         return None, f"{metric} was not measured, without data" if without_data else f"{metric} is undefined on this data"
     return found, None

@@ -20,7 +20,7 @@ from stages.losses import Loss, NetworkSide
 from stages.losses.features.attention_maps import spatial_attention, standardized
 from stages.processes import mean_over_processes
 from stages.training.balance import TASK, Balance
-from stages.training.loader import TrainingBatch
+from stages.training.batches.loader import TrainingBatch
 from stages.training.loop import Task
 from stages.training.teacher import Teacher
 
@@ -125,11 +125,12 @@ class Distillation(Task):
         self._teacher = teacher
 
     def prepare(self, batch: TrainingBatch, step: int) -> Lesson | None:
-        """The teacher's lesson on the student's own view; None if there are no losses."""
+        """The teacher's lesson on the student's view, or on the clean form of it; None if there are no losses."""
         if not self.losses:
             return None
         sampled = bool(self._every) and step % self._every == 0
-        return Lesson(self._teacher(batch.images), self._factor(step), sampled, self.balance.due(step))
+        images = batch.images if batch.clean is None else batch.clean
+        return Lesson(self._teacher(images), self._factor(step), sampled, self.balance.due(step))
 
     def forward(self, batch: TrainingBatch, extra: Lesson | None) -> tuple[Tensor, dict[str, Tensor]]:
         """The task losses as the baseline sums them, plus each weighted term.

@@ -20,16 +20,16 @@ from deploy.comparison.learning_curve import LearningCurve
 from deploy.errors import DataError
 from deploy.progress import Steps
 from stages.artifacts import LOSS_CURVES, Dataset
-from stages.config import TrainConfig
+from stages.config import StudentViewConfig, TrainConfig
 from stages.detectors import Detector
+from stages.training.batches.loader import TrainingBatch, TrainingImages, default_workers, loader
+from stages.training.batches.streams import EpochBatches
 from stages.training.device import accelerator_for, leave_cores
-from stages.training.loader import TrainingBatch, TrainingImages, default_workers, loader
 from stages.training.normalization import single_values_refused
 from stages.training.observer import Detections, Observer
 from stages.training.optimizer import learning_rate, optimizer_for
 from stages.training.saved_state import Progress, SavedState, Stateful
 from stages.training.step_log import StepLog
-from stages.training.streams import EpochBatches
 
 
 class Task(nn.Module):
@@ -68,13 +68,14 @@ class Trainer:
         folder: Path,
         label: str,
         observer: Observer | None = None,
+        student_view: StudentViewConfig | None = None,
     ) -> None:
         self._config = config
         self._seed = seed
         self._folder = folder
         self._label = label
         self._accelerator = accelerator_for(config, device, folder)
-        images = TrainingImages(dataset, config, seed, masks=task.detector.mask_frame is not None)
+        images = TrainingImages(dataset, config, seed, masks=task.detector.mask_frame is not None, student_view=student_view)
         processes = self._accelerator.num_processes
         self._batches = EpochBatches(len(images), config.batch_size, seed, self._accelerator.process_index, processes)
         workers = default_workers() if config.workers is None else config.workers

@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from deploy.comparison.bootstrap import blocks
 from deploy.contract import Ratio
 from stages.artifacts import Dataset
-from stages.config import DetectorConfig, DistillConfig, StudentConfig, TrainConfig
+from stages.config import DetectorConfig, DistillConfig, StudentConfig, StudentViewConfig, TrainConfig
 from stages.processes import mean_over_processes
+from stages.training.batches.loader import TrainingBatch, TrainingImages, collate, default_workers
+from stages.training.batches.streams import EpochBatches
 from stages.training.checkpoint import build_detector
 from stages.training.distillation import Distillation, build_losses, loss_factor
-from stages.training.loader import TrainingBatch, TrainingImages, collate, default_workers
 from stages.training.loop import Task, Trainer
-from stages.training.streams import EpochBatches
 from stages.training.teacher import Teacher
 
 Floats = NDArray[np.float64]
@@ -101,10 +101,13 @@ def measure_steps(
             masks = tasks["plain"].detector.mask_frame is not None
             watch = Stopwatch(trainers["plain"].device)
             batches, read = _batches(dataset, student.train, trainers["plain"], watch, masks=masks)
+            reads = {"plain": read, "distilled": read}
+            if not (view := config.student_view).is_clean:
+                reads["distilled"] = _batches(dataset, student.train, trainers["plain"], watch, masks=masks, student_view=view)[1]
             taken = _alternate({name: trainer.step for name, trainer in trainers.items()}, batches, watch)
     finally:
         torch.set_num_threads(threads)
-    return _measured(taken, read, _workers(student.train), str(watch.device))
+    return _measured(taken, reads, _workers(student.train), str(watch.device))
 
 
 def _tasks(config: DistillConfig, student: StudentConfig, teacher: DetectorConfig, num_classes: int) -> dict[str, Task]:
@@ -121,12 +124,20 @@ def _workers(train: TrainConfig) -> int:
     return default_workers() if train.workers is None else train.workers
 
 
-def _batches(dataset: Dataset, train: TrainConfig, trainer: Trainer, watch: Stopwatch, *, masks: bool) -> tuple[list[TrainingBatch], Taken]:
+def _batches(
+    dataset: Dataset,
+    train: TrainConfig,
+    trainer: Trainer,
+    watch: Stopwatch,
+    *,
+    masks: bool,
+    student_view: StudentViewConfig | None = None,
+) -> tuple[list[TrainingBatch], Taken]:
     """Some batches of this process, and the median time that reading one takes where training reads it.
 
     Loader processes keep no images, so they read a batch as for the first time; without them, images are read once and kept.
     """
-    images = TrainingImages(dataset, train, 0, masks=masks)
+    images = TrainingImages(dataset, train, 0, masks=masks, student_view=student_view)
     order = EpochBatches(len(images), train.batch_size, 0, *trainer.place)
     chosen, taken = list(islice(order, NUM_BATCHES)), list[Taken]()
     for _ in range(1 if _workers(train) else 2):
@@ -187,11 +198,11 @@ def _ratio(plain: Floats, distilled: Floats) -> Ratio:
     return Ratio(ratio=1 + found.change, low=1 + found.low, high=1 + found.high)
 
 
-def _measured(taken: Mapping[str, list[list[Taken]]], read: Taken, workers: int, device: str) -> MeasuredSteps:
-    times = [_times(taken[name]) for name in KINDS]
-    plain_s, distilled_s = (float(np.median(with_reading(one[..., 0], read.seconds, workers))) for one in times)
-    ratio = _ratio(*(with_reading(one[..., 1], read.own, workers) for one in times))
-    return MeasuredSteps(plain_s, distilled_s, ratio, len(times[0]), device)
+def _measured(taken: Mapping[str, list[list[Taken]]], reads: Mapping[str, Taken], workers: int, device: str) -> MeasuredSteps:
+    times = {name: _times(taken[name]) for name in KINDS}
+    plain_s, distilled_s = (float(np.median(with_reading(times[name][..., 0], reads[name].seconds, workers))) for name in KINDS)
+    ratio = _ratio(*(with_reading(times[name][..., 1], reads[name].own, workers) for name in KINDS))
+    return MeasuredSteps(plain_s, distilled_s, ratio, len(times["plain"]), device)
 
 
 def with_reading(steps: Floats, read_s: float, workers: int) -> Floats:

@@ -68,7 +68,7 @@ def test_every_stage_runs_once_and_then_never_again(run: Run) -> None:
     code, second = run("run")
     assert (code, ran(second)) == (0, [])
     assert [stage["instance"] for stage in second["stages"]] == ALL
-    assert list(dict.fromkeys(stage["name"] for stage in second["stages"])) == list(STAGES)
+    assert list(dict.fromkeys(stage["name"] for stage in second["stages"])) == [one for one in STAGES if one not in {"stress", "assess"}]
     assert [stage["seconds"] for stage in first["stages"]] == [stage["seconds"] for stage in second["stages"]]
 
 

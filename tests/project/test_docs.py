@@ -22,10 +22,12 @@ from deploy.serving.options import ServeConfig
 from pipeline import cli, config, flow
 from stages import STAGES
 from stages.config import BaselineConfig, DataConfig
+from stages.config.corruption import StudentViewConfig
 from stages.config.distillation import DistillConfig, LossConfig
 from stages.config.gates import GateConfig
+from stages.config.robustness import GroupingConfig, RobustnessConfig
 from stages.config.targets import ExportConfig, LatencyConfig, PackageConfig, TargetConfig, ValidationConfig
-from stages.config.training import Color, Crop, Flip, Mosaic, Scale, StudentConfig, TeacherConfig, TrainConfig
+from stages.config.training import Color, Corrupt, Crop, Flip, Mosaic, Scale, StudentConfig, TeacherConfig, TrainConfig
 from stages.datasets.drawing import embedded
 
 CONFIGURATION, COMMANDS, GATES, SERVING = (ROOT / "docs" / f"{name}.md" for name in ("configuration", "commands", "gates", "serving"))
@@ -270,14 +272,17 @@ TABLES: dict[str, type[BaseModel]] = {
     "teacher": TeacherConfig,
     "student": StudentConfig,
     "train": TrainConfig,
-    **{f"augment: {kind.__name__.lower()}": kind for kind in (Flip, Scale, Crop, Color, Mosaic)},
+    **{f"augment: {kind.__name__.lower()}": kind for kind in (Flip, Scale, Crop, Color, Mosaic, Corrupt)},
     "distill": DistillConfig,
+    "distill.student_view": StudentViewConfig,
     "distill.losses": LossConfig,
     "baseline": BaselineConfig,
     "export": ExportConfig,
     "targets": TargetConfig,
     "validation": ValidationConfig,
     "validation.latency": LatencyConfig,
+    "robustness": RobustnessConfig,
+    "robustness.groups": GroupingConfig,
     "gates": GateConfig,
     "package": PackageConfig,
     "serve": ServeConfig,

@@ -125,11 +125,12 @@ def test_every_metric_has_a_value_where_all_was_measured() -> None:
     maps = {"teacher": 0.7, "baseline": 0.4, "baseline_equal_cost": 0.45, "student": 0.51}
     ratios = samples.measured({"here": 2.0, "teacher": 12.0, "baseline": 2.2, "float": 3.0}).ratios
     speedups = {name: others["here"] for name, others in ratios.items() if name != "here"}
-    known = metrics.Figures(
-        accuracy, samples.latency(), report.bytes, cost, network, maps, speedups, {"baseline": 0.35, "baseline_equal_cost": 0.4}
-    )
+    masks = {"baseline": 0.35, "baseline_equal_cost": 0.4}
+    robust = {"map_worst_group": 0.2, "mpc": 0.3, "rpc": 0.6, "map@night": 0.1}
+    known = metrics.Figures(accuracy, samples.latency(), report.bytes, cost, network, maps, speedups, masks, robust)
     values = {name: metrics.value(name, known) for name in metrics.NAMES}
-    assert len(values) == 12 + 3 + 6 + 16 + 3 + 1 + 1 + 2 + 4
+    assert len(values) == 12 + 3 + 6 + 16 + 3 + 1 + 1 + 2 + 4 + 3
+    assert metrics.value("map@night", known) == 0.1
     assert (values["speedup_over_teacher"], values["speedup_over_float"]) == (6, 1.5)
     assert None not in values.values()
     assert (values["operators"], values["engine_macs"], values["macs"], values["images_per_s"]) == (3, 6, 5, 50)

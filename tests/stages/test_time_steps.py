@@ -14,7 +14,7 @@ from stages.artifacts import Dataset
 from stages.config import StudentConfig, TeacherConfig
 from stages.time_steps import step_options, time_steps
 from stages.training import timing
-from stages.training.loader import TrainingBatch
+from stages.training.batches.loader import TrainingBatch
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,7 @@ def alternate(machine: TimedMachine, plain_s: float, distilled_s: float) -> timi
     steps = {"plain": machine.step(plain_s), "distilled": machine.step(distilled_s)}
     batch: Any = None
     taken = timing._alternate(steps, [batch], timing.Stopwatch(torch.device("cpu")))
-    return timing._measured(taken, timing.Taken(0.0, 0.0), 0, "cpu")
+    return timing._measured(taken, dict.fromkeys(timing.KINDS, timing.Taken(0.0, 0.0)), 0, "cpu")
 
 
 def test_the_ratio_holds_on_a_machine_that_is_busy_by_the_second(monkeypatch: pytest.MonkeyPatch) -> None:

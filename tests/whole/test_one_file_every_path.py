@@ -32,7 +32,7 @@ from stages.config import DataConfig
 from stages.measurement import latency_images
 from stages.measurement.splits import labeled_split
 from stages.prepare import prepare
-from stages.training.loader import TrainingImages
+from stages.training.batches.loader import TrainingImages
 
 testclient = pytest.importorskip("starlette.testclient")
 api = pytest.importorskip("deploy.serving.api")

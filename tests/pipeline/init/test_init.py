@@ -414,7 +414,7 @@ class TestSpeed:
         assert took[2] <= took[1]
 
     def test_the_readers_are_those_that_training_starts(self) -> None:
-        from stages.training.loader import default_workers
+        from stages.training.batches.loader import default_workers
 
         assert speed._workers() == default_workers()
 

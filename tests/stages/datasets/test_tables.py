@@ -17,7 +17,7 @@ from stages import artifacts
 from stages.artifacts import Dataset
 from stages.config import DataConfig
 from stages.prepare import prepare
-from stages.training.loader import TrainingImages
+from stages.training.batches.loader import TrainingImages
 
 SIZES = ((30, 40), (50, 20), (24, 24))
 HALF = np.zeros((30, 40), np.bool_)

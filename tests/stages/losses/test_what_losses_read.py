@@ -16,8 +16,8 @@ from deploy import plugins
 from deploy.errors import ConfigError
 from pipeline import cli
 from stages.detectors import Detector
+from stages.training.batches.loader import TrainingBatch
 from stages.training.distillation import Distillation, build_losses, loss_factor
-from stages.training.loader import TrainingBatch
 from stages.training.teacher import Teacher
 
 DECODED = '''

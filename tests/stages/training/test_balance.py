@@ -20,9 +20,9 @@ from stages.artifacts import Dataset
 from stages.config import DistillConfig
 from stages.time_steps import step_options
 from stages.training.balance import Balance
+from stages.training.batches.loader import TrainingBatch
 from stages.training.checkpoint import build_detector
 from stages.training.distillation import Distillation, build_losses, loss_factor
-from stages.training.loader import TrainingBatch
 from stages.training.loop import Task, Trainer
 from stages.training.teacher import Teacher
 

@@ -18,12 +18,12 @@ from pipeline.cli import main
 from stages.artifacts import Dataset
 from stages.config import ExportConfig
 from stages.measurement.torch_accuracy import evaluate
+from stages.training.batches.loader import TrainingBatch, TrainingImages, loader
+from stages.training.batches.streams import EpochBatches
 from stages.training.checkpoint import build_detector
 from stages.training.device import accelerator_for
 from stages.training.distillation import Distillation, build_losses, loss_factor
-from stages.training.loader import TrainingBatch, TrainingImages, loader
 from stages.training.loop import Task, Trainer
-from stages.training.streams import EpochBatches
 from stages.training.teacher import Teacher
 
 pytestmark = [

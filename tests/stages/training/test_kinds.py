@@ -11,11 +11,11 @@ from detector_samples import TINY
 from stages.artifacts import Dataset
 from stages.config import DetectorConfig
 from stages.detectors import Detector
+from stages.training.batches.loader import TrainingBatch, TrainingImages, loader
+from stages.training.batches.streams import EpochBatches
 from stages.training.checkpoint import build_detector
 from stages.training.distillation import Distillation, build_losses, loss_factor
-from stages.training.loader import TrainingBatch, TrainingImages, loader
 from stages.training.loop import Task, Trainer
-from stages.training.streams import EpochBatches
 from stages.training.teacher import Teacher
 
 PAIRS = [

@@ -24,8 +24,8 @@ from stages.detectors import Detector, Target
 from stages.exports.to_onnx import write_onnx
 from stages.measurement.torch_accuracy import TorchSession, evaluate, graph_options
 from stages.prepare import prepare
-from stages.training.augment import mask_boxes, tighten
-from stages.training.loader import TrainingBatch, TrainingImages, collate
+from stages.training.batches.augment import mask_boxes, tighten
+from stages.training.batches.loader import TrainingBatch, TrainingImages, collate
 from stages.training.loop import Task, Trainer
 
 NUCLEI = Path(os.environ.get("EDGEDISTILL_DATA", ROOT.parent / "shared" / "data")) / "nuclei"
@@ -202,7 +202,7 @@ def test_without_being_asked_no_mask_is_read(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_batch_moves_its_masks(tmp_path: Path) -> None:
-    batch = collate([*views(discs(tmp_path), [])[:2]])
+    batch = collate(views(discs(tmp_path), [])[:2])
     assert isinstance(batch, TrainingBatch)
     moved = batch.to(torch.device("meta"))
     assert all(target.masks is not None and target.masks.is_meta for target in moved.targets)

@@ -24,9 +24,9 @@ from stages.measurement import torch_accuracy
 from stages.measurement.splits import labeled_split, some
 from stages.train import train_baseline, train_teacher
 from stages.training import observer
+from stages.training.batches.loader import TrainingBatch
 from stages.training.checkpoint import build_detector, load_detector
 from stages.training.distillation import Distillation, build_losses, loss_factor
-from stages.training.loader import TrainingBatch
 from stages.training.loop import Task, Trainer
 from stages.training.observer import Observer
 from stages.training.saved_state import Progress

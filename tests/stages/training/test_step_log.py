@@ -13,8 +13,8 @@ from torch import Tensor
 from deploy.errors import ArtifactError
 from stages.artifacts import LOSS_CURVES
 from stages.training import step_log
+from stages.training.batches.loader import TrainingBatch
 from stages.training.checkpoint import build_detector
-from stages.training.loader import TrainingBatch
 from stages.training.loop import Task, Trainer
 from stages.training.step_log import EVERY_GPU, StepLog
 

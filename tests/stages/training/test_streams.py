@@ -10,8 +10,8 @@ import torch
 from deploy.errors import ConfigError, DataError
 from stages.artifacts import Dataset
 from stages.detectors import Target
-from stages.training.loader import Loader, TrainingBatch, TrainingImages, loader
-from stages.training.streams import EpochBatches, Key, Stream, StreamBatches, View, Views
+from stages.training.batches.loader import Loader, TrainingBatch, TrainingImages, loader
+from stages.training.batches.streams import EpochBatches, Key, Stream, StreamBatches, TrainingView, Views
 
 
 class Plain(Views):
@@ -20,7 +20,7 @@ class Plain(Views):
     def __init__(self, *, bad: int | None = None) -> None:
         self._bad = bad
 
-    def __getitem__(self, key: Key) -> View:
+    def __getitem__(self, key: Key) -> TrainingView:
         if key[1] == self._bad:
             raise DataError("plain: no such image")
         image = torch.tensor([float(key[0]), float(key[1]), float(os.getpid())]).reshape(3, 1, 1)

@@ -22,9 +22,9 @@ from torch import Tensor, distributed, multiprocessing, nn
 
 from stages.facts import StepTimeFacts, read_facts
 from stages.losses.features.non_local_block import NonLocalBlock
+from stages.training.batches.loader import TrainingBatch
 from stages.training.checkpoint import build_detector
 from stages.training.distillation import Distillation, build_losses
-from stages.training.loader import TrainingBatch
 from stages.training.teacher import Teacher
 
 SMALL = ROOT / "examples" / "small.yaml"

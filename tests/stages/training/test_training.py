@@ -28,13 +28,13 @@ from stages.config import DataConfig, LossConfig, TrainConfig
 from stages.detectors import Detector, Target
 from stages.prepare import prepare
 from stages.training import saved_state
-from stages.training.augment import Sample, mosaic, transforms
+from stages.training.batches.augment import Sample, mosaic, transforms
+from stages.training.batches.loader import TrainingBatch, TrainingImages
+from stages.training.batches.streams import EpochBatches
 from stages.training.checkpoint import build_detector
 from stages.training.distillation import Distillation, build_losses, gradient_norms, loss_factor, shares
-from stages.training.loader import TrainingBatch, TrainingImages
 from stages.training.loop import Task, Trainer
 from stages.training.optimizer import learning_rate
-from stages.training.streams import EpochBatches
 from stages.training.teacher import Teacher
 
 

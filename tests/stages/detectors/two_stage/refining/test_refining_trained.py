@@ -18,8 +18,8 @@ from stages.detectors import Detector
 from stages.detectors.two_stage.refining import dynamic_rules
 from stages.exports.to_onnx import write_onnx
 from stages.measurement.torch_accuracy import evaluate
+from stages.training.batches.loader import TrainingBatch
 from stages.training.checkpoint import build_detector
-from stages.training.loader import TrainingBatch
 from stages.training.loop import Task, Trainer
 
 NAMES = ("cascade_rcnn", "dynamic_rcnn", "cascade_mask_rcnn", "grid_rcnn")

@@ -6,6 +6,7 @@ Which images a step has, and in which views, depends on the seed, the epoch and 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 from zlib import crc32
 
 import torch
@@ -18,9 +19,17 @@ from stages.detectors import Target
 Key = tuple[int, int]
 """The epoch of a view, or the pass through an endless stream, and the index of its image."""
 LABELED = ""
-View = tuple[Tensor, Target]
-"""An image [3, H, W] as the network receives it, and its objects."""
-Views = data.Dataset[View]
+
+
+class TrainingView(NamedTuple):
+    """An image [3, H, W] as the network receives it, its objects, and the teacher's clean form of it if the student's is corrupted."""
+
+    image: Tensor
+    target: Target
+    clean: Tensor | None = None
+
+
+Views = data.Dataset[TrainingView]
 """Images whose item (epoch, index) is a view that depends only on the seed, the epoch and the index."""
 
 

@@ -10,7 +10,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from deploy.prediction.preprocess import resize_masks
-from stages.config import Augmentation, Color, Crop, Flip, Mosaic, Scale
+from stages.config import Augmentation, Color, Corrupt, Crop, Flip, Mosaic, Scale
 from stages.detectors import Target
 
 Sample = tuple[tv_tensors.Image, dict[str, Any]]
@@ -18,7 +18,10 @@ MIN_CANVAS_PX = 8
 
 
 def transforms(augment: Sequence[Augmentation], pad_value: int) -> v2.Transform:
-    """The augmentations of one image, its boxes and masks, in order; mosaic, which needs four images, is left to `mosaic`."""
+    """The augmentations of one image, its boxes and masks, in order.
+
+    mosaic, which needs four images, is left to `mosaic`, and corrupt to stages/training/batches/degrade.py.
+    """
     steps = [step for item in augment for step in _steps(item, pad_value)]
     return v2.Compose([*steps, v2.ClampBoundingBoxes(), v2.SanitizeBoundingBoxes(min_size=1.0)])
 
@@ -34,7 +37,7 @@ def _steps(item: Augmentation, pad_value: int) -> list[v2.Transform]:
             return [v2.RandomApply([_IoUCrop(min_scale=item.min_scale)], p=item.p)]
         case Color():
             return [v2.ColorJitter(item.brightness, item.contrast, item.saturation, item.hue)]
-        case Mosaic():
+        case Mosaic() | Corrupt():
             return []
     assert_never(item)
 

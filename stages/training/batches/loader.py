@@ -20,11 +20,12 @@ from deploy.errors import DataError
 from deploy.prediction import image_files, preprocess
 from deploy.prediction.masks import decode, rectangle
 from stages.artifacts import Dataset
-from stages.config import TrainConfig
+from stages.config import StudentViewConfig, TrainConfig
 from stages.datasets.tables.outlines import Outlines
 from stages.detectors import Target
-from stages.training.augment import Sample, magnification, mosaic, mosaic_chance, tighten, transforms
-from stages.training.streams import LABELED, EpochBatches, Key, Stream, StreamBatches, View, Views
+from stages.training.batches.augment import Sample, magnification, mosaic, mosaic_chance, tighten, transforms
+from stages.training.batches.degrade import degrade, views
+from stages.training.batches.streams import LABELED, EpochBatches, Key, Stream, StreamBatches, TrainingView, Views
 
 KEPT_BYTES = 2**28  # for decoded images
 
@@ -33,12 +34,14 @@ KEPT_BYTES = 2**28  # for decoded images
 class TrainingBatch:
     """images [B, 3, H, W] as the deployed network receives them, and their objects in px of that input.
 
-    `others` are the images of other streams for the same step, by name.
+    `clean` is the teacher's view of the same geometry if the student's is corrupted; `others` are the images of other streams for the
+    same step, by name.
     """
 
     images: Tensor
     targets: tuple[Target, ...]
     others: Mapping[str, "TrainingBatch"] = field(default_factory=dict)
+    clean: Tensor | None = None
 
     def to(self, device: torch.device) -> "TrainingBatch":
         """The batch on another device; from pinned memory, the copy is not waited for."""
@@ -57,31 +60,36 @@ class TrainingBatch:
             Target(of_targets(t.boxes), of_targets(t.labels), None if t.masks is None else of_targets(t.masks)) for t in self.targets
         )
         others = {name: batch.with_tensors(of_images, of_targets) for name, batch in self.others.items()}
-        return TrainingBatch(of_images(self.images), targets, others)
+        return TrainingBatch(of_images(self.images), targets, others, None if self.clean is None else of_images(self.clean))
 
     def split(self, parts: int) -> "list[TrainingBatch]":
         """This many parts, but no more than there are images, about equal in size; every other stream is split alike."""
         images = self.images.chunk(parts)
+        clean = [None] * len(images) if self.clean is None else self.clean.chunk(parts)
         ends = [0, *accumulate(len(part) for part in images)]
         others = {name: batch.split(len(images)) for name, batch in self.others.items()}
         return [
-            TrainingBatch(part, self.targets[start:end], {name: split[number] for name, split in others.items() if number < len(split)})
-            for number, (part, (start, end)) in enumerate(zip(images, pairwise(ends), strict=True))
+            TrainingBatch(part, self.targets[start:end], {name: split[i] for name, split in others.items() if i < len(split)}, seen)
+            for i, (part, (start, end), seen) in enumerate(zip(images, pairwise(ends), clean, strict=True))
         ]
 
 
 class TrainingImages(Views):
     """The train split; item (epoch, index) is a view that depends only on the seed, the epoch and the index.
 
-    With `masks` its target has masks; an object annotated without one has its box instead.
+    With `masks` its target has masks; an object annotated without one has its box instead. With `student_view` it is corrupted, and
+    the clean view comes with it.
     """
 
-    def __init__(self, dataset: Dataset, config: TrainConfig, seed: int, *, masks: bool = False) -> None:
+    def __init__(
+        self, dataset: Dataset, config: TrainConfig, seed: int, *, masks: bool = False, student_view: StudentViewConfig | None = None
+    ) -> None:
         self._preprocessing = dataset.facts.contract.preprocessing
         self._folder = dataset.images("train")
         self._table = dataset.table("train")
         self._outlines = self._table.outlines() if masks else None
         self._transforms = transforms(config.augment, self._preprocessing.pad_value)
+        self._every_view, self._student_view = views(config.augment, student_view)
         self._mosaic = mosaic_chance(config.augment)
         self._room = magnification(config.augment)
         self._kept: dict[int, tuple[NDArray[np.uint8], tuple[int, int]]] = {}
@@ -91,18 +99,25 @@ class TrainingImages(Views):
     def __len__(self) -> int:
         return len(self._table)
 
-    def __getitem__(self, key: Key) -> View:
+    def __getitem__(self, key: Key) -> TrainingView:
         epoch, index = key
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(hash((self._seed, epoch, index)) % 2**63)  # not other devices': only this one is forked
             image, objects = self._view(index)
         pixels = np.ascontiguousarray(image.numpy().transpose(1, 2, 0))
+        if self._every_view is not None:
+            pixels = degrade(pixels, self._every_view, hash((self._seed, epoch, index, 1)) % 2**63)
         tensor, placement = preprocess.apply(pixels, self._preprocessing)
+        clean = None
+        if self._student_view is not None:
+            clean = torch.from_numpy(tensor)
+            pixels = degrade(pixels, self._student_view, hash((self._seed, epoch, index, 2)) % 2**63)
+            tensor, _ = preprocess.apply(pixels, self._preprocessing)
         boxes = torch.from_numpy(placement.place(objects["boxes"].numpy()).astype(np.float32))
         if self._outlines is None:
-            return torch.from_numpy(tensor), Target(boxes, objects["labels"])
+            return TrainingView(torch.from_numpy(tensor), Target(boxes, objects["labels"]), clean)
         masks = torch.from_numpy(preprocess.fit_masks(objects["masks"].numpy(), placement, self._preprocessing))
-        return torch.from_numpy(tensor), tighten(Target(boxes, objects["labels"], masks))
+        return TrainingView(torch.from_numpy(tensor), tighten(Target(boxes, objects["labels"], masks)), clean)
 
     def _view(self, index: int) -> Sample:
         sample = self._read(index)
@@ -147,7 +162,7 @@ class TrainingImages(Views):
         return self._kept[index]
 
 
-class _Readable(data.Dataset[tuple[str, View | DataError]]):
+class _Readable(data.Dataset[tuple[str, TrainingView | DataError]]):
     """The images of all streams, each with its stream's name, and an error in place of an unusable one.
 
     If it were raised in a loader process, torch would raise a different error whose message is a traceback.
@@ -156,7 +171,7 @@ class _Readable(data.Dataset[tuple[str, View | DataError]]):
     def __init__(self, streams: Mapping[str, Views]) -> None:
         self._streams = streams
 
-    def __getitem__(self, key: tuple[str, Key]) -> tuple[str, View | DataError]:
+    def __getitem__(self, key: tuple[str, Key]) -> tuple[str, TrainingView | DataError]:
         name, place = key
         try:
             return name, self._streams[name][place]
@@ -164,16 +179,17 @@ class _Readable(data.Dataset[tuple[str, View | DataError]]):
             return name, error
 
 
-def collate(samples: Sequence[View | DataError]) -> TrainingBatch | DataError:
+def collate(samples: Sequence[TrainingView | DataError]) -> TrainingBatch | DataError:
     """Stack the images of one batch; if one of them is unusable, the first error."""
     read = [sample for sample in samples if not isinstance(sample, DataError)]
     if len(read) < len(samples):
         return next(sample for sample in samples if isinstance(sample, DataError))
-    images, targets = zip(*read, strict=True)
-    return TrainingBatch(torch.stack(images), targets)
+    clean = [one.clean for one in read if one.clean is not None]
+    images, targets = torch.stack([one.image for one in read]), tuple(one.target for one in read)
+    return TrainingBatch(images, targets, clean=torch.stack(clean) if clean else None)
 
 
-def _collate_streams(samples: list[tuple[str, View | DataError]]) -> TrainingBatch | DataError:
+def _collate_streams(samples: list[tuple[str, TrainingView | DataError]]) -> TrainingBatch | DataError:
     """The labeled batch with those of the other streams, or the first error."""
     found = {name: collate([sample for own, sample in samples if own == name]) for name in dict.fromkeys(name for name, _ in samples)}
     others = {name: batch for name, batch in found.items() if name != LABELED and isinstance(batch, TrainingBatch)}
@@ -183,7 +199,7 @@ def _collate_streams(samples: list[tuple[str, View | DataError]]) -> TrainingBat
     return replace(labeled, others=others) if others else labeled
 
 
-class Loader(data.DataLoader[tuple[str, View | DataError]]):
+class Loader(data.DataLoader[tuple[str, TrainingView | DataError]]):
     """A loader whose processes live until it is closed and do not hear Ctrl-C, which their terminal sends to all."""
 
     def __iter__(self) -> Any:
