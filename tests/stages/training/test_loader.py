@@ -13,7 +13,7 @@ from stages.training.batches.streams import EpochBatches
 class Interrupts(TrainingImages):
     """Tells in place of its images whether Ctrl-C waits in the process that reads them."""
 
-    def sample(self, key: tuple[int, int]) -> bool:  # type: ignore[override]
+    def __getitem__(self, key: tuple[int, int]) -> bool:  # type: ignore[override]
         return signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 

@@ -26,6 +26,7 @@ from stages.measurement.torch_accuracy import TorchSession, evaluate, graph_opti
 from stages.prepare import prepare
 from stages.training.batches.augment import mask_boxes, tighten
 from stages.training.batches.loader import TrainingBatch, TrainingImages, collate
+from stages.training.batches.streams import TrainingView
 from stages.training.loop import Task, Trainer
 
 NUCLEI = Path(os.environ.get("EDGEDISTILL_DATA", ROOT.parent / "shared" / "data")) / "nuclei"
@@ -73,7 +74,7 @@ def prepared(root: Path, out: Path, resize: str, size: int = 128) -> Dataset:
     return prepare(out, DataConfig.model_validate({"dataset": "coco", "root": str(root), "preprocessing": preprocessing}))
 
 
-def views(dataset: Dataset, augment: list[dict[str, Any]], *, with_masks: bool = True, epochs: int = 3) -> list[tuple[Tensor, Target]]:
+def views(dataset: Dataset, augment: list[dict[str, Any]], *, with_masks: bool = True, epochs: int = 3) -> list[TrainingView]:
     images = TrainingImages(dataset, tiny.schedule(augment=augment), 0, masks=with_masks)
     return [images[(epoch, index)] for epoch in range(epochs) for index in range(min(len(images), 12))]
 
@@ -92,7 +93,7 @@ def test_masks_lie_on_what_is_seen_of_their_objects(tmp_path: Path, name: str, r
     preprocessing = dataset.facts.contract.preprocessing
     mean, std = (torch.tensor(values)[:, None, None] for values in (preprocessing.mean, preprocessing.std))
     covered = seen = right = 0
-    for image, target in views(dataset, AUGMENTS[name]):
+    for image, target, _ in views(dataset, AUGMENTS[name]):
         found = the_masks(target)
         assert found.shape[1:] == image.shape[1:]
         bright = (image * std + mean).amax(dim=0)
@@ -109,7 +110,7 @@ def test_masks_lie_on_what_is_seen_of_their_objects(tmp_path: Path, name: str, r
 def test_masks_draw_no_random_number_and_their_boxes_lie_in_those_without(tmp_path: Path, name: str) -> None:
     dataset = discs(tmp_path)
     plain, masked = (views(dataset, AUGMENTS[name], with_masks=chosen) for chosen in (False, True))
-    for (image, target), (same, with_masks) in zip(plain, masked, strict=True):
+    for (image, target, _), (same, with_masks, _) in zip(plain, masked, strict=True):
         assert torch.equal(image, same)
         assert target.masks is None
         around = mask_boxes(the_masks(with_masks))
@@ -155,7 +156,7 @@ class TestNuclei:
     def test_boxes_and_masks_agree_after_every_augmentation(self, nuclei: Dataset, name: str) -> None:
         plain, masked = (views(nuclei, AUGMENTS[name], with_masks=chosen, epochs=1) for chosen in (False, True))
         apart = []
-        for (_, without), (_, target) in zip(plain, masked, strict=True):
+        for (_, without, _), (_, target, _) in zip(plain, masked, strict=True):
             around = mask_boxes(the_masks(target))
             assert bool(((target.boxes - around).abs() <= 1).all())
             if len(target.boxes):
@@ -191,7 +192,7 @@ def test_an_object_without_a_mask_has_its_box_and_an_image_without_objects_none(
     area = (target.boxes[:, 2:] - target.boxes[:, :2]).prod(dim=1)
     assert torch.allclose(the_masks(target).sum(dim=(1, 2)).float(), area, rtol=0.15)
     for augment in AUGMENTS.values():
-        for _, target in views(dataset, augment, epochs=1):
+        for _, target, _ in views(dataset, augment, epochs=1):
             the_masks(target)
 
 
@@ -217,7 +218,7 @@ def test_the_view_is_what_the_network_is_given(tmp_path: Path) -> None:
     preprocessing = dataset.facts.contract.preprocessing
     placement = preprocess.place(image["width"], image["height"], preprocessing)
     expected = np.stack([masks.decode(row["segmentation"], (image["height"], image["width"])) for row in rows])
-    (_, target), *_ = views(dataset, [])
+    (_, target, _), *_ = views(dataset, [])
     assert np.array_equal(the_masks(target).numpy(), preprocess.fit_masks(expected, placement, preprocessing))
 
 

@@ -24,7 +24,7 @@ class Plain(Views):
         if key[1] == self._bad:
             raise DataError("plain: no such image")
         image = torch.tensor([float(key[0]), float(key[1]), float(os.getpid())]).reshape(3, 1, 1)
-        return image, Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
+        return TrainingView(image, Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)))
 
 
 @pytest.fixture(scope="module")

@@ -131,7 +131,7 @@ def test_a_training_with_every_loss_that_the_pair_can_give_resumes_bit_for_bit(
     broken, _ = trainer(dataset, tmp_path / "broken", config, losses)
     take = broken.step
 
-    def stop_at_step(batch: TrainingBatch) -> dict[str, float]:
+    def stop_at_step(batch: TrainingBatch) -> list[dict[str, float]]:
         if broken._progress.step == 4:
             raise Interruption
         return take(batch)
@@ -392,7 +392,7 @@ def test_a_view_depends_on_seed_epoch_and_index_alone(dataset: Dataset) -> None:
 def test_every_augmentation_keeps_boxes_inside_the_input(dataset: Dataset, name: str) -> None:
     images = TrainingImages(dataset, tiny.schedule(augment=[{"name": name}]), 0)
     for index in range(len(images)):
-        image, target = images[(0, index)]
+        image, target, _ = images[(0, index)]
         assert image.shape == (3, 64, 64)
         assert target.boxes.shape == (len(target.labels), 4)
         assert bool((target.boxes >= 0).all() and (target.boxes <= 64).all())
@@ -436,7 +436,7 @@ def test_large_images_are_shrunk_once_to_what_views_can_show(tmp_path: Path, aug
     assert image.shape == (3, round(40 * kept), round(64 * kept))
     assert objects["boxes"].tolist() == [pytest.approx([20 * kept, 10 * kept, 32 * kept, 18 * kept])]
     (root / "images" / "train" / "1.png").unlink()
-    view, target = images[(0, 0)]
+    view, target, _ = images[(0, 0)]
     if not augment:
         assert np.array_equal(view.numpy(), preprocess.apply(pixels, config.preprocessing)[0])
         assert target.boxes.tolist() == [pytest.approx([20, 10 + 12, 32, 18 + 12])]
