@@ -1,13 +1,13 @@
 """COCO's twelve metrics, per-class precision and precision-recall curves.
 
-faster-coco-eval computes them: it is written in C++, gives the same results as pycocotools, and needs only NumPy.
+hotcoco computes them: it is written in Rust, gives the same results as pycocotools in a fraction of its time, and needs only NumPy.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
-from faster_coco_eval import COCO, COCOeval_faster
+from hotcoco import COCO, COCOeval
 from numpy.typing import NDArray
 
 from deploy.contract import Accuracy, CocoNumbers
@@ -61,23 +61,49 @@ def _tables(
     coco_gt: Mapping[str, Any], results: Sequence[Mapping[str, Any]], kind: Literal["bbox", "segm"]
 ) -> tuple[Floats, Floats, list[int]]:
     """Precision [IoU, recall, class, area, limit] and recall [IoU, class, area, limit], -1 if undefined; and the class ids."""
-    truth = COCO(sound(coco_gt), print_function=quiet)
-    found = COCO(as_data_set(coco_gt, results, kind), print_function=quiet)
-    judge = COCOeval_faster(truth, found, kind, print_function=quiet)
+    truth = COCO(sound(coco_gt, masks=kind == "segm"))
+    found = truth.load_res(_boxes(coco_gt, results) if kind == "bbox" else _masks(coco_gt, results))
+    judge = COCOeval(truth, found, kind)
     judge.evaluate()
     judge.accumulate()
-    return np.asarray(judge.eval["precision"]), np.asarray(judge.eval["recall"]), [int(i) for i in judge.params.catIds]
+    assert judge.eval is not None, "accumulate fills it"
+    return np.asarray(judge.eval["precision"]), np.asarray(judge.eval["recall"]), [int(i) for i in judge.params.cat_ids]
 
 
-def sound(coco_gt: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy with ids from 1, because COCO's matching takes id 0 for "unmatched", and with all fields that it requires."""
+def _boxes(coco_gt: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> Floats:
+    """Boxes [N, 7] as COCO's loadRes takes them: image, x, y, width, height, score, category."""
+    _refuse_unknown(coco_gt, results)
+    found = np.empty((len(results), 7))
+    for row, result in zip(found, results, strict=True):
+        row[:] = (result["image_id"], *result["bbox"], result["score"], result["category_id"])
+    return found
+
+
+def _masks(coco_gt: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The results without their boxes: loadRes would take the area of a mask from its box."""
+    _refuse_unknown(coco_gt, results)
+    return [{key: value for key, value in result.items() if key != "bbox"} for result in results]
+
+
+def _refuse_unknown(coco_gt: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> None:
+    images = {image["id"] for image in coco_gt["images"]}
+    for result in results:
+        assert result["image_id"] in images, f"a detection in the unknown image {result['image_id']}"
+
+
+def sound(coco_gt: Mapping[str, Any], *, masks: bool = True) -> dict[str, Any]:
+    """A copy with ids from 1, because COCO's matching takes id 0 for "unmatched", and with all fields that it requires.
+
+    Args:
+        masks: whether masks are required, too; an object without one gets its box instead.
+    """
     annotations = [
         {
             "id": number,
             "image_id": annotation["image_id"],
             "category_id": annotation["category_id"],
             "bbox": annotation["bbox"],
-            "segmentation": annotation.get("segmentation") or rectangle(annotation["bbox"]),
+            **({"segmentation": annotation.get("segmentation") or rectangle(annotation["bbox"])} if masks else {}),
             "area": annotation.get("area", annotation["bbox"][2] * annotation["bbox"][3]),
             "iscrowd": int(annotation.get("iscrowd", 0)),
         }
@@ -88,10 +114,9 @@ def sound(coco_gt: Mapping[str, Any]) -> dict[str, Any]:
 
 def as_data_set(coco_gt: Mapping[str, Any], results: Sequence[Mapping[str, Any]], kind: Literal["bbox", "segm"]) -> dict[str, Any]:
     """The results as COCO's loadRes returns them, but also for an empty list. The area of a mask is its own, not its box's."""
-    images = {image["id"] for image in coco_gt["images"]}
+    _refuse_unknown(coco_gt, results)
     annotations = []
     for number, result in enumerate(results, start=1):
-        assert result["image_id"] in images, f"a detection in the unknown image {result['image_id']}"
         covered = result["bbox"][2] * result["bbox"][3] if kind == "bbox" else area(result["segmentation"])
         annotations.append({**result, "id": number, "area": covered, "iscrowd": 0})
     return {"images": [dict(i) for i in coco_gt["images"]], "annotations": annotations, "categories": list(coco_gt["categories"])}

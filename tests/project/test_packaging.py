@@ -88,7 +88,7 @@ def test_the_base_needs_no_torch() -> None:
 
 
 def test_what_is_deployed_imports_what_the_base_installs() -> None:
-    base = {"PIL", "faster_coco_eval", "numpy", "onnxruntime", "pydantic", "pydantic_core", "tqdm", "yaml", "deploy"}
+    base = {"PIL", "faster_coco_eval", "hotcoco", "numpy", "onnxruntime", "pydantic", "pydantic_core", "tqdm", "yaml", "deploy"}
     extras = {
         "google",
         "grpc",
