@@ -176,11 +176,16 @@ def _distill(plan: FirstPlan) -> Iterator[str]:
 
 
 def _baseline(plan: FirstPlan) -> Iterator[str]:
-    yield "\n# What distillation gains is measured twice: against the student's network trained without the teacher for as many steps, and"
-    yield f"# for as long, which takes about {_minutes(plan.seconds[EQUAL_COST])} minutes; equal: steps leaves that one out."
+    most = plan.longest_minutes
+    if most is None:
+        yield "\n# What distillation gains is measured against its network trained alone for as many steps. A second"
+        yield "# one, trained for as long as the student, was left out for longer trainings: the minutes are few. equal: both adds it."
+    else:
+        yield "\n# What distillation gains is measured twice: against the student's network trained without the teacher for as many steps,"
+        yield f"# and for as long, which takes about {_minutes(plan.seconds[EQUAL_COST])} minutes; equal: steps leaves that one out."
     yield "# No gate holds the gains: a teacher trained on the student's own images often has little to add. To have one:"
     yield "#   - {name: no-worse, metric: map, max_drop: 0.0, versus: baseline, on_noise: pass}"
-    yield f"baseline: {_flow({'equal': 'both', 'max_minutes': plan.longest_minutes})}"
+    yield f"baseline: {_flow({'equal': 'steps'} if most is None else {'equal': 'both', 'max_minutes': most})}"
 
 
 def _export(folder: LabeledFolder) -> Iterator[str]:

@@ -20,7 +20,7 @@ from pipeline.init import networks, own_figure, speed
 from pipeline.init.document import Given, can_flip, name_of, write
 from pipeline.init.folder import LabeledFolder, look
 from pipeline.init.networks import ON_CPU, macs
-from pipeline.init.plan import FirstPlan, Wish, plan
+from pipeline.init.plan import MARGIN, FirstPlan, Wish, plan
 from pipeline.init.sample import Decoding
 from pipeline.init.sizes import InputSize, Levels, candidates, levels, wanted
 from stages.config import BaselineConfig
@@ -99,7 +99,7 @@ class TestTheFile:
 
     def test_the_baseline_at_equal_cost_is_in_the_estimate_and_not_meant_to_be_left_out(self, tmp_path: Path) -> None:
         root = write_coco(tmp_path / "cells", MIXED, images={"train": 100, "val": 20})
-        for minutes in (5.0, 600.0):
+        for minutes in (20.0, 600.0):
             folder, chosen = planned(root, minutes=minutes)
             longer = chosen.seconds["baseline at equal cost"]
             assert longer == chosen.seconds["student"] > chosen.seconds["baseline"]
@@ -109,6 +109,15 @@ class TestTheFile:
             asked = BaselineConfig.model_validate(yaml.safe_load(text)["baseline"])
             assert (asked.equal, asked.max_minutes) == ("both", max(60, math.ceil(2 * longer / 60)))
             assert asked.why_left_out(chosen.epochs, 1.5 * longer) is None
+
+    def test_where_the_minutes_are_few_the_baseline_at_equal_cost_makes_room_for_longer_trainings(self, tmp_path: Path) -> None:
+        folder, chosen = planned(write_coco(tmp_path / "cells", MIXED, images={"train": 100, "val": 20}), minutes=5.0)
+        text = document(folder, chosen)
+        assert set(chosen.seconds) == {"teacher", "baseline", "student", "rest"}
+        assert yaml.safe_load(text)["baseline"] == {"equal": "steps"}
+        assert "equal: both adds it" in text
+        with_both = chosen.seconds["student"] + sum(chosen.seconds.values())
+        assert with_both + chosen.seconds["student"] / chosen.epochs > 5 * 60 * MARGIN
 
     def test_gates_compare_with_float_and_teacher_and_limit_latency(self, tmp_path: Path) -> None:
         root = write_coco(tmp_path / "cells", MIXED, images={"train": 100, "val": 20})
@@ -196,7 +205,7 @@ class TestMinutes:
         text, config = written(root, tmp_path, minutes=0.5)
         assert "A single epoch takes longer than the 0.5 minutes asked for" in text
         assert config.teacher.train.epochs == 1
-        assert "Too short to learn much" in written(root, tmp_path, minutes=2.0)[0]
+        assert "Too short to learn much" in written(root, tmp_path, minutes=3.5)[0]
 
     def test_a_latency_excludes_slow_students(self, tmp_path: Path) -> None:
         root = write_coco(tmp_path / "cells", ((4, 4, 12, 12),), images={"train": 200, "val": 50}, side=512)
