@@ -178,8 +178,8 @@ def _distill(plan: FirstPlan) -> Iterator[str]:
 def _baseline(plan: FirstPlan) -> Iterator[str]:
     most = plan.longest_minutes
     if most is None:
-        yield "\n# What distillation gains is measured against its network trained alone for as many steps. A second"
-        yield "# one, trained for as long as the student, was left out for longer trainings: the minutes are few. equal: both adds it."
+        yield "\n# What distillation gains is measured against the student's network trained alone for as many steps. A second baseline,"
+        yield "# trained for as long as the student, was left out for longer trainings: the minutes are few. equal: both adds it."
     else:
         yield "\n# What distillation gains is measured twice: against the student's network trained without the teacher for as many steps,"
         yield f"# and for as long, which takes about {_minutes(plan.seconds[EQUAL_COST])} minutes; equal: steps leaves that one out."
