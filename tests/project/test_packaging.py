@@ -93,6 +93,7 @@ def test_what_is_deployed_imports_what_the_base_installs() -> None:
         "google",
         "grpc",
         "huggingface_hub",
+        "imagecorruptions",
         "prometheus_client",
         "starlette",
         "uvicorn",

@@ -13,7 +13,8 @@ from onnx import helper, numpy_helper
 from PIL import Image
 
 from deploy.contract import ModelContract, Preprocessing
-from stages.artifacts import Dataset, Engine, OnnxModel
+from stages.artifacts import FIELDS, TABLES, Dataset, Engine, OnnxModel
+from stages.datasets.tables import table
 from stages.facts import DatasetFacts, Split, write_facts
 from stages.optimize import optimize
 
@@ -55,10 +56,12 @@ def dataset(root: Path, splits: Mapping[str, int] | None = None, num_images: int
             Image.fromarray(np.maximum(pixels.astype(int) - darker, 0).astype(np.uint8)).save(folder / file)
             images.append({"id": number + 1, "file_name": file, "width": size, "height": size})
         kinds = [{"id": i, "name": n} for i, n in zip(onnx_samples.CATEGORY_IDS, onnx_samples.CLASSES, strict=True)]
-        (root / f"{name}.json").write_text(json.dumps({"images": images, "annotations": annotations, "categories": kinds}))
-        (root / "fields").mkdir(exist_ok=True)
+        truth = {"images": images, "annotations": annotations, "categories": kinds}
+        (root / f"{name}.json").write_text(json.dumps(truth))
+        table.write(root / TABLES / name, truth, {category: label for label, category in enumerate(onnx_samples.CATEGORY_IDS)})
+        (root / FIELDS).mkdir(exist_ok=True)
         weather = {image["id"]: {"weather": "rain" if image["id"] % 4 == 0 else "dry"} for image in images}
-        (root / "fields" / f"{name}.json").write_text(json.dumps(weather))
+        (root / FIELDS / f"{name}.json").write_text(json.dumps(weather))
         facts[name] = Split(images=f"images/{name}", annotations=f"{name}.json", num_images=num_images, num_boxes=len(annotations))
     write_facts(root, DatasetFacts(contract=contract(), splits=facts))
     return Dataset(root)

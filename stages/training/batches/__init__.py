@@ -1,1 +1,1 @@
-"""The images and objects of each training step: read, augmented, corrupted, dealt out, and stacked."""
+"""What each step of a training sees: images read, augmented, corrupted, dealt out to processes, stacked."""
