@@ -17,7 +17,7 @@ from deploy.contract import Preprocessing
 from deploy.errors import ConfigError, DataError
 from pipeline.commands.check import data_findings
 from pipeline.config import load
-from stages.config import DataConfig
+from stages.config import DataConfig, RobustnessConfig
 from stages.datasets import Source
 from stages.datasets.cleaning.likeness import Looks
 from stages.datasets.splits.arrange import arrange, held_out
@@ -421,7 +421,7 @@ class TestPrepare:
 
     def test_check_sees_the_same_splits(self, folder: SplitFolder) -> None:
         folder.write(train=range(10))
-        config = load(ROOT / "pipeline.yaml")
+        config = load(ROOT / "pipeline.yaml").model_copy(update={"robustness": RobustnessConfig()})
         data = [finding.message for finding in data_findings(config.model_copy(update={"data": folder.config()}))]
         assert "data.val_share: 0.2" in data[0]
         findings = data_findings(config.model_copy(update={"data": folder.config(val_share=0.2)}))
