@@ -28,8 +28,8 @@ class Placed:
     pre_s: float
 
 
-def answer(work: Work, files: Sequence[File], *, min_score: float, max_pixels: int, decoders: Decoders, client: str) -> bytes:
-    """The JSON of /v1/detect, for a client as `clients.client_key` names it.
+def answer(work: Work, files: Sequence[File], *, min_score: float, max_pixels: int, decoders: Decoders) -> bytes:
+    """The JSON of /v1/detect.
 
     Raises:
         Invalid: one of the images cannot be read; the message names it.
@@ -37,7 +37,7 @@ def answer(work: Work, files: Sequence[File], *, min_score: float, max_pixels: i
         Expired, Gone, ArtifactError: see Work.result.
     """
     started = perf_counter()
-    bounds = Bounds(work.deadline, work.gone, client)
+    bounds = Bounds(work.deadline, work.gone, work.client)
     placed = [_place(work, file, _which(number, len(files)), max_pixels, decoders, bounds) for number, file in enumerate(files, start=1)]
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []

@@ -139,6 +139,7 @@ def test_headers_that_come_at_once_are_bounded(running: Running) -> None:
 
 def test_health_is_answered_beside_a_client_that_holds_all_it_can(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "HEADER_SECONDS", 600.0)
+    monkeypatch.setattr(connection, "REST_SECONDS", 0.01)
     with contextlib.ExitStack() as held:
         for _ in range(60):
             held.enter_context(call(running))
@@ -174,9 +175,24 @@ def test_who_was_refused_for_lack_of_room_is_not_read_again_at_once(running: Run
     running.service._model = model
     assert ask(1, IMAGE)[0] == {200}
     assert ask(1, b"no image")[0] == {400}
-    resting = {getattr(one, "_rests_until") for one in running.server.server_state.connections}  # noqa: B009 - uvicorn's type has many kinds
-    assert resting == {float("inf")}  # others go on
+    assert ask(1, IMAGE)[1] < connection.REST_SECONDS  # others go on
     client.close()
+
+
+def test_a_refusal_on_a_spare_connection_is_late_and_health_is_not(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever has too many connections would open the next one as soon as this one is refused."""
+    monkeypatch.setattr(connection, "HEADER_SECONDS", 600.0)
+    monkeypatch.setattr(connection, "REST_SECONDS", 1.0)
+    with contextlib.ExitStack() as held:
+        for _ in range(20):
+            held.enter_context(call(running))
+        asked, started = held.enter_context(call(running)), time.monotonic()
+        asked.sendall(request(IMAGE))
+        assert answered(running) == b"HTTP/1.1 200 OK"
+        assert time.monotonic() - started < 1.0
+        assert asked.makefile("rb").readline().startswith(b"HTTP/1.1 503 ")
+        assert time.monotonic() - started >= 1.0
+        assert closed(asked)
 
 
 def test_a_server_that_can_no_longer_end_connections_ends(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,6 +260,16 @@ def test_the_oldest_spare_connection_makes_room_and_places_come_back() -> None:
         entrance.leave(one, spare=True)
     entrance.leave(first, spare=False)
     assert entered(entrance, "192.0.2.1", 1) == [False]
+
+
+def test_who_asks_for_something_else_than_health_makes_room_first() -> None:
+    entrance = connection.Entrance(12, 0)
+    probes, asking = [Peer("192.0.2.1"), Peer("192.0.2.1")], Peer("192.0.2.1")
+    for one in (*probes, asking):
+        entrance.enter(one)
+    entrance.put_first(asking)
+    entrance.enter(Peer("192.0.2.1"))
+    assert [one.aborted for one in (*probes, asking)] == [False, False, True]
 
 
 def test_trusted_proxies_are_addresses() -> None:
