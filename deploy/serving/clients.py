@@ -16,14 +16,19 @@ T = TypeVar("T")
 
 def client_key(host: str) -> str:
     """What counts as one client: an IPv4 address, or the first 64 bits of an IPv6 address, which one subscriber has to itself."""
+    address = _address(host)
+    if isinstance(address, IPv6Address):
+        return f"{ip_network((int(address) >> 64 << 64, 64)).network_address}/64"
+    return str(address or host)
+
+
+def _address(host: str) -> IPv4Address | IPv6Address | None:
     try:
         address: IPv4Address | IPv6Address = ip_address(host.partition("%")[0])
     except ValueError:
-        return host
-    if isinstance(address, IPv6Address):
-        mapped = address.ipv4_mapped
-        return str(mapped) if mapped else f"{ip_network((int(address) >> 64 << 64, 64)).network_address}/64"
-    return str(address)
+        return None
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return mapped or address
 
 
 def peer_host(peer: str) -> str:
@@ -39,13 +44,8 @@ class Proxies:
 
     def __contains__(self, host: str) -> bool:
         """Whether an address is a proxy's."""
-        if not self._networks:
-            return False
-        try:
-            address = ip_address(client_key(host).partition("/")[0])
-        except ValueError:
-            return False
-        return any(address in network for network in self._networks)
+        address = _address(host) if self._networks else None
+        return address is not None and any(address in network for network in self._networks)
 
     def client(self, host: str, connection: object) -> str:
         """What counts as one client: `client_key`, or of a proxy each connection."""

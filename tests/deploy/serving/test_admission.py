@@ -5,6 +5,7 @@ import io
 import json
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -17,7 +18,9 @@ import pytest
 from serving_samples import Running, encoded
 from waiting import PATIENCE, until
 
+from deploy import machine
 from deploy.bundles.bundle import Bundle
+from deploy.prediction import costly
 from deploy.runtimes import Raw
 from deploy.runtimes.ort import OrtSession
 from deploy.serving.admission import Admission
@@ -395,6 +398,29 @@ def test_who_fills_the_queue_is_refused_and_others_are_answered(
             assert seventh is None or seventh.result(PATIENCE).code == refused
     finally:
         made.stop()
+
+
+def test_no_more_images_are_looked_at_together_than_there_are_cores(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every thread that computes holds up the event loop, and with it health checks."""
+    look, lock = costly.look, threading.Lock()
+    now, most = 0, 0
+
+    def slow(content: bytes) -> costly.Sight:
+        nonlocal now, most
+        with lock:
+            now += 1
+            most = max(most, now)
+        time.sleep(0.05)
+        with lock:
+            now -= 1
+        return look(content)
+
+    monkeypatch.setattr(costly, "look", slow)
+    count = 4 * machine.num_cores()
+    with ThreadPoolExecutor(count) as threads:
+        answers = [threads.submit(Detect().ask, running, 1) for _ in range(count)]
+        assert {one.result(PATIENCE).code for one in answers} == {"200"}
+    assert most == machine.num_cores()
 
 
 def test_a_request_that_is_given_up_keeps_its_place_until_its_thread_ends(bundle: Bundle) -> None:

@@ -14,6 +14,7 @@ from serving_samples import Running, encoded, request
 from waiting import PATIENCE, join, until
 
 from deploy.bundles.bundle import Bundle
+from deploy.serving.clients import Proxies
 from deploy.serving.options import ServeConfig
 
 pytest.importorskip("uvicorn")
@@ -246,9 +247,16 @@ def test_addresses_of_one_subscriber_are_one_client() -> None:
     assert spare == [False, False, True, False]
 
 
-def test_a_trusted_proxy_is_not_counted_as_one_client() -> None:
-    entrance = connection.Entrance(8, None, ["10.0.0.0/8"])
-    assert entered(entrance, "10.1.2.3", 9) == [False] * 8 + [True]
+@pytest.mark.parametrize("host", ["10.1.2.3", "::ffff:10.1.2.3", "2001:db8::5"])
+def test_a_trusted_proxy_is_not_counted_as_one_client(host: str) -> None:
+    entrance = connection.Entrance(8, None, ["10.0.0.0/8", "2001:db8::5"])
+    assert entered(entrance, host, 9) == [False] * 8 + [True]
+
+
+def test_each_connection_of_a_trusted_proxy_counts_as_a_client() -> None:
+    proxies = Proxies(["10.0.0.0/8"])
+    assert {proxies.client("10.1.2.3", port) for port in (1, 2, 1)} == {"10.1.2.3 1", "10.1.2.3 2"}
+    assert {proxies.client("192.0.2.1", port) for port in (1, 2)} == {"192.0.2.1"}
 
 
 def test_the_oldest_spare_connection_makes_room_and_places_come_back() -> None:
