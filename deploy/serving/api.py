@@ -9,7 +9,6 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from deploy.serving import body, detect, metrics
-from deploy.serving.clients import client_key
 from deploy.serving.front import Front
 from deploy.serving.oip import over_http
 from deploy.serving.refusals import Invalid
@@ -44,11 +43,10 @@ class Endpoints:
         config = self.service.config
         min_score = number_parameter(request.query_params.get("min_score"), "min_score", 0.0, 1.0)
         timeout_ms = number_parameter(request.headers.get("x-timeout-ms"), "X-Timeout-Ms", 1.0, 1e9)
-        with self.service.admit(timeout_ms=timeout_ms) as work:
+        with self.service.admit(timeout_ms=timeout_ms, client=self.service.client(*(request.client or ("", 0)))) as work:
             files = await body.read_files(request, self.service.limits(work), config.max_images)
-            client = client_key(request.client.host if request.client else "")
             decoding = partial(detect.answer, work, files, max_pixels=config.max_pixels, decoders=self.service.decoders)
-            found = partial(decoding, min_score=min_score or 0.0, client=client)
+            found = partial(decoding, min_score=min_score or 0.0)
             answer = await self.service.run(work, found, num_images=len(files), receive=request.receive)
         return Response(answer, media_type="application/json")
 

@@ -1,11 +1,11 @@
 """Dynamic batching: requests that wait at the same time pass through the engine together.
 
-One thread per session takes the oldest job and the jobs behind it, as long as the batch has room; it waits for more only if a
-delay is set. Cancelled jobs are skipped, late ones expire. A failed pass is repeated job by job, so a job fails only on its own account.
+One thread per session takes the next job and the jobs behind it, as long as the batch has room; it waits for more only if a
+delay is set. Clients take turns, so that nobody waits behind everything that another one has queued. Cancelled jobs are skipped, late
+ones expire. A failed pass is repeated job by job, so a job fails only on its own account.
 """
 
 import threading
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -15,6 +15,7 @@ import numpy as np
 
 from deploy.precision import Batch
 from deploy.runtimes import Raw, Session
+from deploy.serving.clients import FairQueue
 from deploy.serving.refusals import Busy, Expired
 
 _MEMORY = 0.9
@@ -61,7 +62,7 @@ class Batcher:
         self._last_end = 0.0
         self._max_delay_s = max_delay_s
         self._observe = observe
-        self._jobs: deque[_Job] = deque()
+        self._jobs: FairQueue[_Job] = FairQueue()
         self._changed = threading.Condition()
         self._closed = False
         named = enumerate(sessions)
@@ -69,11 +70,12 @@ class Batcher:
         for thread in self._threads:
             thread.start()
 
-    def submit(self, images: Batch, deadline: float) -> "Future[JobResult]":
+    def submit(self, images: Batch, deadline: float, client: str = "") -> "Future[JobResult]":
         """Queue images [n, 3, H, W], n at most max_batch_size; cancelling the future skips them.
 
         Args:
             deadline: on time.monotonic's clock.
+            client: who takes turns with others.
 
         Raises:
             Busy: the batcher is closed.
@@ -83,7 +85,7 @@ class Batcher:
         with self._changed:
             if self._closed:
                 raise Busy("the engine is being closed; retry later")
-            self._jobs.append(job)
+            self._jobs.append(client, job)
             self._changed.notify()
         return job.future
 
@@ -114,7 +116,7 @@ class Batcher:
                     return jobs
 
     def _await_more(self) -> None:
-        first = self._jobs[0]
+        first = self._jobs.first()
         until = min(first.arrived + self._max_delay_s, first.deadline - self.seconds_each)
         while self._jobs and not self._closed and sum(len(job.images) for job in self._jobs) < self.max_batch_size:
             left = until - monotonic()
@@ -126,8 +128,8 @@ class Batcher:
         jobs: list[_Job] = []
         room = self.max_batch_size
         now = monotonic()
-        while self._jobs and len(self._jobs[0].images) <= room:
-            job = self._jobs.popleft()
+        while self._jobs and len(self._jobs.first().images) <= room:
+            job = self._jobs.pop()
             if not job.future.set_running_or_notify_cancel():
                 continue
             if job.deadline < now:
@@ -143,7 +145,7 @@ class Batcher:
             raw = session.infer(jobs[0].images if len(jobs) == 1 else np.concatenate([job.images for job in jobs]))
             ended = monotonic()
             waited = tuple(started - job.arrived for job in jobs)
-            self._pace(jobs[0].arrived, ended, ended - started, len(raw.scores))
+            self._pace(min(job.arrived for job in jobs), ended, ended - started, len(raw.scores))
             if self._observe is not None:
                 self._observe(Pass(len(raw.scores), ended - started, waited))
         except Exception as error:  # noqa: BLE001 - raised again where the request waits

@@ -5,15 +5,18 @@ import contextlib
 import socket
 import struct
 import sys
-from collections import Counter
-from collections.abc import Sequence
-from ipaddress import ip_address, ip_network
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Sequence
+from functools import partial
 from math import inf
+from random import uniform
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from deploy.serving.clients import client_key
+from deploy.serving.clients import Proxies, client_key
+from deploy.serving.front import HEALTH
+from deploy.serving.pace import Pace
 
 HEADER_SECONDS = 10.0
 """Time for the headers of a request, and for the rest of a body that was refused before it had come."""
@@ -25,9 +28,10 @@ SPARE_SECONDS = 2.0
 """Time for the headers on a connection above a limit."""
 FLUSH_SECONDS = 5.0
 """Time in which a client must have read the last answer once its connection is being closed."""
-REST_SECONDS = 0.3
-"""Time for which a connection is not read once a request on it was refused for lack of room: clients that ask again at once would
-otherwise leave no time for others."""
+REST_SECONDS = 1.0
+"""Time for which a connection is not read once a request on it was refused for lack of room, as its answer says: clients that ask again
+at once would otherwise leave no time for others. Up to half as long again by chance, so that those refused together come back one by
+one. On a spare connection the refusal itself waits so long, since its client would open the next one at once."""
 LEAST_RATE = 256 * 1024
 """Bytes per second at which a client must read an answer that it does not read within HEADER_SECONDS."""
 SWEEP_SECONDS = 0.25
@@ -41,29 +45,38 @@ _TOO_LARGE = b"431 Request Header Fields Too Large"
 
 
 class Entrance:
-    """Counts connections. Those above a limit are spare: they may ask for health only, once and soon, and the oldest makes room."""
+    """Counts connections. Those above a limit are spare: they may ask for health only, once and soon, and the oldest makes room.
+
+    `proxies` and `pace` are for the requests on all of them.
+    """
 
     def __init__(self, most: int, most_per_client: int | None = None, trusted: Sequence[str] = ()) -> None:
         self.most = most
         self._most_per_client = most // 2 if most_per_client is None else most_per_client
-        self._trusted = [ip_network(one, strict=False) for one in trusted]
+        self.proxies = Proxies(trusted)
         self._clients: Counter[str] = Counter()
         self._taken = 0
-        self._spare: dict[Connection, None] = {}
+        self._spare: OrderedDict[Connection, None] = OrderedDict()
+        self.pace = Pace()
 
     def enter(self, connection: "Connection") -> bool:
         """Count a new connection; whether it is spare."""
-        client = client_key(connection.client[0] if connection.client else "")
-        if self._taken < self.most and (self._is_trusted(client) or self._clients[client] < self._most_per_client):
+        host = connection.client[0] if connection.client else ""
+        client = client_key(host)
+        if self._taken < self.most and (host in self.proxies or self._clients[client] < self._most_per_client):
             self._clients[client] += 1
             self._taken += 1
             return False
         if len(self._spare) >= min(_SPARE, max(1, self.most // 4)):
-            oldest = next(iter(self._spare))
-            del self._spare[oldest]
+            oldest, _ = self._spare.popitem(last=False)
             oldest.transport.abort()
         self._spare[connection] = None
         return True
+
+    def put_first(self, connection: "Connection") -> None:
+        """Have a spare connection make room before all others, because it asks for something else than health."""
+        if connection in self._spare:
+            self._spare.move_to_end(connection, last=False)
 
     def leave(self, connection: "Connection", *, spare: bool) -> None:
         """Forget a connection."""
@@ -75,13 +88,6 @@ class Entrance:
         self._clients[client] -= 1
         if not self._clients[client]:
             del self._clients[client]
-
-    def _is_trusted(self, client: str) -> bool:
-        try:
-            address = ip_address(client.partition("/")[0])
-        except ValueError:
-            return False
-        return any(address in network for network in self._trusted)
 
 
 class Connection(HttpToolsProtocol):
@@ -96,7 +102,7 @@ class Connection(HttpToolsProtocol):
         self._entrance = entrance
         self._due = inf
         self._unread_due = inf
-        self._rests_until = inf
+        self._late: asyncio.TimerHandle | None = None
         self._spare = self._ending = self._in_message = self._too_large = False
         self._loose = 0
 
@@ -104,6 +110,7 @@ class Connection(HttpToolsProtocol):
         """Start the time limit for the first request's headers."""
         super().connection_made(transport)
         self._spare = self._entrance.enter(self)
+        self._client = self._entrance.proxies.client(*(self.client or ("", 0)))
         self._wait(SPARE_SECONDS if self._spare else HEADER_SECONDS)
 
     def data_received(self, data: bytes) -> None:
@@ -153,7 +160,7 @@ class Connection(HttpToolsProtocol):
             self.flow.pause_reading()
         elif self.scope["state"].get("busy") and not self.transport.is_closing():
             self.flow.pause_reading()
-            self._rests_until = self.loop.time() + REST_SECONDS
+            self._late = self._in_a_while(self._read_again)
         if self._at_rest:
             self._wait(HEADER_SECONDS if self._in_message else IDLE_SECONDS)
 
@@ -184,14 +191,12 @@ class Connection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Make room."""
         self._entrance.leave(self, spare=self._spare)
+        if self._late is not None:
+            self._late.cancel()
         super().connection_lost(exc)
 
     def check(self, now: float) -> None:
         """Close the connection if its state has lasted too long, and cut it off if closing takes too long."""
-        if now >= self._rests_until:
-            self._rests_until = inf
-            if not self.transport.is_closing():
-                self.flow.resume_reading()
         if now >= self._unread_due:
             self._cut_off()
         elif self.transport.is_closing() and not self._ending:  # whoever closes it, the client may never read what is left
@@ -202,6 +207,23 @@ class Connection(HttpToolsProtocol):
                 self._cut_off()
             else:
                 self.transport.close()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        start = partial(super()._start_asgi_task, cycle, app)
+        if HEALTH.fullmatch(cycle.scope["path"]):
+            start()
+        elif self._spare:
+            self._entrance.put_first(self)
+            self._late = self._in_a_while(start)
+        else:
+            self._entrance.pace.start(self._client, start)
+
+    def _read_again(self) -> None:
+        if not self.transport.is_closing():
+            self.flow.resume_reading()
+
+    def _in_a_while(self, function: Callable[[], None]) -> asyncio.TimerHandle:
+        return self.loop.call_later(REST_SECONDS * uniform(1.0, 1.5), function)  # noqa: S311 - no secret
 
     def _cut_off(self) -> None:
         """Close the connection so that the system, too, forgets what the client has not read."""

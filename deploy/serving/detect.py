@@ -28,8 +28,8 @@ class Placed:
     pre_s: float
 
 
-def answer(work: Work, files: Sequence[File], *, min_score: float, max_pixels: int, decoders: Decoders, client: str) -> bytes:
-    """The JSON of /v1/detect, for a client as `clients.client_key` names it.
+def answer(work: Work, files: Sequence[File], *, min_score: float, max_pixels: int, decoders: Decoders) -> bytes:
+    """The JSON of /v1/detect.
 
     Raises:
         Invalid: one of the images cannot be read; the message names it.
@@ -37,7 +37,7 @@ def answer(work: Work, files: Sequence[File], *, min_score: float, max_pixels: i
         Expired, Gone, ArtifactError: see Work.result.
     """
     started = perf_counter()
-    bounds = Bounds(work.deadline, work.gone, client)
+    bounds = Bounds(work.deadline, work.gone, work.client)
     placed = [_place(work, file, _which(number, len(files)), max_pixels, decoders, bounds) for number, file in enumerate(files, start=1)]
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
@@ -67,11 +67,12 @@ def answer(work: Work, files: Sequence[File], *, min_score: float, max_pixels: i
 
 def _place(work: Work, file: File, which: str, max_pixels: int, decoders: Decoders, bounds: Bounds) -> Placed:
     try:
-        if not costly.look(file.content).quick and POSSIBLE:
-            start = perf_counter()
-            tensor, placement = decoders.decode(file.content, work.model.contract.preprocessing, bounds)
-            return Placed(work.submit(tensor[None]), placement, perf_counter() - start, 0.0)
-        return _place_quick(work, file, max_pixels)
+        with work.turn():  # to look takes as long as to decode some images, and all threads that compute hold up the event loop
+            if costly.look(file.content).quick or not POSSIBLE:
+                return _place_quick(work, file, max_pixels)
+        start = perf_counter()
+        tensor, placement = decoders.decode(file.content, work.model.contract.preprocessing, bounds)
+        return Placed(work.submit(tensor[None]), placement, perf_counter() - start, 0.0)
     except DataError as error:
         raise Invalid(f"{which}{error}") from error
 
@@ -79,11 +80,10 @@ def _place(work: Work, file: File, which: str, max_pixels: int, decoders: Decode
 def _place_quick(work: Work, file: File, max_pixels: int) -> Placed:
     """Decode here, which saves the way to another process and back."""
     preprocessing = work.model.contract.preprocessing
-    with work.turn():
-        start = perf_counter()
-        image = image_files.load(file.content, preprocessing, max_pixels=max_pixels, trusted=False)
-        decoded = perf_counter()
-        tensor, placement = preprocess.apply(image.pixels, preprocessing, image.size)
+    start = perf_counter()
+    image = image_files.load(file.content, preprocessing, max_pixels=max_pixels, trusted=False)
+    decoded = perf_counter()
+    tensor, placement = preprocess.apply(image.pixels, preprocessing, image.size)
     ready = perf_counter()
     return Placed(work.submit(tensor[None]), placement, decoded - start, ready - decoded)
 

@@ -1,7 +1,6 @@
 """The outer layer of every HTTP request: assigns a request id, checks the token, then logs the request and counts it in the metrics."""
 
 import re
-import secrets
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,14 +14,14 @@ from starlette.routing import Route, Router
 from starlette.types import Message, Receive, Scope, Send
 
 from deploy.errors import ArtifactError
-from deploy.serving.logs import REQUEST_ID
+from deploy.serving.logs import request_id
 from deploy.serving.options import LOOPBACK, ServeConfig
 from deploy.serving.refusals import Busy, Forbidden, Refusal
 from deploy.serving.service import Service
 
 OPEN = re.compile(r"/|/openapi\.json|/v2/health/(live|ready)")
 """Paths that need no token: health, for orchestrators, and pages that reveal nothing about the model."""
-_HEALTH = re.compile(r"/v2/health/(live|ready)")
+HEALTH = re.compile(r"/v2/health/(live|ready)")
 """Paths that are answered whatever the load."""
 _QUIET = re.compile(r"/v2/health/.*|/metrics|/v2/models/[^/]+(/versions/[^/]+)?/ready")
 
@@ -43,8 +42,7 @@ class Front:
         scope["app"] = self  # makes the router raise its refusals
         started = perf_counter()
         headers = Headers(scope=scope)
-        given = headers.get("x-request-id", "")
-        identity = given if REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
+        identity = request_id(headers.get("x-request-id", ""))
         crowded = scope.get("state", {}).get("crowded", False)
         answer = _Answer(send, identity, closing=self.service.draining or crowded)
         why: Mapping[str, Any] = {}
@@ -74,7 +72,7 @@ class Front:
             Unauthorized: see Service.authorize.
         """
         path = scope["path"]
-        if _HEALTH.fullmatch(path):
+        if HEALTH.fullmatch(path):
             return
         if crowded:
             raise Busy("too many connections, from this client or from all; retry later")

@@ -25,7 +25,12 @@ class ServeConfig(Frozen):
     threads: int | None = Field(default=None, ge=1, description="CPU threads per session; null: the runtime's choice")
     max_batch_size: int | None = Field(default=None, ge=1, le=128, description="maximum images per pass; null: the fastest size at warm-up")
     max_queue_delay_ms: float = Field(default=0.0, ge=0, le=1000, description="time that a pass waits for more images")
-    queue_size: int = Field(default=64, ge=1, le=10_000, description="maximum number of requests in progress; more are refused with 503")
+    queue_size: int = Field(
+        default=64,
+        ge=1,
+        le=10_000,
+        description="maximum number of requests in progress, three quarters of them from one address; more are refused with 503",
+    )
     timeout_ms: float = Field(default=10_000, gt=0, le=600_000, description="time limit per request; a request may ask for less")
     max_body_mib: float = Field(default=32.0, gt=0, le=1024, description="maximum size of a request body")
     max_pixels: int = Field(default=40_000_000, ge=1, le=89_478_485, description="maximum number of pixels per image")

@@ -18,6 +18,7 @@ from deploy.bundles.bundle import Bundle
 from deploy.errors import ConfigError, EdgedistillError
 from deploy.serving.admission import Admission
 from deploy.serving.body import Limits, until_gone
+from deploy.serving.clients import Proxies
 from deploy.serving.decoders import Decoders
 from deploy.serving.logs import Log
 from deploy.serving.metrics import Metrics
@@ -47,6 +48,7 @@ class Service:
         # each request has a thread that waits for the engine
         self.pool = ThreadPoolExecutor(config.queue_size, thread_name_prefix="request")
         self.draining = False
+        self._proxies = Proxies(config.trusted_proxies)
         self._unpacking = asyncio.Semaphore(machine.num_cores())
         self._token = read_token(config.token_file)
         self._model: Model | None = None
@@ -83,7 +85,9 @@ class Service:
             model.give_back()
 
     @contextmanager
-    def admit(self, name: str | None = None, version: str | None = None, *, timeout_ms: float | None = None) -> Iterator[Work]:
+    def admit(
+        self, name: str | None = None, version: str | None = None, *, timeout_ms: float | None = None, client: str = ""
+    ) -> Iterator[Work]:
         """Admit a request, and release what it holds at the end.
 
         It takes, in this order, a lease of the model, memory for its body (`limits`) and a place (`run`). Room and time are checked
@@ -93,16 +97,21 @@ class Service:
             name: see `lease`; None if the name is in the body, to be checked by Model.check_name.
             version: likewise.
             timeout_ms: time that the request asks for; the server's limit applies if it is shorter.
+            client: who takes turns with others, see `clients`.
 
         Raises:
-            Busy: no model is loaded yet, all places are taken, or the requests ahead would leave too little time.
+            Busy: no model is loaded yet, all places or this client's share are taken, or the requests ahead would leave too little time.
             Unknown: the model has a different name or version.
         """
-        with self.lease(name, version) as model, self.admission.claim() as claim:
-            work = Work(model, claim, self.config.timeout_ms / 1000)
+        with self.lease(name, version) as model, self.admission.claim(client) as claim:
+            work = Work(model, claim, self.config.timeout_ms / 1000, client)
             work.limit(timeout_ms)
             work.check()
             yield work
+
+    def client(self, host: str, connection: object) -> str:
+        """Who counts as one client, see `clients.Proxies.client`."""
+        return self._proxies.client(host, connection)
 
     def limits(self, work: Work) -> Limits:
         """Limits of an admitted request's body."""

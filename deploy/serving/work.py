@@ -4,17 +4,18 @@ from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager
 from dataclasses import dataclass
-from threading import BoundedSemaphore, Lock
+from threading import Lock
 from time import monotonic
 
 from deploy import machine
 from deploy.precision import Batch
 from deploy.serving.admission import Claim
 from deploy.serving.batcher import JobResult
+from deploy.serving.clients import Rotation
 from deploy.serving.model import Model
 from deploy.serving.refusals import Expired, Gone
 
-_decoding = BoundedSemaphore(machine.num_cores())
+_decoding = Rotation(machine.num_cores())
 """Limits how many images are decoded at the same time: a large one needs hundreds of MB while it is decoded."""
 
 
@@ -32,9 +33,10 @@ class Work:
     `deadline` is on time.monotonic's clock.
     """
 
-    def __init__(self, model: Model, claim: Claim, seconds: float) -> None:
+    def __init__(self, model: Model, claim: Claim, seconds: float, client: str = "") -> None:
         self.model = model
         self.claim = claim
+        self.client = client
         self._arrived = monotonic()
         self.deadline = self._arrived + seconds
         self._futures: list[Future[JobResult]] = []
@@ -73,27 +75,23 @@ class Work:
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """Wait for a turn to decode or parse, which only a few requests do at the same time.
+        """Wait for a turn to decode or parse, which only a few requests do at the same time; clients get them in rotation.
 
         Raises:
             Expired: the request's time expired before its turn.
             Gone: the request was cancelled.
         """
-        if not (left := self.seconds_left) or not _decoding.acquire(timeout=left):  # a free slot is taken even without time
-            raise Expired("the request's time expired before its turn")
-        try:
+        with _decoding.place(self.client, self._until_turn):
             if self._cancelled:
                 raise Gone("the client went away")
             yield
-        finally:
-            _decoding.release()
 
     def submit(self, images: Batch) -> "Future[JobResult]":
         """Queue images [n, 3, H, W], n at most the maximum batch size."""
         with self._lock:
             if self._cancelled:
                 raise Gone("the client went away")
-            future = self.model.batcher.submit(images, self.deadline)
+            future = self.model.batcher.submit(images, self.deadline, self.client)
             self._futures.append(future)
             return future
 
@@ -119,3 +117,8 @@ class Work:
             self._cancelled = True
             for future in self._futures:
                 future.cancel()
+
+    def _until_turn(self) -> float:
+        if not (left := self.seconds_left):
+            raise Expired("the request's time expired before its turn")
+        return left

@@ -184,17 +184,18 @@ class Reply:
 
 
 class Client:
-    """A connection that is opened again when the server closes it."""
+    """A connection that is opened again when the server closes it; from a chosen address of this machine."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, host: str | None = None) -> None:
         self.port = port
+        self._from = (host, 0) if host else None
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
 
     async def ask(self, content: bytes) -> Reply:
         """Send bytes and read an answer; ConnectionRefusedError where nobody listens."""
         if self._writer is None:
-            self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self.port)
+            self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self.port, local_addr=self._from)
         start = time.monotonic()
         try:
             self._writer.write(content)

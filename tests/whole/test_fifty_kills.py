@@ -1,13 +1,11 @@
-"""Fifty kills of a run at random moments, two or more within every stage of every target, and the results are bit for bit the same."""
+"""Fifty kills of a run at random moments, two for every stage of every target, and the results are bit for bit the same."""
 
 import json
 import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +15,6 @@ from places import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
 SMALL = ROOT / "examples" / "small.yaml"
-COMMAND = (sys.executable, "-P", "-c", "import sys; from pipeline.cli import main; sys.exit(main())")
 OPTIONS = (
     *("data.train_images=16", "data.val_images=8", "data.test_images=1", "data.shifted_images=1", "device=cpu"),
     *("teacher.detector.strides=[8]", "student.detector.strides=[8]", "teacher.train.epochs=3", "student.train.epochs=3"),
@@ -28,83 +25,129 @@ OPTIONS = (
         "validation.latency.ratio_width=100",
     ),
 )
-NUM_KILLS, SEED = 50, 0
-LONGEST = 4.0
-"""Seconds after which a stage is killed at the latest, so that stages that do not resume end, too, before the next kill."""
-PUBLISHING = "package:cpu-int8"
+SEED, SHORT_SECONDS = 0, 0.3
+PER_STAGE, PUBLISHING = 2, 4
+"""Kills within each stage of each target, and after the last stage, while bundles are published."""
 TIMEOUT = 900
+PROGRAM = """
+import atexit, json, os, signal, sys, threading
+
+counting, instance, event, seconds, *sys.argv[1:] = sys.argv[1:]
+running, counts, text = "", {}, sys.stdout.write
+
+def end():
+    os.killpg(0, signal.SIGKILL)
+
+def count(name, given):
+    if running:
+        counts[running] = counts.get(running, 0) + 1
+        if (running, counts[running]) == (instance, int(event)):
+            end()
+
+def write(line):
+    global running
+    written = text(line)
+    sys.stdout.flush()
+    name, _, what = line.partition(" ")
+    if what.strip().startswith("running"):
+        running = name
+        if name == instance and float(seconds):
+            timer = threading.Timer(float(seconds), end)
+            timer.daemon = True
+            timer.start()
+    elif what.strip().startswith(("done in", "reused")):
+        if name == instance:
+            end()
+        running = "publishing" if name == "package:cpu-int8" else ""
+    return written
+
+def tell():
+    global running
+    running = ""
+    with open(counting, "w") as file:
+        json.dump(counts, file)
+
+sys.stdout.write = write
+if instance == "publishing":
+    atexit.register(end)
+if counting:
+    atexit.register(tell)
+sys.addaudithook(count)
+from pipeline.cli import main
+sys.exit(main())
+"""
+"""A run that kills itself: at one of the stage's events (opened files, imports and everything else that Python tells hooks), after some
+seconds, or, at the latest, when the stage has been made or is found to be. While counting, it counts the events of each stage."""
 
 
 class Kill(NamedTuple):
-    """When: so many seconds after this stage was first reported."""
+    """When: at this event of the stage, from 1, or so many seconds after it began; the other one is 0."""
 
     instance: str
-    seconds: float
+    event: int = 0
+    seconds: float = 0.0
+
+
+class Killed(NamedTuple):
+    """What came of it: the exit code, and whether the stage was still being made."""
+
+    kill: Kill
+    code: int
+    within: bool
 
 
 class FiftyKills(NamedTuple):
-    """Two folders `runs`; the kills, and how many of them met a process that was still running."""
+    """Two folders `runs`, and the kills."""
 
     undisturbed: Path
     disturbed: Path
-    kills: list[Kill]
-    met: int
+    killed: list[Killed]
 
 
-@contextmanager
-def started(runs: Path) -> "Iterator[subprocess.Popen[str]]":
-    command = [*COMMAND, "run", str(SMALL), "--runs", str(runs), *(word for option in OPTIONS for word in ("--set", option))]
+def run(runs: Path, kill: Kill | None = None, *more: str, counting: str = "") -> tuple[int, str]:
+    """The exit code of a run, negative if a signal ended it, and what it has said."""
+    given = [counting, *(map(str, kill) if kill else ("", "0", "0"))]
+    command = [sys.executable, "-P", "-c", PROGRAM, *given, "run", str(SMALL), "--runs", str(runs), *more]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command += [word for option in OPTIONS for word in ("--set", option)]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, env=environment, stdout=pipe, stderr=subprocess.DEVNULL, text=True, start_new_session=True) as process:
         try:
-            yield process
+            said, _ = process.communicate(timeout=TIMEOUT)
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
+    return process.returncode, said
 
 
-def killed(runs: Path, kill: Kill) -> bool:
-    """Start a run and kill it; whether it was still running."""
-    with started(runs) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.startswith(f"{kill.instance:<28} "):
-                break
-        time.sleep(kill.seconds)
-        met = process.poll() is None
-        if met:
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate(timeout=TIMEOUT)
-    return met
-
-
-def whole(runs: Path) -> None:
-    with started(runs) as process:
-        process.communicate(timeout=TIMEOUT)
-        assert process.returncode == 0
-
-
-def plan(runs: Path) -> list[Kill]:
-    """Kills in the order of the stages: as many for each, at random moments of the time that it took undisturbed."""
+def plan(runs: Path, counts: Mapping[str, int]) -> list[Kill]:
+    """Kills in the order of the stages: of each, one at a random event and one at a random moment, or, of a short one, both at events."""
     stages = json.loads((runs / "small" / "summary.json").read_text())["stages"]
     random = np.random.default_rng(SEED)
-    each = NUM_KILLS // len(stages)
-    moments = [(one["instance"], min(LONGEST, one["seconds"])) for one in stages for _ in range(each)]
-    kills = [Kill(instance, float(random.uniform(0, seconds))) for instance, seconds in moments]
-    more = NUM_KILLS - len(kills)
-    return [*kills, *(Kill(PUBLISHING, float(random.uniform(0, 1))) for _ in range(more))]
+    kills: list[Kill] = []
+    for one in stages:
+        instance, seconds = one["instance"], one["seconds"]
+        at_event = [Kill(instance, int(random.integers(1, counts[instance] + 1))) for _ in range(PER_STAGE)]
+        kills += at_event if seconds < SHORT_SECONDS else [*at_event[1:], Kill(instance, seconds=float(random.uniform(0, seconds / 2)))]
+    return [*kills, *(Kill("publishing", int(random.integers(1, counts["publishing"] + 1))) for _ in range(PUBLISHING))]
+
+
+def killed(runs: Path, kill: Kill) -> Killed:
+    """Start a run that is killed; if the stage had been made before, it is forced to be made again."""
+    code, said = run(runs, kill)
+    if f"{kill.instance:<28} reused" in said:
+        code, said = run(runs, kill, "--force", kill.instance)
+    return Killed(kill, code, within=f"{kill.instance:<28} done" not in said)
 
 
 @pytest.fixture(scope="module")
 def story(tmp_path_factory: pytest.TempPathFactory) -> FiftyKills:
     folder = tmp_path_factory.mktemp("fifty")
-    undisturbed, disturbed = folder / "undisturbed", folder / "disturbed"
-    whole(undisturbed)
-    kills = plan(undisturbed)
-    met = sum(killed(disturbed, kill) for kill in kills)
-    whole(disturbed)
-    return FiftyKills(undisturbed, disturbed, kills, met)
+    undisturbed, disturbed, counting = folder / "undisturbed", folder / "disturbed", folder / "counts.json"
+    assert run(undisturbed, counting=str(counting))[0] == 0
+    found = [killed(disturbed, kill) for kill in plan(undisturbed, json.loads(counting.read_text()))]
+    assert run(disturbed)[0] == 0
+    return FiftyKills(undisturbed, disturbed, found)
 
 
 def files(runs: Path, pattern: str) -> dict[str, bytes]:
@@ -116,9 +159,12 @@ def summary(runs: Path) -> Any:
 
 
 def test_every_stage_of_every_target_was_killed(story: FiftyKills) -> None:
-    assert len(story.kills) == NUM_KILLS
-    assert story.met >= NUM_KILLS - 5
-    assert {kill.instance for kill in story.kills} == {one["instance"] for one in summary(story.undisturbed)["stages"]}
+    assert len(story.killed) >= 50
+    assert {one.code for one in story.killed} == {-signal.SIGKILL}
+    stages = {one["instance"] for one in summary(story.undisturbed)["stages"]}
+    within = [one.kill.instance for one in story.killed if one.within]
+    assert set(within) == {*stages, "publishing"}
+    assert len(within) >= len(story.killed) - 5, [one for one in story.killed if not one.within]
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from deploy.errors import EdgedistillError
+from deploy.serving.clients import peer_host
 from deploy.serving.oip import protocol
 from deploy.serving.oip.messages import DATA_TYPES, MESSAGES
 from deploy.serving.refusals import Forbidden, Invalid, TooLarge
@@ -84,7 +85,8 @@ class Methods:
     async def ModelInfer(self, request: bytes, context: Any) -> Any:  # noqa: N802
         """Run the engine on tensors."""
         left = context.time_remaining()
-        with self.service.admit(timeout_ms=None if left is None else max(left, 0.0) * 1000) as work:
+        client = self.service.client(peer_host(context.peer()), id(context))
+        with self.service.admit(timeout_ms=None if left is None else max(left, 0.0) * 1000, client=client) as work:
             work.claim.hold(len(request))
             return await self.service.run(work, partial(self._infer, work, request))
 

@@ -1,19 +1,17 @@
 """The Open Inference Protocol over gRPC."""
 
 import asyncio
-import secrets
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from time import perf_counter
 from typing import Any
-from urllib.parse import unquote
 
 import grpc
 
 from deploy.errors import ArtifactError, ConfigError
-from deploy.serving.clients import Share, client_key
-from deploy.serving.logs import REQUEST_ID
+from deploy.serving.clients import Share, client_key, peer_host
+from deploy.serving.logs import request_id
 from deploy.serving.oip.messages import MESSAGES, PACKAGE
 from deploy.serving.oip.methods import Methods, parse
 from deploy.serving.refusals import Refusal, TooSlow
@@ -134,8 +132,7 @@ async def _next(requests: AsyncIterator[bytes], seconds: float) -> bytes | None:
 
 
 def _client(context: Any) -> str:
-    """The client's address, from `ipv4:192.0.2.1:50000` or `ipv6:%5B2001:db8::1%5D:50000`."""
-    return client_key(unquote(context.peer()).partition(":")[2].rpartition(":")[0].strip("[]"))
+    return client_key(peer_host(context.peer()))
 
 
 class _Call:
@@ -143,8 +140,7 @@ class _Call:
 
     def __init__(self, service: Service, name: str, context: Any) -> None:
         self.metadata = {key: value for key, value in context.invocation_metadata() if isinstance(value, str)}
-        given = self.metadata.get("x-request-id", "")
-        self.identity = given if REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
+        self.identity = request_id(self.metadata.get("x-request-id", ""))
         self._service = service
         self._name = name
         self._started = perf_counter()

@@ -154,7 +154,7 @@ class HttpEndpoints:
 
     async def infer(self, request: Request) -> Response:
         """Run the engine on tensors."""
-        with self.service.admit(*_name(request)) as work:
+        with self.service.admit(*_name(request), client=self.service.client(*(request.client or ("", 0)))) as work:
             content = await body.read(request, self.service.limits(work))
             answered = partial(self._infer, work, content, request.headers.get(HEADER_LENGTH))
             answer, head = await self.service.run(work, answered, receive=request.receive)

@@ -3,7 +3,9 @@
 import asyncio
 import io
 import json
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -16,7 +18,9 @@ import pytest
 from serving_samples import Running, encoded
 from waiting import PATIENCE, until
 
+from deploy import machine
 from deploy.bundles.bundle import Bundle
+from deploy.prediction import costly
 from deploy.runtimes import Raw
 from deploy.runtimes.ort import OrtSession
 from deploy.serving.admission import Admission
@@ -76,6 +80,55 @@ class TestClaim:
         with pytest.raises(Gone):
             claim.place(1.0, 1.0, 16)
         assert (admission.pending, admission.images) == (0, 0)
+
+    def test_one_client_fills_three_quarters_and_leaves_room_for_others(self) -> None:
+        admission = Admission(room=16, max_bytes=10)
+        with ExitStack() as held:
+
+            def place(client: str) -> None:
+                held.enter_context(admission.claim(client)).place(60.0, 0.0, 1)
+
+            for _ in range(12):
+                place("greedy")
+            with pytest.raises(Busy, match="12 requests of this client"):
+                place("greedy")
+            place("modest")
+            place("modest")
+            with pytest.raises(Busy, match="12 requests of this client"):
+                place("greedy")
+            place("third")
+            place("fourth")
+            with pytest.raises(Busy, match="16 requests are being"):
+                place("fifth")
+        assert (admission.pending, admission.images, admission.clients) == (0, 0, {})
+
+    def test_images_of_others_count_only_as_far_as_they_come_first(self) -> None:
+        admission = Admission(room=16, max_bytes=10)
+        with (
+            admission.claim("many") as many,
+            admission.claim("few") as few,
+            admission.claim("few") as more,
+            admission.claim("many") as late,
+        ):
+            many.place(60.0, 1.0, 16)
+            few.place(3.0, 1.0, 1)  # behind one of the sixteen
+            with pytest.raises(Busy, match="may take 6 s, and 4 s are allowed"):
+                more.place(4.0, 1.0, 1)  # behind the first and two of the sixteen
+            more.place(6.0, 1.0, 1)
+            with pytest.raises(Busy, match="may take 28 s"):
+                late.place(26.0, 1.0, 1)
+
+    def test_one_client_s_bodies_leave_memory_for_those_of_others(self) -> None:
+        admission = Admission(room=3, max_bytes=160)
+        with admission.claim("greedy") as one, admission.claim("greedy") as another, admission.claim("modest") as other:
+            one.hold(60)
+            another.hold(60)
+            with pytest.raises(Busy, match="120 bytes of this client"):
+                one.hold(10)
+            other.hold(30)
+            one.hold(-60)
+            one.hold(10)
+        assert (admission.bytes, admission.clients) == (0, {})
 
     def test_bodies_share_the_memory_that_they_may_take(self) -> None:
         admission = Admission(room=3, max_bytes=10)
@@ -193,12 +246,12 @@ class Held:
         self.free = threading.Event()
         self.admission = running.service.admission
         self._running = running
-        self._threads = threads
+        self.threads = threads
 
     def start(self, door: Door, num_images: int) -> "Future[Answered]":
         """Ask at a door, and wait until the images are counted."""
         pending, images = self.counts
-        answer = self._threads.submit(door.ask, self._running, num_images)
+        answer = self.threads.submit(door.ask, self._running, num_images)
         until(lambda: self.counts == (pending + 1, images + num_images), f"{num_images} images to be admitted; {self.counts}")
         return answer
 
@@ -212,7 +265,7 @@ class Held:
 def held(running: Running, monkeypatch: pytest.MonkeyPatch) -> Iterator[Held]:
     infer = OrtSession.infer
     with ExitStack() as stack:
-        one = Held(running, stack.enter_context(ThreadPoolExecutor(8)))
+        one = Held(running, stack.enter_context(ThreadPoolExecutor(16)))
         stack.callback(one.free.set)  # before the threads are waited for
 
         def wait(session: OrtSession, images: Any) -> Raw:
@@ -312,6 +365,62 @@ class TestDoors:
         monkeypatch.setattr(running.service.admission, "max_bytes", 10)
         answer = door.ask(running, 1)
         assert (answer.code, "bodies of 0 bytes are in memory already" in answer.text, places) == (door.busy, True, [])
+
+
+def post(running: Running, host: str) -> Answered:
+    """Ask for the objects of an image, from one of this machine's own addresses."""
+    with httpx.Client(transport=httpx.HTTPTransport(local_address=host), timeout=SECONDS) as client:
+        answer = client.post(f"http://{running.http}/v1/detect", content=IMAGE)
+    return Answered(str(answer.status_code), answer.text)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems have to be told of a second loopback address")
+@pytest.mark.parametrize(("proxies", "refused"), [((), "503"), (("127.0.0.1",), "200")], ids=["a client", "a proxy"])
+def test_who_fills_the_queue_is_refused_and_others_are_answered(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, proxies: tuple[str, ...], refused: str
+) -> None:
+    made = Running(bundle.root, queue_size=8, timeout_ms=1000 * SECONDS, trusted_proxies=proxies)
+    try:
+        with held(made, monkeypatch) as engine:
+            monkeypatch.setattr(made.service._model.batcher, "seconds_each", 0.001)  # type: ignore[union-attr]
+            first = [engine.start(DOORS[number % len(DOORS)], 1) for number in range(6)]
+            seventh = engine.start(Detect(), 1) if proxies else None
+            if not proxies:
+                for door in DOORS:
+                    answer = door.ask(made, 1)
+                    assert answer.code == door.busy
+                    assert "6 requests of this client" in answer.text
+            other = engine.threads.submit(post, made, "127.0.0.2")
+            until(lambda: engine.counts[0] == 7 + bool(proxies), "the other client to be admitted")
+            engine.free.set()
+            assert other.result(PATIENCE).code == "200"
+            assert {one.result(PATIENCE).code for one in first} == {"200", "OK"}
+            assert seventh is None or seventh.result(PATIENCE).code == refused
+    finally:
+        made.stop()
+
+
+def test_no_more_images_are_looked_at_together_than_there_are_cores(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every thread that computes holds up the event loop, and with it health checks."""
+    look, lock = costly.look, threading.Lock()
+    now, most = 0, 0
+
+    def slow(content: bytes) -> costly.Sight:
+        nonlocal now, most
+        with lock:
+            now += 1
+            most = max(most, now)
+        time.sleep(0.05)
+        with lock:
+            now -= 1
+        return look(content)
+
+    monkeypatch.setattr(costly, "look", slow)
+    count = 4 * machine.num_cores()
+    with ThreadPoolExecutor(count) as threads:
+        answers = [threads.submit(Detect().ask, running, 1) for _ in range(count)]
+        assert {one.result(PATIENCE).code for one in answers} == {"200"}
+    assert most == machine.num_cores()
 
 
 def test_a_request_that_is_given_up_keeps_its_place_until_its_thread_ends(bundle: Bundle) -> None:

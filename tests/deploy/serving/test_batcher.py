@@ -71,6 +71,20 @@ class TestBatcher:
         assert slow.sizes == [1, 3, 3]
         batcher.close()
 
+    def test_clients_take_turns(self, slow: SlowSession) -> None:
+        batcher = self.batcher(slow, max_batch_size=2)
+        first = submit(batcher, 1)
+        taken(batcher)
+        asked = [("many", 2.0), ("many", 3.0), ("many", 4.0), ("many", 5.0), ("few", 6.0), ("other", 7.0), ("few", 8.0)]
+        order: list[float] = []
+        for client, value in asked:
+            future = batcher.submit(one(value), monotonic() + PATIENCE, client)
+            future.add_done_callback(lambda done: order.append(done.result().raw.scores.item()))
+        slow.free.set()
+        assert scores(first) == [[1]]
+        batcher.close()
+        assert order == [2, 6, 7, 3, 8, 4, 5]
+
     def test_cancelled_and_late_jobs_never_reach_the_engine(self, slow: SlowSession) -> None:
         batcher = self.batcher(slow)
         first = submit(batcher, 1)

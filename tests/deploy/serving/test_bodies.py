@@ -136,7 +136,7 @@ def test_whether_a_body_is_text_is_told_by_its_start() -> None:
 
 def test_small_bodies_find_room_beside_large_ones() -> None:
     admission = Admission(room=4, max_bytes=1600, spare_bytes=320)
-    with admission.claim() as large, admission.claim() as small:
+    with admission.claim("one") as large, admission.claim("other") as small:
         with pytest.raises(Busy):
             large.hold(1281)
         large.hold(1280)

@@ -14,6 +14,7 @@ from serving_samples import Running, encoded, request
 from waiting import PATIENCE, join, until
 
 from deploy.bundles.bundle import Bundle
+from deploy.serving.clients import Proxies
 from deploy.serving.options import ServeConfig
 
 pytest.importorskip("uvicorn")
@@ -139,6 +140,7 @@ def test_headers_that_come_at_once_are_bounded(running: Running) -> None:
 
 def test_health_is_answered_beside_a_client_that_holds_all_it_can(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "HEADER_SECONDS", 600.0)
+    monkeypatch.setattr(connection, "REST_SECONDS", 0.01)
     with contextlib.ExitStack() as held:
         for _ in range(60):
             held.enter_context(call(running))
@@ -174,9 +176,24 @@ def test_who_was_refused_for_lack_of_room_is_not_read_again_at_once(running: Run
     running.service._model = model
     assert ask(1, IMAGE)[0] == {200}
     assert ask(1, b"no image")[0] == {400}
-    resting = {getattr(one, "_rests_until") for one in running.server.server_state.connections}  # noqa: B009 - uvicorn's type has many kinds
-    assert resting == {float("inf")}  # others go on
+    assert ask(1, IMAGE)[1] < connection.REST_SECONDS  # others go on
     client.close()
+
+
+def test_a_refusal_on_a_spare_connection_is_late_and_health_is_not(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever has too many connections would open the next one as soon as this one is refused."""
+    monkeypatch.setattr(connection, "HEADER_SECONDS", 600.0)
+    monkeypatch.setattr(connection, "REST_SECONDS", 1.0)
+    with contextlib.ExitStack() as held:
+        for _ in range(20):
+            held.enter_context(call(running))
+        asked, started = held.enter_context(call(running)), time.monotonic()
+        asked.sendall(request(IMAGE))
+        assert answered(running) == b"HTTP/1.1 200 OK"
+        assert time.monotonic() - started < 1.0
+        assert asked.makefile("rb").readline().startswith(b"HTTP/1.1 503 ")
+        assert time.monotonic() - started >= 1.0
+        assert closed(asked)
 
 
 def test_a_server_that_can_no_longer_end_connections_ends(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,9 +247,16 @@ def test_addresses_of_one_subscriber_are_one_client() -> None:
     assert spare == [False, False, True, False]
 
 
-def test_a_trusted_proxy_is_not_counted_as_one_client() -> None:
-    entrance = connection.Entrance(8, None, ["10.0.0.0/8"])
-    assert entered(entrance, "10.1.2.3", 9) == [False] * 8 + [True]
+@pytest.mark.parametrize("host", ["10.1.2.3", "::ffff:10.1.2.3", "2001:db8::5"])
+def test_a_trusted_proxy_is_not_counted_as_one_client(host: str) -> None:
+    entrance = connection.Entrance(8, None, ["10.0.0.0/8", "2001:db8::5"])
+    assert entered(entrance, host, 9) == [False] * 8 + [True]
+
+
+def test_each_connection_of_a_trusted_proxy_counts_as_a_client() -> None:
+    proxies = Proxies(["10.0.0.0/8"])
+    assert {proxies.client("10.1.2.3", port) for port in (1, 2, 1)} == {"10.1.2.3 1", "10.1.2.3 2"}
+    assert {proxies.client("192.0.2.1", port) for port in (1, 2)} == {"192.0.2.1"}
 
 
 def test_the_oldest_spare_connection_makes_room_and_places_come_back() -> None:
@@ -244,6 +268,16 @@ def test_the_oldest_spare_connection_makes_room_and_places_come_back() -> None:
         entrance.leave(one, spare=True)
     entrance.leave(first, spare=False)
     assert entered(entrance, "192.0.2.1", 1) == [False]
+
+
+def test_who_asks_for_something_else_than_health_makes_room_first() -> None:
+    entrance = connection.Entrance(12, 0)
+    probes, asking = [Peer("192.0.2.1"), Peer("192.0.2.1")], Peer("192.0.2.1")
+    for one in (*probes, asking):
+        entrance.enter(one)
+    entrance.put_first(asking)
+    entrance.enter(Peer("192.0.2.1"))
+    assert [one.aborted for one in (*probes, asking)] == [False, False, True]
 
 
 def test_trusted_proxies_are_addresses() -> None:

@@ -234,10 +234,10 @@ def waiting(rotation: Rotation, client: str, order: list[str]) -> threading.Thre
         with rotation.place(client, lambda: PATIENCE):
             order.append(client)
 
-    before = sum(map(len, rotation._waiting.values()))
+    before = len(rotation._waiting)
     thread = threading.Thread(target=wait)
     thread.start()
-    until(lambda: sum(map(len, rotation._waiting.values())) == before + 1, "a thread in the queue")
+    until(lambda: len(rotation._waiting) == before + 1, "a thread in the queue")
     return thread
 
 

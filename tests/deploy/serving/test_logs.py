@@ -84,3 +84,12 @@ def test_requests_are_answered_while_nobody_reads_the_log(tmp_path: Path) -> Non
         process.send_signal(signal.SIGTERM)
         until(lambda: process.poll() is not None, "the server to end though nobody has read its log")
         assert process.returncode == 0
+
+
+def test_a_request_without_an_id_of_its_own_gets_one_without_asking_the_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which would give other threads their turn with every request."""
+    monkeypatch.setattr(os, "urandom", lambda _: 1 / 0)
+    given = {logs.request_id(chosen) for chosen in ("", "two words", "a" * 101)}
+    assert len(given) == 3
+    assert all(len(one) == 16 and logs.REQUEST_ID.fullmatch(one) for one in given)
+    assert logs.request_id("mine-1") == "mine-1"

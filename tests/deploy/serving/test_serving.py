@@ -278,7 +278,7 @@ class TestRefusals:
         assert (client.get("/nothing").status_code, client.get("/nothing").json()) == (404, {"error": "Not Found"})
 
     def test_an_engine_that_fails_is_a_500_and_the_next_request_is_answered(self, served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-        def fail(images: Any, deadline: float) -> Any:
+        def fail(images: Any, deadline: float, client: str) -> Any:
             raise ArtifactError("the engine failed")
 
         with monkeypatch.context() as patch:
