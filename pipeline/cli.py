@@ -101,6 +101,7 @@ def parser() -> argparse.ArgumentParser:
         _add_run,
         _add_init,
         _add_ablate,
+        _add_compare,
         _add_check,
         _add_gate,
         _add_history,
@@ -147,6 +148,18 @@ def _add_run(commands: _Commands) -> argparse.ArgumentParser:
 def _add_ablate(commands: _Commands) -> argparse.ArgumentParser:
     command = _configured(commands, "ablate", "train the student with no loss, each loss and all losses, and report each gain")
     command.add_argument("--seeds", metavar="N", type=int, default=3, help="number of seeds, counting up from the file's seed (default 3)")
+    return command
+
+
+def _add_compare(commands: _Commands) -> argparse.ArgumentParser:
+    command = _configured(commands, "compare", "train the student with each distillation method and report which one helps")
+    command.add_argument(
+        "--seeds", metavar="N", type=int, help="number of seeds, counting up from the file's seed (default: compare.seeds)"
+    )
+    command.add_argument("--minutes", metavar="N", type=float, help="leave out methods and seeds until the estimate is at most this")
+    command.add_argument("--share", choices=("any",), help="any: train what no other process is training, until all is done; draw nothing")
+    command.add_argument("--dry-run", action="store_true", help="measure steps, print what would be trained and about how long it takes")
+    command.add_argument("--status", action="store_true", help="print how far all processes have come; train nothing")
     return command
 
 

@@ -21,6 +21,7 @@ from stages.facts import (
     ParityFacts,
     ReportFacts,
     Split,
+    StepMemoryFacts,
     StepTimeFacts,
     VerdictFacts,
     read_facts,
@@ -97,6 +98,16 @@ class StepTimes(Artifact):
     def facts(self) -> StepTimeFacts:
         """Seconds and their ratio."""
         return read_facts(self.root, StepTimeFacts)
+
+
+@dataclass(frozen=True)
+class StepMemory(Artifact):
+    """How much memory a training step of the student takes, alone and with its teacher."""
+
+    @property
+    def facts(self) -> StepMemoryFacts:
+        """Bytes and parameters."""
+        return read_facts(self.root, StepMemoryFacts)
 
 
 @dataclass(frozen=True)

@@ -94,6 +94,19 @@ class StepTimeFacts(Frozen):
     machine: dict[str, str]
 
 
+class StepMemoryFacts(Frozen):
+    """Peak bytes of the tensors that the student's training step makes without and with its teacher, on `device`.
+
+    `distilled_bytes` includes the weights of the teacher and of the losses, which are held between steps. `extra_parameters` are the
+    losses', trained but not shipped.
+    """
+
+    plain_bytes: int
+    distilled_bytes: int
+    extra_parameters: int
+    device: str
+
+
 class OnnxFacts(GraphFacts):
     """An exported graph with its contract."""
 

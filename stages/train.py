@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from stages.artifacts import Checkpoint, Dataset
-from stages.config import ExportConfig, StudentConfig, TeacherConfig
+from stages.config import DetectorConfig, ExportConfig, StudentConfig, TeacherConfig
 from stages.measurement import splits
 from stages.stage import stage
 from stages.training.digests import option_digests, weights_digest
@@ -28,6 +28,16 @@ def train_baseline(
 ) -> Checkpoint:
     """The student's network trained without the teacher: what distillation is measured against."""
     return _train(out, config, seed, device, split, dataset, export, "baseline")
+
+
+@stage(version=1)
+def untrained_teacher(out: Path, config: DetectorConfig, seed: int, split: str, dataset: Dataset, export: ExportConfig) -> Checkpoint:
+    """The teacher's network with random weights, whichever its options name: what it teaches is no knowledge."""
+    # Imported here: a stage that is reused, or judged on a machine without torch, must not import torch.
+    from stages.training.checkpoint import build_detector, finish
+
+    detector = build_detector(config, len(dataset.facts.contract.classes), seed, pretrained=False)
+    return finish(out, detector.eval(), config, 0, dataset, split, export)
 
 
 def _train(

@@ -4,6 +4,7 @@ Nothing here imports torch: a file is checked in milliseconds, also on a machine
 """
 
 from stages.config.baseline import BaselineConfig, stretched
+from stages.config.compare import CompareConfig
 from stages.config.data import DataConfig
 from stages.config.distillation import DistillConfig, LossConfig
 from stages.config.gates import SHARE, GateConfig, Tolerance, Versus
@@ -26,6 +27,7 @@ __all__ = [
     "Augmentation",
     "BaselineConfig",
     "Color",
+    "CompareConfig",
     "Crop",
     "DataConfig",
     "DetectorConfig",

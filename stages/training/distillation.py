@@ -122,14 +122,14 @@ class Distillation(Task):
         self.memory = (self.balance,) if any(weight == "auto" for _, weight in losses.values()) else ()
         self._factor = factor
         self._every = every
-        self._teacher = teacher
+        self.teacher = teacher
 
     def prepare(self, batch: TrainingBatch, step: int) -> Lesson | None:
         """The teacher's lesson on the student's own view; None if there are no losses."""
         if not self.losses:
             return None
         sampled = bool(self._every) and step % self._every == 0
-        return Lesson(self._teacher(batch.images), self._factor(step), sampled, self.balance.due(step))
+        return Lesson(self.teacher(batch.images), self._factor(step), sampled, self.balance.due(step))
 
     def forward(self, batch: TrainingBatch, extra: Lesson | None) -> tuple[Tensor, dict[str, Tensor]]:
         """The task losses as the baseline sums them, plus each weighted term.

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from deploy.comparison.learning_curve import LearningCurve
-from deploy.errors import ArtifactError, DataError
+from deploy.errors import DataError, Diverged
 from deploy.progress import Steps
 from stages.artifacts import LOSS_CURVES, Dataset
 from stages.config import TrainConfig
@@ -111,7 +111,7 @@ class Trainer:
         """Train to the last epoch and return the detector whose weights are shipped: the average if there is one.
 
         Raises:
-            ArtifactError: a loss is not finite; the message names it and its step.
+            Diverged: a loss is not finite; the message names it and its step.
             ConfigError: batch normalization over a single value.
             DataError: an image is unusable.
         """
@@ -179,7 +179,7 @@ class Trainer:
         """One step on a batch; its losses, averaged over processes.
 
         Raises:
-            ArtifactError: a loss is not finite; the message names it and its step.
+            Diverged: a loss is not finite; the message names it and its step.
         """
         self._optimizer.zero_grad()
         self._task.detector.progress(self._progress.step / max(1, self._num_steps))
@@ -215,7 +215,7 @@ class Trainer:
         for name, value in zip(names, values, strict=True):
             if not math.isfinite(value):
                 where = f"step {self._progress.step} (epoch {self._progress.epoch + 1})"
-                raise ArtifactError(f"{self._label}: {name} is {value} at {where}; lower train.learning_rate or the loss's weight")
+                raise Diverged(f"{self._label}: {name} is {value} at {where}; lower train.learning_rate or the loss's weight")
         return dict(zip(names, values, strict=True))
 
     def _write_curves(self) -> None:
