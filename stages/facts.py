@@ -95,8 +95,9 @@ class StepTimeFacts(Frozen):
 
 
 class StepMemoryFacts(Frozen):
-    """Peak bytes of the tensors that the student's training step makes without and with its teacher, on `device`.
+    """Bytes of the tensors that the student's training step needs without and with its teacher.
 
+    On a GPU these are its peak, less what is held between steps; on a CPU, what is kept for the backward pass.
     `distilled_bytes` includes the weights of the teacher and of the losses, which are held between steps. `extra_parameters` are the
     losses', trained but not shipped.
     """

@@ -6,22 +6,20 @@ Trainings are stages of `edgedistill run`: the store keeps them, and several pro
 import argparse
 import importlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from deploy.errors import ConfigError
-from pipeline.answer import Answer, say
+from pipeline.answer import Answer, say, silent
 from pipeline.arena.bouts import Bouts
-from pipeline.arena.lineup import Costs, Lineup, cheapest_first, lineup
+from pipeline.arena.opening import begin
 from pipeline.arena.outcome import outcome
 from pipeline.arena.record import agree, close
 from pipeline.arena.scoreboard import Scoreboard, scoreboard
-from pipeline.arena.serving import methods_of
 from pipeline.arena.sharing import do_all
-from pipeline.arena.trainings import Arena
 from pipeline.commands.check import before_trainings
 from pipeline.config import PipelineConfig, load
 from pipeline.results.contest import figures
@@ -30,8 +28,7 @@ from pipeline.results.recommendation import recommend
 from pipeline.results.table import grid
 from pipeline.store.exclusion import refuse_without_locks
 from pipeline.store.files import replace_json
-from pipeline.store.store import Mode, Store
-from stages.config import LossConfig
+from pipeline.store.store import Store
 
 FEWEST = 2
 """Seeds: a single pair has no interval."""
@@ -71,48 +68,20 @@ def _seeds(args: argparse.Namespace, config: PipelineConfig) -> int:
 
 
 def _begin(args: argparse.Namespace, config: PipelineConfig, seeds: int, log: Callable[[str], None]) -> Bouts:
-    """Check everything that can be checked, prepare the images, measure the steps, and choose what fits."""
+    """The comparison, none of it trained.
+
+    Raises:
+        ConfigError: under torchrun; see `begin`.
+        ArtifactError: work is to be shared, and the store's locks keep nobody out.
+    """
     importlib.import_module("scipy.stats")  # the intervals need it: fail now rather than after all trainings
-    names = methods_of(config)
     store = Store(Path(args.runs), config.name, say=log, before=before_trainings(config))
     if store.num_processes > 1:
         raise ConfigError("compare does not run under torchrun; start one process per GPU with --share any")
     if args.share is not None:
         store.folder.mkdir(parents=True, exist_ok=True)
         refuse_without_locks(store.folder)
-    arena = Arena.of(config, store)
-    _check_tuning_split(arena)
-    store.mode = Mode(wait=args.share is None)
-    field = lineup(config, names, seeds)
-    measured = [job for one in field.methods for job in (partial(arena.times, one), partial(arena.memory, one))]
-    do_all(measured)
-    times = {one.name: arena.times(one).facts for one in field.methods}
-    costs = Costs.of(config, arena.dataset.facts, times)
-    field = _ordered(config, field, costs)
-    if args.minutes is not None:
-        field = costs.fitting(field, args.minutes)
-    return Bouts(arena, field, costs)
-
-
-def _check_tuning_split(arena: Arena) -> None:
-    named = arena.config.compare.tuning_split
-    if named is not None:
-        arena.dataset.split(named)
-
-
-def _ordered(config: PipelineConfig, field: Lineup, costs: Costs) -> Lineup:
-    """Methods that nobody named come in the order of their costs, after those of the file's own losses."""
-    if config.compare.methods is not None:
-        return field
-    own = {loss.name for loss in config.distill.losses}
-    count = sum(all(loss.name in own for loss in _losses(field, index)) for index in range(len(field.methods)))
-    return cheapest_first(field, count, costs.times)
-
-
-def _losses(field: Lineup, index: int) -> Sequence[LossConfig]:
-    config = field.methods[index].distill
-    assert config is not None
-    return config.losses
+    return begin(config, store, seeds, minutes=args.minutes, shared=args.share is not None)
 
 
 class _Announcer:
@@ -182,6 +151,7 @@ def _drawn(bouts: Bouts) -> Answer:
     """Read every result and write it for people and programs."""
     from pipeline.report.contest_page import write_page
 
+    bouts.arena.store.say = silent
     contest, folder = outcome(bouts), bouts.arena.store.root / bouts.arena.config.name
     advice = recommend(contest)
     found = {**figures(contest), "recommendation": asdict(advice)}

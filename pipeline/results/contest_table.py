@@ -12,7 +12,7 @@ from pipeline.results.table import UNDEFINED, grid, number
 HEADER = ("network", "rank", "mean map", "points over equal epochs", "points over equal time", "p", "step", "memory")
 LEGEND = (
     "rank: as far as differences between pairs are told, Holm's correction; p: of the gain over the {rival}, corrected for all methods",
-    "step: times the plain step; memory: peak bytes of a step beyond the plain one's; in parentheses: 95% interval over the seeds",
+    "step: times the plain step; memory: what a step needs beyond the plain one; in parentheses: 95% interval over the seeds",
 )
 
 

@@ -27,15 +27,15 @@ def recommend(contest: Contest) -> Recommendation:
     """The method with the highest mean if it is above its baseline beyond the interval; otherwise the baseline."""
     best, rival = contest.best, contest.rival
     gain = contest.gain(best, rival)
-    won = f"{best.name} gains {_points(gain)} over {_title(contest, rival)}"
+    won = f"gains {_points(gain)} over {_title(contest, rival)}"
     if contest.proven(best):
-        sentence = f"Train with {won}{_level(contest, best)}{_control(contest, best)}."
+        sentence = f"Train with {best.name}: it {won}{_level(contest, best)}{_control(contest, best)}."
         return Recommendation(sentence, _yaml({"distill": best.distill or {}}), proven=True)
     how = f"{rival.epochs} epochs without a teacher"
     if gain.high is not None and gain.high < 0:
-        sentence = f"Train {how}: every method is below that, and the best of them, {won}."
+        sentence = f"Train {how}: every method is below that, and the best of them, {best.name}, {won}."
     else:
-        sentence = f"Train {how}, or compare with more seeds: no method is proven to be above that; the best of them, {won}."
+        sentence = f"Train {how}, or compare with more seeds: no method is proven to be above that; the best of them, {best.name}, {won}."
     return Recommendation(sentence, _yaml({"student": {"train": {"epochs": rival.epochs}}}), proven=False)
 
 
