@@ -234,14 +234,7 @@ def _add_serve(commands: _Commands) -> argparse.ArgumentParser:
     command = _command(commands, "serve", "serve a bundle over HTTP and gRPC")
     command.add_argument("bundle", metavar="BUNDLE", help="a folder with manifest.json")
     command.add_argument("--config", metavar="CONFIG", help="use section serve of this file")
-    command.add_argument(
-        "--set",
-        metavar="KEY=VALUE",
-        action="append",
-        default=[],
-        dest="settings",
-        help="set an option of section serve, such as sessions=2; repeatable",
-    )
+    _add_settings(command, "set an option of section serve, such as sessions=2; repeatable")
     command.add_argument("--host", help="address to listen on (default 127.0.0.1)")
     command.add_argument("--port", type=int, help="HTTP port (default 8000)")
     command.add_argument("--grpc-port", type=int, help="gRPC port (default: no gRPC)")
@@ -287,14 +280,11 @@ def _configured(
 ) -> argparse.ArgumentParser:
     command = _command(commands, name, purpose)
     command.add_argument("config", metavar=subject[0], nargs="?", default="pipeline.yaml", help=subject[1])
-    command.add_argument(
-        "--set",
-        metavar="KEY=VALUE",
-        action="append",
-        default=[],
-        dest="settings",
-        help="override a key, such as gates.0.min=0.5; repeatable",
-    )
+    _add_settings(command, "override a key, such as gates.0.min=0.5; repeatable")
     if stored:
         command.add_argument("--runs", metavar="DIR", default="runs", help="results folder (default runs)")
     return command
+
+
+def _add_settings(command: argparse.ArgumentParser, purpose: str) -> None:
+    command.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], dest="settings", help=purpose)

@@ -73,6 +73,10 @@ class Costs:
         """From the data set's facts."""
         return cls(config, times, facts.splits["train"].num_images, facts.splits[config.validation.split].num_images)
 
+    def only(self, field: Lineup) -> "Costs":
+        """Those of a lineup's methods: whatever is left out makes no baseline longer."""
+        return replace(self, times={one.name: self.times[one.name] for one in field.methods})
+
     @property
     def plain_s(self) -> float:
         """Seconds of a plain step: the median of what was measured next to each method's."""
@@ -134,9 +138,11 @@ class Costs:
         least = min(FEWEST_METHODS, len(field.methods)), min(FEWEST_SEEDS, len(field.seeds))
         for methods in range(len(field.methods), least[0] - 1, -1):
             for seeds in range(len(field.seeds), least[1] - 1, -1):
-                if self.minutes(cut := field.cut(methods, seeds)) <= minutes:
+                cut = field.cut(methods, seeds)
+                if self.only(cut).minutes(cut) <= minutes:
                     return cut
-        needed = math.ceil(self.minutes(field.cut(*least)))
+        smallest_field = field.cut(*least)
+        needed = math.ceil(self.only(smallest_field).minutes(smallest_field))
         smallest = f"{least[0]} method{'s' if least[0] > 1 else ''} at {least[1]} seeds take about {needed} minutes"
         raise ConfigError(f"--minutes {minutes:g}: {smallest}; pass {needed} or more, or lower compare.trials or student.train.epochs")
 

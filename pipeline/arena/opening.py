@@ -33,7 +33,8 @@ def begin(config: PipelineConfig, store: Store, seeds: int, *, minutes: float | 
     looking = arena.looking(Mode(dry=True))
     costs = Costs.of(config, arena.dataset.facts, {one.name: looking.times(one).facts for one in field.methods})
     field = _ordered(config, field, costs)
-    return Bouts(arena, field if minutes is None else costs.fitting(field, minutes), costs)
+    field = field if minutes is None else costs.fitting(field, minutes)
+    return Bouts(arena, field, costs.only(field))
 
 
 def _ordered(config: PipelineConfig, field: Lineup, costs: Costs) -> Lineup:

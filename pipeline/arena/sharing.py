@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from deploy.errors import Diverged
 from pipeline.store.store import TakenElsewhere
 
-POLL_SECONDS = 1.0
+POLL_SECONDS = 5.0
 """How long a process waits if every job that is left is being done by others."""
 
 Job = Callable[[], object]

@@ -10,7 +10,7 @@ from pipeline.report.charts import AxisScale, Chart, Label, Line, Mark, extent
 from pipeline.report.words import change, count, fraction, milliseconds, points
 from pipeline.results.ablation import BASELINE, Ablation, ablation_of
 from pipeline.results.contest import SIZES, Contest, Entrant
-from pipeline.results.contest_table import megabytes, p_text, ratio_text
+from pipeline.results.contest_table import has_masks, megabytes, p_text, ratio_text
 from pipeline.results.recommendation import recommend
 from pipeline.store.files import replace_text
 
@@ -42,7 +42,12 @@ def write_page(contest: Contest, file: Path) -> None:
     page = environment.get_template("contest.html.j2")
     found = against_rival(contest)
     charts = gain_chart(found), narrow_chart(found)
-    replace_text(file, page.render(contest=contest, advice=recommend(contest), charts=charts, classes=classes(contest), sizes=SIZES))
+    replace_text(
+        file,
+        page.render(
+            contest=contest, advice=recommend(contest), charts=charts, classes=classes(contest), sizes=SIZES, masks=has_masks(contest)
+        ),
+    )
 
 
 def against_rival(contest: Contest) -> Ablation:

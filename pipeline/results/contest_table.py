@@ -1,18 +1,19 @@
 """A comparison of methods as text for a terminal."""
 
+import statistics
 from collections.abc import Sequence
 
 from deploy.contract import Ratio
 from pipeline.results.ablation import interval
-from pipeline.results.contest import SIZES, Contest, Entrant
+from pipeline.results.contest import Contest, Entrant
 from pipeline.results.gains import Gain
 from pipeline.results.recommendation import recommend
 from pipeline.results.table import UNDEFINED, grid, number
 
-HEADER = ("network", "rank", "mean map", "points over equal epochs", "points over equal time", "p", "step", "memory")
+HEADER = ("network", "rank", "mean map", "gain at equal steps", "gain at equal cost", "p", "step", "memory")
 LEGEND = (
-    "rank: as far as differences between pairs are told, Holm's correction; p: of the gain over the {rival}, corrected for all methods",
-    "step: times the plain step; memory: what a step needs beyond the plain one; in parentheses: 95% interval over the seeds",
+    "gain: points, 95% interval over the seeds; p: of the gain over the {rival}; rank: from all pairs; both with Holm's correction",
+    "step: times the plain step; memory: what a step needs beyond the plain one",
 )
 
 
@@ -24,16 +25,25 @@ def render(contest: Contest) -> str:
         seed, split = contest.tuning
         trials = f"; strengths were chosen in {len(contest.best.trials)} trials per method at seed {seed} on split {split}"
     judged = f"{seeds}, {contest.num_images} images of split {contest.split}, weights of the last epoch{trials}"
-    rival = "baseline, equal time" if contest.equal_cost is not None else "baseline"
     notes = [f"! {name} is left out: {why}" for name, why in contest.left_out.items()]
-    legend = [line.format(rival=rival) for line in LEGEND]
-    return "\n".join([advice.sentence, "", grid(HEADER, rows(contest)), judged, *legend, *notes, "", advice.lines.rstrip()])
+    legend = [line.format(rival=contest.rival.name) for line in LEGEND]
+    return "\n".join([advice.sentence, "", grid(header(contest), rows(contest)), judged, *legend, *notes, "", advice.lines.rstrip()])
+
+
+def header(contest: Contest) -> tuple[str, ...]:
+    """The titles of the columns of `rows`; with the mean mask mAP last if all methods have masks."""
+    return (*HEADER, "mean mask_map") if has_masks(contest) else HEADER
+
+
+def has_masks(contest: Contest) -> bool:
+    """Whether every network of a student was judged by its masks too."""
+    return all(one.masks is not None for one in contest.entrants)
 
 
 def rows(contest: Contest) -> list[list[str]]:
     """One row per network: the teacher, the methods from the highest mean to the lowest, the baselines, the control."""
     places, p = contest.ranks(), contest.corrected(contest.rival)
-    found = [["teacher", UNDEFINED, number(contest.teacher), *[UNDEFINED] * 5]]
+    found = [["teacher", UNDEFINED, number(contest.teacher), *[UNDEFINED] * (len(header(contest)) - 3)]]
     for one in contest.entrants:
         is_method = one.role == "method"
         rivals = contest.baseline, contest.equal_cost
@@ -47,6 +57,7 @@ def rows(contest: Contest) -> list[list[str]]:
                 *over,
                 UNDEFINED if told is None else p_text(told),
                 *_cost(one),
+                *([number(statistics.fmean(one.masks))] if has_masks(contest) and one.masks is not None else []),
             ]
         )
     return found
@@ -74,8 +85,3 @@ def megabytes(count: int) -> str:
 
 def _cost(one: Entrant) -> Sequence[str]:
     return (UNDEFINED, UNDEFINED) if one.cost is None else (ratio_text(one.cost.ratio), megabytes(one.cost.more_bytes))
-
-
-def size_rows(contest: Contest) -> list[list[str]]:
-    """One row per network: its mean mAP for small, medium and large objects."""
-    return [[one.name, *(number(one.sizes[size], 3) for size in SIZES)] for one in contest.entrants]

@@ -31,7 +31,7 @@ def recommend(contest: Contest) -> Recommendation:
     if contest.proven(best):
         sentence = f"Train with {best.name}: it {won}{_level(contest, best)}{_control(contest, best)}."
         return Recommendation(sentence, _yaml({"distill": best.distill or {}}), proven=True)
-    how = f"{rival.epochs} epochs without a teacher"
+    how = f"for {rival.epochs} epochs without a teacher"
     if gain.high is not None and gain.high < 0:
         sentence = f"Train {how}: every method is below that, and the best of them, {best.name}, {won}."
     else:
