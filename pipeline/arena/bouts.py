@@ -7,7 +7,7 @@ from functools import partial
 from deploy.errors import Diverged
 from pipeline.arena.lineup import Costs, Lineup
 from pipeline.arena.sharing import Job
-from pipeline.arena.trainings import Arena, judged
+from pipeline.arena.trainings import Arena, indispensable, judged
 from pipeline.arena.variants import RANDOM, Variant, with_share
 from pipeline.results.contest import Tried
 from stages.artifacts import Checkpoint
@@ -46,9 +46,18 @@ class Bouts:
         for number, share in enumerate(self.lineup.tried):
             yield from (partial(self._try_out, method, share, number) for method in self.lineup.methods)
         for seed in self.lineup.seeds:
-            yield from (partial(self.arena.train, baseline, seed) for baseline in self.costs.baselines())
+            yield from (partial(self.train_baseline, baseline, seed) for baseline in self.costs.baselines())
             yield from (partial(self.train, method, seed) for method in self.lineup.methods)
             yield partial(self.train_control, seed)
+
+    def train_baseline(self, baseline: Variant, seed: int) -> Checkpoint:
+        """A student without a teacher.
+
+        Raises:
+            ArtifactError: it diverged.
+        """
+        with indispensable():
+            return self.arena.train(baseline, seed)
 
     def train(self, method: Variant, seed: int) -> Checkpoint:
         """A method at the strength that its trials chose.

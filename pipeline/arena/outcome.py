@@ -24,7 +24,7 @@ def outcome(bouts: Bouts) -> Contest:
     """
     arena, field, costs = bouts.arena, bouts.lineup, bouts.costs
     left_out: dict[str, str] = {} if (why := costs.why_no_longer()) is None else {EQUAL_COST: why}
-    baselines = [_entrant(one, "baseline", [arena.train(one, seed) for seed in field.seeds]) for one in costs.baselines()]
+    baselines = [_entrant(one, "baseline", [bouts.train_baseline(one, seed) for seed in field.seeds]) for one in costs.baselines()]
     methods = []
     for one in field.methods:
         try:

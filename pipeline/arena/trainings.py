@@ -1,12 +1,13 @@
 """Trainings of a student, one per variant and seed: each is found in the store by its hash, or made there."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from deploy.errors import DataError, Diverged
+from deploy.errors import ArtifactError, DataError, Diverged
 from pipeline.answer import silent
 from pipeline.arena.variants import Variant
 from pipeline.config import PipelineConfig
@@ -98,9 +99,14 @@ class Arena:
         return *options, self.config.device, self.dataset
 
     def _once(self, name: str, stage: Callable[..., Any], *arguments: Any) -> Any:
-        """What many trainings need, looked up in the store only once."""
+        """What many trainings need, looked up in the store only once.
+
+        Raises:
+            ArtifactError: it diverged, and with it everything.
+        """
         if name not in self.found:
-            self.found[name] = self.store.run(stage, *arguments)
+            with indispensable():
+                self.found[name] = self.store.run(stage, *arguments)
         return self.found[name]
 
     def _train(self, call: Call, label: str) -> Checkpoint:
@@ -123,6 +129,19 @@ class Arena:
     def note(self, call: Call) -> Path:
         """Where it is noted that a training diverged, so that nobody repeats it."""
         return self.store.root / self.config.name / "diverged" / f"{self.path(call).name}.json"
+
+
+@contextmanager
+def indispensable() -> Iterator[None]:
+    """Without this training there is nothing to compare: if it diverges, everything ends.
+
+    Raises:
+        ArtifactError: it diverged.
+    """
+    try:
+        yield
+    except Diverged as error:
+        raise ArtifactError(str(error)) from error
 
 
 def _why(note: Path) -> str | None:

@@ -42,12 +42,8 @@ def write_page(contest: Contest, file: Path) -> None:
     page = environment.get_template("contest.html.j2")
     found = against_rival(contest)
     charts = gain_chart(found), narrow_chart(found)
-    replace_text(
-        file,
-        page.render(
-            contest=contest, advice=recommend(contest), charts=charts, classes=classes(contest), sizes=SIZES, masks=has_masks(contest)
-        ),
-    )
+    shown = {"charts": charts, "classes": classes(contest), "sizes": SIZES, "masks": has_masks(contest)}
+    replace_text(file, page.render(contest=contest, advice=recommend(contest), **shown))
 
 
 def against_rival(contest: Contest) -> Ablation:

@@ -84,6 +84,16 @@ class TestWhole:
         assert cli.main(["compare", "--set", f"compare.methods=[{arena_samples.DIVERGES}]"]) == 4
         assert "no method could be trained at every seed; every trial diverged" in capsys.readouterr().err
 
+    @pytest.mark.parametrize("name", ["train_teacher", "train_baseline"])
+    def test_without_a_teacher_or_a_baseline_everything_ends(
+        self, config_file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str
+    ) -> None:
+        monkeypatch.setattr(arena_samples, "BROKEN", {name})
+        assert cli.main(["compare"]) == 4
+        printed = capsys.readouterr()
+        assert f"{name}: loss is nan at step 3" in printed.err
+        assert printed.out.count("distill:") <= 4  # the trials
+
     def test_as_json(self, config_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert cli.main(["compare", "--json"]) == 0
         found = json.loads(capsys.readouterr().out)
