@@ -20,6 +20,7 @@ from deploy.errors import Diverged
 from pipeline import cli, flow
 from pipeline.arena import opening, trainings
 from pipeline.commands import compare
+from pipeline.config import PipelineConfig
 from pipeline.results.contest import Contest, Entrant, StepCost, Tried
 from stages.artifacts import Checkpoint, Dataset, StepMemory, StepTimes
 from stages.config import DataConfig, DetectorConfig, DistillConfig, ExportConfig, StudentConfig, TeacherConfig
@@ -144,13 +145,17 @@ def _trained(out: Path, mean: float, luck: str, epochs: int = 12) -> Checkpoint:
     return checkpoint
 
 
+def _named(config: PipelineConfig) -> list[str]:
+    return [*(config.compare.methods or ())]
+
+
 @contextmanager
 def counting() -> Iterator[None]:
     """Let comparisons run these stages instead of those that train; every loss serves the pair."""
     places = {flow: [prepare], trainings: [hold_out, train_teacher, untrained_teacher, train_baseline, distill, time_steps, weigh_steps]}
     changes = [mock.patch.object(module, one.__name__, one) for module, stages in places.items() for one in stages]
     changes += [
-        mock.patch.object(opening, "methods_of", lambda config: [*config.compare.methods]),
+        mock.patch.object(opening, "methods_of", _named),
         mock.patch.object(compare, "before_trainings", return_value={}),
         mock.patch("pipeline.arena.sharing.POLL_SECONDS", 0.05),
     ]
@@ -186,8 +191,9 @@ def entrant(name: str, maps: tuple[float, ...], role: str = "method", **changes:
 
 def contest(num_methods: int = 3, seeds: int = 5, gain: float = 0.05, **changes: object) -> Contest:
     """Methods, the first of them best, and baselines at every seed."""
-    names = ("attention + non_local", "attention", "non_local", "pearson", "channel_wise", "masked_generative", "focal_global")
-    names += ("feature_richness", "general_instance", "attention_transfer", "decoupled", "overhaul", "localization", "cross_head")
+    names: tuple[str, ...] = ("attention + non_local", "attention", "non_local", "pearson", "channel_wise", "masked_generative")
+    names += ("focal_global", "feature_richness", "general_instance", "attention_transfer", "decoupled", "overhaul")
+    names += ("localization", "cross_head")
     random = np.random.default_rng(0)
     luck = random.normal(0, 0.01, seeds)
 

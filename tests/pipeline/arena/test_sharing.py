@@ -45,10 +45,10 @@ class Worker:
         with self.process.stdout as lines:
             self.lines.extend(lines)
 
-    def trains(self) -> str | None:
-        """The training that it is at, if any."""
+    def trains(self) -> str:
+        """The training that it is at; empty if it is at none."""
         last = next((line for line in reversed(self.lines) if re.search(r"running|done in", line)), "")
-        return last.split(" running")[0].strip() if "running" in last and last.startswith(("distill", "train_baseline")) else None
+        return last.split(" running")[0].strip() if "running" in last and last.startswith(("distill", "train_baseline")) else ""
 
     def kill(self) -> str:
         """Kill it in the middle of a training, and return which one."""
@@ -112,7 +112,8 @@ class TestDoingAll:
                 if left[0]:
                     left[0] -= 1
                     raise TakenElsewhere(name)
-                return done.append(name)
+                done.append(name)
+                return name
 
             return do
 
