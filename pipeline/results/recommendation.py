@@ -8,6 +8,7 @@ import yaml
 
 from pipeline.results.contest import Contest, Entrant
 from pipeline.results.gains import Gain
+from pipeline.results.learning import listed
 from pipeline.results.significance import LEVEL, paired_p
 
 _NAMED = 3
@@ -52,12 +53,12 @@ def _level(contest: Contest, best: Entrant) -> str:
     level = contest.level_with(best)
     if not level:
         return ", and every other method is behind it" if len(contest.methods) > 1 else ""
-    names = ", ".join(one.name for one in level[:_NAMED])
-    more = f" and {len(level) - _NAMED} more" if len(level) > _NAMED else ""
+    more = [f"{len(level) - _NAMED} more"] if len(level) > _NAMED else []
+    names = listed([*(one.name for one in level[:_NAMED]), *more])
     cheaper = min((one for one in level if one.cost is not None), key=_ratio, default=None)
     saves = cheaper is not None and best.cost is not None and _ratio(cheaper) < 0.9 * _ratio(best)
     hint = f", of which {cheaper.name} has the fastest step" if saves and cheaper is not None else ""
-    return f"; {names}{more} cannot be told from it{hint}"
+    return f"; {names} cannot be told from it{hint}"
 
 
 def _ratio(one: Entrant) -> float:
