@@ -22,7 +22,7 @@ def test_a_script_is_one(name: str) -> None:
     subprocess.run(["bash", "-n", str(EXAMPLES / name)], check=True)
 
 
-@pytest.mark.parametrize("name", [*SCRIPTS, "compare-kubernetes.yaml"])
+@pytest.mark.parametrize("name", [*SCRIPTS, "compare-kubernetes.yml"])
 def test_every_call_is_one_that_the_command_takes(name: str) -> None:
     text = (EXAMPLES / name).read_text(encoding="utf-8").replace("[edgedistill, ", "edgedistill ").replace(", ", " ").replace("]", "")
     calls = re.findall(r"edgedistill (compare [^\n>']*)", text)
@@ -33,7 +33,7 @@ def test_every_call_is_one_that_the_command_takes(name: str) -> None:
 
 
 def test_the_job_is_indexed_and_all_its_pods_share() -> None:
-    job: Any = yaml.safe_load((EXAMPLES / "compare-kubernetes.yaml").read_text(encoding="utf-8"))
+    job: Any = yaml.safe_load((EXAMPLES / "compare-kubernetes.yml").read_text(encoding="utf-8"))
     spec = job["spec"]
     assert (spec["completionMode"], spec["completions"]) == ("Indexed", spec["parallelism"])
     (container,) = spec["template"]["spec"]["containers"]

@@ -21,7 +21,7 @@ from deploy.contract import Preprocessing
 from deploy.serving.options import ServeConfig
 from pipeline import cli, config, flow
 from stages import STAGES
-from stages.config import BaselineConfig, DataConfig
+from stages.config import BaselineConfig, CompareConfig, DataConfig
 from stages.config.distillation import DistillConfig, LossConfig
 from stages.config.gates import GateConfig
 from stages.config.targets import ExportConfig, LatencyConfig, PackageConfig, TargetConfig, ValidationConfig
@@ -274,6 +274,7 @@ TABLES: dict[str, type[BaseModel]] = {
     "distill": DistillConfig,
     "distill.losses": LossConfig,
     "baseline": BaselineConfig,
+    "compare": CompareConfig,
     "export": ExportConfig,
     "targets": TargetConfig,
     "validation": ValidationConfig,
