@@ -4,6 +4,7 @@ EdgedistillError
   ConfigError      2   pipeline.yaml, --set or the command line
   DataError        3   images and annotations
   ArtifactError    4   checkpoints, bundles, engines
+    Diverged             a training whose losses are not finite
   BuildError       5   export and compilation
     RuntimeUnavailable   a runtime or its device is not available on this machine
   Interrupted    130   Ctrl-C in a command that cannot resume
@@ -41,6 +42,10 @@ class ArtifactError(EdgedistillError):
     """A checkpoint, engine or bundle that is missing, damaged or incompatible."""
 
     exit_code = 4
+
+
+class Diverged(ArtifactError):
+    """A training whose losses are not finite: it ends in the same way whenever it is repeated."""
 
 
 class BuildError(EdgedistillError):

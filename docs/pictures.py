@@ -126,7 +126,7 @@ def _rooms(top: float) -> Iterator[str]:
 def _kind(package: str, room: str) -> str:
     if room in REGISTRIES:
         return "registry"
-    return "stage" if package == "stages" and room in {*FLOW, "train"} else ""
+    return "stage" if package == "stages" and room in {*FLOW, "train", "hold_out", "weigh_steps"} else ""
 
 
 def _box(x: float, y: float, width: float, height: float, kind: str) -> list[str]:

@@ -101,6 +101,7 @@ def parser() -> argparse.ArgumentParser:
         _add_run,
         _add_init,
         _add_ablate,
+        _add_compare,
         _add_check,
         _add_gate,
         _add_history,
@@ -147,6 +148,18 @@ def _add_run(commands: _Commands) -> argparse.ArgumentParser:
 def _add_ablate(commands: _Commands) -> argparse.ArgumentParser:
     command = _configured(commands, "ablate", "train the student with no loss, each loss and all losses, and report each gain")
     command.add_argument("--seeds", metavar="N", type=int, default=3, help="number of seeds, counting up from the file's seed (default 3)")
+    return command
+
+
+def _add_compare(commands: _Commands) -> argparse.ArgumentParser:
+    command = _configured(commands, "compare", "train the student with each distillation method and report which one helps")
+    command.add_argument(
+        "--seeds", metavar="N", type=int, help="number of seeds, counting up from the file's seed (default: compare.seeds)"
+    )
+    command.add_argument("--minutes", metavar="N", type=float, help="leave out methods and seeds until the estimate is at most this")
+    command.add_argument("--share", choices=("any",), help="any: train what no other process is training, until all is done; draw nothing")
+    command.add_argument("--dry-run", action="store_true", help="measure steps, print what would be trained and about how long it takes")
+    command.add_argument("--status", action="store_true", help="print how far all processes have come; train nothing")
     return command
 
 
@@ -221,14 +234,7 @@ def _add_serve(commands: _Commands) -> argparse.ArgumentParser:
     command = _command(commands, "serve", "serve a bundle over HTTP and gRPC")
     command.add_argument("bundle", metavar="BUNDLE", help="a folder with manifest.json")
     command.add_argument("--config", metavar="CONFIG", help="use section serve of this file")
-    command.add_argument(
-        "--set",
-        metavar="KEY=VALUE",
-        action="append",
-        default=[],
-        dest="settings",
-        help="set an option of section serve, such as sessions=2; repeatable",
-    )
+    _add_settings(command, "set an option of section serve, such as sessions=2; repeatable")
     command.add_argument("--host", help="address to listen on (default 127.0.0.1)")
     command.add_argument("--port", type=int, help="HTTP port (default 8000)")
     command.add_argument("--grpc-port", type=int, help="gRPC port (default: no gRPC)")
@@ -274,14 +280,11 @@ def _configured(
 ) -> argparse.ArgumentParser:
     command = _command(commands, name, purpose)
     command.add_argument("config", metavar=subject[0], nargs="?", default="pipeline.yaml", help=subject[1])
-    command.add_argument(
-        "--set",
-        metavar="KEY=VALUE",
-        action="append",
-        default=[],
-        dest="settings",
-        help="override a key, such as gates.0.min=0.5; repeatable",
-    )
+    _add_settings(command, "override a key, such as gates.0.min=0.5; repeatable")
     if stored:
         command.add_argument("--runs", metavar="DIR", default="runs", help="results folder (default runs)")
     return command
+
+
+def _add_settings(command: argparse.ArgumentParser, purpose: str) -> None:
+    command.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], dest="settings", help=purpose)

@@ -25,6 +25,7 @@ from stages.facts import (
     ReportFacts,
     RobustnessFacts,
     Split,
+    StepMemoryFacts,
     StepTimeFacts,
     StressFacts,
     VerdictFacts,
@@ -123,6 +124,16 @@ class StepTimes(Artifact):
     def facts(self) -> StepTimeFacts:
         """Seconds and their ratio."""
         return read_facts(self.root, StepTimeFacts)
+
+
+@dataclass(frozen=True)
+class StepMemory(Artifact):
+    """How much memory a training step of the student takes, alone and with its teacher."""
+
+    @property
+    def facts(self) -> StepMemoryFacts:
+        """Bytes and parameters."""
+        return read_facts(self.root, StepMemoryFacts)
 
 
 @dataclass(frozen=True)

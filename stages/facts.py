@@ -96,6 +96,20 @@ class StepTimeFacts(Frozen):
     machine: dict[str, str]
 
 
+class StepMemoryFacts(Frozen):
+    """Bytes of the tensors that the student's training step needs without and with its teacher.
+
+    On a GPU these are its peak, less what is held between steps; on a CPU, what is kept for the backward pass.
+    `distilled_bytes` includes the weights of the teacher and of the losses, which are held between steps. `extra_parameters` are the
+    losses', trained but not shipped.
+    """
+
+    plain_bytes: int
+    distilled_bytes: int
+    extra_parameters: int
+    device: str
+
+
 class OnnxFacts(GraphFacts):
     """An exported graph with its contract."""
 

@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+from deploy.contract import Accuracy, CocoNumbers
+from deploy.errors import ArtifactError
 from stages.artifacts import Checkpoint, Dataset
-from stages.config import ExportConfig, StudentConfig, TeacherConfig
+from stages.config import DetectorConfig, ExportConfig, StudentConfig, TeacherConfig
 from stages.stage import stage
 from stages.training.digests import option_digests, weights_digest
 
@@ -27,6 +29,27 @@ def train_baseline(
 ) -> Checkpoint:
     """The student's network trained without the teacher: what distillation is measured against."""
     return _train(out, config, seed, device, split, dataset, export, "baseline")
+
+
+@stage(version=1)
+def untrained_teacher(out: Path, config: DetectorConfig, seed: int, split: str, dataset: Dataset, export: ExportConfig) -> Checkpoint:
+    """The teacher's network with random weights, whichever its options name: what it teaches is no knowledge.
+
+    Its accuracy is undefined if its answers are invalid, as those of random weights may be.
+    """
+    # Imported here: a stage that is reused, or judged on a machine without torch, must not import torch.
+    from stages.measurement.torch_accuracy import graph_options
+    from stages.training.checkpoint import build_detector, finish, save
+
+    contract = dataset.facts.contract
+    detector = build_detector(config, len(contract.classes), seed, pretrained=False).eval()
+    try:
+        return finish(out, detector, config, 0, dataset, split, export)
+    except ArtifactError:
+        undefined = dict.fromkeys([*CocoNumbers.model_fields])
+        accuracy = Accuracy(split=split, num_images=dataset.split(split).num_images, per_class={}, **undefined)
+        save(out, detector, config, contract, 0, accuracy, graph_options(export))
+        return Checkpoint(out)
 
 
 def _train(

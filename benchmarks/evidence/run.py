@@ -26,7 +26,7 @@ from page import TWICE, over, write_page
 from pydantic import BaseModel
 
 from deploy import plugins
-from pipeline.commands.ablate import variants
+from pipeline.arena.variants import ablated
 from pipeline.config import PipelineConfig, load
 from pipeline.config.pipeline import PLUGIN_SECTIONS
 from pipeline.results.ablation import BASELINE, TOGETHER, Ablation, ablation_of, render
@@ -76,11 +76,11 @@ class Study:
         """The networks to train at each seed, the teacher first."""
         if self.name in PAIRS:
             return [TEACHER, BASELINE, TOGETHER]
-        return [TEACHER, BASELINE, *(name for name in variants(self.config) if name != BASELINE), TWICE]
+        return [TEACHER, BASELINE, *(name for name in ablated(self.config) if name != BASELINE), TWICE]
 
     def losses(self, role: str) -> tuple[LossConfig, ...]:
         """The losses of a student; none of a teacher or a baseline."""
-        return variants(self.config).get(role, ())
+        return ablated(self.config).get(role, ())
 
     def training(self, role: str) -> TrainConfig:
         """How a network is trained."""

@@ -17,6 +17,7 @@ from pipeline.config.diagnose import Misfit, explain, refuse_coerced
 from pipeline.config.document import read_document
 from stages.config import (
     BaselineConfig,
+    CompareConfig,
     DataConfig,
     DetectorConfig,
     DistillConfig,
@@ -80,6 +81,7 @@ class PipelineConfig(Frozen):
     student: StudentConfig
     distill: DistillConfig
     baseline: BaselineConfig = BaselineConfig()
+    compare: CompareConfig = CompareConfig()
     export: ExportConfig = ExportConfig()
     targets: tuple[TargetConfig, ...] = Field(min_length=1)
     validation: ValidationConfig = ValidationConfig()
@@ -123,6 +125,14 @@ class PipelineConfig(Frozen):
         if other is not None:
             problem = f"train cannot also be {other}: the networks are trained on it; data.val_share: 0.2 holds out a part of train as val"
             raise Misfit(("data", "splits", other), problem)
+        return self
+
+    @model_validator(mode="after")
+    def _tuning_takes_no_part_in_the_result(self) -> "PipelineConfig":
+        split = self.compare.tuning_split
+        taken = {"train": "the networks are trained on it", self.validation.split: "the result is judged on it (validation.split)"}
+        if split in taken:
+            raise Misfit(("compare", "tuning_split"), f"{split} cannot be the tuning split: {taken[split]}; name a different one, or none")
         return self
 
     @model_validator(mode="after")

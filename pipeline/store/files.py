@@ -1,7 +1,7 @@
 """Files and folders that are written completely or not at all."""
 
 import json
-import os
+import secrets
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,8 @@ from typing import Any
 def replace_text(path: Path, text: str) -> None:
     """Write a file under a temporary name, then rename it: no reader sees and no crash leaves half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    # Not the process's number: in containers on several machines, all have the same.
+    scratch = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
     try:
         scratch.write_text(text, encoding="utf-8")
         scratch.replace(path)

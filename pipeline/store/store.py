@@ -40,6 +40,10 @@ class NothingMeasured(EdgedistillError):
     exit_code = 12
 
 
+class TakenElsewhere(Exception):
+    """A different process runs the stage, and this one is not to wait."""
+
+
 class UntilReached(Exception):
     """The stage named by --until has run, and the flow has reached the next one."""
 
@@ -68,12 +72,14 @@ class Mode:
 
     force: a stage (or instance) to run again with everything that depends on it. until: the stage to stop after.
     dry: run nothing, only report what would run. only: the stages that may run; any other raises NothingMeasured.
+    wait: whether to wait for a stage that a different process runs; otherwise it raises TakenElsewhere.
     """
 
     force: str | None = None
     until: str | None = None
     dry: bool = False
     only: Collection[str] | None = None
+    wait: bool = True
 
 
 @dataclass
@@ -105,6 +111,11 @@ class Store:
         """The file that records what the last run of each stage depended on."""
         return self.root / self.name / "lock.json"
 
+    @property
+    def folder(self) -> Path:
+        """The artifacts' folder, which all runs in `root` share."""
+        return self.root / ".store"
+
     def at(self, label: str) -> Self:
         """The same store for a stage that runs several times, once per label."""
         view = copy.copy(self)
@@ -117,12 +128,13 @@ class Store:
         Raises:
             UntilReached: the run was to stop before this stage.
             NothingMeasured: the artifact does not exist, and the stage may not run.
+            TakenElsewhere: a different process runs the stage, and the mode is not to wait.
         """
         name = keys.name(stage)
         self._end_before(name)
         with self._known_files():
             parts = keys.parts_of(stage, *args, **kwargs)
-        path = self.root / ".store" / keys.key_of(parts)
+        path = self.folder / keys.key_of(parts)
         instance = f"{name}:{self.label}" if self.label else name
         reason = self._why_stale(instance, parts, path)
         if reason is not None and not self.mode.dry:
@@ -153,7 +165,7 @@ class Store:
         """
         name = keys.name(stage)
         self._end_before(name)
-        path = self.root / ".store" / f"{name}-unknown"
+        path = self.folder / f"{name}-unknown"
         self.records.append(StageRecord(name, f"{name}:{self.label}" if self.label else name, path.name, None, reused=False, reason=reason))
         kind: type[A] = get_type_hints(stage)["return"]
         return kind(path)
@@ -187,7 +199,7 @@ class Store:
         self, stage: Callable[..., Artifact], path: Path, instance: str, reason: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> str | None:
         """Run the stage and return the reason; None if another process made the artifact in the meantime."""
-        scratch = path.with_name(f".{path.name}.partial")
+        scratch = scratch_of(path)
         if self.rank > 0:
             # the first process creates or clears the scratch folder before it joins the stage's process group; the others wait for that
             if keys.info(stage).distributed:
@@ -215,10 +227,12 @@ class Store:
 
     @contextmanager
     def _locked(self, path: Path, instance: str) -> Iterator[None]:
-        lock = FileLock(path.with_name(f".{path.name}.lock"))
+        lock = FileLock(lock_of(path))
         try:
             lock.acquire(timeout=0)
         except Timeout:
+            if not self.mode.wait:
+                raise TakenElsewhere(instance) from None
             if self.num_processes > 1:
                 raise ConfigError(
                     f"{instance}: another edgedistill process is running it in {self.root}; wait until it has finished"
@@ -235,6 +249,16 @@ class Store:
         if not silent and self._last.get(instance) != parts:
             self._last[instance] = parts
             replace_json(self.lock_file, {"format": 1, "stages": self._last})
+
+
+def lock_of(path: Path) -> Path:
+    """The lock of an artifact's folder."""
+    return path.with_name(f".{path.name}.lock")
+
+
+def scratch_of(path: Path) -> Path:
+    """Where an artifact is made before it is complete."""
+    return path.with_name(f".{path.name}.partial")
 
 
 def _make_folder(path: Path) -> None:

@@ -4,6 +4,7 @@ Nothing here imports torch: a file is checked in milliseconds, also on a machine
 """
 
 from stages.config.baseline import BaselineConfig, stretched
+from stages.config.compare import CompareConfig
 from stages.config.corruption import StudentViewConfig
 from stages.config.data import DataConfig
 from stages.config.distillation import DistillConfig, LossConfig
@@ -29,6 +30,7 @@ __all__ = [
     "Augmentation",
     "BaselineConfig",
     "Color",
+    "CompareConfig",
     "Corrupt",
     "Crop",
     "DataConfig",

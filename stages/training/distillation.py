@@ -122,7 +122,7 @@ class Distillation(Task):
         self.memory = (self.balance,) if any(weight == "auto" for _, weight in losses.values()) else ()
         self._factor = factor
         self._every = every
-        self._teacher = teacher
+        self.teacher = teacher
 
     def prepare(self, batch: TrainingBatch, step: int) -> Lesson | None:
         """The teacher's lesson on the student's view, or on the clean form of it; None if there are no losses."""
@@ -130,7 +130,7 @@ class Distillation(Task):
             return None
         sampled = bool(self._every) and step % self._every == 0
         images = batch.images if batch.clean is None else batch.clean
-        return Lesson(self._teacher(images), self._factor(step), sampled, self.balance.due(step))
+        return Lesson(self.teacher(images), self._factor(step), sampled, self.balance.due(step))
 
     def forward(self, batch: TrainingBatch, extra: Lesson | None) -> tuple[Tensor, dict[str, Tensor]]:
         """The task losses as the baseline sums them, plus each weighted term.

@@ -112,7 +112,7 @@ class Trainer:
         """Train to the last epoch and return the detector whose weights are shipped: the average if there is one.
 
         Raises:
-            ArtifactError: a loss is not finite; the message names it and its step.
+            Diverged: a loss is not finite; the message names it and its step.
             ConfigError: batch normalization over a single value.
             DataError: an image is unusable.
         """
@@ -194,7 +194,7 @@ class Trainer:
         """One step on a batch; the terms of all steps that were fetched from the device now, see StepLog.
 
         Raises:
-            ArtifactError: a term is not finite; the message names it and its step.
+            Diverged: a term is not finite; the message names it and its step.
         """
         self._log.begin(self._progress.step, self._progress.epoch)
         self._optimizer.zero_grad()

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from deploy.errors import ArtifactError
+from deploy.errors import Diverged
 from stages.processes import mean_over_processes
 
 EVERY_GPU = 50
@@ -66,7 +66,7 @@ class StepLog:
         """The terms of all steps that are waiting, averaged over processes; the norms of the gradients are those of this process.
 
         Raises:
-            ArtifactError: a term is not finite; the message names it and its step.
+            Diverged: a term is not finite; the message names it and its step.
         """
         steps, self._steps = self._steps, []
         if not steps:
@@ -96,4 +96,4 @@ class StepLog:
         for name, value in (pair for part in parts for pair in part.items()):
             if not math.isfinite(value):
                 where = f"step {step.step} (epoch {step.epoch + 1})"
-                raise ArtifactError(f"{self._label}: {name} is {value} at {where}; lower train.learning_rate or the loss's weight")
+                raise Diverged(f"{self._label}: {name} is {value} at {where}; lower train.learning_rate or the loss's weight")

@@ -93,7 +93,7 @@ def measure_steps(
     threads = torch.get_num_threads()
     try:
         with torch.random.fork_rng(devices=[torch.cuda.current_device()] if torch.cuda.is_available() else []):
-            tasks = _tasks(config, student, teacher, len(dataset.facts.contract.classes))
+            tasks = tasks_of(config, student, teacher, len(dataset.facts.contract.classes))
             trainers = {
                 name: Trainer(task, dataset, student.train, seed=0, device=device, folder=folder, label=f"{name} step")
                 for name, task in tasks.items()
@@ -110,7 +110,8 @@ def measure_steps(
     return _measured(taken, reads, _workers(student.train), str(watch.device))
 
 
-def _tasks(config: DistillConfig, student: StudentConfig, teacher: DetectorConfig, num_classes: int) -> dict[str, Task]:
+def tasks_of(config: DistillConfig, student: StudentConfig, teacher: DetectorConfig, num_classes: int) -> dict[str, Task]:
+    """A plain and a distilled training's task, of networks with fresh weights."""
     plain, distilled, large = (
         build_detector(choice, num_classes, pretrained=False) for choice in (student.detector, student.detector, teacher)
     )

@@ -12,8 +12,8 @@ from PIL import Image
 
 from deploy.errors import DataError
 from pipeline import flow
+from pipeline.arena import trainings
 from pipeline.cli import main
-from pipeline.commands import ablate
 from stages.artifacts import Checkpoint, Dataset
 from stages.config import DataConfig, ExportConfig, TeacherConfig
 from stages.facts import write_facts
@@ -76,7 +76,7 @@ def test_ablate_prints_them_before_it_trains(capsys: pytest.CaptureFixture[str],
     ) -> Checkpoint:
         raise DataError("far enough")
 
-    monkeypatch.setattr(ablate, "train_teacher", train_teacher)
+    monkeypatch.setattr(trainings, "train_teacher", train_teacher)
     assert main(["ablate", "pipeline.yaml", "--seeds", "1"]) == 3
     printed = capsys.readouterr()
     assert said(printed.out) == LINES

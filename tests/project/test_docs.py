@@ -21,7 +21,7 @@ from deploy.contract import Preprocessing
 from deploy.serving.options import ServeConfig
 from pipeline import cli, config, flow
 from stages import STAGES
-from stages.config import BaselineConfig, DataConfig
+from stages.config import BaselineConfig, CompareConfig, DataConfig
 from stages.config.corruption import StudentViewConfig
 from stages.config.distillation import DistillConfig, LossConfig
 from stages.config.gates import GateConfig
@@ -277,6 +277,7 @@ TABLES: dict[str, type[BaseModel]] = {
     "distill.student_view": StudentViewConfig,
     "distill.losses": LossConfig,
     "baseline": BaselineConfig,
+    "compare": CompareConfig,
     "export": ExportConfig,
     "targets": TargetConfig,
     "validation": ValidationConfig,

@@ -88,7 +88,7 @@ class Kill(NamedTuple):
     seconds: float = 0.0
 
 
-class Killed(NamedTuple):
+class KilledRun(NamedTuple):
     """What came of it: the exit code, and whether the stage was still being made."""
 
     kill: Kill
@@ -101,7 +101,7 @@ class FiftyKills(NamedTuple):
 
     undisturbed: Path
     disturbed: Path
-    killed: list[Killed]
+    killed: list[KilledRun]
 
 
 def run(runs: Path, kill: Kill | None = None, *more: str, counting: str = "") -> tuple[int, str]:
@@ -132,12 +132,12 @@ def plan(runs: Path, counts: Mapping[str, int]) -> list[Kill]:
     return [*kills, *(Kill("publishing", int(random.integers(1, counts["publishing"] + 1))) for _ in range(PUBLISHING))]
 
 
-def killed(runs: Path, kill: Kill) -> Killed:
+def killed(runs: Path, kill: Kill) -> KilledRun:
     """Start a run that is killed; if the stage had been made before, it is forced to be made again."""
     code, said = run(runs, kill)
     if f"{kill.instance:<28} reused" in said:
         code, said = run(runs, kill, "--force", kill.instance)
-    return Killed(kill, code, within=f"{kill.instance:<28} done" not in said)
+    return KilledRun(kill, code, within=f"{kill.instance:<28} done" not in said)
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,8 @@ from places import ROOT
 
 from deploy.errors import ConfigError
 from pipeline import cli
-from pipeline.commands import ablate
-from pipeline.commands.ablate import measure, variants
+from pipeline.arena.variants import ablated
+from pipeline.commands.ablate import from_students
 from pipeline.config import load
 from pipeline.report.ablation_page import gain_chart, write_page
 from pipeline.results.ablation import Ablation, ablation_of, render
@@ -107,19 +107,17 @@ class TestSaid:
         assert "Mask" not in render(ablation())
 
 
-def test_masks_are_counted_where_every_student_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_masks_are_counted_where_every_student_has_them() -> None:
     numbers = {"baseline": 0.3, "attention": 0.4, "non_local": 0.45, "all losses": 0.5}
 
-    def judged(value: float, *, masks: bool) -> Any:
+    def network(value: float, *, masks: bool) -> Any:
         own = samples.accuracy(map=value)
         found = own.model_copy(update={"segmentation": samples.accuracy(map=value / 2) if masks else None})
         return SimpleNamespace(facts=SimpleNamespace(accuracy=found))
 
     def measured(*, masks: bool) -> Ablation:
-        store: Any = SimpleNamespace(run=lambda *_: judged(0.9, masks=False))
-        monkeypatch.setattr(ablate, "prepared", lambda *_: None)
-        monkeypatch.setattr(ablate, "_students", lambda *_: ((name, judged(value, masks=masks)) for name, value in numbers.items()))
-        return measure(load(SMALL), store, (0, 1))
+        students = {name: network(value, masks=masks) for name, value in numbers.items()}
+        return from_students("small", (0, 1), network(0.9, masks=False), [students, students])
 
     found = measured(masks=True)
     assert found.masks is not None
@@ -132,11 +130,11 @@ def test_masks_are_counted_where_every_student_has_them(monkeypatch: pytest.Monk
 def test_variants_are_none_each_and_all_of_the_losses_that_weigh() -> None:
     config = load(SMALL)
     names = [loss.name for loss in config.distill.losses]
-    assert list(variants(config)) == ["baseline", *names, "all losses"]
+    assert list(ablated(config)) == ["baseline", *names, "all losses"]
     one = load(SMALL, [f"distill.losses.0.weight={0}"])
-    assert list(variants(one)) == ["baseline", names[1]]
+    assert list(ablated(one)) == ["baseline", names[1]]
     with pytest.raises(ConfigError, match="all have weight 0"):
-        variants(load(SMALL, ["distill.losses.0.weight=0", "distill.losses.1.weight=0"]))
+        ablated(load(SMALL, ["distill.losses.0.weight=0", "distill.losses.1.weight=0"]))
 
 
 def test_trains_every_variant_once_and_reuses_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

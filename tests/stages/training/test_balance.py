@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from deploy.errors import ArtifactError
-from pipeline.commands.ablate import variants
+from pipeline.arena.variants import ablated
 from pipeline.config import PipelineConfig
 from stages.artifacts import Dataset
 from stages.config import DistillConfig
@@ -196,7 +196,7 @@ class TestConfiguration:
                 "targets": [{"name": "cpu", "runtime": "ort"}],
             }
         )
-        assert [loss.name for loss in variants(config)["attention"]] == ["attention"]
+        assert [loss.name for loss in ablated(config)["attention"]] == ["attention"]
         timed = step_options(config.distill, config.student, config.teacher)[0]
         assert [(loss.name, loss.weight) for loss in timed.losses] == [("attention", 1.0), ("non_local", 1.0)]
         other = config.distill.model_copy(update={"share": 0.3})

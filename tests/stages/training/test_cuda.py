@@ -114,7 +114,7 @@ def test_half_precision_trains_to_about_the_same_losses(dataset: Dataset, tmp_pa
         rows = training._progress.rows
         assert rows[-1]["loss"] < rows[0]["loss"]
         last[chosen] = rows[-1]["loss"]
-        assert next(task._teacher.detector.parameters()).device.type == "cuda"
+        assert next(task.teacher.detector.parameters()).device.type == "cuda"
     assert last[precision] == pytest.approx(last["fp32"], rel=0.1)
 
 

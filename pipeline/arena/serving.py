@@ -1,0 +1,65 @@
+"""Which losses serve a pair of networks, and so which methods are compared."""
+
+from deploy import plugins
+from deploy.contract import ModelContract
+from deploy.errors import ConfigError
+from pipeline.arena.variants import method
+from pipeline.config import PipelineConfig
+from stages.config import DistillConfig
+from stages.config.compare import JOINT, losses_of
+
+
+def methods_of(config: PipelineConfig) -> list[str]:
+    """The methods that are compared: those named, which must serve the pair, or all that do, those of the file's losses first.
+
+    Raises:
+        ConfigError: a method that is named does not serve the pair, or none does; the control is not one of them.
+    """
+    refused = refusals(config)
+    named = config.compare.methods
+    for name in named or ():
+        for loss in losses_of(name):
+            if (why := refused[loss]) is not None:
+                raise ConfigError(f"compare.methods: {name}: {why}; leave it out")
+    found = [*named] if named is not None else _all(config, [loss for loss, why in refused.items() if why is None])
+    control = config.compare.control
+    if control is not None and set(losses_of(control)) not in [set(losses_of(name)) for name in found]:
+        problem = f"compare.control: {control} is not one of the methods{plugins.suggest(control, found)}"
+        raise ConfigError(f"{problem}; choose from {', '.join(found)}, or leave it out")
+    return found
+
+
+def _all(config: PipelineConfig, serving: list[str]) -> list[str]:
+    if not serving:
+        raise ConfigError("compare.methods: no loss serves this pair; choose a different student or teacher")
+    own = [loss.name for loss in config.distill.losses if loss.name in serving]
+    joint = [loss.name for loss in config.distill.losses if loss.enabled and loss.name in serving]
+    together = [JOINT.join(joint)] if len(joint) > 1 else []
+    return [*own, *together, *(loss for loss in serving if loss not in own)]
+
+
+def refusals(config: PipelineConfig) -> dict[str, str | None]:
+    """Why each loss cannot teach this student, by its name; None if it can. Networks are built without pretrained weights."""
+    # Imported here: a comparison whose trainings are all there is drawn with nothing but its artifacts, if its methods are named.
+    from stages.training.checkpoint import build_detector
+    from stages.training.distillation import build_losses
+
+    anything = ModelContract(preprocessing=config.data.preprocessing, classes=("one", "other"), category_ids=(1, 2))
+    student, teacher = (
+        build_detector(choice, len(anything.classes), pretrained=False) for choice in (config.student.detector, config.teacher.detector)
+    )
+    found: dict[str, str | None] = {}
+    for name in plugins.names("stages.losses"):
+        taught = method(config, name).distill
+        assert isinstance(taught, DistillConfig)
+        try:
+            build_losses(taught, student, teacher, config.seed)
+            found[name] = None
+        except ConfigError as error:
+            found[name] = _reason(str(error), name)
+    return found
+
+
+def _reason(message: str, loss: str) -> str:
+    """The reason in a refusal of a loss, which names the section and ends with advice."""
+    return message.removeprefix("distill.losses: ").removeprefix(f"{loss}: ").partition("; ")[0]

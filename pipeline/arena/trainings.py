@@ -1,0 +1,165 @@
+"""Trainings of a student, one per variant and seed: each is found in the store by its hash, or made there."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from deploy.errors import ArtifactError, DataError, Diverged
+from pipeline.answer import silent
+from pipeline.arena.variants import Variant
+from pipeline.config import PipelineConfig
+from pipeline.flow import prepared
+from pipeline.store import keys
+from pipeline.store.files import replace_json
+from pipeline.store.store import Mode, Store
+from stages.artifacts import Checkpoint, Dataset, StepMemory, StepTimes
+from stages.distill import distill
+from stages.hold_out import TUNING, hold_out
+from stages.time_steps import step_options, time_steps
+from stages.train import train_baseline, train_teacher, untrained_teacher
+from stages.weigh_steps import weigh_steps
+
+HELD_OUT = 0.2
+"""Share of the training images that trials are judged on if no split is named for them."""
+
+Call = tuple[Callable[..., Any], tuple[Any, ...]]
+"""A stage and its arguments."""
+
+
+@dataclass(frozen=True)
+class Arena:
+    """A pair of networks, their images, and the store with what was trained; `found` is what many trainings have in common."""
+
+    config: PipelineConfig
+    store: Store
+    dataset: Dataset
+    found: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, config: PipelineConfig, store: Store) -> "Arena":
+        """Prepare the images, or find them."""
+        return cls(config, store, prepared(config, store))
+
+    def looking(self, mode: Mode) -> "Arena":
+        """The same, with a store in a different mode."""
+        return replace(self, store=replace(self.store, mode=mode, records=[], say=silent), found={})
+
+    def teacher(self, *, random: bool = False) -> Checkpoint:
+        """One teacher, trained with the file's own seed, for every seed of the student; or its network with random weights."""
+        config, split, decisions = self.config, self.config.validation.split, self.config.export.decisions
+        trained: Checkpoint
+        if random:
+            trained = self._once("random", untrained_teacher, config.teacher.detector, config.seed, split, self.dataset, decisions)
+        else:
+            trained = self._once("teacher", train_teacher, config.teacher, config.seed, config.device, split, self.dataset, decisions)
+        return trained
+
+    def train(self, variant: Variant, seed: int) -> Checkpoint:
+        """The student of a variant at a seed; all variants have the same initialization and the same images in the same order.
+
+        Raises:
+            Diverged: a loss was not finite, now or when it was tried before.
+        """
+        return self._train(self.call(variant, seed), f"{variant.name}, seed {seed}")
+
+    def try_out(self, variant: Variant, seed: int, label: str) -> Checkpoint:
+        """As `train`, on and judged on the images for tuning."""
+        return self._train(self.call(variant, seed, trial=True), f"{variant.name}, {label}")
+
+    def call(self, variant: Variant, seed: int, *, trial: bool = False) -> Call:
+        """The stage that trains a variant, and its arguments; the teacher is trained if it must be."""
+        config = self.config
+        data, split = self.tuning_images() if trial else (self.dataset, config.validation.split)
+        given = seed, config.device, split, data
+        if variant.distill is None:
+            return train_baseline, (variant.student, *given, config.export.decisions)
+        teacher = self.teacher(random=variant.teacher == "random")
+        return distill, (variant.distill, variant.student, *given, teacher, config.export.decisions)
+
+    def tuning_images(self) -> tuple[Dataset, str]:
+        """What trials are trained on, and the split that they are judged on."""
+        if (named := self.config.compare.tuning_split) is not None:
+            return self.dataset, named
+        return self._once("held out", hold_out, self.dataset, HELD_OUT, self.config.seed), TUNING
+
+    def times(self, variant: Variant) -> StepTimes:
+        """How long the variant's step takes next to the plain one, measured once: every process reads the same figure."""
+        return self.store.at(variant.name).run(time_steps, *self._step(variant))
+
+    def memory(self, variant: Variant) -> StepMemory:
+        """How much memory the variant's step takes, measured once."""
+        return self.store.at(variant.name).run(weigh_steps, *self._step(variant))
+
+    def _step(self, variant: Variant) -> tuple[Any, ...]:
+        assert variant.distill is not None
+        options = step_options(variant.distill, variant.student, self.config.teacher)
+        return *options, self.config.device, self.dataset
+
+    def _once(self, name: str, stage: Callable[..., Any], *arguments: Any) -> Any:
+        """What many trainings need, looked up in the store only once.
+
+        Raises:
+            ArtifactError: it diverged, and with it everything.
+        """
+        if name not in self.found:
+            with indispensable():
+                self.found[name] = self.store.run(stage, *arguments)
+        return self.found[name]
+
+    def _train(self, call: Call, label: str) -> Checkpoint:
+        stage, arguments = call
+        note = self.note(call)
+        if (why := _why(note)) is not None:
+            raise Diverged(why)
+        try:
+            trained: Checkpoint = self.store.at(label).run(stage, *arguments)
+        except Diverged as error:
+            replace_json(note, {"format": 1, "training": label, "why": str(error)})
+            raise
+        return trained
+
+    def path(self, call: Call) -> Path:
+        """The folder of a training in the store."""
+        stage, arguments = call
+        return self.store.folder / keys.key_of(keys.parts_of(stage, *arguments))
+
+    def note(self, call: Call) -> Path:
+        """Where it is noted that a training diverged, so that nobody repeats it."""
+        return self.store.root / self.config.name / "diverged" / f"{self.path(call).name}.json"
+
+
+@contextmanager
+def indispensable() -> Iterator[None]:
+    """Without this training there is nothing to compare: if it diverges, everything ends.
+
+    Raises:
+        ArtifactError: it diverged.
+    """
+    try:
+        yield
+    except Diverged as error:
+        raise ArtifactError(str(error)) from error
+
+
+def _why(note: Path) -> str | None:
+    try:
+        return f"{json.loads(note.read_text(encoding='utf-8'))['why']} (delete {note} to try again)"
+    except FileNotFoundError:
+        return None
+
+
+def judged(trained: Checkpoint) -> float:
+    """A network's mAP.
+
+    Raises:
+        DataError: it is undefined.
+    """
+    accuracy = trained.facts.accuracy
+    if accuracy.map is None:
+        raise DataError(
+            f"mAP is undefined on split {accuracy.split}: it has no objects; choose a different one with --set validation.split=..."
+        )
+    return accuracy.map

@@ -1,0 +1,81 @@
+"""What to train after a comparison: one sentence, and the lines of pipeline.yaml."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from pipeline.results.contest import Contest, Entrant
+from pipeline.results.gains import Gain
+from pipeline.results.learning import listed
+from pipeline.results.significance import LEVEL, paired_p
+
+_NAMED = 3
+"""How many of the methods that are level with the recommended one a sentence names."""
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """`proven`: whether a method is above the baseline that it has to beat. `lines`: the part of pipeline.yaml to paste."""
+
+    sentence: str
+    lines: str
+    proven: bool
+
+
+def recommend(contest: Contest) -> Recommendation:
+    """The method with the highest mean if it is above its baseline beyond the interval; otherwise the baseline."""
+    best, rival = contest.best, contest.rival
+    gain = contest.gain(best, rival)
+    won = f"gains {_points(gain)} over {_title(contest, rival)}"
+    if contest.proven(best):
+        sentence = f"Train with {best.name}: it {won}{_level(contest, best)}{_control(contest, best)}."
+        return Recommendation(sentence, _yaml({"distill": best.distill or {}}), proven=True)
+    how = f"for {rival.epochs} epochs without a teacher"
+    if gain.high is not None and gain.high < 0:
+        sentence = f"Train {how}: every method is below that, and the best of them, {best.name}, {won}."
+    else:
+        sentence = f"Train {how}, or compare with more seeds: no method is proven to be above that; the best of them, {best.name}, {won}."
+    return Recommendation(sentence, _yaml({"student": {"train": {"epochs": rival.epochs}}}), proven=False)
+
+
+def _title(contest: Contest, rival: Entrant) -> str:
+    return "the baseline that trains for as long" if rival is contest.equal_cost else "the baseline of as many epochs"
+
+
+def _points(gain: Gain) -> str:
+    ends = "" if gain.low is None or gain.high is None else f" ({gain.low * 100:+.1f} to {gain.high * 100:+.1f})"
+    return f"{gain.mean * 100:+.1f} points{ends}"
+
+
+def _level(contest: Contest, best: Entrant) -> str:
+    level = contest.level_with(best)
+    if not level:
+        return ", and every other method is behind it" if len(contest.methods) > 1 else ""
+    more = [f"{len(level) - _NAMED} more"] if len(level) > _NAMED else []
+    names = listed([*(one.name for one in level[:_NAMED]), *more])
+    cheaper = min((one for one in level if one.cost is not None), key=_ratio, default=None)
+    saves = cheaper is not None and best.cost is not None and _ratio(cheaper) < 0.9 * _ratio(best)
+    hint = f", of which {cheaper.name} has the fastest step" if saves and cheaper is not None else ""
+    return f"; {names} cannot be told from it{hint}"
+
+
+def _ratio(one: Entrant) -> float:
+    assert one.cost is not None
+    return one.cost.ratio.ratio
+
+
+def _control(contest: Contest, best: Entrant) -> str:
+    """That a random teacher does as well, if it does."""
+    control = contest.control
+    if control is None:
+        return ""
+    p = paired_p(best.maps, control.maps)
+    if p is not None and p < LEVEL and best.mean > control.mean:
+        return ""
+    return "; a random teacher cannot be told from it either, so the gain may come from regularization"
+
+
+def _yaml(section: Mapping[str, Any]) -> str:
+    return yaml.safe_dump(section, sort_keys=False, allow_unicode=True, width=120)

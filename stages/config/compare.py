@@ -1,0 +1,54 @@
+"""Section compare: which methods of distillation `edgedistill compare` tries, how often, and how each is tuned."""
+
+from collections import Counter
+from typing import Annotated
+
+from pydantic import Field, field_validator
+
+from deploy import plugins
+from deploy.contract import Frozen
+
+MOST_TRIALS = 7
+JOINT = "+"
+"""Joins the losses of a method: "attention+non_local"."""
+
+Seeds = Annotated[int, Field(ge=2, le=100)]
+
+
+class CompareConfig(Frozen):
+    """What is compared, and with how many trainings."""
+
+    methods: tuple[str, ...] | None = Field(
+        default=None,
+        min_length=1,
+        description="losses of `stages/losses`, each or several joined by +; null: each that serves the pair, and the file's together",
+    )
+    seeds: Seeds = Field(default=5, description="number of seeds, counting up from `seed`")
+    trials: int = Field(
+        default=3, ge=1, le=MOST_TRIALS, description="strengths that are tried of every method; 1: none, `distill.share` is used"
+    )
+    tuning_split: str | None = Field(default=None, description="split that trials are judged on; null: a fifth of train, held out for them")
+    control: str | None = Field(
+        default=None, description="the method that is also trained with a random teacher; null: the one that leads in the trials"
+    )
+
+    @field_validator("methods")
+    @classmethod
+    def _known_and_distinct(cls, methods: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        known = plugins.names("stages.losses")
+        for method in methods or ():
+            parts = losses_of(method)
+            for name in parts:
+                if name not in known:
+                    raise ValueError(f"no loss '{name}'{plugins.suggest(name, known)}; choose from {', '.join(known)}")
+            if len(set(parts)) < len(parts):
+                raise ValueError(f"{method} has a loss twice; name each once")
+        for same, count in Counter(frozenset(losses_of(method)) for method in methods or ()).items():
+            if count > 1:
+                raise ValueError(f"{JOINT.join(sorted(same))} is listed {count} times; list each method once")
+        return methods
+
+
+def losses_of(method: str) -> tuple[str, ...]:
+    """The names of a method's losses."""
+    return tuple(part.strip() for part in method.split(JOINT))
