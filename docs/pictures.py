@@ -55,7 +55,7 @@ HEAD += '<path d="M0,0L8,4L0,8z"/></marker>'
 def architecture() -> str:
     """The flow of artifacts above, the rooms of the three packages below."""
     top, rooms = list(_flow(66)), list(_rooms(ROOMS_TOP))
-    height = ROOMS_TOP + 46 + 9 * 40 + 40
+    height = ROOMS_TOP + 46 + 10 * 40 + 40
     legend = [*_box(20, height - 34, 16, 16, "stage"), *_text(44, height - 21, "a stage", "soft")]
     legend += [
         *_box(110, height - 34, 16, 16, "registry"),

@@ -34,6 +34,7 @@ from pipeline.config import PipelineConfig, load
 from pipeline.results.contest import Contest
 from pipeline.results.contest_table import header, rows
 from pipeline.results.recommendation import recommend
+from pipeline.store.files import replace_json
 from pipeline.store.stamp import stamp, stamped
 from pipeline.store.store import Store
 from stages.facts import FACTS
@@ -64,8 +65,11 @@ class MethodPair:
         return [json.loads(line) for line in lines]
 
     def put_back(self, store: Store, *, teachers: bool) -> None:
-        """Make the folders of rows that the store lacks."""
+        """Make the folders of rows that the store lacks, and the notes on trainings that diverged."""
         for row in self.rows():
+            if "diverged" in row:
+                replace_json(self.notes(store) / f"{row['artifact']}.json", row["diverged"])
+                continue
             stage, folder = row["artifact"].rpartition("-")[0], store.folder / row["artifact"]
             if folder.exists() or (stage in TEACHERS and not teachers):
                 continue
@@ -83,8 +87,19 @@ class MethodPair:
             known.add(record.key)
             facts = json.loads((store.folder / record.key / FACTS).read_text(encoding="utf-8"))
             about = {"artifact": record.key, "instance": made["stage"], "seconds": made["seconds"], "commit": commit()}
-            with self.rows_file.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({**about, "facts": _short(facts)}) + "\n")
+            self._append({**about, "facts": _short(facts)})
+
+        for note in sorted(self.notes(store).glob("*.json")):
+            if note.stem not in known:
+                self._append({"artifact": note.stem, "diverged": json.loads(note.read_text(encoding="utf-8")), "commit": commit()})
+
+    def notes(self, store: Store) -> Path:
+        """Where it is noted which trainings diverged."""
+        return store.root / self.config.name / "diverged"
+
+    def _append(self, row: dict[str, Any]) -> None:
+        with self.rows_file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
 
     def open(self, root: Path, *, teachers: bool) -> Bouts:
         """The comparison; its steps are measured if they have no row."""
@@ -108,6 +123,8 @@ def pairs() -> list[MethodPair]:
 
 def work(study: MethodPair, units: int) -> int:
     """Train what is missing, at most this many networks; returns how many are left of them."""
+    if study.rows() and complete(study) is not None:
+        return units
     bouts = study.open(RUNS, teachers=False)
     store = bouts.arena.store
     for job in bouts.jobs():
