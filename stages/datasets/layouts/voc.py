@@ -47,6 +47,7 @@ def sources(found: Mapping[str, Pages], names: Sequence[str] | None = None) -> d
     rows = [(match.split, match.page) for match in matches]
     checks.units(page for _, page in rows)
     checks.percent(rows, notes)
+    checks.fractions(rows, notes)
     ids = {name: number for number, name in enumerate(names or checks.class_names(rows, notes), start=1)}
     built = {}
     for split, page in found.items():

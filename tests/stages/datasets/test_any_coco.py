@@ -66,6 +66,23 @@ def fractions(content: Rows, seed: int) -> None:
         row["bbox"] = [one / side for one, side in zip(row["bbox"], sizes[row["image_id"]] * 2, strict=True)]
 
 
+def fractions_of_some(content: Rows, seed: int) -> None:
+    """Of one image's boxes."""
+    image = content["images"][seed % len(content["images"])]
+    rows = [row for row in content["annotations"] if row["image_id"] == image["id"]]
+    fractions({"images": [image], "annotations": rows}, seed)
+
+
+def sized(change: Callable[[int, int], tuple[int, int]]) -> Fault:
+    """Every other image, or all, with a size that is not its file's."""
+
+    def apply(content: Rows, seed: int) -> None:
+        for row in content["images"][:: 1 + seed % 2]:
+            row["width"], row["height"] = change(row["width"], row["height"])
+
+    return apply
+
+
 def masks_only(content: Rows, seed: int) -> None:
     for row in content["annotations"]:
         x, y, w, h = row.pop("bbox")
@@ -112,6 +129,10 @@ FAULTS: dict[str, Fault] = {
     "corners": corners,
     "corners of one": corners_of_one,
     "fractions": fractions,
+    "fractions of some": fractions_of_some,
+    "half the size": sized(lambda width, height: (width // 2, height // 2)),
+    "twice as high": sized(lambda width, height: (width, height * 2)),
+    "sides exchanged": sized(lambda width, height: (height, width)),
     "masks only": masks_only,
     "image listed twice": list_again,
     "root category": root,
@@ -136,7 +157,7 @@ WHOLE = tuple(FAULTS)
 """Faults that tools make; the others below put an odd value into one row."""
 
 for _name, _keys in (
-    ("images", ("id", "file_name", "height")),
+    ("images", ("id", "file_name", "width", "height")),
     ("annotations", ("id", "image_id", "category_id", "bbox", "segmentation", "iscrowd", "area")),
     ("categories", ("id", "name")),
 ):

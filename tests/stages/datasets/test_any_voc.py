@@ -1,5 +1,6 @@
 """Random Pascal VOC data sets, by two independent writers, with random faults: never a traceback, never silently wrong."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,10 +147,17 @@ def _swap(folder: WrittenPage, number: int, draw: Draw) -> None:
 
 
 def _fractions(folder: WrittenPage, number: int, draw: Draw) -> None:
-    for index in range(len(folder.xml)):
-        for tag in ("xmin", "ymin", "xmax", "ymax"):
-            for px in range(61):
-                folder.edit(index, f"<{tag}>{px}</{tag}>", f"<{tag}>{px / 60}</{tag}>")
+    """Of the image, or of a size that a script took for the image's."""
+    across, down = draw(st.sampled_from([(WIDTH, HEIGHT), (HEIGHT, WIDTH), (30, 25), (120, 100), (WIDTH, 1.5), (1.5, HEIGHT)]))
+    for index in range(len(folder.xml)) if draw(st.booleans()) else [number]:
+        for tags, side in (("xmin|xmax", across), ("ymin|ymax", down)):
+            _divide(folder.xml[index], tags, side)
+
+
+def _divide(path: Path, tags: str, side: float) -> None:
+    pattern = rf"<({tags})>(\d+)</".encode()
+    if path.is_file():
+        path.write_bytes(re.sub(pattern, lambda found: b"<%b>%b</" % (found[1], str(int(found[2]) / side).encode()), path.read_bytes()))
 
 
 def _list_line(folder: WrittenPage, number: int, draw: Draw) -> None:

@@ -375,6 +375,18 @@ class TestUnits:
             ("assumed", "box that would fit its image as corners or center, read as x, y, width, height in px", 1)
         ]
 
+    @pytest.mark.parametrize("size", [(100, 80), (80, 100), (50, 40), (200, 40), (100, 1.5), (1.5, 80)])
+    def test_fractions_of_one_image_are_noted_whatever_size_they_were_made_with(self, data: TwoSplits, size: tuple[float, float]) -> None:
+        for row in data.train["annotations"][1:]:
+            row["bbox"] = [one / side for one, side in zip(row["bbox"], size * 2, strict=True)]
+        kind = "box below 2 px at an edge, perhaps a fraction, read as x, y, width, height in px"
+        assert noted(data.build()["train"]) == [("assumed", kind, 2)]
+
+    @pytest.mark.parametrize("box", [[0, 3, 2, 40], [2, 2, 1, 1], [0.5, 0.5, 2.5, 2.5], [2.5, 0.5, 1.5, 30]])
+    def test_a_thin_box_is_no_doubt(self, data: TwoSplits, box: list[float]) -> None:
+        data.train["annotations"][1]["bbox"] = box
+        assert noted(data.build()["train"]) == []
+
     def test_the_corners_of_a_single_box_are_noted_if_its_area_tells(self, data: TwoSplits) -> None:
         for row in data.train["annotations"]:
             row["area"] = row["bbox"][2] * row["bbox"][3]

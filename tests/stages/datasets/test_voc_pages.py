@@ -283,6 +283,15 @@ class TestBoxes:
         assert notes(source) == {"box that may be in percent": ("assumed", 10)}
         assert build(tmp_path / "small", page(*things, size=(120, 100))).notes == ()
 
+    @pytest.mark.parametrize("corners", [(0.1, 0.4, 1.3, 1.6), (0.1, 2, 0.9, 25), (4, 0, 9, 1), (0.2, 8.2, 0.7, 19.4)])
+    def test_fractions_made_with_a_size_that_is_not_the_images(self, tmp_path: Path, corners: tuple[float, ...]) -> None:
+        source = build(tmp_path, page(thing(box(*corners)), thing()))
+        assert notes(source) == {"box below 2 px at an edge, perhaps a fraction": ("assumed", 1)}
+
+    @pytest.mark.parametrize("corners", [(0, 1, 2, 9), (0.5, 0.5, 2.5, 2.5), (1, 1, 2, 2)])
+    def test_a_thin_box_at_an_edge_is_no_doubt(self, tmp_path: Path, corners: tuple[float, ...]) -> None:
+        assert notes(build(tmp_path, page(thing(box(*corners)), thing()))) == {}
+
     @pytest.mark.parametrize("text", ["1", "true", "True", " 1 ", "yes"])
     def test_difficult(self, tmp_path: Path, text: str) -> None:
         source = build(tmp_path, page(thing(f"<difficult>{text}</difficult>{BOX}")))

@@ -20,7 +20,7 @@ Boxes = Literal["xywh", "xyxy", "cxcywh", "fractions", "xyxy_fractions", "cxcywh
 """x and y of the upper left corner, width, height; both corners; center, width, height: in px, or as fractions of the image's sides."""
 
 BEYOND = Kind("box that would fit its image as corners or center, read as x, y, width, height in px", "assumed", "boxes")
-TINY = Kind("box below 1 px at the corner, read as x, y, width, height in px", "assumed", "boxes")
+TINY = Kind("box below 2 px at an edge, perhaps a fraction, read as x, y, width, height in px", "assumed", "boxes")
 UNLIKE_AREA = Kind("box with the area of its corners, read as x, y, width, height in px", "assumed", "boxes")
 UNLIKE_MASK = Kind("box unlike its mask, read as x, y, width, height in px", "assumed", "boxes")
 
@@ -28,6 +28,10 @@ MARGIN_PX = 1.0
 OVERWHELMING, DOUBTFUL = 0.95, 0.2
 """Share of boxes that must fit another reading, and that must not fit COCO's, for a refusal."""
 MIN_BEYOND = 3
+_LARGEST_FRACTION = 2.0
+"""Fractions exceed 1 if they were made with a size that is not the image's: a smaller one, or with width and height exchanged."""
+_MIN_SIDE = 4
+"""In images up to this size in px, a box below 2 px may be a box."""
 
 
 @dataclass(frozen=True)
@@ -83,10 +87,10 @@ def judge(
     found = [_evidence(row, box, sizes) for row in rows if (box := usable(row["bbox"])) is not None and min(box[2:]) > 0]
     if not found:
         return
-    tiny = [one for one in found if max(map(abs, one.box)) <= 1 and one.size is not None and min(one.size) > 4]
-    if len(tiny) >= OVERWHELMING * len(found):
-        form = _best_of_fractions(tiny)
-        text = f"{len(tiny)} of {len(found)} boxes have no number above 1, as if they were fractions of the image"
+    below_1 = [one for one in found if max(map(abs, one.box)) <= 1 and one.size is not None and min(one.size) > _MIN_SIDE]
+    if len(below_1) >= OVERWHELMING * len(found):
+        form = _best_of_fractions(below_1)
+        text = f"{len(below_1)} of {len(found)} boxes have no number above 1, as if they were fractions of the image"
         raise DataError(f"{path}: {text}; set data.boxes: {form} to read them so, or data.boxes: xywh if they are px")
     free = [one for one in found if not one.row.get(FIXED)]
     for form, words in (("xyxy", "x1, y1, x2, y2"), ("cxcywh", "center x, center y, width, height")):
@@ -94,9 +98,19 @@ def judge(
         if why is not None:
             text = f"{why} as x, y, width, height but fit as {words}"
             raise DataError(f"{path}: {text}; set data.boxes: {form} to read them so, or data.boxes: xywh to keep them")
-    kinds = ((TINY, tiny), (BEYOND, list(filter(_fits_only_another, free))), (UNLIKE_AREA, _as_corners(free)), (UNLIKE_MASK, _unlike(free)))
-    for kind, odd in kinds:
-        for one in odd:
+    _add_odd(path, found, free, notes, split)
+
+
+def _add_odd(path: Path, found: Sequence[_Evidence], free: Sequence[_Evidence], notes: Notes, split: str) -> None:
+    """Note single boxes that may be something else; `free` are those whose keys do not say what each number is."""
+    kinds: tuple[tuple[Kind, Sequence[_Evidence], Callable[[_Evidence], object]], ...] = (
+        (TINY, found, _may_be_fraction),
+        (BEYOND, free, _fits_only_another),
+        (UNLIKE_AREA, free, _is_like_corners),
+        (UNLIKE_MASK, free, _is_unlike_mask),
+    )
+    for kind, some, is_odd in kinds:
+        for one in filter(is_odd, some):
             notes.add(kind, split, f"annotation {one.row['id']} in {path.name}, bbox {[round(value, 3) for value in one.box]}")
 
 
@@ -162,13 +176,31 @@ def _fits_only_another(one: _Evidence) -> bool:
     return not _inside(one, "xywh") and any(_inside(one, form) for form in ("xyxy", "cxcywh"))
 
 
-def _as_corners(found: Sequence[_Evidence]) -> list[_Evidence]:
-    """Boxes whose stated area is that of their numbers as corners, and not as width and height."""
-    return [one for one in found if _has_area(one, "xywh") is False and _has_area(one, "xyxy")]
+def _may_be_fraction(one: _Evidence) -> bool:
+    """Whether the numbers of one axis or both may be fractions of the image; of both only, if its size was right where they were made."""
+    x, y, w, h = one.box
+    return one.size is not None and any(map(may_be_fractions, ((x, w), (y, h)), one.size))
 
 
-def _unlike(found: Sequence[_Evidence]) -> list[_Evidence]:
-    return [one for one in found if _fits_mask(one, "xywh") is False]
+def may_be_fractions(numbers: Sequence[float], side: int | None) -> bool:
+    """Whether two numbers of one axis may be fractions of an image: up to 1, or up to 2 and not whole.
+
+    Args:
+        side: the image's in px, None if it is not known; in a tiny image, such a box may be a box.
+    """
+    largest = max(map(abs, numbers))
+    if side is not None and side <= _MIN_SIDE:
+        return False
+    return largest <= 1 or (largest <= _LARGEST_FRACTION and not all(float(one).is_integer() for one in numbers))
+
+
+def _is_like_corners(one: _Evidence) -> bool | None:
+    """Whether the stated area is that of the numbers as corners, and not as width and height."""
+    return _has_area(one, "xywh") is False and _has_area(one, "xyxy")
+
+
+def _is_unlike_mask(one: _Evidence) -> bool:
+    return _fits_mask(one, "xywh") is False
 
 
 def _best_of_fractions(found: Sequence[_Evidence]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from deploy.errors import DataError
+from stages.datasets.layouts.entries.units import may_be_fractions
 from stages.datasets.layouts.pascal_voc.boxes import Corners
 from stages.datasets.layouts.pascal_voc.pages import Thing, VocPage
 from stages.datasets.layouts.pascal_voc.stems import fold
@@ -13,6 +14,7 @@ from stages.notes import Kind, Notes
 
 SWAPPED = Kind("box with its corners swapped", "repaired", "boxes")
 PERCENT = Kind("box that may be in percent", "assumed", "boxes")
+FRACTION = Kind("box below 2 px at an edge, perhaps a fraction", "assumed", "boxes")
 ALIKE = Kind("classes whose names differ only in case, spaces or signs", "assumed", "classes")
 SPELLED = Kind("class name spelled differently from data.names", "repaired", "boxes")
 
@@ -52,6 +54,19 @@ def percent(rows: Sequence[tuple[str, VocPage]], notes: Notes) -> None:
         if page.things:
             text = f"{page.path.name}: no value above 100 in {page.width} x {page.height} px; used as px"
             notes.add(PERCENT, split, text, count=len(page.things))
+
+
+def fractions(rows: Sequence[tuple[str, VocPage]], notes: Notes) -> None:
+    """Note boxes whose numbers of one axis may be fractions of the image, made with a size that is not its own.
+
+    Args:
+        rows: each page with its split.
+    """
+    for split, page in rows:
+        for left, top, right, bottom in (thing.corners for thing in page.things):
+            axes = (page.width, (left, right)), (page.height, (top, bottom))
+            if any(may_be_fractions(numbers, side or None) for side, numbers in axes):
+                notes.add(FRACTION, split, f"{page.path.name}: {left:g} {top:g} {right:g} {bottom:g}; used as px")
 
 
 def is_swapped(corners: Corners) -> bool:
