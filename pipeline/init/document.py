@@ -171,7 +171,8 @@ def _distill(plan: FirstPlan) -> Iterator[str]:
     yield "  # At the strides that carry objects: a teacher's features elsewhere have little to teach."
     yield f"  warmup_steps: {max(1, min(150, plan.num_steps // 10))}"
     if plan.longest_minutes is None:
-        yield "  # In a short training losses of full weight hold a student back; auto keeps them at a share of its gradient."
+        yield "  # In a short training losses of full weight hold a student back; auto keeps them at this share of its gradient."
+        yield "  share: 0.3"
     weight = "auto" if plan.longest_minutes is None else 1.0
     yield "  losses:"
     for loss in ("attention", "non_local"):

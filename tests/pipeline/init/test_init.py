@@ -116,6 +116,7 @@ class TestTheFile:
         assert set(chosen.seconds) == {"teacher", "baseline", "student", "rest"}
         assert yaml.safe_load(text)["baseline"] == {"equal": "steps"}
         assert {loss["weight"] for loss in yaml.safe_load(text)["distill"]["losses"]} == {"auto"}
+        assert yaml.safe_load(text)["distill"]["share"] == 0.3
         assert "equal: both adds it" in text
         with_both = chosen.seconds["student"] + sum(chosen.seconds.values())
         assert with_both + chosen.seconds["student"] / chosen.epochs > 5 * 60 * MARGIN
