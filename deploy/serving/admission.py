@@ -1,7 +1,7 @@
 """Decides whether there is room and time for one more request, and memory for its body.
 
-Whoever has most is refused first: a client that has three times what is still free gets no more. One client alone can thus fill three
-quarters, two of them 3/7 each, and some room is left for a client that has nothing yet.
+Whoever has most is refused first: a client that has fifteen times what is still free gets no more. One client alone can thus fill all but a
+sixteenth, two of them 15/31 each, and some room is left for a client that has nothing yet.
 """
 
 from collections.abc import Iterator
@@ -11,7 +11,8 @@ from threading import Lock
 
 from deploy.serving.refusals import Busy, Gone
 
-_SHARE = 3
+_LEFT = 16
+"""The part of places and bytes, and no less than one, that a client leaves for others."""
 _CAUTION = 1.5
 """Safety factor on the expected time: the engine's pace excludes decoding, which may share its core."""
 
@@ -28,6 +29,12 @@ class ClientTotal:
     pending: int = 0
     images: int = 0
     bytes: int = 0
+
+
+def is_greedy(own: int, free: int, most: int) -> bool:
+    """Whether a client has so much already that what is free is for others."""
+    left = max(1, most // _LEFT)
+    return own > 0 and own * left >= (most - left) * free
 
 
 class Admission:
@@ -146,7 +153,7 @@ class Claim:
         small = self._bytes + count <= self._all.spare_bytes // _SMALL
         if taken + count > most - (0 if small else self._all.spare_bytes):
             raise Busy(f"bodies of {taken:,} bytes are in memory already; retry later")
-        if self._own.bytes >= _SHARE * (most - taken):
+        if is_greedy(self._own.bytes, most - taken, most):
             raise Busy(f"bodies of {self._own.bytes:,} bytes of this client are in memory already; retry later")
 
     def _check(self, seconds: float, seconds_each: float, num_images: int) -> None:
@@ -155,7 +162,7 @@ class Claim:
         wait = self._ahead(num_images) * seconds_each
         if others >= self._all.room:
             raise Busy(f"{others} requests are being answered already; retry later", wait)
-        if own >= _SHARE * (self._all.room - others):
+        if is_greedy(own, self._all.room - others, self._all.room):
             raise Busy(f"{own} requests of this client are being answered already; retry later", wait)
         needed = (wait + num_images * seconds_each) * _CAUTION
         if others and needed > seconds:

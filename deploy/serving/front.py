@@ -45,17 +45,18 @@ class Front:
         identity = request_id(headers.get("x-request-id", ""))
         crowded = scope.get("state", {}).get("crowded", False)
         answer = _Answer(send, identity, closing=self.service.draining or crowded)
-        why: Mapping[str, Any] = {}
+        refused: _Refused | None = None
         try:
             self._check(scope, headers, crowded=crowded)
             await self._router(scope, receive, answer)
         except Exception as error:  # noqa: BLE001 - answered by kind; if unexpected, its traceback is logged
             refused = _refused(error)
-            why = refused.reason
+        if refused is not None:  # not above, since the error's traceback holds the body, which no longer counts
             self.service.metrics.error(refused.kind)
-            scope.setdefault("state", {})["busy"] = isinstance(error, Busy)  # for the connection
+            scope.setdefault("state", {})["busy"] = refused.kind == Busy.kind  # for the connection
             if not answer.status:  # otherwise the answer has begun; the broken connection shows that it is incomplete
                 await JSONResponse({"error": refused.text}, refused.status, headers=refused.headers)(scope, receive, answer)
+        why: Mapping[str, Any] = refused.reason if refused else {}
         seconds = perf_counter() - started
         endpoint = scope.get("endpoint")
         self.service.metrics.request(getattr(endpoint, "__name__", "none"), str(answer.status), seconds)

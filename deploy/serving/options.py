@@ -29,7 +29,7 @@ class ServeConfig(Frozen):
         default=64,
         ge=1,
         le=10_000,
-        description="maximum number of requests in progress, three quarters of them from one address; more are refused with 503",
+        description="maximum number of requests in progress, all but a sixteenth of them from one address; more are refused with 503",
     )
     timeout_ms: float = Field(default=10_000, gt=0, le=600_000, description="time limit per request; a request may ask for less")
     max_body_mib: float = Field(default=32.0, gt=0, le=1024, description="maximum size of a request body")

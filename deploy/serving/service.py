@@ -194,6 +194,7 @@ class Service:
             return answer
         finally:
             gone.cancel()
+            del running  # its error's traceback holds this frame, so both and the body would be there until the next garbage collection
 
     def close(self) -> None:
         """Free the engine and the threads; a bundle that is being loaded is discarded."""

@@ -1,12 +1,14 @@
 """One admission for all three doors: /v1/detect, and the Open Inference Protocol over HTTP and gRPC."""
 
 import asyncio
+import gc
 import io
 import json
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -23,10 +25,12 @@ from deploy.bundles.bundle import Bundle
 from deploy.prediction import costly
 from deploy.runtimes import Raw
 from deploy.runtimes.ort import OrtSession
+from deploy.serving import detect
 from deploy.serving.admission import Admission
 from deploy.serving.logs import Log
 from deploy.serving.options import ServeConfig
 from deploy.serving.refusals import Busy, Gone
+from deploy.serving.work import File, Work
 
 pytest.importorskip("uvicorn")
 grpc = pytest.importorskip("grpc")
@@ -43,7 +47,7 @@ IMAGE = encoded({(0, 1): 0})
 class TestClaim:
     def test_a_request_is_refused_where_those_before_leave_it_no_time(self) -> None:
         admission = Admission(room=3, max_bytes=10)
-        with admission.claim() as one, admission.claim() as two, admission.claim() as three, admission.claim() as four:
+        with admission.claim("1") as one, admission.claim("2") as two, admission.claim("3") as three, admission.claim("4") as four:
             one.place(0.01, 1.0, 1)  # the first is always tried
             two.place(3.0, 1.0, 1)
             with pytest.raises(Busy, match=r"may take 4\.5 s, and 4 s are allowed"):
@@ -57,7 +61,7 @@ class TestClaim:
         assert (admission.pending, admission.images) == (0, 0)
 
     def test_images_that_are_counted_later_replace_the_one_that_was_assumed(self) -> None:
-        admission = Admission(room=2, max_bytes=10)
+        admission = Admission(room=4, max_bytes=10)
         with admission.claim() as one, admission.claim() as other:
             one.place(0.01, 1.0, 1)
             one.place(0.01, 1.0, 16)  # still the first, which is always tried
@@ -81,25 +85,24 @@ class TestClaim:
             claim.place(1.0, 1.0, 16)
         assert (admission.pending, admission.images) == (0, 0)
 
-    def test_one_client_fills_three_quarters_and_leaves_room_for_others(self) -> None:
-        admission = Admission(room=16, max_bytes=10)
+    @pytest.mark.parametrize(("room", "most"), [(1, 1), (2, 1), (8, 7), (16, 15), (64, 60)])
+    def test_one_client_leaves_places_for_others(self, room: int, most: int) -> None:
+        admission = Admission(room, max_bytes=10)
         with ExitStack() as held:
 
             def place(client: str) -> None:
                 held.enter_context(admission.claim(client)).place(60.0, 0.0, 1)
 
-            for _ in range(12):
+            for _ in range(most):
                 place("greedy")
-            with pytest.raises(Busy, match="12 requests of this client"):
+            with pytest.raises(Busy, match=f"{most} requests"):
                 place("greedy")
-            place("modest")
-            place("modest")
-            with pytest.raises(Busy, match="12 requests of this client"):
-                place("greedy")
-            place("third")
-            place("fourth")
-            with pytest.raises(Busy, match="16 requests are being"):
-                place("fifth")
+            for number in range(room - most):
+                place(f"modest {number}")
+                with pytest.raises(Busy, match="requests"):
+                    place("greedy")
+            with pytest.raises(Busy, match=f"{room} requests are being"):
+                place("late")
         assert (admission.pending, admission.images, admission.clients) == (0, 0, {})
 
     def test_images_of_others_count_only_as_far_as_they_come_first(self) -> None:
@@ -121,12 +124,12 @@ class TestClaim:
     def test_one_client_s_bodies_leave_memory_for_those_of_others(self) -> None:
         admission = Admission(room=3, max_bytes=160)
         with admission.claim("greedy") as one, admission.claim("greedy") as another, admission.claim("modest") as other:
-            one.hold(60)
-            another.hold(60)
-            with pytest.raises(Busy, match="120 bytes of this client"):
-                one.hold(10)
-            other.hold(30)
-            one.hold(-60)
+            one.hold(75)
+            another.hold(75)
+            with pytest.raises(Busy, match="150 bytes of this client"):
+                one.hold(5)
+            other.hold(10)
+            one.hold(-75)
             one.hold(10)
         assert (admission.bytes, admission.clients) == (0, {})
 
@@ -375,27 +378,26 @@ def post(running: Running, host: str) -> Answered:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems have to be told of a second loopback address")
-@pytest.mark.parametrize(("proxies", "refused"), [((), "503"), (("127.0.0.1",), "200")], ids=["a client", "a proxy"])
-def test_who_fills_the_queue_is_refused_and_others_are_answered(
-    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, proxies: tuple[str, ...], refused: str
+@pytest.mark.parametrize("proxies", [(), ("127.0.0.1",)], ids=["a client", "a proxy"])
+def test_who_fills_the_queue_is_refused_and_others_and_a_proxy_are_answered(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, proxies: tuple[str, ...]
 ) -> None:
     made = Running(bundle.root, queue_size=8, timeout_ms=1000 * SECONDS, trusted_proxies=proxies)
     try:
         with held(made, monkeypatch) as engine:
             monkeypatch.setattr(made.service._model.batcher, "seconds_each", 0.001)  # type: ignore[union-attr]
-            first = [engine.start(DOORS[number % len(DOORS)], 1) for number in range(6)]
-            seventh = engine.start(Detect(), 1) if proxies else None
-            if not proxies:
+            answers = [engine.start(DOORS[number % len(DOORS)], 1) for number in range(7)]
+            if proxies:
+                answers.append(engine.start(Detect(), 1))
+            else:
                 for door in DOORS:
                     answer = door.ask(made, 1)
                     assert answer.code == door.busy
-                    assert "6 requests of this client" in answer.text
-            other = engine.threads.submit(post, made, "127.0.0.2")
-            until(lambda: engine.counts[0] == 7 + bool(proxies), "the other client to be admitted")
+                    assert "7 requests of this client" in answer.text
+                answers.append(engine.threads.submit(post, made, "127.0.0.2"))
+                until(lambda: engine.counts[0] == 8, "the other client to be admitted")
             engine.free.set()
-            assert other.result(PATIENCE).code == "200"
-            assert {one.result(PATIENCE).code for one in first} == {"200", "OK"}
-            assert seventh is None or seventh.result(PATIENCE).code == refused
+            assert {one.result(PATIENCE).code for one in answers} == {"200", "OK"}
     finally:
         made.stop()
 
@@ -421,6 +423,25 @@ def test_no_more_images_are_looked_at_together_than_there_are_cores(running: Run
         answers = [threads.submit(Detect().ask, running, 1) for _ in range(count)]
         assert {one.result(PATIENCE).code for one in answers} == {"200"}
     assert most == machine.num_cores()
+
+
+def test_a_refused_body_is_freed_with_its_request(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not when the garbage is collected, since it no longer counts."""
+    bodies: list[weakref.ref[File]] = []
+    answer = detect.answer
+
+    def noted(work: Work, files: Sequence[File], **given: Any) -> bytes:
+        bodies.extend(weakref.ref(one) for one in files)
+        return answer(work, files, **given)
+
+    monkeypatch.setattr(detect, "answer", noted)
+    gc.disable()
+    try:
+        assert over_http(running, "/v1/detect", content=b"no image").code == "400"
+        assert len(bodies) == 1
+        until(lambda: bodies[0]() is None, "the body to be freed")
+    finally:
+        gc.enable()
 
 
 def test_a_request_that_is_given_up_keeps_its_place_until_its_thread_ends(bundle: Bundle) -> None:
