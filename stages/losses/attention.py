@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from stages.detectors import Outputs, Target
 from stages.losses import Loss, NetworkSide
+from stages.losses.features.adapted_squares import adapted_squares, can_adapt
 from stages.losses.features.attention_maps import (
     averaged_mask,
     channel_attention,
@@ -28,7 +29,7 @@ from stages.losses.features.attention_maps import (
     standardized,
     summed_mask,
 )
-from stages.losses.features.errors import mean_square, norm
+from stages.losses.features.errors import mean_square, norm, root
 from stages.losses.features.levels import Adapter, LevelPair, adapters, channels, match, pairs
 from stages.losses.features.options import Missing, PresetName, Statistics, Strides
 from stages.losses.features.presets import Preset, chosen
@@ -72,22 +73,26 @@ class Attention(Loss):
         return terms
 
     def _level(self, index: int, own: Tensor, other: Tensor) -> dict[str, Tensor]:
-        adapter, adapted = self.adapters[index], self.adapters[index](own).float()
+        adapter, raw = self.adapters[index], own
         normalised = self.preset.error == "mean_square"
         if normalised:
             own, other = (standardized(features, self.preset.statistics) for features in (own, other))
-            adapted = own if isinstance(adapter, nn.Identity) else adapted
-        compared = own if not normalised and own.shape == other.shape else adapted
+            raw = own if isinstance(adapter, nn.Identity) else raw
+        plain = not normalised and own.shape == other.shape
+        compared = own if plain else adapter(raw).float()
         error = mean_square if normalised else norm
         terms: dict[str, Tensor] = {}
-        if self.preset.feature > 0:
-            difference = adapted - other
-            if self.preset.channel_mask:
-                difference = difference * self._mask(channel_attention, compared, other).sqrt()
-            terms["feature"] = error(difference, self._mask(spatial_attention, own, other))
         if self.preset.transfer > 0:
             spatial, channel = self._transfer(index, own, compared, other)
             terms |= {"spatial": error(spatial), "channel": error(channel)}
+        if self.preset.feature > 0:
+            weight = self._mask(spatial_attention, own, other)
+            channel_weight = self._mask(channel_attention, compared, other) if self.preset.channel_mask else None
+            if plain and can_adapt(adapter, own.device.type):
+                terms["feature"] = root(adapted_squares(adapter, own, other, weight, channel_weight))
+            else:
+                difference = (adapter(raw).float() if plain else compared) - other
+                terms["feature"] = error(difference if channel_weight is None else difference * channel_weight.sqrt(), weight)
         return terms
 
     def _transfer(self, index: int, own: Tensor, compared: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,10 @@ Departures of the preset `normalised`, see stages/losses/features/presets.py: ea
 deviation 1 and the squared error is averaged; the block's last convolution starts at zero instead of being followed by a batch
 norm that does, so it is initially the identity without statistics over the batch. Both sides' blocks are trained by this loss
 itself, as in the authors' code.
+
+With dot products, student and teacher differ by a linear map of both their features, computed per image, so the squared error follows
+from the joint covariance of the features. The same numbers up to rounding, which is that of sums of squares of the features: an error
+below a thousandth of their norm is not resolved.
 """
 
 from collections.abc import Sequence
@@ -20,8 +24,9 @@ from torch import Tensor, nn
 from stages.detectors import Outputs, Target
 from stages.losses import Loss, NetworkSide
 from stages.losses.features.attention_maps import standardized
-from stages.losses.features.errors import mean_square, norm
-from stages.losses.features.levels import LevelPair, adapters, channels, match, pairs
+from stages.losses.features.errors import root
+from stages.losses.features.levels import LevelPair, adapters, channels, match, pairs, rows
+from stages.losses.features.moments import moments, variances
 from stages.losses.features.non_local_block import NonLocalBlock, Relation
 from stages.losses.features.options import Missing, PresetName, Statistics, Strides
 from stages.losses.features.presets import Preset, chosen
@@ -65,44 +70,34 @@ class NonLocal(Loss):
         normalised = self.preset.error == "mean_square"
         if normalised:
             own, other = (standardized(features, self.preset.statistics) for features in (own, other))
-        difference = self._difference(index, own, other)
-        return mean_square(difference) if normalised else norm(difference)
+        square = self._square(index, own, other)
+        return square.mean() / other.shape[1] if normalised else root(square.sum() * own[0, 0].numel())
 
-    def _difference(self, index: int, own: Tensor, other: Tensor) -> Tensor:
-        """The student's features plus what they draw, adapted, minus the teacher's features plus what they draw, [B, C, H, W].
+    def _square(self, index: int, own: Tensor, other: Tensor) -> Tensor:
+        """The squared error between the student's features plus what they draw, adapted, and the teacher's plus what they draw.
 
-        The adapter A on x + R x is (A + A R) x: neither side's features plus what they draw are ever written to memory.
+        Summed over channels, the mean over positions, [B]. It is a quadratic form in the joint covariance of both sides' features:
+        neither side's features plus what they draw, nor their difference, are ever computed.
         """
-        rows, other_rows = _rows(own), _rows(other)
-        added, other_added = self.own[index](own, rows), self.other[index](other, other_rows)
+        block, other_block = self.own[index], self.other[index]
+        assert isinstance(block, NonLocalBlock)
+        assert isinstance(other_block, NonLocalBlock)
+        drawn, other_drawn = block(own, rows(own)), other_block(other, rows(other))
         with torch.autocast(own.device.type, enabled=False):  # what is drawn overflows half precision
-            matrix, bias = _linear(self.adapters[index], own)
-            shift = added.bias @ matrix.t() + bias - other_added.bias
-            difference = _affine(shift[:, None], rows, matrix, added.rows, matrix @ added.weight)
-            identity = torch.eye(other_rows.shape[2], device=other.device)
-            difference = _affine(difference, other_rows, -identity, other_added.rows, -other_added.weight)
-        batch, _, channels = difference.shape
-        return difference.transpose(1, 2).reshape(batch, channels, *own.shape[-2:])
-
-
-def _rows(features: Tensor) -> Tensor:
-    """Features [B, C, H, W] as [B, H * W, C] in float32, a view if they are in float32 and channels last."""
-    return features.flatten(2).transpose(1, 2).float()
-
-
-def _linear(adapter: nn.Module, own: Tensor) -> tuple[Tensor, Tensor]:
-    """An adapter's weight [D, C] and bias [D], those of the identity if there is none."""
-    if not isinstance(adapter, nn.Conv2d):
-        return torch.eye(own.shape[1], device=own.device), own.new_zeros(own.shape[1])
-    assert adapter.bias is not None
-    return adapter.weight.flatten(1), adapter.bias
-
-
-def _affine(start: Tensor, rows: Tensor, matrix: Tensor, drawn: Tensor, weight: Tensor) -> Tensor:
-    """start + rows M^T + drawn W_b^T, with M [C, K] for the batch and W_b [C, L] per image; one product if `drawn` is `rows`."""
-    if drawn is rows:
-        return torch.baddbmm(start, rows, (matrix + weight).transpose(1, 2))
-    return torch.baddbmm(start, drawn, weight.transpose(1, 2)) + rows @ matrix.t()
+            mean, covariance = moments(drawn.rows, other_drawn.rows)
+            ours = slice(drawn.rows.shape[2])
+            theirs = slice(ours.stop, None)
+            weight, bias = block.related(drawn, mean[:, ours], covariance[:, ours, ours])
+            other_weight, other_bias = other_block.related(other_drawn, mean[:, theirs], covariance[:, theirs, theirs])
+            if isinstance(adapter := self.adapters[index], nn.Conv2d):
+                assert adapter.bias is not None
+                matrix = adapter.weight.flatten(1)
+                weight, bias = matrix @ weight, bias @ matrix.t() + adapter.bias
+            difference = torch.cat((weight, -other_weight), dim=2)
+            constant = (difference @ mean[:, :, None])[..., 0] + bias - other_bias
+            spread = variances(difference, covariance).sum(dim=1)
+            square: Tensor = spread.clamp(min=0) + constant.square().sum(dim=1)  # where nothing differs, rounding may bring it below 0
+            return square
 
 
 def build(

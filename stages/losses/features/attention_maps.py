@@ -3,8 +3,10 @@
 B images, C channels, H x W positions; all functions treat each image separately, except standardization over the batch.
 """
 
+import torch
 from torch import Tensor
 
+from stages.losses.features.moments import CACHED
 from stages.losses.features.options import Statistics
 
 FLOOR = 1e-3
@@ -26,7 +28,10 @@ def standardized(features: Tensor, statistics: Statistics = "image") -> Tensor:
 
 def spatial_attention(features: Tensor) -> Tensor:
     """The mean absolute value over channels, [B, 1, H, W]."""
-    return channel_mean(features.abs())
+    if torch.is_grad_enabled() and features.requires_grad:
+        return channel_mean(features.abs())
+    lines = max(1, CACHED // features.shape[3])
+    return torch.cat([channel_mean(some.abs()) for some in features.split(lines, dim=2)], dim=2)  # no copy at full size
 
 
 def channel_attention(features: Tensor) -> Tensor:

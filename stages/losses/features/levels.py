@@ -79,6 +79,11 @@ def pairs(student: Outputs, teacher: Outputs, levels: Sequence[LevelPair]) -> It
         yield own, resized(teacher.pyramid[pair.other].detach().float(), own.shape[-2], own.shape[-1])
 
 
+def rows(features: Tensor) -> Tensor:
+    """Features [B, C, H, W] as [B, H * W, C] in float32, a view if they are in float32 and channels last."""
+    return features.flatten(2).transpose(1, 2).float()
+
+
 def _nearest(strides: tuple[int, ...], wanted: int) -> int:
     """The index of the first stride at the smallest ratio; of two equally near ones the finer."""
     return min(range(len(strides)), key=lambda index: (abs(math.log2(strides[index] / wanted)), strides[index], index))

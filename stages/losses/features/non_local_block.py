@@ -5,7 +5,7 @@ Wang et al., "Non-local Neural Networks", CVPR 2018, as Zhang & Ma use it (see s
 Departures: the relation of dot products has no softmax, so (theta phi^T / N) g is theta (phi^T g / N), the same numbers up to
 rounding, and theta is itself a projection of the features. So everything that a position draws is one matrix, computed per
 image, times its own features: cost and memory are linear in the number of positions, and neither theta nor what is drawn is ever
-computed.
+computed. The batch norm, too, is a function of mean and covariance of the features.
 """
 
 from typing import Literal, NamedTuple
@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from stages.losses.features.moments import variances
+from stages.losses.features.pooled_projection import pooled_projection
 from stages.processes import mean_with_gradient
 
 Relation = Literal["dot_product", "embedded_gaussian"]
@@ -23,8 +25,11 @@ EPSILON = 1e-5
 """Added to a variance."""
 
 
-class Added(NamedTuple):
-    """What is added to each of n positions, `weight` times `rows` plus `bias`: rows [B, n, K], weight [B, C, K], bias [B, C]."""
+class Drawn(NamedTuple):
+    """What each of n positions draws, `weight` times `rows` plus `bias`: rows [B, n, K], weight [B, C, K], bias [B, C].
+
+    The first C channels of the rows are the features themselves.
+    """
 
     rows: Tensor
     weight: Tensor
@@ -54,9 +59,9 @@ class NonLocalBlock(nn.Module):
             nn.init.zeros_(self.out.weight)
             nn.init.zeros_(self.out.bias)  # type: ignore[arg-type]
 
-    def forward(self, features: Tensor, rows: Tensor) -> Added:
-        """With dot products, the result's `rows` are the given ones themselves."""
-        phi, g = self._pooled(features)
+    def forward(self, features: Tensor, rows: Tensor) -> Drawn:
+        """What is drawn, before the batch norm if there is one; with dot products, the result's `rows` are the given ones themselves."""
+        phi, g = self._pooled(features, rows)
         theta, bias = (_matrix(self.theta), self.theta.bias)
         out, shift = (_matrix(self.out), self.out.bias)
         assert bias is not None
@@ -64,21 +69,25 @@ class NonLocalBlock(nn.Module):
         with torch.autocast(features.device.type, enabled=False):  # products summed over all positions overflow half precision
             if self.relation == "dot_product":
                 drawn = out @ relation_matrix(phi, g)
-                added = Added(rows, drawn @ theta, drawn @ bias + shift)
-            else:
-                query, key, value = ((rows @ theta.t() + bias)[:, None], phi.transpose(1, 2)[:, None], g.transpose(1, 2)[:, None])
-                seen = functional.scaled_dot_product_attention(query, key, value, scale=1.0)[:, 0]
-                batch = len(rows)
-                added = Added(seen, out.expand(batch, -1, -1), shift.expand(batch, -1))
-            return added if self.norm is None else self.norm(added)
+                return Drawn(rows, drawn @ theta, drawn @ bias + shift)
+            query, key, value = ((rows @ theta.t() + bias)[:, None], phi.transpose(1, 2)[:, None], g.transpose(1, 2)[:, None])
+            seen = functional.scaled_dot_product_attention(query, key, value, scale=1.0)[:, 0]
+            weight = functional.pad(out, (rows.shape[2], 0)).expand(len(rows), -1, -1)
+            return Drawn(torch.cat((rows, seen), dim=2), weight, shift.expand(len(rows), -1))
 
-    def _pooled(self, features: Tensor) -> tuple[Tensor, Tensor]:
+    def related(self, drawn: Drawn, mean: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
+        """Weight [B, C, K] and bias [B, C] of the features plus what they draw, given mean and covariance of its rows."""
+        weight, bias = drawn.weight, drawn.bias
+        if self.norm is not None:
+            weight, bias = self.norm(weight, bias, mean, covariance)
+        return weight + torch.eye(*weight.shape[1:], dtype=weight.dtype, device=weight.device), bias
+
+    def _pooled(self, features: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Phi and g, each [B, inner, N]."""
-        weight = torch.cat((self.phi.weight, self.g.weight))
+        weight = torch.cat((_matrix(self.phi), _matrix(self.g)))
         bias = torch.cat((self.phi.bias, self.g.bias))  # type: ignore[arg-type]
-        height, width = features.shape[-2:]
-        pooled = functional.max_pool2d(functional.conv2d(features, weight, bias).float(), (min(self.pool, height), min(self.pool, width)))
-        phi, g = pooled.flatten(2).chunk(2, dim=1)
+        size = (features.shape[2], features.shape[3])
+        phi, g = pooled_projection(rows, weight, bias, size, self.pool).chunk(2, dim=1)
         return phi, g
 
 
@@ -102,15 +111,10 @@ class _BatchNorm(nn.Module):
         self.weight = nn.Parameter(torch.zeros(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
 
-    def forward(self, added: Added) -> Added:
-        """The same, normalized."""
-        rows, weight, bias = added
-        means = rows.mean(dim=1, keepdim=True)
-        centered = rows - means
-        covariance = centered.transpose(1, 2) @ centered / rows.shape[1]
-        own_means = (weight @ means.transpose(1, 2))[..., 0] + bias
-        mean = mean_with_gradient(own_means.mean(dim=0))
-        within = (weight @ covariance * weight).sum(dim=2)
-        variance = mean_with_gradient((within + (own_means - mean).square()).mean(dim=0))
+    def forward(self, weight: Tensor, bias: Tensor, mean: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
+        """The weight [B, C, K] and bias [B, C] that include the normalization, given mean and covariance of the rows [B, n, K]."""
+        own_means = (weight @ mean[:, :, None])[..., 0] + bias
+        center = mean_with_gradient(own_means.mean(dim=0))
+        variance = mean_with_gradient((variances(weight, covariance) + (own_means - center).square()).mean(dim=0))
         scale = self.weight * (variance + EPSILON).rsqrt()
-        return Added(rows, weight * scale[:, None], scale * (bias - mean) + self.bias)
+        return weight * scale[:, None], scale * (bias - center) + self.bias

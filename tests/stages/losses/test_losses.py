@@ -323,9 +323,12 @@ def test_the_relation_modules_add_nothing_at_first(batch_norm: bool) -> None:
     preset: PresetName = "code_two_stage" if batch_norm else "normalised"
     loss: Any = plugins.load("stages.losses", "non_local").build(SAME, SAME, preset=preset)
     student, teacher = outputs(SAME, seed=1), outputs(SAME, seed=2)
-    for index, (own, other) in enumerate(zip(student.pyramid, teacher.pyramid, strict=True)):
-        expected = loss.adapters[index](own) - other
-        torch.testing.assert_close(loss._difference(index, own, other), expected, rtol=1e-5, atol=1e-5)
+    terms = loss(student, teacher, ())
+    for index, (features, other) in enumerate(zip(student.pyramid, teacher.pyramid, strict=True)):
+        own, t = (array(part) if batch_norm else standard(array(part), "image") for part in (features, other))
+        difference = conv1x1(own, loss.adapters[index]) - t
+        expected = norm(difference) if batch_norm else (difference**2).mean()
+        assert terms[f"relation/{SAME.strides[index]}"].item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_masks_average_one_and_follow_the_temperature() -> None:

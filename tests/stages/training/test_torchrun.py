@@ -21,6 +21,7 @@ from published_samples import METHODS, learned
 from torch import Tensor, distributed, multiprocessing, nn
 
 from stages.facts import StepTimeFacts, read_facts
+from stages.losses.features.moments import moments
 from stages.losses.features.non_local_block import NonLocalBlock
 from stages.training.batches.loader import TrainingBatch
 from stages.training.checkpoint import build_detector
@@ -98,8 +99,9 @@ def related() -> tuple[NonLocalBlock, Tensor]:
 
 def added_to_each(block: NonLocalBlock, features: Tensor) -> Tensor:
     """What the module adds to each position, [B, n, C]."""
-    rows, weight, bias = block(features, features.flatten(2).transpose(1, 2))
-    added: Tensor = rows @ weight.transpose(1, 2) + bias[:, None]
+    drawn = block(features, features.flatten(2).transpose(1, 2))
+    weight, bias = block.related(drawn, *moments(drawn.rows, drawn.rows[:, :, :0]))
+    added: Tensor = drawn.rows @ (weight - torch.eye(weight.shape[1])).transpose(1, 2) + bias[:, None]
     return added
 
 
