@@ -31,7 +31,7 @@ class Worker:
 
     def __init__(self, folder: Path) -> None:
         paths = os.pathsep.join([str(ROOT), str(SCRIPT.parent)])
-        environment = {**os.environ, "PYTHONPATH": paths, arena_samples.SLOW: "8 0.2"}
+        environment = {**os.environ, "PYTHONPATH": paths, arena_samples.SLOW: "6 0.1"}
         command = [sys.executable, "-P", str(SCRIPT), "compare", "pipeline.yaml", "--share", "any"]
         self.process = subprocess.Popen(
             command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
@@ -49,11 +49,6 @@ class Worker:
         """The training that it is at; empty if it is at none."""
         last = next((line for line in reversed(self.lines) if re.search(r"running|done in", line)), "")
         return last.split(" running")[0].strip() if "running" in last and last.startswith(("distill", "train_baseline")) else ""
-
-    def hold(self) -> None:
-        """Stop it in the middle of a training, so that work is left for others however fast the machine is."""
-        until(self.trains, f"a training, after {self.lines}")
-        self.process.send_signal(signal.SIGSTOP)
 
     def kill(self) -> str:
         """Kill it in the middle of a training, and return which one."""
@@ -88,13 +83,9 @@ def test_three_processes_of_which_one_is_killed_twice(
 ) -> None:
     shared, alone = write_config(tmp_path / "shared"), write_config(tmp_path / "alone")
     workers = [Worker(shared) for _ in range(3)]
-    for worker in workers[:2]:
-        worker.hold()
     killed = [workers[2].kill()]
     workers[2] = Worker(shared)
     killed.append(workers[2].kill())
-    for worker in workers[:2]:
-        worker.process.send_signal(signal.SIGCONT)
     said = [worker.end() for worker in workers[:2]]
     made = Counter((shared / "runs" / ".store" / arena_samples.MADE).read_text().split())
     assert all("trainings are done; draw the table" in text for text in said)
