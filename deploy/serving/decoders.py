@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from math import ceil
 from threading import Lock, Thread
 from time import monotonic
 from typing import Any
@@ -61,7 +62,7 @@ class Decoders:
     def __init__(self, count: int, max_pixels: int, queue_size: int, log: Log) -> None:
         self._max_pixels = max_pixels
         # the rest of the queue is for images that need no process
-        self._rotation = Rotation(count, most_waiting=3 * queue_size // 4, most_per_client=queue_size // 2)
+        self._rotation = Rotation(count, most_waiting=3 * queue_size // 4, most_per_client=ceil(3 * queue_size / 8))
         self._log = log
         self._idle: list[_Process] = []
         self._started: set[_Process] = set()
