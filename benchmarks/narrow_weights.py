@@ -1,7 +1,8 @@
 """mAP of OpenVINO's int8 engines with 8-bit and with 7-bit weights, with and without VNNI: a table of docs/engines.md.
 
-Two students are trained without a teacher on pipeline.yaml's data (minutes on one core, kept in runs/ and not repeated): its own, and
-the same detector on a mobile backbone. ONEDNN_MAX_CPU_ISA limits the instructions in a process of its own, on CPUs with AVX-512 only.
+Three students are trained without a teacher on digits (minutes on one core, kept in runs/ and not repeated): pipeline.yaml's, the same
+detector on a mobile backbone, and examples/edge.yaml's at half its size on fewer images. ONEDNN_MAX_CPU_ISA limits the instructions
+in a process of its own, on CPUs with AVX-512 only.
 Usage: python benchmarks/narrow_weights.py
 """
 
@@ -32,14 +33,23 @@ from stages.train import train_baseline
 
 ROOT = Path(__file__).parents[1]
 MOBILE = "{name: fcos, backbone: mobilenet_v3_small, fpn_channels: 64, strides: [8, 16, 32], head_convs: 1, range_scale: 0.5}"
-STUDENTS = {"default": (), "mobile": (f"student.detector={MOBILE}", "student.train.epochs=5")}
+EDGE = (
+    *(f"data.{key}=160" for key in ("image_size", "preprocessing.height", "preprocessing.width")),
+    *("data.max_digits=5", "data.train_images=1000", "data.val_images=300"),
+)
+STUDENTS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "default": ("pipeline.yaml", ()),
+    "mobile": ("pipeline.yaml", (f"student.detector={MOBILE}", "student.train.epochs=5")),
+    "edge": ("examples/edge.yaml", EDGE),
+}
 INSTRUCTIONS = ("ALL", "AVX512_CORE")
 KINDS: dict[str, tuple[Precision, bool]] = {"fp32": ("fp32", False), "8 bits": ("int8", False), "7 bits": ("int8", True)}
 
 
 def maps(student: str) -> dict[str, float | None]:
     """mAP of each kind of engine in this process."""
-    config, store = load(ROOT / "pipeline.yaml", STUDENTS[student]), Store(ROOT / "runs", f"benchmark-narrow-{student}")
+    file, settings = STUDENTS[student]
+    config, store = load(ROOT / file, settings), Store(ROOT / "runs", f"benchmark-narrow-{student}")
     dataset = store.run(prepare, config.data)
     split = config.validation.split
     trained = store.run(train_baseline, config.student, config.seed, "cpu", split, dataset, config.export.decisions)

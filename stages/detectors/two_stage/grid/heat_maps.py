@@ -2,7 +2,8 @@
 
 Lu et al., "Grid R-CNN Plus: Faster and Better", 2019, https://arxiv.org/abs/1906.05688, as in mmdet: the points are numbered column by
 column. A region is seen twice as wide and high as it is, as 56 x 56 cells; a point's map covers the half of them, in each direction, in
-which it can be: the first, the middle or the last.
+which it can be: the first, the middle or the last. Departure: a point is where its map has the largest logit; mmdet looks for the largest
+sigmoid, in which float32 no longer tells large logits apart, and takes the first of several.
 """
 
 import torch

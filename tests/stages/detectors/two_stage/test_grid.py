@@ -66,6 +66,16 @@ def test_an_edge_is_the_mean_of_its_points_weighted_by_probability() -> None:
     assert read(maps, REGION)[0, 0].item() == pytest.approx(14 + (10.5 * 0.5 + 4.5 * 2) / 2.5, abs=1e-4)
 
 
+def test_the_largest_logit_is_read_where_float32_has_one_sigmoid_for_several() -> None:
+    """Only there can boxes differ from those of mmdet, which takes the first of them: column 4, not 10."""
+    maps = hot([(4, 6)] * 9)
+    maps[..., 6, 10] = 25.0
+    sigmoids = maps.sigmoid()
+    assert (sigmoids == sigmoids.amax(dim=(-2, -1), keepdim=True)).sum(dim=(-2, -1)).tolist() == [[2] * 9]
+    left, _, right, _ = read(maps, REGION)[0].tolist()
+    assert (left, right) == pytest.approx((14 + 10.5, 14 + 28 + 10.5))
+
+
 def test_what_is_drawn_is_read_again() -> None:
     box = torch.tensor([[30.5, 61.0, 50.5, 109.0]])
     maps = draw(REGION, box)
