@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import nullcontext
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
@@ -16,6 +17,9 @@ from deploy.serving.batcher import JobResult
 from deploy.serving.decoders import POSSIBLE, Bounds, Decoders
 from deploy.serving.refusals import Invalid
 from deploy.serving.work import File, Work
+
+_GLANCE = 2**18
+"""To look at a larger file takes as long as to decode some images, and all threads that compute hold up the event loop, so it has a turn."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +71,10 @@ def answer(work: Work, files: Sequence[File], *, min_score: float, max_pixels: i
 
 def _place(work: Work, file: File, which: str, max_pixels: int, decoders: Decoders, bounds: Bounds) -> Placed:
     try:
-        with work.turn():  # to look takes as long as to decode some images, and all threads that compute hold up the event loop
-            if costly.look(file.content).quick or not POSSIBLE:
+        with work.turn() if len(file.content) > _GLANCE else nullcontext():
+            quick = costly.look(file.content).quick or not POSSIBLE
+        if quick:
+            with work.turn():
                 return _place_quick(work, file, max_pixels)
         start = perf_counter()
         tensor, placement = decoders.decode(file.content, work.model.contract.preprocessing, bounds)

@@ -6,7 +6,7 @@ Run as a script, it is `edgedistill` with trainings that resume like real ones, 
 import hashlib
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -153,11 +153,11 @@ def _named(config: PipelineConfig) -> list[str]:
 @contextmanager
 def counting() -> Iterator[None]:
     """Let comparisons run these stages instead of those that train; every loss serves the pair."""
-    places: dict[ModuleType, list[Callable[..., Any]]] = {
-        flow: [prepare],
-        trainings: [hold_out, train_teacher, untrained_teacher, train_baseline, distill, time_steps, weigh_steps],
-    }
-    changes: list[Any] = [mock.patch.object(module, one.__name__, one) for module, stages in places.items() for one in stages]
+    replaced: Sequence[tuple[ModuleType, Callable[..., object]]] = (
+        (flow, prepare),
+        *((trainings, one) for one in (hold_out, train_teacher, untrained_teacher, train_baseline, distill, time_steps, weigh_steps)),
+    )
+    changes: list[Any] = [mock.patch.object(module, one.__name__, one) for module, one in replaced]
     changes += [
         mock.patch.object(opening, "methods_of", _named),
         mock.patch.object(compare, "before_trainings", return_value={}),
