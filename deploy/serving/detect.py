@@ -19,7 +19,8 @@ from deploy.serving.refusals import Invalid
 from deploy.serving.work import File, Work
 
 _GLANCE = 2**18
-"""To look at a larger file takes as long as to decode some images, and all threads that compute hold up the event loop, so it has a turn."""
+"""Bytes up to which a file is looked at without a turn: with more, that takes as long as to decode some images, and all threads that
+compute hold up the event loop."""
 
 
 @dataclass(frozen=True)
