@@ -93,7 +93,7 @@ class Attention(Loss):
             else:
                 difference = (adapter(raw).float() if plain else compared) - other
                 terms["feature"] = error(difference if channel_weight is None else difference * channel_weight.sqrt(), weight)
-        return terms
+        return {name: terms[name] for name in self.weights if name in terms}
 
     def _transfer(self, index: int, own: Tensor, compared: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
         """The differences between the networks' attention over positions, and over channels of the features `compared`."""

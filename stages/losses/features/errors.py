@@ -48,6 +48,6 @@ def norm(difference: Tensor, weight: Tensor | None = None) -> Tensor:
 
 
 def root(square: Tensor) -> Tensor:
-    """The square root of a scalar of at least 0; its gradient at 0 is 0."""
-    positive = square > 0
-    return torch.where(positive, square, 1).sqrt() * positive
+    """The square root of a scalar; 0, with gradient 0, of one that is not above 0. What is not a number stays so."""
+    none = square <= 0
+    return torch.where(none, 1, square).sqrt() * ~none

@@ -17,6 +17,7 @@ from deploy import plugins
 from deploy.errors import ConfigError
 from stages.detectors import Outputs
 from stages.losses import Loss
+from stages.losses.features.batch_statistics import standardized_over_batch
 from stages.losses.features.object_masks import in_cells, inverse_areas, levels_of, union
 from stages.training.distillation import side_of
 
@@ -63,12 +64,12 @@ def expected_hint(loss: Any, student: Outputs, teacher: Outputs) -> dict[str, fl
     return {f"feature/{stride}": ((conv(s, loss.adapters[i]) - t) ** 2).mean() for i, stride, s, t in levels(student, teacher)}
 
 
-def expected_channel_wise(loss: Any, student: Outputs, teacher: Outputs) -> dict[str, float]:
+def expected_channel_wise(loss: Any, student: Outputs, teacher: Outputs, temperature: float = 1) -> dict[str, float]:
     found = {}
     for i, stride, own, t in levels(student, teacher):
         s = conv(own, loss.adapters[i])
-        p, q = (softmax(x.reshape(*x.shape[:2], -1), 2) for x in (t, s))
-        found[f"channel/{stride}"] = 5 * (p * np.log(p / q)).sum() / (t.shape[0] * t.shape[1])
+        p, q = (softmax(x.reshape(*x.shape[:2], -1) / temperature, 2) for x in (t, s))
+        found[f"channel/{stride}"] = 5 * temperature**2 * (p * np.log(p / q)).sum() / (t.shape[0] * t.shape[1])
     return found
 
 
@@ -212,6 +213,11 @@ def test_every_term_equals_its_formula_and_has_the_published_weight(name: str) -
         assert terms[term] == pytest.approx(value, rel=1e-5, abs=1e-12), term
 
 
+def test_a_temperature_softens_the_shares_of_positions() -> None:
+    loss, (student, teacher) = fresh("channel_wise", STUDENT, OTHER, temperature=3.0), both()
+    assert weighted(loss, student, teacher) == pytest.approx(expected_channel_wise(loss, student, teacher, 3), rel=1e-5)
+
+
 CONSTANTS: list[tuple[str, str, dict[str, float]]] = [
     ("pearson", "two_stage", {"correlation": 6}),
     ("focal_global", "two_stage", {"foreground": 5e-5, "background": 2.5e-5, "attention": 5e-5, "relation": 5e-7}),
@@ -297,6 +303,13 @@ def test_levels_that_the_teacher_lacks_learn_from_the_nearest_if_asked(name: str
 
 
 class TestMasks:
+    def test_an_object_that_no_anchor_fits_has_the_ones_that_fit_it_best(self) -> None:
+        """Of overlaps 1/3 and 1, each is the best of its object."""
+        anchors = torch.tensor([[0.0, 0.0, 10.0, 10.0], [100.0, 0.0, 110.0, 10.0], [200.0, 0.0, 210.0, 10.0]])
+        boxes = torch.tensor([[0.0, 0.0, 10.0, 30.0], [100.0, 0.0, 110.0, 10.0]])
+        near = plugins.load("stages.losses", "fine_grained")._near(anchors, boxes, torch.zeros(1, 3))
+        assert near.tolist() == [[1, 1, 0]]
+
     def test_objects_belong_to_one_level_by_their_size(self) -> None:
         sides = torch.tensor([0.0, 20.0, 111.0, 113.0, 223.0, 225.0, 9000.0])
         boxes = torch.stack((sides * 0, sides * 0, sides, sides), dim=1)
@@ -322,6 +335,14 @@ class TestMasks:
         boxes = torch.cat((corner, corner + 2), dim=1)
         one_by_one = torch.stack([inverse_areas(box[None], (10, 10)) for box in boxes]).amax(dim=0)
         assert torch.equal(inverse_areas(boxes, (10, 10)), one_by_one)
+
+
+def test_a_channel_that_hardly_varies_is_standardized_by_what_is_added_to_its_variance() -> None:
+    """Values of 3 and variances of 9, in thousandths and millionths; 10 millionths are added."""
+    features = torch.tensor([[0.003, 5.0], [-0.003, 5.0]])[:, :, None, None]
+    found = standardized_over_batch(features, 1e-5).flatten(1)
+    assert found[:, 0].tolist() == pytest.approx([3 / 19**0.5, -3 / 19**0.5])
+    assert found[:, 1].tolist() == [0, 0]
 
 
 class TestWhatIsKept:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import max_pool2d
 
-from stages.losses.features.errors import mean_square, norm
+from stages.losses.features.errors import mean_square, norm, root
 from stages.losses.features.moments import BLOCK, CACHED, moments
 from stages.losses.features.pooled_projection import pooled_projection
 
@@ -78,3 +78,12 @@ def test_weighted_errors_have_the_gradient_of_their_formula_as_often_as_asked(er
     for _ in range(2):
         (gradient,) = torch.autograd.grad(found, difference, retain_graph=True)
         torch.testing.assert_close(gradient, wanted)
+
+
+def test_a_root_is_0_without_gradient_at_0_and_hides_nothing() -> None:
+    values = torch.tensor([0.0, 4.0, float("inf"), float("nan")], requires_grad=True)
+    roots = [root(value) for value in values]
+    assert [float(one) for one in roots[:3]] == [0, 2, float("inf")]
+    assert roots[3].isnan()
+    (gradient,) = torch.autograd.grad(roots[0] + roots[1], values)
+    assert gradient.tolist() == [0, 0.25, 0, 0]
