@@ -262,6 +262,7 @@ class TestBoxes:
             ([page(thing(box(1, 2, 5, "")))], r"a\.xml: <ymax> in <bndbox> is missing or empty"),
             ([page(thing("<bndbox><xmin>1</xmin><ymin>1</ymin></bndbox>"))], r"a\.xml: <xmax> in <bndbox> is missing"),
             ([page(thing(BOX + BOX))], r"a\.xml: an object with 2 boxes"),
+            ([page(), page()], r"a\.xml: no object with a class, as in all 2 XML files; label some, or set data\.names"),
             (
                 [page(thing("<robndbox><cx>9</cx><cy>9</cy><w>4</w><h>4</h><angle>90</angle></robndbox>"))],
                 r"a\.xml: <robndbox> with the angle 90",

@@ -85,8 +85,13 @@ def class_names(rows: Sequence[tuple[str, VocPage]], notes: Notes) -> list[str]:
 
     Args:
         rows: each page with its split.
+
+    Raises:
+        DataError: no page has an object.
     """
     counts = Counter(thing.name for _, page in rows for thing in page.things)
+    if not counts:
+        raise DataError(f"{rows[0][1].path}: no object with a class, as in all {len(rows)} XML files; label some, or set data.names")
     alike: dict[str, list[str]] = {}
     for name in sorted(counts):
         alike.setdefault(_bare(name), []).append(name)
