@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import arena_samples
@@ -79,19 +79,34 @@ def draw(folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return (folder / "runs" / "made-up" / "compare.json").read_text(encoding="utf-8")
 
 
+@pytest.fixture
+def start() -> Iterator[Callable[[Path], Worker]]:
+    """Starts workers; none outlives the test."""
+    started: list[Worker] = []
+
+    def begin(folder: Path) -> Worker:
+        started.append(Worker(folder))
+        return started[-1]
+
+    yield begin
+    for worker in started:
+        worker.process.kill()
+        worker.process.wait(WAIT)
+
+
 def test_three_processes_of_which_one_is_killed_twice(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], start: Callable[[Path], Worker]
 ) -> None:
     shared, alone = write_config(tmp_path / "shared"), write_config(tmp_path / "alone")
     store = shared / "runs" / ".store"
     store.mkdir(parents=True)
     (store / arena_samples.HOLD).touch()
-    workers = [Worker(shared) for _ in range(3)]
+    workers = [start(shared) for _ in range(3)]
     held = [until(worker.trains, "a training", WAIT) for worker in workers]
     assert len(set(held)) == 3, "each has taken a different one"
     for _ in range(2):
         workers[2].kill()
-        workers[2] = Worker(shared)
+        workers[2] = start(shared)
         assert until(workers[2].trains, "the training of the one that was killed", WAIT) == held[2]
     workers[2].kill()
     (store / arena_samples.HOLD).unlink()
