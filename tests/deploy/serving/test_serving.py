@@ -289,7 +289,7 @@ class TestRefusals:
 
     def test_the_unexpected_keeps_its_traceback_to_the_log(self, served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
         with monkeypatch.context() as patch:
-            patch.setattr("deploy.prediction.image_files.load_image", lambda *_, **__: 1 / 0)
+            patch.setattr("deploy.prediction.image_files.load", lambda *_, **__: 1 / 0)
             answer = served.client.post("/v1/detect", content=encoded())
         assert (answer.status_code, "division" in answer.text) == (500, False)
         assert "ZeroDivisionError" in "".join(served.log()[-1]["traceback"])

@@ -83,7 +83,7 @@ def test_weighted_errors_have_the_gradient_of_their_formula_as_often_as_asked(er
 def test_a_root_is_0_without_gradient_at_0_and_hides_nothing() -> None:
     values = torch.tensor([0.0, 4.0, float("inf"), float("nan")], requires_grad=True)
     roots = [root(value) for value in values]
-    assert [float(one) for one in roots[:3]] == [0, 2, float("inf")]
+    assert [one.item() for one in roots[:3]] == [0, 2, float("inf")]
     assert roots[3].isnan()
     (gradient,) = torch.autograd.grad(roots[0] + roots[1], values)
     assert gradient.tolist() == [0, 0.25, 0, 0]
