@@ -145,6 +145,8 @@ class _Server(uvicorn.Server):
             self.should_exit = True
             await asyncio.gather(serving, self._stop_grpc())
             self._watching.cancel()
+            for left in list(self.server_state.connections):  # by a request that outlived its time, or at a second signal
+                left.transport.abort()
             await asyncio.to_thread(self.service.close)
         return self.caught
 

@@ -314,3 +314,19 @@ def test_many_new_connections_are_taken_in_few_turns_of_a_busy_loop() -> None:
         runner.run(take())
     assert len(taken) == 64
     assert len(set(taken)) <= 8
+
+
+def test_a_server_that_ends_at_once_closes_what_is_open(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "HEADER_SECONDS", 10 * PATIENCE)
+    made = Running(bundle.root, timeout_ms=10_000 * PATIENCE)
+    host, _, port = made.http.removeprefix("http://").rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=PATIENCE) as client:
+        client.sendall(b"POST /v1/detect HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n")
+        state = made.server.server_state
+        until(lambda: any(one.cycle is not None for one in list(state.connections)), "the request")
+        transports = [one.transport for one in state.connections]
+        made.server.force_exit = True
+        made.stop()
+        assert transports
+        assert all(one.is_closing() for one in transports)
+        assert not state.connections
