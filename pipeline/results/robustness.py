@@ -38,7 +38,7 @@ def about(robustness: Mapping[str, Any]) -> list[str]:
     first = next(iter(robustness["engines"].values()), None)
     if first is None:
         return []
-    lines = []
+    lines = ["baseline: the stronger one, if there are two"] if "baseline" in robustness["engines"] else []
     if first["splits"]:
         counts = ", ".join(f"{name} ({one['num_images']} images)" for name, one in first["splits"].items())
         lines.append(f"map@SPLIT: mAP on a split that was not validated on: {counts}")
