@@ -323,7 +323,7 @@ def test_a_server_that_ends_at_once_closes_what_is_open(bundle: Bundle, monkeypa
     with socket.create_connection((host, int(port)), timeout=PATIENCE) as client:
         client.sendall(b"POST /v1/detect HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n")
         state = made.server.server_state
-        until(lambda: any(one.cycle is not None for one in list(state.connections)), "the request")
+        until(lambda: any(getattr(one, "cycle", None) is not None for one in list(state.connections)), "the request")
         transports = [one.transport for one in state.connections]
         made.server.force_exit = True
         made.stop()
