@@ -170,8 +170,8 @@ class Trainer:
         return self._observer is not None and self._progress.step in self._judged
 
     def _look(self) -> float:
-        """Judge the weights if it is time to, in the first process; returns the seconds that it took."""
-        if self._observer is None or not self._is_observed or not self._accelerator.is_main_process:
+        """Judge the weights if it is time to; returns the seconds that it took."""
+        if self._observer is None or not self._is_observed:
             return 0.0
         began = time.perf_counter()
         trained = self._ema.module if self._ema else self._task.detector
