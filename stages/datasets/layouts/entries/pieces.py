@@ -156,12 +156,12 @@ class _Scanner:
         return True
 
     def _decoded(self, read: Callable[[int], bytes]) -> Iterator[str]:
-        decoder, before = codecs.getincrementaldecoder("utf-8")(), b""
+        decoder, seen = codecs.getincrementaldecoder("utf-8")(), b""
         while piece := read(_PIECE):
-            if not before and piece.startswith(codecs.BOM_UTF8):
+            if not seen and piece.startswith(codecs.BOM_UTF8):
                 self.marked, piece = True, piece[len(codecs.BOM_UTF8) :]
-            if b"\0" in piece or has_long_number(before[-LONGEST_NUMBER:] + piece):
+            seen = seen[-LONGEST_NUMBER:] + piece
+            if b"\0" in piece or has_long_number(seen):
                 raise _Unusual
             yield decoder.decode(piece)
-            before = piece
         decoder.decode(b"", final=True)
