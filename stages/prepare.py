@@ -14,6 +14,7 @@ from stages.datasets import Source
 from stages.datasets.cleaning import bundle_classes, clean, images, limits, pixels, rules
 from stages.datasets.splits.arrange import arrange
 from stages.datasets.tables import table
+from stages.datasets.tables.rows import light
 from stages.facts import DatasetFacts, Split, write_facts
 from stages.notes import Note, Notes
 from stages.stage import stage
@@ -114,7 +115,7 @@ def _check_enough(split: str, coco: Mapping[str, Any], notes: Sequence[Note], *,
     why = f"; {notes[0]}" if notes else ""
     if not coco["images"]:
         raise DataError(f"{split}: no usable image{why}")
-    if learns and split == "train" and not any(not row["iscrowd"] for row in coco["annotations"]):
+    if learns and split == "train" and not any(not row["iscrowd"] for row in light(coco["annotations"])):
         raise DataError(f"train: no usable box to learn from{why}")
 
 

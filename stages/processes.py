@@ -1,9 +1,14 @@
-"""Means over the processes of a torchrun; in a single process, values stay as they are."""
+"""Means and values of the processes of a torchrun; in a single process, values stay as they are."""
+
+from collections.abc import Iterable
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch import distributed as dist
 from torch.distributed.nn.functional import all_reduce
+
+T = TypeVar("T")
 
 
 def num_processes() -> int:
@@ -28,6 +33,22 @@ def mean_over_processes(value: Tensor) -> Tensor:
     total = value.detach().clone()
     dist.all_reduce(total)
     return total / num_processes()
+
+
+def gathered(value: T) -> list[T]:
+    """Every process's value, in their order, in all of them."""
+    found: list[Any] = [value] * num_processes()
+    if len(found) > 1:
+        dist.all_gather_object(found, value)
+    return found
+
+
+def copy_from_first(tensors: Iterable[Tensor]) -> None:
+    """Give the tensors the first process's values in all of them."""
+    for tensor in tensors if num_processes() > 1 else ():
+        sent = tensor.cuda() if dist.get_backend() == "nccl" else tensor.contiguous()
+        dist.broadcast(sent, 0)
+        tensor.copy_(sent)
 
 
 def shared_count(value: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy.accuracy import coco
-from deploy.contract import Accuracy
+from deploy.contract import Accuracy, ModelContract
 from deploy.errors import ArtifactError, DataError
 from deploy.machine.files import sha256
 from deploy.prediction import image_files
@@ -49,15 +49,25 @@ def judge(predictor: SessionPredictor, split: LabeledSplit, label: str) -> Judge
         ArtifactError: the engine's answer to an image is invalid; the message names the image.
     """
     results: list[dict[str, Any]] = []
-    for image, path in track(list(zip(split.truth["images"], split.images, strict=True)), label, len(split.images)):
-        try:
-            seen = image_files.load(path, predictor.contract.preprocessing)
-            found = predictor.detect(seen.pixels, seen.size)
-        except ArtifactError as error:
-            raise ArtifactError(f"{label}, {path.name}: {error}") from error
-        results += to_coco(found, image["id"], predictor.contract)
-    has_masks = predictor.contract.mask_frame is not None
-    accuracy, curves = coco.evaluate(split.truth, results, split.name, predictor.contract.classes, masks=has_masks)
+    for index in track(range(len(split.images)), label, len(split.images)):
+        results += detect(predictor, split, index, label)
+    return evaluated(split, results, predictor.contract)
+
+
+def detect(predictor: SessionPredictor, split: LabeledSplit, index: int, label: str) -> list[dict[str, Any]]:
+    """What is found in one image of the split, as COCO's results; raises as `judge`."""
+    path = split.images[index]
+    try:
+        seen = image_files.load(path, predictor.contract.preprocessing)
+        found = predictor.detect(seen.pixels, seen.size)
+    except ArtifactError as error:
+        raise ArtifactError(f"{label}, {path.name}: {error}") from error
+    return to_coco(found, split.truth["images"][index]["id"], predictor.contract)
+
+
+def evaluated(split: LabeledSplit, results: list[dict[str, Any]], contract: ModelContract) -> Judged:
+    """The accuracy of detections in all images of the split."""
+    accuracy, curves = coco.evaluate(split.truth, results, split.name, contract.classes, masks=contract.mask_frame is not None)
     return Judged(accuracy, results, curves)
 
 

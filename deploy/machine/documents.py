@@ -87,11 +87,11 @@ def parse_json(content: str | bytes) -> Any:
     """
     raw = content.encode("utf-8", "surrogatepass") if isinstance(content, str) else content
     text = content.decode("utf-8-sig") if isinstance(content, bytes) else content
-    long, suspicious = b"0" * (LONGEST_NUMBER + 1) in raw.translate(_DIGITS), _may_be_deep(raw)
+    long, suspicious = has_long_number(raw), _may_be_deep(raw)
     del raw  # a COCO file takes hundreds of MB
     try:
         found = json.loads(text, parse_int=_whole) if long else json.loads(text)
-        deep = suspicious and _levels(found) > DEEPEST
+        deep = suspicious and levels(found) > DEEPEST
     except RecursionError:
         deep = True
     if deep:
@@ -109,7 +109,13 @@ def _may_be_deep(raw: bytes) -> bool:
     return bool(brackets)
 
 
-def _levels(value: Any) -> int:
+def has_long_number(raw: bytes) -> bool:
+    """Whether there are more than LONGEST_NUMBER digits in a row."""
+    return b"0" * (LONGEST_NUMBER + 1) in raw.translate(_DIGITS)
+
+
+def levels(value: Any) -> int:
+    """Of how many levels of lists and dictionaries a value consists, at least 1."""
     levels, current = 0, [value]
     while current:
         levels += 1

@@ -50,7 +50,7 @@ def to_rgb(image: Image.Image, preprocessing: Preprocessing, name: str) -> NDArr
         if preprocessing.alpha == "ignore":
             return np.array(over)[..., :3].copy()
         image = Image.alpha_composite(Image.new("RGBA", over.size, (0, 0, 0, 255)), over)
-    return np.array(image.convert("RGB"))
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def is_transparent(image: Image.Image) -> bool:

@@ -99,6 +99,10 @@ class TrainConfig(Frozen):
     ema: float | None = Field(default=0.998, ge=0, lt=1)
     clip: Positive | None = 10.0
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    compile: bool = Field(
+        default=False,
+        description="torch.compile compiles the backbone and the heads, which takes minutes once and pays off in long trainings on a GPU",
+    )
     augment: tuple[Augmentation, ...] = ()
     workers: int | None = Field(default=None, ge=0, description="number of loader processes; null: chosen for the machine")
 

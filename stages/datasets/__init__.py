@@ -17,7 +17,8 @@ from stages.notes import Note
 class Source:
     """A split as found: a folder of images and a COCO object-detection dictionary (images, annotations, categories).
 
-    `notes` says what reading it repaired, assumed or left out; what it left out is not in `coco`.
+    The annotations are a list, or Rows if they should not all be in memory. `notes` says what reading it repaired, assumed or left out;
+    what it left out is not in `coco`.
     """
 
     images: Path

@@ -5,7 +5,7 @@ marked in their annotations, see `deploy.plugins.OptionRole`: names of pretraine
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
@@ -239,6 +239,10 @@ class Detector(nn.Module, ABC):
     def progress(self, share: float) -> None:
         """Learn how much of a training is done, from 0 to 1, before each of its steps: for losses that change on the way."""
 
+    def layers(self) -> tuple[nn.Module, ...]:
+        """What torch.compile compiles in a training: modules whose input has the same shapes in every step."""
+        return tuple(_named(self))
+
     def walk(self, images: Tensor, options: GraphOptions) -> None:
         """Run every layer as often as the deployed graph with these options does, so that its products can be counted."""
         self(images)
@@ -273,3 +277,15 @@ class Detector(nn.Module, ABC):
     @abstractmethod
     def graph(self, options: GraphOptions) -> Graph:
         """The fixed-shape graph that is deployed, sharing this detector's weights; it is exported in eval mode."""
+
+
+_LAYERS = ("backbone", "head", "rpn_head")
+
+
+def _named(network: nn.Module) -> Iterator[nn.Module]:
+    """The outermost modules with one of these names."""
+    for name, module in network.named_children():
+        if name in _LAYERS:
+            yield module
+        else:
+            yield from _named(module)

@@ -2,18 +2,22 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from deploy.accuracy.judge import Judged, LabeledSplit, judge
+from deploy.accuracy.judge import Judged, LabeledSplit, detect, evaluated, judge
 from deploy.contract import Accuracy
+from deploy.errors import EdgedistillError
 from deploy.precision import Batch
 from deploy.prediction.predictor import SessionPredictor
+from deploy.progress import track
 from deploy.runtimes import Raw, Session
 from stages.artifacts import DETECTIONS, Dataset
 from stages.config import ExportConfig
 from stages.detectors import Detector, Graph, GraphOptions
 from stages.measurement import splits
+from stages.processes import copy_from_first, gathered, is_main_process, num_processes, process_index
 
 
 class TorchSession(Session):
@@ -50,16 +54,43 @@ def evaluate(out: Path, detector: Detector, dataset: Dataset, split: str, export
 def judge_split(out: Path, detector: Detector, dataset: Dataset, split: str, export: ExportConfig) -> Judged:
     """As `evaluate`, with the detections."""
     judged = judge_images(detector, dataset, splits.labeled_split(dataset, split), export, f"evaluate on {split}")
-    (out / DETECTIONS).write_text(json.dumps(judged.detections), encoding="utf-8")
+    if is_main_process():
+        (out / DETECTIONS).write_text(json.dumps(judged.detections), encoding="utf-8")
     return judged
 
 
 def judge_images(detector: Detector, dataset: Dataset, images: LabeledSplit, export: ExportConfig, label: str) -> Judged:
     """COCO's numbers and the detections on some of the data's labeled images.
 
+    Several processes share the images, so all must call it; all use the first one's weights and get the same result.
+
     Raises:
         ArtifactError: an answer is invalid; the message names the image.
     """
     contract = dataset.facts.contract.model_copy(update={"mask_frame": detector.mask_frame})
     predictor = SessionPredictor(TorchSession(detector.graph(graph_options(export))), contract)
-    return judge(predictor, images, label)
+    if num_processes() == 1:
+        return judge(predictor, images, label)
+    copy_from_first(detector.state_dict().values())
+    shares = gathered(_share(predictor, images, label))
+    if errors := {index: error for _, (index, error) in shares if error is not None}:
+        raise errors[min(errors)]
+    by_index = {index: results for share, _ in shares for index, results in share.items()}
+    results = [one for index in range(len(images.images)) for one in by_index[index]]
+    judged = evaluated(images, results, contract) if is_main_process() else None
+    return next(one for one in gathered(judged) if one is not None)
+
+
+Share = tuple[dict[int, list[dict[str, Any]]], tuple[int, EdgedistillError | None]]
+"""What a process finds in its images, by their indices; and the index of the one at which it ended, with the error there."""
+
+
+def _share(predictor: SessionPredictor, images: LabeledSplit, label: str) -> Share:
+    found: dict[int, list[dict[str, Any]]] = {}
+    own = range(process_index(), len(images.images), num_processes())
+    for index in track(own, label, len(own)):
+        try:
+            found[index] = detect(predictor, images, index, label)
+        except EdgedistillError as error:
+            return found, (index, error)
+    return found, (len(images.images), None)

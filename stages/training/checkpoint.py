@@ -178,13 +178,13 @@ def finish(
     export: ExportConfig,
     curve: Callable[[Detections], LearningCurve | None] | None = None,
 ) -> Checkpoint:
-    """Judge the trained detector on the split and write its checkpoint, in the first process only.
+    """Judge the trained detector on the split in all processes, and write its checkpoint in the first one.
 
     Args:
         curve: makes the training's curve from the detections on the split; None without a training.
     """
+    judged = judge_split(out, detector, dataset, split, export)
     if is_main_process():
-        judged = judge_split(out, detector, dataset, split, export)
         risen = None if curve is None else curve(judged.detections)
         save(out, detector, choice, dataset.facts.contract, epochs, judged.accuracy, graph_options(export), risen)
         discard(out)

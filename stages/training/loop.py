@@ -24,6 +24,7 @@ from stages.config import StudentViewConfig, TrainConfig
 from stages.detectors import Detector
 from stages.training.batches.loader import TrainingBatch, TrainingImages, default_workers, loader
 from stages.training.batches.streams import EpochBatches
+from stages.training.compiling import compile_layers, restore_layers
 from stages.training.device import accelerator_for, leave_cores
 from stages.training.normalization import single_values_refused
 from stages.training.observer import Detections, Observer
@@ -96,6 +97,8 @@ class Trainer:
         self._saved = SavedState(folder, self._accelerator)
         kept = [self._scheduler, self._progress, *([self._ema] if self._ema else []), *task.memory]
         self._accelerator.register_for_checkpointing(*kept)
+        if config.compile:
+            compile_layers(task.detector)
 
     @property
     def device(self) -> torch.device:
@@ -113,7 +116,7 @@ class Trainer:
 
         Raises:
             Diverged: a loss is not finite; the message names it and its step.
-            ConfigError: batch normalization over a single value.
+            ConfigError: batch normalization over a single value; torch.compile does not work on this machine.
             DataError: an image is unusable.
         """
         torch.manual_seed(self._seed + self._accelerator.process_index)  # some detectors sample regions, or add noise to boxes
@@ -126,6 +129,7 @@ class Trainer:
                     self._saved.save()
             finally:
                 self._loader.close()
+                restore_layers(self._task.detector)
         for tracker in self._accelerator.trackers:
             tracker.finish()
         if self._accelerator.is_main_process and self._progress.rows:
@@ -170,8 +174,8 @@ class Trainer:
         return self._observer is not None and self._progress.step in self._judged
 
     def _look(self) -> float:
-        """Judge the weights if it is time to, in the first process; returns the seconds that it took."""
-        if self._observer is None or not self._is_observed or not self._accelerator.is_main_process:
+        """Judge the weights if it is time to; returns the seconds that it took."""
+        if self._observer is None or not self._is_observed:
             return 0.0
         began = time.perf_counter()
         trained = self._ema.module if self._ema else self._task.detector

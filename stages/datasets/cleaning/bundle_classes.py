@@ -7,6 +7,7 @@ from deploy.contract import ModelContract
 from deploy.errors import DataError
 from stages.datasets import Source
 from stages.datasets.cleaning import rules
+from stages.datasets.tables.rows import Rows, light
 from stages.notes import Kind, Notes
 
 RENUMBERED = Kind("class numbered differently from the bundle", "repaired", "classes")
@@ -27,7 +28,7 @@ def _renumbered(split: str, source: Source, expected: ModelContract) -> Source:
     found = rules.categories(source.coco)
     if found == {number: name for name, number in wanted.items()}:
         return source
-    used = {int(row["category_id"]) for row in source.coco["annotations"]}
+    used = {int(row["category_id"]) for row in light(source.coco["annotations"])}
     unknown = [name for number, name in found.items() if name not in wanted and number in used]
     if unknown or not wanted.keys() & set(found.values()):
         names = ", ".join(map(repr, unknown or found.values()))
@@ -41,7 +42,7 @@ def _renumbered(split: str, source: Source, expected: ModelContract) -> Source:
     ids = {number: wanted[name] for number, name in found.items() if name in wanted}
     coco = {
         **source.coco,
-        "annotations": [{**row, "category_id": ids[int(row["category_id"])]} for row in source.coco["annotations"]],
+        "annotations": Rows.kept({**row, "category_id": ids[int(row["category_id"])]} for row in source.coco["annotations"]),
         "categories": [{"id": number, "name": name} for name, number in wanted.items()],
     }
     return replace(source, coco=coco, notes=(*source.notes, *notes))

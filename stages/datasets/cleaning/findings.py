@@ -18,6 +18,7 @@ from stages.datasets.cleaning import clean, images, limits, pixels, rules
 from stages.datasets.cleaning.image_file import ImageFile
 from stages.datasets.cleaning.images import scan
 from stages.datasets.cleaning.likeness import Looks
+from stages.datasets.tables.rows import light
 from stages.notes import Note, Notes
 
 Level = Literal["error", "warning", "info"]
@@ -86,7 +87,7 @@ def _noted(split: str, note: Note, *, strict: bool) -> Finding:
 
 
 def _boxes(split: str, examined: _Examined, preprocessing: Preprocessing) -> Iterator[Finding]:
-    rows, images = examined.coco["annotations"], examined.coco["images"]
+    rows, images = light(examined.coco["annotations"]), examined.coco["images"]
     if not images:
         yield Finding("error", split, "no usable image")
     if split == "train" and images and all(row["iscrowd"] for row in rows):
@@ -117,7 +118,7 @@ def _categories(examined: Mapping[str, _Examined]) -> Iterator[Finding]:
     if gaps:
         shown = ", ".join(map(str, gaps[:5])) + (", ..." if len(gaps) > 5 else "")
         yield Finding("info", "", f"category ids not in use: {shown}; the network's labels are contiguous anyway")
-    counts = {split: _count(one.coco["annotations"]) for split, one in examined.items()}
+    counts = {split: _count(light(one.coco["annotations"])) for split, one in examined.items()}
     for split, count in counts.items():
         absent = [name for number, name in names.items() if not count[number]]
         if absent and count:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from stages.datasets import Source
+from stages.datasets.tables.rows import light
 from stages.notes import Note, Unit
 
 _COUNTED: tuple[Unit, ...] = ("images", "boxes", "masks", "files")
@@ -21,7 +22,7 @@ class Doubt:
 
 def totals(source: Source) -> Mapping[Unit, int]:
     """The number of images, boxes, masks and classes as found: those of the dictionary, and those that its reader left out."""
-    rows = source.coco["annotations"]
+    rows = light(source.coco["annotations"])
     found: dict[Unit, int] = {
         "images": len(source.coco["images"]),
         "boxes": len(rows),

@@ -9,6 +9,7 @@ from typing import Any
 
 from deploy.errors import DataError
 from stages.datasets import Source
+from stages.datasets.tables.rows import Rows, light
 
 REQUIRED_SPLITS = ("train", "val")
 """Splits that training data must have."""
@@ -76,15 +77,16 @@ def check(split: str, coco: Mapping[str, Any]) -> None:
     """
     for key in ("images", "annotations", "categories"):
         rows = coco.get(key)
-        if not isinstance(rows, list) or not all(isinstance(row, Mapping) for row in rows):
+        if not isinstance(rows, Rows) and not (isinstance(rows, list) and all(isinstance(row, Mapping) for row in rows)):
             raise DataError(f"{split}: '{key}' should be a list of objects; is it a COCO object-detection file?")
     if not coco["categories"]:
         raise DataError(f"{split}: no categories; name at least one")
     images = _ids(split, "image", coco["images"])
     known = _ids(split, "category", coco["categories"])
-    _ids(split, "annotation", coco["annotations"])
+    annotations = light(coco["annotations"])
+    _ids(split, "annotation", annotations)
     _check_names(split, coco)
-    for row in coco["annotations"]:
+    for row in annotations:
         if not _whole(row.get("image_id")) or row["image_id"] not in images:
             raise DataError(f"{split}: annotation {row['id']} has image_id {row.get('image_id')!r}, which no image has")
         if not _whole(row.get("category_id")) or row["category_id"] not in known:
@@ -104,14 +106,15 @@ def _check_names(split: str, coco: Mapping[str, Any]) -> None:
         raise DataError(f"{split}: two categories are named '{twice}'; give each its own name")
 
 
-def _ids(split: str, kind: str, rows: list[Mapping[str, Any]]) -> set[int]:
-    for index, row in enumerate(rows):
-        if not _whole(row.get("id")):
-            raise DataError(f"{split}: {kind} number {index + 1} has id {row.get('id')!r}; ids are whole numbers")
-    twice = _first_twice(row["id"] for row in rows)
+def _ids(split: str, kind: str, rows: Sequence[Mapping[str, Any]]) -> set[int]:
+    found = [row.get("id") for row in rows]
+    for number, value in enumerate(found, start=1):
+        if not _whole(value):
+            raise DataError(f"{split}: {kind} number {number} has id {value!r}; ids are whole numbers")
+    twice = _first_twice(found)
     if twice is not None:
         raise DataError(f"{split}: two {kind} entries have the id {twice}; ids must be unique")
-    return {row["id"] for row in rows}
+    return {value for value in found if value is not None}
 
 
 def _whole(value: Any) -> bool:

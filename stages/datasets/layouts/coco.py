@@ -64,8 +64,7 @@ def _read(split: str, pairs: Mapping[str, Pair], boxes: units.Boxes | None, note
     rows = objects.read(content, images, kinds, notes, split)
     if boxes is None:
         units.judge(pair.annotations, rows, images.rows, pair.images, notes, split)
-    units.convert(rows, images.rows, pair.images, boxes)
-    return _Split(pair, images.rows, classes.Reading(kinds, rows))
+    return _Split(pair, images.rows, classes.Reading(kinds, units.converted(rows, images.rows, pair.images, boxes)))
 
 
 def _is_own(folder: Path, split: str, pairs: Mapping[str, Pair]) -> bool:

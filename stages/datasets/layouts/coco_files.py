@@ -168,7 +168,7 @@ def _names(annotations: Path) -> list[str]:
 
 
 def _read_names(annotations: Path) -> list[str]:
-    rows = document.read(annotations, Notes(), "").images
+    rows = document.image_rows(annotations)
     chosen = rows[:: max(1, len(rows) // _SAMPLE)]
     return [row["file_name"] for row in chosen if isinstance(row.get("file_name"), str) and "\0" not in row["file_name"]]
 

@@ -18,6 +18,7 @@ from stages.datasets.cleaning.likeness import Looks
 from stages.datasets.layouts import SPLITS
 from stages.datasets.splits.groups import Groups, group
 from stages.datasets.splits.stratify import hold_out
+from stages.datasets.tables.rows import Rows, light
 from stages.notes import MAX_EXAMPLES, Kind, Note
 
 HELD_OUT = Kind("no val split, held out of train", "divided", "images")
@@ -125,7 +126,7 @@ def _counts(coco: Mapping[str, Any], image_ids: Sequence[int], groups: Sequence[
     row_of = {image_ids[one]: row for row, members in enumerate(groups) for one in members}
     pairs = {
         (row["image_id"], column[row["category_id"]])
-        for row in coco["annotations"]
+        for row in light(coco["annotations"])
         if row["image_id"] in row_of and row.get("iscrowd") not in (1, True) and clean.read_box(row.get("bbox")) is not None
     }
     counts = np.zeros((len(groups), len(column)), dtype=np.int64)
@@ -136,7 +137,7 @@ def _counts(coco: Mapping[str, Any], image_ids: Sequence[int], groups: Sequence[
 
 def _part(coco: Mapping[str, Any], ids: set[int], *, held: bool) -> dict[str, Any]:
     images = [row for row in coco["images"] if (row["id"] in ids) == held]
-    return {**coco, "images": images, "annotations": [row for row in coco["annotations"] if (row["image_id"] in ids) == held]}
+    return {**coco, "images": images, "annotations": Rows.kept(row for row in coco["annotations"] if (row["image_id"] in ids) == held)}
 
 
 def _leaks(grouped: Groups, chosen: set[int], names: Sequence[str], files: Sequence[ImageFile]) -> tuple[Note, ...]:

@@ -30,3 +30,8 @@ def streamed(folder: Path, name: str, pieces: Iterable[bytes], length: int, kind
     with (folder / f"{name}.npy").open("wb") as file:
         npy.write_array_header_1_0(file, {"descr": npy.dtype_to_descr(np.dtype(kind)), "fortran_order": False, "shape": (length,)})
         file.writelines(pieces)
+
+
+def ends(lengths: Iterable[int] | NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where each of several pieces begins, and where the last one ends."""
+    return np.cumsum([0, *lengths], dtype=np.int64)

@@ -3,21 +3,24 @@
 Shapes: N objects, M polygons, P numbers, C bytes.
 """
 
+import tempfile
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, pairwise
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deploy.errors import ArtifactError, first_line
 from deploy.prediction.masks import compressed
-from stages.datasets.tables.arrays import opened, streamed, written
+from stages.datasets.tables.arrays import ends, opened, streamed, written
 
 Size = tuple[int, int]
+_IN_MEMORY = 2**24
+"""Bytes of each temporary file that are not written to the disk."""
 _COLUMNS = ("points", "polygon_ends", "first_polygon", "codes", "code_ends")
 
 
@@ -57,20 +60,52 @@ def read(folder: Path) -> Outlines:
         raise ArtifactError(f"{folder}: its masks cannot be read ({reason}); delete {folder.parent.parent} and run again") from error
 
 
-def write(folder: Path, found: Sequence[Sequence[Any]], sizes: Sequence[Size]) -> None:
-    """Write the masks of each image's objects, as in a cleaned COCO file, for images of these sizes (height, width)."""
-    every = list(chain.from_iterable(found))
-    polygons = [one if isinstance(one, list) else [] for one in every]
-    ends = np.cumsum([0, *(len(points) for one in polygons for points in one)], dtype=np.int64)
-    codes = list(_codes(found, sizes))
-    written(folder, "polygon_ends", ends)
-    written(folder, "first_polygon", np.cumsum([0, *map(len, polygons)], dtype=np.int64))
-    written(folder, "code_ends", np.cumsum([0, *map(len, codes)], dtype=np.int64))
-    written(folder, "codes", np.frombuffer(b"".join(codes), np.uint8))
-    streamed(folder, "points", (array("d", points).tobytes() for one in polygons for points in one), int(ends[-1]), np.float64)
+class Unsorted:
+    """Masks in any order, in temporary files until they are written in the order of their objects' images."""
+
+    def __init__(self) -> None:
+        self._points, self._codes = (tempfile.SpooledTemporaryFile(_IN_MEMORY) for _ in range(2))  # noqa: SIM115 - see __exit__
+        self._corners, self._polygons, self._code_lengths = array("q"), array("q"), array("q")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._points.close()
+        self._codes.close()
+
+    def add(self, found: Any, size: Size) -> None:
+        """Add the mask of the next object, as in a cleaned COCO file, of an image of this size (height, width)."""
+        polygons = found if isinstance(found, list) else []
+        self._polygons.append(len(polygons))
+        for points in polygons:
+            self._corners.append(len(points))
+            self._points.write(array("d", points).tobytes())
+        code = compressed(found, size).encode("ascii") if isinstance(found, Mapping) else b""
+        self._code_lengths.append(len(code))
+        self._codes.write(code)
+
+    def write(self, folder: Path, order: NDArray[np.int64]) -> None:
+        """Write the masks of all objects.
+
+        Args:
+            order: [N] which of the added objects is each one.
+        """
+        polygons, codes = (np.asarray(values, np.int64) for values in (self._polygons, self._code_lengths))
+        corners, first = np.asarray(self._corners, np.int64), ends(polygons)
+        # the polygons in the new order: those of an object follow one another
+        moved = np.repeat(first[:-1][order] - ends(polygons[order])[:-1], polygons[order]) + np.arange(len(corners))
+        written(folder, "polygon_ends", ends(corners[moved]))
+        written(folder, "first_polygon", ends(polygons[order]))
+        written(folder, "code_ends", ends(codes[order]))
+        streamed(folder, "codes", _sorted(self._codes, codes, order), int(codes.sum()), np.uint8)
+        streamed(folder, "points", _sorted(self._points, 8 * corners, moved), int(corners.sum()), np.float64)
 
 
-def _codes(found: Sequence[Sequence[Any]], sizes: Sequence[Size]) -> Iterator[bytes]:
-    for own, size in zip(found, sizes, strict=True):
-        for one in own:
-            yield compressed(one, size).encode("ascii") if isinstance(one, Mapping) else b""
+def _sorted(file: IO[bytes], lengths: NDArray[np.int64], order: NDArray[np.int64]) -> Iterator[bytes]:
+    """The pieces of a file in a different order."""
+    starts = ends(lengths)
+    for place in order.tolist():
+        if lengths[place]:
+            file.seek(int(starts[place]))
+            yield file.read(int(lengths[place]))

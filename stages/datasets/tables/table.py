@@ -3,7 +3,8 @@
 Shapes: I images, N objects. Crowds are left out: nothing is learned from them.
 """
 
-from collections.abc import Iterable, Mapping
+from array import array
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from deploy.errors import ArtifactError, first_line
 from stages.datasets.tables import outlines
-from stages.datasets.tables.arrays import opened, written
+from stages.datasets.tables.arrays import ends, opened, written
 from stages.datasets.tables.outlines import Outlines
 
 
@@ -76,37 +77,33 @@ def read(folder: Path) -> SplitTable:
 
 
 def write(folder: Path, coco: Mapping[str, Any], labels: Mapping[int, int]) -> None:
-    """Write a cleaned COCO dictionary as a table.
+    """Write a cleaned COCO dictionary as a table; its annotations are gone through once.
 
     Args:
         labels: the network's label of each category id.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    rows, images = _by_image(coco)
-    names = [image["file_name"].encode("utf-8", "surrogateescape") for image in images]
-    columns: Mapping[str, tuple[Any, Any]] = {
-        "names": (np.frombuffer(b"".join(names), np.uint8), np.uint8),
-        "name_ends": (_ends(map(len, names)), np.int64),
-        "sizes": ([(image["height"], image["width"]) for image in images], np.int32),
-        "first": (_ends(map(len, rows)), np.int64),
-        "boxes": ([row["bbox"] for own in rows for row in own], np.float64),
-        "labels": ([labels[row["category_id"]] for own in rows for row in own], np.int32),
-    }
-    shapes = {"sizes": (-1, 2), "boxes": (-1, 4)}
-    for column, (values, kind) in columns.items():
-        written(folder, column, np.asarray(values, kind).reshape(shapes.get(column, (-1,))))
-    outlines.write(folder, [[row.get("segmentation") for row in own] for own in rows], [(i["height"], i["width"]) for i in images])
-
-
-def _by_image(coco: Mapping[str, Any]) -> tuple[list[list[Mapping[str, Any]]], list[Mapping[str, Any]]]:
-    """The objects of each image, and the images."""
-    images = list(coco["images"])
-    rows: dict[int, list[Mapping[str, Any]]] = {image["id"]: [] for image in images}
-    for row in coco["annotations"]:
-        if not row.get("iscrowd", 0):
-            rows[row["image_id"]].append(row)
-    return list(rows.values()), images
-
-
-def _ends(lengths: Iterable[int]) -> NDArray[np.int64]:
-    return np.cumsum([0, *lengths], dtype=np.int64)
+    images: list[Mapping[str, Any]] = list(coco["images"])
+    place = {image["id"]: index for index, image in enumerate(images)}
+    of, kinds, boxes = array("q"), array("i"), array("d")
+    with outlines.Unsorted() as masks:
+        for row in coco["annotations"]:
+            if not row.get("iscrowd", 0):
+                image = place[row["image_id"]]
+                of.append(image)
+                kinds.append(labels[row["category_id"]])
+                boxes.extend(row["bbox"])
+                masks.add(row.get("segmentation"), (images[image]["height"], images[image]["width"]))
+        order = np.argsort(np.asarray(of, np.int64), kind="stable")
+        names = [image["file_name"].encode("utf-8", "surrogateescape") for image in images]
+        columns: Mapping[str, Any] = {
+            "names": np.frombuffer(b"".join(names), np.uint8),
+            "name_ends": ends(map(len, names)),
+            "sizes": np.asarray([(image["height"], image["width"]) for image in images], np.int32).reshape(-1, 2),
+            "first": ends(np.bincount(np.asarray(of, np.int64), minlength=len(images))),
+            "boxes": np.asarray(boxes, np.float64).reshape(-1, 4)[order],
+            "labels": np.asarray(kinds, np.int32)[order],
+        }
+        for column, values in columns.items():
+            written(folder, column, values)
+        masks.write(folder, order)

@@ -80,6 +80,10 @@ class DenoisingDetector(SetPredictionDetector):
                 module.eval_size = None
         hub.untie(self.network)
 
+    def layers(self) -> tuple[nn.Module, ...]:
+        """See Detector.layers."""
+        return (self.network.conv_encoder if hasattr(self.network, "conv_encoder") else self.network.backbone.model,)
+
     def predict(self, images: Tensor, labels: list[LabelDict] | None = None) -> SetPrediction:
         """See SetPredictionDetector.predict."""
         pyramid = self._pyramid(images)

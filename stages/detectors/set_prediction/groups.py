@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from deploy.errors import DataError
 from stages.detectors import DecodedQueries, HeadShape, Outputs, Queries
@@ -72,6 +72,10 @@ class GroupQueryDetector(SetPredictionDetector):
     def masks(self, spatial: Tensor, hidden: Tensor, size: tuple[int, int]) -> list[Tensor] | None:
         """Mask logits [B, Q, h, w] of each decoder layer, or None."""
         return None
+
+    def layers(self) -> tuple[nn.Module, ...]:
+        """See Detector.layers."""
+        return (self.detection.model.backbone.backbone,)
 
     def predict(self, images: Tensor, labels: list[LabelDict] | None = None) -> SetPrediction:
         """See SetPredictionDetector.predict."""

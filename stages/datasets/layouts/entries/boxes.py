@@ -135,7 +135,11 @@ def _flat(polygon: Sequence[Any]) -> list[float] | None:
 
 
 def _is_polygon(value: Any) -> bool:
-    return isinstance(value, list) and len(value) >= 6 and len(value) % 2 == 0 and None not in map(numeric, value)
+    if not isinstance(value, list) or len(value) < 6 or len(value) % 2:
+        return False
+    if {*map(type, value)} <= {int, float}:  # nearly always, and five times as fast
+        return all(map(math.isfinite, value))
+    return None not in map(numeric, value)
 
 
 def _code_extent(code: Mapping[str, Any]) -> Box | None:

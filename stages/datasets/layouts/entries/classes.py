@@ -3,13 +3,15 @@
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from deploy.errors import DataError
 from stages.datasets.layouts.entries.document import Entries
 from stages.datasets.layouts.entries.ids import Ids
+from stages.datasets.tables.rows import Row, Rows
 from stages.notes import Kind, Notes
 
 TWICE = Kind("class listed twice", "repaired", "classes")
@@ -35,14 +37,19 @@ class Classes:
 
 @dataclass
 class Reading:
-    """A split while it is read: its classes, and the rows of its annotations, whose category_id may still change."""
+    """A split while it is read: its classes, the rows of its annotations, whose category_id may still change, and their number by it."""
 
     classes: Classes
-    annotations: list[dict[str, Any]]
+    annotations: Rows
+    num_objects: Counter[int] = field(init=False)
 
-    def num_objects(self) -> Counter[int]:
-        """Number of annotations by category."""
-        return Counter(row["category_id"] for row in self.annotations)
+    def __post_init__(self) -> None:
+        self.num_objects = Counter(row["category_id"] for row in self.annotations.light())
+
+    def renumber(self, change: Mapping[int, int]) -> None:
+        """Replace the categories of the annotations."""
+        if any(change[number] != number for number in self.num_objects):
+            self.annotations = self.annotations.changed(partial(_renumbered, change=change))
 
 
 def read(document: Entries, notes: Notes, split: str) -> Classes:
@@ -72,7 +79,7 @@ def unify(readings: Mapping[str, Reading], notes: Mapping[str, Notes]) -> list[d
         DataError: two classes of one name have objects, or a split has objects of a class that train does not have.
     """
     unused = {split: _roots(reading) for split, reading in readings.items()}
-    used = any(reading.num_objects()[number] for split, reading in readings.items() for number in unused[split])
+    used = any(reading.num_objects[number] for split, reading in readings.items() for number in unused[split])
     left = {split: _kept(readings[split], set() if used else unused[split], notes[split], split) for split in readings}
     _check_same_names(readings, left)
     for split, reading in readings.items():
@@ -119,7 +126,7 @@ def _check_same_names(readings: Mapping[str, Reading], left: Mapping[str, list[i
     """Refuse a name that two categories share if both have objects, in one split or in several."""
     used: dict[str, dict[int, Path]] = {}
     for split, reading in readings.items():
-        counts, names = reading.num_objects(), reading.classes.names
+        counts, names = reading.num_objects, reading.classes.names
         several = Counter(names[number] for number in left[split])
         for number in left[split]:
             if several[names[number]] > 1 and counts[number]:
@@ -131,7 +138,7 @@ def _check_same_names(readings: Mapping[str, Reading], left: Mapping[str, list[i
 
 
 def _first_of_each_name(reading: Reading, left: list[int], notes: Notes, split: str) -> list[int]:
-    counts, names = reading.num_objects(), reading.classes.names
+    counts, names = reading.num_objects, reading.classes.names
     chosen: dict[str, int] = {}
     for number in sorted(left, key=lambda one: counts[one] == 0):
         if names[number] in chosen:
@@ -142,7 +149,7 @@ def _first_of_each_name(reading: Reading, left: list[int], notes: Notes, split: 
 
 def _adopt(reading: Reading, left: list[int], names: Mapping[int, str], source: Path, notes: Notes, split: str) -> None:
     """Let a split's annotations refer to the reference's categories."""
-    counts, path = reading.num_objects(), reading.classes.path
+    counts, path = reading.num_objects, reading.classes.path
     own = {number: reading.classes.names[number] for number in left}
     change: dict[int, int] = {}
     for number, name in own.items():
@@ -159,8 +166,12 @@ def _adopt(reading: Reading, left: list[int], names: Mapping[int, str], source: 
     for number, name in names.items():
         if number not in change.values():
             notes.add(UNLISTED, split, f"{name} in {path.name}")
-    for row in reading.annotations:
-        row["category_id"] = change[row["category_id"]]
+    reading.renumber(change)
+
+
+def _renumbered(row: Row, change: Mapping[int, int]) -> Row:
+    row["category_id"] = change[row["category_id"]]
+    return row
 
 
 def _match(name: str, own: list[str], names: Mapping[int, str]) -> int | None:

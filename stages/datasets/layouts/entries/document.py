@@ -1,13 +1,15 @@
 """A COCO file's three lists; every other kind of JSON file is refused by name."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from deploy.errors import DataError
 from deploy.machine.documents import parse_json
+from stages.datasets.layouts.entries import pieces
 from stages.datasets.layouts.text import read_text
+from stages.datasets.tables.rows import Rows
 from stages.notes import Notes
 
 LISTS = ("images", "annotations", "categories")
@@ -21,20 +23,23 @@ _FOREIGN = {
 
 @dataclass(frozen=True)
 class Entries:
-    """A file's three lists of entries."""
+    """A file's three lists of entries; the annotations are not in memory."""
 
     path: Path
     images: list[dict[str, Any]]
-    annotations: list[dict[str, Any]]
+    annotations: Sequence[dict[str, Any]]
     categories: list[dict[str, Any]]
 
 
-def parse(path: Path, notes: Notes, split: str) -> Any:
-    """The content of a JSON file.
+def parse(path: Path, notes: Notes, split: str, lists: Collection[str] = LISTS) -> Any:
+    """The content of a JSON file; of one that has lists of entries, these lists, with the annotations as Rows.
 
     Raises:
         DataError: it cannot be read, or is not JSON.
     """
+    found = pieces.read(path, notes, split, lists, {"annotations"})
+    if found is not None:
+        return found
     try:
         return parse_json(read_text(path, notes, split))
     except ValueError as error:
@@ -57,12 +62,26 @@ def read(path: Path, notes: Notes, split: str) -> Entries:
         if key not in found:
             raise DataError(f"{path}: no '{key}' in it; {_NEEDED}")
         rows = found[key]
-        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        if not isinstance(rows, Rows) and not (isinstance(rows, list) and all(isinstance(row, dict) for row in rows)):
             raise DataError(f"{path}: '{key}' should be a list of objects; is it a COCO object-detection file?")
     if not found["categories"]:
         raise DataError(f"{path}: no categories; name at least one")
     _check_task(path, found["annotations"])
-    return Entries(path, found["images"], found["annotations"], found["categories"])
+    rows = found["annotations"]
+    return Entries(path, found["images"], rows if isinstance(rows, Rows) else Rows.kept(rows), found["categories"])
+
+
+def image_rows(path: Path) -> list[dict[str, Any]]:
+    """The images that an annotation file lists.
+
+    Raises:
+        DataError: as `read`.
+    """
+    found = parse(path, Notes(), "", ("images", "categories"))
+    known = isinstance(found, dict) and all(key in found for key in LISTS) and found["categories"]
+    rows = found["images"] if known else None
+    is_list = isinstance(rows, list) and all(isinstance(row, dict) for row in rows)
+    return list(rows or ()) if is_list else read(path, Notes(), "").images
 
 
 def is_coco(path: Path) -> bool:
@@ -71,7 +90,7 @@ def is_coco(path: Path) -> bool:
         found = parse(path, Notes(), "")
     except DataError:
         return False
-    return isinstance(found, dict) and all(isinstance(found.get(key), list) for key in LISTS)
+    return isinstance(found, dict) and all(isinstance(found.get(key), list | Rows) for key in LISTS)
 
 
 def _kind_of_list(found: Any) -> str:
@@ -85,7 +104,7 @@ def _kind_of_list(found: Any) -> str:
     return "a list of annotations without images and categories" if "bbox" in first else "a list"
 
 
-def _check_task(path: Path, rows: list[dict[str, Any]]) -> None:
+def _check_task(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Refuse files in COCO's form that name no objects."""
     if any("bbox" in row or row.get("segmentation") for row in rows):
         return

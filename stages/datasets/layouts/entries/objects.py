@@ -1,6 +1,6 @@
 """The annotations of a COCO file: references resolved, ids unique, a box for each."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from stages.datasets.layouts.entries.classes import Classes
 from stages.datasets.layouts.entries.document import Entries
 from stages.datasets.layouts.entries.ids import Key, key
 from stages.datasets.layouts.entries.pictures import Pictures
+from stages.datasets.tables.rows import Rows, light
 from stages.notes import Kind, Notes
 
 ORPHAN = Kind("box of an image that is not listed", "left out", "boxes")
@@ -28,15 +29,24 @@ FIXED = "_fixed"
 _CROWD: dict[Any, int] = {None: 0, "": 0, "0": 0, "1": 1, "false": 0, "true": 1}
 
 
-def read(document: Entries, pictures: Pictures, classes: Classes, notes: Notes, split: str) -> list[dict[str, Any]]:
+def read(document: Entries, pictures: Pictures, classes: Classes, notes: Notes, split: str) -> Rows:
     """Every annotation that has an image and a box or mask, with whole numbers for all ids.
 
     Raises:
         DataError: a class that the file does not list, an id that is neither number nor text, or no annotation has an image.
     """
     path = document.path
-    numbers = _numbers(path, document.annotations, notes, split)
-    rows, seen = [], set()
+    rows = Rows.kept(_read(document, pictures, classes, notes, split))
+    if document.annotations and all(pictures.find(row.get("image_id")) is None for row in light(document.annotations)):
+        first = document.annotations[0].get("image_id")
+        raise DataError(f"{path}: no image has the image_id of any annotation, the first {first!r}; image ids and image_id must match")
+    return rows
+
+
+def _read(document: Entries, pictures: Pictures, classes: Classes, notes: Notes, split: str) -> Iterator[dict[str, Any]]:
+    path = document.path
+    numbers = _numbers(path, light(document.annotations), notes, split)
+    seen = set()
     doubled = {*pictures.merged.values()}
     for number, row in zip(numbers, document.annotations, strict=True):
         image = pictures.find(row.get("image_id"))
@@ -53,14 +63,11 @@ def read(document: Entries, pictures: Pictures, classes: Classes, notes: Notes, 
                 continue
             seen.add(same)
         kept = _placed(path, row | known | {"iscrowd": _crowd(path, number, row, notes, split)}, notes, split)
-        rows += [] if kept is None else [kept]
-    if document.annotations and all(pictures.find(row.get("image_id")) is None for row in document.annotations):
-        first = document.annotations[0].get("image_id")
-        raise DataError(f"{path}: no image has the image_id of any annotation, the first {first!r}; image ids and image_id must match")
-    return rows
+        if kept is not None:
+            yield kept
 
 
-def _numbers(path: Path, rows: list[dict[str, Any]], notes: Notes, split: str) -> list[int]:
+def _numbers(path: Path, rows: Sequence[Mapping[str, Any]], notes: Notes, split: str) -> list[int]:
     """The annotations' ids; if one is missing, text or not unique, all are numbered in order."""
     keys: list[Key | None] = []
     for index, row in enumerate(rows, start=1):
@@ -73,9 +80,9 @@ def _numbers(path: Path, rows: list[dict[str, Any]], notes: Notes, split: str) -
     if len(numbers) == len(rows) == len(set(numbers)):
         return numbers
     seen: set[Key | None] = set()
-    for index, one in enumerate(keys, start=1):
+    for index, (one, row) in enumerate(zip(keys, rows, strict=True), start=1):
         if not isinstance(one, int) or one in seen:
-            notes.add(NUMBERED, split, f"annotation number {index} in {path.name}, id {rows[index - 1].get('id')!r}")
+            notes.add(NUMBERED, split, f"annotation number {index} in {path.name}, id {row.get('id')!r}")
         seen.add(one)
     return list(range(1, len(rows) + 1))
 

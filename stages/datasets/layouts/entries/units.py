@@ -5,8 +5,10 @@ another reading fits and COCO's does not, the file is refused with the option th
 badly are noted.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -14,7 +16,8 @@ from deploy.errors import DataError
 from stages.datasets.cleaning.images import size
 from stages.datasets.layouts.entries.boxes import Box, extent, numeric, usable
 from stages.datasets.layouts.entries.objects import FIXED
-from stages.notes import Kind, Notes
+from stages.datasets.tables.rows import Row, Rows
+from stages.notes import MAX_EXAMPLES, Kind, Notes
 
 Boxes = Literal["xywh", "xyxy", "cxcywh", "fractions", "xyxy_fractions", "cxcywh_fractions"]
 """x and y of the upper left corner, width, height; both corners; center, width, height: in px, or as fractions of the image's sides."""
@@ -56,62 +59,122 @@ def _center(box: Box) -> Box:
 
 
 _FORMS: dict[str, Callable[[Box], Box]] = {"xywh": lambda box: box, "xyxy": _corners, "cxcywh": _center}
+_OTHERS = {"xyxy": "x1, y1, x2, y2", "cxcywh": "center x, center y, width, height"}
+_FRACTIONS = {"xywh": "fractions", "xyxy": "xyxy_fractions", "cxcywh": "cxcywh_fractions"}
 
 
-def convert(rows: Sequence[dict[str, Any]], images: Sequence[Mapping[str, Any]], folder: Path, boxes: Boxes | None) -> None:
-    """Bring every box, and every polygon in fractions, to px; removes the mark of boxes that are known to be so."""
+def converted(rows: Rows, images: Sequence[Mapping[str, Any]], folder: Path, boxes: Boxes | None) -> Rows:
+    """The rows with every box, and every polygon in fractions, in px, and without the mark of boxes that are known to be so."""
     fractions = boxes is not None and boxes.endswith("fractions")
     form = "xywh" if boxes in (None, "fractions") else str(boxes).removesuffix("_fractions")
-    sizes = _sizes(images, folder) if fractions else {}
-    for row in rows:
-        box, fixed = usable(row["bbox"]), row.pop(FIXED, False)
-        if box is None or boxes in (None, "xywh"):
-            continue
-        known = sizes.get(row["image_id"])
-        box = box if fixed else _FORMS[form](box)
-        row["bbox"] = list(_scaled(box, known) if fractions and known else box)
-        mask = row.get("segmentation")
-        if fractions and known and isinstance(mask, list) and max((abs(one) for polygon in mask for one in polygon), default=9) <= 1.5:
-            row["segmentation"] = [[one * known[index % 2] for index, one in enumerate(polygon)] for polygon in mask]
+    sizes = _sizes(images, folder) if fractions else None
+    return rows.changed(_unmarked if boxes in (None, "xywh") else partial(_in_px, form=form, sizes=sizes))
 
 
-def judge(
-    path: Path, rows: Sequence[Mapping[str, Any]], images: Sequence[Mapping[str, Any]], folder: Path, notes: Notes, split: str
-) -> None:
+def _unmarked(row: Row) -> Row:
+    del row[FIXED]
+    return row
+
+
+def _in_px(row: Row, form: str, sizes: Mapping[int, tuple[int, int]] | None) -> Row:
+    box, fixed = usable(row["bbox"]), row.pop(FIXED)
+    if box is None:
+        return row
+    known = None if sizes is None else sizes.get(row["image_id"])
+    box = box if fixed else _FORMS[form](box)
+    row["bbox"] = list(_scaled(box, known) if known else box)
+    mask = row.get("segmentation")
+    if known and isinstance(mask, list) and max((abs(one) for polygon in mask for one in polygon), default=9) <= 1.5:
+        row["segmentation"] = [[one * known[index % 2] for index, one in enumerate(polygon)] for polygon in mask]
+    return row
+
+
+def judge(path: Path, rows: Rows, images: Sequence[Mapping[str, Any]], folder: Path, notes: Notes, split: str) -> None:
     """Check that the boxes are x, y, width, height in px, as far as the file lets one see.
 
     Raises:
         DataError: they are most likely something else; the message names the option.
     """
     sizes = _sizes(images, folder)
-    found = [_evidence(row, box, sizes) for row in rows if (box := usable(row["bbox"])) is not None and min(box[2:]) > 0]
-    if not found:
-        return
-    below_1 = [one for one in found if max(map(abs, one.box)) <= 1 and one.size is not None and min(one.size) > _MIN_SIDE]
-    if len(below_1) >= OVERWHELMING * len(found):
-        form = _best_of_fractions(below_1)
-        text = f"{len(below_1)} of {len(found)} boxes have no number above 1, as if they were fractions of the image"
-        raise DataError(f"{path}: {text}; set data.boxes: {form} to read them so, or data.boxes: xywh if they are px")
-    free = [one for one in found if not one.row.get(FIXED)]
-    for form, words in (("xyxy", "x1, y1, x2, y2"), ("cxcywh", "center x, center y, width, height")):
-        why = _contradiction(free, form)
+    tally = _Tally()
+    for row in rows:
+        if (box := usable(row["bbox"])) is not None and min(box[2:]) > 0:
+            tally.add(_evidence(row, box, sizes), path)
+    if tally.num_boxes and tally.num_below_1 >= OVERWHELMING * tally.num_boxes:
+        text = f"{tally.num_below_1} of {tally.num_boxes} boxes have no number above 1, as if they were fractions of the image"
+        raise DataError(f"{path}: {text}; set data.boxes: {tally.best_of_fractions} to read them so, or data.boxes: xywh if they are px")
+    for form, words in _OTHERS.items():
+        why = tally.contradiction(form)
         if why is not None:
             text = f"{why} as x, y, width, height but fit as {words}"
             raise DataError(f"{path}: {text}; set data.boxes: {form} to read them so, or data.boxes: xywh to keep them")
-    _add_odd(path, found, free, notes, split)
+    for kind, odd in tally.odd.items():
+        for number, example in enumerate(odd.examples, start=1):
+            others = odd.count - number if number == len(odd.examples) else 0
+            notes.add(kind, split, example, count=1 + others)
 
 
-def _add_odd(path: Path, found: Sequence[_Evidence], free: Sequence[_Evidence], notes: Notes, split: str) -> None:
-    """Note single boxes that may be something else; `free` are those whose keys do not say what each number is."""
-    kinds: tuple[tuple[Kind, Sequence[_Evidence], Callable[[_Evidence], object]], ...] = (
-        (TINY, found, _may_be_fraction),
-        (BEYOND, free, _fits_only_another),
-        (UNLIKE_AREA, free, _is_like_corners),
-        (UNLIKE_MASK, free, _is_unlike_mask),
-    )
-    for kind, some, is_odd in kinds:
-        for one in filter(is_odd, some):
-            notes.add(kind, split, f"annotation {one.row['id']} in {path.name}, bbox {[round(value, 3) for value in one.box]}")
+@dataclass
+class _Odd:
+    """The number of boxes of a kind, and the first few in words."""
+
+    count: int = 0
+    examples: list[str] = field(default_factory=list)
+
+
+class _Tally:
+    """What all boxes of a file say about their reading, counted one by one.
+
+    known, bad, good: by check and reading, the boxes that can be checked, that COCO's reading does not fit, and that the other one fits.
+    """
+
+    def __init__(self) -> None:
+        self.num_boxes = self.num_below_1 = 0
+        self.odd = {kind: _Odd() for kind in (TINY, BEYOND, UNLIKE_AREA, UNLIKE_MASK)}
+        self._known, self._bad, self._good = Counter[int](), Counter[int](), Counter[tuple[int, str]]()
+        self._fractions = dict.fromkeys(_FRACTIONS.values(), 0)
+
+    def add(self, one: _Evidence, path: Path) -> None:
+        """Count a box."""
+        self.num_boxes += 1
+        if max(map(abs, one.box)) <= 1 and one.size is not None and min(one.size) > _MIN_SIDE:
+            self.num_below_1 += 1
+            for form, name in _FRACTIONS.items():
+                self._fractions[name] += _is_fraction(_FORMS[form](one.box))
+        if _may_be_fraction(one):
+            self._note(TINY, one, path)
+        if one.row.get(FIXED):
+            return
+        for number, (_, check, _) in enumerate(_CHECKS):
+            fits = check(one, "xywh")
+            if fits is not None:
+                self._known[number] += 1
+                self._bad[number] += not fits
+            for form in _OTHERS:
+                self._good[number, form] += fits is not None and bool(check(one, form))
+        for kind, is_odd in ((BEYOND, _fits_only_another), (UNLIKE_AREA, _is_like_corners), (UNLIKE_MASK, _is_unlike_mask)):
+            if is_odd(one):
+                self._note(kind, one, path)
+
+    def _note(self, kind: Kind, one: _Evidence, path: Path) -> None:
+        odd = self.odd[kind]
+        odd.count += 1
+        if len(odd.examples) < MAX_EXAMPLES:
+            odd.examples.append(f"annotation {one.row['id']} in {path.name}, bbox {[round(value, 3) for value in one.box]}")
+
+    @property
+    def best_of_fractions(self) -> str:
+        """The reading of fractions that most tiny boxes fit; corner and size if several fit as many."""
+        return max(self._fractions, key=lambda name: self._fractions[name])
+
+    def contradiction(self, form: str) -> str | None:
+        """In words, how many boxes contradict COCO's reading, if nearly all fit the other one."""
+        for number, (words, check, least) in enumerate(_CHECKS):
+            known, bad, good = self._known[number], self._bad[number], self._good[number, form]
+            share = DOUBTFUL if check is _inside else 0.5
+            if known and bad >= max(least, share * known) and good >= OVERWHELMING * known:
+                return f"{bad} of {known} boxes {words}"
+        return None
 
 
 def _sizes(images: Sequence[Mapping[str, Any]], folder: Path) -> dict[int, tuple[int, int]]:
@@ -124,23 +187,6 @@ def _evidence(row: Mapping[str, Any], box: Box, sizes: Mapping[int, tuple[int, i
     area, mask = numeric(row.get("area")), row.get("segmentation")
     around = extent(mask) if isinstance(mask, list) else None
     return _Evidence(row, box, sizes.get(row["image_id"]), area if area and area > 0 else None, around)
-
-
-def _contradiction(found: Sequence[_Evidence], form: str) -> str | None:
-    """In words, how many boxes contradict COCO's reading, if nearly all fit the other one."""
-    checks: tuple[tuple[str, Callable[[_Evidence, str], bool | None], int], ...] = (
-        ("do not fit their masks", _fits_mask, 1),
-        ("do not have their area", _has_area, 1),
-        ("leave their images", _inside, MIN_BEYOND),
-    )
-    for words, check, least in checks:
-        known = [one for one in found if check(one, "xywh") is not None]
-        bad = sum(not check(one, "xywh") for one in known)
-        good = sum(bool(check(one, form)) for one in known)
-        share = DOUBTFUL if check is _inside else 0.5
-        if known and bad >= max(least, share * len(known)) and good >= OVERWHELMING * len(known):
-            return f"{bad} of {len(known)} boxes {words}"
-    return None
 
 
 def _fits_mask(one: _Evidence, form: str) -> bool | None:
@@ -194,25 +240,26 @@ def may_be_fractions(numbers: Sequence[float], side: int | None) -> bool:
     return largest <= 1 or (largest <= _LARGEST_FRACTION and not all(float(one).is_integer() for one in numbers))
 
 
-def _is_like_corners(one: _Evidence) -> bool | None:
+def _is_like_corners(one: _Evidence) -> bool:
     """Whether the stated area is that of the numbers as corners, and not as width and height."""
-    return _has_area(one, "xywh") is False and _has_area(one, "xyxy")
+    return _has_area(one, "xywh") is False and bool(_has_area(one, "xyxy"))
 
 
 def _is_unlike_mask(one: _Evidence) -> bool:
     return _fits_mask(one, "xywh") is False
 
 
-def _best_of_fractions(found: Sequence[_Evidence]) -> str:
-    """The reading of fractions that most boxes fit; corner and size if several fit as many."""
-    scores = {}
-    for form, name in (("xywh", "fractions"), ("xyxy", "xyxy_fractions"), ("cxcywh", "cxcywh_fractions")):
-        fitting = 0
-        for one in found:
-            x, y, w, h = _FORMS[form](one.box)
-            fitting += min(x, y) >= -0.01 and max(x + w, y + h) <= 1.01 and min(w, h) > 0
-        scores[name] = fitting
-    return max(scores, key=lambda name: scores[name])
+_CHECKS: tuple[tuple[str, Callable[[_Evidence, str], bool | None], int], ...] = (
+    ("do not fit their masks", _fits_mask, 1),
+    ("do not have their area", _has_area, 1),
+    ("leave their images", _inside, MIN_BEYOND),
+)
+"""In words what a box does that fails a check, the check, and the fewest boxes that count."""
+
+
+def _is_fraction(box: Box) -> bool:
+    x, y, w, h = box
+    return min(x, y) >= -0.01 and max(x + w, y + h) <= 1.01 and min(w, h) > 0
 
 
 def _scaled(box: Box, sides: tuple[int, int]) -> Box:
