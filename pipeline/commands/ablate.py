@@ -1,4 +1,4 @@
-"""`edgedistill ablate`: the gain from each loss and from all losses together over the baseline, with several seeds.
+"""`edgedistill ablate`: the gain from each loss, all losses together, and images without labels over the baseline, with several seeds.
 
 Trainings are stages of `edgedistill run`: the store keeps them and reuses what a run has trained.
 """
@@ -17,12 +17,12 @@ from deploy.errors import ConfigError, DataError
 from pipeline.answer import Answer, say, silent
 from pipeline.commands.check import before_trainings
 from pipeline.config import PipelineConfig, load
-from pipeline.flow import prepared
+from pipeline.flow import collected, labeled, prepared
 from pipeline.results.ablation import BASELINE, TOGETHER, Ablation, ablation_of, render
 from pipeline.store.files import replace_json
 from pipeline.store.store import Store
-from stages.artifacts import Checkpoint
-from stages.config import LossConfig
+from stages.artifacts import Checkpoint, PseudoLabels
+from stages.config import DistillConfig, LossConfig
 from stages.distill import distill
 from stages.train import train_baseline, train_teacher
 
@@ -68,6 +68,20 @@ def variants(config: PipelineConfig) -> dict[str, tuple[LossConfig, ...]]:
     return {BASELINE: (), **alone, **({TOGETHER: config.distill.losses} if len(losses) > 1 else {})}
 
 
+def unlabelled_variants(config: PipelineConfig) -> dict[str, DistillConfig]:
+    """With `distill.unlabelled`: all losses, and what each part of the section adds to them; empty without it."""
+    own = config.distill.from_unlabelled
+    if own is None:
+        return {}
+    parts: dict[str, dict[str, Any]] = {"unlabelled features": {"pseudo": None, "refine": None, "features": True}} if not own.only else {}
+    if own.pseudo is not None:
+        parts["unlabelled pseudo-labels"] = {"features": False, "refine": None}
+        parts["unlabelled, both"] = {"features": True, "refine": None}
+    if own.refine is not None:
+        parts["unlabelled, refined"] = {"refine": own.refine}
+    return {name: config.distill.model_copy(update={"unlabelled": own.model_copy(update=part)}) for name, part in parts.items()}
+
+
 def measure(config: PipelineConfig, store: Store, seeds: Sequence[int]) -> Ablation:
     """Train what the store lacks; one teacher, trained with the configuration's own seed, is used for every seed.
 
@@ -76,10 +90,13 @@ def measure(config: PipelineConfig, store: Store, seeds: Sequence[int]) -> Ablat
     """
     split, device, decisions = config.validation.split, config.device, config.export.decisions
     dataset = prepared(config, store)
-    teacher = store.run(train_teacher, config.teacher, config.seed, device, split, dataset, decisions)
-    trained: dict[str, list[Accuracy]] = {name: [] for name in variants(config)}
+    pool = collected(config, store, dataset)
+    own = pool if config.teacher.from_unlabelled is not None else None
+    teacher = store.run(train_teacher, config.teacher, config.seed, device, split, dataset, decisions, own)
+    labels = labeled(config, store, dataset, pool, teacher)
+    trained: dict[str, list[Accuracy]] = {name: [] for name in (*variants(config), *unlabelled_variants(config))}
     for seed in seeds:
-        for name, student in _students(config, store, seed, dataset, teacher):
+        for name, student in _students(config, store, seed, dataset, teacher, labels):
             trained[name].append(student.facts.accuracy)
     maps = {name: [_map(one) for one in values] for name, values in trained.items()}
     masks = {name: [_mask_map(one) for one in values] for name, values in trained.items()}
@@ -91,16 +108,21 @@ def measure(config: PipelineConfig, store: Store, seeds: Sequence[int]) -> Ablat
     return replace(found, masks=ablation_of(judged, _mask_map(teacher.facts.accuracy), known))
 
 
-def _students(config: PipelineConfig, store: Store, seed: int, dataset: Any, teacher: Checkpoint) -> Iterator[tuple[str, Checkpoint]]:
+def _students(
+    config: PipelineConfig, store: Store, seed: int, dataset: Any, teacher: Checkpoint, labels: PseudoLabels | None
+) -> Iterator[tuple[str, Checkpoint]]:
     """Each variant's name and student; all have the same initialization and the same images in the same order."""
     split, device, decisions = config.validation.split, config.device, config.export.decisions
     for name, losses in variants(config).items():
         view = store.at(f"{name}, seed {seed}")
         if losses:
-            chosen = config.distill.model_copy(update={"losses": losses})
+            chosen = config.distill.labeled.model_copy(update={"losses": losses})
             yield name, view.run(distill, chosen, config.student, seed, device, split, dataset, teacher, decisions)
         else:
             yield name, view.run(train_baseline, config.student, seed, device, split, dataset, decisions)
+    for name, chosen in unlabelled_variants(config).items():
+        view = store.at(f"{name}, seed {seed}")
+        yield name, view.run(distill, chosen, config.student, seed, device, split, dataset, teacher, decisions, labels)
 
 
 def _mask_map(accuracy: Accuracy) -> float | None:

@@ -13,6 +13,7 @@ from deploy.contract import Frozen
 from deploy.plugins import OptionRole, suggest
 from deploy.runtimes import AUTO
 from deploy.serving.options import ServeConfig
+from pipeline.config import unlabelled
 from pipeline.config.diagnose import Misfit, explain, refuse_coerced
 from pipeline.config.document import read_document
 from stages.config import (
@@ -88,6 +89,11 @@ class PipelineConfig(Frozen):
     package: PackageConfig = PackageConfig()
     serve: ServeConfig = ServeConfig()
 
+    @property
+    def uses_unlabelled(self) -> bool:
+        """Whether any network learns from images without labels."""
+        return self.teacher.from_unlabelled is not None or self.distill.from_unlabelled is not None
+
     def gates_of(self, target: str) -> tuple[GateConfig, ...]:
         """The gates that judge a target: those that name it and those that name none."""
         return tuple(gate for gate in self.gates if gate.target in (None, target))
@@ -123,6 +129,12 @@ class PipelineConfig(Frozen):
         if other is not None:
             problem = f"train cannot also be {other}: the networks are trained on it; data.val_share: 0.2 holds out a part of train as val"
             raise Misfit(("data", "splits", other), problem)
+        return self
+
+    @model_validator(mode="after")
+    def _unlabelled_images_fit(self) -> "PipelineConfig":
+        if (problem := unlabelled.problem(self.data, self.teacher, self.student, self.distill)) is not None:
+            raise Misfit(*problem)
         return self
 
     @model_validator(mode="after")

@@ -21,16 +21,31 @@ Reading = Literal["pyramid", "head", "decoded", "regions", "teacher_head", "towe
 
 
 @dataclass(frozen=True)
+class TargetDoubt:
+    """What is not certain about detections that serve as targets.
+
+    exact: [N] bool, which of the target's boxes are exact enough to be learned; the others teach their class only.
+    unsure: [M, 4] boxes, as in Target, of what may be objects or not: nothing is to be learned there.
+    """
+
+    exact: Tensor
+    unsure: Tensor
+
+
+@dataclass(frozen=True)
 class Target:
     """The objects of one image.
 
     boxes: [N, 4] float32 (x1, y1, x2, y2) in px of the network input; labels: [N] int64 from 0.
     masks: [N, H, W] bool over the network input, for detectors with masks, otherwise None.
+    scores: [N] how sure each object is, if they are detections. doubt: what detectors that heed it do not learn; None if all is certain.
     """
 
     boxes: Tensor
     labels: Tensor
     masks: Tensor | None = None
+    scores: Tensor | None = None
+    doubt: TargetDoubt | None = None
 
 
 @dataclass(frozen=True)
@@ -219,6 +234,7 @@ class Detector(nn.Module, ABC):
     kind: how it detects. gives: what of its outputs a loss may read; each reading but the first two is a method below, "towers" two.
     head_shape: what is known of its head before it is run.
     name, num_classes: as in pipeline.yaml and the data; set by whoever builds it.
+    heeds_doubt: whether its losses heed Target.doubt.
     """
 
     strides: tuple[int, ...]
@@ -231,6 +247,7 @@ class Detector(nn.Module, ABC):
     head_shape: HeadShape = HeadShape()
     name: str = ""
     num_classes: int = 0
+    heeds_doubt: bool = False
 
     @abstractmethod
     def forward(self, images: Tensor, targets: Sequence[Target] | None = None) -> Outputs:
