@@ -24,7 +24,7 @@ HEADER = ("pseudo-labels", "from score", "objects", "ignored", "precision", "rec
 def about(found: Mapping[str, Any]) -> list[str]:
     """What the columns are, and what speaks against using the images."""
     labels = found["labels"]
-    counts = f"{found['num_images']} unlabeled images, {labels['empty']} without a target"
+    counts = f"unlabeled images: {found['num_images']}, without a target: {labels['empty']}"
     return [
         f"{counts}; precision and recall of targets on the labeled objects of split {labels['split']}",
         *(f"! unlabelled: {line}" for line in labels["warnings"]),

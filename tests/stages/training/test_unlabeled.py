@@ -187,8 +187,7 @@ def test_a_dense_detector_learns_no_class_where_there_is_doubt_and_no_inexact_bo
         ignore=True,
     )
     plain, quiet = (detector(images, [target]).losses for target in (nothing, unsure))
-    assert plain["classification"] > 0.01
-    assert quiet["classification"] < 1e-6
+    assert 0 <= quiet["classification"] < plain["classification"] / 100
     inexact = Target(torch.tensor([[16.0, 16, 44, 46]]), torch.tensor([0]), scores=torch.tensor([0.6]))
     limits = Thresholds(*(torch.full((10,), x) for x in (0.5, 0.2, 0.8)))
     learned = detector(images, [divided(inexact, limits, ignore=True)]).losses
