@@ -3,7 +3,7 @@
 Keys are spelled `unlabelled`, as data.unlabelled is.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -16,6 +16,10 @@ Share = Annotated[float, Field(gt=0, le=1)]
 Ratio = Annotated[float, Field(ge=0, le=16)]
 Strong = Annotated[Color | Corrupt, Field(discriminator="name")]
 STRONG = (Color(name="color", brightness=0.4, contrast=0.4, saturation=0.4, hue=0.05),)
+
+
+SELF_START = 0.3
+"""The share of a training after which its averaged weights label, unless the file says otherwise."""
 
 
 class PseudoConfig(Frozen):
@@ -124,8 +128,17 @@ class SelfTrainingConfig(_Stream):
     """What the teacher learns from images without labels: its averaged weights label them for it."""
 
     pseudo: PseudoConfig = Field(
-        default=PseudoConfig(start=0.3), description="detections of the averaged weights as targets, once they have learned something"
+        default=PseudoConfig(start=SELF_START),
+        description="detections of the averaged weights as targets, once they have learned something",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _starts_late(cls, value: Any) -> Any:
+        """Other options of pseudo do not let it begin with weights that have learned nothing."""
+        if isinstance(value, dict) and isinstance(value.get("pseudo"), dict):
+            return {**value, "pseudo": {"start": SELF_START, **value["pseudo"]}}
+        return value
 
     @property
     def is_used(self) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deploy.errors import ArtifactError
+from deploy.errors import ArtifactError, DataError
 from stages.artifacts import Dataset
 from stages.config import ExportConfig, PseudoConfig
 from stages.detectors import Detector, Graph, Target, TargetDoubt
@@ -23,11 +23,17 @@ MOST_IMAGES = 200
 
 
 class LiveLabels:
-    """Finds objects with a network that somebody else trains; its thresholds are saved with the training."""
+    """Finds objects with a network that somebody else trains; its thresholds are saved with the training.
+
+    Raises:
+        DataError: thresholds have to be chosen, and the split has no objects.
+    """
 
     def __init__(self, dataset: Dataset, split: str, export: ExportConfig, rule: PseudoConfig) -> None:
         self._dataset, self._export, self._rule = dataset, export, rule
         self._images = some(labeled_split(dataset, split), MOST_IMAGES)
+        if rule.threshold == "auto" and not self._images.truth["annotations"]:
+            raise DataError(f"pseudo-labels: split {split} has no objects to choose thresholds on; label some, or set pseudo.threshold")
         self._network: Detector | None = None
         self._graph: Graph | None = None
         self._chosen: dict[str, PseudoClass] | None = None

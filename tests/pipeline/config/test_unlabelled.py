@@ -90,3 +90,12 @@ def test_what_labels_the_images_depends_on_the_rule_alone(file: Path) -> None:
         for settings in ([], ["distill.unlabelled.ratio=2"], ["distill.unlabelled.pseudo={weight: 3, start: 0.2}"])
     }
     assert len(rules) == 1
+
+
+def test_a_teacher_labels_late_unless_it_is_told_when(file: Path) -> None:
+    def start(setting: str) -> float:
+        section = load(file, [f"teacher.unlabelled={setting}"]).teacher.unlabelled
+        assert section is not None
+        return section.pseudo.start
+
+    assert [start(one) for one in ("{}", "{pseudo: {threshold: 0.5}}", "{pseudo: {start: 0.1}}")] == [0.3, 0.3, 0.1]
