@@ -6,10 +6,11 @@
 A study is a pipeline file in benchmarks/evidence/unlabeled/. Teacher and student have the labels of the same images. At each seed (of
 blood cells: each fold) these networks are trained: two teachers, one of which learns from the unlabeled images first; a baseline; the
 student distilled on labeled images only; students that also learn from the others by features, by pseudo-labels, by both, with the
-averaged student labeling in the second half, and from the better teacher; and the ceiling, a baseline that has all labels. Each appends
-one row to <study>.jsonl and is never repeated; an interrupted training resumes. Settings and the arm that the verdict is about are
-chosen on split val; split test is read once, when a training has ended. All of it takes some twelve hours of one core: pin it with
-OMP_NUM_THREADS=1 taskset -c 1 ... Only one process may train at a time.
+averaged student labeling in the second half, and from the better teacher; and the ceiling, a baseline that has all labels. Blood cells
+also have a student with photographs of something else, to see what harm they do. Each appends one row to <study>.jsonl and is never
+repeated; an interrupted training resumes. Settings and the arm that the verdict is about are chosen on split val; split test is read
+once, when a training has ended. All of it takes some twelve hours of one core: pin it with OMP_NUM_THREADS=1 taskset -c 1 ... Only one
+process may train at a time.
 
 The verdict, on split test: in each study the arm gains at least 2 points over its baseline, beyond the 95% interval of Student's t over
 the seeds, and 1.5 over distillation on labeled images only; in two studies it beats the teacher that had only the labeled images; in
@@ -55,8 +56,11 @@ ARMS: Mapping[str, dict[str, Any]] = {
     "both, refined": {"refine": 0.5},
     "both, better teacher": {},
 }
-"""The section distill.unlabelled of each student."""
+"""The section distill.unlabelled of each student that the verdict may be about."""
+FOREIGN = "both, foreign images"
+"""Blood cells with the photographs of the digits as images without labels: what harm they do."""
 ROLES = (TEACHER, BETTER, BASELINE, LABELED, *ARMS, CEILING)
+EXTRA = {"bccd": (FOREIGN,)}
 SEEDS = {"bccd": 5, "nuclei": 3, "digits": 5}
 UNLABELED_DIGITS = 2000
 TESTED, LABELED_NUCLEI = 128, 64
@@ -87,14 +91,24 @@ class UnlabeledUnit:
         sections = [
             one.model_dump(mode="json", exclude_defaults=True) for one in (config.data, config.teacher, config.student, config.distill)
         ]
-        parts = [sections, self.role, self.seed, ARMS.get(self.role), UNLABELED_DIGITS, TESTED, LABELED_NUCLEI, OTHER_SEED]
+        parts = [sections, self.role, self.seed, section(self.role), UNLABELED_DIGITS, TESTED, LABELED_NUCLEI, OTHER_SEED]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def section(role: str) -> dict[str, Any] | None:
+    """The section distill.unlabelled of a role; None without one."""
+    return {} if role == FOREIGN else ARMS.get(role)
+
+
+def roles(study: str) -> tuple[str, ...]:
+    """The networks of a study, seed by seed."""
+    return *ROLES, *EXTRA.get(study, ())
 
 
 def units() -> Iterator[UnlabeledUnit]:
     """Every network, seed by seed."""
     for study, count in SEEDS.items():
-        yield from (UnlabeledUnit(study, role, seed) for seed in range(count) for role in ROLES)
+        yield from (UnlabeledUnit(study, role, seed) for seed in range(count) for role in roles(study))
 
 
 def rows(study: str) -> list[dict[str, Any]]:
@@ -155,11 +169,19 @@ def prepared(unit: UnlabeledUnit, store: Store) -> DataConfig:
     (root / "annotations").mkdir(parents=True)
     for split in ("train", "val", "test"):
         _write(root, split, parts[split], categories)
-    (root / "unlabeled").mkdir()
-    for place, (path, _, _) in enumerate(parts["unlabeled"]):
-        (root / "unlabeled" / f"{place:04}-{path.name}").symlink_to(path.resolve())
+    folder = root / ("foreign" if unit.role == FOREIGN else "unlabeled")  # the labeled images stay where they are, so teachers are reused
+    folder.mkdir()
+    other = foreign(store, len(parts["unlabeled"])) if unit.role == FOREIGN else parts["unlabeled"]
+    for place, (path, _, _) in enumerate(other):
+        (folder / f"{place:04}-{path.name}").symlink_to(path.resolve())
     given = {"dataset": "coco", "root": str(root), "preprocessing": whole.facts.contract.preprocessing}
-    return DataConfig.model_validate({**given, "unlabelled": str(root / "unlabeled")})
+    return DataConfig.model_validate({**given, "unlabelled": str(folder)})
+
+
+def foreign(store: Store, count: int) -> list[Item]:
+    """Photographs with digits."""
+    config = load(FOLDER / "digits.yaml").data
+    return items(store.at("foreign").run(prepare, DataConfig.model_validate({**config.model_dump(), "train_images": count})), "train")
 
 
 def _write(root: Path, split: str, chosen: Sequence[Item], categories: Sequence[Mapping[str, Any]]) -> None:
@@ -206,9 +228,9 @@ def trained(unit: UnlabeledUnit, config: PipelineConfig, store: Store, asked: Da
         return teacher
     if unit.role == LABELED:
         return store.at(unit.role).run(distill, config.distill, config.student, *given, teacher, decisions, None)
-    section = UnlabelledConfig.model_validate(ARMS[unit.role])
-    labels = store.at(unit.role).run(label, section.rule, config.device, "val", dataset, pool, teacher, decisions)
-    taught = DistillConfig.model_validate({**config.distill.model_dump(exclude={"unlabelled"}), "unlabelled": section})
+    own = UnlabelledConfig.model_validate(section(unit.role))
+    labels = store.at(unit.role).run(label, own.rule, config.device, "val", dataset, pool, teacher, decisions)
+    taught = DistillConfig.model_validate({**config.distill.model_dump(exclude={"unlabelled"}), "unlabelled": own})
     return store.at(unit.role).run(distill, taught, config.student, *given, teacher, decisions, labels)
 
 
@@ -234,7 +256,7 @@ def maps(study: str, split: str) -> dict[str, list[float]] | None:
     found = {(row["role"], row["seed"]): row[split]["map"] for row in rows(study)}
     if any((unit.role, unit.seed) not in found for unit in units() if unit.study == study):
         return None
-    return {role: [found[role, seed] for seed in range(SEEDS[study])] for role in ROLES}
+    return {role: [found[role, seed] for seed in range(SEEDS[study])] for role in roles(study)}
 
 
 def chosen(on_val: Mapping[str, Sequence[float]]) -> str:
@@ -269,11 +291,11 @@ def show() -> None:
     for study, count in SEEDS.items():
         on_val, on_test = maps(study, "val"), maps(study, "test")
         if on_val is None or on_test is None:
-            print(f"{study}: {len(rows(study))} of {count * len(ROLES)} trainings are measured")
+            print(f"{study}: {len(rows(study))} of {count * len(roles(study))} trainings are measured")
             continue
         lines = [
             [role, number(fmean(on_val[role])), number(fmean(on_test[role])), points(paired_gain(on_test[role], on_test[BASELINE]))]
-            for role in ROLES
+            for role in roles(study)
         ]
         found, line = verdict(study, on_test, chosen(on_val))
         reached.append(found)
@@ -289,7 +311,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("action", nargs="?", choices=("show", "run"), default="show")
     parser.add_argument("--study", nargs="+", default=[], choices=[*SEEDS])
-    parser.add_argument("--role", nargs="+", default=[], choices=ROLES)
+    parser.add_argument("--role", nargs="+", default=[], choices=(*ROLES, FOREIGN))
     parser.add_argument("--seed", nargs="+", type=int, default=[])
     parser.add_argument("--units", type=int, default=-1, help="stop after N trainings (default: no limit)")
     args = parser.parse_args()
