@@ -61,7 +61,7 @@ def test_broken_files_copies_and_known_pictures_are_left_out_and_counted(tmp_pat
     (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff not an image")
     val, train = (data.images(split) / data.table(split).name(0) for split in ("val", "train"))
     shutil.copy(train, folder / f"train{train.suffix}")
-    Image.open(val).convert("RGB").resize((50, 50)).save(folder / "resized.jpg", quality=92)
+    Image.open(val).convert("RGB").resize((128, 128), Image.Resampling.NEAREST).save(folder / "resized.png")
     pool = collected(tmp_path, data)
     assert pool.facts.num_images == 6
     assert kinds(pool) == {
@@ -72,7 +72,7 @@ def test_broken_files_copies_and_known_pictures_are_left_out_and_counted(tmp_pat
     }
     assert {note.total for note in pool.facts.notes} == {10}
     lines = [str(note) for note in pool.facts.notes]
-    assert any("resized.jpg is val's" in line for line in lines)
+    assert any("resized.png is val's" in line for line in lines)
 
 
 def test_what_is_known_casts_no_doubt_but_what_is_broken_does(tmp_path: Path, data: Dataset) -> None:
