@@ -1,6 +1,7 @@
 """What the teacher finds in images without labels, and which of it may serve as targets."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ MOST_UNLIKE = 0.5
 """A larger share of images unlike the labeled ones is warned of."""
 LEAST_PRECISION = 0.5
 """A lower precision of a class's targets on the judged split is warned of."""
+MOST_NAMED = 5
+"""Classes that a warning names."""
 
 
 @stage(version=1)
@@ -75,14 +78,22 @@ def warnings(facts: PseudoFacts) -> list[str]:
             f"{facts.unlike:.0%} of the unlabeled images are unlike the labeled ones ({facts.expected:.0%} would be by chance): "
             "they may be of a different camera or subject, and then using them can cost accuracy"
         )
-    for name, one in facts.classes.items():
-        if one.accept is None:
-            lines.append(f"no detection of {name} is sure enough to be a target (precision on {facts.split})")
-        elif one.precision is not None and one.precision < LEAST_PRECISION:
-            lines.append(f"only {one.precision:.0%} of the accepted detections of {name} are objects on {facts.split}")
+    never = [name for name, one in facts.classes.items() if one.accept is None]
+    wrong = {name: one.precision for name, one in facts.classes.items() if one.precision is not None and one.precision < LEAST_PRECISION}
+    if never:
+        lines.append(f"no detection of {_named(never)} is sure enough to be a target, by its precision on {facts.split}")
+    if wrong:
+        shares = [f"{name} ({share:.0%})" for name, share in wrong.items()]
+        lines.append(f"less than half of the accepted detections on {facts.split} are objects: {_named(shares)}")
     if facts.classes and not any(one.accepted for one in facts.classes.values()):
         lines.append("no detection in the unlabeled images is accepted as a target")
     return lines
+
+
+def _named(names: Sequence[str]) -> str:
+    """The first few, and how many more there are."""
+    more = len(names) - MOST_NAMED
+    return ", ".join(names[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _is_target(one: dict[str, Any], classes: dict[str, PseudoClass], dataset: Dataset) -> bool:
