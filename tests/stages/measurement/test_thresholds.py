@@ -18,8 +18,10 @@ AWAY = [60.0, 60.0, 20.0, 20.0]
 
 def truth(count: int, categories: tuple[str, ...] = ("cell",)) -> dict[str, Any]:
     """One object per image, of each class."""
-    classes = [{"id": number, "name": name} for number, name in enumerate(categories, 1)]
-    images = [{"id": number, "width": 100, "height": 100, "file_name": f"{number}.png"} for number in range(1, count + 1)]
+    classes: list[dict[str, Any]] = [{"id": number, "name": name} for number, name in enumerate(categories, 1)]
+    images: list[dict[str, Any]] = [
+        {"id": number, "width": 100, "height": 100, "file_name": f"{number}.png"} for number in range(1, count + 1)
+    ]
     rows = [
         {"id": 100 * image["id"] + one["id"], "image_id": image["id"], "category_id": one["id"], "bbox": BOX, "area": 400.0, "iscrowd": 0}
         for image in images
