@@ -13,7 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 REGISTRIES = ("datasets", "detectors", "losses", "runtimes")
 WIDTH = 1000
-ROOMS_TOP = 356
+ROOMS_TOP = 432
 MOST_ABREAST = 4
 COLUMNS = {
     "pipeline": (20, 270, "command line, configuration, store, report"),
@@ -22,6 +22,8 @@ COLUMNS = {
 }
 FLOW = {  # stage: column and row, artifact, stages that it is fed by
     "prepare": (0, 0, "Dataset", ()),
+    "collect": (1, 3, "ImagePool", ("prepare",)),
+    "label": (2, 3, "PseudoLabels", ("train_teacher", "collect")),
     "train_teacher": (1, 0, "Checkpoint", ("prepare",)),
     "time_steps": (1, 1, "StepTimes", ("prepare",)),
     "train_baseline": (2, 1, "Checkpoint", ("time_steps",)),
@@ -62,7 +64,9 @@ def architecture() -> str:
         *_text(134, height - 21, "a registry: one file per plugin, shared parts in its folders", "soft"),
     ]
     legend += _text(500, height - 21, "Upper rooms import lower ones; rooms side by side do not import one another.", "soft")
-    label = "The fifteen stages with their artifacts; the rooms of pipeline, stages and deploy, which import one another from left to right"
+    label = (
+        "The seventeen stages with their artifacts; the rooms of pipeline, stages and deploy, which import one another from left to right"
+    )
     return "\n".join([*_open(height, label, STYLE), f"<defs>{HEAD}</defs>", *top, *rooms, *legend, "</svg>\n"])
 
 
@@ -89,6 +93,8 @@ def _flow(top: float) -> Iterator[str]:
     x, y = corner("train_baseline")
     yield from _text(x + 53, y + 68, "at equal steps and equal cost; the stronger", "soft middle")
     yield from _text(x + 53, y + 84, "one is measured as an engine too", "soft middle")
+    x, y = corner("label")
+    yield from _text(x + 120, y + 28, "to distill, if there are images without labels", "soft")
     x, y = corner("package")
     yield from _text(x + 53, y + 94, "predict, serve,", "middle")
     yield from _text(x + 53, y + 111, "build", "middle")

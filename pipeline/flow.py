@@ -5,32 +5,37 @@ from dataclasses import dataclass
 from typing import Any
 
 from deploy.comparison import metrics
+from pipeline.baselines import Baselines
 from pipeline.config import FLOAT, REFERENCES, PipelineConfig
 from pipeline.config.derived import EQUAL_COST, RIVALS, plan_of, reference
+from pipeline.images import announce, warn
 from pipeline.store.store import StageRecord, Store
 from stages.artifacts import (
     Checkpoint,
     Dataset,
     Engine,
     Gains,
+    ImagePool,
     Measurement,
     OnnxModel,
     Package,
     Parity,
+    PseudoLabels,
     Report,
     Robustness,
-    StepTimes,
     Verdicts,
 )
 from stages.assess import assess
+from stages.collect import collect
 from stages.compare import compare
 from stages.config import TargetConfig, stretched
 from stages.distill import distill
 from stages.export import export
 from stages.gate import gate
+from stages.label import label
 from stages.measure import measure
 from stages.measurement.robust import AT, Elsewhere, refuse
-from stages.notes import note_lines
+from stages.notes import Note
 from stages.optimize import judging, optimize
 from stages.package import package
 from stages.parity import parity
@@ -54,49 +59,14 @@ class TargetResult:
 
 
 @dataclass(frozen=True)
-class Baselines:
-    """The student's network trained without the teacher: for as many steps as the student, and for as long.
-
-    Each is None if the run does without it; if the numbers of epochs are the same, both are one. `left_out` is why there is none at
-    equal cost if the run meant to have it.
-    """
-
-    equal_steps: Checkpoint | None
-    equal_cost: Checkpoint | None = None
-    times: StepTimes | None = None
-    left_out: str | None = None
-
-    @property
-    def by_equal(self) -> dict[str, Checkpoint]:
-        """Those that there are, by what is equal to the student's training: "steps", "cost"."""
-        both = {"steps": self.equal_steps, "cost": self.equal_cost}
-        return {equal: baseline for equal, baseline in both.items() if baseline is not None}
-
-    @property
-    def networks(self) -> dict[str, Checkpoint]:
-        """The same by their names in summary.json."""
-        return {"baseline" if equal == "steps" else f"baseline_equal_{equal}": one for equal, one in self.by_equal.items()}
-
-    @property
-    def stronger(self) -> tuple[str, Checkpoint]:
-        """The one with the higher mAP, and what it is called."""
-        every = self.by_equal
-        best = max(every, key=lambda equal: -1.0 if (reached := every[equal].facts.accuracy.map) is None else reached)
-        return self.title(best), every[best]
-
-    def title(self, equal: str) -> str:
-        """What one is called: what is equal is named if the run has, or meant to have, the one at equal cost."""
-        return "baseline" if self.times is None or self.equal_steps == self.equal_cost else f"baseline at equal {equal}"
-
-
-@dataclass(frozen=True)
 class RunResult:
     """Everything that a complete run made.
 
     `gains` compares the student with the baselines. `measurement` has the latencies of all engines. `references` are the reports of the
     teacher and of the stronger baseline as ONNX Runtime fp32 engines, under "teacher" and "baseline".
     `stages` has one record per stage instance, in the order of the flow. `robust`: what
-    was measured elsewhere and its figures; null if the run was not asked for it.
+    was measured elsewhere and its figures; null if the run was not asked for it. `pool`: the images without labels, and `labels` what the
+    teacher found in them; null if there are none, or the student learns nothing from them.
     """
 
     config: PipelineConfig
@@ -111,6 +81,8 @@ class RunResult:
     measurement: Measurement
     stages: tuple[StageRecord, ...]
     robust: tuple[Elsewhere, Robustness] | None = None
+    pool: ImagePool | None = None
+    labels: PseudoLabels | None = None
 
     @property
     def networks(self) -> dict[str, Checkpoint]:
@@ -121,6 +93,11 @@ class RunResult:
     def shown(self) -> dict[str, Checkpoint]:
         """The three networks that are compared picture by picture and class by class; the baseline is the stronger one."""
         return {"teacher": self.teacher, "baseline": self.baselines.stronger[1], "student": self.student}
+
+    @property
+    def notes(self) -> tuple[Note, ...]:
+        """What was repaired, assumed or left out, of labeled images and those without labels."""
+        return self.dataset.facts.notes + (() if self.pool is None else self.pool.facts.notes)
 
     @property
     def robustness(self) -> Robustness | None:
@@ -148,9 +125,13 @@ def compress(config: PipelineConfig, store: Store) -> RunResult:
     seed, device, split = config.seed, config.device, config.validation.split
     graph, decisions = config.export, config.export.decisions
     dataset = prepared(config, store)
-    teacher = store.run(train_teacher, config.teacher, seed, device, split, dataset, decisions)
+    pool = collected(config, store, dataset)
+    own = pool if config.teacher.from_unlabelled is not None else None
+    teacher = store.run(train_teacher, config.teacher, seed, device, split, dataset, decisions, own)
+    labels = labeled(config, store, dataset, pool, teacher)
     baselines = _baselines(config, store, dataset)
-    student = store.run(distill, config.distill, config.student, seed, device, split, dataset, teacher, decisions)
+    taught = config.distill if labels is not None else config.distill.labeled
+    student = store.run(distill, taught, config.student, seed, device, split, dataset, teacher, decisions, labels)
     gains = store.run(compare, dataset, teacher, student, baselines.by_equal, baselines.times, baselines.left_out)
 
     model = store.run(export, graph, student)
@@ -170,7 +151,10 @@ def compress(config: PipelineConfig, store: Store) -> RunResult:
     references = {name: measured[name].report for name in REFERENCES}
     timed = measured[FLOAT].measurement
     robust = measured[FLOAT].robust
-    return RunResult(config, dataset, teacher, baselines, student, gains, model, targets, references, timed, tuple(store.records), robust)
+    records = tuple(store.records)
+    return RunResult(
+        config, dataset, teacher, baselines, student, gains, model, targets, references, timed, records, robust, pool=pool, labels=labels
+    )
 
 
 def _baselines(config: PipelineConfig, store: Store, dataset: Dataset) -> Baselines:
@@ -210,18 +194,33 @@ def _networks(teacher: Checkpoint, baselines: Baselines, student: Checkpoint) ->
 
 def prepared(config: PipelineConfig, store: Store) -> Dataset:
     """The data, made now or reused; either way the store prints what was repaired, assumed or left out."""
-    dataset = store.run(prepare, config.data)
+    dataset = store.run(prepare, config.data.labeled)
     if not store.mode.dry:
-        announce(dataset, store)
+        announce(dataset.facts.notes, store)
     if store.has(dataset):
         refuse(config.robustness, config.validation.split, dataset)
     return dataset
 
 
-def announce(dataset: Dataset, store: Store) -> None:
-    """Print the notes on a data set, one line each."""
-    for line in note_lines(dataset.facts.notes):
-        store.say(line)
+def collected(config: PipelineConfig, store: Store, dataset: Dataset) -> ImagePool | None:
+    """The images without labels; None if the configuration uses none."""
+    if not config.uses_unlabelled:
+        return None
+    pool = store.run(collect, config.data, dataset)
+    if not store.mode.dry:
+        announce(pool.facts.notes, store)
+    return pool
+
+
+def labeled(config: PipelineConfig, store: Store, dataset: Dataset, pool: ImagePool | None, teacher: Checkpoint) -> PseudoLabels | None:
+    """What the teacher finds in the images without labels; None if the student learns nothing from them."""
+    asked = config.distill.from_unlabelled
+    if asked is None or pool is None:
+        return None
+    labels = store.run(label, asked.rule, config.device, config.validation.split, dataset, pool, teacher, config.export.decisions)
+    if not store.mode.dry:
+        warn(labels, store)
+    return labels
 
 
 def _measure(

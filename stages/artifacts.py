@@ -6,7 +6,7 @@ Every stage takes artifacts and writes one artifact to the folder that it is giv
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from deploy.accuracy.conditions import Condition
 from deploy.comparison.gain import DistillationGain
@@ -31,6 +31,7 @@ from stages.facts import (
     VerdictFacts,
     read_facts,
 )
+from stages.unlabeled_facts import PoolFacts, PseudoFacts
 
 WEIGHTS, LOSS_CURVES, ATTENTION = "weights.safetensors", "curves.csv", "attention.npz"
 """Files of a checkpoint: its weights, one row per epoch, the attention maps that the report shows."""
@@ -104,6 +105,40 @@ class Dataset(Artifact):
         """What the data's own annotations say of each image in addition to COCO's keys, by its id."""
         file = self.root / FIELDS / f"{split}.json"
         return {int(number): fields for number, fields in read_json(file).items()} if file.exists() else {}
+
+
+@dataclass(frozen=True)
+class ImagePool(Artifact):
+    """images.json: images without labels in COCO's form, with absolute file names."""
+
+    IMAGES: ClassVar[str] = "images.json"
+
+    @property
+    def facts(self) -> PoolFacts:
+        """How many, and what was left out."""
+        return read_facts(self.root, PoolFacts)
+
+    def images(self) -> list[dict[str, Any]]:
+        """COCO's rows: id, file_name, width, height."""
+        rows: list[dict[str, Any]] = read_json(self.file(self.IMAGES))["images"]
+        return rows
+
+
+@dataclass(frozen=True)
+class PseudoLabels(Artifact):
+    """images.json: images without labels and everything that the teacher finds in them, in COCO's form with scores."""
+
+    IMAGES: ClassVar[str] = "images.json"
+
+    @property
+    def facts(self) -> PseudoFacts:
+        """Thresholds, and what they accept."""
+        return read_facts(self.root, PseudoFacts)
+
+    def coco(self) -> dict[str, Any]:
+        """The images, and the detections as annotations with scores."""
+        found: dict[str, Any] = read_json(self.file(self.IMAGES))
+        return found
 
 
 @dataclass(frozen=True)

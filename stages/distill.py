@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from stages.artifacts import Checkpoint, Dataset
+from stages.artifacts import Checkpoint, Dataset, PseudoLabels
 from stages.config import DistillConfig, ExportConfig, StudentConfig
 from stages.stage import stage
 from stages.training.digests import option_digests, weights_digest
@@ -24,8 +24,11 @@ def distill(
     dataset: Dataset,
     teacher: Checkpoint,
     export: ExportConfig,
+    labels: PseudoLabels | None = None,
 ) -> Checkpoint:
     """The distilled student, judged on `split`; attention maps of both networks go to attention.npz for the report.
+
+    `labels` are what the teacher found in images without labels; None if nothing is learned from any.
 
     Raises:
         ConfigError: a loss cannot be built for this pair, or one of them cannot give what it reads.
@@ -34,23 +37,16 @@ def distill(
     """
     # Imported here: a stage that is reused, or judged on a machine without torch, must not import torch.
     from stages.processes import is_main_process
-    from stages.training.checkpoint import build_detector, check_origin, check_size, finish, load_detector, load_weights
-    from stages.training.distillation import Distillation, build_losses, loss_factor, write_attention
+    from stages.training.checkpoint import finish, load_detector, starting_detector
+    from stages.training.distillation import write_attention
     from stages.training.loop import Trainer
     from stages.training.observer import Observer
-    from stages.training.teacher import Teacher
+    from stages.training.unlabeled.plan import Judging, student_task
 
     dataset.table(split)  # a missing or empty split is refused before the training, not after it
     large = load_detector(teacher)
-    detector = build_detector(student.detector, len(dataset.facts.contract.classes), seed)
-    check_size(detector, student.detector, dataset.facts.contract)
-    check_origin(detector, dataset.facts.contract)
-    if student.weights is not None:
-        load_weights(detector, Path(student.weights))
-    losses = build_losses(config, detector, large, seed)
-    num_steps = student.train.num_steps(dataset.facts.splits["train"].num_images)
-    guide = Teacher(large, config.teacher_precision, compiled=config.compile_teacher)
-    task = Distillation(detector, guide, losses, loss_factor(config, num_steps), config.shares_every, config.share)
+    detector = starting_detector(student.detector, student.weights, dataset.facts.contract, seed)
+    task = student_task(detector, large, config, student.train, seed, Judging(dataset, split, export), labels)
     observer = Observer(detector, dataset, split, export)
     view, schedule = config.student_view, student.train
     trainer = Trainer(task, dataset, schedule, seed=seed, device=device, folder=out, label="distill", observer=observer, student_view=view)

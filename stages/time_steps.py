@@ -4,7 +4,7 @@ from pathlib import Path
 
 from deploy import machine
 from stages.artifacts import Dataset, StepTimes
-from stages.config import DetectorConfig, DistillConfig, StudentConfig, TeacherConfig, TrainConfig
+from stages.config import DetectorConfig, DistillConfig, PseudoConfig, StudentConfig, TeacherConfig, TrainConfig
 from stages.facts import StepTimeFacts, write_facts
 from stages.stage import stage
 
@@ -21,6 +21,11 @@ def step_options(
     train = student.train.model_copy(update=usual | {"learning_rate": 1e-6})  # nothing is to be learned, or to diverge
     usual_share = DistillConfig.model_fields["share"].default
     taught = distill.model_copy(update={"losses": losses, "warmup_steps": 0, "fade": "none", "shares_every": 0, "share": usual_share})
+    if (own := distill.from_unlabelled) is not None:
+        usual_rule = None if own.pseudo is None else PseudoConfig()
+        taught = taught.model_copy(update={"unlabelled": own.model_copy(update={"pseudo": usual_rule, "refine": None})})
+    else:
+        taught = taught.labeled
     return taught, StudentConfig(detector=student.detector, train=train), teacher.detector
 
 
@@ -38,7 +43,7 @@ def time_steps(
     """
     # Imported here: a stage that is reused, or judged on a machine without torch, must not import torch.
     from stages.processes import is_main_process
-    from stages.training.timing import measure_steps
+    from stages.training.costs.timing import measure_steps
 
     found = measure_steps(out, config, student, teacher, device, dataset)
     if is_main_process():

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from deploy.contract import Accuracy, CocoNumbers
 from deploy.errors import ArtifactError
-from stages.artifacts import Checkpoint, Dataset
+from stages.artifacts import Checkpoint, Dataset, ImagePool
 from stages.config import DetectorConfig, ExportConfig, StudentConfig, TeacherConfig
 from stages.stage import stage
 from stages.training.digests import option_digests, weights_digest
@@ -17,10 +17,17 @@ def identity(config: TeacherConfig | StudentConfig, *others: object) -> dict[str
 
 @stage(version=2, identity=identity, resumable=True, distributed=True)
 def train_teacher(
-    out: Path, config: TeacherConfig, seed: int, device: str, split: str, dataset: Dataset, export: ExportConfig
+    out: Path,
+    config: TeacherConfig,
+    seed: int,
+    device: str,
+    split: str,
+    dataset: Dataset,
+    export: ExportConfig,
+    pool: ImagePool | None = None,
 ) -> Checkpoint:
-    """The teacher, trained, or loaded if config.weights names a file; judged on `split`."""
-    return _train(out, config, seed, device, split, dataset, export, "teacher")
+    """The teacher, trained, or loaded if config.weights names a file; judged on `split`. It also learns from the pool, if there is one."""
+    return _train(out, config, seed, device, split, dataset, export, "teacher", pool)
 
 
 @stage(version=2, identity=identity, resumable=True, distributed=True)
@@ -61,20 +68,21 @@ def _train(
     dataset: Dataset,
     export: ExportConfig,
     label: str,
+    pool: ImagePool | None = None,
 ) -> Checkpoint:
     # Imported here: a stage that is reused, or judged on a machine without torch, must not import torch.
-    from stages.training.checkpoint import build_detector, check_origin, check_size, finish, load_weights
+    from stages.training.checkpoint import finish, starting_detector
     from stages.training.loop import Task, Trainer
     from stages.training.observer import Observer
+    from stages.training.unlabeled.plan import Judging, teacher_task
 
     dataset.table(split)  # a missing or empty split is refused before the training, not after it
-    detector = build_detector(config.detector, len(dataset.facts.contract.classes), seed)
-    check_size(detector, config.detector, dataset.facts.contract)
-    check_origin(detector, dataset.facts.contract)
-    if config.weights is not None:
-        load_weights(detector, Path(config.weights))
+    detector = starting_detector(config.detector, config.weights, dataset.facts.contract, seed)
     if config.weights is not None and isinstance(config, TeacherConfig):
         return finish(out, detector, config.detector, 0, dataset, split, export)
     observer = Observer(detector, dataset, split, export)
-    trainer = Trainer(Task(detector), dataset, config.train, seed=seed, device=device, folder=out, label=label, observer=observer)
+    task = Task(detector)
+    if pool is not None and isinstance(config, TeacherConfig) and config.from_unlabelled is not None:
+        task = teacher_task(detector, config.from_unlabelled, config.train, seed, Judging(dataset, split, export), pool)
+    trainer = Trainer(task, dataset, config.train, seed=seed, device=device, folder=out, label=label, observer=observer)
     return finish(out, trainer.run(), config.detector, config.train.epochs, dataset, split, export, trainer.curve)

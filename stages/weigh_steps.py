@@ -19,7 +19,7 @@ def weigh_steps(
         DataError: an image is unusable.
     """
     # Imported here: a stage that is reused, or judged on a machine without torch, must not import torch.
-    from stages.training.memory import measure_memory
+    from stages.training.costs.memory import measure_memory
 
     write_facts(out, measure_memory(out, config, student, teacher, device, dataset))
     return StepMemory(out)

@@ -11,11 +11,11 @@ from deploy.errors import ArtifactError, DataError, Diverged
 from pipeline.answer import silent
 from pipeline.arena.variants import Variant
 from pipeline.config import PipelineConfig
-from pipeline.flow import prepared
+from pipeline.flow import collected, labeled, prepared
 from pipeline.store import keys
 from pipeline.store.files import replace_json
 from pipeline.store.store import Mode, Store
-from stages.artifacts import Checkpoint, Dataset, StepMemory, StepTimes
+from stages.artifacts import Checkpoint, Dataset, ImagePool, PseudoLabels, StepMemory, StepTimes
 from stages.distill import distill
 from stages.hold_out import TUNING, hold_out
 from stages.time_steps import step_options, time_steps
@@ -54,7 +54,9 @@ class Arena:
         if random:
             trained = self._once("random", untrained_teacher, config.teacher.detector, config.seed, split, self.dataset, decisions)
         else:
-            trained = self._once("teacher", train_teacher, config.teacher, config.seed, config.device, split, self.dataset, decisions)
+            own = self._pool if config.teacher.from_unlabelled is not None else None
+            given = config.teacher, config.seed, config.device, split, self.dataset, decisions, own
+            trained = self._once("teacher", train_teacher, *given)
         return trained
 
     def train(self, variant: Variant, seed: int) -> Checkpoint:
@@ -77,7 +79,23 @@ class Arena:
         if variant.distill is None:
             return train_baseline, (variant.student, *given, config.export.decisions)
         teacher = self.teacher(random=variant.teacher == "random")
-        return distill, (variant.distill, variant.student, *given, teacher, config.export.decisions)
+        labels = self._labels(teacher) if variant.distill.from_unlabelled is not None else None
+        return distill, (variant.distill, variant.student, *given, teacher, config.export.decisions, labels)
+
+    @property
+    def _pool(self) -> ImagePool | None:
+        """The images without labels; None if the configuration uses none."""
+        if "pool" not in self.found:
+            self.found["pool"] = collected(self.config, self.store, self.dataset)
+        pool: ImagePool | None = self.found["pool"]
+        return pool
+
+    def _labels(self, teacher: Checkpoint) -> PseudoLabels | None:
+        """What the teacher finds in them."""
+        if "labels" not in self.found:
+            self.found["labels"] = labeled(self.config, self.store, self.dataset, self._pool, teacher)
+        labels: PseudoLabels | None = self.found["labels"]
+        return labels
 
     def tuning_images(self) -> tuple[Dataset, str]:
         """What trials are trained on, and the split that they are judged on."""

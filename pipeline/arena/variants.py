@@ -1,8 +1,11 @@
-"""The ways to train the student that are compared: without a teacher, with some losses, for longer, with a random teacher."""
+"""The ways to train the student that are compared.
+
+Without a teacher, with some losses, for longer, with a random teacher, with images without labels.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from deploy.errors import ConfigError
 from pipeline.config import PipelineConfig
@@ -31,15 +34,14 @@ class Variant:
 
 
 def ablation(config: PipelineConfig) -> tuple[Variant, ...]:
-    """The baseline, each loss by itself and, if there are several, all of them as configured.
+    """The baseline, each loss by itself and, if there are several, all of them as configured; then each part of `distill.unlabelled`.
 
     Raises:
         ConfigError: no loss has a weight above 0.
     """
-    return tuple(
-        Variant(name, config.student, config.distill.model_copy(update={"losses": losses}) if losses else None)
-        for name, losses in ablated(config).items()
-    )
+    taught = config.distill.labeled
+    chosen = {name: taught.model_copy(update={"losses": losses}) if losses else None for name, losses in ablated(config).items()}
+    return tuple(Variant(name, config.student, one) for name, one in (chosen | unlabelled_variants(config)).items())
 
 
 def ablated(config: PipelineConfig) -> dict[str, tuple[LossConfig, ...]]:
@@ -55,13 +57,27 @@ def ablated(config: PipelineConfig) -> dict[str, tuple[LossConfig, ...]]:
     return {BASELINE: (), **alone, **({TOGETHER: config.distill.losses} if len(losses) > 1 else {})}
 
 
+def unlabelled_variants(config: PipelineConfig) -> dict[str, DistillConfig]:
+    """With `distill.unlabelled`: all losses, and what each part of the section adds to them; empty without it."""
+    own = config.distill.from_unlabelled
+    if own is None:
+        return {}
+    parts: dict[str, dict[str, Any]] = {"unlabelled features": {"pseudo": None, "refine": None, "features": True}} if not own.only else {}
+    if own.pseudo is not None:
+        parts["unlabelled pseudo-labels"] = {"features": False, "refine": None}
+        parts["unlabelled, both"] = {"features": True, "refine": None}
+    if own.refine is not None:
+        parts["unlabelled, refined"] = {"refine": own.refine}
+    return {name: config.distill.model_copy(update={"unlabelled": own.model_copy(update=part)}) for name, part in parts.items()}
+
+
 def method(config: PipelineConfig, name: str) -> Variant:
     """The student with a method's losses, each with `weight: auto`, and with the options of `distill.losses` if it is listed there."""
     given = {loss.name: loss for loss in config.distill.losses}
     fresh = (given.get(loss) or LossConfig.model_validate({"name": loss}) for loss in losses_of(name))
     losses = tuple(loss.model_copy(update={"weight": "auto"}) for loss in fresh)
     joined = f" {JOINT} ".join(loss.name for loss in losses)
-    return Variant(joined, config.student, config.distill.model_copy(update={"losses": losses}))
+    return Variant(joined, config.student, config.distill.labeled.model_copy(update={"losses": losses}))
 
 
 def shares(usual: float, trials: int) -> tuple[float, ...]:

@@ -1,4 +1,4 @@
-"""`edgedistill ablate`: the gain from each loss and from all losses together over the baseline, with several seeds.
+"""`edgedistill ablate`: the gain from each loss, all losses together, and images without labels over the baseline, with several seeds.
 
 Trainings are stages of `edgedistill run`: the store keeps them and reuses what a run has trained.
 """

@@ -17,7 +17,7 @@ from deploy.machine import files
 from deploy.plugins import suggest
 from deploy.runtimes import AUTO, on_site
 from pipeline.answer import Answer, say, silent
-from pipeline.flow import announce
+from pipeline.images import announce
 from pipeline.results.table import choice_table, verdict_table
 from pipeline.store.files import replace_folder
 from pipeline.store.store import Store
@@ -185,7 +185,7 @@ def _data(store: Store, data: GivenData, split: str, target: TargetConfig, given
     config = DataConfig.model_validate({"dataset": kind, **options, **own})
     more = (target.calibration_split,) if target.needs_calibration else ()
     dataset = store.run(gather, config, split, more, contract)
-    announce(dataset, store)
+    announce(dataset.facts.notes, store)
     return dataset
 
 

@@ -19,8 +19,9 @@ from deploy.machine import known_files, packages
 from deploy.machine.packages import DISTRIBUTION
 from pipeline.answer import Answer
 from pipeline.config import PipelineConfig, load, weight_files
-from stages.config import RobustnessConfig
+from stages.config import DataConfig, RobustnessConfig
 from stages.datasets.cleaning.findings import Finding, examine
+from stages.datasets.unlabeled.pool import folders, listed
 from stages.prepare import find
 
 IMPORT_NAMES = ("edgedistill", "pipeline", "stages", "deploy")
@@ -105,13 +106,18 @@ def _refuse_networks(config: PipelineConfig) -> None:
     # Imported here: a run that reuses all its trainings must not import torch.
     from stages.training.checkpoint import build_detector, check_size
     from stages.training.distillation import build_losses
+    from stages.training.unlabeled.plan import refuse_masks, refuse_unlearnable
 
     anything = ModelContract(preprocessing=config.data.preprocessing, classes=("one", "other"), category_ids=(1, 2))
     choices = config.teacher.detector, config.student.detector
     teacher, student = (build_detector(choice, len(anything.classes), pretrained=False) for choice in choices)
     for detector, choice in zip((teacher, student), choices, strict=True):
         check_size(detector, choice, anything)
-    build_losses(config.distill, student, teacher, config.seed)
+    losses = build_losses(config.distill, student, teacher, config.seed)
+    if config.teacher.from_unlabelled is not None:
+        refuse_masks(teacher, "teacher.unlabelled")
+    if (own := config.distill.from_unlabelled) is not None:
+        refuse_unlearnable(student, own, losses)
 
 
 def data_findings(config: PipelineConfig, runs: Path = Path("runs")) -> list[Finding]:
@@ -125,7 +131,7 @@ def data_findings(config: PipelineConfig, runs: Path = Path("runs")) -> list[Fin
             sources = find(Path(folder), config.data)
             strict, most = config.data.strict, config.data.max_doubtful
             found = examine(sources, config.data.preprocessing, strict=strict, max_doubtful=most)
-            return [*found, *_robustness_findings(config.robustness, sources)]
+            return [*found, *_robustness_findings(config.robustness, sources), *_unlabelled_findings(config.data)]
         except DataError as error:
             return [Finding("error", "", str(error))]
 
@@ -137,6 +143,16 @@ def _robustness_findings(asked: RobustnessConfig, there: Iterable[str]) -> list[
     found = [f"robustness.splits: no split '{name}'{plugins.suggest(name, names)}: the data has {', '.join(names)}" for name in lacking]
     missing = None if asked.corruptions is None else corruptions.why_not()
     return [Finding("error", "", line) for line in [*found, *([f"robustness.corruptions: {missing}"] if missing else [])]]
+
+
+def _unlabelled_findings(config: DataConfig) -> list[Finding]:
+    """How many images without labels there are, before any is read."""
+    if not config.unlabelled_folders:
+        return []
+    try:
+        return [Finding("info", "unlabelled", f"{len(listed(folders(config.unlabelled_folders)))} images without labels")]
+    except DataError as error:
+        return [Finding("error", "unlabelled", str(error))]
 
 
 def _environment_lines(found: Mapping[str, Any]) -> list[str]:

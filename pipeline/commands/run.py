@@ -25,6 +25,9 @@ from stages import STAGES
 CHEAP = frozenset({"gate", "package"})
 """Stages that train and build nothing: commands that only read may run them. Gates that compare latencies still measure them."""
 
+_ASKED_BY = {"stress": "robustness.corruptions", "assess": "robustness.splits"} | dict.fromkeys(("collect", "label"), "distill.unlabelled")
+"""What has to be set for a stage that most runs do without."""
+
 LAST_DISTRIBUTED = "distill"
 """The last stage with work for all processes; after it, only the first one continues."""
 
@@ -93,10 +96,9 @@ def open_store(config: PipelineConfig, runs: Path, mode: Mode, log: Callable[[st
         if stage == "time_steps" and config.baseline.equal == "steps":
             raise ConfigError("stage 'time_steps' runs only for a baseline at equal cost; set baseline.equal to cost or both")
         asked = {"stress": config.robustness.corruptions is not None, "assess": config.robustness.is_asked}
+        asked |= {"collect": config.uses_unlabelled, "label": config.distill.from_unlabelled is not None}
         if stage is not None and not asked.get(stage, True):
-            raise ConfigError(
-                f"stage '{stage}' runs only if it is asked for; set robustness.{'corruptions' if stage == 'stress' else 'splits'}"
-            )
+            raise ConfigError(f"stage '{stage}' runs only if it is asked for; set {_ASKED_BY[stage]}")
     store = Store(runs, config.name, mode, say=log, before=before_trainings(config))
     if store.rank > 0:
         until = LAST_DISTRIBUTED if mode.until is None else min(mode.until, LAST_DISTRIBUTED, key=STAGES.index)

@@ -13,6 +13,7 @@ from deploy.contract import Frozen
 from deploy.plugins import OptionRole, suggest
 from deploy.runtimes import AUTO
 from deploy.serving.options import ServeConfig
+from pipeline.config import unlabelled
 from pipeline.config.diagnose import Misfit, explain, refuse_coerced
 from pipeline.config.document import read_document
 from stages.config import (
@@ -90,6 +91,11 @@ class PipelineConfig(Frozen):
     package: PackageConfig = PackageConfig()
     serve: ServeConfig = ServeConfig()
 
+    @property
+    def uses_unlabelled(self) -> bool:
+        """Whether any network learns from images without labels."""
+        return self.teacher.from_unlabelled is not None or self.distill.from_unlabelled is not None
+
     def gates_of(self, target: str) -> tuple[GateConfig, ...]:
         """The gates that judge a target: those that name it and those that name none."""
         return tuple(gate for gate in self.gates if gate.target in (None, target))
@@ -133,6 +139,12 @@ class PipelineConfig(Frozen):
         taken = {"train": "the networks are trained on it", self.validation.split: "the result is judged on it (validation.split)"}
         if split in taken:
             raise Misfit(("compare", "tuning_split"), f"{split} cannot be the tuning split: {taken[split]}; name a different one, or none")
+        return self
+
+    @model_validator(mode="after")
+    def _unlabelled_images_fit(self) -> "PipelineConfig":
+        if (problem := unlabelled.problem(self.data, self.teacher, self.student, self.distill)) is not None:
+            raise Misfit(*problem)
         return self
 
     @model_validator(mode="after")

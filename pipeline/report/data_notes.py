@@ -1,6 +1,6 @@
 """The report's section on the data: what was repaired, assumed, left out or divided, with pictures of the first cases."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from deploy.errors import DataError
@@ -25,11 +25,11 @@ class NotedKind:
     photos: tuple[Photo, ...]
 
 
-def noted_kinds(dataset: Dataset) -> list[NotedKind]:
-    """The notes on a data set, the most serious first; the first of them with pictures of images that can be read."""
+def noted_kinds(dataset: Dataset, notes: Sequence[Note] | None = None) -> list[NotedKind]:
+    """Notes, by default the data set's, the most serious first; the first of them with pictures of images that can be read."""
     left = MOST_PICTURES
     kinds = []
-    for note in by_weight(dataset.facts.notes):
+    for note in by_weight(dataset.facts.notes if notes is None else notes):
         photos = tuple(_photos(dataset, note, min(MOST_SHOWN, left)))
         left -= len(photos)
         kinds.append(NotedKind(note, photos))

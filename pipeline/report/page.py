@@ -16,6 +16,7 @@ from pipeline.report import boxes, pictures, plots, words
 from pipeline.report.data_notes import noted_kinds
 from pipeline.report.engines import engine_plots
 from pipeline.report.learning_plots import learning
+from pipeline.report.pseudo_labels import pseudo_labels
 from pipeline.report.robustness import robustness
 from pipeline.results.gain_lines import gain_of, legend, warnings
 from pipeline.results.summary import difference, summarize
@@ -96,7 +97,8 @@ def content(run: RunResult) -> dict[str, Any]:
         "training": dict(zip(("terms", "diagnostics"), plots.training(curves), strict=True)),
         "classes": most_changed(classes),
         "num_classes": len(classes),
-        "noted": noted_kinds(run.dataset),
+        "noted": noted_kinds(run.dataset, run.notes),
+        "pseudo": pseudo_labels(run),
         "robust": robustness(run, summary),
         **_pictures(run),
         **_cost(run),

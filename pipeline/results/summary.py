@@ -33,7 +33,7 @@ def summarize(result: RunResult) -> dict[str, Any]:
         "name": result.config.name,
         "seed": result.config.seed,
         "exit_code": exit_code(verdicts, result.config.gates, required=required, unmeasured=unmeasured),
-        "data": {"notes": [note.model_dump(mode="json") for note in result.dataset.facts.notes]},
+        "data": {"notes": [note.model_dump(mode="json") for note in result.notes], "unlabelled": unlabelled_figures(result)},
         **figures,
         "gain_map": difference(maps["student"], maps["baseline"]),
         "gap_closed": gap_closed(maps["teacher"], maps["baseline"], maps["student"]),
@@ -57,6 +57,18 @@ def summarize(result: RunResult) -> dict[str, Any]:
         "gates": [gate_figures(verdict) for verdict in verdicts],
         "stages": [stage_figures(record) for record in result.stages],
     }
+
+
+def unlabelled_figures(result: RunResult) -> dict[str, Any] | None:
+    """The images, and the teacher's detections in them by class; null if the run uses none.
+
+    `labels` is null if only the teacher learns from them.
+    """
+    if result.pool is None:
+        return None
+    facts = result.pool.facts
+    labels = None if result.labels is None else result.labels.facts.model_dump(mode="json")
+    return {"num_images": facts.num_images, "sha256": facts.sha256, "labels": labels}
 
 
 def step_figures(times: StepTimes | None) -> dict[str, Any] | None:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from deploy.errors import plain
-from pipeline.results import robustness
+from pipeline.results import pseudo_labels, robustness
 from pipeline.results.gain_lines import figures_lines, gain_of, legend, unfinished_baseline, warnings
 from pipeline.results.learning import rising_lines
 from stages.notes import reminder
@@ -19,8 +19,9 @@ def render(summary: Mapping[str, Any]) -> str:
     line = reminder(summary["data"]["notes"])
     networks = "\n".join([*_networks(summary), *(f"! {line}" for line in rising_lines(summary))])
     choices = [choice_table(name, target["choice"]) for name, target in summary["targets"].items() if target["choice"] is not None]
+    pseudo = _pseudo(summary["data"].get("unlabelled"))
     robust = [] if summary["robustness"] is None else [robustness_table(summary["robustness"])]
-    tables = [networks, _targets(summary["targets"], summary["measurement"]), *choices, *robust, *_gates(summary["gates"])]
+    tables = [networks, *pseudo, _targets(summary["targets"], summary["measurement"]), *choices, *robust, *_gates(summary["gates"])]
     return "\n\n".join([*tables, *([line] if line else [])])
 
 
@@ -94,6 +95,15 @@ def _networks(summary: Mapping[str, Any]) -> list[str]:
     gain = gain_of(summary)
     notes = [f"! {clause}" for clause in (*warnings(gain), unfinished_baseline(gain)) if clause is not None]
     return ["\n".join([table, *figures_lines(summary), *legend(gain), *notes])]
+
+
+def _pseudo(found: Mapping[str, Any] | None) -> list[str]:
+    """What the teacher found in images without labels, class by class, if the student learned from it."""
+    if found is None or found["labels"] is None:
+        return []
+    rows = pseudo_labels.pseudo_rows(found["labels"], number, UNDEFINED)
+    table = [grid(pseudo_labels.HEADER, rows)] if rows else []
+    return ["\n".join([*table, *map(plain, pseudo_labels.about(found))])]
 
 
 def _targets(targets: Mapping[str, Any], measurement: Mapping[str, Any] | None) -> str:

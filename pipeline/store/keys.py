@@ -23,6 +23,7 @@ from stages.config import (
     StudentConfig,
     TargetConfig,
     TeacherConfig,
+    UnlabelledConfig,
     ValidationConfig,
 )
 from stages.stage import StageInfo
@@ -41,6 +42,7 @@ SECTIONS: Mapping[type[BaseModel], str] = {
     PackageConfig: "package",
     RobustnessConfig: "robustness",
     DetectorConfig: "detector",
+    UnlabelledConfig: "distill.unlabelled",
 }
 """What configurations are called in keys and in reasons, as in pipeline.yaml. A different name here runs every stage again."""
 

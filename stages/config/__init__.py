@@ -3,6 +3,7 @@
 Nothing here imports torch: a file is checked in milliseconds, also on a machine without torch.
 """
 
+from stages.config.augmentations import Augmentation, Color, Corrupt, Crop, Flip, Mosaic, Scale
 from stages.config.baseline import BaselineConfig, stretched
 from stages.config.compare import CompareConfig
 from stages.config.corruption import StudentViewConfig
@@ -12,18 +13,8 @@ from stages.config.gates import SHARE, GateConfig, Tolerance, Versus
 from stages.config.plugin import DetectorConfig, Fraction, Plugin, Positive
 from stages.config.robustness import GroupingConfig, RobustnessConfig
 from stages.config.targets import ExportConfig, LatencyConfig, PackageConfig, TargetConfig, ValidationConfig
-from stages.config.training import (
-    Augmentation,
-    Color,
-    Corrupt,
-    Crop,
-    Flip,
-    Mosaic,
-    Scale,
-    StudentConfig,
-    TeacherConfig,
-    TrainConfig,
-)
+from stages.config.training import StudentConfig, TeacherConfig, TrainConfig
+from stages.config.unlabelled import PseudoConfig, SelfTrainingConfig, UnlabelledConfig
 
 __all__ = [
     "SHARE",
@@ -47,14 +38,17 @@ __all__ = [
     "PackageConfig",
     "Plugin",
     "Positive",
+    "PseudoConfig",
     "RobustnessConfig",
     "Scale",
+    "SelfTrainingConfig",
     "StudentConfig",
     "StudentViewConfig",
     "TargetConfig",
     "TeacherConfig",
     "Tolerance",
     "TrainConfig",
+    "UnlabelledConfig",
     "ValidationConfig",
     "Versus",
     "stretched",

@@ -1,8 +1,9 @@
 """Section data: which images, and how they are fitted to the network."""
 
+import json
 from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from deploy import plugins
 from deploy.contract import Frozen, Preprocessing
@@ -34,10 +35,42 @@ class DataConfig(Frozen):
     )
     split_seed: int = Field(default=0, ge=0, lt=2**32, description="which images `val_share` holds out")
 
+    unlabelled: str | tuple[str, ...] = Field(
+        default=(), description="folder, or folders, of images without labels, for `distill.unlabelled` and `teacher.unlabelled`"
+    )
+
+    @field_validator("unlabelled", mode="before")
+    @classmethod
+    def _text(cls, folders: Any) -> Any:
+        if not isinstance(folders, str) and not (isinstance(folders, list | tuple) and all(isinstance(one, str) for one in folders)):
+            raise ValueError(f"got {json.dumps(folders, default=str)}, allowed: a folder, or a list of folders")
+        return folders
+
+    @field_validator("unlabelled")
+    @classmethod
+    def _named(cls, folders: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        given = (folders,) if isinstance(folders, str) else folders
+        for folder in given:
+            if not folder.strip():
+                raise ValueError("a folder's name is empty; name a folder of images, or leave out the key")
+            if given.count(folder) > 1:
+                raise ValueError(f"{folder} is listed {given.count(folder)} times; list each folder once")
+        return folders
+
     @model_validator(mode="before")
     @classmethod
     def _check(cls, value: Any) -> Any:
         return plugins.fill("stages.datasets", value, own=tuple(cls.model_fields), key="dataset")
+
+    @property
+    def unlabelled_folders(self) -> tuple[str, ...]:
+        """The folders of images without labels."""
+        return (self.unlabelled,) if isinstance(self.unlabelled, str) else self.unlabelled
+
+    @property
+    def labeled(self) -> "DataConfig":
+        """The same without them: what preparing the labeled images depends on."""
+        return self.model_copy(update={"unlabelled": ()})
 
     @property
     def options(self) -> dict[str, Any]:

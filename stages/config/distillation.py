@@ -9,6 +9,7 @@ from deploy import plugins
 from deploy.contract import Frozen
 from stages.config.corruption import StudentViewConfig
 from stages.config.plugin import Plugin
+from stages.config.unlabelled import UnlabelledConfig
 
 Weight = Annotated[float, Field(ge=0)] | Literal["auto"]
 """The factor on a loss; auto: found during the training, for each of its terms."""
@@ -64,6 +65,19 @@ class DistillConfig(Frozen):
     student_view: StudentViewConfig = Field(
         default=StudentViewConfig(), description="corruption of the student's view; the teacher sees the clean one"
     )
+    unlabelled: UnlabelledConfig | None = Field(
+        default=None, description="what is learned from the images of `data.unlabelled`; null: nothing"
+    )
+
+    @property
+    def labeled(self) -> "DistillConfig":
+        """The same without unlabeled images."""
+        return self.model_copy(update={"unlabelled": None})
+
+    @property
+    def from_unlabelled(self) -> UnlabelledConfig | None:
+        """What is learned from unlabeled images; None if nothing is."""
+        return self.unlabelled if self.unlabelled is not None and self.unlabelled.is_used else None
 
     @field_validator("losses")
     @classmethod

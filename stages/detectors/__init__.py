@@ -5,7 +5,7 @@ marked in their annotations, see `deploy.plugins.OptionRole`: names of pretraine
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
@@ -21,16 +21,31 @@ Reading = Literal["pyramid", "head", "decoded", "regions", "teacher_head", "towe
 
 
 @dataclass(frozen=True)
+class TargetDoubt:
+    """What is not certain about detections that serve as targets.
+
+    exact: [N] bool, which of the target's boxes are exact enough to be learned; the others teach their class only.
+    unsure: [M, 4] boxes, as in Target, of what may be objects or not: nothing is to be learned there.
+    """
+
+    exact: Tensor
+    unsure: Tensor
+
+
+@dataclass(frozen=True)
 class Target:
     """The objects of one image.
 
     boxes: [N, 4] float32 (x1, y1, x2, y2) in px of the network input; labels: [N] int64 from 0.
     masks: [N, H, W] bool over the network input, for detectors with masks, otherwise None.
+    scores: [N] how sure each object is, if they are detections. doubt: what detectors that heed it do not learn; None if all is certain.
     """
 
     boxes: Tensor
     labels: Tensor
     masks: Tensor | None = None
+    scores: Tensor | None = None
+    doubt: TargetDoubt | None = None
 
 
 @dataclass(frozen=True)
@@ -210,6 +225,9 @@ class Graph(nn.Module, ABC):
         """Detect in images [B, 3, H, W]."""
 
 
+_LAYERS = ("backbone", "head", "rpn_head")
+
+
 class Detector(nn.Module, ABC):
     """A network with `strides` and `channels` of its pyramid, one entry per level, finest first.
 
@@ -219,6 +237,7 @@ class Detector(nn.Module, ABC):
     kind: how it detects. gives: what of its outputs a loss may read; each reading but the first two is a method below, "towers" two.
     head_shape: what is known of its head before it is run.
     name, num_classes: as in pipeline.yaml and the data; set by whoever builds it.
+    heeds_doubt: whether its losses heed Target.doubt.
     """
 
     strides: tuple[int, ...]
@@ -231,6 +250,7 @@ class Detector(nn.Module, ABC):
     head_shape: HeadShape = HeadShape()
     name: str = ""
     num_classes: int = 0
+    heeds_doubt: bool = False
 
     @abstractmethod
     def forward(self, images: Tensor, targets: Sequence[Target] | None = None) -> Outputs:
@@ -241,7 +261,8 @@ class Detector(nn.Module, ABC):
 
     def layers(self) -> tuple[nn.Module, ...]:
         """What torch.compile compiles in a training: modules whose input has the same shapes in every step."""
-        return tuple(_named(self))
+        found = ((path.split("."), module) for path, module in self.named_modules())
+        return tuple(module for path, module in found if [name for name in path if name in _LAYERS] == path[-1:])
 
     def walk(self, images: Tensor, options: GraphOptions) -> None:
         """Run every layer as often as the deployed graph with these options does, so that its products can be counted."""
@@ -277,15 +298,3 @@ class Detector(nn.Module, ABC):
     @abstractmethod
     def graph(self, options: GraphOptions) -> Graph:
         """The fixed-shape graph that is deployed, sharing this detector's weights; it is exported in eval mode."""
-
-
-_LAYERS = ("backbone", "head", "rpn_head")
-
-
-def _named(network: nn.Module) -> Iterator[nn.Module]:
-    """The outermost modules with one of these names."""
-    for name, module in network.named_children():
-        if name in _LAYERS:
-            yield module
-        else:
-            yield from _named(module)

@@ -70,7 +70,7 @@ class GflDetector(DenseDetector):
         apart = generalized_box_iou_loss(boxes, found.boxes)
         off = distribution_loss(distributions, self._distances(found.anchors, found.boxes)).mean(dim=1)
         return {
-            "classification": quality_focal_loss(logits, found.classes(logits.shape[-1], quality)).sum() / count,
+            "classification": quality_focal_loss(logits, found.classes(logits.shape[-1], quality * found.scores)).sum() / count,
             "bbox_regression": _BOX_WEIGHT * (apart * certainty).sum() / weight,
             "bbox_distribution": _DISTRIBUTION_WEIGHT * (off * certainty).sum() / weight,
         }

@@ -65,12 +65,13 @@ class YoloxDetector(DenseDetector):
         found = [cheapest(anchors[0], mine, probable, row["boxes"], row["labels"]) for mine, probable, row in each]
         learning = gathered(rows, anchors[0], [one.objects for one in found])
         quality = torch.cat([one.overlaps[one.objects >= 0] for one in found])
-        wanted = one_hot(learning.labels, logits.shape[-1]) * quality[:, None]
+        wanted = one_hot(learning.labels, logits.shape[-1]) * (quality * learning.scores)[:, None]
+        objects = learning.where.float().masked_scatter(learning.where, learning.scores)
         shared = pairwise_iou(boxes[learning.where][:, None], learning.boxes[:, None]).flatten().clamp(min=_LEAST_OVERLAP)
         losses = {
             "classification": binary_cross_entropy_with_logits(logits[learning.where], wanted, reduction="sum"),
             "bbox_regression": _BOX_WEIGHT * (1 - shared.square()).sum(),
-            "objectness": binary_cross_entropy_with_logits(present, learning.where.float(), reduction="sum"),
+            "objectness": binary_cross_entropy_with_logits(present, objects, reduction="sum"),
         }
         if self.done >= 1 - self.l1_share:
             losses["bbox_l1"] = (codes[learning.where] - self.encode(learning.boxes, learning.anchors)).abs().sum()

@@ -51,6 +51,21 @@ def build_detector(choice: DetectorConfig, num_classes: int, seed: int = 0, *, p
     return detector
 
 
+def starting_detector(choice: DetectorConfig, weights: str | None, contract: ModelContract, seed: int) -> Detector:
+    """The detector as a training starts: for the contract's classes and size, with the initial weights if a file is named.
+
+    Raises:
+        ConfigError: options that do not go together, or an image size that the detector refuses.
+        ArtifactError: weights that are not available or belong to a different detector.
+    """
+    detector = build_detector(choice, len(contract.classes), seed)
+    check_size(detector, choice, contract)
+    check_origin(detector, contract)
+    if weights is not None:
+        load_weights(detector, Path(weights))
+    return detector
+
+
 def _unread(choice: DetectorConfig) -> dict[str, Unread]:
     return {name: Unread(weights) for name, weights in choice.options_of(OptionRole.WEIGHTS).items() if weights is not None}
 

@@ -23,11 +23,9 @@ def accelerator_for(config: TrainConfig, device: str, folder: Path) -> Accelerat
     Raises:
         ConfigError: CUDA is requested but not available.
     """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device: cuda, but torch finds no CUDA GPU on this machine; set device to auto or cpu, or install torch for CUDA")
+    cpu = device_of(device).type == "cpu"
     # accelerate keeps the first training's device and precision for the whole process unless told to forget; a process group stays.
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())  # noqa: SLF001
-    cpu = device == "cpu" or not torch.cuda.is_available()
     precision = "no" if cpu or config.precision == "fp32" else config.precision
     return Accelerator(
         cpu=cpu,
@@ -36,3 +34,14 @@ def accelerator_for(config: TrainConfig, device: str, folder: Path) -> Accelerat
         project_config=ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder / "tensorboard")),
         dataloader_config=DataLoaderConfiguration(),
     )
+
+
+def device_of(device: str) -> torch.device:
+    """The device of work that is not a training.
+
+    Raises:
+        ConfigError: CUDA is requested but not available.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device: cuda, but torch finds no CUDA GPU on this machine; set device to auto or cpu, or install torch for CUDA")
+    return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")

@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from stages.artifacts import LOSS_CURVES, Dataset
 from stages.config import StudentViewConfig, TrainConfig
 from stages.detectors import Detector
 from stages.training.batches.loader import TrainingBatch, TrainingImages, default_workers, loader
-from stages.training.batches.streams import EpochBatches
+from stages.training.batches.streams import EpochBatches, Stream, Unseen
 from stages.training.compiling import compile_layers, restore_layers
 from stages.training.device import accelerator_for, leave_cores
 from stages.training.normalization import single_values_refused
@@ -37,9 +38,12 @@ class Task(nn.Module):
     """What is trained: a detector, with whatever a subclass adds to its losses.
 
     memory: what a stopped training needs to continue in addition to the weights.
+    streams: images that each step has in addition to the labeled ones. reads_labeled: if false, these only count the steps.
     """
 
     memory: tuple[Stateful, ...] = ()
+    streams: Mapping[str, Stream] = MappingProxyType({})
+    reads_labeled: bool = True
 
     def __init__(self, detector: Detector) -> None:
         super().__init__()
@@ -53,6 +57,9 @@ class Task(nn.Module):
     def prepare(self, batch: TrainingBatch, step: int) -> Any:
         """What `forward` receives as `extra`; called outside the distributed module, without gradient."""
         return None
+
+    def follow(self, averaged: nn.Module) -> None:
+        """Learn which module has the averaged weights, before the first step; without averaging, the detector itself."""
 
 
 class Trainer:
@@ -81,7 +88,7 @@ class Trainer:
         self._batches = EpochBatches(len(images), config.batch_size, seed, self._accelerator.process_index, processes)
         workers = default_workers() if config.workers is None else config.workers
         leave_cores(workers)
-        self._loader = loader(images, self._batches, workers)
+        self._loader = loader(images if task.reads_labeled else Unseen(), self._batches, workers, task.streams)
         self._log = StepLog(label, self._accelerator.device)
         task.to(self._accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         optimizer = optimizer_for(task, config)
@@ -92,6 +99,7 @@ class Trainer:
         self._scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
         self._task = task
         self._ema = AveragedModel(task.detector, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True) if config.ema else None
+        task.follow(self._ema.module if self._ema else task.detector)
         self._progress = Progress()
         self._model, self._optimizer = self._accelerator.prepare(task, optimizer)
         self._saved = SavedState(folder, self._accelerator)

@@ -14,7 +14,7 @@ from deploy.errors import DataError
 from pipeline import flow
 from pipeline.arena import trainings
 from pipeline.cli import main
-from stages.artifacts import Checkpoint, Dataset
+from stages.artifacts import Checkpoint, Dataset, ImagePool
 from stages.config import DataConfig, ExportConfig, TeacherConfig
 from stages.facts import write_facts
 from stages.notes import Note
@@ -72,7 +72,14 @@ def test_a_dry_run_has_none(capsys: pytest.CaptureFixture[str]) -> None:
 def test_ablate_prints_them_before_it_trains(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     @stage(version=1)
     def train_teacher(
-        out: Path, config: TeacherConfig, seed: int, device: str, split: str, dataset: Dataset, export: ExportConfig
+        out: Path,
+        config: TeacherConfig,
+        seed: int,
+        device: str,
+        split: str,
+        dataset: Dataset,
+        export: ExportConfig,
+        pool: ImagePool | None,
     ) -> Checkpoint:
         raise DataError("far enough")
 

@@ -22,12 +22,14 @@ from deploy.serving.options import ServeConfig
 from pipeline import cli, config, flow
 from stages import STAGES
 from stages.config import BaselineConfig, CompareConfig, DataConfig
+from stages.config.augmentations import Color, Corrupt, Crop, Flip, Mosaic, Scale
 from stages.config.corruption import StudentViewConfig
 from stages.config.distillation import DistillConfig, LossConfig
 from stages.config.gates import GateConfig
 from stages.config.robustness import GroupingConfig, RobustnessConfig
 from stages.config.targets import ExportConfig, LatencyConfig, PackageConfig, TargetConfig, ValidationConfig
-from stages.config.training import Color, Corrupt, Crop, Flip, Mosaic, Scale, StudentConfig, TeacherConfig, TrainConfig
+from stages.config.training import StudentConfig, TeacherConfig, TrainConfig
+from stages.config.unlabelled import PseudoConfig, SelfTrainingConfig, UnlabelledConfig
 from stages.datasets.drawing import embedded
 
 CONFIGURATION, COMMANDS, GATES, SERVING = (ROOT / "docs" / f"{name}.md" for name in ("configuration", "commands", "gates", "serving"))
@@ -116,10 +118,10 @@ class TestEveryPage:
 
 
 class TestSpelling:
-    """American spelling in everything that people read; `normalised` is the name of an option."""
+    """American spelling in everything that people read; `normalised` is the name of an option, `unlabelled` of keys."""
 
     BRITISH = (
-        r"\b(colour|behaviour|favour|neighbour|honour|grey|centre|fibre|licence|labell|modell|catalogue|judgement|artefact|distils?\b"
+        r"\b(colour|behaviour|favour|neighbour|honour|grey|centre|fibre|licence|(?<!un)labell|modell|catalogue|judgement|artefact|distils?\b"
         r"|analys(e|ed|es|ing)\b|(?!normalised\b)(normal|initial|optim|quant|serial|summar|organ|recogn)is(e|ing|ation)"
         r"|(special|util|minim|maxim|standard|real)is(e|ing|ation))"
     )
@@ -274,6 +276,9 @@ TABLES: dict[str, type[BaseModel]] = {
     "train": TrainConfig,
     **{f"augment: {kind.__name__.lower()}": kind for kind in (Flip, Scale, Crop, Color, Mosaic, Corrupt)},
     "distill": DistillConfig,
+    "distill.unlabelled": UnlabelledConfig,
+    "distill.unlabelled.pseudo": PseudoConfig,
+    "teacher.unlabelled": SelfTrainingConfig,
     "distill.student_view": StudentViewConfig,
     "distill.losses": LossConfig,
     "baseline": BaselineConfig,

@@ -6,7 +6,7 @@ import artifact_samples
 import pytest
 
 from pipeline import flow
-from stages.artifacts import Checkpoint, Dataset, OnnxModel, StepTimes
+from stages.artifacts import Checkpoint, Dataset, ImagePool, OnnxModel, PseudoLabels, StepTimes
 from stages.config import DataConfig, DetectorConfig, DistillConfig, ExportConfig, StudentConfig, TeacherConfig, TrainConfig
 from stages.facts import write_facts
 from stages.stage import stage
@@ -40,7 +40,14 @@ def prepare(out: Path, config: DataConfig) -> Dataset:
 
 @stage(version=1)
 def train_teacher(
-    out: Path, config: TeacherConfig, seed: int, device: str, split: str, dataset: Dataset, export: ExportConfig
+    out: Path,
+    config: TeacherConfig,
+    seed: int,
+    device: str,
+    split: str,
+    dataset: Dataset,
+    export: ExportConfig,
+    pool: ImagePool | None = None,
 ) -> Checkpoint:
     """The best network."""
     return _network(out, "teacher")
@@ -73,6 +80,7 @@ def distill(
     dataset: Dataset,
     teacher: Checkpoint,
     export: ExportConfig,
+    labels: PseudoLabels | None = None,
 ) -> Checkpoint:
     """The network between both."""
     return _network(out, "student")

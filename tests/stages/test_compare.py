@@ -9,7 +9,7 @@ import pytest
 import run_samples
 
 from deploy.comparison.gain import DistillationGain
-from pipeline.flow import Baselines
+from pipeline.baselines import Baselines
 from pipeline.report.words import headline
 from pipeline.results.gain_lines import figures_lines, legend, warnings
 from pipeline.results.summary import summarize

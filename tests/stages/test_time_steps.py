@@ -50,17 +50,27 @@ def test_what_does_not_change_a_steps_time_does_not_measure_again(dataset: Datas
     assert key(dataset, **changes) == key(dataset)
 
 
+def test_of_images_without_labels_only_their_number_and_what_is_learned_matters(dataset: Dataset) -> None:
+    usual = key(dataset, distill={"unlabelled": {}})
+    same = ({"pseudo": {"weight": 2.0, "precision": 0.5}}, {"refine": 0.5})
+    assert {key(dataset, distill={"unlabelled": one}) for one in same} == {usual}
+    others = ({"ratio": 2}, {"features": False}, {"pseudo": None}, {"only": True})
+    assert len({usual, *(key(dataset, distill={"unlabelled": one}) for one in others)}) == 5
+    assert key(dataset, distill={"unlabelled": {"ratio": 0}}) == key(dataset)
+
+
 @pytest.mark.parametrize(
     "changes",
     [
         {"distill": {"losses": [tiny.LOSSES[0], {**tiny.LOSSES[1], "weight": 0.0}]}},
         {"distill": {"teacher_precision": "bf16"}},
+        {"distill": {"unlabelled": {}}},
         {"student": {"batch_size": 2}},
         {"student": {"augment": [{"name": "mosaic"}]}},
         {"student": {"optimizer": "sgd"}},
         {"student": {"ema": None}},
     ],
-    ids=["no such loss", "precision", "batch", "views", "optimizer", "average"],
+    ids=["no such loss", "precision", "images without labels", "batch", "views", "optimizer", "average"],
 )
 def test_what_changes_a_steps_time_measures_again(dataset: Dataset, changes: dict[str, Any]) -> None:
     assert key(dataset, **changes) != key(dataset)
@@ -87,7 +97,7 @@ class TimedMachine:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, noise: float, *, busy: bool = False) -> None:
         self.clock = Clock()
-        self.clock.replace(monkeypatch, "stages.training.timing.perf_counter", "stages.training.timing.process_time")
+        self.clock.replace(monkeypatch, "stages.training.costs.timing.perf_counter", "stages.training.costs.timing.process_time")
         self.random = np.random.default_rng(0)
         self.noise, self.busy = noise, busy
 

@@ -60,7 +60,7 @@ class Positives:
     """The anchors of a batch that learn objects, P in total, image by image.
 
     where: [B, N] bool, which they are; labels: [P]; boxes: [P, 4], their objects'; anchors: [P, 4].
-    count: the number, but at least 1 for each image.
+    count: the number, but at least 1 for each image. scores: [P], how sure the objects are, 1 unless they are detections.
     """
 
     where: Tensor
@@ -68,6 +68,7 @@ class Positives:
     boxes: Tensor
     anchors: Tensor
     count: int
+    scores: Tensor
 
     def classes(self, num_classes: int, probability: Tensor | None = None) -> Tensor:
         """[B, N, num_classes], its probability [P], or 1, where an anchor learns an object of the class, otherwise 0."""
@@ -90,4 +91,8 @@ def gathered(targets: Sequence[Mapping[str, Tensor]], anchors: Tensor, matched: 
     labels = torch.cat([target["labels"][one] for target, one in zip(targets, index, strict=True)])
     boxes = torch.cat([target["boxes"][one] for target, one in zip(targets, index, strict=True)])
     count = sum(max(1, len(one)) for one in index)
-    return Positives(torch.stack(where), labels, boxes, torch.cat([anchors[mine] for mine in where]), count)
+    scores = [
+        target["scores"][one] if "scores" in target else target["boxes"][one, 0].new_ones(len(one))
+        for target, one in zip(targets, index, strict=True)
+    ]
+    return Positives(torch.stack(where), labels, boxes, torch.cat([anchors[mine] for mine in where]), count, torch.cat(scores))

@@ -14,6 +14,7 @@ from torchvision.models.detection.retinanet import RetinaNet
 from stages.detectors import Decoded, Detector, Graph, GraphOptions, GraphOutput, HeadShape, Outputs, Reading, Target, Towers
 from stages.detectors.boxes.coding import clip
 from stages.detectors.boxes.nms import best, select
+from stages.detectors.dense.doubt import heeded, is_doubtful, row_of
 from stages.detectors.dense.model import OneStageModel
 from stages.detectors.dense.towers import rest_of_head, run, tower_steps
 
@@ -44,6 +45,7 @@ class DenseDetector(Detector):
     """
 
     gives: tuple[Reading, ...] = ("pyramid", "head", "decoded", "teacher_head")
+    heeds_doubt = True
 
     def __init__(self, model: FCOS | RetinaNet | OneStageModel, strides: tuple[int, ...]) -> None:
         super().__init__()
@@ -59,7 +61,7 @@ class DenseDetector(Detector):
 
     @abstractmethod
     def losses(self, rows: list[dict[str, Tensor]], head: dict[str, Tensor], anchors: list[Tensor], sizes: list[int]) -> dict[str, Tensor]:
-        """The task losses; `rows` are the targets as torchvision expects them, `sizes` the numbers of anchors per level."""
+        """The task losses; `rows` are the targets as torchvision expects them, see `row_of`, `sizes` the numbers of anchors per level."""
 
     @abstractmethod
     def decode(self, deltas: Tensor, anchors: Tensor) -> Tensor:
@@ -91,11 +93,15 @@ class DenseDetector(Detector):
         sizes = self.sizes(features)
         losses: dict[str, Tensor] = {}
         if targets is not None:
-            rows = [{"boxes": target.boxes, "labels": target.labels} for target in targets]
             with torch.autocast(images.device.type, enabled=False):
                 full = {name: tensor.float() for name, tensor in head.items()}
-                losses = self.losses(rows, full, self.anchors(images, features), sizes)
+                losses = self._learn(targets, full, self.anchors(images, features), sizes)
         return self._outputs(features, head, losses, (images.shape[-2], images.shape[-1]))
+
+    def _learn(self, targets: Sequence[Target], head: dict[str, Tensor], anchors: list[Tensor], sizes: list[int]) -> dict[str, Tensor]:
+        if is_doubtful(targets):
+            return heeded(targets, head, anchors, lambda rows, own: self.losses(rows, own, anchors, sizes))
+        return self.losses([row_of(target) for target in targets], head, anchors, sizes)
 
     def decoded(self, outputs: Outputs) -> Decoded:
         """See Detector.decoded."""

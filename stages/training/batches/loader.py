@@ -56,9 +56,7 @@ class TrainingBatch:
 
     def with_tensors(self, of_images: Callable[[Tensor], Tensor], of_targets: Callable[[Tensor], Tensor]) -> "TrainingBatch":
         """The batch of what these functions make of its images and of the tensors of its targets."""
-        targets = tuple(
-            Target(of_targets(t.boxes), of_targets(t.labels), None if t.masks is None else of_targets(t.masks)) for t in self.targets
-        )
+        targets = tuple(_target_with(target, of_targets) for target in self.targets)
         others = {name: batch.with_tensors(of_images, of_targets) for name, batch in self.others.items()}
         return TrainingBatch(of_images(self.images), targets, others, None if self.clean is None else of_images(self.clean))
 
@@ -72,6 +70,12 @@ class TrainingBatch:
             TrainingBatch(part, self.targets[start:end], {name: split[i] for name, split in others.items() if i < len(split)}, seen)
             for i, (part, (start, end), seen) in enumerate(zip(images, pairwise(ends), clean, strict=True))
         ]
+
+
+def _target_with(target: Target, made: Callable[[Tensor], Tensor]) -> Target:
+    """The target of what a function makes of its tensors; the doubt follows from the scores later, on the device."""
+    masks, scores = (None if one is None else made(one) for one in (target.masks, target.scores))
+    return Target(made(target.boxes), made(target.labels), masks, scores)
 
 
 class TrainingImages(Views):

@@ -45,6 +45,13 @@ class Stream:
     batch_size: int
 
 
+class Unseen(Views):
+    """Stands for labeled images that only count the steps of a training that learns from other streams."""
+
+    def __getitem__(self, key: Key) -> TrainingView:
+        return TrainingView(torch.zeros(3, 1, 1), Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)))
+
+
 class EpochBatches(data.Sampler[list[Key]]):
     """Batches of (epoch, index): one shuffle per epoch, each global batch divided among the processes, the incomplete last one dropped.
 

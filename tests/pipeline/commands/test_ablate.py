@@ -14,7 +14,7 @@ from places import ROOT
 
 from deploy.errors import ConfigError
 from pipeline import cli
-from pipeline.arena.variants import ablated
+from pipeline.arena.variants import ablated, unlabelled_variants
 from pipeline.commands.ablate import from_students
 from pipeline.config import load
 from pipeline.report.ablation_page import gain_chart, write_page
@@ -135,6 +135,26 @@ def test_variants_are_none_each_and_all_of_the_losses_that_weigh() -> None:
     assert list(ablated(one)) == ["baseline", names[1]]
     with pytest.raises(ConfigError, match="all have weight 0"):
         ablated(load(SMALL, ["distill.losses.0.weight=0", "distill.losses.1.weight=0"]))
+
+
+def test_images_without_labels_add_a_variant_for_each_part() -> None:
+    def names(*settings: str) -> list[str]:
+        return list(unlabelled_variants(load(SMALL, ["data.unlabelled=photos", *settings])))
+
+    both = ["unlabelled features", "unlabelled pseudo-labels", "unlabelled, both"]
+    assert names("distill.unlabelled={}") == both
+    assert names("distill.unlabelled={refine: 0.5}") == [*both, "unlabelled, refined"]
+    assert names("distill.unlabelled={pseudo: null}") == ["unlabelled features"]
+    assert names("distill.unlabelled={only: true}") == ["unlabelled pseudo-labels", "unlabelled, both"]
+    assert not unlabelled_variants(load(SMALL))
+    made = unlabelled_variants(load(SMALL, ["data.unlabelled=photos", "distill.unlabelled={refine: 0.5}"]))
+    sections = [one.unlabelled for one in made.values()]
+    assert [(one.features, one.pseudo is not None, one.refine) for one in sections if one is not None] == [
+        (True, False, None),
+        (False, True, None),
+        (True, True, None),
+        (True, True, 0.5),
+    ]
 
 
 def test_trains_every_variant_once_and_reuses_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,6 +16,7 @@ import pytest
 import tiny
 import torch
 from head_samples import SHAPE, built, part
+from PIL import Image
 from places import ROOT
 from published_samples import METHODS, learned
 from torch import Tensor, distributed, multiprocessing, nn
@@ -80,6 +81,27 @@ def test_two_processes_give_the_losses_of_one_step_for_step(tmp_path: Path) -> N
     leftovers = [path for path in (tmp_path / "two" / ".store").iterdir() if path.name.endswith(".partial")]
     assert not leftovers
     shutil.rmtree(tmp_path)
+
+
+@pytest.mark.slow
+def test_two_processes_learn_from_images_without_labels_as_one_does(tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    for number in range(11):
+        noise = torch.randint(0, 256, (8, 8, 3), generator=torch.Generator().manual_seed(number), dtype=torch.uint8)
+        Image.fromarray(noise.numpy()).resize((64, 64)).save(images / f"{number}.png")
+    pseudo = "{threshold: 0.05, start: 0.3, warmup: 0}"
+    unlabelled = [f"data.unlabelled={images}", f"teacher.unlabelled={{pseudo: {pseudo}}}"]
+    unlabelled += [f"distill.unlabelled={{refine: 0.7, pseudo: {pseudo}}}", "export.score_threshold=0.01"]
+    run(tmp_path / "one", options=[*OPTIONS, *unlabelled])
+    run(tmp_path / "two", *TORCHRUN, options=[*OPTIONS, *unlabelled])
+    for stage in ("train_teacher", "distill"):
+        one, two = curves(tmp_path / "one", stage), curves(tmp_path / "two", stage)
+        assert one[-1]["unlabelled/objects"] > 0, stage
+        for step, (expected, got) in enumerate(zip(one, two, strict=True)):
+            for name, value in expected.items():
+                close = SHARES if name.startswith("share/") else TOLERANCE
+                assert got[name] == pytest.approx(value, rel=close, abs=1e-6), f"{stage} step {step} {name}"
 
 
 def test_two_processes_time_their_steps_together(tmp_path: Path) -> None:

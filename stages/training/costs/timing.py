@@ -27,6 +27,7 @@ from stages.training.checkpoint import build_detector
 from stages.training.distillation import Distillation, build_losses, loss_factor
 from stages.training.loop import Task, Trainer
 from stages.training.teacher import Teacher
+from stages.training.unlabeled.timed import timed_task, with_unlabeled
 
 Floats = NDArray[np.float64]
 Step = Callable[[TrainingBatch], object]
@@ -51,6 +52,10 @@ class Taken:
 
     seconds: float
     own: float
+
+    def times(self, factor: float) -> "Taken":
+        """How long so much more of the same takes."""
+        return Taken(self.seconds * factor, self.own * factor)
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,7 @@ def measure_steps(
     threads = torch.get_num_threads()
     try:
         with torch.random.fork_rng(devices=[torch.cuda.current_device()] if torch.cuda.is_available() else []):
-            tasks = tasks_of(config, student, teacher, len(dataset.facts.contract.classes))
+            tasks = tasks_of(config, student, teacher, dataset.facts.contract.classes)
             trainers = {
                 name: Trainer(task, dataset, student.train, seed=0, device=device, folder=folder, label=f"{name} step")
                 for name, task in tasks.items()
@@ -104,21 +109,26 @@ def measure_steps(
             reads = {"plain": read, "distilled": read}
             if not (view := config.student_view).is_clean:
                 reads["distilled"] = _batches(dataset, student.train, trainers["plain"], watch, masks=masks, student_view=view)[1]
+            if (own := config.from_unlabelled) is not None:
+                reads["distilled"] = reads["distilled"].times(own.images_per_labeled)
+                batches = [with_unlabeled(batch, own.ratio) for batch in batches]
             taken = _alternate({name: trainer.step for name, trainer in trainers.items()}, batches, watch)
     finally:
         torch.set_num_threads(threads)
     return _measured(taken, reads, _workers(student.train), str(watch.device))
 
 
-def tasks_of(config: DistillConfig, student: StudentConfig, teacher: DetectorConfig, num_classes: int) -> dict[str, Task]:
+def tasks_of(config: DistillConfig, student: StudentConfig, teacher: DetectorConfig, classes: Sequence[str]) -> dict[str, Task]:
     """A plain and a distilled training's task, of networks with fresh weights."""
     plain, distilled, large = (
-        build_detector(choice, num_classes, pretrained=False) for choice in (student.detector, student.detector, teacher)
+        build_detector(choice, len(classes), pretrained=False) for choice in (student.detector, student.detector, teacher)
     )
     losses = build_losses(config, distilled, large, seed=0)
     guide = Teacher(large, config.teacher_precision, compiled=config.compile_teacher)
-    tasks = {"plain": Task(plain), "distilled": Distillation(distilled, guide, losses, loss_factor(config, 1))}
-    return {name: task.train() for name, task in tasks.items()}
+    taught: Task = Distillation(distilled, guide, losses, loss_factor(config, 1))
+    if config.from_unlabelled is not None:
+        taught = timed_task(distilled, guide, losses, config, classes)
+    return {name: task.train() for name, task in {"plain": Task(plain), "distilled": taught}.items()}
 
 
 def _workers(train: TrainConfig) -> int:

@@ -12,9 +12,9 @@ from stages.config import DetectorConfig, DistillConfig, StudentConfig
 from stages.facts import StepMemoryFacts
 from stages.training.batches.loader import TrainingBatch, TrainingImages, collate
 from stages.training.batches.streams import EpochBatches
+from stages.training.costs.timing import tasks_of
 from stages.training.distillation import Distillation
 from stages.training.loop import Trainer
-from stages.training.timing import tasks_of
 
 WARMUP = 2
 """Steps before the measured one: the optimizer makes its state in the first, and the second one is as all later ones."""
@@ -31,7 +31,7 @@ def measure_memory(
     """
     found: dict[str, int] = {}
     with torch.random.fork_rng(devices=[torch.cuda.current_device()] if torch.cuda.is_available() else []):
-        tasks = tasks_of(config, student, teacher, len(dataset.facts.contract.classes))
+        tasks = tasks_of(config, student, teacher, dataset.facts.contract.classes)
         for name, task in tasks.items():
             trainer = Trainer(task, dataset, student.train, seed=0, device=device, folder=folder, label=f"{name} step")
             batch = _batch(dataset, student, masks=task.detector.mask_frame is not None)

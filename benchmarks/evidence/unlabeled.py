@@ -1,0 +1,330 @@
+"""What are images without labels worth? Blood cells, nuclei and digits, each with few labeled images and many that have none.
+
+    python benchmarks/evidence/unlabeled.py                     print what has been measured, and the verdict once all is
+    python benchmarks/evidence/unlabeled.py run [--study NAME ...] [--role NAME ...] [--seed N ...] [--units N]
+
+A study is a pipeline file in benchmarks/evidence/unlabeled/. Teacher and student have the labels of the same images. At each seed (of
+blood cells: each fold) these networks are trained: two teachers, one of which learns from the unlabeled images first; a baseline; the
+student distilled on labeled images only; students that also learn from the others by features, by pseudo-labels, by both, with the
+averaged student labeling in the second half, and from the better teacher; and the ceiling, a baseline that has all labels. Blood cells
+also have a student with photographs of something else, to see what harm they do. Each appends one row to <study>.jsonl and is never
+repeated; an interrupted training resumes. Settings and the arm that the verdict is about are chosen on split val; split test is read
+once, when a training has ended. All of it takes some twelve hours of one core: pin it with OMP_NUM_THREADS=1 taskset -c 1 ... Only one
+process may train at a time.
+
+The verdict, on split test: in each study the arm gains at least 2 points over its baseline, beyond the 95% interval of Student's t over
+the seeds, and 1.5 over distillation on labeled images only; in two studies it beats the teacher that had only the labeled images; in
+one it goes half of the way from the baseline to the ceiling.
+"""
+
+import argparse
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from filelock import FileLock, Timeout
+from imagenet_start import fetch_imagenet_start
+from run import RUNS, STUDIES, commit
+
+from pipeline.config import PipelineConfig, load
+from pipeline.results.gains import Gain, paired_gain
+from pipeline.results.table import grid, number
+from pipeline.store.store import Store
+from stages.artifacts import Checkpoint, Dataset, read_json
+from stages.collect import collect
+from stages.config import DataConfig, DistillConfig, SelfTrainingConfig, UnlabelledConfig
+from stages.datasets import Source
+from stages.datasets.splits.arrange import held_out
+from stages.distill import distill
+from stages.label import label
+from stages.measurement.torch_accuracy import evaluate
+from stages.prepare import prepare
+from stages.train import train_baseline, train_teacher
+from stages.training.checkpoint import load_detector
+
+FOLDER = STUDIES / "unlabeled"
+TEACHER, BETTER, BASELINE, LABELED, CEILING = "teacher", "teacher, self-trained", "baseline", "labeled only", "ceiling"
+ARMS: Mapping[str, dict[str, Any]] = {
+    "features": {"pseudo": None},
+    "pseudo-labels": {"features": False},
+    "both": {},
+    "both, refined": {"refine": 0.5},
+    "both, better teacher": {},
+}
+"""The section distill.unlabelled of each student that the verdict may be about."""
+FOREIGN = "both, foreign images"
+"""Blood cells with the photographs of the digits as images without labels: what harm they do."""
+ROLES = (TEACHER, BETTER, BASELINE, LABELED, *ARMS, CEILING)
+EXTRA = {"bccd": (FOREIGN,)}
+SEEDS = {"bccd": 5, "nuclei": 3, "digits": 5}
+UNLABELED_DIGITS = 2000
+TESTED, LABELED_NUCLEI = 128, 64
+OTHER_SEED = 1000
+"""The seed of the digits' images without labels."""
+
+Item = tuple[Path, Mapping[str, Any], Sequence[Mapping[str, Any]]]
+"""An image's file, its COCO row and its annotations."""
+
+
+@dataclass(frozen=True)
+class UnlabeledUnit:
+    """A network to train."""
+
+    study: str
+    role: str
+    seed: int
+
+    @property
+    def config(self) -> PipelineConfig:
+        """The study's file."""
+        return load(FOLDER / f"{self.study}.yaml")
+
+    @property
+    def digest(self) -> str:
+        """Hash of everything that its figures depend on."""
+        config = self.config
+        sections = [
+            one.model_dump(mode="json", exclude_defaults=True) for one in (config.data, config.teacher, config.student, config.distill)
+        ]
+        parts = [sections, self.role, self.seed, section(self.role), UNLABELED_DIGITS, TESTED, LABELED_NUCLEI, OTHER_SEED]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def section(role: str) -> dict[str, Any] | None:
+    """The section distill.unlabelled of a role; None without one."""
+    return {} if role == FOREIGN else ARMS.get(role)
+
+
+def roles(study: str) -> tuple[str, ...]:
+    """The networks of a study, seed by seed."""
+    return *ROLES, *EXTRA.get(study, ())
+
+
+def units() -> Iterator[UnlabeledUnit]:
+    """Every network, seed by seed."""
+    for study, count in SEEDS.items():
+        yield from (UnlabeledUnit(study, role, seed) for seed in range(count) for role in roles(study))
+
+
+def rows(study: str) -> list[dict[str, Any]]:
+    """The study's rows that were measured with its current configuration."""
+    file = FOLDER / f"{study}.jsonl"
+    every = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
+    return [row for row in every if row["digest"] == UnlabeledUnit(study, row["role"], row["seed"]).digest]
+
+
+def items(dataset: Dataset, split: str) -> list[Item]:
+    """A split's images with their annotations."""
+    coco = read_json(dataset.annotations(split))
+    own: dict[int, list[Mapping[str, Any]]] = {image["id"]: [] for image in coco["images"]}
+    for one in coco["annotations"]:
+        own[one["image_id"]].append(one)
+    return [(dataset.images(split) / image["file_name"], image, own[image["id"]]) for image in coco["images"]]
+
+
+def divided(unit: UnlabeledUnit, store: Store) -> tuple[Dataset, dict[str, list[Item]]]:
+    """The data as it is, and its images: labeled, unlabeled, val and test."""
+    config = unit.config.data
+    whole = store.run(prepare, config)
+    val = items(whole, "val")
+    if unit.study == "digits":
+        more = DataConfig.model_validate({**config.model_dump(), "seed": OTHER_SEED, "train_images": UNLABELED_DIGITS})
+        other = items(store.at("unlabeled").run(prepare, more), "train")
+        return whole, {"train": items(whole, "train"), "unlabeled": other, "val": val, "test": items(whole, "test")}
+    if unit.study == "bccd":
+        pool = items(whole, "train") + items(whole, "test")
+        pool.sort(key=lambda item: hashlib.sha256(item[0].name.encode()).hexdigest())
+        parts = [pool[number::5] for number in range(5)]
+        own, tested = unit.seed % 5, (unit.seed + 1) % 5
+        rest = [one for number, part in enumerate(parts) if number not in (own, tested) for one in part]
+        return whole, {"train": parts[own], "unlabeled": rest, "val": val, "test": parts[tested]}
+    rest, test = _by_cluster(whole, items(whole, "train"), TESTED, seed=0)
+    rest, train = _by_cluster(whole, rest, LABELED_NUCLEI, seed=unit.seed)
+    return whole, {"train": train, "unlabeled": rest, "val": val, "test": test}
+
+
+def _by_cluster(whole: Dataset, given: Sequence[Item], count: int, seed: int) -> tuple[list[Item], list[Item]]:
+    """The others, and about `count` images held out; pictures that look alike stay together."""
+    categories = read_json(whole.annotations("train"))["categories"]
+    images = [{**row, "file_name": str(path)} for path, row, _ in given]
+    coco = {"images": images, "annotations": [one for _, _, own in given for one in own], "categories": categories}
+    _, held = held_out(Source(Path("/"), coco), count / len(given), seed, whole.facts.contract.preprocessing)
+    chosen = {row["id"] for row in held.coco["images"]}
+    return [one for one in given if one[1]["id"] not in chosen], [one for one in given if one[1]["id"] in chosen]
+
+
+def prepared(unit: UnlabeledUnit, store: Store) -> DataConfig:
+    """COCO's layout with the unit's splits, and the images without labels next to it; the ceiling has all of them in train."""
+    whole, parts = divided(unit, store)
+    root = RUNS / "unlabeled" / f"{unit.study}-{unit.seed}{'-ceiling' if unit.role == CEILING else ''}"
+    shutil.rmtree(root, ignore_errors=True)
+    categories = read_json(whole.annotations("train"))["categories"]
+    if unit.role == CEILING:
+        parts["train"] = parts["train"] + parts["unlabeled"]
+    (root / "annotations").mkdir(parents=True)
+    for split in ("train", "val", "test"):
+        _write(root, split, parts[split], categories)
+    folder = root / ("foreign" if unit.role == FOREIGN else "unlabeled")  # the labeled images stay where they are, so teachers are reused
+    folder.mkdir()
+    other = foreign(store, len(parts["unlabeled"])) if unit.role == FOREIGN else parts["unlabeled"]
+    for place, (path, _, _) in enumerate(other):
+        (folder / f"{place:04}-{path.name}").symlink_to(path.resolve())
+    given = {"dataset": "coco", "root": str(root), "preprocessing": whole.facts.contract.preprocessing}
+    return DataConfig.model_validate({**given, "unlabelled": str(folder)})
+
+
+def foreign(store: Store, count: int) -> list[Item]:
+    """Photographs with digits."""
+    config = load(FOLDER / "digits.yaml").data
+    return items(store.at("foreign").run(prepare, DataConfig.model_validate({**config.model_dump(), "train_images": count})), "train")
+
+
+def _write(root: Path, split: str, chosen: Sequence[Item], categories: Sequence[Mapping[str, Any]]) -> None:
+    (root / "images" / split).mkdir(parents=True)
+    made: dict[str, list[Mapping[str, Any]]] = {"images": [], "annotations": [], "categories": list(categories)}
+    for key, (path, image, own) in enumerate(chosen, 1):
+        name = f"{key:04}-{path.name}"
+        (root / "images" / split / name).symlink_to(path.resolve())
+        made["images"].append({**image, "id": key, "file_name": name})
+        for one in own:
+            made["annotations"].append({**one, "id": len(made["annotations"]) + 1, "image_id": key})
+    (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(made), encoding="utf-8")
+
+
+def measure(unit: UnlabeledUnit) -> dict[str, Any]:
+    """Train one network, with what it needs, and judge it on both splits; its row."""
+    config, store = unit.config, Store(RUNS, f"unlabeled-{unit.study}", say=print)
+    asked = prepared(unit, store)
+    dataset = store.run(prepare, asked.labeled)
+    checkpoint = trained(unit, config, store, asked, dataset)
+    network = load_detector(checkpoint)
+    figures: dict[str, Any] = {}
+    for split in ("val", "test"):
+        scratch = RUNS / "unlabeled" / unit.digest / split
+        scratch.mkdir(parents=True, exist_ok=True)
+        accuracy = evaluate(scratch, network, dataset, split, config.export.decisions)
+        figures[split] = {"map": accuracy.map, "map_50": accuracy.map_50, "num_images": accuracy.num_images}
+    counts = {"labeled": dataset.facts.splits["train"].num_images}
+    return {"study": unit.study, "role": unit.role, "seed": unit.seed, **figures, **counts, "commit": commit(), "digest": unit.digest}
+
+
+def trained(unit: UnlabeledUnit, config: PipelineConfig, store: Store, asked: DataConfig, dataset: Dataset) -> Checkpoint:
+    """The network of a role; a teacher that has been trained for another one is reused."""
+    given, decisions = (unit.seed, config.device, "val", dataset), config.export.decisions
+    if unit.role in (BASELINE, CEILING):
+        return store.at(unit.role).run(train_baseline, config.student, *given, decisions)
+    pool = store.run(collect, asked, dataset)
+    if unit.role in (BETTER, "both, better teacher"):
+        better = config.teacher.model_copy(update={"unlabelled": SelfTrainingConfig()})
+        teacher = store.at(BETTER).run(train_teacher, better, *given, decisions, pool)
+    else:
+        teacher = store.at(TEACHER).run(train_teacher, config.teacher, *given, decisions, None)
+    if unit.role in (TEACHER, BETTER):
+        return teacher
+    if unit.role == LABELED:
+        return store.at(unit.role).run(distill, config.distill, config.student, *given, teacher, decisions, None)
+    own = UnlabelledConfig.model_validate(section(unit.role))
+    labels = store.at(unit.role).run(label, own.rule, config.device, "val", dataset, pool, teacher, decisions)
+    taught = DistillConfig.model_validate({**config.distill.model_dump(exclude={"unlabelled"}), "unlabelled": own})
+    return store.at(unit.role).run(distill, taught, config.student, *given, teacher, decisions, labels)
+
+
+def work(args: argparse.Namespace) -> None:
+    """Train the missing networks, at most `--units` of them."""
+    fetch_imagenet_start()
+    done = 0
+    for unit in units():
+        wanted = (not args.study or unit.study in args.study) and (not args.role or unit.role in args.role)
+        if not wanted or (args.seed and unit.seed not in args.seed) or any(row["digest"] == unit.digest for row in rows(unit.study)):
+            continue
+        if done == args.units:
+            return
+        row = measure(unit)
+        with (FOLDER / f"{unit.study}.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        print(json.dumps(row), flush=True)
+        done += 1
+
+
+def maps(study: str, split: str) -> dict[str, list[float]] | None:
+    """mAP by role, seed by seed; None if a training is missing."""
+    found = {(row["role"], row["seed"]): row[split]["map"] for row in rows(study)}
+    if any((unit.role, unit.seed) not in found for unit in units() if unit.study == study):
+        return None
+    return {role: [found[role, seed] for seed in range(SEEDS[study])] for role in roles(study)}
+
+
+def chosen(on_val: Mapping[str, Sequence[float]]) -> str:
+    """The arm with the highest mean on val."""
+    return max(ARMS, key=lambda arm: fmean(on_val[arm]))
+
+
+def verdict(study: str, on_test: Mapping[str, Sequence[float]], arm: str) -> tuple[dict[str, bool], str]:
+    """What the arm reaches, and a line on it."""
+    over = {other: paired_gain(on_test[arm], on_test[other]) for other in (BASELINE, LABELED, TEACHER)}
+    lead = fmean(on_test[CEILING]) - fmean(on_test[BASELINE])
+    share = over[BASELINE].mean / lead if lead > 0 else 0.0
+    low = over[BASELINE].low
+    reached = {
+        "gain": over[BASELINE].mean >= 0.02 and low is not None and low > 0 and over[LABELED].mean >= 0.015,
+        "beats its teacher": over[TEACHER].mean > 0,
+        "half of the way": share >= 0.5,
+    }
+    gains = ", ".join(f"{points(gain)} over {other}" for other, gain in over.items())
+    return reached, f"{study}: {arm}, chosen on val: {gains}; {share:.0%} of the way to the ceiling"
+
+
+def points(gain: Gain) -> str:
+    """A gain in points, with its interval."""
+    interval = "" if gain.low is None or gain.high is None else f" ({gain.low * 100:+.2f} to {gain.high * 100:+.2f})"
+    return f"{gain.mean * 100:+.2f}{interval}"
+
+
+def show() -> None:
+    """Means on both splits, gains over the baseline on test, and the verdict once every training is measured."""
+    reached = []
+    for study, count in SEEDS.items():
+        on_val, on_test = maps(study, "val"), maps(study, "test")
+        if on_val is None or on_test is None:
+            print(f"{study}: {len(rows(study))} of {count * len(roles(study))} trainings are measured")
+            continue
+        lines = [
+            [role, number(fmean(on_val[role])), number(fmean(on_test[role])), points(paired_gain(on_test[role], on_test[BASELINE]))]
+            for role in roles(study)
+        ]
+        found, line = verdict(study, on_test, chosen(on_val))
+        reached.append(found)
+        print(f"\n{grid(['network', 'val', 'test', f'points over {BASELINE}'], lines)}\n{line}")
+    if len(reached) == len(SEEDS):
+        counts = {name: sum(one[name] for one in reached) for name in reached[0]}
+        good = counts["gain"] == len(SEEDS) and counts["beats its teacher"] >= 2 and counts["half of the way"] >= 1
+        print(f"\n{'the goal is reached' if good else 'the goal is not reached'}: {counts}")
+
+
+def main() -> None:
+    """The command line: `run` trains, otherwise what has been measured is printed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("action", nargs="?", choices=("show", "run"), default="show")
+    parser.add_argument("--study", nargs="+", default=[], choices=[*SEEDS])
+    parser.add_argument("--role", nargs="+", default=[], choices=(*ROLES, FOREIGN))
+    parser.add_argument("--seed", nargs="+", type=int, default=[])
+    parser.add_argument("--units", type=int, default=-1, help="stop after N trainings (default: no limit)")
+    args = parser.parse_args()
+    if args.action == "show":
+        show()
+        return
+    RUNS.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(RUNS / "lock").acquire(timeout=0):
+            work(args)
+    except Timeout:
+        parser.error(f"{RUNS / 'lock'}: a different process is training; wait until it has ended")
+
+
+if __name__ == "__main__":
+    main()

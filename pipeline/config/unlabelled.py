@@ -1,0 +1,27 @@
+"""What the sections on images without labels need of each other."""
+
+from stages.config import DataConfig, DistillConfig, StudentConfig, TeacherConfig
+
+Problem = tuple[tuple[str, ...], str]
+"""The key, and what is wrong with it."""
+
+
+def problem(data: DataConfig, teacher: TeacherConfig, student: StudentConfig, distill: DistillConfig) -> Problem | None:
+    """The first section that cannot work with the others; None if all fit."""
+    sections = {("teacher", "unlabelled"): teacher.unlabelled, ("distill", "unlabelled"): distill.unlabelled}
+    given = [key for key, section in sections.items() if section is not None]
+    if given and not data.unlabelled_folders:
+        return given[0], "there are no images for it; set data.unlabelled to a folder of images"
+    if data.unlabelled_folders and not given:
+        return (
+            "data",
+            "unlabelled",
+        ), "nothing learns from these images; add distill.unlabelled: {} or teacher.unlabelled: {}, or leave it out"
+    own = distill.from_unlabelled
+    if own is None:
+        return None
+    if own.refine is not None and student.train.ema is None:
+        return ("distill", "unlabelled", "refine"), "the averaged student labels, and student.train.ema is null; set it, such as 0.998"
+    if own.only and any(loss.weight == "auto" for loss in distill.losses):
+        return ("distill", "unlabelled", "only"), "weight: auto is measured on labeled images; give the losses numbers as weights"
+    return None

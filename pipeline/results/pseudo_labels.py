@@ -1,0 +1,31 @@
+"""What the teacher found in images without labels, as text."""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def pseudo_rows(labels: Mapping[str, Any], number: Any, undefined: str) -> list[list[str]]:
+    """One row per class: least score, targets in the unlabeled images, what is ignored, and how right the targets are on labeled ones.
+
+    Args:
+        number: how figures are written. undefined: what stands for a figure that there is not.
+    """
+    rows = []
+    for name, one in labels["classes"].items():
+        shares = [undefined if one[key] is None else f"{one[key]:.0%}" for key in ("precision", "recall")]
+        accept = number(one["accept"], 2)
+        rows.append([name, accept, str(one["accepted"]), str(one["ignored"]), *shares, str(one["num_objects"])])
+    return rows
+
+
+HEADER = ("pseudo-labels", "from score", "objects", "ignored", "precision", "recall", "labeled")
+
+
+def about(found: Mapping[str, Any]) -> list[str]:
+    """What the columns are, and what speaks against using the images."""
+    labels = found["labels"]
+    counts = f"unlabeled images: {found['num_images']}, without a target: {labels['empty']}"
+    return [
+        f"{counts}; precision and recall of targets on the labeled objects of split {labels['split']}",
+        *(f"! unlabelled: {line}" for line in labels["warnings"]),
+    ]

@@ -1,0 +1,80 @@
+"""The images without labels: found, read, and rid of those that are in the labeled data."""
+
+import hashlib
+import json
+from pathlib import Path
+
+from deploy.errors import DataError
+from stages.artifacts import Dataset, ImagePool
+from stages.config import DataConfig
+from stages.datasets.cleaning import limits
+from stages.datasets.layouts import digest
+from stages.datasets.unlabeled.pool import IN_TRAIN, JUDGED, TWICE, PoolImage, folders, pool
+from stages.facts import write_facts
+from stages.notes import Note, Notes
+from stages.stage import stage
+from stages.unlabeled_facts import PoolFacts
+
+NO_DOUBT = {kind.name for kind in (TWICE, IN_TRAIN, JUDGED)}
+"""Left out because the image is known already, which casts no doubt on the others."""
+
+
+def identity(config: DataConfig, *others: object) -> dict[str, str]:
+    """A digest of the names, sizes and times of all images.
+
+    Raises:
+        DataError: a folder does not exist.
+    """
+    return {"unlabelled": digest([], folders(config.unlabelled_folders))["images"]}
+
+
+@stage(version=1, identity=identity)
+def collect(out: Path, config: DataConfig, dataset: Dataset) -> ImagePool:
+    """The usable images of data.unlabelled, listed in images.json.
+
+    Raises:
+        DataError: a folder is missing or empty, or no usable image remains; more are unreadable or assumed than `max_doubtful`
+            allows; with `strict`, any.
+    """
+    notes = Notes()
+    preprocessing = dataset.facts.contract.preprocessing
+    found = pool(
+        folders(config.unlabelled_folders), {split: _files(dataset, split) for split in dataset.facts.splits}, preprocessing, notes
+    )
+    total = len(found) + sum(note.count for note in notes if note.action == "left out")
+    every = tuple(note.model_copy(update={"total": total}) for note in notes)
+    _refuse(config, every, total)
+    (out / ImagePool.IMAGES).write_text(json.dumps(_coco(found, dataset)), encoding="utf-8")
+    write_facts(out, PoolFacts(num_images=len(found), sha256=_digest(found), notes=every))
+    return ImagePool(out)
+
+
+def _files(dataset: Dataset, split: str) -> list[Path]:
+    table = dataset.table(split)
+    return [dataset.images(split) / table.name(index) for index in range(len(table))]
+
+
+def _refuse(config: DataConfig, notes: tuple[Note, ...], total: int) -> None:
+    doubtful = [note for note in notes if note.kind not in NO_DOUBT and note.action in ("left out", "assumed")]
+    if config.strict and doubtful:
+        raise DataError(f"{doubtful[0]}; remove those files, or set data.strict to false")
+    count = sum(note.count for note in doubtful)
+    text = f"unlabelled: {count} of {total} images are left out or assumed, first: {doubtful[0].examples[0]}" if doubtful else ""
+    if refused := limits.refusal([limits.Doubt(min(1.0, count / total), text)], config.max_doubtful):
+        raise DataError(refused)
+
+
+def _coco(found: list[PoolImage], dataset: Dataset) -> dict[str, object]:
+    """COCO's form, without annotations; each file name is absolute."""
+    contract = dataset.facts.contract
+    rows = [
+        {"id": number, "file_name": str(one.path.resolve()), "width": one.width, "height": one.height}
+        for number, one in enumerate(found, 1)
+    ]
+    classes = [{"id": number, "name": name} for number, name in zip(contract.category_ids, contract.classes, strict=True)]
+    return {"images": rows, "annotations": [], "categories": classes}
+
+
+def _digest(found: list[PoolImage]) -> str:
+    """Of the content of all images, whatever their names."""
+    return hashlib.sha256("".join(sorted(one.sha256 for one in found)).encode()).hexdigest()

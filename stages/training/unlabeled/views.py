@@ -1,0 +1,118 @@
+"""Views of images without labels: one geometry, seen clean by whoever labels it and strongly changed in color by whoever learns."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils import data
+from torchvision import tv_tensors
+
+from deploy.contract import ModelContract
+from deploy.prediction import image_files, preprocess
+from stages.config import Augmentation, Corrupt, Crop, Flip, Scale, TrainConfig
+from stages.config.unlabelled import Strong
+from stages.detectors import Target
+from stages.training.batches.augment import magnification, transforms
+from stages.training.batches.degrade import degrade, views
+from stages.training.batches.loader import KEPT_BYTES
+from stages.training.batches.streams import Key, TrainingView, Views
+
+_SALT = 7
+"""So that a view's draws are not those of the labeled image with the same number."""
+
+
+def geometry(augment: Sequence[Augmentation]) -> tuple[Augmentation, ...]:
+    """The augmentations that move objects, which both views share; a mosaic of images whose labels are guesses is not made."""
+    return tuple(one for one in augment if isinstance(one, Flip | Scale | Crop))
+
+
+class UnlabeledImages(Views):
+    """The images of a pool; item (turn, index) is a view that depends only on the seed, the turn and the index.
+
+    `clean` is what labels are for, `image` what is learned from. The target has the given detections with their scores; without
+    any, it is empty.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        contract: ModelContract,
+        config: TrainConfig,
+        strong: Sequence[Strong],
+        seed: int,
+        found: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
+        self._files = [Path(row["file_name"]) for row in rows]
+        self._preprocessing = contract.preprocessing
+        moving = geometry(config.augment)
+        self._moved = transforms(moving, self._preprocessing.pad_value)
+        self._recolored = transforms(strong, self._preprocessing.pad_value)
+        self._corrupted = views([one for one in strong if isinstance(one, Corrupt)], None)[0]
+        self._room = magnification(moving)
+        self._found = _by_image(rows, found, {number: label for label, number in enumerate(contract.category_ids)})
+        self._kept: dict[int, tuple[NDArray[np.uint8], tuple[int, int]]] = {}
+        self._bytes_left = KEPT_BYTES
+        self._seed = seed
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, key: Key) -> TrainingView:
+        turn, index = key
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(hash((self._seed, turn, index, _SALT)) % 2**63)
+            image, objects = self._moved(*self._read(index))
+            strong, _ = self._recolored(image, objects)
+        clean, placement = preprocess.apply(_pixels(image), self._preprocessing)
+        changed = _pixels(strong)
+        if self._corrupted is not None:
+            changed = degrade(changed, self._corrupted, hash((self._seed, turn, index, _SALT, 1)) % 2**63)
+        learned, _ = preprocess.apply(changed, self._preprocessing)
+        boxes = torch.from_numpy(placement.place(objects["boxes"].numpy()).astype(np.float32))
+        _, _, labels, scores = self._found[index]
+        own = objects["labels"]
+        return TrainingView(torch.from_numpy(learned), Target(boxes, labels[own], scores=scores[own]), torch.from_numpy(clean))
+
+    def _read(self, index: int) -> tuple[tv_tensors.Image, dict[str, Any]]:
+        """The image, and its detections: their labels here are their places in the list, which boxes that leave the view take along."""
+        image, (height, width) = self._load(index)
+        size = image.shape[0], image.shape[1]
+        given = self._found[index][0] * torch.tensor([size[1] / width, size[0] / height] * 2)
+        boxes = tv_tensors.BoundingBoxes(given, format="XYXY", canvas_size=size)
+        return tv_tensors.Image(torch.from_numpy(image.transpose(2, 0, 1).copy())), {"boxes": boxes, "labels": self._found[index][1]}
+
+    def _load(self, index: int) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+        """The image, shrunk to what its views can show, and its height and width before; kept as TrainingImages keeps them."""
+        if index not in self._kept:
+            seen = image_files.load(self._files[index], self._preprocessing)
+            found = preprocess.shrink(seen.pixels, self._preprocessing, self._room, seen.size), seen.size[::-1]
+            if found[0].nbytes > self._bytes_left or data.get_worker_info() is not None:
+                return found
+            self._bytes_left -= found[0].nbytes
+            self._kept[index] = found
+        return self._kept[index]
+
+
+def _pixels(image: tv_tensors.Image) -> NDArray[np.uint8]:
+    return np.ascontiguousarray(image.numpy().transpose(1, 2, 0))
+
+
+_Found = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+"""An image's boxes [N, 4] (x1, y1, x2, y2) in px of the image, their places in the list, labels and scores [N]."""
+
+
+def _by_image(rows: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, Any]], labels: Mapping[int, int]) -> list[_Found]:
+    own: dict[int, list[Mapping[str, Any]]] = {row["id"]: [] for row in rows}
+    for one in found:
+        own[one["image_id"]].append(one)
+    return [_tensors(one, labels) for one in own.values()]
+
+
+def _tensors(found: Sequence[Mapping[str, Any]], labels: Mapping[int, int]) -> _Found:
+    boxes = torch.tensor([one["bbox"] for one in found], dtype=torch.float32).reshape(-1, 4)
+    boxes = torch.cat((boxes[:, :2], boxes[:, :2] + boxes[:, 2:]), dim=1)
+    own = torch.tensor([labels[one["category_id"]] for one in found], dtype=torch.int64)
+    return boxes, torch.arange(len(own)), own, torch.tensor([one["score"] for one in found], dtype=torch.float32)

@@ -1,0 +1,75 @@
+"""What the teacher found in images without labels: in summary.json, in the terminal, in the report."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import run_samples
+from PIL import Image
+
+from pipeline.flow import RunResult
+from pipeline.report.page import write_report
+from pipeline.results.summary import summarize
+from pipeline.results.table import render
+from stages.artifacts import ImagePool, PseudoLabels
+from stages.facts import write_facts
+from stages.notes import Note
+from stages.unlabeled_facts import PoolFacts, PseudoClass, PseudoFacts
+
+WARNING = "97% of the unlabeled images are unlike the labeled ones"
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory: pytest.TempPathFactory) -> RunResult:
+    root = tmp_path_factory.mktemp("run")
+    data = run_samples.dataset(root / "data")
+    run = run_samples.run(root, data)
+    pool, labels = root / "pool", root / "labels"
+    for folder in (pool, labels):
+        folder.mkdir()
+    Image.new("RGB", (80, 60), (90, 120, 40)).save(root / "photo.png")
+    image = {"id": 1, "file_name": str(root / "photo.png"), "width": 80, "height": 60}
+    contract = data.facts.contract
+    name, category = contract.classes[0], contract.category_ids[0]
+    boxes = [{"id": n, "image_id": 1, "category_id": category, "bbox": [5, 5, 20, 20], "score": n / 10} for n in (9, 6, 1)]
+    classes = [{"id": number, "name": one} for number, one in zip(contract.category_ids, contract.classes, strict=True)]
+    (labels / PseudoLabels.IMAGES).write_text(json.dumps({"images": [image], "annotations": boxes, "categories": classes}))
+    never = PseudoClass(accept=None, low=None, sure=None, num_objects=3, precision=None, recall=0.0)
+    own = PseudoClass(accept=0.8, low=0.4, sure=0.9, num_objects=12, precision=0.875, recall=0.58, accepted=1, ignored=1)
+    found = {one: own if one == name else never for one in contract.classes}
+    write_facts(labels, PseudoFacts(split="val", num_images=1, empty=0, classes=found, unlike=0.97, warnings=(WARNING,)))
+    lost = Note(kind="unreadable image", action="left out", unit="images", split="unlabelled", count=1, total=2, examples=("bad.png: no",))
+    write_facts(pool, PoolFacts(num_images=1, sha256="ab", notes=(lost,)))
+    return replace(run, pool=ImagePool(pool), labels=PseudoLabels(labels))
+
+
+def test_the_summary_has_the_images_the_classes_and_the_notes(result: RunResult) -> None:
+    data = summarize(result)["data"]
+    name = result.dataset.facts.contract.classes[0]
+    assert data["unlabelled"]["num_images"] == 1
+    assert data["unlabelled"]["labels"]["classes"][name]["accepted"] == 1
+    assert [note["split"] for note in data["notes"]][-1] == "unlabelled"
+    json.dumps(data, allow_nan=False)
+    assert summarize(replace(result, pool=None, labels=None))["data"]["unlabelled"] is None
+
+
+def test_the_terminal_shows_thresholds_counts_and_how_right_they_are(result: RunResult) -> None:
+    text = render(summarize(result))
+    name = result.dataset.facts.contract.classes[0]
+    (line,) = (one for one in text.splitlines() if one.startswith(name) and "88%" in one)
+    assert line.split() == [name, "0.80", "1", "1", "88%", "58%", "12"]
+    assert f"! unlabelled: {WARNING}" in text
+    assert "unlabeled images: 1, without a target: 0" in text
+    assert "pseudo-labels" not in render(summarize(replace(result, pool=None, labels=None)))
+
+
+def test_the_report_shows_the_table_the_warning_and_pictures(result: RunResult, tmp_path: Path) -> None:
+    write_report(result, tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert 'id="unlabelled"' in page
+    assert WARNING in page
+    assert "targets 1, ignored 1" in page
+    assert "photo.png" in page
+    write_report(replace(result, pool=None, labels=None), tmp_path / "plain.html")
+    assert 'id="unlabelled"' not in (tmp_path / "plain.html").read_text(encoding="utf-8")

@@ -1,0 +1,126 @@
+"""Images without labels: which are used, and why the others are not."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import unlabeled_samples
+from PIL import Image
+
+from deploy.errors import DataError
+from stages.artifacts import Dataset, ImagePool
+from stages.collect import collect, identity
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return tiny.dataset(tmp_path_factory.mktemp("data"))
+
+
+def picture(file: Path, seed: int, size: tuple[int, int] = (60, 40)) -> Path:
+    """Coarse noise, which looks like no other picture."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    coarse = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC).save(file)
+    return file
+
+
+def collected(tmp_path: Path, data: Dataset, **options: object) -> ImagePool:
+    out = tmp_path / "out"
+    out.mkdir()
+    return collect(out, unlabeled_samples.data_config(tmp_path / "pool", **options), data)
+
+
+def kinds(pool: ImagePool) -> dict[str, int]:
+    return {note.kind: note.count for note in pool.facts.notes}
+
+
+def test_every_readable_image_is_used_whatever_its_mode(tmp_path: Path, data: Dataset) -> None:
+    for number in range(3):
+        picture(tmp_path / "pool" / "camera" / f"{number}.png", number)
+    gray = Image.open(picture(tmp_path / "gray.png", 7)).convert("L")
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    gray.save(tmp_path / "pool" / "gray.jpg", exif=turned)
+    pool = collected(tmp_path, data)
+    assert pool.facts.num_images == 4
+    assert not pool.facts.notes
+    rows = {Path(row["file_name"]).name: (row["width"], row["height"]) for row in pool.images()}
+    assert rows["gray.jpg"] == (40, 60), "upright"
+    assert rows["0.png"] == (60, 40)
+    assert all(Path(row["file_name"]).is_absolute() for row in pool.images())
+
+
+def test_broken_files_copies_and_known_pictures_are_left_out_and_counted(tmp_path: Path, data: Dataset) -> None:
+    folder = tmp_path / "pool"
+    for number in range(6):
+        picture(folder / f"{number}.png", number)
+    shutil.copy(folder / "0.png", folder / "copy.png")
+    (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff not an image")
+    val, train = (data.images(split) / data.table(split).name(0) for split in ("val", "train"))
+    shutil.copy(train, folder / f"train{train.suffix}")
+    Image.open(val).convert("RGB").resize((128, 128), Image.Resampling.NEAREST).save(folder / "resized.png")
+    pool = collected(tmp_path, data)
+    assert pool.facts.num_images == 6
+    assert kinds(pool) == {
+        "unreadable image": 1,
+        "image that is twice among the unlabeled ones": 1,
+        "unlabeled image that is in train": 1,
+        "unlabeled image that looks like one that networks are judged on": 1,
+    }
+    assert {note.total for note in pool.facts.notes} == {10}
+    lines = [str(note) for note in pool.facts.notes]
+    assert any("resized.png is val's" in line for line in lines)
+
+
+def test_what_is_known_casts_no_doubt_but_what_is_broken_does(tmp_path: Path, data: Dataset) -> None:
+    folder = tmp_path / "pool"
+    picture(folder / "0.png", 0)
+    for number in range(3):
+        shutil.copy(folder / "0.png", folder / f"copy{number}.png")
+    assert collected(tmp_path, data).facts.num_images == 1
+    for number in range(3):
+        (folder / f"broken{number}.png").write_bytes(b"nothing")
+    shutil.rmtree(tmp_path / "out")
+    with pytest.raises(DataError, match=r"3 of 7 images are left out or assumed.*max_doubtful to 0.43"):
+        collected(tmp_path, data)
+    shutil.rmtree(tmp_path / "out")
+    with pytest.raises(DataError, match=r"unreadable image.*data.strict"):
+        collected(tmp_path, data, max_doubtful=1, strict=True)
+
+
+def test_a_changed_folder_is_another_input(tmp_path: Path, data: Dataset) -> None:
+    picture(tmp_path / "pool" / "0.png", 0)
+    config = unlabeled_samples.data_config(tmp_path / "pool")
+    before = identity(config)
+    assert identity(config, data) == before
+    picture(tmp_path / "pool" / "1.png", 1)
+    assert identity(config) != before
+
+
+@pytest.mark.parametrize(
+    ("prepared", "folders", "why"),
+    [
+        ("", ["nowhere"], "nowhere: no such folder; name a folder of images"),
+        ("pool/a.png", ["pool/a.png"], "a.png is a file; name the folder that it is in"),
+        ("pool/notes.txt", ["pool"], "pool has no image; name a folder with images"),
+        ("pool/in/a.png", ["pool", "pool/in"], "in is inside .*pool, or is the same folder"),
+        ("pool/a.png", ["pool", "pool/../pool"], "is the same folder; name the outer one only"),
+        ("pool/a.png", ["pool", "empty"], "empty: no such folder"),
+        ("pool/b.jpg", ["pool"], "no usable image remains of 1; unlabelled: left out: unreadable image"),
+    ],
+)
+def test_folders_that_cannot_be_used_are_refused_in_one_line(
+    tmp_path: Path, data: Dataset, prepared: str, folders: list[str], why: str
+) -> None:
+    if prepared.endswith(".png"):
+        picture(tmp_path / prepared, 0)
+    elif prepared:
+        (tmp_path / prepared).parent.mkdir(parents=True)
+        (tmp_path / prepared).write_text("not an image")
+    config = unlabeled_samples.data_config(tmp_path).model_copy(update={"unlabelled": tuple(str(tmp_path / one) for one in folders)})
+    with pytest.raises(DataError, match=why) as refused:
+        collect(tmp_path, config, data)
+    assert "\n" not in str(refused.value)

@@ -1,0 +1,78 @@
+"""What a teacher finds in images without labels, from the pool to the targets."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import unlabeled_samples
+from PIL import Image
+
+from deploy.errors import DataError
+from stages.artifacts import Checkpoint, Dataset, ImagePool, PseudoLabels
+from stages.config import ExportConfig, TeacherConfig, UnlabelledConfig
+from stages.label import label
+from stages.train import train_teacher
+
+EXPORT = ExportConfig(score_threshold=0.001, candidates=50, max_detections=20)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return tiny.dataset(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory: pytest.TempPathFactory, data: Dataset) -> ImagePool:
+    folder = tmp_path_factory.mktemp("photos")
+    for number in range(9):
+        coarse = np.random.default_rng(number).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+        Image.fromarray(coarse).resize((100, 50)).save(folder / f"{number}.jpg")
+    return unlabeled_samples.pool(tmp_path_factory.mktemp("pool"), data, folder)
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory, data: Dataset) -> Checkpoint:
+    config = TeacherConfig(detector=tiny.detector(), train=tiny.schedule(epochs=0))
+    return train_teacher(tmp_path_factory.mktemp("teacher"), config, 0, "cpu", "val", data, EXPORT)
+
+
+def labeled(out: Path, data: Dataset, pool: ImagePool, teacher: Checkpoint, section: object) -> PseudoLabels:
+    return label(out, UnlabelledConfig.model_validate(section), "cpu", "val", data, pool, teacher, EXPORT)
+
+
+def test_detections_are_in_px_of_the_images_and_counted_by_class(
+    tmp_path: Path, data: Dataset, pool: ImagePool, teacher: Checkpoint
+) -> None:
+    found = labeled(tmp_path, data, pool, teacher, {"pseudo": {"threshold": 0.004}})
+    coco, facts = found.coco(), found.facts
+    assert coco["images"] == pool.images()
+    assert coco["annotations"]
+    for one in coco["annotations"]:
+        x, y, width, height = one["bbox"]
+        assert 0 <= x <= x + width <= 100.01
+        assert 0 <= y <= y + height <= 50.01
+        assert {"image_id", "category_id", "score"} <= one.keys()
+    assert list(facts.classes) == list(data.facts.contract.classes)
+    targets = sum(one["score"] >= 0.004 for one in coco["annotations"])
+    assert sum(one.accepted for one in facts.classes.values()) == targets
+    with_targets = {one["image_id"] for one in coco["annotations"] if one["score"] >= 0.004}
+    assert (facts.num_images, facts.empty) == (9, 9 - len(with_targets))
+
+
+def test_without_pseudo_labels_no_threshold_is_needed(tmp_path: Path, data: Dataset, pool: ImagePool, teacher: Checkpoint) -> None:
+    found = labeled(tmp_path, data, pool, teacher, {"pseudo": None}).facts
+    assert not found.classes
+    assert found.num_images == 9
+
+
+def test_a_file_that_has_gone_since_it_was_collected_is_named(tmp_path: Path, data: Dataset, pool: ImagePool, teacher: Checkpoint) -> None:
+    rows = pool.images()
+    file = Path(rows[4]["file_name"])
+    content = file.read_bytes()
+    file.unlink()
+    try:
+        with pytest.raises(DataError, match=r"4\.jpg"):
+            labeled(tmp_path, data, pool, teacher, {"pseudo": {"threshold": 0.5}})
+    finally:
+        file.write_bytes(content)

@@ -1,0 +1,235 @@
+"""Images without labels in a training: the same images and targets however it runs, and none of them at ratio 0."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+import unlabeled_samples
+from PIL import Image
+from torch import Tensor
+
+from deploy import plugins
+from deploy.errors import ConfigError
+from stages.artifacts import Dataset, ImagePool, PseudoLabels
+from stages.config import DistillConfig, ExportConfig, SelfTrainingConfig, TrainConfig
+from stages.detectors import Target
+from stages.training.batches.loader import TrainingBatch
+from stages.training.checkpoint import build_detector
+from stages.training.loop import Task, Trainer
+from stages.training.unlabeled.lesson import PseudoLabeler
+from stages.training.unlabeled.plan import Judging, student_task, teacher_task
+from stages.training.unlabeled.targets import Thresholds, divided, painted
+from stages.training.unlabeled.views import UnlabeledImages
+
+CLASSES = 10
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return tiny.dataset(tmp_path_factory.mktemp("data"), train_images=8)
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory: pytest.TempPathFactory, data: Dataset) -> ImagePool:
+    """Five pictures that are not in the data."""
+    folder = tmp_path_factory.mktemp("pool")
+    for number in range(5):
+        seed = torch.Generator().manual_seed(number)
+        pixels = torch.randint(0, 256, (60, 80, 3), generator=seed, dtype=torch.uint8)
+        Image.fromarray(pixels.numpy()).save(folder / f"{number}.png")
+    return unlabeled_samples.pool(tmp_path_factory.mktemp("collected"), data, folder)
+
+
+@pytest.fixture(scope="module")
+def labels(tmp_path_factory: pytest.TempPathFactory, data: Dataset, pool: ImagePool) -> PseudoLabels:
+    return unlabeled_samples.labels(tmp_path_factory.mktemp("labels"), data, pool.images())
+
+
+def student(data: Dataset, labels: PseudoLabels | None, config: DistillConfig, schedule: TrainConfig) -> Task:
+    small, teacher = (build_detector(tiny.detector(options), CLASSES, 1) for options in (tiny.STUDENT, tiny.TEACHER))
+    return student_task(small, teacher, config, schedule, 1, Judging(data, "val", ExportConfig()), labels)
+
+
+def trained(task: Task, data: Dataset, folder: Path, schedule: TrainConfig) -> Mapping[str, Tensor]:
+    folder.mkdir(parents=True, exist_ok=True)
+    trainer = Trainer(task, data, schedule, seed=1, device="cpu", folder=folder, label="test")
+    return trainer.run().state_dict()
+
+
+def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    return all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def columns(folder: Path) -> set[str]:
+    return set((folder / "curves.csv").read_text(encoding="utf-8").splitlines()[0].split(","))
+
+
+def test_without_a_ratio_a_training_is_the_one_without_the_section() -> None:
+    config = unlabeled_samples.config(ratio=0)
+    assert config.from_unlabelled is None
+    assert SelfTrainingConfig(ratio=0).batch_size(8) == 0
+
+
+def test_pseudo_labels_and_features_change_the_student_and_are_in_its_curves(data: Dataset, labels: PseudoLabels, tmp_path: Path) -> None:
+    schedule = tiny.schedule(epochs=1)
+    config = unlabeled_samples.config()
+    plain = trained(student(data, None, config.labeled, schedule), data, tmp_path / "plain", schedule)
+    both = trained(student(data, labels, config, schedule), data, tmp_path / "both", schedule)
+    assert not same(plain, both)
+    found = columns(tmp_path / "both")
+    assert {"unlabelled/classification", "unlabelled/bbox_regression", "unlabelled/objects", "weighted/unlabelled"} <= found
+    assert any(name.startswith("unlabelled/attention/") for name in found)
+    assert not any("unlabelled" in name for name in columns(tmp_path / "plain"))
+
+
+def test_a_training_that_was_killed_and_resumed_equals_an_undisturbed_one_bit_for_bit(
+    data: Dataset, labels: PseudoLabels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    schedule = tiny.schedule(epochs=2, augment=[{"name": "flip"}, {"name": "scale"}])
+    config = unlabeled_samples.config(refine=0.5)
+    whole = trained(student(data, labels, config, schedule), data, tmp_path / "whole", schedule)
+    with monkeypatch.context() as patched:
+        epoch = Trainer._epoch
+
+        def killed(self: Trainer, steps: Any) -> None:
+            if self._progress.epoch == 1:
+                raise KeyboardInterrupt
+            epoch(self, steps)
+
+        patched.setattr(Trainer, "_epoch", killed)
+        with pytest.raises(KeyboardInterrupt):
+            trained(student(data, labels, config, schedule), data, tmp_path / "killed", schedule)
+    resumed = trained(student(data, labels, config, schedule), data, tmp_path / "killed", schedule)
+    assert same(whole, resumed)
+
+
+def test_a_teacher_learns_from_its_averaged_weights_and_resumes_bit_for_bit(data: Dataset, pool: ImagePool, tmp_path: Path) -> None:
+    schedule = tiny.schedule(epochs=2)
+    config = SelfTrainingConfig.model_validate({"pseudo": {"start": 0.25, "threshold": 0.01, "warmup": 0}})
+
+    def task() -> Task:
+        detector = build_detector(tiny.detector(), CLASSES, 1)
+        return teacher_task(detector, config, schedule, 1, Judging(data, "val", ExportConfig(score_threshold=0.001)), pool)
+
+    one, other = (trained(task(), data, tmp_path / name, schedule) for name in ("one", "other"))
+    alone = trained(Task(build_detector(tiny.detector(), CLASSES, 1)), data, tmp_path / "alone", schedule)
+    assert same(one, other)
+    assert not same(one, alone)
+    assert "unlabelled/classification" in columns(tmp_path / "one")
+
+
+def test_a_student_may_learn_from_unlabeled_images_only(data: Dataset, labels: PseudoLabels, tmp_path: Path) -> None:
+    schedule = tiny.schedule(epochs=1)
+    trained(student(data, labels, unlabeled_samples.config(only=True), schedule), data, tmp_path, schedule)
+    found = columns(tmp_path)
+    assert "unlabelled/classification" in found
+    assert "classification" not in found
+
+
+def test_views_depend_on_seed_turn_and_index_only_and_share_their_geometry(data: Dataset, labels: PseudoLabels) -> None:
+    schedule = tiny.schedule(augment=[{"name": "flip"}, {"name": "scale"}, {"name": "color"}])
+    found = labels.coco()
+    strong = unlabeled_samples.config().unlabelled
+    assert strong is not None
+    one, other = (UnlabeledImages(found["images"], data.facts.contract, schedule, strong.strong, 3, found["annotations"]) for _ in range(2))
+    first, again, next_turn = one[0, 2], other[0, 2], one[1, 2]
+    assert torch.equal(first.image, again.image)
+    assert first.clean is not None
+    assert again.clean is not None
+    assert torch.equal(first.clean, again.clean)
+    assert not torch.equal(first.image, first.clean)
+    assert not torch.equal(first.image, next_turn.image)
+    assert first.target.scores is not None
+    assert first.target.scores.tolist() == pytest.approx([0.9])
+    plain = UnlabeledImages(found["images"], data.facts.contract, tiny.schedule(), (), 3, found["annotations"])[0, 2]
+    assert plain.clean is not None
+    assert torch.equal(plain.image, plain.clean)
+    assert plain.target.boxes.tolist() == [pytest.approx([12.8, 20.8, 35.2, 44.8])]  # 80 x 60 px letterboxed to 64 x 64
+
+
+def doubtful() -> Target:
+    boxes = torch.tensor([[0.0, 0, 8, 8], [8, 8, 16, 16], [16, 0, 24, 8], [0, 16, 8, 24]])
+    return divided(
+        Target(boxes, torch.tensor([0, 0, 1, 1]), scores=torch.tensor([0.9, 0.6, 0.4, 0.1])),
+        Thresholds(torch.tensor([0.5, 0.5]), torch.tensor([0.2, 0.2]), torch.tensor([0.8, 0.8])),
+        ignore=True,
+    )
+
+
+def test_detections_are_divided_into_objects_exact_boxes_doubt_and_background() -> None:
+    found = doubtful()
+    assert found.doubt is not None
+    assert found.boxes[:, 0].tolist() == [0, 8]
+    assert found.doubt.exact.tolist() == [True, False]
+    assert found.doubt.unsure.tolist() == [[16, 0, 24, 8]]
+
+
+def test_doubt_is_painted_over_where_no_object_is() -> None:
+    images = torch.arange(3 * 32 * 32.0).reshape(1, 3, 32, 32)
+    (changed,) = painted(images, [doubtful()])
+    differs = (changed != images[0]).any(dim=0)
+    assert differs[0:8, 16:24].all()
+    assert not differs[:, :16].any()
+    assert not differs[8:, :].any()
+
+
+def test_a_dense_detector_learns_no_class_where_there_is_doubt_and_no_inexact_box() -> None:
+    detector = build_detector(tiny.detector(), CLASSES, 1).train()
+    images = torch.rand(1, 3, 64, 64)
+    size = torch.tensor([[0.0, 0, 64, 64]])
+    nothing = Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), scores=torch.zeros(0))
+    unsure = divided(
+        Target(size, torch.tensor([0]), scores=torch.tensor([0.3])),
+        Thresholds(*(torch.full((10,), x) for x in (0.5, 0.2, 0.8))),
+        ignore=True,
+    )
+    plain, quiet = (detector(images, [target]).losses for target in (nothing, unsure))
+    assert 0 <= quiet["classification"] < plain["classification"] / 100
+    inexact = Target(torch.tensor([[16.0, 16, 44, 46]]), torch.tensor([0]), scores=torch.tensor([0.6]))
+    limits = Thresholds(*(torch.full((10,), x) for x in (0.5, 0.2, 0.8)))
+    learned = detector(images, [divided(inexact, limits, ignore=True)]).losses
+    certain = detector(images, [Target(inexact.boxes, inexact.labels)]).losses
+    assert learned["bbox_regression"] == 0
+    assert certain["bbox_regression"] > 0
+    assert torch.equal(learned["classification"], certain["classification"])
+
+
+def test_a_detector_that_does_not_heed_doubt_sees_images_without_it() -> None:
+    rule = unlabeled_samples.config().unlabelled
+    assert rule is not None
+    labeler = PseudoLabeler(rule.pseudo, 10, Thresholds(*(torch.full((10,), x) for x in (0.5, 0.2, 0.8))))
+    batch = TrainingBatch(
+        torch.rand(1, 3, 64, 64), (Target(torch.tensor([[0.0, 0, 32, 32]]), torch.tensor([0]), scores=torch.tensor([0.3])),)
+    )
+    dense = build_detector(tiny.detector(), CLASSES, 1)
+    other = build_detector(tiny.detector({"name": "ssdlite"}), CLASSES, 1)
+    heeding, painted_over = labeler.lesson(batch, 5, dense, None), labeler.lesson(batch, 5, other, None)
+    assert heeding.targets is not None
+    assert heeding.targets[0].doubt is not None
+    assert torch.equal(heeding.images, batch.images)
+    assert painted_over.targets is not None
+    assert painted_over.targets[0].doubt is None
+    assert not torch.equal(painted_over.images, batch.images)
+
+
+def test_losses_that_read_targets_are_refused_if_nothing_else_is_learned(data: Dataset, labels: PseudoLabels) -> None:
+    config = DistillConfig.model_validate({"losses": [{"name": "decoupled"}], "unlabelled": {"pseudo": None}})
+    with pytest.raises(ConfigError, match="decoupled: none can compare networks without targets"):
+        student(data, labels, config, tiny.schedule())
+
+
+@pytest.mark.parametrize("name", ["gfl", "yolox"])
+def test_heads_that_learn_how_good_a_box_is_learn_scores(name: str) -> None:
+    module = plugins.load("stages.detectors", name)
+    detector = build_detector(tiny.detector({"name": name, **module.TINY}), CLASSES, 1).train()
+    images = torch.rand(1, 3, 64, 64)
+    boxes, labels = torch.tensor([[16.0, 16, 44, 46]]), torch.tensor([3])
+    limits = Thresholds(*(torch.full((10,), x) for x in (0.2, 0.1, 0.2)))
+    targets = [divided(Target(boxes, labels, scores=torch.tensor([score])), limits, ignore=True) for score in (1.0, 0.4)]
+    certain, sure, unsure = (detector(images, [one]).losses for one in (Target(boxes, labels), *targets))
+    assert torch.equal(sure["classification"], certain["classification"])
+    assert not torch.equal(unsure["classification"], certain["classification"])
+    assert torch.equal(unsure["bbox_regression"], certain["bbox_regression"])
