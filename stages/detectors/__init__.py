@@ -231,8 +231,7 @@ _LAYERS = ("backbone", "head", "rpn_head")
 class Detector(nn.Module, ABC):
     """A network with `strides` and `channels` of its pyramid, one entry per level, finest first.
 
-    size_multiple: the image's height and width must be multiples of this.
-    min_side_px: the image's height and width must be at least this.
+    size_multiple, min_side_px: the image's height and width must be multiples of the one, and at least the other.
     mask_frame: what a mask covers, "box" or "image"; None for detectors without masks.
     kind: how it detects. gives: what of its outputs a loss may read; each reading but the first two is a method below, "towers" two.
     head_shape: what is known of its head before it is run.
