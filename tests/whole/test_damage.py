@@ -20,7 +20,7 @@ from places import ROOT
 import stages.distill
 from deploy.bundles import bundle
 from pipeline import cli, flow
-from stages.artifacts import Checkpoint, Dataset
+from stages.artifacts import Checkpoint, Dataset, ImagePool
 from stages.config import DetectorConfig, ExportConfig, StudentConfig, TeacherConfig
 from stages.measurement.torch_accuracy import graph_options
 from stages.stage import stage
@@ -133,7 +133,14 @@ DETECTOR = {"name": "fcos", "backbone": "resnet10", "width": 8, "norm": "group",
 
 @stage(version=1)
 def untrained(
-    out: Path, config: TeacherConfig | StudentConfig, seed: int, device: str, split: str, dataset: Dataset, export: ExportConfig
+    out: Path,
+    config: TeacherConfig | StudentConfig,
+    seed: int,
+    device: str,
+    split: str,
+    dataset: Dataset,
+    export: ExportConfig,
+    pool: ImagePool | None,
 ) -> Checkpoint:
     """A checkpoint without training."""
     choice = DetectorConfig.model_validate(DETECTOR)
