@@ -13,8 +13,8 @@ from pipeline.store import keys
 from stages.artifacts import Dataset
 from stages.config import StudentConfig, TeacherConfig
 from stages.time_steps import step_options, time_steps
-from stages.training import timing
 from stages.training.batches.loader import TrainingBatch
+from stages.training.costs import timing
 
 
 @pytest.fixture(scope="module")
