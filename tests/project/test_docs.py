@@ -19,7 +19,7 @@ from deploy import errors
 from deploy.comparison import metrics
 from deploy.contract import Preprocessing
 from deploy.serving.options import ServeConfig
-from pipeline import cli, config, flow
+from pipeline import cli, config, flow, refusals
 from stages import STAGES
 from stages.config import BaselineConfig, CompareConfig, DataConfig
 from stages.config.augmentations import Color, Corrupt, Crop, Flip, Mosaic, Scale
@@ -172,7 +172,7 @@ class TestCommandsPage:
 
     def test_every_exit_code_and_what_it_means(self) -> None:
         said = {int(code): meaning for code, meaning in rows(sections(COMMANDS)["Exit codes"])}
-        helped = {int(code): meaning for code, meaning in re.findall(r"^  (\d+) +(.+)$", cli.EXIT_CODES, re.MULTILINE)}
+        helped = {int(code): meaning for code, meaning in re.findall(r"^  (\d+) +(.+)$", refusals.EXIT_CODES, re.MULTILINE)}
         assert said == helped
         raised = {kind.exit_code for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.EdgedistillError)}
         assert raised <= said.keys()
