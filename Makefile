@@ -65,9 +65,13 @@ bench: install
 	$(BIN)/python -m pip install --quiet --requirement benchmarks/serving/requirements.txt
 	@for script in benchmarks/*.py benchmarks/serving/run.py benchmarks/serving/attacks.py benchmarks/evidence/run.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
-locks audit: install
+locks: install
 	$(BIN)/python -m pip install --quiet --editable ".[release]"
-	$(BIN)/python -P locks/$(if $(filter locks,$@),write.py --upgrade,audit.py)
+	$(BIN)/python -P locks/write.py --upgrade
+
+audit: install
+	$(BIN)/python -m pip install --quiet --editable ".[release]"
+	$(BIN)/python -P locks/audit.py
 
 release: install
 	rm -rf dist && $(BIN)/python -P -m hatchling build -d dist

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ pytest.importorskip("model_signing")
 pytest.importorskip("OpenSSL")
 from cryptography.hazmat.primitives.asymmetric import ec
 from model_signing import hashing, signing, verifying
-from signing_samples import Pair, pair, signed
+from signing_samples import KeyPair, pair, signed
 
 from deploy.bundles import snapshot
 from deploy.bundles.bundle import Bundle
@@ -49,7 +50,7 @@ Capture = pytest.CaptureFixture[str]
 
 
 @pytest.fixture(scope="module")
-def key(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+def key(tmp_path_factory: pytest.TempPathFactory) -> KeyPair:
     return pair(tmp_path_factory.mktemp("key"), "key")
 
 
@@ -59,7 +60,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 @pytest.fixture(scope="module")
-def original(bundle: Bundle, key: Pair, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def original(bundle: Bundle, key: KeyPair, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return signed(bundle, tmp_path_factory.mktemp("signed") / "cells", key)
 
 
@@ -101,7 +102,7 @@ def flip(path: Path, bit: int) -> None:
 
 class TestAccepted:
     @pytest.mark.parametrize("command", ["gate", "predict", "package", "serve"])
-    def test_a_signed_bundle_by_the_commands(self, folder: Path, key: Pair, tmp_path: Path, capsys: Capture, command: str) -> None:
+    def test_a_signed_bundle_by_the_commands(self, folder: Path, key: KeyPair, tmp_path: Path, capsys: Capture, command: str) -> None:
         code = cli.main(words(command, folder, tmp_path, "--trusted", str(key.public)))
         assert code == 0, capsys.readouterr().err
         printed = capsys.readouterr().out
@@ -113,7 +114,7 @@ class TestAccepted:
         other = pair(tmp_path / "keys", "other", curve=curve)
         assert Bundle.load(signed(bundle, tmp_path / "b", other), Trust.of([str(other.public)])).gated
 
-    def test_one_of_several_signers(self, folder: Path, key: Pair, tmp_path: Path) -> None:
+    def test_one_of_several_signers(self, folder: Path, key: KeyPair, tmp_path: Path) -> None:
         other = pair(tmp_path / "keys", "other")
         assert gate(folder, "--trusted", other.public, "--trusted", key.public) == 0
 
@@ -126,34 +127,34 @@ class TestAccepted:
         capsys.readouterr()
         assert "cannot sign" in refused(capsys, cli.main(["sign", str(made), "--key", str(locked.private)]), 2)
 
-    def test_links_to_the_signed_files_as_hubs_and_kubernetes_make_them(self, folder: Path, key: Pair, tmp_path: Path) -> None:
+    def test_links_to_the_signed_files_as_hubs_and_kubernetes_make_them(self, folder: Path, key: KeyPair, tmp_path: Path) -> None:
         linked = tmp_path / "linked"
         linked.mkdir()
         for path in folder.iterdir():
             (linked / path.name).symlink_to(path)
         assert gate(linked, "--trusted", key.public) == 0
 
-    def test_files_that_are_not_the_bundle_s(self, folder: Path, key: Pair, tmp_path: Path) -> None:
+    def test_files_that_are_not_the_bundle_s(self, folder: Path, key: KeyPair, tmp_path: Path) -> None:
         (folder / "notes.txt").write_text("mine")
         (folder / "..data").mkdir()
         assert cli.main(["package", str(folder), "--out", str(tmp_path / "out"), "--trusted", str(key.public)]) == 0
         assert {path.name for path in (tmp_path / "out" / "bundle").iterdir()} == set(SIGNED)
         assert gate(tmp_path / "out" / "bundle", "--trusted", key.public) == 0
 
-    def test_the_library_s_own_verification_accepts_it(self, folder: Path, key: Pair) -> None:
+    def test_the_library_s_own_verification_accepts_it(self, folder: Path, key: KeyPair) -> None:
         (folder / "artifact.json").unlink()  # of the store, not of the bundle
         own = hashing.Config().set_ignored_paths(paths=[SIGNATURE])
         config = verifying.Config().use_elliptic_key_verifier(public_key=key.public).set_hashing_config(own)
         config.verify(folder, folder / SIGNATURE)
 
-    def test_what_the_library_signed_by_itself(self, bundle: Bundle, key: Pair, tmp_path: Path) -> None:
+    def test_what_the_library_signed_by_itself(self, bundle: Bundle, key: KeyPair, tmp_path: Path) -> None:
         bare = tmp_path / "bare"
         bundle.copy(bare)
         signing.Config().use_elliptic_key_signer(private_key=key.private).sign(bare, tmp_path / "sig")
         (tmp_path / "sig").rename(bare / SIGNATURE)
         assert gate(bare, "--trusted", key.public) == 0
 
-    def test_a_bundle_that_is_signed_again_is_signed_once(self, folder: Path, key: Pair) -> None:
+    def test_a_bundle_that_is_signed_again_is_signed_once(self, folder: Path, key: KeyPair) -> None:
         before = (folder / PROVENANCE).read_bytes()
         assert cli.main(["sign", str(folder), "--key", str(key.private)]) == 0
         assert (folder / PROVENANCE).read_bytes() == before
@@ -168,7 +169,7 @@ def words(command: str, folder: Path, tmp_path: Path, *options: str) -> list[str
 
 class TestRefused:
     @pytest.mark.parametrize("command", COMMANDS)
-    def test_an_edited_manifest_by_every_command(self, folder: Path, key: Pair, tmp_path: Path, capsys: Capture, command: str) -> None:
+    def test_an_edited_manifest_by_every_command(self, folder: Path, key: KeyPair, tmp_path: Path, capsys: Capture, command: str) -> None:
         manifest = json.loads((folder / MANIFEST).read_text())
         manifest["contract"]["classes"] = ["cat", "dog", "owl"]
         manifest["accuracy"]["per_class"] = {}
@@ -179,13 +180,13 @@ class TestRefused:
         assert not (tmp_path / "out").exists()
 
     @pytest.mark.parametrize("field", Manifest.model_fields)
-    def test_an_edit_of_any_field(self, folder: Path, key: Pair, capsys: Capture, field: str) -> None:
+    def test_an_edit_of_any_field(self, folder: Path, key: KeyPair, capsys: Capture, field: str) -> None:
         manifest = json.loads((folder / MANIFEST).read_text())
         (folder / MANIFEST).write_text(json.dumps({**manifest, field: None}))
         refused(capsys, gate(folder, "--trusted", key.public))
 
     @pytest.mark.parametrize("count", [40, pytest.param(500, marks=pytest.mark.slow)])
-    def test_a_flipped_bit_anywhere(self, folder: Path, key: Pair, capsys: Capture, count: int) -> None:
+    def test_a_flipped_bit_anywhere(self, folder: Path, key: KeyPair, capsys: Capture, count: int) -> None:
         """What the signature does not cover is not used, so that it may change."""
         chosen = random.Random(30)
         names = sorted(path.name for path in folder.iterdir())
@@ -203,22 +204,24 @@ class TestRefused:
         assert gate(folder, "--trusted", key.public) == 0
 
     @pytest.mark.parametrize("name", SIGNED)
-    def test_a_missing_file(self, folder: Path, key: Pair, capsys: Capture, name: str) -> None:
+    def test_a_missing_file(self, folder: Path, key: KeyPair, capsys: Capture, name: str) -> None:
         (folder / name).unlink()
         line = refused(capsys, gate(folder, "--trusted", key.public))
         assert ("is not signed (no model.sig)" if name == SIGNATURE else f"{folder / name}: No such file") in line
 
-    def test_an_unsigned_bundle(self, bundle: Bundle, key: Pair, capsys: Capture) -> None:
+    def test_an_unsigned_bundle(self, bundle: Bundle, key: KeyPair, capsys: Capture) -> None:
         assert "is not signed (no model.sig), and --trusted requires it" in refused(capsys, gate(bundle.root, "--trusted", key.public))
 
-    def test_a_bundle_signed_with_a_different_key(self, bundle: Bundle, key: Pair, tmp_path: Path, capsys: Capture) -> None:
+    def test_a_bundle_signed_with_a_different_key(self, bundle: Bundle, key: KeyPair, tmp_path: Path, capsys: Capture) -> None:
         other = signed(bundle, tmp_path / "b", pair(tmp_path / "keys", "other"))
         capsys.readouterr()
         line = refused(capsys, gate(other, "--trusted", key.public))
         assert "is not signed by whom --trusted names" in line
         assert str(key.public) in line
 
-    def test_a_different_key_that_claims_to_be_it(self, bundle: Bundle, key: Pair, folder: Path, tmp_path: Path, capsys: Capture) -> None:
+    def test_a_different_key_that_claims_to_be_it(
+        self, bundle: Bundle, key: KeyPair, folder: Path, tmp_path: Path, capsys: Capture
+    ) -> None:
         other = signed(bundle, tmp_path / "b", pair(tmp_path / "keys", "other"))
         forged, real = (json.loads((place / SIGNATURE).read_text()) for place in (other, folder))
         forged["verificationMaterial"] = real["verificationMaterial"]
@@ -226,7 +229,7 @@ class TestRefused:
         capsys.readouterr()
         assert "InvalidSignature" in refused(capsys, gate(other, "--trusted", key.public))
 
-    def test_the_signature_of_a_different_bundle(self, folder: Path, key: Pair, tmp_path: Path, capsys: Capture) -> None:
+    def test_the_signature_of_a_different_bundle(self, folder: Path, key: KeyPair, tmp_path: Path, capsys: Capture) -> None:
         other = signed(samples.bundle_for_128_px(tmp_path / "large"), tmp_path / "b", key)
         shutil.copy(other / SIGNATURE, folder / SIGNATURE)
         capsys.readouterr()
@@ -245,13 +248,13 @@ class TestRefused:
         ],
     )
     def test_a_signature_of_a_different_form(
-        self, folder: Path, key: Pair, capsys: Capture, change: Callable[[Any], Any], message: str
+        self, folder: Path, key: KeyPair, capsys: Capture, change: Callable[[Any], Any], message: str
     ) -> None:
         (folder / SIGNATURE).write_text(json.dumps(change(json.loads((folder / SIGNATURE).read_text()))))
         assert message in refused(capsys, gate(folder, "--trusted", key.public))
 
     @pytest.mark.parametrize("name", ["../key", "/etc/passwd", "a/b", ".hidden"])
-    def test_a_signature_that_names_files_elsewhere(self, folder: Path, key: Pair, capsys: Capture, name: str) -> None:
+    def test_a_signature_that_names_files_elsewhere(self, folder: Path, key: KeyPair, capsys: Capture, name: str) -> None:
         sig = json.loads((folder / SIGNATURE).read_text())
         payload = json.loads(base64.b64decode(sig["dsseEnvelope"]["payload"]))
         payload["predicate"]["resources"][0]["name"] = name
@@ -259,7 +262,7 @@ class TestRefused:
         (folder / SIGNATURE).write_text(json.dumps(sig))
         assert "is not the signature of a bundle" in refused(capsys, gate(folder, "--trusted", key.public))
 
-    def test_a_signature_of_fewer_files(self, bundle: Bundle, key: Pair, tmp_path: Path, capsys: Capture) -> None:
+    def test_a_signature_of_fewer_files(self, bundle: Bundle, key: KeyPair, tmp_path: Path, capsys: Capture) -> None:
         """The signer's own word: what it left out is not used."""
         for left_out, message in ((MANIFEST, f"does not cover {MANIFEST}"), ("engine.onnx", "engine.onnx: No such file")):
             bare = tmp_path / left_out
@@ -270,17 +273,17 @@ class TestRefused:
             (tmp_path / "sig").rename(bare / SIGNATURE)
             assert message in refused(capsys, gate(bare, "--trusted", key.public))
 
-    def test_a_fifo_in_place_of_the_signature(self, folder: Path, key: Pair, capsys: Capture) -> None:
+    def test_a_fifo_in_place_of_the_signature(self, folder: Path, key: KeyPair, capsys: Capture) -> None:
         (folder / SIGNATURE).unlink()
         os.mkfifo(folder / SIGNATURE)
         assert "a FIFO" in refused(capsys, gate(folder, "--trusted", key.public))
 
-    def test_no_room_for_the_private_copy(self, folder: Path, key: Pair, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_no_room_for_the_private_copy(self, folder: Path, key: KeyPair, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("tempfile.tempdir", str(folder / "missing"))
         assert "set TMPDIR" in refused(capsys, gate(folder, "--trusted", key.public))
 
 
-def test_a_reference_must_be_signed_as_well(key: Pair, tmp_path: Path, capsys: Capture) -> None:
+def test_a_reference_must_be_signed_as_well(key: KeyPair, tmp_path: Path, capsys: Capture) -> None:
     gates = ({"metric": "bytes", "max_increase": 0.5},)
     made = samples.bundle(tmp_path / "made", gates)
     new, old = (signed(made, tmp_path / name, key) for name in ("new", "old"))
@@ -307,7 +310,7 @@ class TestKeys:
             (tmp_path / "key").write_bytes(content)
         assert message in refused(capsys, gate(folder, "--trusted", tmp_path / "key"), 2)
 
-    def test_two_keys_in_a_file(self, folder: Path, key: Pair, tmp_path: Path, capsys: Capture) -> None:
+    def test_two_keys_in_a_file(self, folder: Path, key: KeyPair, tmp_path: Path, capsys: Capture) -> None:
         (tmp_path / "two").write_bytes(2 * key.public.read_bytes())
         assert "has 2 public keys in PEM, allowed: 1" in refused(capsys, gate(folder, "--trusted", tmp_path / "two"), 2)
 
@@ -327,7 +330,9 @@ class TestKeys:
             with pytest.raises(ConfigError, match="an identity needs its issuer"):
                 Trust.of([text])
 
-    def test_an_identity_is_checked_by_the_library(self, folder: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, key: Pair) -> None:
+    def test_an_identity_is_checked_by_the_library(
+        self, folder: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, key: KeyPair
+    ) -> None:
         asked: list[dict[str, str]] = []
 
         def accept(config: Any, **given: str) -> Any:
@@ -349,7 +354,7 @@ class TestKeys:
         line = refused(capsys, cli.main(["sign", str(folder), "--runs", str(folder.parent)]))
         assert "no identity to sign with (no route to host); connect to Sigstore, or pass --key FILE" in line
 
-    def test_the_missing_extra_is_named(self, folder: Path, key: Pair, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_missing_extra_is_named(self, folder: Path, key: KeyPair, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "model_signing", None)
         line = "edgedistill: this needs model_signing, which is not installed; run: pip install 'edgedistill[signing]'"
         assert refused(capsys, gate(folder, "--trusted", key.public), 2) == line
@@ -369,7 +374,7 @@ class TestPin:
         digest = files.sha256(bundle.root / MANIFEST)
         assert Bundle.load(bundle.root, Trust.of(sha256=digest)).digest == digest
 
-    def test_an_older_bundle_of_the_same_signer(self, folder: Path, key: Pair, capsys: Capture) -> None:
+    def test_an_older_bundle_of_the_same_signer(self, folder: Path, key: KeyPair, capsys: Capture) -> None:
         options = ("--trusted", key.public, "--sha256", files.sha256(folder / MANIFEST))
         assert gate(folder, *options) == 0
         manifest = json.loads((folder / MANIFEST).read_text())
@@ -379,7 +384,7 @@ class TestPin:
         capsys.readouterr()
         assert "--sha256 allows" in refused(capsys, gate(folder, *options))
 
-    def test_neither_is_for_a_configuration(self, tmp_path: Path, key: Pair, capsys: Capture) -> None:
+    def test_neither_is_for_a_configuration(self, tmp_path: Path, key: KeyPair, capsys: Capture) -> None:
         (tmp_path / "pipeline.yaml").write_text("")
         for option in (("--trusted", key.public), ("--sha256", "0" * 64)):
             assert "are for a bundle" in refused(capsys, gate(tmp_path / "pipeline.yaml", *option), 2)
@@ -388,7 +393,7 @@ class TestPin:
 class TestFromCheckToUse:
     """Whoever can write the folder changes it after it was verified."""
 
-    def test_the_files_that_were_verified_are_opened(self, folder: Path, key: Pair, tmp_path: Path) -> None:
+    def test_the_files_that_were_verified_are_opened(self, folder: Path, key: KeyPair, tmp_path: Path) -> None:
         link = tmp_path / "current"
         link.symlink_to(folder)
         kept = {name: (folder / name).read_bytes() for name in SIGNED}
@@ -407,7 +412,7 @@ class TestFromCheckToUse:
 
     @pytest.mark.parametrize("moment", [MANIFEST, "engine.onnx", "model.onnx", PROVENANCE])
     def test_a_link_that_is_moved_while_the_files_are_read(
-        self, folder: Path, key: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+        self, folder: Path, key: KeyPair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
     ) -> None:
         """Any mixture of two bundles, both signed, is refused."""
         link = tmp_path / "current"
@@ -426,10 +431,9 @@ class TestFromCheckToUse:
             Bundle.load(link, Trust.of([str(key.public)]))
 
     def test_a_reference_that_is_kept_is_the_one_that_was_verified(
-        self, folder: Path, key: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, folder: Path, key: KeyPair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from pipeline.commands import gate as command
-
+        command = import_module("pipeline.commands.gate")
         judge = command.gate_bundle
 
         def edit(given: Bundle, options: Any) -> Any:
@@ -451,7 +455,7 @@ class TestFromCheckToUse:
         with pytest.raises(ArtifactError, match=f"^{folder / 'engine.onnx'}"):
             Bundle.load(folder, Trust(sha256=files.sha256(folder / MANIFEST)))
 
-    def test_sigterm_removes_the_private_copy(self, folder: Path, key: Pair, tmp_path: Path) -> None:
+    def test_sigterm_removes_the_private_copy(self, folder: Path, key: KeyPair, tmp_path: Path) -> None:
         scratch = tmp_path / "tmp"
         scratch.mkdir()
         rest = "import time, deploy.predict as p; p.predict_images = lambda *_, **__: time.sleep(60)"
@@ -500,7 +504,7 @@ class TestProvenance:
         wanted = {"name": "working directory", "digest": {"gitCommit": "a" * 40}, "annotations": {"changed": True}}
         assert wanted in found["predicate"]["buildDefinition"]["resolvedDependencies"]
 
-    def test_what_the_store_does_not_know_is_said(self, folder: Path, key: Pair, tmp_path: Path, capsys: Capture) -> None:
+    def test_what_the_store_does_not_know_is_said(self, folder: Path, key: KeyPair, tmp_path: Path, capsys: Capture) -> None:
         assert cli.main(["sign", str(folder), "--key", str(key.private), "--runs", str(tmp_path)]) == 0
         assert "so the provenance has only the configuration in the manifest" in capsys.readouterr().err
 

@@ -12,7 +12,7 @@ from serving_samples import Running
 pytest.importorskip("uvicorn")
 pytest.importorskip("model_signing")
 pytest.importorskip("OpenSSL")
-from signing_samples import Pair, pair, signed
+from signing_samples import KeyPair, pair, signed
 
 from deploy.bundles.bundle import Bundle
 from deploy.bundles.manifest import MANIFEST
@@ -22,7 +22,7 @@ from deploy.machine import files
 
 
 @pytest.fixture(scope="module")
-def key(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+def key(tmp_path_factory: pytest.TempPathFactory) -> KeyPair:
     return pair(tmp_path_factory.mktemp("key"), "key")
 
 
@@ -32,12 +32,12 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 @pytest.fixture
-def folder(bundle: Bundle, key: Pair, tmp_path: Path) -> Path:
+def folder(bundle: Bundle, key: KeyPair, tmp_path: Path) -> Path:
     return signed(bundle, tmp_path / "cells", key)
 
 
 @pytest.fixture
-def running(folder: Path, key: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
+def running(folder: Path, key: KeyPair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
     """A server that trusts the key, whose private copies are in `scratch`."""
     (tmp_path / "scratch").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "scratch"))
@@ -71,7 +71,7 @@ def test_the_manifest_s_sha256_is_logged_and_the_signature_not_mentioned(running
     assert not said(running, *UNCHECKED)
 
 
-def test_a_swap_takes_only_what_is_signed(running: Running, folder: Path, bundle: Bundle, key: Pair, tmp_path: Path) -> None:
+def test_a_swap_takes_only_what_is_signed(running: Running, folder: Path, bundle: Bundle, key: KeyPair, tmp_path: Path) -> None:
     manifest = json.loads((folder / MANIFEST).read_text())
     samples.resign(folder, {**manifest, "description": "evil"})
     with pytest.raises(Untrusted, match="is not the file that was signed"):
@@ -86,7 +86,7 @@ def test_a_swap_takes_only_what_is_signed(running: Running, folder: Path, bundle
     assert len(list((tmp_path / "scratch").iterdir())) == 1  # of the bundle that is served
 
 
-def test_a_pinned_server_takes_over_no_other_bundle(folder: Path, key: Pair) -> None:
+def test_a_pinned_server_takes_over_no_other_bundle(folder: Path, key: KeyPair) -> None:
     server = Running(folder, trust=Trust(sha256=files.sha256(folder / MANIFEST)))
     try:
         manifest = json.loads((folder / MANIFEST).read_text())

@@ -285,7 +285,7 @@ class TestTrustedStart:
 
         folder = signed(bundle, tmp_path / "cells", key)
         code, line = TestStart().start(tmp_path, folder, EDGEDISTILL_TRUSTED=str(key.public))
-        assert (code, line) == (0, f"serve {folder} --trusted {key.public} --host 0.0.0.0 --port 8000 --grpc-port 8001 ")
+        assert (code, line) == (0, f"serve {folder} --trusted {key.public} --host 0.0.0.0 --port 8000 --grpc-port 8001")
 
     def test_an_unsigned_one_is_refused(self, bundle: Bundle, tmp_path: Path, key: Any) -> None:
         code, said = TestStart().start(tmp_path, bundle.root, EDGEDISTILL_TRUSTED=str(key.public))
