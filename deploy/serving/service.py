@@ -164,7 +164,7 @@ class Service:
             elif not self.trust:
                 signed = new.bundle.file(SIGNATURE).exists()
                 advice = "pass --trusted KEY" if signed else "sign it: edgedistill sign BUNDLE --key FILE"
-                self.log.warning("signature not checked" if signed else "unsigned bundle", folder=str(self.folder), advice=advice)
+                self.log.info("signature not checked" if signed else "unsigned bundle", folder=str(self.folder), advice=advice)
             about = {"model": new.name, "version": new.version, "max_batch_size": new.batcher.max_batch_size}
             about |= {"manifest_sha256": new.bundle.digest}
             self.log.info("serving", **about, gated=reason is None)
