@@ -46,7 +46,7 @@ def ask(service: str, requirements: Path) -> Found | str:
     try:
         found: Found = json.loads(done.stdout)
     except ValueError:
-        return (done.stderr.strip().splitlines() or ["no answer"])[-1]
+        return (done.stderr.strip().splitlines() or ["no answer"])[-1][:100]
     return found
 
 

@@ -171,11 +171,15 @@ class Service:
 
     def _open(self, version: int) -> Model:
         bundle = Bundle.load(self.folder.resolve(), self.trust)  # a link may be moved in the meantime
-        if not self.allow_ungated:
-            bundle.refuse_ungated_here()
-        elif (reason := bundle.why_ungated_here()) is not None:
-            self.log.warning("ungated bundle", folder=str(self.folder), reason=reason)
-        return Model.open(bundle, self.config, version=version, observe=self.metrics.engine_pass)
+        try:
+            if not self.allow_ungated:
+                bundle.refuse_ungated_here()
+            elif (reason := bundle.why_ungated_here()) is not None:
+                self.log.warning("ungated bundle", folder=str(self.folder), reason=reason)
+            return Model.open(bundle, self.config, version=version, observe=self.metrics.engine_pass)
+        except BaseException:
+            bundle.close()
+            raise
 
     async def run(self, work: Work, function: Callable[[], T], *, num_images: int = 1, receive: Receive | None = None) -> T:
         """Take a place and run a function on a thread; if the client goes away, the rest of its work is skipped.

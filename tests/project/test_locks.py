@@ -13,7 +13,7 @@ from packaging.requirements import Requirement
 from places import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-EXTRAS: dict[str, list[str]] = {"(base)": PROJECT["dependencies"], **PROJECT["optional-dependencies"]}
+EXTRAS: dict[str, list[str]] = {"base": PROJECT["dependencies"], **PROJECT["optional-dependencies"]}
 
 
 def script(name: str) -> Any:
@@ -29,9 +29,9 @@ def script(name: str) -> Any:
 audit, write = script("audit"), script("write")
 
 
-def locked() -> Iterator[tuple[Requirement, int]]:
-    """Every line of the constraints, and how many hashes it has."""
-    text = write.CONSTRAINTS.read_text(encoding="utf-8").replace("\\\n", " ")
+def locked(file: Path = write.CONSTRAINTS) -> Iterator[tuple[Requirement, int]]:
+    """Every line of a lock, and how many hashes it has."""
+    text = file.read_text(encoding="utf-8").replace("\\\n", " ")
     for line in (line for line in text.splitlines() if line and not line.lstrip().startswith("#")):
         yield Requirement(line.partition(" --hash=")[0]), len(re.findall(r"--hash=sha256:[0-9a-f]{64}\b", line))
 
@@ -41,19 +41,26 @@ def key(name: str) -> str:
 
 
 class TestLocks:
-    def test_every_line_is_one_version_with_hashes(self) -> None:
-        found = list(locked())
-        assert len(found) > 100
+    @pytest.mark.parametrize("extra", [*EXTRAS, "constraints"])
+    def test_every_line_is_one_version_with_hashes(self, extra: str) -> None:
+        found = list(locked(write.lock(extra)))
+        assert len(found) > 10
         assert all(hashes > 0 and [one.operator for one in requirement.specifier] == ["=="] for requirement, hashes in found)
 
     @pytest.mark.parametrize("extra", EXTRAS)
     def test_every_extra_is_in_it_with_versions_that_are_allowed(self, extra: str) -> None:
         versions: dict[str, list[str]] = {}
-        for requirement, _ in locked():
+        for requirement, _ in locked(write.lock(extra)):
             versions.setdefault(key(requirement.name), []).append(str(requirement.specifier).removeprefix("=="))
-        for needed in map(Requirement, EXTRAS[extra]):
+        for needed in map(Requirement, {*EXTRAS["base"], *EXTRAS[extra]}):
             assert versions.get(key(needed.name)), f"{needed.name} is not locked: make locks"
             assert all(needed.specifier.contains(one, prereleases=True) for one in versions[key(needed.name)]), f"{needed}: make locks"
+
+    @pytest.mark.parametrize("extra", EXTRAS)
+    def test_two_extras_never_ask_for_two_versions(self, extra: str) -> None:
+        assert {str(one.specifier) + key(one.name) for one, _ in locked(write.lock(extra))} <= {
+            str(one.specifier) + key(one.name) for one, _ in locked()
+        }
 
     def test_the_sbom_lists_what_users_install_with_the_locked_versions(self) -> None:
         sbom = json.loads(write.SBOM.read_text(encoding="utf-8"))
@@ -61,7 +68,7 @@ class TestLocks:
         listed = {(key(one["name"]), one["version"]) for one in sbom["components"]}
         assert listed <= {(key(one.name), str(one.specifier).removeprefix("==")) for one, _ in locked()}
         names = {name for name, _ in listed}
-        for extra in ("(base)", *write.extras()):
+        for extra in ("base", *write.extras()):
             assert {key(Requirement(line).name) for line in EXTRAS[extra]} <= names
         assert "pytest" not in names
 
