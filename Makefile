@@ -2,9 +2,12 @@
 # make run       the pipeline on the embedded digits
 # make test      the test suite, except the tests marked slow
 # make docs      what the documents say of plugins, from the plugins
+# make locks     versions and hashes of everything that any extra brings, and the SBOM, with the newest versions
+# make audit     advisories for these versions
+# make release   wheel and source archive in dist/, each with the SBOM
 # make check     style, types, import directions, sizes and names, generated documents, contents of the wheel
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-slow test-gpu check docs format bench clean
+.PHONY: help install run test test-slow test-gpu check docs format bench locks audit release clean
 
 PYTHON ?= python3
 CONFIG ?= pipeline.yaml
@@ -14,7 +17,7 @@ STAMP := $(VENV)/.installed
 
 # TensorRT for RTX compiles engines without a GPU; its wheels exist for Linux and Windows on x86-64.
 COMMA := ,
-EXTRAS := train,serve,hub,openvino,transformers,timm,video,dev$(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' '-')),$(COMMA)tensorrt-rtx)
+EXTRAS := train,serve,hub,openvino,transformers,timm,video,signing,dev$(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' '-')),$(COMMA)tensorrt-rtx)
 EXTRAS := $(EXTRAS)$(if $(shell command -v nvidia-smi),$(COMMA)tensorrt)
 
 help:
@@ -61,6 +64,17 @@ docs: install
 bench: install
 	$(BIN)/python -m pip install --quiet --requirement benchmarks/serving/requirements.txt
 	@for script in benchmarks/*.py benchmarks/serving/run.py benchmarks/serving/attacks.py benchmarks/evidence/run.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+locks: install
+	$(BIN)/python -m pip install --quiet --editable ".[release]"
+	$(BIN)/python -P locks/write.py --upgrade
+
+audit: install
+	$(BIN)/python -m pip install --quiet --editable ".[release]"
+	$(BIN)/python -P locks/audit.py
+
+release: install
+	rm -rf dist && $(BIN)/python -P -m hatchling build -d dist
 
 clean:
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

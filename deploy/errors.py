@@ -5,6 +5,7 @@ EdgedistillError
   DataError        3   images and annotations
   ArtifactError    4   checkpoints, bundles, engines
     Diverged             a training whose losses are not finite
+    Untrusted            a bundle that is not signed by whom the command line trusts
   BuildError       5   export and compilation
     RuntimeUnavailable   a runtime or its device is not available on this machine
   Interrupted    130   Ctrl-C in a command that cannot resume
@@ -46,6 +47,10 @@ class ArtifactError(EdgedistillError):
 
 class Diverged(ArtifactError):
     """A training whose losses are not finite: it ends in the same way whenever it is repeated."""
+
+
+class Untrusted(ArtifactError):
+    """A bundle that is not signed by whom the command line trusts, or has a manifest other than the expected one."""
 
 
 class BuildError(EdgedistillError):

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from deploy.bundles.bundle import Bundle
-    from deploy.errors import ArtifactError, BuildError, ConfigError, DataError, EdgedistillError, RuntimeUnavailable
+    from deploy.bundles.trust import Trust
+    from deploy.errors import ArtifactError, BuildError, ConfigError, DataError, EdgedistillError, RuntimeUnavailable, Untrusted
     from edgedistill.commands import gate, load_config, run
     from edgedistill.prediction import Prediction
     from edgedistill.predictor import Predictor
@@ -31,6 +32,8 @@ __all__ = [
     "Prediction",
     "Predictor",
     "RuntimeUnavailable",
+    "Trust",
+    "Untrusted",
     "gate",
     "load_config",
     "run",
@@ -43,8 +46,11 @@ _MODULES = {
     "PipelineConfig": "pipeline.config",
     "Prediction": "edgedistill.prediction",
     "Predictor": "edgedistill.predictor",
+    "Trust": "deploy.bundles.trust",
     **dict.fromkeys(("gate", "load_config", "run"), "edgedistill.commands"),
-    **dict.fromkeys(("ArtifactError", "BuildError", "ConfigError", "DataError", "EdgedistillError", "RuntimeUnavailable"), "deploy.errors"),
+    **dict.fromkeys(
+        ("ArtifactError", "BuildError", "ConfigError", "DataError", "EdgedistillError", "RuntimeUnavailable", "Untrusted"), "deploy.errors"
+    ),
 }
 
 

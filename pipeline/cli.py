@@ -12,22 +12,7 @@ from typing import NoReturn, TypeAlias
 
 from deploy.errors import ConfigError
 from pipeline.answer import Answer, emit, open_closed_streams, say
-from pipeline.refusals import TERMINATED, end_by_sigterm, refusal, sigterm_raises
-
-EXIT_CODES = """\
-exit codes:
-  0   ok
-  1   unexpected error, with its traceback
-  2   configuration or command line
-  3   images or annotations
-  4   checkpoint, bundle or engine; results that cannot be written
-  5   export or build; a target with `required: true` that cannot be measured here
-  10  a gate failed
-  11  a gate is inconclusive
-  12  nothing to compare: no measurement, or a gate on a target that cannot be measured here
-  130 interrupted by Ctrl-C
-  143 ended by SIGTERM
-"""
+from pipeline.refusals import EXIT_CODES, TERMINATED, end_by_sigterm, refusal, sigterm_raises
 
 _FILE = ("CONFIG", "configuration file (default pipeline.yaml)")
 _DOUBTFUL = "largest share of the data that may be left out or assumed, 0 to 1 (default 0.2)"
@@ -65,6 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - unexpected errors keep their traceback
         code = _refuse(error, as_json=as_json)
         if code == TERMINATED:
+            from deploy.bundles.snapshot import remove_all
+
+            remove_all()
             end_by_sigterm()
         return code
     return answer.exit_code
@@ -109,6 +97,7 @@ def parser() -> argparse.ArgumentParser:
         _add_build,
         _add_predict,
         _add_serve,
+        _add_sign,
         _add_package,
         _add_push,
         _add_config,
@@ -178,6 +167,7 @@ def _add_gate(commands: _Commands) -> argparse.ArgumentParser:
         commands, "gate", purpose, subject=("CONFIG|BUNDLE", "configuration file of a run, or folder of a bundle (default pipeline.yaml)")
     )
     command.usage = "%(prog)s [CONFIG|BUNDLE] [options]"
+    _add_trust(command)
     command.add_argument("--reference", metavar="DIR", help="a kept bundle, or a folder of them, to compare with on this machine")
     command.add_argument("--save-reference", metavar="DIR", help="keep the bundles in this folder if every gate passed")
     command.add_argument("--data", metavar="DIR", help="with a bundle: labeled images in COCO's, YOLO's or VOC's layout")
@@ -199,8 +189,7 @@ def _add_report(commands: _Commands) -> argparse.ArgumentParser:
 
 
 def _add_build(commands: _Commands) -> argparse.ArgumentParser:
-    command = _command(commands, "build", "rebuild a bundle's engine for this machine, then measure and judge it")
-    command.add_argument("bundle", metavar="BUNDLE", help="a folder with manifest.json")
+    command = _on_bundle(commands, "build", "rebuild a bundle's engine for this machine, then measure and judge it")
     command.add_argument(
         "--target",
         metavar="NAME",
@@ -216,8 +205,7 @@ def _add_build(commands: _Commands) -> argparse.ArgumentParser:
 
 
 def _add_predict(commands: _Commands) -> argparse.ArgumentParser:
-    command = _command(commands, "predict", "find objects in images with a bundle, and draw them")
-    command.add_argument("bundle", metavar="BUNDLE", help="a folder with manifest.json")
+    command = _on_bundle(commands, "predict", "find objects in images with a bundle, and draw them")
     command.add_argument(
         "images",
         metavar="INPUT",
@@ -231,8 +219,7 @@ def _add_predict(commands: _Commands) -> argparse.ArgumentParser:
 
 
 def _add_serve(commands: _Commands) -> argparse.ArgumentParser:
-    command = _command(commands, "serve", "serve a bundle over HTTP and gRPC")
-    command.add_argument("bundle", metavar="BUNDLE", help="a folder with manifest.json")
+    command = _on_bundle(commands, "serve", "serve a bundle over HTTP and gRPC")
     command.add_argument("--config", metavar="CONFIG", help="use section serve of this file")
     _add_settings(command, "set an option of section serve, such as sessions=2; repeatable")
     command.add_argument("--host", help="address to listen on (default 127.0.0.1)")
@@ -243,17 +230,23 @@ def _add_serve(commands: _Commands) -> argparse.ArgumentParser:
     return command
 
 
-def _add_package(commands: _Commands) -> argparse.ArgumentParser:
-    command = _command(commands, "package", "write Dockerfiles, a Triton repository, a KServe manifest and clients for a bundle")
+def _add_sign(commands: _Commands) -> argparse.ArgumentParser:
+    command = _command(commands, "sign", "sign a bundle and write where it came from, so that --trusted accepts it")
     command.add_argument("bundle", metavar="BUNDLE", help="a folder with manifest.json")
+    command.add_argument("--key", metavar="FILE", help="private key in PEM (default: the identity of the person or the workflow, online)")
+    command.add_argument("--runs", metavar="DIR", default="runs", help="results folder in which the bundle was made (default runs)")
+    return command
+
+
+def _add_package(commands: _Commands) -> argparse.ArgumentParser:
+    command = _on_bundle(commands, "package", "write Dockerfiles, a Triton repository, a KServe manifest and clients for a bundle")
     command.add_argument("--out", metavar="DIR", required=True, help="the new folder")
     command.add_argument("--image", metavar="NAME", help="name of the container image (default edgedistill/<model>:<sha256>)")
     return command
 
 
 def _add_push(commands: _Commands) -> argparse.ArgumentParser:
-    command = _command(commands, "push", "upload a bundle's weights, graph and model card to a model hub")
-    command.add_argument("bundle", metavar="BUNDLE", help="a folder with manifest.json")
+    command = _on_bundle(commands, "push", "upload a bundle's weights, graph and model card to a model hub")
     command.add_argument("--repo", metavar="OWNER/NAME", required=True, help="the repository; created if it does not exist")
     command.add_argument("--weights", metavar="FILE", help="the student's weights as safetensors (default: from the store in --runs)")
     command.add_argument("--runs", metavar="DIR", default="runs", help="results folder in which the bundle was made (default runs)")
@@ -273,6 +266,19 @@ def _command(commands: _Commands, name: str, purpose: str) -> argparse.ArgumentP
     command = commands.add_parser(name, help=purpose, description=purpose[0].upper() + purpose[1:] + ".", allow_abbrev=False)
     command.set_defaults(command=name)
     return command
+
+
+def _on_bundle(commands: _Commands, name: str, purpose: str) -> argparse.ArgumentParser:
+    command = _command(commands, name, purpose)
+    command.add_argument("bundle", metavar="BUNDLE", help="a folder with manifest.json")
+    _add_trust(command)
+    return command
+
+
+def _add_trust(command: argparse.ArgumentParser) -> None:
+    text = "refuse bundles not signed with this public key, or by this identity (NAME,ISSUER); repeatable: any of them"
+    command.add_argument("--trusted", metavar="KEY|IDENTITY", action="append", default=[], help=text)
+    command.add_argument("--sha256", metavar="DIGEST", help="refuse the bundle if its manifest.json has a different sha256")
 
 
 def _configured(

@@ -9,6 +9,8 @@ from typing import Any
 
 from deploy.bundles.bundle import Bundle, sha256
 from deploy.bundles.manifest import MANIFEST
+from deploy.bundles.provenance import PROVENANCE
+from deploy.bundles.signature import SIGNATURE
 from pipeline.flow import RunResult
 from pipeline.results import history
 from pipeline.results.summary import summarize
@@ -38,31 +40,32 @@ def publish(result: RunResult, folder: Path, *, redraw: bool = False) -> dict[st
     return summary
 
 
-def copy_bundles(bundles: Mapping[str, Path], folder: Path) -> None:
-    """Replace the contents of `folder` with these bundles; the keys are the names of their folders.
+def copy_bundles(bundles: Mapping[str, Path | Bundle], folder: Path) -> None:
+    """Replace the contents of `folder` with these bundles or bundles' folders; the keys are the names of the new folders.
 
     Raises:
         ArtifactError: a bundle is damaged.
     """
     scratch = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(scratch, ignore_errors=True)
-    for name, root in bundles.items():
-        if root.parent == folder:
-            shutil.copytree(root, scratch / name, symlinks=True)
+    for name, given in bundles.items():
+        if isinstance(given, Path) and given.parent == folder:
+            shutil.copytree(given, scratch / name, symlinks=True)
         else:
-            Bundle.load(root).copy(scratch / name)
+            (given if isinstance(given, Bundle) else Bundle.load(given)).copy(scratch / name)
     replace_folder(scratch, folder)
 
 
 def _are_published(bundles: Mapping[str, Path], folder: Path) -> bool:
-    """Whether `folder` contains these bundles, byte for byte, and nothing else."""
+    """Whether `folder` contains these bundles, byte for byte, and nothing else but their signatures."""
     names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     return names == sorted(bundles) and all(_is_copy(folder / name, Bundle.load(root)) for name, root in bundles.items())
 
 
 def _is_copy(folder: Path, bundle: Bundle) -> bool:
     shipped = {name: sha256(bundle.root / name) for name in (MANIFEST, *bundle.manifest.files)}
-    return shipped == {str(path.relative_to(folder)): sha256(path) for path in folder.rglob("*") if not path.is_dir()}
+    there = {str(path.relative_to(folder)): path for path in folder.rglob("*") if not path.is_dir()}
+    return shipped == {name: sha256(path) for name, path in there.items() if name not in (PROVENANCE, SIGNATURE)}
 
 
 def _previous(path: Path) -> Any:

@@ -22,12 +22,29 @@ _EXTRAS = {
         *("safetensors", "scipy", "skimage", "sklearn", "tensorboard", "torch", "torchvision"),
     ),
     "serve": ("google", "grpc", "httptools", "multipart", "prometheus_client", "python_multipart", "starlette", "uvicorn"),
+    "signing": ("model_signing", "OpenSSL"),
     "timm": ("timm",),
     "transformers": ("transformers",),
 }
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
 _FULL = "No space left on device"
 """What safetensors and torch write into their messages on a full disk, in errors without an errno."""
+
+
+EXIT_CODES = """\
+exit codes:
+  0   ok
+  1   unexpected error, with its traceback
+  2   configuration or command line
+  3   images or annotations
+  4   checkpoint, bundle or engine; results that cannot be written
+  5   export or build; a target with `required: true` that cannot be measured here
+  10  a gate failed
+  11  a gate is inconclusive
+  12  nothing to compare: no measurement, or a gate on a target that cannot be measured here
+  130 interrupted by Ctrl-C
+  143 ended by SIGTERM
+"""
 
 
 class Terminated(KeyboardInterrupt):

@@ -33,7 +33,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test depends on the variables of the shell that started it."""
-    for name in ("CI", "RANK", "WORLD_SIZE", "LOCAL_RANK", "EDGEDISTILL_DATA"):
+    for name in ("CI", "RANK", "WORLD_SIZE", "LOCAL_RANK", "EDGEDISTILL_DATA", "EDGEDISTILL_TRUSTED"):
         monkeypatch.delenv(name, raising=False)
 
 

@@ -1,63 +1,76 @@
 """A bundle is what gets deployed: a folder with an engine, its ONNX graph and a manifest with the sha256 of every file."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 from typing import Self
 
-from pydantic import ValidationError
-
 from deploy import machine, plugins
 from deploy.bundles import consistency
-from deploy.bundles.manifest import FORMAT, MANIFEST, Manifest
+from deploy.bundles.manifest import MANIFEST, Manifest, read_manifest
+from deploy.bundles.provenance import PROVENANCE
+from deploy.bundles.signature import SIGNATURE
+from deploy.bundles.snapshot import Snapshot, take
+from deploy.bundles.trust import ANYONE, Trust
 from deploy.errors import ArtifactError, RuntimeUnavailable
 from deploy.machine import files
-from deploy.machine.documents import parse_json
 from deploy.runtimes import Session
 from deploy.runtimes.onnx_files import header
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A folder with the files that its manifest lists."""
+    """A folder with the files that its manifest lists.
+
+    digest: the sha256 of manifest.json as it was read. snapshot: the private copy that was checked, if anything was required of the
+    bundle; its files are then opened there, and `root` is only its name.
+    """
 
     root: Path
     manifest: Manifest
+    digest: str = ""
+    snapshot: Snapshot | None = field(default=None, compare=False, repr=False)
 
     @classmethod
-    def load(cls, folder: str | PathLike[str]) -> Self:
+    def load(cls, folder: str | PathLike[str], trust: Trust = ANYONE) -> Self:
         """Read a bundle and check every file.
 
+        Args:
+            trust: who must have signed it, and what its manifest's sha256 must be.
+
         Raises:
+            Untrusted: it is not what `trust` requires.
             ArtifactError: the manifest or a file is missing, damaged or not the original.
         """
-        folder = Path(folder)
-        manifest = _read_manifest(folder)
-        for name, expected in manifest.files.items():
-            if sha256(folder / name) != expected:
-                raise ArtifactError(f"{folder / name}: its sha256 differs from the manifest's; copy the bundle again")
-        unlisted = {manifest.onnx, *([manifest.engine] if manifest.engine else [])} - set(manifest.files)
-        if unlisted:
-            raise ArtifactError(f"{folder / MANIFEST}: names {min(unlisted)} without its sha256; package again")
-        for name in sorted(name for name in manifest.files if name.endswith(header.ONNX_SUFFIX)):
-            _check_graph(folder, name, manifest)
-        problem = next(consistency.problems(manifest, consistency.engine_size(folder, manifest)), None)
-        if problem is not None:
-            raise ArtifactError(f"{folder / MANIFEST}: contradicts itself: {problem}; package again")
-        return cls(folder, manifest)
+        root = Path(folder)
+        if not trust:
+            return cls(root, *_checked(root))
+        snapshot = take(root, trust)
+        with snapshot.named_as_given():
+            return cls(root, *_checked(snapshot.folder), snapshot)
+
+    def file(self, name: str) -> Path:
+        """Where a file of the bundle is opened."""
+        return (self.root if self.snapshot is None else self.snapshot.folder) / name
+
+    def close(self) -> None:
+        """Delete the private copy, if there is one; the bundle's files can then no longer be opened."""
+        if self.snapshot is not None:
+            self.snapshot.remove()
 
     def parts(self, name: str) -> tuple[str, ...]:
         """A graph and the files of its tensors; anything else is only itself."""
         if not name.endswith(header.ONNX_SUFFIX):
             return (name,)
-        return (name, *header.external(self.root / name, files.read_bytes(self.root / name)))
+        return (name, *header.external(self.file(name), files.read_bytes(self.file(name))))
 
     def copy(self, out: Path) -> None:
-        """Copy the manifest and the files that it lists into `out`, a new folder; what else is in the bundle stays behind."""
+        """Copy manifest, the files that it lists, signature and provenance into `out`, a new folder; anything else stays behind."""
         out.mkdir(parents=True)
-        for name in (MANIFEST, *self.manifest.files):
-            files.copy(self.root / name, out / name)
+        for name in (MANIFEST, *self.manifest.files, *(name for name in (PROVENANCE, SIGNATURE) if self.file(name).is_file())):
+            files.copy(self.file(name), out / name)
 
     @property
     def gated(self) -> bool:
@@ -126,19 +139,33 @@ class Bundle:
         foreign = runtime.foreign(self.manifest.fingerprint)
         if foreign is not None:
             raise ArtifactError(f"{self.root}: its engine was {foreign}; {advice}")
-        session: Session = runtime.open(self.root / self.manifest.engine, threads=threads, options=self.manifest.options)
+        with nullcontext() if self.snapshot is None else self.snapshot.named_as_given():
+            session: Session = runtime.open(self.file(self.manifest.engine), threads=threads, options=self.manifest.options)
         return session
-
-
-_MOST = 2**24
-"""Bytes that a manifest may have."""
 
 
 def write(folder: Path, manifest: Manifest, names: Iterable[str]) -> Bundle:
     """Write manifest.json with the sha256 of `names`, files which are already in the folder."""
     whole = manifest.model_copy(update={"files": {name: sha256(folder / name) for name in sorted(names)}})
     (folder / MANIFEST).write_text(whole.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    return Bundle(folder, whole)
+    return Bundle(folder, whole, sha256(folder / MANIFEST))
+
+
+def _checked(folder: Path) -> tuple[Manifest, str]:
+    """The manifest of a folder and its sha256, after every file was compared with it, and it with itself."""
+    manifest, digest = read_manifest(folder)
+    for name, expected in manifest.files.items():
+        if sha256(folder / name) != expected:
+            raise ArtifactError(f"{folder / name}: its sha256 differs from the manifest's; copy the bundle again")
+    unlisted = {manifest.onnx, *([manifest.engine] if manifest.engine else [])} - set(manifest.files)
+    if unlisted:
+        raise ArtifactError(f"{folder / MANIFEST}: names {min(unlisted)} without its sha256; package again")
+    for name in sorted(name for name in manifest.files if name.endswith(header.ONNX_SUFFIX)):
+        _check_graph(folder, name, manifest)
+    problem = next(consistency.problems(manifest, consistency.engine_size(folder, manifest)), None)
+    if problem is not None:
+        raise ArtifactError(f"{folder / MANIFEST}: contradicts itself: {problem}; package again")
+    return manifest, digest
 
 
 def _check_graph(folder: Path, name: str, manifest: Manifest) -> None:
@@ -164,20 +191,3 @@ def sha256(path: Path) -> str:
         return files.sha256(path)
     except OSError as error:
         raise ArtifactError(f"{path}: {error.strerror}") from error
-
-
-def _read_manifest(folder: Path) -> Manifest:
-    path = folder / MANIFEST
-    try:
-        content = parse_json(files.read_bytes(path, most=_MOST))
-    except OSError as error:
-        raise ArtifactError(f"{path}: {error.strerror}; pass the folder of a bundle") from error
-    except ValueError as error:
-        raise ArtifactError(f"{path}: not JSON ({error}); package again") from error
-    if isinstance(content, dict) and content.get("format") != FORMAT:
-        raise ArtifactError(f"{path}: bundle format {content.get('format')!r}; this edgedistill reads format {FORMAT}")
-    try:
-        return Manifest.model_validate(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise ArtifactError(f"{path}: not a bundle's manifest ({'.'.join(map(str, first['loc']))}: {first['msg']})") from error

@@ -1,8 +1,10 @@
 """manifest.json: a bundle's description of itself."""
 
+import hashlib
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from deploy.comparison.gain import DistillationGain
 from deploy.comparison.interval import Effect
@@ -11,6 +13,9 @@ from deploy.comparison.robustness import RobustnessFigures
 from deploy.contract import Accuracy, Cost, Frozen, GraphFacts, Latency, ModelContract, Ratio
 from deploy.engines.choice import Choice
 from deploy.engines.fallback import Fallback
+from deploy.errors import ArtifactError
+from deploy.machine import files
+from deploy.machine.documents import parse_json
 from deploy.machine.load import Load
 
 MANIFEST = "manifest.json"
@@ -130,3 +135,30 @@ class Manifest(Frozen):
     provenance: Provenance
     license: str | None
     description: str
+
+
+_MOST = 2**24
+"""Bytes that a manifest may have."""
+
+
+def read_manifest(folder: Path) -> tuple[Manifest, str]:
+    """A folder's manifest, and the sha256 of the bytes that were read.
+
+    Raises:
+        ArtifactError: it is missing, or not the manifest of a bundle of this format.
+    """
+    path = folder / MANIFEST
+    try:
+        raw = files.read_bytes(path, most=_MOST)
+        content = parse_json(raw)
+    except OSError as error:
+        raise ArtifactError(f"{path}: {error.strerror}; pass the folder of a bundle") from error
+    except ValueError as error:
+        raise ArtifactError(f"{path}: not JSON ({error}); package again") from error
+    if isinstance(content, dict) and content.get("format") != FORMAT:
+        raise ArtifactError(f"{path}: bundle format {content.get('format')!r}; this edgedistill reads format {FORMAT}")
+    try:
+        return Manifest.model_validate(content), hashlib.sha256(raw).hexdigest()
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ArtifactError(f"{path}: not a bundle's manifest ({'.'.join(map(str, first['loc']))}: {first['msg']})") from error

@@ -74,8 +74,8 @@ def write(bundle: Bundle, repository: Path) -> None:
     backend = own or ONNX_BACKEND
     graph, *tensor_files = bundle.parts(manifest.engine if own and manifest.engine else manifest.onnx)
     for name in tensor_files:
-        files.copy(bundle.root / name, folder / "1" / name)
-    files.copy(bundle.root / graph, folder / "1" / backend.file)
+        files.copy(bundle.file(name), folder / "1" / name)
+    files.copy(bundle.file(graph), folder / "1" / backend.file)
     batch = min(_MAX_BATCH, manifest.options.get("max_batch") or _MAX_BATCH) if manifest.graph.dynamic_batch else 0
     described = config(manifest, manifest.name, max_batch_size=batch, max_queue_delay_us=_QUEUE_DELAY_US)
     size = manifest.contract.preprocessing

@@ -50,6 +50,7 @@ class Model:
             ArtifactError: it is damaged or was built on a different machine, or its answers to the test are invalid.
         """
         with ExitStack() as stack:
+            stack.callback(bundle.close)
             sessions = [stack.enter_context(bundle.open(threads=config.threads)) for _ in range(config.sessions)]
             test(bundle, sessions)
             size = config.max_batch_size or fastest_size(bundle, sessions[0])

@@ -19,6 +19,7 @@ from typing import Any
 import uvicorn
 
 from deploy.bundles.bundle import Bundle
+from deploy.bundles.trust import ANYONE, Trust
 from deploy.errors import ConfigError, Interrupted
 from deploy.serving import connection
 from deploy.serving.api import app
@@ -34,20 +35,22 @@ _ACCEPTED_AT_ONCE = 64
 clients, health checks among them, would wait for seconds; the port is therefore opened this many times."""
 
 
-def serve(folder: Path, config: ServeConfig | None = None, *, allow_ungated: bool = False) -> None:
+def serve(folder: Path, config: ServeConfig | None = None, *, allow_ungated: bool = False, trust: Trust = ANYONE) -> None:
     """Serve a bundle until SIGTERM or Ctrl-C, then finish the accepted requests.
 
     Raises:
+        Untrusted: the bundle is not what `trust` requires.
         ArtifactError: the bundle is damaged, fails its test, or its gates have not passed on such a machine and `allow_ungated` is false.
         RuntimeUnavailable: its engine cannot run on this machine.
         ConfigError: the server cannot listen on an address, or the token cannot be read.
         Interrupted: it was ended by Ctrl-C.
     """
     config = config or ServeConfig()
-    bundle = Bundle.load(folder)
+    bundle = Bundle.load(folder, trust)
     if not allow_ungated:
         bundle.refuse_ungated_here()
-    service = Service(folder, config, allow_ungated=allow_ungated)
+    bundle.close()  # the service loads and checks it again, as with every swap
+    service = Service(folder, config, allow_ungated=allow_ungated, trust=trust)
     for name in ("uvicorn", "asyncio", "grpc"):
         logging.getLogger(name).addHandler(service.log.handler())
     give_memory_back()

@@ -15,6 +15,8 @@ from starlette.types import Receive
 
 from deploy import machine
 from deploy.bundles.bundle import Bundle
+from deploy.bundles.signature import SIGNATURE
+from deploy.bundles.trust import ANYONE, Trust
 from deploy.errors import ConfigError, EdgedistillError
 from deploy.serving.admission import Admission
 from deploy.serving.body import Limits, until_gone
@@ -36,10 +38,13 @@ _BODIES, _LEAST_BYTES = 5, 256 * MIB
 class Service:
     """Shared by HTTP and gRPC. The bundle is loaded from `folder` at the start and at each swap."""
 
-    def __init__(self, folder: Path, config: ServeConfig, *, allow_ungated: bool = False, log: Log | None = None) -> None:
+    def __init__(
+        self, folder: Path, config: ServeConfig, *, allow_ungated: bool = False, log: Log | None = None, trust: Trust = ANYONE
+    ) -> None:
         self.folder = folder
         self.config = config
         self.allow_ungated = allow_ungated
+        self.trust = trust
         self.log = log or Log()
         self.metrics = Metrics()
         most = max(_BODIES * config.max_body_bytes, _LEAST_BYTES)
@@ -156,16 +161,25 @@ class Service:
             if old is not None:
                 self.metrics.swap("done")
                 old.close()
+            elif not self.trust:
+                signed = new.bundle.file(SIGNATURE).exists()
+                advice = "pass --trusted KEY" if signed else "sign it: edgedistill sign BUNDLE --key FILE"
+                self.log.info("signature not checked" if signed else "unsigned bundle", folder=str(self.folder), advice=advice)
             about = {"model": new.name, "version": new.version, "max_batch_size": new.batcher.max_batch_size}
+            about |= {"manifest_sha256": new.bundle.digest}
             self.log.info("serving", **about, gated=reason is None)
 
     def _open(self, version: int) -> Model:
-        bundle = Bundle.load(self.folder.resolve())  # a link may be moved in the meantime
-        if not self.allow_ungated:
-            bundle.refuse_ungated_here()
-        elif (reason := bundle.why_ungated_here()) is not None:
-            self.log.warning("ungated bundle", folder=str(self.folder), reason=reason)
-        return Model.open(bundle, self.config, version=version, observe=self.metrics.engine_pass)
+        bundle = Bundle.load(self.folder.resolve(), self.trust)  # a link may be moved in the meantime
+        try:
+            if not self.allow_ungated:
+                bundle.refuse_ungated_here()
+            elif (reason := bundle.why_ungated_here()) is not None:
+                self.log.warning("ungated bundle", folder=str(self.folder), reason=reason)
+            return Model.open(bundle, self.config, version=version, observe=self.metrics.engine_pass)
+        except BaseException:
+            bundle.close()
+            raise
 
     async def run(self, work: Work, function: Callable[[], T], *, num_images: int = 1, receive: Receive | None = None) -> T:
         """Take a place and run a function on a thread; if the client goes away, the rest of its work is skipped.

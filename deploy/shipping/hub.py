@@ -58,9 +58,9 @@ def stage(bundle: Bundle, out: Path, weights: Path | None, *, engine: bool = Fal
     manifest = bundle.manifest
     tensor_files = bundle.parts(manifest.onnx)[1:]
     for name in (manifest.onnx, *tensor_files, LABELS):
-        files.copy(bundle.root / name, out / name)
+        files.copy(bundle.file(name), out / name)
     (out / CONTRACT).write_text(manifest.contract.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    (out / CARD).write_text(front_matter(bundle) + files.read_text(bundle.root / CARD), encoding="utf-8")
+    (out / CARD).write_text(front_matter(bundle) + files.read_text(bundle.file(CARD)), encoding="utf-8")
     if weights is not None:
         files.copy(weights, out / WEIGHTS)
     sent = None
@@ -69,7 +69,7 @@ def stage(bundle: Bundle, out: Path, weights: Path | None, *, engine: bool = Fal
         sent = f"{Path(manifest.engine).stem}-{machine}{Path(manifest.engine).suffix}"
         tensor_files += bundle.parts(manifest.engine)[1:]
         for name, copied in ((manifest.engine, sent), *((one, one) for one in tensor_files)):
-            files.copy(bundle.root / name, out / copied)
+            files.copy(bundle.file(name), out / copied)
     why = manifest.why or (None if sent else "the engine was left out; build it on the machine that will run it")
     names = [manifest.onnx, *tensor_files, LABELS, CARD, *([sent] if sent else [])]
     write(out, manifest.model_copy(update={"engine": sent, "why": why}), names)

@@ -9,7 +9,7 @@ from deploy.bundles.bundle import Bundle
 from deploy.runtimes import Delivery, delivery
 
 FILES = Path(__file__).parent / "files"
-_COPIED = ("start.sh", "client.py", "plain_onnxruntime.py")
+_COPIED = ("start.sh", "triton.sh", "client.py", "plain_onnxruntime.py")
 MODELS = "triton"
 
 
@@ -51,7 +51,7 @@ def container(needs: Delivery, kind: str) -> dict[str, str]:
         variables = " NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility"
         plain = {"device": "an NVIDIA GPU", "suffix": "-gpu", "variables": variables, "start": "600"}
         plain["more"] = "".join(f' "{package}"' for package in needs.gpu_packages)
-    return {**plain, "kind": kind, "how": how, "extras": ",".join(["serve", "build", *([needs.extra] if needs.extra else [])])}
+    return {**plain, "kind": kind, "how": how, "extras": ",".join(["serve", "build", "signing", *([needs.extra] if needs.extra else [])])}
 
 
 def _fill(name: str, out: Path, words: dict[str, str]) -> None:

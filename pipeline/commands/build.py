@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,6 +12,7 @@ from pydantic import ValidationError
 
 from deploy.bundles.bundle import Bundle
 from deploy.bundles.manifest import MANIFEST, Manifest, Plan
+from deploy.bundles.trust import Trust
 from deploy.comparison import metrics
 from deploy.errors import EXIT_INCOMPARABLE, ArtifactError, ConfigError, Interrupted, RuntimeUnavailable
 from deploy.machine import files
@@ -48,7 +50,8 @@ class GivenData(NamedTuple):
 
 def build(args: argparse.Namespace) -> Answer:
     """Build, measure, judge and package; whatever the verdicts, the new bundle is written completely or not at all."""
-    given, out = with_auto(Bundle.load(Path(args.bundle)), args.target), Path(args.out).resolve()
+    given = with_auto(Bundle.load(Path(args.bundle), Trust.of(args.trusted, args.sha256)), args.target)
+    out = Path(args.out).resolve()
     target, every, validation = plan(given, args.target)
     validation = judged_on(args.split, args.data, validation)
     gates = _alone(every)
@@ -97,7 +100,7 @@ def with_auto(given: Bundle, name: str | None) -> Bundle:
     added = {**own, "name": AUTO, "runtime": AUTO, "precision": AUTO, "max_map_drop": limit}
     gates = [{**gate, "target": AUTO} for gate in carried.gates if gate.get("target") == given.manifest.target]
     whole = carried.model_copy(update={"targets": (*carried.targets, added), "gates": (*carried.gates, *gates)})
-    return Bundle(given.root, given.manifest.model_copy(update={"plan": whole}))
+    return replace(given, manifest=given.manifest.model_copy(update={"plan": whole}))
 
 
 def plan(given: Bundle, name: str | None) -> tuple[TargetConfig, tuple[GateConfig, ...], ValidationConfig]:
@@ -219,7 +222,7 @@ def _make(
         )
     folder = scratch / manifest.provenance.artifacts.get("onnx", f"export-{manifest.graph.sha256[:16]}")
     folder.mkdir()
-    files.copy(given.root / manifest.onnx, folder / ONNX)
+    files.copy(given.file(manifest.onnx), folder / ONNX)
     write_facts(folder, OnnxFacts(contract=manifest.contract, **dict(manifest.graph)))
     model = OnnxModel(folder)
     engine = store.run(optimize, target, model, dataset, *judging(target, validation))
@@ -249,6 +252,7 @@ def _answer(made: Bundle, target: TargetConfig, gates: tuple[GateConfig, ...]) -
     verdicts = [verdict.model_dump() for verdict in manifest.verdicts]
     data: dict[str, Any] = {
         "bundle": str(made.root),
+        "sha256": made.digest,
         "runtime": manifest.runtime,
         "precision": manifest.precision,
         "map": manifest.accuracy.map if manifest.accuracy else None,
@@ -264,6 +268,7 @@ def _answer(made: Bundle, target: TargetConfig, gates: tuple[GateConfig, ...]) -
     lines = [f"{made.root}: {manifest.runtime} {manifest.precision}, {', '.join(figures)}"]
     lines += [choice_table(target.name, data["choice"])] if data["choice"] is not None else []
     lines += [str(manifest.fallback)] if manifest.fallback is not None else []
+    lines += [f"sha256 of {MANIFEST}: {made.digest}"]
     lines += [verdict_table(verdicts)] if verdicts else ["no gate is configured, so nothing was judged"]
     code = code or (0 if verdicts else EXIT_INCOMPARABLE)
     return Answer({**data, "exit_code": code}, "\n".join(lines), code)

@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,11 +12,12 @@ from typing import Any
 
 from deploy import plugins
 from deploy.accuracy.judge import judge
-from deploy.bundles.bundle import Bundle
+from deploy.bundles.bundle import Bundle, sha256
 from deploy.bundles.manifest import MANIFEST, Verdict
+from deploy.bundles.trust import ANYONE, Trust
 from deploy.comparison.metrics import Figures
 from deploy.comparison.side import Side
-from deploy.errors import EXIT_FAIL, EXIT_INCOMPARABLE, ArtifactError, ConfigError, EdgedistillError
+from deploy.errors import EXIT_FAIL, EXIT_INCOMPARABLE, ArtifactError, ConfigError, EdgedistillError, Untrusted
 from deploy.prediction.predictor import SessionPredictor
 from pipeline.answer import Answer, say
 from pipeline.commands import build
@@ -38,13 +39,14 @@ Rebuild = Callable[[Bundle, Path], Bundle]
 class GateResult:
     """The verdicts on a run's targets, or on a bundle.
 
-    gates: the configured gates. bundles: the folders of the measured bundles, by target.
+    gates: the configured gates. bundles: the folders of the measured bundles, by target; digests: the sha256 of their manifests.
     """
 
     verdicts: tuple[Verdict, ...]
     exit_code: int
     gates: tuple[GateConfig, ...]
     bundles: Mapping[str, Path]
+    digests: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def passed(self) -> bool:
@@ -58,7 +60,8 @@ class GateOptions:
 
     reference: the folder of a bundle, or of one bundle per target. data: labeled images, only with a bundle; split: the one of
     them to judge on, None for the bundle's; max_doubtful: the largest share of them that may be left out or assumed, 0 to 1.
-    first: there is no reference yet and one is about to be kept, so these gates are not judged.
+    first: there is no reference yet and one is about to be kept, so these gates are not judged. trust: who must have signed the
+    reference.
     """
 
     reference: Path | None = None
@@ -66,20 +69,27 @@ class GateOptions:
     first: bool = False
     max_doubtful: float = MAX_DOUBTFUL
     split: str | None = None
+    trust: Trust = ANYONE
 
 
 def gate(args: argparse.Namespace) -> Answer:
     """Judge a configuration's targets, or a bundle."""
     reference, data = (None if given is None else Path(given) for given in (args.reference, args.data))
     first = args.save_reference is not None and reference is None
-    options = GateOptions(reference, data, first=first, max_doubtful=args.max_doubtful, split=args.split)
+    trust = Trust.of(args.trusted, args.sha256)
+    of_reference = replace(trust, sha256=None)
+    options = GateOptions(reference, data, first=first, max_doubtful=args.max_doubtful, split=args.split, trust=of_reference)
     file = Path(args.config)
     if file.is_dir():
         if args.settings:
             raise ConfigError(f"--set {args.settings[0]}: {file} is a bundle, whose gates were judged when it was packaged; name a file")
-        return _answer(args, gate_bundle(Bundle.load(file), options), None, None)
+        bundle = Bundle.load(file, trust)
+        return _answer(args, gate_bundle(bundle, options), None, None, {bundle.manifest.target: bundle})
+    if trust and (trust.sha256 is not None or reference is None):
+        raise ConfigError(f"--trusted and --sha256 are for a bundle, and {file} is none; of a file, --trusted is for its --reference")
     config = load(file, args.settings)
-    return _answer(args, gate_run(config, Path(args.runs), options), Path(args.runs) / config.name, file)
+    result = gate_run(config, Path(args.runs), options)
+    return _answer(args, result, Path(args.runs) / config.name, file, result.bundles)
 
 
 def gate_run(config: PipelineConfig, runs: Path, options: GateOptions) -> GateResult:
@@ -97,7 +107,7 @@ def gate_run(config: PipelineConfig, runs: Path, options: GateOptions) -> GateRe
     verdicts: list[Verdict] = []
     _refuse_idle(options, config.gates)
     with ExitStack() as stack:
-        references = _References(options.reference, stack, partial(build.again, dataset=result.dataset))
+        references = _References(options, stack, partial(build.again, dataset=result.dataset))
         for target in result.targets:
             verdicts += target.verdicts.facts.verdicts
             wanted = [one for one in config.gates_of(target.config.name) if one.other == "reference"]
@@ -115,7 +125,8 @@ def gate_run(config: PipelineConfig, runs: Path, options: GateOptions) -> GateRe
     unmeasured = [target.config.name for target in result.targets if target.report.facts.why is not None]
     code = exit_code(verdicts, config.gates, required=required, unmeasured=unmeasured)
     bundles = {target.config.name: target.bundle.root for target in result.targets if target.report.facts.why is None}
-    return GateResult(tuple(verdicts), code if verdicts or options.first else EXIT_INCOMPARABLE, config.gates, bundles)
+    digests = {name: sha256(root / MANIFEST) for name, root in bundles.items()}
+    return GateResult(tuple(verdicts), code if verdicts or options.first else EXIT_INCOMPARABLE, config.gates, bundles, digests)
 
 
 def gate_bundle(given: Bundle, options: GateOptions) -> GateResult:
@@ -143,12 +154,13 @@ def gate_bundle(given: Bundle, options: GateOptions) -> GateResult:
             own = _side(given, validation, found)
             if found is not None:
                 own = replace(own, data=(found.digest(), len(found.images)))
-            references = _References(options.reference, stack, partial(build.again, dataset=dataset))
+            references = _References(options, stack, partial(build.again, dataset=dataset))
             verdicts += _judge(own, wanted, references, dataset, validation)
     code = exit_code(verdicts, ())
     idle = any(verdict.verdict == "unmeasured" for verdict in verdicts) and code != EXIT_FAIL
     nothing = idle or not (verdicts or options.first)
-    return GateResult(tuple(verdicts), EXIT_INCOMPARABLE if nothing else code, gates, {given.manifest.target: given.root})
+    name = given.manifest.target
+    return GateResult(tuple(verdicts), EXIT_INCOMPARABLE if nothing else code, gates, {name: given.root}, {name: given.digest})
 
 
 def _refuse_idle(options: GateOptions, gates: Iterable[GateConfig]) -> None:
@@ -161,8 +173,9 @@ def _refuse_idle(options: GateOptions, gates: Iterable[GateConfig]) -> None:
 class _References:
     """The kept bundles in a folder, or a single one; engines from other machines are rebuilt here."""
 
-    def __init__(self, folder: Path | None, stack: ExitStack, again: Rebuild) -> None:
-        self._folder = folder
+    def __init__(self, options: GateOptions, stack: ExitStack, again: Rebuild) -> None:
+        self._folder = options.reference
+        self._trust = options.trust
         self._stack = stack
         self._again = again
 
@@ -174,10 +187,12 @@ class _References:
         if not (root / MANIFEST).exists():
             return f"no reference: {root / MANIFEST} does not exist; keep one with --save-reference {self._folder}"
         try:
-            bundle = Bundle.load(root)
+            bundle = Bundle.load(root, self._trust)
             if bundle.manifest.target != target:
                 return f"{root} is of target {bundle.manifest.target}, not of {target}"
             return self._here(bundle)
+        except Untrusted:
+            raise
         except (EdgedistillError, ValueError) as error:  # ValueError: an unknown runtime
             return str(error)
 
@@ -189,7 +204,7 @@ class _References:
             return bundle
         say(f"the reference {bundle.root}: {why}; its engine is rebuilt here from its own graph", sys.stderr)
         made = self._again(bundle, Path(self._stack.enter_context(TemporaryDirectory())))
-        return Bundle(made.root, made.manifest.model_copy(update={"data": manifest.data}))
+        return replace(made, manifest=made.manifest.model_copy(update={"data": manifest.data}))
 
 
 def _judge(
@@ -213,7 +228,7 @@ def _judge(
 def _side(bundle: Bundle, validation: ValidationConfig, labeled: Any) -> Side:
     """A bundle as gates see it; it runs on the labeled images only when its detections are needed."""
     manifest = bundle.manifest
-    size = None if manifest.engine is None else (bundle.root / manifest.engine).stat().st_size
+    size = None if manifest.engine is None else bundle.file(manifest.engine).stat().st_size
     figures = Figures(manifest.accuracy, manifest.latency, size, manifest.cost, manifest.graph.network, speedups=manifest.speedups)
     opened = partial(bundle.open, threads=validation.latency.threads)
 
@@ -224,21 +239,24 @@ def _side(bundle: Bundle, validation: ValidationConfig, labeled: Any) -> Side:
     return Side(manifest.target, figures, manifest.contract, opened, detections, manifest.why, manifest.data)
 
 
-def _answer(args: argparse.Namespace, result: GateResult, folder: Path | None, file: Path | None) -> Answer:
+def _answer(
+    args: argparse.Namespace, result: GateResult, folder: Path | None, file: Path | None, bundles: Mapping[str, Path | Bundle]
+) -> Answer:
     """The result for the terminal and for CI systems, written to `folder` or to --out; keeps the reference if asked to."""
     verdicts, gates, code = result.verdicts, result.gates, result.exit_code
-    data = {"gates": [verdict.model_dump(mode="json") for verdict in verdicts], "exit_code": code}
+    data = {"gates": [verdict.model_dump(mode="json") for verdict in verdicts], "sha256": dict(result.digests), "exit_code": code}
     lines = [text(verdicts) if verdicts or not gates else "every gate compares with a reference, and there is none yet"]
+    lines += [f"sha256 of {name}'s {MANIFEST}: {digest}" for name, digest in result.digests.items()]
     out = Path(args.out) if args.out is not None else folder
     if out is not None:
         lines += [str(path) for path in write(out, verdicts, code)]
     commands = annotate(verdicts, gates, file, settings=args.settings)
     if args.save_reference is not None:
-        lines.append(_save(Path(args.save_reference).resolve(), result.bundles, code))
+        lines.append(_save(Path(args.save_reference).resolve(), bundles, code))
     return Answer(data, "\n".join(lines), code, commands)
 
 
-def _save(folder: Path, bundles: Mapping[str, Path], code: int) -> str:
+def _save(folder: Path, bundles: Mapping[str, Path | Bundle], code: int) -> str:
     """Keep the bundles next to those of other targets, completely or not at all; keep nothing unless every gate passed.
 
     Raises:

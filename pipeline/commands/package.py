@@ -5,6 +5,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from deploy.bundles.bundle import Bundle
+from deploy.bundles.manifest import MANIFEST
+from deploy.bundles.trust import Trust
 from deploy.errors import ConfigError
 from deploy.shipping.ship import ship
 from pipeline.answer import Answer
@@ -13,7 +15,7 @@ from pipeline.store.files import replace_folder
 
 def package(args: argparse.Namespace) -> Answer:
     """Write the folder, completely or not at all."""
-    bundle, out = Bundle.load(Path(args.bundle)), Path(args.out).resolve()
+    bundle, out = Bundle.load(Path(args.bundle), Trust.of(args.trusted, args.sha256)), Path(args.out).resolve()
     if out.exists():
         raise ConfigError(f"--out {out}: already exists; choose a new folder")
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -23,4 +25,6 @@ def package(args: argparse.Namespace) -> Answer:
         ship(bundle, made, image=args.image)
         replace_folder(made, out)
     files = sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file() and out / "bundle" not in path.parents)
-    return Answer({"out": str(out), "files": files}, "\n".join([f"{out}: bundle/", *(f"  {file}" for file in files)]))
+    lines = [f"{out}: bundle/", *(f"  {file}" for file in files), f"sha256 of bundle/{MANIFEST}: {bundle.digest}"]
+    bundle.close()
+    return Answer({"out": str(out), "files": files, "sha256": bundle.digest}, "\n".join(lines))

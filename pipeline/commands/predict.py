@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 from deploy.bundles.bundle import Bundle
+from deploy.bundles.trust import Trust
 from deploy.errors import ConfigError, DataError, Interrupted, plain
 from deploy.prediction.inputs import expand
 from pipeline.answer import Answer, say
@@ -19,7 +20,7 @@ def predict(args: argparse.Namespace) -> Answer:
         raise ConfigError(f"--score {args.score}: allowed: 0 to 1")
     if args.every is not None and args.every < 1:
         raise ConfigError(f"--every {args.every}: allowed: 1 (all frames) and above")
-    bundle, out = Bundle.load(Path(args.bundle)), Path(args.out)
+    bundle, out = Bundle.load(Path(args.bundle), Trust.of(args.trusted, args.sha256)), Path(args.out)
     images = expand(args.images, sys.stdin.buffer.read, leave_out=out)
     try:
         found = predict_images(bundle, images, out, min_score=args.score, every=args.every)

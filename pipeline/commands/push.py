@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 from deploy.bundles.bundle import Bundle
+from deploy.bundles.trust import Trust
 from deploy.errors import ArtifactError, ConfigError
 from pipeline.answer import Answer
 from pipeline.store.stamp import changed
@@ -17,7 +18,7 @@ def push(args: argparse.Namespace) -> Answer:
 
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", args.repo):
         raise ConfigError(f"--repo {args.repo}: allowed: OWNER/NAME")
-    bundle = Bundle.load(Path(args.bundle))
+    bundle = Bundle.load(Path(args.bundle), Trust.of(args.trusted, args.sha256))
     weights = None if args.without_weights else _weights(bundle, args)
     address = hub.push(bundle, args.repo, weights, private=args.private, engine=args.engine)
     return Answer({"repository": args.repo, "commit": address}, f"{args.repo}: {address}")

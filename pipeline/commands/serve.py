@@ -6,6 +6,8 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from deploy.bundles.bundle import Bundle
+from deploy.bundles.manifest import MANIFEST
+from deploy.bundles.trust import Trust
 from deploy.errors import ConfigError
 from deploy.serving.options import ServeConfig
 from pipeline.answer import Answer
@@ -16,11 +18,11 @@ from pipeline.config.overrides import Setting, apply
 
 def serve(args: argparse.Namespace) -> Answer:
     """Serve until interrupted; with --check, only test whether the bundle can be served."""
-    config = serve_config(args)
+    config, trust = serve_config(args), Trust.of(args.trusted, args.sha256)
     if args.check:
         from deploy.serving.model import Model
 
-        bundle = Bundle.load(Path(args.bundle))
+        bundle = Bundle.load(Path(args.bundle), trust)
         if not args.allow_ungated:
             bundle.refuse_ungated_here()
         model = Model.open(bundle, config)
@@ -28,11 +30,12 @@ def serve(args: argparse.Namespace) -> Answer:
         model.close()
         reason = bundle.why_ungated_here()
         ungated = "" if reason is None else f", UNGATED: {reason}"
-        answer = {"model": model.name, "max_batch_size": size, "why_ungated": reason}
-        return Answer(answer, f"{bundle.root}: can be served here, up to {size} images per pass{ungated}")
+        answer = {"model": model.name, "max_batch_size": size, "why_ungated": reason, "sha256": bundle.digest}
+        line = f"{bundle.root}: can be served here, up to {size} images per pass{ungated}; sha256 of {MANIFEST}: {bundle.digest}"
+        return Answer(answer, line)
     from deploy.serving import process  # the web framework is an extra
 
-    process.serve(Path(args.bundle), config, allow_ungated=args.allow_ungated)
+    process.serve(Path(args.bundle), config, allow_ungated=args.allow_ungated, trust=trust)
     return Answer({}, "")
 
 

@@ -17,6 +17,7 @@ import yaml
 from PIL import Image
 from waiting import PATIENCE
 
+from deploy.bundles.trust import Trust
 from deploy.errors import ArtifactError, BuildError, ConfigError, DataError, RuntimeUnavailable
 from deploy.serving.options import ServeConfig
 from pipeline import answer, cli, flow
@@ -306,7 +307,7 @@ class TestBundleCommands:
     ) -> None:
         served: list[tuple[str, int, int | None, int, bool]] = []
 
-        def serve(folder: Path, config: ServeConfig, *, allow_ungated: bool) -> None:
+        def serve(folder: Path, config: ServeConfig, *, allow_ungated: bool, trust: Trust) -> None:
             served.append((config.host, config.port, config.grpc_port, config.sessions, allow_ungated))
 
         monkeypatch.setattr("deploy.serving.process.serve", serve)

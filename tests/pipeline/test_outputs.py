@@ -8,6 +8,8 @@ import artifact_samples
 import pytest
 import run_samples
 
+from deploy.bundles.provenance import PROVENANCE
+from deploy.bundles.signature import SIGNATURE
 from deploy.errors import ArtifactError
 from pipeline import outputs
 from pipeline.flow import RunResult
@@ -47,6 +49,16 @@ def test_bundles_that_have_not_changed_are_left_as_they_are(result: RunResult, t
     before = written(tmp_path / "bundle")
     outputs.publish(result, tmp_path)
     assert before
+    assert written(tmp_path / "bundle") == before
+
+
+def test_bundles_that_were_signed_are_left_as_they_are(result: RunResult, tmp_path: Path) -> None:
+    outputs.publish(result, tmp_path)
+    for target in result.targets:
+        for name in (SIGNATURE, PROVENANCE):
+            (tmp_path / "bundle" / target.config.name / name).write_text("signed")
+    before = written(tmp_path / "bundle")
+    outputs.publish(result, tmp_path)
     assert written(tmp_path / "bundle") == before
 
 

@@ -19,7 +19,7 @@ from deploy import errors
 from deploy.comparison import metrics
 from deploy.contract import Preprocessing
 from deploy.serving.options import ServeConfig
-from pipeline import cli, config, flow
+from pipeline import cli, config, flow, refusals
 from stages import STAGES
 from stages.config import BaselineConfig, CompareConfig, DataConfig
 from stages.config.augmentations import Color, Corrupt, Crop, Flip, Mosaic, Scale
@@ -97,7 +97,7 @@ class TestEveryPage:
         for command, arguments in shown:
             assert command in subcommands(), command
             known = {option for action in subcommands()[command]._actions for option in action.option_strings}
-            assert set(re.findall(r"(?<= )--[a-z-]+", arguments)) <= known, (command, arguments)
+            assert set(re.findall(r"(?<= )--[a-z0-9-]+", arguments)) <= known, (command, arguments)
 
     def test_the_names_of_pages_are_in_one_case(self) -> None:
         capitals = {"README.md", "CONTRIBUTING.md", "CHANGELOG.md", "ARCHITECTURE.md"}  # as everywhere
@@ -159,7 +159,7 @@ class TestReadme:
 
 class TestCommandsPage:
     def test_every_command_and_each_of_its_options(self) -> None:
-        given = {cells[0].strip("`"): set(re.findall(r"`(--[a-z-]+)", cells[1])) for cells in rows(sections(COMMANDS)["Options"])}
+        given = {cells[0].strip("`"): set(re.findall(r"`(--[a-z0-9-]+)", cells[1])) for cells in rows(sections(COMMANDS)["Options"])}
         options = {
             name: {option for action in command._actions for option in action.option_strings if option.startswith("--")}
             for name, command in subcommands().items()
@@ -172,7 +172,7 @@ class TestCommandsPage:
 
     def test_every_exit_code_and_what_it_means(self) -> None:
         said = {int(code): meaning for code, meaning in rows(sections(COMMANDS)["Exit codes"])}
-        helped = {int(code): meaning for code, meaning in re.findall(r"^  (\d+) +(.+)$", cli.EXIT_CODES, re.MULTILINE)}
+        helped = {int(code): meaning for code, meaning in re.findall(r"^  (\d+) +(.+)$", refusals.EXIT_CODES, re.MULTILINE)}
         assert said == helped
         raised = {kind.exit_code for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.EdgedistillError)}
         assert raised <= said.keys()
@@ -193,7 +193,7 @@ class TestOtherPages:
 
     def test_every_reason_that_a_bundle_is_not_served_is_a_gates(self) -> None:
         assert "`--allow-ungated`" in text(GATES)
-        assert {"--reference", "--save-reference"} <= set(re.findall(r"--[a-z-]+", text(GATES)))
+        assert {"--reference", "--save-reference"} <= set(re.findall(r"--[a-z0-9-]+", text(GATES)))
 
     def test_every_row_of_the_conformance_table_has_its_test(self) -> None:
         found = rows(sections(SERVING)["Conformance"])

@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
 from pathlib import Path
@@ -44,7 +45,7 @@ def test_the_wheel_holds_our_packages_and_nothing_else(wheel: zipfile.ZipFile) -
     assert tops == {*PACKAGES, ABOUT}
     assert not [name for name in wheel.namelist() if Path(name).name.startswith("test_")]
     beside = {name for name in wheel.namelist() if not name.endswith(".py") and "dist-info" not in name}
-    served = {"page.html", "openapi.yaml", "Dockerfile", "kserve.yaml", "start.sh", "README.md"}
+    served = {"page.html", "openapi.yaml", "Dockerfile", "kserve.yaml", "start.sh", "triton.sh", "README.md"}
     assert {Path(name).name for name in beside if name.startswith("deploy/s")} == served
 
 
@@ -61,6 +62,18 @@ def test_the_wheel_says_what_it_is(wheel: zipfile.ZipFile) -> None:
     assert "Requires-Python: >=3.11" in metadata
     assert "Apache License" in wheel.read(f"{ABOUT}/licenses/LICENSE").decode()
     assert "py3-none-any" in str(wheel.filename)
+
+
+def test_the_wheel_has_the_list_of_what_it_brings_along(wheel: zipfile.ZipFile) -> None:
+    listed = wheel.read(f"{ABOUT}/sboms/edgedistill.cdx.json")
+    assert listed == (ROOT / "locks" / "edgedistill.cdx.json").read_bytes()
+
+
+def test_the_source_archive_has_it_too(tmp_path: Path) -> None:
+    command = [sys.executable, "-P", "-m", "hatchling", "build", "-t", "sdist", "-d", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
+    with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as archive:
+        assert f"edgedistill-{PROJECT['version']}/locks/edgedistill.cdx.json" in archive.getnames()
 
 
 def test_one_console_script_of_the_distribution_s_name() -> None:
@@ -96,6 +109,7 @@ def test_what_is_deployed_imports_what_the_base_installs() -> None:
         "google",
         "grpc",
         "huggingface_hub",
+        "model_signing",
         "imagecorruptions",
         "prometheus_client",
         "starlette",

@@ -19,6 +19,7 @@ import onnx_samples
 from PIL import Image
 from waiting import PATIENCE, join, until
 
+from deploy.bundles.trust import ANYONE, Trust
 from deploy.serving.logs import Log
 from deploy.serving.options import ServeConfig
 
@@ -48,14 +49,14 @@ def encoded(cells: dict[tuple[int, int], int], kind: str = "PNG") -> bytes:
 class Running:
     """A server on a thread, on free ports."""
 
-    def __init__(self, folder: Path, **options: Any) -> None:
+    def __init__(self, folder: Path, *, trust: Trust = ANYONE, **options: Any) -> None:
         from deploy.serving import process
         from deploy.serving.service import Service
 
         self.lines = io.StringIO()
         config = ServeConfig(port=0, grpc_port=0, threads=1, max_batch_size=2, drain_seconds=0, **options)
         self.listener = process.listen("127.0.0.1", 0)
-        self.service = Service(folder, config, log=Log(self.lines))
+        self.service = Service(folder, config, log=Log(self.lines), trust=trust)
         self.server = process._Server(self.service, self.listener)
         self._thread = threading.Thread(target=lambda: asyncio.run(self.server.run()), name="server", daemon=True)
         self._thread.start()

@@ -1,6 +1,7 @@
 """What an edge box does: the wheel in a virtual environment of its own, with the base and `serve`, without torch."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -82,6 +83,12 @@ def program(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 @pytest.fixture(scope="module", params=HOW)
 def builder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return install(tmp_path_factory.mktemp(f"build-{request.param}"), request.param, "build")
+
+
+@pytest.fixture(scope="module", params=HOW)
+def verifier(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("model_signing")
+    return install(tmp_path_factory.mktemp(f"signing-{request.param}"), request.param, "signing")
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +182,32 @@ def test_build_says_what_to_install(program: Path, bundle: Bundle, tmp_path: Pat
     line = 'edgedistill: target here: onnx is not installed: pip install "edgedistill[build]"'
     assert (done.returncode, done.stderr.splitlines()[-1]) == (5, line)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_signed_bundle_is_verified_without_torch(verifier: Path, bundle: Bundle, tmp_path: Path) -> None:
+    from signing_samples import pair
+
+    key = pair(tmp_path, "key")
+    folder = Path(shutil.copytree(bundle.root, tmp_path / "cells"))
+    assert "No module named 'torch'" in run(verifier.with_name("python"), "-c", "import torch", cwd=tmp_path).stderr
+    done = run(verifier, "sign", folder, "--key", key.private, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    done = run(verifier, "gate", folder, "--trusted", key.public, cwd=tmp_path)
+    assert (done.returncode, "pass" in done.stdout, done.stderr) == (0, True, "")
+    (folder / "labels.txt").write_text("cat")
+    done = run(verifier, "gate", folder, "--trusted", key.public, cwd=tmp_path)
+    line = f"edgedistill: {folder / 'labels.txt'}: is not the file that was signed; copy the bundle again, or sign it again\n"
+    assert (done.returncode, done.stdout, done.stderr) == (4, "", line)
+
+
+def test_trusted_says_what_to_install(program: Path, bundle: Bundle, tmp_path: Path) -> None:
+    """The base and the server are without the library that verifies signatures."""
+    folder = Path(shutil.copytree(bundle.root, tmp_path / "cells"))
+    (folder / "model.sig").write_text('{"dsseEnvelope": {"payload": "eyJwcmVkaWNhdGUiOiB7InJlc291cmNlcyI6IFtdfX0="}}')
+    (tmp_path / "key").write_text("-----BEGIN PUBLIC KEY-----\n")
+    done = run(program, "gate", folder, "--trusted", "key", cwd=tmp_path)
+    line = "edgedistill: this needs model_signing, which is not installed; run: pip install 'edgedistill[signing]'\n"
+    assert (done.returncode, done.stderr) == (2, line)
 
 
 def test_serve(program: Path, bundle: Bundle, picture: Path) -> None:

@@ -5,11 +5,10 @@ import contextlib
 import json
 import signal
 import socket
-import struct
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from http.client import HTTPConnection
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 import artifact_samples as samples
 import numpy as np
 import pytest
+from rubbish_samples import DOCUMENTED, fuzz
 from serving_samples import Client, Reply, Running, Server, encoded, load, once, request
 from waiting import PATIENCE, until
 
@@ -310,56 +310,6 @@ def test_map_through_the_server_equals_that_of_validate(bundle: Bundle, tmp_path
         accuracy, _ = coco.evaluate(truth, asyncio.run(ask(server.port)), "val", bundle.manifest.contract.classes)
     assert accuracy == expected
     assert accuracy.map == 1.0
-
-
-def fuzz(random: np.random.Generator) -> Callable[[int], bytes]:
-    """Good, bad, huge, truncated and random requests."""
-    tensor = np.zeros((1, 3, 64, 64), np.float32)
-    head = json.dumps(
-        {"inputs": [{"name": "images", "datatype": "FP32", "shape": [1, 3, 64, 64], "parameters": {"binary_data_size": tensor.nbytes}}]}
-    ).encode()
-    infer = "/v2/models/cells-here/infer"
-    length = f"inference-header-content-length: {len(head)}\r\n"
-    bomb = struct.pack(">II", 60_000, 60_000)
-    png = encoded({}, "PNG")
-
-    def noise(count: int) -> bytes:
-        return random.integers(0, 256, count, dtype=np.uint8).tobytes()
-
-    def flipped() -> bytes:
-        content = bytearray(IMAGE)
-        for position in random.integers(0, len(content), 5):
-            content[position] = int(random.integers(256))
-        return bytes(content)
-
-    kinds: list[Callable[[], bytes]] = [
-        lambda: request(IMAGE),
-        lambda: request(head + tensor.tobytes(), infer, headers=length),
-        lambda: request(head + noise(tensor.nbytes), infer, headers=length),
-        lambda: request(head + noise(100), infer, headers=length),
-        lambda: request(IMAGE[: int(random.integers(len(IMAGE)))]),
-        lambda: request(flipped()),
-        lambda: request(png[:16] + bomb + png[24:]),
-        lambda: request(noise(int(random.integers(2000)))),
-        lambda: request(noise(60_000)),
-        lambda: request(noise(300), headers="content-type: multipart/form-data; boundary=x\r\n"),
-        lambda: request(b"--x\r\n" + noise(300) + b"\r\n--x--\r\n", headers="content-type: multipart/form-data; boundary=x\r\n"),
-        lambda: request(noise(300), headers="content-encoding: gzip\r\n"),
-        lambda: request(
-            json.dumps({"inputs": [{"name": "images", "datatype": "FP32", "shape": [1, 3, 64, 64], "data": [0]}]}).encode(), infer
-        ),
-        lambda: request(b"[" * 5000, infer),
-        lambda: request(noise(300), infer),
-        lambda: request(IMAGE, "/v1/detect?min_score=" + "9" * 50),
-        lambda: request(b"", f"/{noise(4).hex()}", "GET"),
-        lambda: request(b"", "/v1/detect", "DELETE"),
-        lambda: request(b"", "/metrics", "GET"),
-        lambda: b"GET " + noise(40).replace(b"\n", b"").replace(b"\r", b"") + b"\r\n\r\n",
-    ]
-    return lambda number: kinds[number % len(kinds)]()
-
-
-DOCUMENTED = {200, 400, 404, 405, 413, 415}
 
 
 @pytest.mark.parametrize("count", [2_000, pytest.param(100_000, marks=pytest.mark.slow)])

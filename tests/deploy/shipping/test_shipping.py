@@ -137,10 +137,10 @@ class TestPackage:
     @pytest.mark.parametrize(
         ("kind", "wheel", "version", "installed"),
         [
-            ("cpu", False, "", ["edgedistill[serve,build]"]),
-            ("cpu", False, "==0.1.0", ["edgedistill[serve,build]==0.1.0"]),
-            ("cpu", True, "", ["WHEEL[serve,build]"]),
-            ("gpu", True, "", ["WHEEL[serve,build]", "onnxruntime-gpu[cuda,cudnn]"]),
+            ("cpu", False, "", ["edgedistill[serve,build,signing]"]),
+            ("cpu", False, "==0.1.0", ["edgedistill[serve,build,signing]==0.1.0"]),
+            ("cpu", True, "", ["WHEEL[serve,build,signing]"]),
+            ("gpu", True, "", ["WHEEL[serve,build,signing]", "onnxruntime-gpu[cuda,cudnn]"]),
         ],
     )
     def test_what_dockerfiles_install(
@@ -168,7 +168,7 @@ class TestPackage:
 
         monkeypatch.delattr(ort, "DELIVERY")
         ship(bundle, tmp_path)
-        assert "[serve,build]" in (tmp_path / "Dockerfile.cpu").read_text()
+        assert "[serve,build,signing]" in (tmp_path / "Dockerfile.cpu").read_text()
         assert 'backend: "onnxruntime"' in (tmp_path / "triton" / "cells-here" / "config.pbtxt").read_text()
 
     def test_a_runtime_of_one_device_has_one_dockerfile(self, tmp_path: Path) -> None:
@@ -269,6 +269,81 @@ class TestStart:
         shutil.rmtree(tmp_path / "bin")
         self.start(tmp_path, made.root, EDGEDISTILL_DATA=str(tmp_path / "data"))
         assert (tmp_path / "built" / MANIFEST).stat().st_mtime_ns != stamp
+
+
+class TestTrustedStart:
+    """start.sh and triton.sh with EDGEDISTILL_TRUSTED."""
+
+    @pytest.fixture
+    def key(self, tmp_path: Path) -> Any:
+        pytest.importorskip("model_signing")
+        pytest.importorskip("OpenSSL")
+        return pytest.importorskip("signing_samples").pair(tmp_path / "a key", "key")
+
+    def test_a_signed_bundle_is_served_as_it_is(self, bundle: Bundle, tmp_path: Path, key: Any) -> None:
+        from signing_samples import signed
+
+        folder = signed(bundle, tmp_path / "cells", key)
+        code, line = TestStart().start(tmp_path, folder, EDGEDISTILL_TRUSTED=str(key.public))
+        assert (code, line) == (0, f"serve {folder} --trusted {key.public} --host 0.0.0.0 --port 8000 --grpc-port 8001")
+
+    def test_an_unsigned_one_is_refused(self, bundle: Bundle, tmp_path: Path, key: Any) -> None:
+        code, said = TestStart().start(tmp_path, bundle.root, EDGEDISTILL_TRUSTED=str(key.public))
+        assert code == 4
+        assert said.count("is not signed (no model.sig)") == 2  # by serve --check and by build
+
+    def test_an_engine_built_here_is_served_by_its_hash_and_an_earlier_one_is_not(self, tmp_path: Path, key: Any) -> None:
+        from signing_samples import signed
+
+        made = samples.bundle(tmp_path / "made")
+        manifest = json.loads((made.root / MANIFEST).read_text())
+        manifest["machine"]["cpu"] = "Imagined 3000"
+        samples.resign(made.root, manifest)
+        samples.dataset(tmp_path / "data")
+        folder = signed(made, tmp_path / "cells", key)
+        shutil.copytree(made.root, tmp_path / "built")
+        shutil.copy(folder / MANIFEST, tmp_path / "built.from")
+        code, line = TestStart().start(
+            tmp_path, folder, EDGEDISTILL_DATA=str(tmp_path / "data"), EDGEDISTILL_TRUSTED=str(key.public), TMPDIR=str(tmp_path)
+        )
+        words = line.split()
+        assert (code, words[0], words[2]) == (0, "serve", "--sha256")
+        assert Path(words[1]) != tmp_path / "built"
+        assert words[3] == sha256(Path(words[1]) / MANIFEST)
+        Bundle.load(words[1]).refuse_ungated_here()
+
+    def test_triton_gets_a_repository_of_the_verified_bundle(self, bundle: Bundle, tmp_path: Path, key: Any) -> None:
+        from signing_samples import signed
+
+        ready = tmp_path / "ready"
+        assert cli.main(["package", str(signed(bundle, tmp_path / "cells", key)), "--out", str(ready)]) == 0
+        programs = tmp_path / "bin"
+        programs.mkdir()
+        run = f'exec {shlex.quote(sys.executable)} -c "from pipeline.cli import main; import sys; sys.exit(main())" "$@"'
+        for name, line in (("edgedistill", run), ("tritonserver", 'echo "$@"')):
+            (programs / name).write_text(f"#!/bin/sh\n{line}\n")
+            (programs / name).chmod(0o755)
+
+        def start(**variables: str) -> subprocess.CompletedProcess[str]:
+            environment = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}", "TMPDIR": str(tmp_path), **variables}
+            return subprocess.run(
+                ["sh", str(ready / "triton.sh"), "--log-verbose=1"], env=environment, capture_output=True, text=True, check=False
+            )
+
+        assert start().stdout == f"--model-repository={ready / 'triton'} --log-verbose=1\n"
+        (ready / "triton" / "cells-here" / "1" / "model.onnx").write_bytes(b"evil")  # which is then not used
+        done = start(EDGEDISTILL_TRUSTED=str(key.public))
+        repository = Path(done.stdout.split()[0].removeprefix("--model-repository="))
+        engine = (bundle.root / "engine.onnx").read_bytes()
+        assert (repository / "cells-here" / "1" / "model.onnx").read_bytes() == engine
+        (ready / "bundle" / "engine.onnx").write_bytes(b"evil")
+        done = start(EDGEDISTILL_TRUSTED=str(key.public))
+        assert (done.returncode, done.stdout) == (4, "")
+
+    def test_kserve_has_the_variable(self, shipped: Path) -> None:
+        service = yaml.safe_load((shipped / "kserve.yaml").read_text())["spec"]["predictor"]
+        assert {"name": "EDGEDISTILL_TRUSTED", "value": ""} in service["containers"][0]["env"]
+        assert [one["name"] for one in service["volumes"]] == [one["name"] for one in service["containers"][0]["volumeMounts"]]
 
 
 class TestPush:

@@ -14,7 +14,7 @@ from deploy.contract import Frozen
 from deploy.errors import ConfigError
 from pipeline.store import keys
 from pipeline.store.stamp import finished
-from pipeline.store.store import Mode, NothingMeasured, Store, UntilReached
+from pipeline.store.store import Mode, NothingMeasured, Store, UntilReached, past_stages
 from stages.artifacts import Artifact
 from stages.config import DetectorConfig, DistillConfig, LossConfig, TargetConfig
 from stages.facts import write_facts
@@ -97,6 +97,17 @@ def test_an_artifact_lies_in_a_folder_named_by_its_hash(tmp_path: Path) -> None:
     stamp = finished(artifact.root)
     assert stamp is not None
     assert set(stamp["files"]) == {"artifact.json", "deep/wood.txt"}
+
+
+def test_what_an_artifact_and_its_inputs_depended_on_is_remembered_under_its_name(tmp_path: Path) -> None:
+    wood = flow(Store(tmp_path, "run", PLAIN), seed=3)
+    found = past_stages(tmp_path, {wood.root.name, "cut-of-a-run-that-is-gone"})
+    assert [name.partition("-")[0] for name in found] == ["cut", "grow"]
+    cut_from, grown_from = found.values()
+    assert cut_from["config"]["distill"]["losses"][0]["name"] == "attention"
+    assert grown_from["config"] == {"seed": 3}
+    assert all(keys.key_of(parts) == name for name, parts in found.items())
+    assert past_stages(tmp_path / "missing", {wood.root.name}) == {}
 
 
 class TestReasons:
