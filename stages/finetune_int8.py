@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -102,8 +103,6 @@ def _decide(
     export: ExportConfig,
 ) -> None:
     """Judge both int8 graphs on the split, and write the network that is kept."""
-    from dataclasses import asdict
-
     from stages.int8.forms import lead
     from stages.measurement.torch_accuracy import graph_options
     from stages.training.checkpoint import save

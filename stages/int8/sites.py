@@ -75,20 +75,11 @@ def find(
     assert isinstance(recording, _Recording)
     sites = _sites(placement, values, recording.results)
     owners = _owners(detector)
-    found = [_parameter(layer, weights, owners, detector) for layer in _by_weight(placement.layers)]
     rounded = []
-    for layers, (parameter, axis, module, turned) in zip(_by_weight(placement.layers), found, strict=True):
-        reads = tuple(placement.steps.get(layer.reads) for layer in layers)
-        norm = folded.get(module)
-        bias = getattr(module if norm is None else norm, "bias", None)
-        own = bias if isinstance(bias, Tensor) else None
-        first = layers[0]
-        _copy(parameter, weights[first.weight].T if turned else weights[first.weight])
-        if own is not None and first.bias is not None:
-            _copy(own, weights[first.bias])
-        skipped = norm if isinstance(norm, nn.BatchNorm2d) else None  # a frozen one computes on its own
-        added = own if norm is None or skipped is not None else None
-        rounded.append(RoundedWeight(parameter, axis, added, skipped, first.rounds_bias, reads))
+    for layers in _by_weight(placement.layers):
+        owned = _owner(layers, weights, owners, detector)
+        owners = [one for one in owners if one[0] is not owned[0]]  # two parameters may have the same values
+        rounded.append(_weight(layers, owned, placement, weights, folded))
     read = {layer.reads for layer in placement.layers}
     missing = [name for name in placement.steps if name not in sites and name not in read]
     if missing:
@@ -125,11 +116,11 @@ def _owners(detector: Detector) -> list[tuple[nn.Parameter, nn.Module]]:
     return [(module.weight, module) for module in layers if isinstance(module.weight, nn.Parameter)]
 
 
-_Owned = tuple[nn.Parameter, int, nn.Module, bool]
-"""A parameter, its axis of channels, its module, and whether the graph has it transposed."""
+_Owned = tuple[nn.Parameter, nn.Module, int, bool]
+"""A parameter, its module, its axis of channels, and whether the graph has it transposed."""
 
 
-def _parameter(
+def _owner(
     layers: Sequence[RoundedLayer], weights: Mapping[str, Array], owners: Sequence[tuple[nn.Parameter, nn.Module]], detector: Detector
 ) -> _Owned:
     layer = layers[0]
@@ -137,10 +128,30 @@ def _parameter(
     for parameter, module in owners:
         own = parameter.detach().cpu().numpy()
         if own.shape == wanted.shape and _close(own, wanted):
-            return parameter, layer.axis, module, False
+            return parameter, module, layer.axis, False
         if own.ndim == wanted.ndim == 2 and own.T.shape == wanted.shape and _close(own.T, wanted):
-            return parameter, 1 - layer.axis, module, True
+            return parameter, module, 1 - layer.axis, True
     raise _refused(detector, f"the layer {layer.name}")
+
+
+def _weight(
+    layers: Sequence[RoundedLayer],
+    owned: _Owned,
+    placement: RoundingTable,
+    weights: Mapping[str, Array],
+    folded: Mapping[nn.Module, nn.Module],
+) -> RoundedWeight:
+    """The weight of these layers, and what is added after it; both become the graph's."""
+    (parameter, module, axis, turned), first = owned, layers[0]
+    norm = folded.get(module)
+    bias = getattr(module if norm is None else norm, "bias", None)
+    own = bias if isinstance(bias, Tensor) else None
+    _copy(parameter, weights[first.weight].T if turned else weights[first.weight])
+    if own is not None and first.bias is not None:
+        _copy(own, weights[first.bias])
+    skipped = norm if isinstance(norm, nn.BatchNorm2d) else None  # a frozen one computes on its own
+    added = own if norm is None or skipped is not None else None
+    return RoundedWeight(parameter, axis, added, skipped, first.rounds_bias, tuple(placement.steps.get(one.reads) for one in layers))
 
 
 def _refused(detector: Detector, what: str) -> ConfigError:

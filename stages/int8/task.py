@@ -5,7 +5,7 @@ from typing import Self
 
 from torch import Tensor
 
-from stages.config import DistillConfig, LossConfig, TrainConfig
+from stages.config import DistillConfig, LossConfig
 from stages.config.distillation import Weight
 from stages.detectors import Detector, Outputs, Target
 from stages.int8.folding import norms
@@ -107,8 +107,3 @@ def task(
     itself = build_losses(config.model_copy(update={"losses": own_losses}), detector, own, seed)
     guide = Teacher(teacher, config.teacher_precision)
     return Int8Distillation(detector, guide, Teacher(own, "fp32"), losses, itself, config, rounding, weight)
-
-
-def num_steps(train: TrainConfig, num_images: int) -> int:
-    """Steps of the training; 0 without epochs."""
-    return train.num_steps(num_images) if train.epochs else 0

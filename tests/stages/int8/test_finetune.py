@@ -119,19 +119,25 @@ def test_killed_and_resumed_equals_undisturbed(
     assert any(not before[name].equal(after[name]) for name in before)
 
 
-def test_what_is_kept_carries_its_ranges_and_is_built_without_images(tmp_path: Path, whole: Checkpoint) -> None:
+def test_what_is_kept_carries_its_ranges_and_is_built_without_images(
+    tmp_path: Path, dataset: Dataset, pair: tuple[Checkpoint, Checkpoint], whole: Checkpoint
+) -> None:
     found = int8_training.read(whole.root)
     assert found is not None
     assert found.kept
     assert found.fits(TRAINED.recipe)
     assert found.trained_map is not None
-    for folder in ("model", "engine"):
+    for folder in ("model", "engine", "plain-model", "plain-engine"):
         (tmp_path / folder).mkdir()
     model = export(tmp_path / "model", samples.EXPORT, whole)
     target = TargetConfig.model_validate({"name": "cpu", "runtime": "ort", "precision": "int8", "int8": {"finetune": True}})
     engine = optimize(tmp_path / "engine", target, model, None)
     assert engine.facts.int8 == found.figures
+    plain = optimize(tmp_path / "plain-engine", target, export(tmp_path / "plain-model", samples.EXPORT, pair[0]), dataset)
+    assert engine.facts.proof == plain.facts.proof
     assert engine.facts.proof["convolutions_int8"] > 10
+    assert engine.facts.cost == plain.facts.cost
+    assert engine.file("engine.onnx").read_bytes() != plain.file("engine.onnx").read_bytes()
 
 
 def test_what_is_not_better_is_not_kept(
