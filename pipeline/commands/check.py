@@ -104,6 +104,7 @@ def _refuse_networks(config: PipelineConfig) -> None:
         ArtifactError: a detector cannot be built.
     """
     # Imported here: a run that reuses all its trainings must not import torch.
+    from stages.int8.sites import refuse_unroundable
     from stages.training.checkpoint import build_detector, check_size
     from stages.training.distillation import build_losses
     from stages.training.unlabeled.plan import refuse_masks, refuse_unlearnable
@@ -116,6 +117,7 @@ def _refuse_networks(config: PipelineConfig) -> None:
     losses = build_losses(config.distill, student, teacher, config.seed)
     for target in config.targets:
         if target.int8 is not None and target.finetunes:
+            refuse_unroundable(student)
             build_losses(config.distill.model_copy(update={"losses": target.int8.own_losses}), student, student, config.seed)
     if config.teacher.from_unlabelled is not None:
         refuse_masks(teacher, "teacher.unlabelled")

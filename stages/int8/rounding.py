@@ -50,6 +50,7 @@ class Rounding(Walk):
         self._scales: dict[int, tuple[Tensor, float]] = {}  # of rounded tensors, which are kept so that their ids stay theirs
         self._made: dict[int, tuple[Tensor, Tensor]] = {}
         self._turn: dict[int, int] = {}
+        self._reached: set[Site] = set()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         super().__exit__(kind, error, trace)
@@ -69,7 +70,14 @@ class Rounding(Walk):
     def result(self, site: Site, func: Callable[..., Any], result: Tensor) -> Tensor:
         """See Walk.result."""
         step = self._sites.get(site)
-        return result if step is None else self._round(result, step)
+        if step is None:
+            return result
+        self._reached.add(site)
+        return self._round(result, step)
+
+    def unreached(self) -> Site | None:
+        """A place that was never reached although its module ran: it computes something else in a training than in the graph."""
+        return next((site for site in self._sites if site not in self._reached and self._runs.get(site.module, 0) > site.run), None)
 
     def _rounded(self, own: RoundedWeight, images: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """What the layer is given: its input, its weight and its bias."""

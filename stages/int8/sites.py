@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from deploy.errors import ConfigError
 from deploy.precision.placement import Array, RoundedLayer, RoundingTable
 from stages.detectors import Detector
+from stages.detectors.backbones.deformable import DeformableConvolution
 from stages.int8.rounding import LAYERS, RoundedWeight, Rounding
 from stages.int8.walk import OUTSIDE, Site, Walk, name_of
 
@@ -83,7 +84,7 @@ def find(
     read = {layer.reads for layer in placement.layers}
     missing = [name for name in placement.steps if name not in sites and name not in read]
     if missing:
-        raise _refused(detector, f"the tensor {missing[0]}")
+        raise not_rounded(detector, f"the tensor {missing[0]}")
     return Rounding(detector, {site: placement.steps[name] for name, site in sites.items()}, rounded, limit)
 
 
@@ -131,7 +132,7 @@ def _owner(
             return parameter, module, layer.axis, False
         if own.ndim == wanted.ndim == 2 and own.T.shape == wanted.shape and _close(own.T, wanted):
             return parameter, module, 1 - layer.axis, True
-    raise _refused(detector, f"the layer {layer.name}")
+    raise not_rounded(detector, f"the layer {layer.name}")
 
 
 def _weight(
@@ -154,7 +155,20 @@ def _weight(
     return RoundedWeight(parameter, axis, added, skipped, first.rounds_bias, tuple(placement.steps.get(one.reads) for one in layers))
 
 
-def _refused(detector: Detector, what: str) -> ConfigError:
+def refuse_unroundable(detector: Detector) -> None:
+    """Refuse, before any training, a detector that is known to compute something in torch that its graph computes differently.
+
+    Raises:
+        ConfigError: it does; the message says what.
+    """
+    if detector.kind == "set_prediction":
+        raise not_rounded(detector, "attention")
+    if any(isinstance(module, DeformableConvolution) for module in detector.modules()):
+        raise not_rounded(detector, "a deformable convolution")
+
+
+def not_rounded(detector: Detector, what: str) -> ConfigError:
+    """Why a detector cannot be trained for int8: its graph computes this in a different way."""
     known = ", ".join(LAYERS)
     return ConfigError(
         f"int8.finetune: {what} of detector {detector.name}'s graph is not computed by its modules ({known}) in torch, so it cannot be "
@@ -188,4 +202,4 @@ def check(detector: Detector, found: Sequence[Array], expected: Sequence[Array],
     for own, other, plain in zip(found, expected, exact, strict=True):
         effect = float(np.square(other - plain).mean())
         if float(np.square(own - other).mean()) > 0.05 * effect + 1e-9 * float(np.square(plain).mean()):
-            raise _refused(detector, "rounding")
+            raise not_rounded(detector, "rounding")

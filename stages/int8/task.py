@@ -10,6 +10,7 @@ from stages.config.distillation import Weight
 from stages.detectors import Detector, Outputs, Target
 from stages.int8.folding import norms
 from stages.int8.rounding import Rounding
+from stages.int8.sites import not_rounded
 from stages.losses import Loss
 from stages.training.batches.loader import TrainingBatch
 from stages.training.distillation import Distillation, Lesson, build_losses, loss_factor
@@ -82,6 +83,8 @@ class Int8Distillation(Distillation):
         """What Distillation sums, of the rounded student."""
         with self._rounding:
             loss, terms = super().forward(batch, extra)
+        if (site := self._rounding.unreached()) is not None:
+            raise not_rounded(self.detector, f"what {site.module} computes in")
         return loss * self._weight, terms
 
 

@@ -18,6 +18,7 @@ from stages.int8.folding import fold
 from stages.int8.forms import Int8Forms, heads_of
 from stages.int8.rounded import rounded_detector
 from stages.int8.rounding import Rounding, rounded, rounded_weight
+from stages.int8.sites import refuse_unroundable
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -228,3 +229,32 @@ def test_training_brings_the_rounded_network_nearer_to_the_one_in_fp32(tmp_path:
         optimizer.step()
         errors.append(error.item())
     assert min(errors[-3:]) < 0.7 * errors[0]
+
+
+def test_a_module_that_computes_something_else_in_a_training_is_noticed(ready: Ready) -> None:
+    with ready.rounding:
+        heads_of(ready.detector, samples.EXPORT, torch.from_numpy(samples.images()[0]))
+    assert ready.rounding.unreached() is None
+    relu = next(module for name, module in ready.detector.named_modules() if name.endswith("layer1.0.relu"))
+    original, ready.rounding._reached = relu.forward, set()
+    relu.forward = lambda given: given  # type: ignore[assignment]
+    try:
+        with ready.rounding:
+            heads_of(ready.detector, samples.EXPORT, torch.from_numpy(samples.images()[0]))
+    finally:
+        relu.forward = original  # type: ignore[method-assign]
+    site = ready.rounding.unreached()
+    assert site is not None
+    assert site.module.endswith("layer1.0.relu")
+
+
+@pytest.mark.parametrize(
+    ("change", "what"), [({"deformable": (3,), "backbone": "resnet18", "norm": "frozen"}, "a deformable convolution"), (None, "attention")]
+)
+def test_what_is_known_not_to_work_is_refused_before_any_training(change: dict[str, Any] | None, what: str) -> None:
+    detector = samples.student({**samples.FCOS, **(change or {})})
+    if change is None:
+        detector.kind = "set_prediction"
+    with pytest.raises(ConfigError, match=f"int8.finetune: {what} of detector fcos's graph"):
+        refuse_unroundable(detector)
+    refuse_unroundable(samples.student())
