@@ -58,8 +58,8 @@ def test_every_sum_of_features_reads_and_writes_int8(trained: tuple[Int8Forms, P
         assert set(readers) == {"QUANTIZE"}
 
 
-RESIDUALS = 4
-"""Blocks of a resnet10."""
+RESIDUALS = 3
+"""Blocks of a resnet10 up to stride 16."""
 
 
 def features_summed(trt: Any, content: bytes) -> list[tuple[list[str], list[str]]]:
