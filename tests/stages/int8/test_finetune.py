@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from deploy.comparison.interval import Effect
 from deploy.engines import int8_training
 from deploy.engines.int8_training import INT8
-from stages.artifacts import Checkpoint, Dataset
+from stages.artifacts import Checkpoint, Dataset, Engine
 from stages.config import DetectorConfig, FinetuneConfig, TargetConfig
 from stages.export import export
 from stages.finetune_int8 import finetune_int8, is_better
@@ -119,6 +119,12 @@ def test_killed_and_resumed_equals_undisturbed(
     assert any(not before[name].equal(after[name]) for name in before)
 
 
+def operators(engine: Engine) -> dict[str, int]:
+    """Without the dequantization of constants: biases that start alike are one constant until they are trained."""
+    assert engine.facts.cost is not None
+    return {kind: count for kind, count in engine.facts.cost.operators.items() if kind != "DequantizeLinear"}
+
+
 def test_what_is_kept_carries_its_ranges_and_is_built_without_images(
     tmp_path: Path, dataset: Dataset, pair: tuple[Checkpoint, Checkpoint], whole: Checkpoint
 ) -> None:
@@ -136,7 +142,7 @@ def test_what_is_kept_carries_its_ranges_and_is_built_without_images(
     plain = optimize(tmp_path / "plain-engine", target, export(tmp_path / "plain-model", samples.EXPORT, pair[0]), dataset)
     assert engine.facts.proof == plain.facts.proof
     assert engine.facts.proof["convolutions_int8"] > 10
-    assert engine.facts.cost == plain.facts.cost
+    assert operators(engine) == operators(plain)
     assert engine.file("engine.onnx").read_bytes() != plain.file("engine.onnx").read_bytes()
 
 

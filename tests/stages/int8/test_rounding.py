@@ -218,7 +218,7 @@ def test_training_brings_the_rounded_network_nearer_to_the_one_in_fp32(tmp_path:
     batch = torch.from_numpy(np.concatenate(samples.images()))
     with torch.no_grad():
         expected = plain(batch).pyramid
-    optimizer = torch.optim.Adam([one for one in detector.parameters() if one.requires_grad], lr=3e-4)
+    optimizer = torch.optim.Adam([one for one in detector.parameters() if one.requires_grad], lr=5e-5)
     errors = []
     for _ in range(12):
         with rounding:
@@ -228,7 +228,7 @@ def test_training_brings_the_rounded_network_nearer_to_the_one_in_fp32(tmp_path:
         error.backward()
         optimizer.step()
         errors.append(error.item())
-    assert min(errors[-3:]) < 0.7 * errors[0]
+    assert min(errors[-3:]) < 0.8 * errors[0]
 
 
 def test_a_module_that_computes_something_else_in_a_training_is_noticed(ready: Ready) -> None:
@@ -237,12 +237,12 @@ def test_a_module_that_computes_something_else_in_a_training_is_noticed(ready: R
     assert ready.rounding.unreached() is None
     relu = next(module for name, module in ready.detector.named_modules() if name.endswith("layer1.0.relu"))
     original, ready.rounding._reached = relu.forward, set()
-    relu.forward = lambda given: given  # type: ignore[assignment]
+    relu.forward = lambda given: given
     try:
         with ready.rounding:
             heads_of(ready.detector, samples.EXPORT, torch.from_numpy(samples.images()[0]))
     finally:
-        relu.forward = original  # type: ignore[method-assign]
+        relu.forward = original
     site = ready.rounding.unreached()
     assert site is not None
     assert site.module.endswith("layer1.0.relu")
