@@ -122,6 +122,7 @@ def test_what_the_int8_graph_rounds_has_the_same_bits_in_torch(ready: Ready) -> 
     assert all(number <= 2 and most <= 1.001 for number, most in found)
 
 
+@pytest.mark.slow
 def test_with_steps_that_are_powers_of_two_no_sum_is_rounded_and_every_bit_is_the_same(tmp_path: Path) -> None:
     exact = Exact(tmp_path)
     for image in samples.images():
