@@ -26,8 +26,8 @@ from pipeline.store.store import Store
 from stages.artifacts import ONNX
 from stages.config import TargetConfig
 from stages.export import export
+from stages.measurement.calibration_images import CalibrationImages
 from stages.measurement.splits import labeled_split
-from stages.optimize import CalibrationImages
 from stages.prepare import prepare
 from stages.train import train_baseline
 

@@ -28,8 +28,9 @@ FLOW = {  # stage: column and row, artifact, stages that it is fed by
     "time_steps": (1, 1, "StepTimes", ("prepare",)),
     "train_baseline": (2, 1, "Checkpoint", ("time_steps",)),
     "distill": (2, 0, "Checkpoint", ("train_teacher",)),
+    "finetune_int8": (3, 2, "Checkpoint", ("distill",)),
     "compare": (3, 1, "Gains", ("train_baseline", "distill")),
-    "export": (3, 0, "OnnxModel", ("distill",)),
+    "export": (3, 0, "OnnxModel", ("distill", "finetune_int8")),
     "optimize": (4, 0, "Engine", ("export",)),
     "validate": (5, 0, "Report", ("optimize",)),
     "measure": (5, 1, "Measurement", ("optimize",)),
@@ -65,7 +66,7 @@ def architecture() -> str:
     ]
     legend += _text(500, height - 21, "Upper rooms import lower ones; rooms side by side do not import one another.", "soft")
     label = (
-        "The seventeen stages with their artifacts; the rooms of pipeline, stages and deploy, which import one another from left to right"
+        "The eighteen stages with their artifacts; the rooms of pipeline, stages and deploy, which import one another from left to right"
     )
     return "\n".join([*_open(height, label, STYLE), f"<defs>{HEAD}</defs>", *top, *rooms, *legend, "</svg>\n"])
 

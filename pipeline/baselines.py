@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from pipeline.store.store import Store
 from stages.artifacts import Checkpoint, StepTimes
 
 
@@ -39,3 +40,12 @@ class Baselines:
     def title(self, equal: str) -> str:
         """What one is called: what is equal is named if the run has, or meant to have, the one at equal cost."""
         return "baseline" if self.times is None or self.equal_steps == self.equal_cost else f"baseline at equal {equal}"
+
+
+def stronger(baselines: Baselines, store: Store) -> tuple[str, Checkpoint]:
+    """What gates compare with; a dry run takes the baseline at equal cost for the stronger one until all are trained."""
+    every = baselines.by_equal
+    if all(map(store.has, every.values())):
+        return baselines.stronger
+    equal, last = [*every.items()][-1]
+    return baselines.title(equal), last

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from deploy.comparison import metrics
-from pipeline.baselines import Baselines
+from pipeline.baselines import Baselines, stronger
 from pipeline.config import FLOAT, REFERENCES, PipelineConfig
 from pipeline.config.derived import EQUAL_COST, RIVALS, plan_of, reference
 from pipeline.images import announce, warn
@@ -28,9 +28,10 @@ from stages.artifacts import (
 from stages.assess import assess
 from stages.collect import collect
 from stages.compare import compare
-from stages.config import TargetConfig, stretched
+from stages.config import TargetConfig, ValidationConfig, stretched
 from stages.distill import distill
 from stages.export import export
+from stages.finetune_int8 import finetune_int8
 from stages.gate import gate
 from stages.label import label
 from stages.measure import measure
@@ -63,10 +64,9 @@ class RunResult:
     """Everything that a complete run made.
 
     `gains` compares the student with the baselines. `measurement` has the latencies of all engines. `references` are the reports of the
-    teacher and of the stronger baseline as ONNX Runtime fp32 engines, under "teacher" and "baseline".
-    `stages` has one record per stage instance, in the order of the flow. `robust`: what
-    was measured elsewhere and its figures; null if the run was not asked for it. `pool`: the images without labels, and `labels` what the
-    teacher found in them; null if there are none, or the student learns nothing from them.
+    teacher and of the stronger baseline as ONNX Runtime fp32 engines, under "teacher" and "baseline". `stages` has one record per stage
+    instance, in the order of the flow. `robust`: what was measured elsewhere and its figures; null if the run was not asked for it. `pool`:
+    the images without labels, and `labels` what the teacher found in them; null if there are none, or the student learns nothing from them.
     """
 
     config: PipelineConfig
@@ -132,16 +132,20 @@ def compress(config: PipelineConfig, store: Store) -> RunResult:
     baselines = _baselines(config, store, dataset)
     taught = config.distill if labels is not None else config.distill.labeled
     student = store.run(distill, taught, config.student, seed, device, split, dataset, teacher, decisions, labels)
+    tuned = _tuned(config, store, dataset, student, teacher)
     gains = store.run(compare, dataset, teacher, student, baselines.by_equal, baselines.times, baselines.left_out)
 
     model = store.run(export, graph, student)
-    title, baseline = _stronger(baselines, store)
+    title, baseline = stronger(baselines, store)
     exported = {"teacher": store.at("teacher").run(export, graph, teacher), "baseline": store.at("baseline").run(export, graph, baseline)}
-    builds = [*((target, model) for target in config.targets), *((reference(name), onnx) for name, onnx in exported.items())]
+    models = {name: store.at(name).run(export, graph, one) for name, one in tuned.items()}
+    builds = [(target, models.get(target.name, model)) for target in config.targets]
+    builds += [(reference(name), onnx) for name, onnx in exported.items()]
     measured = _measure(config, store, dataset, [*builds, (reference(FLOAT, optimization="none"), model)])
 
     names, networks = [target.name for target in config.targets], _networks(teacher, baselines, student)
-    parities = {name: _compare(config, store, dataset, student, measured, name) for name in names}
+    how, plain = config.validation, measured[FLOAT].report
+    parities = {n: _compare(how, store.at(n), dataset, student, tuned.get(n), plain, measured[n]) for n in names}
     verdicts = {name: _judge(config, store, dataset, networks, measured, name, title) for name in names}
     bundles = {name: _pack(config, store, measured[name], verdicts[name], gains, name) for name in names}
     targets = tuple(
@@ -155,6 +159,13 @@ def compress(config: PipelineConfig, store: Store) -> RunResult:
     return RunResult(
         config, dataset, teacher, baselines, student, gains, model, targets, references, timed, records, robust, pool=pool, labels=labels
     )
+
+
+def _tuned(config: PipelineConfig, store: Store, dataset: Dataset, student: Checkpoint, teacher: Checkpoint) -> dict[str, Checkpoint]:
+    """The student trained for the int8 of each target that asks for it."""
+    given = config.distill.labeled, config.seed, config.device, config.validation.split, dataset, student, teacher, config.export
+    asked = {target.name: target.finetuning(config.student.train) for target in config.targets}
+    return {name: store.at(name).run(finetune_int8, how, *given) for name, how in asked.items() if how is not None}
 
 
 def _baselines(config: PipelineConfig, store: Store, dataset: Dataset) -> Baselines:
@@ -177,15 +188,6 @@ def _baselines(config: PipelineConfig, store: Store, dataset: Dataset) -> Baseli
         store.say(f"{f'train_baseline:{EQUAL_COST}':<28} left out: {why}")
         return Baselines(steps, None, times, why)
     return Baselines(steps, view.run(train_baseline, longer, *given), times)
-
-
-def _stronger(baselines: Baselines, store: Store) -> tuple[str, Checkpoint]:
-    """What gates compare with; a dry run takes the baseline at equal cost for the stronger one until all are trained."""
-    every = baselines.by_equal
-    if all(map(store.has, every.values())):
-        return baselines.stronger
-    equal, last = [*every.items()][-1]
-    return baselines.title(equal), last
 
 
 def _networks(teacher: Checkpoint, baselines: Baselines, student: Checkpoint) -> dict[str, Checkpoint]:
@@ -228,7 +230,11 @@ def _measure(
 ) -> dict[str, _Measured]:
     """Build all engines, then measure the accuracy of each and the latencies of all together; the keys are the names of their targets."""
     how = config.validation
-    engines = {target.name: store.at(target.name).run(optimize, target, model, dataset, *judging(target, how)) for target, model in builds}
+    plain = {target.name: model for target, model in builds}[FLOAT]
+    engines: dict[str, Engine] = {}
+    for target, model in builds:
+        given = target, model, dataset, *judging(target, how), plain if target.finetunes else None
+        engines[target.name] = store.at(target.name).run(optimize, *given)
     reports = {name: store.at(name).run(validate, how, engine, dataset) for name, engine in engines.items()}
     measurement = store.run(measure, how.latency, how.split, engines, dataset)
     robust = _robust(config, store, dataset, engines, reports)
@@ -251,11 +257,10 @@ def _robust(
 
 
 def _compare(
-    config: PipelineConfig, store: Store, dataset: Dataset, student: Checkpoint, measured: Mapping[str, _Measured], name: str
+    how: ValidationConfig, store: Store, dataset: Dataset, student: Checkpoint, tuned: Checkpoint | None, plain: Report, own: _Measured
 ) -> Parity:
-    """Where a target lost accuracy, from the trained student to its engine."""
-    own = measured[name]
-    return store.at(name).run(parity, config.validation, student, measured[FLOAT].report, own.engine, own.report, dataset)
+    """Where a target lost accuracy, from the trained student to its engine; `tuned` is the student trained for its int8."""
+    return store.run(parity, how, student, plain, own.engine, own.report, dataset, tuned)
 
 
 def _judge(

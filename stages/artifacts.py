@@ -45,6 +45,9 @@ ONNX = "model.onnx"
 DETECTIONS, PRECISION_RECALL = "detections.json", "curves.json"
 """Files of everything that was judged: its detections as COCO's results; of a report: precision at each recall."""
 
+OTHER_INT8 = "other_int8.json"
+"""The file of a student trained for int8 with what the int8 graph finds that was not kept: post-training int8, or the trained one."""
+
 WORST = "worst.json"
 """The file of robustness with what each network finds in the images on which the student is worst, by split and network."""
 
@@ -143,7 +146,10 @@ class PseudoLabels(Artifact):
 
 @dataclass(frozen=True)
 class Checkpoint(Artifact):
-    """weights.safetensors, curves.csv (one row per epoch), detections.json (COCO results on the evaluated split)."""
+    """weights.safetensors, curves.csv (one row per epoch), detections.json (COCO results on the evaluated split).
+
+    Of a training for int8 also int8.json and other_int8.json; its detections are those of the int8 graph.
+    """
 
     @property
     def facts(self) -> CheckpointFacts:
@@ -183,7 +189,10 @@ class Gains(Artifact):
 
 @dataclass(frozen=True)
 class OnnxModel(Artifact):
-    """model.onnx: images [B, 3, H, W] to boxes [B, K, 4], scores [B, K], labels [B, K], converged [B], masks [B, K, h, w] if any."""
+    """model.onnx: images [B, 3, H, W] to boxes [B, K, 4], scores [B, K], labels [B, K], converged [B], masks [B, K, h, w] if any.
+
+    int8.json has the ranges that it was trained with, if it was trained for int8.
+    """
 
     @property
     def facts(self) -> OnnxFacts:

@@ -1,9 +1,11 @@
 """Write a detector's deployed graph as ONNX."""
 
 import hashlib
+import shutil
 from pathlib import Path
 
 from deploy.contract import NetworkFacts
+from deploy.engines.int8_training import INT8
 from stages.artifacts import ONNX, Checkpoint, OnnxModel
 from stages.config import ExportConfig
 from stages.facts import OnnxFacts, write_facts
@@ -12,7 +14,7 @@ from stages.stage import stage
 
 @stage(version=4)
 def export(out: Path, config: ExportConfig, student: Checkpoint) -> OnnxModel:
-    """Export the checkpoint's graph, including decoding and NMS, for a fixed image size.
+    """Export the checkpoint's graph, including decoding and NMS, for a fixed image size; and what is known of its training for int8.
 
     Raises:
         BuildError: the graph cannot be exported.
@@ -26,6 +28,8 @@ def export(out: Path, config: ExportConfig, student: Checkpoint) -> OnnxModel:
     size = facts.contract.preprocessing
     graph = load_detector(student).graph(graph_options(config)).eval()
     heads = write_onnx(graph, (size.height, size.width), file, opset=config.opset, dynamic_batch=config.dynamic_batch)
+    if (student.root / INT8).exists():
+        shutil.copyfile(student.file(INT8), out / INT8)
     content = file.read_bytes()
     network = NetworkFacts(
         detector=facts.detector.name,

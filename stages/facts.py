@@ -13,6 +13,7 @@ from deploy.comparison.robustness import RobustnessFigures
 from deploy.contract import Accuracy, Cost, Frozen, GraphFacts, Latency, ModelContract, Ratio
 from deploy.engines.choice import Choice
 from deploy.engines.fallback import Fallback
+from deploy.engines.int8_training import Int8Figures
 from deploy.errors import ArtifactError
 from deploy.latency.measure import Latencies
 from stages.notes import Note
@@ -119,7 +120,8 @@ class OnnxFacts(GraphFacts):
 class EngineFacts(Frozen):
     """If the engine could not be built on this machine, `file` is null and `why` gives the reason.
 
-    `typed` is the file with the ONNX graph in the engine's precision: the engine itself if that is an ONNX graph.
+    `typed` is the file with the ONNX graph in the engine's precision: the engine itself if that is an ONNX graph. `int8` is what training
+    for int8 gained; null without one.
     """
 
     target: str
@@ -138,6 +140,7 @@ class EngineFacts(Frozen):
     cost: Cost | None = None
     fallback: Fallback | None = None
     choice: Choice | None = None
+    int8: Int8Figures | None = None
     why: str | None
 
 
@@ -227,10 +230,11 @@ class ParityStep(Frozen):
     """The same network on the same images, one conversion later; `drift` is relative to the step before, null for the first.
 
     `how` names what computed it; `largest` has the largest value of each half-precision tensor, if truly computed in half precision.
-    If it could not be computed, the figures are null and `why` gives the reason.
+    If it could not be computed, the figures are null and `why` gives the reason. "other_int8" is the int8 graph that was not kept,
+    post-training or trained; nothing is compared with it.
     """
 
-    name: Literal["student", "onnx", "typed", "engine"]
+    name: Literal["student", "onnx", "other_int8", "typed", "engine"]
     how: str
     map: float | None
     map_50: float | None

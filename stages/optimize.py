@@ -3,29 +3,34 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from deploy import machine, plugins
-from deploy.accuracy.spread import spread
-from deploy.contract import Cost, Preprocessing
+from deploy.contract import Cost
+from deploy.engines import int8_training
 from deploy.engines.build import Built, build_engine
 from deploy.engines.request import BuildRequest, GraphSource
 from deploy.errors import ArtifactError, BuildError, RuntimeUnavailable
-from deploy.precision import Batch, Precision
-from deploy.prediction import image_files, preprocess
+from deploy.precision import Precision
 from deploy.runtimes import PACKAGE, fingerprint, options_of, wanted
 from stages.artifacts import ONNX, Dataset, Engine, OnnxModel
 from stages.config import TargetConfig, ValidationConfig
 from stages.facts import EngineFacts, OnnxFacts, write_facts
 from stages.measurement import latency_images
+from stages.measurement.calibration_images import CalibrationImages
 from stages.measurement.splits import labeled_split
 from stages.stage import stage
 
 
 def identity(
-    config: TargetConfig, model: OnnxModel, dataset: Dataset | None, judged: str | None = None, threads: int | None = None
+    config: TargetConfig,
+    model: OnnxModel,
+    dataset: Dataset | None,
+    judged: str | None = None,
+    threads: int | None = None,
+    reference: OnnxModel | None = None,
 ) -> Mapping[str, Any]:
     """Versions and devices of the runtimes that the target may get, and the number of cores if engines are timed."""
     found: dict[str, Any] = {"cores": machine.num_cores()} if config.is_chosen else {}
@@ -41,13 +46,20 @@ def judging(config: TargetConfig, validation: ValidationConfig) -> tuple[str | N
 
 @stage(version=7, identity=identity)
 def optimize(
-    out: Path, config: TargetConfig, model: OnnxModel, dataset: Dataset | None, judged: str | None = None, threads: int | None = None
+    out: Path,
+    config: TargetConfig,
+    model: OnnxModel,
+    dataset: Dataset | None,
+    judged: str | None = None,
+    threads: int | None = None,
+    reference: OnnxModel | None = None,
 ) -> Engine:
     """Build the target's engine; if that is not possible on this machine, the engine's facts give the reason.
 
     `judged` is the split on which the target's limit is judged and its choice is made, if it has one; this and int8 require data, a
     choice among runtimes in fp32 or fp16 does not.
     `threads` is the number of threads with which engines are timed for a choice; None: the runtime's own number.
+    `reference` is the student's graph if `model` was trained for int8: a limit on the drop of mAP is measured from it.
 
     Raises:
         BuildError: the graph cannot be built on any machine, or no engine meets the limit.
@@ -56,7 +68,8 @@ def optimize(
     """
     facts = model.facts
     built, why = None, None
-    if dataset is not None and config.needs_calibration:
+    trained = int8_training.read(model.root)
+    if dataset is not None and config.needs_calibration and not (trained is not None and trained.kept):
         dataset.split(config.calibration_split)  # refused here, not in the middle of quantization
     split = labeled_split(dataset, judged) if dataset is not None and judged is not None else None
     source = GraphSource(
@@ -65,6 +78,8 @@ def optimize(
         facts.contract,
         CalibrationImages(dataset, config, facts.contract.preprocessing) if dataset is not None else (),
         partial(latency_images.of, split.images if split is not None else (), facts.contract.preprocessing),
+        trained,
+        None if reference is None else reference.file(ONNX),
     )
     request = BuildRequest(config.runtime, config.precision, config.options, config.ranges, config.max_map_drop, threads)
     try:
@@ -73,7 +88,8 @@ def optimize(
         why = str(error)
     except (BuildError, ArtifactError) as error:
         raise type(error)(f"target {config.name}: {error}") from error
-    write_facts(out, _facts(config, facts, built, why))
+    figures = None if trained is None else trained.figures
+    write_facts(out, _facts(config, facts, built, why).model_copy(update={"int8": figures}))
     return Engine(out)
 
 
@@ -118,32 +134,3 @@ def _cost(built: Built | None) -> Cost | None:
     from deploy.precision import network  # they need the onnx package, as compiling does
 
     return cost.cost(network.read(built.typed))
-
-
-class CalibrationImages:
-    """Images evenly spread over the target's calibration split, preprocessed as in deployment."""
-
-    def __init__(self, dataset: Dataset, target: TargetConfig, preprocessing: Preprocessing) -> None:
-        self.dataset = dataset
-        self.target = target
-        self.preprocessing = preprocessing
-
-    def __len__(self) -> int:
-        """The number of images."""
-        return len(self._files)
-
-    def __getitem__(self, index: int) -> Batch:
-        """One image [1, 3, H, W].
-
-        Raises:
-            DataError: the data has no such split.
-        """
-        seen = image_files.load(self._files[index], self.preprocessing)
-        return preprocess.apply(seen.pixels, self.preprocessing, seen.size)[0][None]
-
-    @cached_property
-    def _files(self) -> list[Path]:
-        split = self.target.calibration_split
-        table = self.dataset.table(split)
-        folder, chosen = self.dataset.images(split), spread(range(len(table)), self.target.calibration_images)
-        return [folder / table.name(index) for index in chosen]

@@ -9,6 +9,8 @@ from deploy.bundles.card import model_card
 from deploy.bundles.manifest import MANIFEST, Manifest, Plan, Provenance, Verdict
 from deploy.comparison import metrics
 from deploy.contract import GraphFacts
+from deploy.engines import int8_training
+from deploy.engines.int8_training import INT8
 from deploy.errors import plain
 from deploy.machine import packages, platform_name
 from stages.artifacts import ONNX, Artifact, Engine, Gains, Measurement, OnnxModel, Package, Report, Robustness, Verdicts
@@ -38,13 +40,22 @@ def package(
     if name is not None:
         shutil.copyfile(engine.file(name), out / name)
     shutil.copyfile(model.file(ONNX), out / ONNX)
+    ranges = [INT8] if built_for_int8(model) else []
+    for file in ranges:
+        shutil.copyfile(model.file(file), out / file)
     (out / LABELS).write_text("".join(f"{plain(label)}\n" for label in engine.facts.contract.classes), encoding="utf-8")
     manifest = _manifest(config, plan, engine, model, report, measurement, verdicts, gains, robustness)
     (out / CARD).write_text(model_card(manifest), encoding="utf-8")
-    files = [ONNX, LABELS, CARD, *([name] if name is not None else [])]
+    files = [ONNX, LABELS, CARD, *ranges, *([name] if name is not None else [])]
     bundle.write(out, manifest, files)
     write_facts(out, PackageFacts(target=manifest.target, sha256=bundle.sha256(out / MANIFEST)))
     return Package(out)
+
+
+def built_for_int8(model: OnnxModel) -> bool:
+    """Whether the graph comes with the ranges that it was trained with, which building its engine elsewhere needs."""
+    trained = int8_training.read(model.root)
+    return trained is not None and trained.kept
 
 
 def _manifest(
@@ -82,6 +93,7 @@ def _manifest(
         lowest_ms=measured.lowest_ms,
         fallback=built.fallback,
         choice=built.choice,
+        int8=built.int8,
         verdicts=tuple(Verdict.model_validate(one.model_dump()) for one in verdicts.facts.verdicts),
         why=measured.why,
         fingerprint=built.fingerprint,

@@ -16,7 +16,7 @@ from deploy.accuracy.judge import LabeledSplit, judge
 from deploy.contract import ModelContract
 from deploy.errors import ArtifactError
 from deploy.prediction.predictor import SessionPredictor
-from stages.artifacts import DETECTIONS, Artifact, Checkpoint, Dataset, Engine, Parity, Report, read_json
+from stages.artifacts import DETECTIONS, OTHER_INT8, Artifact, Checkpoint, Dataset, Engine, Parity, Report, read_json
 from stages.config import ValidationConfig
 from stages.facts import EngineFacts, ParityFacts, ParityStep, write_facts
 from stages.measurement.splits import labeled_split, some
@@ -30,7 +30,7 @@ NOTABLE = 0.0005
 class StepDetections(NamedTuple):
     """What one form of the network finds in the split; `largest` and `why` as in ParityStep."""
 
-    name: Literal["student", "onnx", "typed", "engine"]
+    name: Literal["student", "onnx", "other_int8", "typed", "engine"]
     how: str
     detections: list[dict[str, Any]] | None
     largest: Mapping[str, float] = {}
@@ -39,7 +39,14 @@ class StepDetections(NamedTuple):
 
 @stage(version=3)
 def parity(
-    out: Path, config: ValidationConfig, student: Checkpoint, plain: Report, engine: Engine, report: Report, dataset: Dataset
+    out: Path,
+    config: ValidationConfig,
+    student: Checkpoint,
+    plain: Report,
+    engine: Engine,
+    report: Report,
+    dataset: Dataset,
+    tuned: Checkpoint | None = None,
 ) -> Parity:
     """Compare the forms on the report's split; half precision, which is slow, on `parity_images` of its images.
 
@@ -47,12 +54,15 @@ def parity(
         student: judged in torch when it was trained.
         plain: the report of the exported graph as it is, in ONNX Runtime without optimizations.
         engine, report: the target's engine and its report.
+        tuned: the student as it was trained for the target's int8; None if it was not.
     """
     facts, measured = engine.facts, report.facts
     split = labeled_split(dataset, student.facts.accuracy.split)
     if facts.typed is not None and facts.precision == "fp16":
         split = some(split, config.parity_images)
     forms = [StepDetections("student", "torch", _found(student, split)), StepDetections("onnx", UNOPTIMIZED, _found(plain, split))]
+    if tuned is not None and (tuned.root / OTHER_INT8).exists():
+        forms.append(_other(tuned, facts, split))
     if facts.typed is not None and facts.precision != "fp32":
         forms.append(_typed(engine.file(facts.typed), facts, split))
     if measured.accuracy is not None:
@@ -69,7 +79,8 @@ def parity(
 def culprit(steps: Sequence[ParityStep]) -> str | None:
     """The step that could not be judged, otherwise the one that lost most mAP, if it lost more than NOTABLE."""
     broken = next((step.name for step in steps if step.why is not None), None)
-    losses = {after.name: before.map - after.map for before, after in pairwise(steps) if before.map is not None and after.map is not None}
+    passed = [step for step in steps if step.name != "other_int8"]
+    losses = {after.name: before.map - after.map for before, after in pairwise(passed) if before.map is not None and after.map is not None}
     worst = max(losses, key=lambda name: losses[name], default=None)
     return broken or (worst if worst is not None and losses[worst] > NOTABLE else None)
 
@@ -78,6 +89,14 @@ def _found(judged: Artifact, split: LabeledSplit) -> list[dict[str, Any]]:
     """The detections stored when the form was judged, restricted to the split's images."""
     kept = {image["id"] for image in split.truth["images"]}
     return [one for one in read_json(judged.file(DETECTIONS)) if one["image_id"] in kept]
+
+
+def _other(tuned: Checkpoint, facts: EngineFacts, split: LabeledSplit) -> StepDetections:
+    """The int8 graph that was not kept."""
+    kept = {image["id"] for image in split.truth["images"]}
+    found = [one for one in read_json(tuned.file(OTHER_INT8)) if one["image_id"] in kept]
+    title = "post-training int8" if facts.int8 is not None and facts.int8.kept else "trained for int8, not kept"
+    return StepDetections("other_int8", f"{title}, {UNOPTIMIZED}", found)
 
 
 def _typed(file: Path, facts: EngineFacts, split: LabeledSplit) -> StepDetections:
@@ -98,7 +117,7 @@ def _typed(file: Path, facts: EngineFacts, split: LabeledSplit) -> StepDetection
 
 def _step(form: StepDetections, before: Sequence[StepDetections], split: LabeledSplit, contract: ModelContract) -> ParityStep:
     """Judge a form and compare it with the last form before it that has detections."""
-    last = next((one.detections for one in reversed(before) if one.detections is not None), None)
+    last = next((one.detections for one in reversed(before) if one.detections is not None and one.name != "other_int8"), None)
     accuracy = None
     if form.detections is not None:
         masks = contract.mask_frame is not None

@@ -49,6 +49,7 @@ def _summary(manifest: Manifest) -> str:
             ("Engine", engine),
             *([("Choice", str(manifest.choice))] if manifest.choice is not None else []),
             *([("Int8", str(manifest.fallback))] if manifest.fallback is not None else []),
+            *([("Int8 training", str(manifest.int8))] if manifest.int8 is not None else []),
             *([("Training", _unfinished(network.last_fifth))] if network.last_fifth and still_rising(network.last_fifth) else []),
             ("License", manifest.license or "not stated"),
         ],

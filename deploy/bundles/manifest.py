@@ -13,6 +13,7 @@ from deploy.comparison.robustness import RobustnessFigures
 from deploy.contract import Accuracy, Cost, Frozen, GraphFacts, Latency, ModelContract, Ratio
 from deploy.engines.choice import Choice
 from deploy.engines.fallback import Fallback
+from deploy.engines.int8_training import Int8Figures
 from deploy.errors import ArtifactError
 from deploy.machine import files
 from deploy.machine.documents import parse_json
@@ -101,7 +102,7 @@ class Manifest(Frozen):
     `data` is the hash and the number of the images that accuracy was measured on; `cost` is the cost of the engine's graph, `lowest_ms`
     the least time its network could take at the machine's peak rates. `proof` is evidence of the precision from the engine's graph,
     `engine_proof` from the open engine. `speedups` is how many times as long teacher, baseline and float graph took. `fallback` is what
-    was returned from int8 to float, `choice` the chosen precision.
+    was returned from int8 to float, `choice` the chosen precision, `int8` what training for int8 gained over post-training int8.
     """
 
     format: Literal[2] = 2
@@ -126,6 +127,7 @@ class Manifest(Frozen):
     lowest_ms: float | None = None
     fallback: Fallback | None = None
     choice: Choice | None = None
+    int8: Int8Figures | None = None
     verdicts: tuple[Verdict, ...]
     why: str | None
     fingerprint: dict[str, str]

@@ -51,7 +51,8 @@ class TypedGraphs:
 
         if recipe not in self._quantizers:
             graph, source = network.read(self.source.onnx), self.source
-            self._quantizers[recipe] = Quantizer(graph, source.heads, source.calibration, recipe, self._ranges, self.folder())
+            known = source.trained.ranges if source.trained is not None and source.trained.fits(recipe) else None
+            self._quantizers[recipe] = Quantizer(graph, source.heads, source.calibration, recipe, self._ranges, self.folder(), known)
         return self._quantizers[recipe]
 
     def folder(self) -> Path:
@@ -81,6 +82,7 @@ class Builder:
         self.runtime = plugins.load(PACKAGE, request.runtime)
         self._graphs = graphs
         self._compiled: dict[tuple[Precision, frozenset[str]], Compiled] = {}
+        self._reference: Compiled | None = None
 
     def typed(self, precision: Precision, float_layers: frozenset[str] = NONE) -> Path:
         """The graph in a precision; in int8, these layers stay float.
@@ -115,4 +117,17 @@ class Builder:
         recipe: Recipe | None = getattr(self.runtime, "INTEGERS", None)
         if recipe is None:
             raise BuildError(f"runtime {self.request.runtime} computes in fp32 and fp16, not in int8; choose one of these")
-        return recipe
+        trained = self.source.trained
+        return recipe.for_training if trained is not None and trained.fits(recipe.for_training) else recipe
+
+    def reference(self) -> Compiled:
+        """The engine in fp32 whose mAP a limit on the drop is measured from.
+
+        Raises:
+            BuildError: it cannot be built.
+        """
+        if self.source.reference is None:
+            return self.compiled("fp32")
+        if self._reference is None:
+            self._reference = self.runtime.compile(self.source.reference, self.source.heads, self._graphs.folder(), **self.request.options)
+        return self._reference

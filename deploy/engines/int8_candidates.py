@@ -1,10 +1,12 @@
 """Int8 engines with some layers in float, and their mAP."""
 
 from dataclasses import replace
+from pathlib import Path
 
 from deploy.accuracy.judge import defined
 from deploy.engines.builder import Builder
 from deploy.engines.maps import EngineMaps
+from deploy.engines.request import BuildRequest
 from deploy.errors import ArtifactError
 from deploy.precision import LayerError, Precision
 from deploy.precision.sensitivity import rank
@@ -28,12 +30,17 @@ class Candidates:
         return rank(self._builder.quantizer, self._builder.source.heads, self._builder.source.calibration)
 
     def float_map(self) -> float:
-        """mAP of the engine in fp32.
+        """mAP of the engine in fp32, before it was trained for int8 if it was.
 
         Raises:
             DataError: mAP is undefined on the split.
         """
-        return self._judged("fp32", frozenset(), "fp32")
+        builder = self._builder
+        if builder.source.reference is None:
+            return self._judged("fp32", frozenset(), "fp32")
+        if self._runs_here:
+            return self._map(builder.reference().file, builder.request, "fp32")
+        return self._map(builder.source.reference, self._in_ort, "fp32")
 
     def map(self, float_layers: frozenset[str]) -> float:
         """mAP of the engine in int8 with these layers in float; 0 if its answer is invalid."""
@@ -47,6 +54,13 @@ class Candidates:
         if self._runs_here:
             file = builder.compiled(precision, float_layers).file
         else:
-            file, request = builder.typed(precision, float_layers), replace(request, runtime="ort", options=DEFAULTS)
+            file, request = builder.typed(precision, float_layers), self._in_ort
+        return self._map(file, request, label)
+
+    @property
+    def _in_ort(self) -> BuildRequest:
+        return replace(self._builder.request, runtime="ort", options=DEFAULTS)
+
+    def _map(self, file: Path, request: BuildRequest, label: str) -> float:
         assert request.max_map_drop is not None, "candidates require a limit"
         return defined(self._maps.of(file, request, label), request.max_map_drop)

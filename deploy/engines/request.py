@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from deploy.contract import Heads, ModelContract
+from deploy.engines.int8_training import Int8Training
 from deploy.latency.measure import Image
 from deploy.precision import Calibration, Precision, RangeMethod
 from deploy.runtimes import AUTO, options_of, wanted
@@ -47,10 +48,16 @@ class BuildRequest:
 
 @dataclass(frozen=True)
 class GraphSource:
-    """The ONNX graph with its facts, images to calibrate int8 with, and how to get decoded images to time engines on."""
+    """The ONNX graph with its facts, images to calibrate int8 with, and how to get decoded images to time engines on.
+
+    `trained`: the ranges that the graph was trained with, if it was trained for int8; no image is read for these. `reference` is the
+    graph whose mAP in fp32 a limit on the drop is measured from; null for the graph itself.
+    """
 
     onnx: Path
     heads: Heads
     contract: ModelContract
     calibration: Calibration
     timed_on: Callable[[], Sequence[Image]] = tuple
+    trained: Int8Training | None = None
+    reference: Path | None = None

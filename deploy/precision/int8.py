@@ -4,16 +4,18 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import onnxruntime
 from numpy.typing import NDArray
 from onnx import ModelProto
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization.calibrate import TensorsData, load_tensors_data, save_tensors_data
 from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
 from deploy.contract import Heads
 from deploy.errors import BuildError, first_line
-from deploy.precision import Calibration, RangeMethod, Recipe, network
+from deploy.precision import Calibration, RangeMethod, Ranges, Recipe, joins, network
 
 _ABSORBED = ("Relu", "Clip")
 _MAX_AT_ONCE = 4
@@ -28,21 +30,34 @@ class Quantizer:
     to 8 bits, and these layers account for little of the time and the bytes.
 
     `model` is the graph with its batch norms folded, `layers` the names of its quantizable layers in graph order. `scratch` is an
-    empty folder for temporary files.
+    empty folder for temporary files. With `known` ranges of its tensors, no image is read.
 
     Raises:
         BuildError: nothing to quantize, or ONNX Runtime rejects the graph.
     """
 
     def __init__(
-        self, model: ModelProto, heads: Heads, calibration: Calibration, recipe: Recipe, ranges: RangeMethod, scratch: Path
+        self,
+        model: ModelProto,
+        heads: Heads,
+        calibration: Calibration,
+        recipe: Recipe,
+        ranges: RangeMethod,
+        scratch: Path,
+        known: Ranges | None = None,
     ) -> None:
         self._reader = _Reader(calibration)
         self._recipe = recipe
         self._method = _METHODS[ranges]
         self._scratch = scratch
+        self._known = known is not None
+        if known is not None:
+            self._method = CalibrationMethod.MinMax
+            data = {name: tuple(np.array(end, np.float32) for end in ends) for name, ends in known.items()}
+            save_tensors_data(TensorsData(self._method, data), self._cache)
         self.model = _fold(model, heads, scratch)
-        self._groups = _groups(self.model, heads)
+        self._groups, owners = _groups(self.model, heads)
+        self._joins = joins.find(self.model, heads, owners) if recipe.quantize_joins else ()
         self.layers = tuple(self._groups)
         add_pre_process_metadata(self.model)  # otherwise ONNX Runtime recommends what _fold has already done
         self._file = scratch / "model.onnx"
@@ -61,26 +76,39 @@ class Quantizer:
         try:
             self._quantize(file, nodes)
         except Exception as error:  # ONNX Runtime has no error class of its own for this
-            if self._reader.num_read == 0:
+            if self._reader.num_read == 0 and not self._known:
                 raise BuildError("no image to calibrate int8 with") from error
             raise BuildError(f"ONNX Runtime cannot quantize the graph: {first_line(error)}") from error
-        return onnx.load(file)
+        model = onnx.load(file)
+        chosen = [join for join in self._joins if join.layers <= set(layers)]
+        return joins.quantize(model, chosen, self.ranges(), self._recipe) if chosen else model
+
+    def ranges(self) -> Ranges:
+        """The least and the largest value of each tensor that int8 may round, once a graph has been quantized."""
+        data = load_tensors_data(self._cache).data
+        ends = {name: [float(np.asarray(end).item()) for end in one.range_value] for name, one in data.items()}
+        return {name: (low, high) for name, (low, high) in ends.items()}
+
+    @property
+    def _cache(self) -> Path:
+        return self._scratch / "ranges.json"
 
     def _quantize(self, file: Path, nodes: Sequence[str]) -> None:
         recipe = self._recipe
+        kinds = [*network.WEIGHTED, *_ABSORBED] if recipe.quantize_outputs else list(network.WEIGHTED)
         quantize_static(
             self._file,
             file,
             self._reader,
             quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=[*network.WEIGHTED, *_ABSORBED] if recipe.quantize_outputs else list(network.WEIGHTED),
+            op_types_to_quantize=[*kinds, *(joins.KINDS if recipe.quantize_joins else ())],
             nodes_to_quantize=nodes,
             per_channel=True,
             reduce_range=recipe.narrow_weights,
             activation_type=QuantType.QInt8 if recipe.signed_activations else QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             calibrate_method=self._method,
-            calibration_cache_path=self._scratch / "ranges.json",
+            calibration_cache_path=self._cache,
             extra_options={
                 "ActivationSymmetric": recipe.signed_activations,
                 "WeightSymmetric": True,
@@ -112,8 +140,8 @@ def _fold(model: ModelProto, heads: Heads, scratch: Path) -> ModelProto:
     return folded
 
 
-def _groups(model: ModelProto, heads: Heads) -> dict[str, list[str]]:
-    """Each quantizable layer with its nodes: itself and the activations that can be merged into its rounding."""
+def _groups(model: ModelProto, heads: Heads) -> tuple[dict[str, list[str]], dict[str, str]]:
+    """Each quantizable layer with its nodes: itself and the activations that can be merged into its rounding; and each tensor's layer."""
     nodes = network.network(model, heads) - network.last_weighted(model, heads)
     chosen = [node for node in model.graph.node if node.name in nodes]
     groups = {node.name: [node.name] for node in chosen if node.op_type in network.WEIGHTED}
@@ -127,7 +155,7 @@ def _groups(model: ModelProto, heads: Heads) -> dict[str, list[str]]:
         owner.update(dict.fromkeys(node.output, layer))
         if node.op_type in _ABSORBED:
             groups[layer].append(node.name)
-    return groups
+    return groups, owner
 
 
 class _Reader(CalibrationDataReader):  # type: ignore[misc]

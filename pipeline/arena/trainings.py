@@ -16,7 +16,9 @@ from pipeline.store import keys
 from pipeline.store.files import replace_json
 from pipeline.store.store import Mode, Store
 from stages.artifacts import Checkpoint, Dataset, ImagePool, PseudoLabels, StepMemory, StepTimes
+from stages.config import TargetConfig
 from stages.distill import distill
+from stages.finetune_int8 import finetune_int8
 from stages.hold_out import TUNING, hold_out
 from stages.time_steps import step_options, time_steps
 from stages.train import train_baseline, train_teacher, untrained_teacher
@@ -66,6 +68,14 @@ class Arena:
             Diverged: a loss was not finite, now or when it was tried before.
         """
         return self._train(self.call(variant, seed), f"{variant.name}, seed {seed}")
+
+    def tuned(self, target: TargetConfig, variant: Variant, seed: int, student: Checkpoint) -> Checkpoint:
+        """A variant's student trained for a target's int8."""
+        config, how = self.config, target.finetuning(variant.student.train)
+        assert how is not None
+        assert variant.distill is not None
+        given = how, variant.distill.labeled, seed, config.device, config.validation.split, self.dataset
+        return self.store.at(f"{target.name}, seed {seed}").run(finetune_int8, *given, student, self.teacher(), config.export)
 
     def try_out(self, variant: Variant, seed: int, label: str) -> Checkpoint:
         """As `train`, on and judged on the images for tuning."""

@@ -1,5 +1,7 @@
 """`edgedistill ablate`: the gain from each loss, all losses together, and images without labels over the baseline, with several seeds.
 
+A target with `int8: {finetune: true}` adds rows for its int8, post-training and trained.
+
 Trainings are stages of `edgedistill run`: the store keeps them and reuses what a run has trained.
 """
 
@@ -10,16 +12,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from deploy.contract import Accuracy
+from deploy.engines import int8_training
 from deploy.errors import ConfigError
 from pipeline.answer import Answer, say, silent
 from pipeline.arena.trainings import Arena, judged
-from pipeline.arena.variants import ablation
+from pipeline.arena.variants import Variant, ablation
 from pipeline.commands.check import before_trainings
 from pipeline.config import load
-from pipeline.results.ablation import Ablation, ablation_of, render
+from pipeline.results.ablation import TOGETHER, Ablation, ablation_of, render
 from pipeline.store.files import replace_json
 from pipeline.store.store import Store
 from stages.artifacts import Checkpoint
@@ -39,16 +43,40 @@ def ablate(args: argparse.Namespace) -> Answer:
     arena, seeds = Arena.of(config, store), range(config.seed, config.seed + args.seeds)
     teacher = arena.teacher()
     trained = [{variant.name: arena.train(variant, seed) for variant in variants} for seed in seeds]
+    tuned = _tuned(arena, variants, seeds, trained)
     if store.rank > 0:
         return Answer({}, "")
     from pipeline.report.ablation_page import write_page
 
-    measured = from_students(config.name, seeds, teacher, trained)
+    measured = from_students(config.name, seeds, teacher, trained, int8_maps(tuned))
     folder = store.root / config.name
     write_page(measured, folder / "ablation.html")
     figures = _figures(measured)
     replace_json(folder / "ablation.json", {"format": 1, **figures})
     return Answer(figures, "\n".join(["", render(measured), "", str(folder / "ablation.json"), str(folder / "ablation.html")]))
+
+
+def _tuned(
+    arena: Arena, variants: Sequence[Variant], seeds: Sequence[int], trained: Sequence[Mapping[str, Checkpoint]]
+) -> dict[str, list[Checkpoint]]:
+    """For each target that asks for it, the student of all losses trained for its int8, at every seed."""
+    names = [variant.name for variant in variants]
+    chosen = variants[names.index(TOGETHER) if TOGETHER in names else 1]
+    targets = [target for target in arena.config.targets if target.finetunes]
+    runs = [*zip(seeds, trained, strict=True)]
+    return {target.name: [arena.tuned(target, chosen, seed, found[chosen.name]) for seed, found in runs] for target in targets}
+
+
+def int8_maps(tuned: Mapping[str, Sequence[Checkpoint]]) -> dict[str, list[float]]:
+    """mAP of post-training int8 and of the network trained for it, kept or not, at every seed; a target without training has no row."""
+    found: dict[str, list[float]] = {}
+    for name, networks in tuned.items():
+        figures = [int8_training.read(one.root) for one in networks]
+        for title, key in (("post-training int8", "post_training_map"), ("trained for int8", "trained_map")):
+            values = [getattr(one, key) for one in figures]
+            if all(value is not None for value in values):
+                found[f"{name}, {title}"] = values
+    return found
 
 
 def _figures(measured: Ablation) -> dict[str, Any]:
@@ -57,8 +85,14 @@ def _figures(measured: Ablation) -> dict[str, Any]:
     return asdict(measured) | {"gap_closed": closed, "masks": None if measured.masks is None else _figures(measured.masks)}
 
 
-def from_students(name: str, seeds: Sequence[int], teacher: Checkpoint, trained: Sequence[Mapping[str, Checkpoint]]) -> Ablation:
-    """The gains, from the students of each seed by their variants' names.
+def from_students(
+    name: str,
+    seeds: Sequence[int],
+    teacher: Checkpoint,
+    trained: Sequence[Mapping[str, Checkpoint]],
+    more: Mapping[str, Sequence[float]] = MappingProxyType({}),
+) -> Ablation:
+    """The gains, from the students of each seed by their variants' names, and from `more` mAPs.
 
     Raises:
         DataError: mAP is undefined on the split.
@@ -67,7 +101,7 @@ def from_students(name: str, seeds: Sequence[int], teacher: Checkpoint, trained:
     maps = {one: [judged(students[one]) for students in trained] for one in trained[0]}
     masks = {one: [_mask_map(students[one].facts.accuracy) for students in trained] for one in trained[0]}
     place = name, accuracy.split, accuracy.num_images, tuple(seeds)
-    found = ablation_of(place, judged(teacher), maps)
+    found = ablation_of(place, judged(teacher), {**maps, **more})
     if any(value is None for values in masks.values() for value in values):
         return found
     known = {one: [value for value in values if value is not None] for one, values in masks.items()}

@@ -10,14 +10,17 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
+from deploy import plugins
 from deploy.bundles.bundle import Bundle
 from deploy.bundles.manifest import MANIFEST, Manifest, Plan
 from deploy.bundles.trust import Trust
 from deploy.comparison import metrics
+from deploy.engines import int8_training
+from deploy.engines.int8_training import INT8
 from deploy.errors import EXIT_INCOMPARABLE, ArtifactError, ConfigError, Interrupted, RuntimeUnavailable
 from deploy.machine import files
 from deploy.plugins import suggest
-from deploy.runtimes import AUTO, on_site
+from deploy.runtimes import AUTO, PACKAGE, on_site
 from pipeline.answer import Answer, say, silent
 from pipeline.images import announce
 from pipeline.results.table import choice_table, verdict_table
@@ -57,7 +60,7 @@ def build(args: argparse.Namespace) -> Answer:
     gates = _alone(every)
     if out.exists():
         raise ConfigError(f"--out {out}: already exists; choose a new folder")
-    if args.data is None and target.needs_calibration:
+    if args.data is None and target.needs_calibration and not _has_ranges(given, target):
         raise ConfigError(
             f"target {target.name}: precision {target.precision} needs images to read ranges from or to judge on; pass --data DIR"
         )
@@ -76,7 +79,7 @@ def _build(
     with TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
         store = Store(Path(scratch), target.name, say=partial(say, stream=sys.stderr)).at(target.name)
         dataset = _data(store, data, validation.split, target, given)
-        target = _calibrated(target, dataset, validation.split)
+        target = _calibrated(given, target, dataset, validation.split)
         made = _make(store, Path(scratch), given, target, gates, validation, dataset)
         (made.root / FACTS).unlink()
         (made.root / "stage.json").unlink()
@@ -148,11 +151,19 @@ def again(given: Bundle, scratch: Path, *, dataset: Dataset | None) -> Bundle:
         ConfigError: int8 without images to read ranges from.
     """
     target, _, validation = plan(given, None)
-    if dataset is None and target.needs_calibration:
+    if dataset is None and target.needs_calibration and not _has_ranges(given, target):
         raise ConfigError(f"target {target.name}: precision {target.precision} needs images to read ranges from; pass --data DIR")
     store = Store(scratch, target.name, say=silent).at(target.name)
-    made = _make(store, scratch, given, _calibrated(target, dataset, validation.split), (), validation, dataset)
+    made = _make(store, scratch, given, _calibrated(given, target, dataset, validation.split), (), validation, dataset)
     return Bundle.load(made.root)
+
+
+def _has_ranges(given: Bundle, target: TargetConfig) -> bool:
+    """Whether the bundle's graph was trained for the target's int8, so that no images are needed to read ranges from."""
+    if INT8 not in given.manifest.files or target.max_map_drop is not None or target.is_chosen:
+        return False
+    trained, recipe = int8_training.read(given.root), getattr(plugins.load(PACKAGE, target.runtime), "INTEGERS", None)
+    return trained is not None and recipe is not None and (trained.fits(recipe) or trained.fits(recipe.for_training))
 
 
 def judged_on(split: str | None, data: str | None, validation: ValidationConfig) -> ValidationConfig:
@@ -192,9 +203,10 @@ def _data(store: Store, data: GivenData, split: str, target: TargetConfig, given
     return dataset
 
 
-def _calibrated(target: TargetConfig, dataset: Dataset | None, split: str) -> TargetConfig:
+def _calibrated(given: Bundle, target: TargetConfig, dataset: Dataset | None, split: str) -> TargetConfig:
     """The target; if the data lacks its calibration split, ranges are read from the split to judge on, and a line reports that."""
-    if dataset is None or not target.needs_calibration or target.calibration_split in dataset.facts.splits:
+    needed = target.needs_calibration and not _has_ranges(given, target)
+    if dataset is None or not needed or target.calibration_split in dataset.facts.splits:
         return target
     say(f"the data has no split {target.calibration_split}: int8 ranges are read from {split}, on which mAP is also measured", sys.stderr)
     return target.model_copy(update={"calibration_split": split})
@@ -223,6 +235,8 @@ def _make(
     folder = scratch / manifest.provenance.artifacts.get("onnx", f"export-{manifest.graph.sha256[:16]}")
     folder.mkdir()
     files.copy(given.file(manifest.onnx), folder / ONNX)
+    if INT8 in manifest.files:
+        files.copy(given.file(INT8), folder / INT8)
     write_facts(folder, OnnxFacts(contract=manifest.contract, **dict(manifest.graph)))
     model = OnnxModel(folder)
     engine = store.run(optimize, target, model, dataset, *judging(target, validation))
@@ -260,6 +274,7 @@ def _answer(made: Bundle, target: TargetConfig, gates: tuple[GateConfig, ...]) -
         "lowest_ms": manifest.lowest_ms,
         "fallback": None if manifest.fallback is None else manifest.fallback.model_dump(mode="json"),
         "choice": None if manifest.choice is None else manifest.choice.figures(),
+        "int8": None if manifest.int8 is None else manifest.int8.model_dump(mode="json"),
         "why": manifest.why,
         "gates": verdicts,
     }
@@ -268,7 +283,6 @@ def _answer(made: Bundle, target: TargetConfig, gates: tuple[GateConfig, ...]) -
     lines = [f"{made.root}: {manifest.runtime} {manifest.precision}, {', '.join(figures)}"]
     lines += [choice_table(target.name, data["choice"])] if data["choice"] is not None else []
     lines += [str(manifest.fallback)] if manifest.fallback is not None else []
-    lines += [f"sha256 of {MANIFEST}: {made.digest}"]
-    lines += [verdict_table(verdicts)] if verdicts else ["no gate is configured, so nothing was judged"]
+ba    lines += [verdict_table(verdicts)] if verdicts else ["no gate is configured, so nothing was judged"]
     code = code or (0 if verdicts else EXIT_INCOMPARABLE)
     return Answer({**data, "exit_code": code}, "\n".join(lines), code)

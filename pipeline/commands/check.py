@@ -93,7 +93,7 @@ def _network_problem(config: PipelineConfig) -> EdgedistillError | None:
 
 def before_trainings(config: PipelineConfig) -> Mapping[str, Callable[[], None]]:
     """What a store calls before each training, see Store.before: networks that cannot be distilled are refused before hours of work."""
-    return dict.fromkeys(("train_teacher", "time_steps", "train_baseline", "distill"), partial(_refuse_networks, config))
+    return dict.fromkeys(("train_teacher", "time_steps", "train_baseline", "distill", "finetune_int8"), partial(_refuse_networks, config))
 
 
 def _refuse_networks(config: PipelineConfig) -> None:
@@ -104,6 +104,7 @@ def _refuse_networks(config: PipelineConfig) -> None:
         ArtifactError: a detector cannot be built.
     """
     # Imported here: a run that reuses all its trainings must not import torch.
+    from stages.int8.sites import refuse_unroundable
     from stages.training.checkpoint import build_detector, check_size
     from stages.training.distillation import build_losses
     from stages.training.unlabeled.plan import refuse_masks, refuse_unlearnable
@@ -114,6 +115,10 @@ def _refuse_networks(config: PipelineConfig) -> None:
     for detector, choice in zip((teacher, student), choices, strict=True):
         check_size(detector, choice, anything)
     losses = build_losses(config.distill, student, teacher, config.seed)
+    for target in config.targets:
+        if target.int8 is not None and target.finetunes:
+            refuse_unroundable(student)
+            build_losses(config.distill.model_copy(update={"losses": target.int8.own_losses}), student, student, config.seed)
     if config.teacher.from_unlabelled is not None:
         refuse_masks(teacher, "teacher.unlabelled")
     if (own := config.distill.from_unlabelled) is not None:

@@ -26,10 +26,13 @@ CHEAP = frozenset({"gate", "package"})
 """Stages that train and build nothing: commands that only read may run them. Gates that compare latencies still measure them."""
 
 _ASKED_BY = {"stress": "robustness.corruptions", "assess": "robustness.splits"} | dict.fromkeys(("collect", "label"), "distill.unlabelled")
+_ASKED_BY |= {"finetune_int8": "int8: {finetune: true} on a target"}
 """What has to be set for a stage that most runs do without."""
 
-LAST_DISTRIBUTED = "distill"
-"""The last stage with work for all processes; after it, only the first one continues."""
+
+def last_distributed(config: PipelineConfig) -> str:
+    """The last stage with work for all processes; after it, only the first one continues."""
+    return "finetune_int8" if config.finetunes else "distill"
 
 
 @dataclass(frozen=True)
@@ -97,11 +100,13 @@ def open_store(config: PipelineConfig, runs: Path, mode: Mode, log: Callable[[st
             raise ConfigError("stage 'time_steps' runs only for a baseline at equal cost; set baseline.equal to cost or both")
         asked = {"stress": config.robustness.corruptions is not None, "assess": config.robustness.is_asked}
         asked |= {"collect": config.uses_unlabelled, "label": config.distill.from_unlabelled is not None}
+        asked |= {"finetune_int8": config.finetunes}
         if stage is not None and not asked.get(stage, True):
             raise ConfigError(f"stage '{stage}' runs only if it is asked for; set {_ASKED_BY[stage]}")
     store = Store(runs, config.name, mode, say=log, before=before_trainings(config))
     if store.rank > 0:
-        until = LAST_DISTRIBUTED if mode.until is None else min(mode.until, LAST_DISTRIBUTED, key=STAGES.index)
+        last = last_distributed(config)
+        until = last if mode.until is None else min(mode.until, last, key=STAGES.index)
         return replace(store, mode=replace(mode, until=until), say=silent)
     return store
 

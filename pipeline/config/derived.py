@@ -17,7 +17,9 @@ def instances(config: PipelineConfig) -> list[str]:
     """Every stage that runs more than once, with its label: "optimize:cpu-int8"."""
     targets = [target.name for target in config.targets]
     longer = () if config.baseline.equal == "steps" else (EQUAL_COST,)
-    labels = {"train_baseline": longer, "export": REFERENCES, "optimize": (*targets, *RIVALS), "validate": (*targets, *RIVALS)}
+    tuned = tuple(target.name for target in config.targets if target.finetunes)
+    labels = {"train_baseline": longer, "finetune_int8": tuned, "export": (*tuned, *REFERENCES)}
+    labels |= dict.fromkeys(("optimize", "validate"), (*targets, *RIVALS))
     labels["validate"] += tuple(f"{name}{AT}{split}" for split in config.robustness.splits for name in labels["validate"])
     labels |= dict.fromkeys(("parity", "gate", "package"), tuple(targets))
     return [f"{stage}:{label}" for stage in STAGES for label in labels.get(stage, ())]

@@ -96,6 +96,11 @@ class PipelineConfig(Frozen):
         """Whether any network learns from images without labels."""
         return self.teacher.from_unlabelled is not None or self.distill.from_unlabelled is not None
 
+    @property
+    def finetunes(self) -> bool:
+        """Whether the student is trained for the int8 of any target."""
+        return any(target.finetunes for target in self.targets)
+
     def gates_of(self, target: str) -> tuple[GateConfig, ...]:
         """The gates that judge a target: those that name it and those that name none."""
         return tuple(gate for gate in self.gates if gate.target in (None, target))

@@ -14,7 +14,13 @@ MINUS = "−"
 NETWORKS = ("teacher", "baseline", "student")
 """The three networks in the order in which they are shown."""
 
-FORMS = {"student": "Student in torch", "onnx": "Exported graph", "typed": "Graph in target precision", "engine": "Engine"}
+FORMS = {
+    "student": "Student in torch",
+    "onnx": "Exported graph",
+    "other_int8": "Int8 that was not kept",
+    "typed": "Graph in target precision",
+    "engine": "Engine",
+}
 """The forms that the network takes on its way to an engine, by their names in summary.json."""
 
 _WORST_FIRST = ("fail", "incomparable", "inconclusive", "unmeasured", "pass")

@@ -143,9 +143,9 @@ def robustness_figures(result: RunResult) -> dict[str, Any] | None:
 
 
 def engine_figures(engine: Engine) -> dict[str, Any]:
-    """The proof of an engine's precision, its cost, the layers that int8 returned to float, and the choice of a precision.
+    """The proof of an engine's precision, its cost, the layers that int8 returned to float, the choice of a precision, int8 training.
 
-    The last two are null if there was nothing to decide.
+    The last three are null if there was nothing to decide. `int8` also has `words`, the same in one sentence.
     """
     facts = engine.facts
     kept = {"limit", "float_map", "map", "float_layers", "num_layers"}
@@ -154,6 +154,7 @@ def engine_figures(engine: Engine) -> dict[str, Any]:
         "cost": None if facts.cost is None else facts.cost.model_dump(mode="json"),
         "fallback": None if facts.fallback is None else facts.fallback.model_dump(include=kept, mode="json"),
         "choice": None if facts.choice is None else facts.choice.figures(),
+        "int8": None if facts.int8 is None else {**facts.int8.model_dump(mode="json"), "words": str(facts.int8)},
     }
 
 

@@ -117,6 +117,8 @@ def _targets(targets: Mapping[str, Any], measurement: Mapping[str, Any] | None) 
         rows.append([name, figures["runtime"], figures["precision"], *accuracy, faster, *speed, size])
         if figures["why"]:
             notes.append(f"! {name} was not measured: {figures['why']}")
+        if figures.get("int8"):
+            notes.append(f"{name}: {figures['int8']['words']}")
     if measurement is not None:
         notes.append(LATENCY_LEGEND)
         notes += [f"! latency: {measurement['warning']}"] if measurement["warning"] else []

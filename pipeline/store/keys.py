@@ -17,6 +17,7 @@ from stages.config import (
     DetectorConfig,
     DistillConfig,
     ExportConfig,
+    FinetuneConfig,
     LatencyConfig,
     PackageConfig,
     RobustnessConfig,
@@ -43,6 +44,7 @@ SECTIONS: Mapping[type[BaseModel], str] = {
     RobustnessConfig: "robustness",
     DetectorConfig: "detector",
     UnlabelledConfig: "distill.unlabelled",
+    FinetuneConfig: "int8",
 }
 """What configurations are called in keys and in reasons, as in pipeline.yaml. A different name here runs every stage again."""
 

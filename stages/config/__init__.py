@@ -10,6 +10,7 @@ from stages.config.corruption import StudentViewConfig
 from stages.config.data import DataConfig
 from stages.config.distillation import DistillConfig, LossConfig
 from stages.config.gates import SHARE, GateConfig, Tolerance, Versus
+from stages.config.int8 import FinetuneConfig, Int8Config
 from stages.config.plugin import DetectorConfig, Fraction, Plugin, Positive
 from stages.config.robustness import GroupingConfig, RobustnessConfig
 from stages.config.targets import ExportConfig, LatencyConfig, PackageConfig, TargetConfig, ValidationConfig
@@ -28,10 +29,12 @@ __all__ = [
     "DetectorConfig",
     "DistillConfig",
     "ExportConfig",
+    "FinetuneConfig",
     "Flip",
     "Fraction",
     "GateConfig",
     "GroupingConfig",
+    "Int8Config",
     "LatencyConfig",
     "LossConfig",
     "Mosaic",

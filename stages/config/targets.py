@@ -1,13 +1,16 @@
 """Sections export, targets, validation and package: what is built, measured and shipped."""
 
+from dataclasses import asdict
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from deploy import runtimes
+from deploy import plugins, runtimes
 from deploy.contract import Frozen
-from deploy.precision import RangeMethod
+from deploy.precision import RangeMethod, Recipe
+from stages.config.int8 import FinetuneConfig, Int8Config
 from stages.config.plugin import Fraction, Plugin
+from stages.config.training import TrainConfig
 
 
 class ExportConfig(Frozen):
@@ -46,6 +49,7 @@ class TargetConfig(Plugin):
         lt=1,
         description="mAP that int8 may lose against the same engine in fp32, on `validation.split`; layers return to float until it is met",
     )
+    int8: Int8Config | None = Field(default=None, description="training for int8, see below; null: post-training int8")
 
     @model_validator(mode="before")
     @classmethod
@@ -59,6 +63,41 @@ class TargetConfig(Plugin):
                 f"max_map_drop limits how much mAP int8 may lose, but precision is {self.precision}; choose int8 or auto, or leave it out"
             )
         return self
+
+    @model_validator(mode="after")
+    def _finetuned_for_one_kind(self) -> Self:
+        if self.finetunes and (self.precision != "int8" or self.runtime == runtimes.AUTO):
+            given = f"this target has runtime {self.runtime} and precision {self.precision}"
+            raise ValueError(f"int8.finetune trains for one runtime's int8, but {given}; name the runtime, and choose precision int8")
+        if self.finetunes and self._recipe is None:
+            raise ValueError(f"int8.finetune: runtime {self.runtime} has no int8; choose a different runtime")
+        return self
+
+    @property
+    def _recipe(self) -> Recipe | None:
+        recipe: Recipe | None = getattr(plugins.load(runtimes.PACKAGE, self.runtime), "INTEGERS", None)
+        return recipe
+
+    @property
+    def finetunes(self) -> bool:
+        """Whether the student is trained for this target's int8."""
+        return self.int8 is not None and self.int8.finetune
+
+    def finetuning(self, student: TrainConfig) -> FinetuneConfig | None:
+        """The training for this target's int8, given the student's own; None if there is none."""
+        if self.int8 is None or not self.finetunes:
+            return None
+        recipe = self._recipe
+        assert recipe is not None, "checked when the file was read"
+        return FinetuneConfig(
+            **asdict(recipe.for_training),
+            ranges=self.ranges,
+            calibration_images=self.calibration_images,
+            calibration_split=self.calibration_split,
+            train=self.int8.training(student),
+            weight=self.int8.weight,
+            losses=self.int8.own_losses,
+        )
 
     @property
     def is_chosen(self) -> bool:

@@ -15,7 +15,7 @@ from stages.stage import StageInfo
 
 Run = Callable[..., tuple[int, Any]]
 
-UNASKED = {"stress", "assess", "collect", "label"}
+UNASKED = {"stress", "assess", "collect", "label", "finetune_int8"}
 """Stages that most runs do without."""
 ALL = [
     *("prepare", "train_teacher", "time_steps", "train_baseline", "train_baseline:equal_cost", "distill", "compare"),
@@ -72,6 +72,25 @@ def test_every_stage_runs_once_and_then_never_again(run: Run) -> None:
     assert [stage["instance"] for stage in second["stages"]] == ALL
     assert list(dict.fromkeys(stage["name"] for stage in second["stages"])) == [one for one in STAGES if one not in UNASKED]
     assert [stage["seconds"] for stage in first["stages"]] == [stage["seconds"] for stage in second["stages"]]
+
+
+def test_a_target_may_ask_for_a_network_that_was_trained_for_its_int8(again: Run) -> None:
+    settings = ("--set", "targets.0.precision=int8", "--set", "targets.0.int8={finetune: true, epochs: 2}")
+    code, answer = again("run", *settings)
+    assert code == 0
+    assert [stage for stage in ran(answer) if stage.partition(":")[0] in {"finetune_int8", "export", "optimize"}] == [
+        *("finetune_int8:cpu", "export:cpu", "optimize:cpu"),
+    ]
+    figures = answer["targets"]["cpu"]
+    assert (figures["int8"]["kept"], figures["int8"]["gain"], figures["int8"]["epochs"]) == (False, -0.5, 2)
+    assert [step["name"] for step in figures["parity"]["steps"]] == ["student", "onnx", "other_int8", "typed", "engine"]
+    manifest = json.loads(Path("runs/small/bundle/cpu/manifest.json").read_text())
+    assert manifest["int8"]["trained_map"] == 0
+    assert "int8.json" not in manifest["files"]
+    assert "int8" in Path("runs/small/bundle/cpu/README.md").read_text()
+    assert again("run", *settings)[1]["stages"][0]["reused"]
+    _, plan = again("run", "--dry-run", "--set", "targets.0.int8.epochs=3", *settings[:2], "--set", "targets.0.int8.finetune=true")
+    assert {stage["instance"] for stage in plan["stages"] if not stage["reused"]} >= {"finetune_int8:cpu", "export:cpu", "optimize:cpu"}
 
 
 def test_a_gate_is_judged_again_and_nothing_is_measured(again: Run) -> None:

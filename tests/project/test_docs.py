@@ -26,6 +26,7 @@ from stages.config.augmentations import Color, Corrupt, Crop, Flip, Mosaic, Scal
 from stages.config.corruption import StudentViewConfig
 from stages.config.distillation import DistillConfig, LossConfig
 from stages.config.gates import GateConfig
+from stages.config.int8 import Int8Config
 from stages.config.robustness import GroupingConfig, RobustnessConfig
 from stages.config.targets import ExportConfig, LatencyConfig, PackageConfig, TargetConfig, ValidationConfig
 from stages.config.training import StudentConfig, TeacherConfig, TrainConfig
@@ -285,6 +286,7 @@ TABLES: dict[str, type[BaseModel]] = {
     "compare": CompareConfig,
     "export": ExportConfig,
     "targets": TargetConfig,
+    "targets.int8": Int8Config,
     "validation": ValidationConfig,
     "validation.latency": LatencyConfig,
     "robustness": RobustnessConfig,

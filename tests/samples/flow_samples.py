@@ -1,13 +1,16 @@
 """The flow without training: made-up networks, and the real stages from the graph on."""
 
+import shutil
 from pathlib import Path
 
 import artifact_samples
 import pytest
 
+from deploy.engines import int8_training
+from deploy.engines.int8_training import INT8, Int8Training
 from pipeline import flow
 from stages.artifacts import Checkpoint, Dataset, ImagePool, OnnxModel, PseudoLabels, StepTimes
-from stages.config import DataConfig, DetectorConfig, DistillConfig, ExportConfig, StudentConfig, TeacherConfig, TrainConfig
+from stages.config import DataConfig, DetectorConfig, DistillConfig, ExportConfig, FinetuneConfig, StudentConfig, TeacherConfig, TrainConfig
 from stages.facts import write_facts
 from stages.stage import stage
 
@@ -87,14 +90,36 @@ def distill(
 
 
 @stage(version=1)
+def finetune_int8(
+    out: Path,
+    config: FinetuneConfig,
+    distill: DistillConfig,
+    seed: int,
+    device: str,
+    split: str,
+    dataset: Dataset,
+    student: Checkpoint,
+    teacher: Checkpoint,
+    export: ExportConfig,
+) -> Checkpoint:
+    """A network that is not better than post-training int8, and would have found nothing."""
+    figures = {"float_map": 0.5, "post_training_map": 0.5, "trained_map": 0.0, "gain": -0.5, "low": -0.6, "high": -0.4}
+    int8_training.write(out, Int8Training(split=split, num_images=6, epochs=config.train.epochs, recipe={}, **figures))
+    (out / "other_int8.json").write_text("[]")
+    return _network(out, "student")
+
+
+@stage(version=1)
 def export(out: Path, config: ExportConfig, student: Checkpoint) -> OnnxModel:
     """A graph that finds colored cells, whatever the network."""
+    if (student.root / INT8).exists():
+        shutil.copyfile(student.file(INT8), out / INT8)
     return artifact_samples.model(out)
 
 
 def replace_training(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the flow run these stages instead of those that train."""
-    for one in (prepare, train_teacher, time_steps, train_baseline, distill, export):
+    for one in (prepare, train_teacher, time_steps, train_baseline, distill, finetune_int8, export):
         monkeypatch.setattr(flow, one.__name__, one)
     monkeypatch.setattr("deploy.runtimes.nvidia.session.why_not_installed", lambda *_: "tensorrt is not installed")
     monkeypatch.setattr("pipeline.report.page.write_report", lambda _, file: file.write_text("<html>"))

@@ -12,7 +12,8 @@ from deploy.errors import BuildError, DataError
 from deploy.precision import Batch
 from deploy.runtimes import fingerprint, ort, trt_rtx
 from stages.artifacts import Engine
-from stages.optimize import CalibrationImages, identity, optimize
+from stages.measurement.calibration_images import CalibrationImages
+from stages.optimize import identity, optimize
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])

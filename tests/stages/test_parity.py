@@ -40,10 +40,12 @@ class Forms:
         built = optimize(engine, config, model or self.model, self.dataset)
         return built, validate(report, QUICK, built, self.dataset)
 
-    def parity(self, built: Engine, report: Report, config: ValidationConfig = QUICK) -> dict[str, ParityStep]:
+    def parity(
+        self, built: Engine, report: Report, config: ValidationConfig = QUICK, tuned: Checkpoint | None = None
+    ) -> dict[str, ParityStep]:
         out = self.root / f"parity-{built.facts.target}"
         out.mkdir()
-        self.facts = parity(out, config, self.student, self.plain, built, report, self.dataset).facts
+        self.facts = parity(out, config, self.student, self.plain, built, report, self.dataset, tuned).facts
         return {step.name: step for step in self.facts.steps}
 
 
@@ -115,6 +117,19 @@ def test_the_step_that_lost_accuracy_is_named(forms: Forms) -> None:
     assert forms.facts.culprit == "engine"
     assert json.loads((forms.root / "parity-cpu" / "artifact.json").read_text())["culprit"] == "engine"
     assert report.facts.accuracy is not None
+
+
+def test_the_int8_that_was_not_kept_has_a_row_with_which_nothing_is_compared(forms: Forms) -> None:
+    tuned = samples.checkpoint(forms.root / "tuned")
+    (tuned.root / "other_int8.json").write_text("[]")
+    built, report = forms.target("cpu", precision="int8")
+    steps = forms.parity(built, report, tuned=tuned)
+    assert list(steps) == ["student", "onnx", "other_int8", "typed", "engine"]
+    assert steps["other_int8"].map == 0
+    assert steps["other_int8"].how == "trained for int8, not kept, ONNX Runtime, not optimized"
+    assert steps["typed"].drift is not None
+    assert steps["typed"].drift.matched == 1
+    assert forms.facts.culprit is None
 
 
 LOSSES = [((0.5, 0.5), None), ((0.5, 0.5 - NOTABLE / 2), None), ((0.5, 0.4, 0.1), "typed"), ((0.5, 0.3, 0.2), "onnx")]

@@ -26,7 +26,8 @@ from deploy.runtimes import Compiled, Raw, Session, ort
 from deploy.runtimes.onnx_files import engine
 from stages.config import TargetConfig
 from stages.facts import EngineFacts
-from stages.optimize import CalibrationImages, optimize
+from stages.measurement.calibration_images import CalibrationImages
+from stages.optimize import optimize
 
 NAMES = ("ort", "other")
 PAIRS = [f"{name} {precision}" for precision in ("fp32", "fp16", "int8") for name in NAMES]

@@ -20,7 +20,8 @@ from deploy.precision.sensitivity import EVERY
 from deploy.runtimes import Compiled, openvino, ort
 from deploy.runtimes.onnx_files import engine
 from stages.artifacts import Engine
-from stages.optimize import CalibrationImages, optimize
+from stages.measurement.calibration_images import CalibrationImages
+from stages.optimize import optimize
 
 NUM_IMAGES = 12
 

@@ -23,7 +23,8 @@ from deploy.precision.sensitivity import rank
 from deploy.runtimes import Compiled, Session, ort
 from deploy.runtimes.onnx_files import engine
 from stages.artifacts import Engine
-from stages.optimize import CalibrationImages, optimize
+from stages.measurement.calibration_images import CalibrationImages
+from stages.optimize import optimize
 
 LIMIT = 0.01
 EFFECTS = tuple(LayerError(f"layer{i}", 1 / (i + 1)) for i in range(20))

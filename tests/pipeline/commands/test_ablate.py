@@ -12,14 +12,17 @@ import artifact_samples as samples
 import pytest
 from places import ROOT
 
+from deploy.engines import int8_training
+from deploy.engines.int8_training import Int8Training
 from deploy.errors import ConfigError
 from pipeline import cli
 from pipeline.arena.variants import ablated, unlabelled_variants
-from pipeline.commands.ablate import from_students
+from pipeline.commands.ablate import from_students, int8_maps
 from pipeline.config import load
 from pipeline.report.ablation_page import gain_chart, write_page
 from pipeline.results.ablation import Ablation, ablation_of, render
 from pipeline.results.gains import paired_gain
+from stages.artifacts import Checkpoint
 
 SMALL = ROOT / "examples" / "small.yaml"
 OPTIONS = ("data.train_images=8", "data.val_images=4", "teacher.train.epochs=1", "student.train.epochs=1", "device=cpu")
@@ -177,3 +180,25 @@ def test_trains_every_variant_once_and_reuses_it(tmp_path: Path, capsys: pytest.
 def test_refuses_no_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["ablate", str(SMALL), "--runs", str(tmp_path), "--seeds", "0"]) == 2
     assert "--seeds is 0; pass 1 or more" in capsys.readouterr().err
+
+
+def test_targets_that_train_for_int8_add_rows_for_both_kinds(tmp_path: Path) -> None:
+    def network(seed: int, trained: float | None) -> Checkpoint:
+        folder = tmp_path / f"{seed}-{trained}"
+        folder.mkdir()
+        figures = {"split": "val", "num_images": 6, "epochs": 1, "float_map": 0.5, "post_training_map": (0.4, 0.41)[seed]}
+        int8_training.write(folder, Int8Training(**figures, trained_map=trained, recipe={}))
+        return Checkpoint(folder)
+
+    found = int8_maps({"cpu": [network(0, 0.45), network(1, 0.46)], "untrained": [network(0, None), network(1, None)]})
+    assert found == {
+        "cpu, post-training int8": [0.4, 0.41],
+        "cpu, trained for int8": [0.45, 0.46],
+        "untrained, post-training int8": [0.4, 0.41],
+    }
+    students = {name: SimpleNamespace(facts=SimpleNamespace(accuracy=samples.accuracy(map=0.3))) for name in ("baseline", "attention")}
+    teacher: Any = SimpleNamespace(facts=SimpleNamespace(accuracy=samples.accuracy(map=0.9)))
+    trained: Any = [students, students]
+    measured = from_students("small", (0, 1), teacher, trained, found)
+    assert measured.gains["cpu, trained for int8"].mean == pytest.approx(0.155)
+    assert "cpu, post-training int8" in render(measured)
