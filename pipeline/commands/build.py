@@ -283,6 +283,8 @@ def _answer(made: Bundle, target: TargetConfig, gates: tuple[GateConfig, ...]) -
     lines = [f"{made.root}: {manifest.runtime} {manifest.precision}, {', '.join(figures)}"]
     lines += [choice_table(target.name, data["choice"])] if data["choice"] is not None else []
     lines += [str(manifest.fallback)] if manifest.fallback is not None else []
-ba    lines += [verdict_table(verdicts)] if verdicts else ["no gate is configured, so nothing was judged"]
+    lines += [str(manifest.int8)] if manifest.int8 is not None else []
+    lines += [f"sha256 of {MANIFEST}: {made.digest}"]
+    lines += [verdict_table(verdicts)] if verdicts else ["no gate is configured, so nothing was judged"]
     code = code or (0 if verdicts else EXIT_INCOMPARABLE)
     return Answer({**data, "exit_code": code}, "\n".join(lines), code)
