@@ -23,7 +23,7 @@ from pipeline.arena import opening, trainings
 from pipeline.commands import compare
 from pipeline.config import PipelineConfig
 from pipeline.results.contest import Contest, Entrant, StepCost, Tried
-from stages.artifacts import Checkpoint, Dataset, StepMemory, StepTimes
+from stages.artifacts import Checkpoint, Dataset, ImagePool, PseudoLabels, StepMemory, StepTimes
 from stages.config import DataConfig, DetectorConfig, DistillConfig, ExportConfig, StudentConfig, TeacherConfig
 from stages.facts import StepMemoryFacts, write_facts
 from stages.hold_out import TUNING
@@ -64,7 +64,14 @@ def hold_out(out: Path, dataset: Dataset, share: float, seed: int) -> Dataset:
 
 @stage(version=1, resumable=True)
 def train_teacher(
-    out: Path, config: TeacherConfig, seed: int, device: str, split: str, dataset: Dataset, export: ExportConfig
+    out: Path,
+    config: TeacherConfig,
+    seed: int,
+    device: str,
+    split: str,
+    dataset: Dataset,
+    export: ExportConfig,
+    pool: ImagePool | None = None,
 ) -> Checkpoint:
     """The best network."""
     _check("train_teacher")
@@ -97,6 +104,7 @@ def distill(
     dataset: Dataset,
     teacher: Checkpoint,
     export: ExportConfig,
+    labels: PseudoLabels | None = None,
 ) -> Checkpoint:
     """A network that is better with a good teacher, with a share near 0.5, and with `pearson`."""
     names = [loss.name for loss in config.losses]
