@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from deploy.comparison import metrics
-from pipeline.baselines import Baselines
+from pipeline.baselines import Baselines, refuse_unjudged, unjudged
 from pipeline.config import FLOAT, REFERENCES, PipelineConfig
 from pipeline.config.derived import EQUAL_COST, RIVALS, plan_of, reference
 from pipeline.images import announce, warn
@@ -28,7 +28,7 @@ from stages.artifacts import (
 from stages.assess import assess
 from stages.collect import collect
 from stages.compare import compare
-from stages.config import TargetConfig, stretched
+from stages.config import DistillConfig, TargetConfig, stretched
 from stages.distill import distill
 from stages.export import export
 from stages.gate import gate
@@ -92,7 +92,8 @@ class RunResult:
     @property
     def shown(self) -> dict[str, Checkpoint]:
         """The three networks that are compared picture by picture and class by class; the baseline is the stronger one."""
-        return {"teacher": self.teacher, "baseline": self.baselines.stronger[1], "student": self.student}
+        stronger = self.baselines.stronger
+        return {"teacher": self.teacher, **({} if stronger is None else {"baseline": stronger[1]}), "student": self.student}
 
     @property
     def notes(self) -> tuple[Note, ...]:
@@ -127,16 +128,19 @@ def compress(config: PipelineConfig, store: Store) -> RunResult:
     dataset = prepared(config, store)
     pool = collected(config, store, dataset)
     own = pool if config.teacher.from_unlabelled is not None else None
-    teacher = store.run(train_teacher, config.teacher, seed, device, split, dataset, decisions, own)
-    labels = labeled(config, store, dataset, pool, teacher)
-    baselines = _baselines(config, store, dataset)
+    teacher = store.run(train_teacher, config.teacher, seed, device, split, dataset, decisions, own, config.distill.taught)
+    labels = labeled(config, store, dataset, pool, teacher, config.distill)
+    why = unjudged(config, dataset) if store.has(dataset) else None
+    baselines = _baselines(config, store, dataset) if why is None else Baselines(None, left_out=why)
     taught = config.distill if labels is not None else config.distill.labeled
     student = store.run(distill, taught, config.student, seed, device, split, dataset, teacher, decisions, labels)
-    gains = store.run(compare, dataset, teacher, student, baselines.by_equal, baselines.times, baselines.left_out)
+    judged = labels if why is not None else None
+    gains = store.run(compare, dataset, teacher, student, baselines.by_equal, baselines.times, baselines.left_out, judged)
 
     model = store.run(export, graph, student)
     title, baseline = _stronger(baselines, store)
-    exported = {"teacher": store.at("teacher").run(export, graph, teacher), "baseline": store.at("baseline").run(export, graph, baseline)}
+    shown = {"teacher": teacher, **({} if baseline is None else {"baseline": baseline})}
+    exported = {name: store.at(name).run(export, graph, network) for name, network in shown.items()}
     builds = [*((target, model) for target in config.targets), *((reference(name), onnx) for name, onnx in exported.items())]
     measured = _measure(config, store, dataset, [*builds, (reference(FLOAT, optimization="none"), model)])
 
@@ -148,7 +152,7 @@ def compress(config: PipelineConfig, store: Store) -> RunResult:
         TargetResult(target, measured[name].engine, measured[name].report, parities[name], verdicts[name], bundles[name])
         for name, target in zip(names, config.targets, strict=True)
     )
-    references = {name: measured[name].report for name in REFERENCES}
+    references = {name: measured[name].report for name in REFERENCES if name in measured}
     timed = measured[FLOAT].measurement
     robust = measured[FLOAT].robust
     records = tuple(store.records)
@@ -179,11 +183,11 @@ def _baselines(config: PipelineConfig, store: Store, dataset: Dataset) -> Baseli
     return Baselines(steps, view.run(train_baseline, longer, *given), times)
 
 
-def _stronger(baselines: Baselines, store: Store) -> tuple[str, Checkpoint]:
-    """What gates compare with; a dry run takes the baseline at equal cost for the stronger one until all are trained."""
+def _stronger(baselines: Baselines, store: Store) -> tuple[str, Checkpoint | None]:
+    """What gates compare with, None if nothing; a dry run takes the baseline at equal cost for the stronger one until all are trained."""
     every = baselines.by_equal
     if all(map(store.has, every.values())):
-        return baselines.stronger
+        return baselines.stronger or ("baseline", None)
     equal, last = [*every.items()][-1]
     return baselines.title(equal), last
 
@@ -199,6 +203,7 @@ def prepared(config: PipelineConfig, store: Store) -> Dataset:
         announce(dataset.facts.notes, store)
     if store.has(dataset):
         refuse(config.robustness, config.validation.split, dataset)
+        refuse_unjudged(config, dataset)
     return dataset
 
 
@@ -212,9 +217,11 @@ def collected(config: PipelineConfig, store: Store, dataset: Dataset) -> ImagePo
     return pool
 
 
-def labeled(config: PipelineConfig, store: Store, dataset: Dataset, pool: ImagePool | None, teacher: Checkpoint) -> PseudoLabels | None:
-    """What the teacher finds in the images without labels; None if the student learns nothing from them."""
-    asked = config.distill.from_unlabelled
+def labeled(
+    config: PipelineConfig, store: Store, dataset: Dataset, pool: ImagePool | None, teacher: Checkpoint, taught: DistillConfig
+) -> PseudoLabels | None:
+    """What the teacher finds in the images without labels; None if the student that is `taught` learns nothing from them."""
+    asked = taught.from_unlabelled
     if asked is None or pool is None:
         return None
     labels = store.run(label, asked.rule, config.device, config.validation.split, dataset, pool, teacher, config.export.decisions)

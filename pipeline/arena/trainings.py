@@ -16,6 +16,7 @@ from pipeline.store import keys
 from pipeline.store.files import replace_json
 from pipeline.store.store import Mode, Store
 from stages.artifacts import Checkpoint, Dataset, ImagePool, PseudoLabels, StepMemory, StepTimes
+from stages.config import DistillConfig
 from stages.distill import distill
 from stages.hold_out import TUNING, hold_out
 from stages.time_steps import step_options, time_steps
@@ -55,7 +56,7 @@ class Arena:
             trained = self._once("random", untrained_teacher, config.teacher.detector, config.seed, split, self.dataset, decisions)
         else:
             own = self._pool if config.teacher.from_unlabelled is not None else None
-            given = config.teacher, config.seed, config.device, split, self.dataset, decisions, own
+            given = config.teacher, config.seed, config.device, split, self.dataset, decisions, own, config.distill.taught
             trained = self._once("teacher", train_teacher, *given)
         return trained
 
@@ -79,7 +80,7 @@ class Arena:
         if variant.distill is None:
             return train_baseline, (variant.student, *given, config.export.decisions)
         teacher = self.teacher(random=variant.teacher == "random")
-        labels = self._labels(teacher) if variant.distill.from_unlabelled is not None else None
+        labels = self._labels(teacher, variant.distill) if variant.distill.from_unlabelled is not None else None
         return distill, (variant.distill, variant.student, *given, teacher, config.export.decisions, labels)
 
     @property
@@ -90,11 +91,18 @@ class Arena:
         pool: ImagePool | None = self.found["pool"]
         return pool
 
-    def _labels(self, teacher: Checkpoint) -> PseudoLabels | None:
-        """What the teacher finds in them."""
-        if "labels" not in self.found:
-            self.found["labels"] = labeled(self.config, self.store, self.dataset, self._pool, teacher)
-        labels: PseudoLabels | None = self.found["labels"]
+    @property
+    def num_unlabelled(self) -> int:
+        """How many images without labels can be used."""
+        return 0 if self._pool is None else self._pool.facts.num_images
+
+    def _labels(self, teacher: Checkpoint, taught: DistillConfig) -> PseudoLabels | None:
+        """What the teacher finds in them: all students of the trained one share it, whatever part of it they learn."""
+        asked = self.config.distill if teacher == self.found.get("teacher") else taught
+        name = f"labels of {teacher.root.name}"
+        if name not in self.found:
+            self.found[name] = labeled(self.config, self.store, self.dataset, self._pool, teacher, asked)
+        labels: PseudoLabels | None = self.found[name]
         return labels
 
     def tuning_images(self) -> tuple[Dataset, str]:

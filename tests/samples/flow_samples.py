@@ -1,5 +1,6 @@
 """The flow without training: made-up networks, and the real stages from the graph on."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import artifact_samples
@@ -48,6 +49,7 @@ def train_teacher(
     dataset: Dataset,
     export: ExportConfig,
     pool: ImagePool | None = None,
+    classes: Mapping[str, str] | None = None,
 ) -> Checkpoint:
     """The best network."""
     return _network(out, "teacher")
