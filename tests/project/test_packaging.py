@@ -74,8 +74,11 @@ def test_no_document_starts_a_package_as_a_module(path: Path) -> None:
 
 
 def test_nothing_is_pickled() -> None:
+    """Into a file that has a name: one process reads back what it wrote to a temporary file that only it can open."""
     pickling = {"pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
-    named = {path for path in SOURCES if imported(path) & pickling}
+    nameless = ROOT / "stages" / "datasets" / "tables" / "rows.py"
+    assert "tempfile.SpooledTemporaryFile(" in nameless.read_text(encoding="utf-8")
+    named = {path for path in SOURCES if imported(path) & pickling} - {nameless}
     catching = "from pickle import UnpicklingError\n"  # the name of torch's complaint about a damaged file
     assert not [path for path in named if catching not in path.read_text(encoding="utf-8")]
     text = {path: path.read_text(encoding="utf-8") for path in SOURCES}
