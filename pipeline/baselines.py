@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from deploy.comparison import metrics
 from deploy.errors import ConfigError
 from pipeline.config import PipelineConfig
+from pipeline.store.store import Store
 from stages.artifacts import Checkpoint, Dataset, StepTimes
 
 
@@ -40,6 +41,18 @@ class Baselines:
             return None
         best = max(every, key=lambda equal: -1.0 if (reached := every[equal].facts.accuracy.map) is None else reached)
         return self.title(best), every[best]
+
+    def compared(self, store: Store) -> tuple[str, Checkpoint | None]:
+        """What gates compare with, None if nothing; a dry run takes the one at equal cost for the stronger until all are trained."""
+        every = self.by_equal
+        if all(map(store.has, every.values())):
+            return self.stronger or ("baseline", None)
+        equal, last = [*every.items()][-1]
+        return self.title(equal), last
+
+    def between(self, teacher: Checkpoint, student: Checkpoint) -> dict[str, Checkpoint]:
+        """All trained networks by their names in summary.json."""
+        return {"teacher": teacher, **self.networks, "student": student}
 
     def title(self, equal: str) -> str:
         """What one is called: what is equal is named if the run has, or meant to have, the one at equal cost."""

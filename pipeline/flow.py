@@ -7,7 +7,7 @@ from typing import Any
 from deploy.comparison import metrics
 from pipeline.baselines import Baselines, refuse_unjudged, unjudged
 from pipeline.config import FLOAT, REFERENCES, PipelineConfig
-from pipeline.config.derived import EQUAL_COST, RIVALS, plan_of, reference
+from pipeline.config.derived import EQUAL_COST, FIRST, RIVALS, plan_of, reference
 from pipeline.images import announce, warn
 from pipeline.store.store import StageRecord, Store
 from stages.artifacts import (
@@ -64,9 +64,9 @@ class RunResult:
 
     `gains` compares the student with the baselines. `measurement` has the latencies of all engines. `references` are the reports of the
     teacher and of the stronger baseline as ONNX Runtime fp32 engines, under "teacher" and "baseline".
-    `stages` has one record per stage instance, in the order of the flow. `robust`: what
-    was measured elsewhere and its figures; null if the run was not asked for it. `pool`: the images without labels, and `labels` what the
-    teacher found in them; null if there are none, or the student learns nothing from them.
+    `stages` has one record per stage instance, in the order of the flow. `robust`: what was measured elsewhere and its figures; null if
+    the run was not asked for it. `pool`: the images without labels, and `labels` what the teacher found in them; null if there are none,
+    or the student learns nothing from them.
     """
 
     config: PipelineConfig
@@ -87,7 +87,7 @@ class RunResult:
     @property
     def networks(self) -> dict[str, Checkpoint]:
         """The trained networks by their names in summary.json; a baseline that serves as both has both names."""
-        return _networks(self.teacher, self.baselines, self.student)
+        return self.baselines.between(self.teacher, self.student)
 
     @property
     def shown(self) -> dict[str, Checkpoint]:
@@ -128,23 +128,24 @@ def compress(config: PipelineConfig, store: Store) -> RunResult:
     dataset = prepared(config, store)
     pool = collected(config, store, dataset)
     own = pool if config.teacher.from_unlabelled is not None else None
-    teacher = store.run(train_teacher, config.teacher, seed, device, split, dataset, decisions, own, config.distill.taught)
+    first = first_labels(config, store, dataset, own)
+    teacher = store.run(train_teacher, config.teacher, seed, device, split, dataset, decisions, own, config.distill.taught, first)
     labels = labeled(config, store, dataset, pool, teacher, config.distill)
     why = unjudged(config, dataset) if store.has(dataset) else None
     baselines = _baselines(config, store, dataset) if why is None else Baselines(None, left_out=why)
     taught = config.distill if labels is not None else config.distill.labeled
     student = store.run(distill, taught, config.student, seed, device, split, dataset, teacher, decisions, labels)
-    judged = labels if why is not None else None
-    gains = store.run(compare, dataset, teacher, student, baselines.by_equal, baselines.times, baselines.left_out, judged)
+    reasons = baselines.left_out, labels if why is not None else None
+    gains = store.run(compare, dataset, teacher, student, baselines.by_equal, baselines.times, *reasons)
 
     model = store.run(export, graph, student)
-    title, baseline = _stronger(baselines, store)
+    title, baseline = baselines.compared(store)
     shown = {"teacher": teacher, **({} if baseline is None else {"baseline": baseline})}
     exported = {name: store.at(name).run(export, graph, network) for name, network in shown.items()}
     builds = [*((target, model) for target in config.targets), *((reference(name), onnx) for name, onnx in exported.items())]
     measured = _measure(config, store, dataset, [*builds, (reference(FLOAT, optimization="none"), model)])
 
-    names, networks = [target.name for target in config.targets], _networks(teacher, baselines, student)
+    names, networks = [target.name for target in config.targets], baselines.between(teacher, student)
     parities = {name: _compare(config, store, dataset, student, measured, name) for name in names}
     verdicts = {name: _judge(config, store, dataset, networks, measured, name, title) for name in names}
     bundles = {name: _pack(config, store, measured[name], verdicts[name], gains, name) for name in names}
@@ -183,19 +184,6 @@ def _baselines(config: PipelineConfig, store: Store, dataset: Dataset) -> Baseli
     return Baselines(steps, view.run(train_baseline, longer, *given), times)
 
 
-def _stronger(baselines: Baselines, store: Store) -> tuple[str, Checkpoint | None]:
-    """What gates compare with, None if nothing; a dry run takes the baseline at equal cost for the stronger one until all are trained."""
-    every = baselines.by_equal
-    if all(map(store.has, every.values())):
-        return baselines.stronger or ("baseline", None)
-    equal, last = [*every.items()][-1]
-    return baselines.title(equal), last
-
-
-def _networks(teacher: Checkpoint, baselines: Baselines, student: Checkpoint) -> dict[str, Checkpoint]:
-    return {"teacher": teacher, **baselines.networks, "student": student}
-
-
 def prepared(config: PipelineConfig, store: Store) -> Dataset:
     """The data, made now or reused; either way the store prints what was repaired, assumed or left out."""
     dataset = store.run(prepare, config.data.labeled)
@@ -217,6 +205,18 @@ def collected(config: PipelineConfig, store: Store, dataset: Dataset) -> ImagePo
     return pool
 
 
+def first_labels(config: PipelineConfig, store: Store, dataset: Dataset, pool: ImagePool | None) -> PseudoLabels | None:
+    """What a teacher of labeled images finds in the others, for the one that learns from both; None if that one labels for itself."""
+    asked, split, decisions = config.teacher.from_unlabelled, config.validation.split, config.export.decisions
+    if asked is None or pool is None or asked.labels == "own":
+        return None
+    view, plain = store.at(FIRST), config.teacher.model_copy(update={"unlabelled": None})
+    first = view.run(train_teacher, plain, config.seed, config.device, split, dataset, decisions, None, config.distill.taught, None)
+    found = view.run(label, asked.rule, config.device, split, dataset, pool, first, decisions)
+    warn(found, store)
+    return found
+
+
 def labeled(
     config: PipelineConfig, store: Store, dataset: Dataset, pool: ImagePool | None, teacher: Checkpoint, taught: DistillConfig
 ) -> PseudoLabels | None:
@@ -225,8 +225,7 @@ def labeled(
     if asked is None or pool is None:
         return None
     labels = store.run(label, asked.rule, config.device, config.validation.split, dataset, pool, teacher, config.export.decisions)
-    if not store.mode.dry:
-        warn(labels, store)
+    warn(labels, store)
     return labels
 
 

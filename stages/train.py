@@ -5,7 +5,7 @@ from pathlib import Path
 
 from deploy.contract import Accuracy, CocoNumbers
 from deploy.errors import ArtifactError
-from stages.artifacts import Checkpoint, Dataset, ImagePool
+from stages.artifacts import Checkpoint, Dataset, ImagePool, PseudoLabels
 from stages.config import DetectorConfig, ExportConfig, StudentConfig, TeacherConfig
 from stages.stage import stage
 from stages.training.digests import option_digests, weights_digest
@@ -27,13 +27,15 @@ def train_teacher(
     export: ExportConfig,
     pool: ImagePool | None = None,
     classes: Mapping[str, str] | None = None,
+    labels: PseudoLabels | None = None,
 ) -> Checkpoint:
     """The teacher, trained, or loaded if config.weights names a file; judged on `split`. It also learns from the pool, if there is one.
 
     Args:
         classes: its names for the data's classes if its weights are for more; None: they are the data's.
+        labels: what another teacher found in the pool; None: it labels for itself.
     """
-    return _train(out, config, seed, device, split, dataset, export, "teacher", pool, classes)
+    return _train(out, config, seed, device, split, dataset, export, "teacher", pool, classes, labels)
 
 
 @stage(version=2, identity=identity, resumable=True, distributed=True)
@@ -76,6 +78,7 @@ def _train(
     label: str,
     pool: ImagePool | None = None,
     classes: Mapping[str, str] | None = None,
+    labels: PseudoLabels | None = None,
 ) -> Checkpoint:
     # Imported here: a stage that is reused, or judged on a machine without torch, must not import torch.
     from stages.training.checkpoint import check_size, finish, starting_detector
@@ -96,6 +99,6 @@ def _train(
     observer = Observer(detector, dataset, split, export)
     task = Task(detector)
     if pool is not None and isinstance(config, TeacherConfig) and config.from_unlabelled is not None:
-        task = teacher_task(detector, config.from_unlabelled, config.train, seed, Judging(dataset, split, export), pool)
+        task = teacher_task(detector, config.from_unlabelled, config.train, seed, Judging(dataset, split, export), pool, labels)
     trainer = Trainer(task, dataset, config.train, seed=seed, device=device, folder=out, label=label, observer=observer)
     return finish(out, trainer.run(), config.detector, config.train.epochs, dataset, split, export, trainer.curve)

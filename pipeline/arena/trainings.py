@@ -11,7 +11,7 @@ from deploy.errors import ArtifactError, DataError, Diverged
 from pipeline.answer import silent
 from pipeline.arena.variants import Variant
 from pipeline.config import PipelineConfig
-from pipeline.flow import collected, labeled, prepared
+from pipeline.flow import collected, first_labels, labeled, prepared
 from pipeline.store import keys
 from pipeline.store.files import replace_json
 from pipeline.store.store import Mode, Store
@@ -56,7 +56,9 @@ class Arena:
             trained = self._once("random", untrained_teacher, config.teacher.detector, config.seed, split, self.dataset, decisions)
         else:
             own = self._pool if config.teacher.from_unlabelled is not None else None
-            given = config.teacher, config.seed, config.device, split, self.dataset, decisions, own, config.distill.taught
+            with indispensable():
+                first = first_labels(config, self.store, self.dataset, own)
+            given = config.teacher, config.seed, config.device, split, self.dataset, decisions, own, config.distill.taught, first
             trained = self._once("teacher", train_teacher, *given)
         return trained
 

@@ -181,18 +181,35 @@ class UnlabelledConfig(_Stream):
 class SelfTrainingConfig(_Stream):
     """What the teacher learns from images without labels: its averaged weights label them for it."""
 
+    labels: Literal["own", "first"] = Field(
+        default="own",
+        description="who labels: `own`: its averaged weights while they learn; `first`: a teacher that is trained on the labeled images "
+        "before, and may join several views of an image",
+    )
     pseudo: PseudoConfig = Field(
         default=PseudoConfig(start=SELF_START),
-        description="detections of the averaged weights as targets, once they have learned something",
+        description="detections as targets; those of the averaged weights once they have learned something",
     )
 
     @model_validator(mode="before")
     @classmethod
     def _starts_late(cls, value: Any) -> Any:
-        """Other options of pseudo do not let it begin with weights that have learned nothing."""
-        if isinstance(value, dict) and isinstance(value.get("pseudo"), dict):
-            return {**value, "pseudo": {"start": SELF_START, **value["pseudo"]}}
+        """Other options of pseudo do not let it begin with weights that have learned nothing; a trained teacher may label at once."""
+        if isinstance(value, dict) and isinstance(value.get("pseudo", {}), dict):
+            start = 0.0 if value.get("labels") == "first" else SELF_START
+            return {**value, "pseudo": {"start": start, **value.get("pseudo", {})}}
         return value
+
+    @model_validator(mode="after")
+    def _labels_each_view(self) -> "SelfTrainingConfig":
+        if self.labels == "own" and self.pseudo.views not in ("auto", ()):
+            raise ValueError("pseudo.views: the averaged weights label each view that is learned; set labels to first, or leave it out")
+        return self
+
+    @property
+    def rule(self) -> UnlabelledConfig:
+        """What decides which detections are targets."""
+        return UnlabelledConfig(pseudo=self.pseudo).rule
 
     @property
     def is_used(self) -> bool:

@@ -50,6 +50,7 @@ def train_teacher(
     export: ExportConfig,
     pool: ImagePool | None = None,
     classes: Mapping[str, str] | None = None,
+    labels: PseudoLabels | None = None,
 ) -> Checkpoint:
     """The best network."""
     return _network(out, "teacher")

@@ -33,17 +33,28 @@ class Judging:
     export: ExportConfig
 
 
-def teacher_task(detector: Detector, config: SelfTrainingConfig, train: TrainConfig, seed: int, judging: Judging, pool: ImagePool) -> Task:
-    """A detector that labels for itself, by its averaged weights.
+def teacher_task(
+    detector: Detector,
+    config: SelfTrainingConfig,
+    train: TrainConfig,
+    seed: int,
+    judging: Judging,
+    pool: ImagePool,
+    labels: PseudoLabels | None = None,
+) -> Task:
+    """A detector that labels for itself, by its averaged weights, or learns the labels of another one.
 
     Raises:
         DataError: thresholds have to be chosen, and the split has no objects.
     """
     dataset = judging.dataset
-    live = LiveLabels(dataset, judging.split, judging.export, config.pseudo)
-    num_steps = train.num_steps(dataset.facts.splits["train"].num_images)
-    labeler = PseudoLabeler(config.pseudo, num_steps, None, live)
-    images = UnlabeledImages(some_of(pool.images(), config.images), dataset.facts.contract, train, config.strong, seed)
+    contract, num_steps = dataset.facts.contract, train.num_steps(dataset.facts.splits["train"].num_images)
+    found = () if labels is None else labels.coco()["annotations"]
+    masks = labels is not None and detector.mask_frame is not None
+    images = UnlabeledImages(some_of(pool.images(), config.images), contract, train, config.strong, seed, found, masks=masks)
+    live = None if labels is not None else LiveLabels(dataset, judging.split, judging.export, config.pseudo)
+    given = None if labels is None else thresholds_of(labels.facts.classes, contract.classes)
+    labeler = PseudoLabeler(config.pseudo, num_steps, given, live)
     return SelfTraining(detector, labeler, _stream(images, config, train, dataset))
 
 

@@ -74,7 +74,9 @@ def file(tmp_path: Path) -> Path:
         ("distill.unlabelled={only: true}|distill.losses.0.weight=auto", "distill.unlabelled.only: weight: auto is measured on labeled"),
         ("teacher.unlabelled={}|teacher.train.ema=null", "teacher: unlabelled needs averaged weights"),
         ("teacher.unlabelled={}|teacher.weights=w.safetensors", "teacher: weights are loaded, not trained"),
-        ("teacher.unlabelled.refine=0.5", "teacher.unlabelled.refine: no such key; choose from ratio, images, strong, pseudo"),
+        ("teacher.unlabelled={pseudo: {views: [zoom]}}", "teacher.unlabelled: pseudo.views: the averaged weights label each view"),
+        ("teacher.unlabelled.labels=frist", 'teacher.unlabelled.labels: got "frist" (did you mean first?)'),
+        ("teacher.unlabelled.refine=0.5", "teacher.unlabelled.refine: no such key; choose from ratio, images, strong, labels, pseudo"),
     ],
 )
 def test_bad_values_and_what_does_not_go_together_are_refused_in_one_line(file: Path, settings: str, line: str) -> None:
@@ -113,3 +115,4 @@ def test_a_teacher_labels_late_unless_it_is_told_when(file: Path) -> None:
         return section.pseudo.start
 
     assert [start(one) for one in ("{}", "{pseudo: {threshold: 0.5}}", "{pseudo: {start: 0.1}}")] == [0.3, 0.3, 0.1]
+    assert [start(one) for one in ("{labels: first}", "{labels: first, pseudo: {start: 0.2}}")] == [0.0, 0.2]

@@ -129,6 +129,18 @@ def test_a_teacher_learns_from_its_averaged_weights_and_resumes_bit_for_bit(data
     assert "unlabelled/classification" in columns(tmp_path / "one")
 
 
+def test_a_teacher_may_learn_what_another_one_found(data: Dataset, pool: ImagePool, labels: PseudoLabels, tmp_path: Path) -> None:
+    schedule = tiny.schedule(epochs=1)
+    config = SelfTrainingConfig.model_validate({"labels": "first", "pseudo": {"warmup": 0}})
+    detector = build_detector(tiny.detector(), CLASSES, 1)
+    task = teacher_task(detector, config, schedule, 1, Judging(data, "val", ExportConfig()), pool, labels)
+    assert task.memory == (), "nobody labels on the way"
+    trained(task, data, tmp_path, schedule)
+    assert "unlabelled/objects" in columns(tmp_path)
+    head, row = (line.split(",") for line in (tmp_path / "curves.csv").read_text(encoding="utf-8").splitlines())
+    assert float(row[head.index("unlabelled/objects")]) == pytest.approx(1), "one object per image, from the first step on"
+
+
 def test_a_student_may_learn_from_unlabeled_images_only(data: Dataset, labels: PseudoLabels, tmp_path: Path) -> None:
     schedule = tiny.schedule(epochs=1)
     trained(student(data, labels, unlabeled_samples.config(only=True), schedule), data, tmp_path, schedule)
