@@ -222,6 +222,8 @@ def kind_of(schema: Mapping[str, Any]) -> str:
         return f"{len(schema['prefixItems'])} numbers" if "prefixItems" in schema else f"list of {kind_of(schema['items'])}"
     if "patternProperties" in schema:
         return f"mapping of text to {kind_of(next(iter(schema['patternProperties'].values())))}"
+    if isinstance(schema.get("additionalProperties"), Mapping):
+        return f"mapping of text to {kind_of(schema['additionalProperties'])}"
     names = {"integer": "integer", "number": "number", "string": "text", "boolean": "true or false", "null": "null", None: "section"}
     least, above, most, below, step = (
         schema.get(key) for key in ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum", "multipleOf")

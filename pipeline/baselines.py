@@ -2,8 +2,11 @@
 
 from dataclasses import dataclass
 
+from deploy.comparison import metrics
+from deploy.errors import ConfigError
+from pipeline.config import PipelineConfig
 from pipeline.store.store import Store
-from stages.artifacts import Checkpoint, StepTimes
+from stages.artifacts import Checkpoint, Dataset, StepTimes
 
 
 @dataclass(frozen=True)
@@ -31,21 +34,62 @@ class Baselines:
         return {"baseline" if equal == "steps" else f"baseline_equal_{equal}": one for equal, one in self.by_equal.items()}
 
     @property
-    def stronger(self) -> tuple[str, Checkpoint]:
-        """The one with the higher mAP, and what it is called."""
+    def stronger(self) -> tuple[str, Checkpoint] | None:
+        """The one with the higher mAP, and what it is called; None without any."""
         every = self.by_equal
+        if not every:
+            return None
         best = max(every, key=lambda equal: -1.0 if (reached := every[equal].facts.accuracy.map) is None else reached)
         return self.title(best), every[best]
+
+    def compared(self, store: Store) -> tuple[str, Checkpoint | None]:
+        """What gates compare with, None if nothing; a dry run takes the one at equal cost for the stronger until all are trained."""
+        every = self.by_equal
+        if all(map(store.has, every.values())):
+            return self.stronger or ("baseline", None)
+        equal, last = [*every.items()][-1]
+        return self.title(equal), last
+
+    def between(self, teacher: Checkpoint, student: Checkpoint) -> dict[str, Checkpoint]:
+        """All trained networks by their names in summary.json."""
+        return {"teacher": teacher, **self.networks, "student": student}
 
     def title(self, equal: str) -> str:
         """What one is called: what is equal is named if the run has, or meant to have, the one at equal cost."""
         return "baseline" if self.times is None or self.equal_steps == self.equal_cost else f"baseline at equal {equal}"
 
 
-def stronger(baselines: Baselines, store: Store) -> tuple[str, Checkpoint]:
-    """What gates compare with; a dry run takes the baseline at equal cost for the stronger one until all are trained."""
-    every = baselines.by_equal
-    if all(map(store.has, every.values())):
-        return baselines.stronger
-    equal, last = [*every.items()][-1]
-    return baselines.title(equal), last
+def unjudged(config: PipelineConfig, dataset: Dataset) -> str | None:
+    """Why there is no baseline: nothing is labeled that it could be judged on, and the student learns from no labels; None if there is."""
+    own, split = config.distill.from_unlabelled, config.validation.split
+    if own is None or not own.only or _num_objects(dataset, split):
+        return None
+    return f"split {split} has no labels to judge one on, and the student sees none"
+
+
+def refuse_unjudged(config: PipelineConfig, dataset: Dataset) -> None:
+    """Refuse what cannot be judged without labels, and thresholds that would have to be found on them.
+
+    Raises:
+        ConfigError: the first gate that needs labels or a baseline; pseudo-labels without a threshold.
+    """
+    if unjudged(config, dataset) is None:
+        return
+    split = config.validation.split
+    remedy = f"label some images of split {split} (50 suffice)"
+    for index, gate in enumerate(config.gates):
+        if metrics.is_accuracy(gate.metric) or metrics.is_robust(gate.metric):
+            raise ConfigError(
+                f"gates.{index}.metric: {gate.metric} cannot be judged: split {split} has no labels; {remedy}, or leave it out"
+            )
+        if gate.other == "baseline" or gate.metric == "speedup_over_baseline":
+            raise ConfigError(f"gates.{index}: there is no baseline where split {split} has no labels; {remedy}, or leave it out")
+    own = config.distill.from_unlabelled
+    if own is not None and own.pseudo is not None and own.pseudo.threshold == "auto":
+        problem = f"auto chooses a score on the labels of split {split}, which has none"
+        raise ConfigError(f"distill.unlabelled.pseudo.threshold: {problem}; {remedy}, or set a number, such as 0.5")
+
+
+def _num_objects(dataset: Dataset, split: str) -> int:
+    found = dataset.facts.splits.get(split)
+    return 0 if found is None else found.num_boxes

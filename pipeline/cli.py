@@ -137,6 +137,14 @@ def _add_run(commands: _Commands) -> argparse.ArgumentParser:
 def _add_ablate(commands: _Commands) -> argparse.ArgumentParser:
     command = _configured(commands, "ablate", "train the student with no loss, each loss and all losses, and report each gain")
     command.add_argument("--seeds", metavar="N", type=int, default=3, help="number of seeds, counting up from the file's seed (default 3)")
+    command.add_argument(
+        "--unlabelled",
+        metavar="N",
+        type=int,
+        nargs="+",
+        default=[],
+        help="also train with distill.unlabelled on this number of its images, one training for each number",
+    )
     return command
 
 

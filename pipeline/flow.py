@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from deploy.comparison import metrics
-from pipeline.baselines import Baselines, stronger
+from pipeline.baselines import Baselines, refuse_unjudged, unjudged
 from pipeline.config import FLOAT, REFERENCES, PipelineConfig
-from pipeline.config.derived import EQUAL_COST, RIVALS, plan_of, reference
+from pipeline.config.derived import EQUAL_COST, FIRST, RIVALS, plan_of, reference
 from pipeline.images import announce, warn
 from pipeline.store.store import StageRecord, Store
 from stages.artifacts import (
@@ -28,7 +28,7 @@ from stages.artifacts import (
 from stages.assess import assess
 from stages.collect import collect
 from stages.compare import compare
-from stages.config import TargetConfig, ValidationConfig, stretched
+from stages.config import DistillConfig, TargetConfig, ValidationConfig, stretched
 from stages.distill import distill
 from stages.export import export
 from stages.finetune_int8 import finetune_int8
@@ -87,12 +87,13 @@ class RunResult:
     @property
     def networks(self) -> dict[str, Checkpoint]:
         """The trained networks by their names in summary.json; a baseline that serves as both has both names."""
-        return _networks(self.teacher, self.baselines, self.student)
+        return self.baselines.between(self.teacher, self.student)
 
     @property
     def shown(self) -> dict[str, Checkpoint]:
         """The three networks that are compared picture by picture and class by class; the baseline is the stronger one."""
-        return {"teacher": self.teacher, "baseline": self.baselines.stronger[1], "student": self.student}
+        stronger = self.baselines.stronger
+        return {"teacher": self.teacher, **({} if stronger is None else {"baseline": stronger[1]}), "student": self.student}
 
     @property
     def notes(self) -> tuple[Note, ...]:
@@ -127,23 +128,27 @@ def compress(config: PipelineConfig, store: Store) -> RunResult:
     dataset = prepared(config, store)
     pool = collected(config, store, dataset)
     own = pool if config.teacher.from_unlabelled is not None else None
-    teacher = store.run(train_teacher, config.teacher, seed, device, split, dataset, decisions, own)
-    labels = labeled(config, store, dataset, pool, teacher)
-    baselines = _baselines(config, store, dataset)
+    first = first_labels(config, store, dataset, own)
+    teacher = store.run(train_teacher, config.teacher, seed, device, split, dataset, decisions, own, config.distill.taught, first)
+    labels = labeled(config, store, dataset, pool, teacher, config.distill)
+    why = unjudged(config, dataset) if store.has(dataset) else None
+    baselines = _baselines(config, store, dataset) if why is None else Baselines(None, left_out=why)
     taught = config.distill if labels is not None else config.distill.labeled
     student = store.run(distill, taught, config.student, seed, device, split, dataset, teacher, decisions, labels)
     tuned = _tuned(config, store, dataset, student, teacher)
-    gains = store.run(compare, dataset, teacher, student, baselines.by_equal, baselines.times, baselines.left_out)
+    reasons = baselines.left_out, labels if why is not None else None
+    gains = store.run(compare, dataset, teacher, student, baselines.by_equal, baselines.times, *reasons)
 
     model = store.run(export, graph, student)
-    title, baseline = stronger(baselines, store)
-    exported = {"teacher": store.at("teacher").run(export, graph, teacher), "baseline": store.at("baseline").run(export, graph, baseline)}
+    title, baseline = baselines.compared(store)
+    shown = {"teacher": teacher, **({} if baseline is None else {"baseline": baseline})}
+    exported = {name: store.at(name).run(export, graph, network) for name, network in shown.items()}
     models = {name: store.at(name).run(export, graph, one) for name, one in tuned.items()}
     builds = [(target, models.get(target.name, model)) for target in config.targets]
     builds += [(reference(name), onnx) for name, onnx in exported.items()]
     measured = _measure(config, store, dataset, [*builds, (reference(FLOAT, optimization="none"), model)])
 
-    names, networks = [target.name for target in config.targets], _networks(teacher, baselines, student)
+    names, networks = [target.name for target in config.targets], baselines.between(teacher, student)
     how, plain = config.validation, measured[FLOAT].report
     parities = {n: _compare(how, store.at(n), dataset, student, tuned.get(n), plain, measured[n]) for n in names}
     verdicts = {name: _judge(config, store, dataset, networks, measured, name, title) for name in names}
@@ -152,7 +157,7 @@ def compress(config: PipelineConfig, store: Store) -> RunResult:
         TargetResult(target, measured[name].engine, measured[name].report, parities[name], verdicts[name], bundles[name])
         for name, target in zip(names, config.targets, strict=True)
     )
-    references = {name: measured[name].report for name in REFERENCES}
+    references = {name: measured[name].report for name in REFERENCES if name in measured}
     timed = measured[FLOAT].measurement
     robust = measured[FLOAT].robust
     records = tuple(store.records)
@@ -190,10 +195,6 @@ def _baselines(config: PipelineConfig, store: Store, dataset: Dataset) -> Baseli
     return Baselines(steps, view.run(train_baseline, longer, *given), times)
 
 
-def _networks(teacher: Checkpoint, baselines: Baselines, student: Checkpoint) -> dict[str, Checkpoint]:
-    return {"teacher": teacher, **baselines.networks, "student": student}
-
-
 def prepared(config: PipelineConfig, store: Store) -> Dataset:
     """The data, made now or reused; either way the store prints what was repaired, assumed or left out."""
     dataset = store.run(prepare, config.data.labeled)
@@ -201,6 +202,7 @@ def prepared(config: PipelineConfig, store: Store) -> Dataset:
         announce(dataset.facts.notes, store)
     if store.has(dataset):
         refuse(config.robustness, config.validation.split, dataset)
+        refuse_unjudged(config, dataset)
     return dataset
 
 
@@ -214,14 +216,27 @@ def collected(config: PipelineConfig, store: Store, dataset: Dataset) -> ImagePo
     return pool
 
 
-def labeled(config: PipelineConfig, store: Store, dataset: Dataset, pool: ImagePool | None, teacher: Checkpoint) -> PseudoLabels | None:
-    """What the teacher finds in the images without labels; None if the student learns nothing from them."""
-    asked = config.distill.from_unlabelled
+def first_labels(config: PipelineConfig, store: Store, dataset: Dataset, pool: ImagePool | None) -> PseudoLabels | None:
+    """What a teacher of labeled images finds in the others, for the one that learns from both; None if that one labels for itself."""
+    asked, split, decisions = config.teacher.from_unlabelled, config.validation.split, config.export.decisions
+    if asked is None or pool is None or asked.labels == "own":
+        return None
+    view, plain = store.at(FIRST), config.teacher.model_copy(update={"unlabelled": None})
+    first = view.run(train_teacher, plain, config.seed, config.device, split, dataset, decisions, None, config.distill.taught, None)
+    found = view.run(label, asked.rule, config.device, split, dataset, pool, first, decisions)
+    warn(found, store)
+    return found
+
+
+def labeled(
+    config: PipelineConfig, store: Store, dataset: Dataset, pool: ImagePool | None, teacher: Checkpoint, taught: DistillConfig
+) -> PseudoLabels | None:
+    """What the teacher finds in the images without labels; None if the student that is `taught` learns nothing from them."""
+    asked = taught.from_unlabelled
     if asked is None or pool is None:
         return None
     labels = store.run(label, asked.rule, config.device, config.validation.split, dataset, pool, teacher, config.export.decisions)
-    if not store.mode.dry:
-        warn(labels, store)
+    warn(labels, store)
     return labels
 
 

@@ -15,6 +15,6 @@ def announce(notes: Sequence[Note], store: Store) -> None:
 
 
 def warn(labels: PseudoLabels, store: Store) -> None:
-    """Print what speaks against using images without labels, one line each."""
-    for line in labels.facts.warnings:
+    """Print what speaks against using images without labels, one line each; nothing in a dry run, which has no labels."""
+    for line in () if store.mode.dry else labels.facts.warnings:
         store.say(plain(f"! unlabelled: {line}"))

@@ -112,9 +112,10 @@ class Dataset(Artifact):
 
 @dataclass(frozen=True)
 class ImagePool(Artifact):
-    """images.json: images without labels in COCO's form, with absolute file names."""
+    """images.json: images without labels in COCO's form; frames/: those that are frames of videos."""
 
     IMAGES: ClassVar[str] = "images.json"
+    FRAMES: ClassVar[str] = "frames"
 
     @property
     def facts(self) -> PoolFacts:
@@ -122,9 +123,9 @@ class ImagePool(Artifact):
         return read_facts(self.root, PoolFacts)
 
     def images(self) -> list[dict[str, Any]]:
-        """COCO's rows: id, file_name, width, height."""
+        """COCO's rows: id, file_name, absolute, width, height."""
         rows: list[dict[str, Any]] = read_json(self.file(self.IMAGES))["images"]
-        return rows
+        return [{**row, "file_name": str(self.root.resolve() / row["file_name"])} for row in rows]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from stages.artifacts import Dataset, ImagePool
 from stages.config import DataConfig
 from stages.datasets.cleaning import limits
 from stages.datasets.layouts import digest
-from stages.datasets.unlabeled.pool import IN_TRAIN, JUDGED, TWICE, PoolImage, folders, pool
+from stages.datasets.unlabeled.footage import saved_frames, videos_in
+from stages.datasets.unlabeled.pool import IN_TRAIN, JUDGED, TWICE, UNLABELLED, PoolImage, folders, pool
 from stages.facts import write_facts
 from stages.notes import Note, Notes
 from stages.stage import stage
@@ -20,31 +21,33 @@ NO_DOUBT = {kind.name for kind in (TWICE, IN_TRAIN, JUDGED)}
 
 
 def identity(config: DataConfig, *others: object) -> dict[str, str]:
-    """A digest of the names, sizes and times of all images.
+    """A digest of the names, sizes and times of all images and videos.
 
     Raises:
         DataError: a folder does not exist.
     """
-    return {"unlabelled": digest([], folders(config.unlabelled_folders))["images"]}
+    roots = folders(config.unlabelled_folders)
+    return {"unlabelled": digest([], [*(root for root in roots if root.is_dir()), *videos_in(roots)])["images"]}
 
 
 @stage(version=1, identity=identity)
 def collect(out: Path, config: DataConfig, dataset: Dataset) -> ImagePool:
-    """The usable images of data.unlabelled, listed in images.json.
+    """The usable images of data.unlabelled, listed in images.json; frames of videos are in frames/.
 
     Raises:
+        ConfigError: videos without the extra for them.
         DataError: a folder is missing or empty, or no usable image remains; more are unreadable or assumed than `max_doubtful`
             allows; with `strict`, any.
     """
     notes = Notes()
     preprocessing = dataset.facts.contract.preprocessing
-    found = pool(
-        folders(config.unlabelled_folders), {split: _files(dataset, split) for split in dataset.facts.splits}, preprocessing, notes
-    )
+    roots = folders(config.unlabelled_folders)
+    frames = saved_frames(videos_in(roots), out / ImagePool.FRAMES, preprocessing, UNLABELLED, notes)
+    found = pool(roots, frames, {split: _files(dataset, split) for split in dataset.facts.splits}, preprocessing, notes)
     total = len(found) + sum(note.count for note in notes if note.action == "left out")
     every = tuple(note.model_copy(update={"total": total}) for note in notes)
     _refuse(config, every, total)
-    (out / ImagePool.IMAGES).write_text(json.dumps(_coco(found, dataset)), encoding="utf-8")
+    (out / ImagePool.IMAGES).write_text(json.dumps(_coco(out, found, dataset)), encoding="utf-8")
     write_facts(out, PoolFacts(num_images=len(found), sha256=_digest(found), notes=every))
     return ImagePool(out)
 
@@ -64,12 +67,13 @@ def _refuse(config: DataConfig, notes: tuple[Note, ...], total: int) -> None:
         raise DataError(refused)
 
 
-def _coco(found: list[PoolImage], dataset: Dataset) -> dict[str, object]:
-    """COCO's form, without annotations; each file name is absolute."""
+def _coco(out: Path, found: list[PoolImage], dataset: Dataset) -> dict[str, object]:
+    """COCO's form, without annotations; file names are absolute, those of frames relative to the artifact, which moves when it is done."""
     contract = dataset.facts.contract
+    names = [one.path.relative_to(out) if one.path.is_relative_to(out) else one.path.resolve() for one in found]
     rows = [
-        {"id": number, "file_name": str(one.path.resolve()), "width": one.width, "height": one.height}
-        for number, one in enumerate(found, 1)
+        {"id": number, "file_name": name.as_posix(), "width": one.width, "height": one.height}
+        for number, (name, one) in enumerate(zip(names, found, strict=True), 1)
     ]
     classes = [{"id": number, "name": name} for number, name in zip(contract.category_ids, contract.classes, strict=True)]
     return {"images": rows, "annotations": [], "categories": classes}

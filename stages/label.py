@@ -21,7 +21,7 @@ MOST_NAMED = 5
 """Classes that a warning names."""
 
 
-@stage(version=1)
+@stage(version=2)
 def label(
     out: Path,
     config: UnlabelledConfig,
@@ -42,19 +42,31 @@ def label(
     from stages.training.checkpoint import load_detector
     from stages.training.device import device_of
     from stages.training.unlabeled.domain import unlike
-    from stages.training.unlabeled.finding import detections
+    from stages.training.unlabeled.finding import Finder
+    from stages.training.unlabeled.looking import looked
 
     network = load_detector(teacher).to(device_of(device))
-    rows = pool.images()
-    found = detections(network, dataset.facts.contract, rows, export)
+    rows, contract = pool.images(), dataset.facts.contract
+    finder = Finder(network, contract, export)
+    look = looked(finder, labeled_split(dataset, split), read_json(teacher.file(DETECTIONS)), contract, config.pseudo)
+    found = finder.find([(row["id"], Path(row["file_name"])) for row in rows], look.views, "label unlabeled images")
     classes: dict[str, PseudoClass] = {}
     if config.pseudo is not None:
-        chosen = choose(labeled_split(dataset, split).truth, read_json(teacher.file(DETECTIONS)), config.pseudo)
-        classes = counted(chosen, found, dict(zip(dataset.facts.contract.category_ids, dataset.facts.contract.classes, strict=True)))
+        chosen = choose(look.truth, look.results, config.pseudo)
+        classes = counted(chosen, found, dict(zip(contract.category_ids, contract.classes, strict=True)))
     accepted = {one["image_id"] for one in found if _is_target(one, classes, dataset)}
     share = unlike(network, dataset, split, rows)
     _write(out, rows, found, dataset)
-    facts = PseudoFacts(split=split, num_images=len(rows), empty=len(rows) - len(accepted), classes=classes, unlike=share)
+    facts = PseudoFacts(
+        split=split,
+        num_images=len(rows),
+        empty=len(rows) - len(accepted),
+        classes=classes,
+        unlike=share,
+        views=look.views,
+        map=look.map,
+        plain_map=look.plain_map,
+    )
     write_facts(out, facts.model_copy(update={"warnings": tuple(warnings(facts))}))
     return PseudoLabels(out)
 
@@ -106,7 +118,7 @@ def _is_target(one: dict[str, Any], classes: dict[str, PseudoClass], dataset: Da
 def _write(out: Path, rows: list[dict[str, Any]], found: list[dict[str, Any]], dataset: Dataset) -> None:
     contract = dataset.facts.contract
     classes = [{"id": number, "name": name} for number, name in zip(contract.category_ids, contract.classes, strict=True)]
-    kept = ("image_id", "category_id", "bbox", "score")
-    boxes = [{"id": number, **{key: one[key] for key in kept}} for number, one in enumerate(found, 1)]
+    kept = ("image_id", "category_id", "bbox", "score", "segmentation")
+    boxes = [{"id": number, **{key: one[key] for key in kept if key in one}} for number, one in enumerate(found, 1)]
     coco = {"images": rows, "annotations": boxes, "categories": classes}
     (out / PseudoLabels.IMAGES).write_text(json.dumps(coco), encoding="utf-8")

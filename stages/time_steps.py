@@ -23,7 +23,9 @@ def step_options(
     taught = distill.model_copy(update={"losses": losses, "warmup_steps": 0, "fade": "none", "shares_every": 0, "share": usual_share})
     if (own := distill.from_unlabelled) is not None:
         usual_rule = None if own.pseudo is None else PseudoConfig()
-        taught = taught.model_copy(update={"unlabelled": own.model_copy(update={"pseudo": usual_rule, "refine": None})})
+        taught = taught.model_copy(
+            update={"unlabelled": own.model_copy(update={"pseudo": usual_rule, "refine": None, "images": None, "classes": None})}
+        )
     else:
         taught = taught.labeled
     return taught, StudentConfig(detector=student.detector, train=train), teacher.detector

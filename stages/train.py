@@ -1,10 +1,11 @@
 """Train a detector on images only: the teacher, and the baseline, which is the student's network trained without the teacher."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from deploy.contract import Accuracy, CocoNumbers
 from deploy.errors import ArtifactError
-from stages.artifacts import Checkpoint, Dataset, ImagePool
+from stages.artifacts import Checkpoint, Dataset, ImagePool, PseudoLabels
 from stages.config import DetectorConfig, ExportConfig, StudentConfig, TeacherConfig
 from stages.stage import stage
 from stages.training.digests import option_digests, weights_digest
@@ -25,9 +26,16 @@ def train_teacher(
     dataset: Dataset,
     export: ExportConfig,
     pool: ImagePool | None = None,
+    classes: Mapping[str, str] | None = None,
+    labels: PseudoLabels | None = None,
 ) -> Checkpoint:
-    """The teacher, trained, or loaded if config.weights names a file; judged on `split`. It also learns from the pool, if there is one."""
-    return _train(out, config, seed, device, split, dataset, export, "teacher", pool)
+    """The teacher, trained, or loaded if config.weights names a file; judged on `split`. It also learns from the pool, if there is one.
+
+    Args:
+        classes: its names for the data's classes if its weights are for more; None: they are the data's.
+        labels: what another teacher found in the pool; None: it labels for itself.
+    """
+    return _train(out, config, seed, device, split, dataset, export, "teacher", pool, classes, labels)
 
 
 @stage(version=2, identity=identity, resumable=True, distributed=True)
@@ -69,20 +77,28 @@ def _train(
     export: ExportConfig,
     label: str,
     pool: ImagePool | None = None,
+    classes: Mapping[str, str] | None = None,
+    labels: PseudoLabels | None = None,
 ) -> Checkpoint:
     # Imported here: a stage that is reused, or judged on a machine without torch, must not import torch.
-    from stages.training.checkpoint import finish, starting_detector
+    from stages.training.checkpoint import check_size, finish, starting_detector
     from stages.training.loop import Task, Trainer
     from stages.training.observer import Observer
     from stages.training.unlabeled.plan import Judging, teacher_task
+    from stages.training.unlabeled.subset import reduced, taught_classes
 
     dataset.table(split)  # a missing or empty split is refused before the training, not after it
-    detector = starting_detector(config.detector, config.weights, dataset.facts.contract, seed)
+    contract = dataset.facts.contract
+    if classes is not None and isinstance(config, TeacherConfig):
+        detector = reduced(config, taught_classes(classes, contract.classes), seed)
+        check_size(detector, config.detector, contract)
+    else:
+        detector = starting_detector(config.detector, config.weights, contract, seed)
     if config.weights is not None and isinstance(config, TeacherConfig):
         return finish(out, detector, config.detector, 0, dataset, split, export)
     observer = Observer(detector, dataset, split, export)
     task = Task(detector)
     if pool is not None and isinstance(config, TeacherConfig) and config.from_unlabelled is not None:
-        task = teacher_task(detector, config.from_unlabelled, config.train, seed, Judging(dataset, split, export), pool)
+        task = teacher_task(detector, config.from_unlabelled, config.train, seed, Judging(dataset, split, export), pool, labels)
     trainer = Trainer(task, dataset, config.train, seed=seed, device=device, folder=out, label=label, observer=observer)
     return finish(out, trainer.run(), config.detector, config.train.epochs, dataset, split, export, trainer.curve)

@@ -34,7 +34,9 @@ class PseudoFacts(Frozen):
     """What a teacher finds in images without labels, by class name.
 
     `unlike` is the share of the images that are farther from the labeled ones than 95% of the judged split is, `expected` what it would
-    be by chance; null if nobody compared them. `empty` is the number of images without a target.
+    be by chance; null if nobody compared them. `empty` is the number of images without a target. `views` are those that were joined
+    with each image as it is; `map` is the mAP of the detections so found on the judged split, `plain_map` of those by one view; null
+    if it is undefined or was not asked for.
     """
 
     split: str
@@ -43,4 +45,7 @@ class PseudoFacts(Frozen):
     classes: dict[str, PseudoClass]
     unlike: float | None = None
     expected: float = 0.05
+    views: tuple[str, ...] = ()
+    map: float | None = None
+    plain_map: float | None = None
     warnings: tuple[str, ...] = ()

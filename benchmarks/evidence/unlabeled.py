@@ -4,9 +4,10 @@
     python benchmarks/evidence/unlabeled.py run [--study NAME ...] [--role NAME ...] [--seed N ...] [--units N]
 
 A study is a pipeline file in benchmarks/evidence/unlabeled/. Teacher and student have the labels of the same images. At each seed (of
-blood cells: each fold) these networks are trained: two teachers, one of which learns from the unlabeled images first; a baseline; the
-student distilled on labeled images only; students that also learn from the others by features, by pseudo-labels, by both, with the
-averaged student labeling in the second half, and from the better teacher; and the ceiling, a baseline that has all labels. Blood cells
+blood cells: each fold) these networks are trained: three teachers, two of which learn from the unlabeled images first, one from its own
+labels and one from those of the teacher without; a baseline; the student distilled on labeled images only; students that also learn
+from the others by features, by pseudo-labels, by both, with the averaged student labeling in the second half, with the teacher's head
+as dense labels, and from each of the better teachers; and the ceiling, a baseline that has all labels. Blood cells
 also have a student with photographs of something else, to see what harm they do. Each appends one row to <study>.jsonl and is never
 repeated; an interrupted training resumes. Settings and the arm that the verdict is about are chosen on split val; split test is read
 once, when a training has ended. All of it takes some twelve hours of one core: pin it with OMP_NUM_THREADS=1 taskset -c 1 ... Only one
@@ -37,7 +38,7 @@ from pipeline.results.table import grid, number
 from pipeline.store.store import Store
 from stages.artifacts import Checkpoint, Dataset, read_json
 from stages.collect import collect
-from stages.config import DataConfig, DistillConfig, SelfTrainingConfig, UnlabelledConfig
+from stages.config import DataConfig, DistillConfig, LossConfig, SelfTrainingConfig, UnlabelledConfig
 from stages.datasets import Source
 from stages.datasets.splits.arrange import held_out
 from stages.distill import distill
@@ -48,18 +49,22 @@ from stages.train import train_baseline, train_teacher
 from stages.training.checkpoint import load_detector
 
 FOLDER = STUDIES / "unlabeled"
-TEACHER, BETTER, BASELINE, LABELED, CEILING = "teacher", "teacher, self-trained", "baseline", "labeled only", "ceiling"
+TEACHER, BASELINE, LABELED, CEILING = "teacher", "baseline", "labeled only", "ceiling"
+BETTER: Mapping[str, dict[str, Any]] = {"teacher, self-trained": {}, "teacher, taught by the first": {"labels": "first"}}
+"""The section teacher.unlabelled of each teacher that learns from the unlabeled images."""
+DENSE = LossConfig.model_validate({"name": "dense_labels"})
 ARMS: Mapping[str, dict[str, Any]] = {
     "features": {"pseudo": None},
     "pseudo-labels": {"features": False},
     "both": {},
     "both, refined": {"refine": 0.5},
-    "both, better teacher": {},
+    "both, dense labels": {},
+    **{f"both, {name}": {} for name in BETTER},
 }
 """The section distill.unlabelled of each student that the verdict may be about."""
 FOREIGN = "both, foreign images"
 """Blood cells with the photographs of the digits as images without labels: what harm they do."""
-ROLES = (TEACHER, BETTER, BASELINE, LABELED, *ARMS, CEILING)
+ROLES = (TEACHER, *BETTER, BASELINE, LABELED, *ARMS, CEILING)
 EXTRA = {"bccd": (FOREIGN,)}
 SEEDS = {"bccd": 5, "nuclei": 3, "digits": 5}
 UNLABELED_DIGITS = 2000
@@ -91,13 +96,28 @@ class UnlabeledUnit:
         sections = [
             one.model_dump(mode="json", exclude_defaults=True) for one in (config.data, config.teacher, config.student, config.distill)
         ]
-        parts = [sections, self.role, self.seed, section(self.role), UNLABELED_DIGITS, TESTED, LABELED_NUCLEI, OTHER_SEED]
+        chosen = [
+            section(self.role),
+            BETTER.get(better(self.role) or ""),
+            [one.model_dump(mode="json") for one in losses_of(self.role, config)],
+        ]
+        parts = [sections, self.role, self.seed, *chosen, UNLABELED_DIGITS, TESTED, LABELED_NUCLEI, OTHER_SEED]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def section(role: str) -> dict[str, Any] | None:
     """The section distill.unlabelled of a role; None without one."""
     return {} if role == FOREIGN else ARMS.get(role)
+
+
+def better(role: str) -> str | None:
+    """The better teacher that a role is, or learns from; None if it has none."""
+    return next((name for name in BETTER if role.endswith(name)), None)
+
+
+def losses_of(role: str, config: PipelineConfig) -> tuple[LossConfig, ...]:
+    """The losses of a role."""
+    return (*config.distill.losses, DENSE) if role.endswith("dense labels") else config.distill.losses
 
 
 def roles(study: str) -> tuple[str, ...]:
@@ -219,18 +239,22 @@ def trained(unit: UnlabeledUnit, config: PipelineConfig, store: Store, asked: Da
     if unit.role in (BASELINE, CEILING):
         return store.at(unit.role).run(train_baseline, config.student, *given, decisions)
     pool = store.run(collect, asked, dataset)
-    if unit.role in (BETTER, "both, better teacher"):
-        better = config.teacher.model_copy(update={"unlabelled": SelfTrainingConfig()})
-        teacher = store.at(BETTER).run(train_teacher, better, *given, decisions, pool)
-    else:
-        teacher = store.at(TEACHER).run(train_teacher, config.teacher, *given, decisions, None)
-    if unit.role in (TEACHER, BETTER):
+    teacher = store.at(TEACHER).run(train_teacher, config.teacher, *given, decisions, None)
+    if (name := better(unit.role)) is not None:
+        chosen = SelfTrainingConfig.model_validate(BETTER[name])
+        more = config.teacher.model_copy(update={"unlabelled": chosen})
+        first = None
+        if chosen.labels == "first":
+            first = store.at(TEACHER).run(label, chosen.rule, config.device, "val", dataset, pool, teacher, decisions)
+        teacher = store.at(name).run(train_teacher, more, *given, decisions, pool, None, first)
+    if unit.role == TEACHER or unit.role in BETTER:
         return teacher
     if unit.role == LABELED:
         return store.at(unit.role).run(distill, config.distill, config.student, *given, teacher, decisions, None)
     own = UnlabelledConfig.model_validate(section(unit.role))
     labels = store.at(unit.role).run(label, own.rule, config.device, "val", dataset, pool, teacher, decisions)
-    taught = DistillConfig.model_validate({**config.distill.model_dump(exclude={"unlabelled"}), "unlabelled": own})
+    plain = config.distill.model_copy(update={"losses": losses_of(unit.role, config)})
+    taught = DistillConfig.model_validate({**plain.model_dump(exclude={"unlabelled"}), "unlabelled": own})
     return store.at(unit.role).run(distill, taught, config.student, *given, teacher, decisions, labels)
 
 

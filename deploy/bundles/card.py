@@ -89,6 +89,8 @@ def _gain(gain: DistillationGain | None) -> str:
     """What the network learned from its teacher; nothing for bundles of earlier versions, which do not know."""
     if gain is None:
         return ""
+    if not gain.ordered():
+        return _ungained(gain)
     kinds = {"cost": "for as long", "steps": "for as many steps", "steps and cost": "for as many steps, which took as long"}
     gained = [(equal, over, "undefined" if over.gain is None else f"{over.gain:+.4f}") for equal, over in gain.ordered()]
     rows = [(f"baseline at equal {equal}", str(over.epochs), _number(over.map), led, _ends(over)) for equal, over, led in gained]
@@ -100,6 +102,19 @@ def _gain(gain: DistillationGain | None) -> str:
     why = "" if gain.left_out is None else f" There is no baseline at equal cost: {gain.left_out}."
     about = f"A baseline is the same network trained {words} without the teacher.{takes}{why}"
     return f"## Distillation\n\n{about} Measured in torch on {gain.num_images} images of split {gain.split}:\n\n{table}"
+
+
+def _ungained(gain: DistillationGain) -> str:
+    """Of a network that learned from images without labels only, and has no baseline."""
+    found, why = gain.agreement, "" if gain.left_out is None else f" There is no baseline: {gain.left_out}."
+    if found is None:
+        return f"## Distillation\n\nThe network learned from its teacher only.{why}"
+    boxes = f"the {found.num_boxes} boxes that its teacher is sure of in {gain.num_images} images of split {gain.split}"
+    agrees = f"mAP {_number(found.map)}, at IoU 0.5 {_number(found.map_50)}"
+    return (
+        f"## Distillation\n\nThe network learned from its teacher only.{why} Its agreement with {boxes}: {agrees}. That is not accuracy: "
+        "it does not know what the teacher gets wrong."
+    )
 
 
 def _robustness(found: RobustnessFigures | None) -> str:

@@ -21,12 +21,20 @@ class GainOver(Frozen):
         return self.low is not None and self.high is not None and not self.low <= 0 <= self.high
 
 
+class Agreement(Frozen):
+    """mAP of the student's detections if the teacher's `num_boxes` accepted ones were the ground truth: that is not accuracy."""
+
+    map: float | None
+    map_50: float | None
+    num_boxes: int
+
+
 class DistillationGain(Frozen):
     """The gain over the baseline with as many steps as the student, and over the one that was trained for as long.
 
     Each is null if the run does without that baseline; `left_out` is the reason if the run meant to have it. If the numbers of epochs
     are the same, both are one network. `step_ratio` is how many times as long a distilled step takes, null if it was not measured.
-    The teacher's own training is not part of the cost.
+    The teacher's own training is not part of the cost. `agreement` takes the place of gains where nothing has labels.
     """
 
     split: str
@@ -38,6 +46,7 @@ class DistillationGain(Frozen):
     equal_cost: GainOver | None
     step_ratio: Ratio | None
     left_out: str | None = None
+    agreement: Agreement | None = None
 
     @property
     def is_one_network(self) -> bool:

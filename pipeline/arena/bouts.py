@@ -8,10 +8,10 @@ from deploy.errors import Diverged
 from pipeline.arena.lineup import Costs, Lineup
 from pipeline.arena.sharing import Job
 from pipeline.arena.trainings import Arena, indispensable, judged
-from pipeline.arena.variants import RANDOM, Variant, with_share
+from pipeline.arena.variants import RANDOM, Variant, untaught, with_share
 from pipeline.results.contest import Tried
 from stages.artifacts import Checkpoint
-from stages.config.compare import losses_of
+from stages.config.compare import parts_of
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,9 @@ class Bouts:
         Raises:
             Diverged: no method can be trained.
         """
-        leading = self.leader()
-        return replace(self.tune(leading).variant, name=RANDOM, teacher="random")
+        leading = self.tune(self.leader()).variant
+        assert leading.distill is not None
+        return replace(leading, name=RANDOM, teacher="random", distill=untaught(leading.distill))
 
     def leader(self) -> Variant:
         """The method that the file names for the control, or the one that leads in the trials; the first one without trials.
@@ -92,7 +93,7 @@ class Bouts:
         """
         named = self.arena.config.compare.control
         if named is not None:
-            return next(one for one in self.lineup.methods if set(losses_of(one.name)) == set(losses_of(named)))
+            return next(one for one in self.lineup.methods if set(parts_of(one.name)) == set(parts_of(named)))
         found: dict[str, float] = {}
         why: Diverged | None = None
         for method in self.lineup.methods:

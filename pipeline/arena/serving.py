@@ -6,7 +6,9 @@ from deploy.errors import ConfigError
 from pipeline.arena.variants import method
 from pipeline.config import PipelineConfig
 from stages.config import DistillConfig
-from stages.config.compare import JOINT, losses_of
+from stages.config.compare import JOINT, UNLABELLED_PARTS, losses_of, parts_of, unlabelled_of
+
+WHOLE_SECTION = UNLABELLED_PARTS[0]
 
 
 def methods_of(config: PipelineConfig) -> list[str]:
@@ -18,12 +20,14 @@ def methods_of(config: PipelineConfig) -> list[str]:
     refused = refusals(config)
     named = config.compare.methods
     for name in named or ():
+        if (part := unlabelled_of(name)) is not None and (why := why_not_unlabelled(config, part)) is not None:
+            raise ConfigError(f"compare.methods: {name}: {why}; leave it out")
         for loss in losses_of(name):
             if (why := refused[loss]) is not None:
                 raise ConfigError(f"compare.methods: {name}: {why}; leave it out")
     found = [*named] if named is not None else _all(config, [loss for loss, why in refused.items() if why is None])
     control = config.compare.control
-    if control is not None and set(losses_of(control)) not in [set(losses_of(name)) for name in found]:
+    if control is not None and set(parts_of(control)) not in [set(parts_of(name)) for name in found]:
         problem = f"compare.control: {control} is not one of the methods{plugins.suggest(control, found)}"
         raise ConfigError(f"{problem}; choose from {', '.join(found)}, or leave it out")
     return found
@@ -35,7 +39,20 @@ def _all(config: PipelineConfig, serving: list[str]) -> list[str]:
     own = [loss.name for loss in config.distill.losses if loss.name in serving]
     joint = [loss.name for loss in config.distill.losses if loss.enabled and loss.name in serving]
     together = [JOINT.join(joint)] if len(joint) > 1 else []
-    return [*own, *together, *(loss for loss in serving if loss not in own)]
+    with_more = [JOINT.join([*joint, WHOLE_SECTION])] if joint and why_not_unlabelled(config, WHOLE_SECTION) is None else []
+    return [*own, *together, *with_more, *(loss for loss in serving if loss not in own)]
+
+
+def why_not_unlabelled(config: PipelineConfig, part: str) -> str | None:
+    """Why methods cannot use this part of distill.unlabelled; None if they can."""
+    own = config.distill.from_unlabelled
+    if own is None:
+        return "distill.unlabelled is not set, so no image without labels is used"
+    if own.only:
+        return "distill.unlabelled has only: true, and the losses' weights are measured on labeled images"
+    if own.pseudo is None and part == UNLABELLED_PARTS[-1]:
+        return "distill.unlabelled.pseudo is null"
+    return None
 
 
 def refusals(config: PipelineConfig) -> dict[str, str | None]:

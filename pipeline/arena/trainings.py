@@ -11,12 +11,12 @@ from deploy.errors import ArtifactError, DataError, Diverged
 from pipeline.answer import silent
 from pipeline.arena.variants import Variant
 from pipeline.config import PipelineConfig
-from pipeline.flow import collected, labeled, prepared
+from pipeline.flow import collected, first_labels, labeled, prepared
 from pipeline.store import keys
 from pipeline.store.files import replace_json
 from pipeline.store.store import Mode, Store
 from stages.artifacts import Checkpoint, Dataset, ImagePool, PseudoLabels, StepMemory, StepTimes
-from stages.config import TargetConfig
+from stages.config import DistillConfig, TargetConfig
 from stages.distill import distill
 from stages.finetune_int8 import finetune_int8
 from stages.hold_out import TUNING, hold_out
@@ -57,7 +57,9 @@ class Arena:
             trained = self._once("random", untrained_teacher, config.teacher.detector, config.seed, split, self.dataset, decisions)
         else:
             own = self._pool if config.teacher.from_unlabelled is not None else None
-            given = config.teacher, config.seed, config.device, split, self.dataset, decisions, own
+            with indispensable():
+                first = first_labels(config, self.store, self.dataset, own)
+            given = config.teacher, config.seed, config.device, split, self.dataset, decisions, own, config.distill.taught, first
             trained = self._once("teacher", train_teacher, *given)
         return trained
 
@@ -89,7 +91,7 @@ class Arena:
         if variant.distill is None:
             return train_baseline, (variant.student, *given, config.export.decisions)
         teacher = self.teacher(random=variant.teacher == "random")
-        labels = self._labels(teacher) if variant.distill.from_unlabelled is not None else None
+        labels = self._labels(teacher, variant.distill) if variant.distill.from_unlabelled is not None else None
         return distill, (variant.distill, variant.student, *given, teacher, config.export.decisions, labels)
 
     @property
@@ -100,11 +102,18 @@ class Arena:
         pool: ImagePool | None = self.found["pool"]
         return pool
 
-    def _labels(self, teacher: Checkpoint) -> PseudoLabels | None:
-        """What the teacher finds in them."""
-        if "labels" not in self.found:
-            self.found["labels"] = labeled(self.config, self.store, self.dataset, self._pool, teacher)
-        labels: PseudoLabels | None = self.found["labels"]
+    @property
+    def num_unlabelled(self) -> int:
+        """How many images without labels can be used."""
+        return 0 if self._pool is None else self._pool.facts.num_images
+
+    def _labels(self, teacher: Checkpoint, taught: DistillConfig) -> PseudoLabels | None:
+        """What the teacher finds in them: all students of the trained one share it, whatever part of it they learn."""
+        asked = self.config.distill if teacher == self.found.get("teacher") else taught
+        name = f"labels of {teacher.root.name}"
+        if name not in self.found:
+            self.found[name] = labeled(self.config, self.store, self.dataset, self._pool, teacher, asked)
+        labels: PseudoLabels | None = self.found[name]
         return labels
 
     def tuning_images(self) -> tuple[Dataset, str]:

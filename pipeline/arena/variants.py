@@ -10,11 +10,15 @@ from typing import Any, Literal
 from deploy.errors import ConfigError
 from pipeline.config import PipelineConfig
 from pipeline.results.ablation import BASELINE, TOGETHER
-from stages.config import DistillConfig, LossConfig, StudentConfig
-from stages.config.compare import JOINT, losses_of
+from stages.config import DistillConfig, LossConfig, StudentConfig, UnlabelledConfig
+from stages.config.compare import JOINT, losses_of, unlabelled_of
 
 EQUAL_COST, RANDOM = "baseline, equal cost", "random teacher"
 """What tables call the baseline that trains for as long as the slowest method, and the control."""
+
+FEATURES: dict[str, Any] = {"features": True, "pseudo": None, "refine": None}
+PSEUDO: dict[str, Any] = {"features": False, "refine": None}
+"""What leaves one half of distill.unlabelled."""
 
 FACTOR = 3.0
 """How much stronger one trial is than the next weaker one: the odds of the losses' share of the gradient."""
@@ -33,15 +37,19 @@ class Variant:
     teacher: Literal["trained", "random"] = "trained"
 
 
-def ablation(config: PipelineConfig) -> tuple[Variant, ...]:
+def ablation(config: PipelineConfig, counts: Sequence[int] = ()) -> tuple[Variant, ...]:
     """The baseline, each loss by itself and, if there are several, all of them as configured; then each part of `distill.unlabelled`.
+
+    Args:
+        counts: numbers of images without labels with which the section is also trained.
 
     Raises:
         ConfigError: no loss has a weight above 0.
     """
     taught = config.distill.labeled
     chosen = {name: taught.model_copy(update={"losses": losses}) if losses else None for name, losses in ablated(config).items()}
-    return tuple(Variant(name, config.student, one) for name, one in (chosen | unlabelled_variants(config)).items())
+    every = chosen | unlabelled_variants(config) | _with_images(config, counts)
+    return tuple(Variant(name, config.student, one) for name, one in every.items())
 
 
 def ablated(config: PipelineConfig) -> dict[str, tuple[LossConfig, ...]]:
@@ -62,13 +70,22 @@ def unlabelled_variants(config: PipelineConfig) -> dict[str, DistillConfig]:
     own = config.distill.from_unlabelled
     if own is None:
         return {}
-    parts: dict[str, dict[str, Any]] = {"unlabelled features": {"pseudo": None, "refine": None, "features": True}} if not own.only else {}
+    parts: dict[str, dict[str, Any]] = {"unlabelled features": FEATURES} if not own.only else {}
     if own.pseudo is not None:
-        parts["unlabelled pseudo-labels"] = {"features": False, "refine": None}
+        parts["unlabelled pseudo-labels"] = PSEUDO
         parts["unlabelled, both"] = {"features": True, "refine": None}
     if own.refine is not None:
         parts["unlabelled, refined"] = {"refine": own.refine}
     return {name: config.distill.model_copy(update={"unlabelled": own.model_copy(update=part)}) for name, part in parts.items()}
+
+
+def _with_images(config: PipelineConfig, counts: Sequence[int]) -> dict[str, DistillConfig]:
+    """`distill.unlabelled` as it is, with at most each number of images."""
+    own = config.distill.from_unlabelled
+    if own is None:
+        return {}
+    made = {count: own.model_copy(update={"images": count}) for count in counts}
+    return {f"unlabelled, {count} images": config.distill.model_copy(update={"unlabelled": one}) for count, one in made.items()}
 
 
 def method(config: PipelineConfig, name: str) -> Variant:
@@ -76,8 +93,22 @@ def method(config: PipelineConfig, name: str) -> Variant:
     given = {loss.name: loss for loss in config.distill.losses}
     fresh = (given.get(loss) or LossConfig.model_validate({"name": loss}) for loss in losses_of(name))
     losses = tuple(loss.model_copy(update={"weight": "auto"}) for loss in fresh)
-    joined = f" {JOINT} ".join(loss.name for loss in losses)
-    return Variant(joined, config.student, config.distill.labeled.model_copy(update={"losses": losses}))
+    part = unlabelled_of(name)
+    joined = f" {JOINT} ".join([*(loss.name for loss in losses), *([part] if part else [])])
+    taught = config.distill.labeled if part is None else config.distill.model_copy(update={"unlabelled": _part(config, part)})
+    return Variant(joined, config.student, taught.model_copy(update={"losses": losses}))
+
+
+def _part(config: PipelineConfig, part: str) -> UnlabelledConfig:
+    own = config.distill.from_unlabelled
+    assert own is not None, "refused where the methods are read"
+    return own.model_copy(update={"unlabelled": {}, "unlabelled.features": FEATURES, "unlabelled.pseudo": PSEUDO}[part])
+
+
+def untaught(distill: DistillConfig) -> DistillConfig:
+    """The same for a teacher that knows nothing: none of its detections would be a target, so there are no pseudo-labels."""
+    own = distill.from_unlabelled
+    return distill if own is None else distill.model_copy(update={"unlabelled": own.model_copy(update=FEATURES) if own.features else None})
 
 
 def shares(usual: float, trials: int) -> tuple[float, ...]:
@@ -96,9 +127,3 @@ def with_share(variant: Variant, share: float) -> Variant:
     """The method at a strength."""
     assert variant.distill is not None
     return Variant(variant.name, variant.student, variant.distill.model_copy(update={"share": share}), variant.teacher)
-
-
-def joint_names(config: PipelineConfig) -> Sequence[str]:
-    """The method of all the losses that the file trains with, if there are several."""
-    enabled = [loss.name for loss in config.distill.losses if loss.enabled]
-    return [JOINT.join(enabled)] if len(enabled) > 1 else []

@@ -22,7 +22,7 @@ from pipeline.answer import Answer, say, silent
 from pipeline.arena.trainings import Arena, judged
 from pipeline.arena.variants import Variant, ablation
 from pipeline.commands.check import before_trainings
-from pipeline.config import load
+from pipeline.config import PipelineConfig, load
 from pipeline.results.ablation import TOGETHER, Ablation, ablation_of, render
 from pipeline.store.files import replace_json
 from pipeline.store.store import Store
@@ -35,12 +35,14 @@ def ablate(args: argparse.Namespace) -> Answer:
     if args.seeds < 1:
         raise ConfigError(f"--seeds is {args.seeds}; pass 1 or more, or 3 or more for a meaningful interval")
     importlib.import_module("scipy.stats")  # the intervals need it: fail now rather than after all trainings
-    variants = ablation(config)
+    counts = _counts(args.unlabelled, config)
+    variants = ablation(config, counts)
     log = partial(say, stream=sys.stderr if args.json else sys.stdout)
     store = Store(Path(args.runs), config.name, say=log, before=before_trainings(config))
     if store.rank > 0:
         store.say = silent
     arena, seeds = Arena.of(config, store), range(config.seed, config.seed + args.seeds)
+    _refuse_missing(counts, arena)
     teacher = arena.teacher()
     trained = [{variant.name: arena.train(variant, seed) for variant in variants} for seed in seeds]
     tuned = _tuned(arena, variants, seeds, trained)
@@ -77,6 +79,32 @@ def int8_maps(tuned: Mapping[str, Sequence[Checkpoint]]) -> dict[str, list[float
             if all(value is not None for value in values):
                 found[f"{name}, {title}"] = values
     return found
+
+
+def _counts(given: Sequence[int], config: PipelineConfig) -> list[int]:
+    """The numbers of images without labels that are compared.
+
+    Raises:
+        ConfigError: numbers below 1 or that are repeated, or a student that uses no such images.
+    """
+    for count in given:
+        if count < 1:
+            raise ConfigError(f"--unlabelled is {count}; pass 1 or more")
+        if given.count(count) > 1:
+            raise ConfigError(f"--unlabelled has {count} {given.count(count)} times; pass each number once")
+    if given and config.distill.from_unlabelled is None:
+        raise ConfigError("--unlabelled needs images without labels; set data.unlabelled and distill.unlabelled")
+    return sorted(given)
+
+
+def _refuse_missing(counts: Sequence[int], arena: Arena) -> None:
+    """Refuse more images without labels than there are.
+
+    Raises:
+        ConfigError: the number that is too large.
+    """
+    if counts and counts[-1] > (usable := arena.num_unlabelled):
+        raise ConfigError(f"--unlabelled is {counts[-1]}, but only {usable} images without labels are usable; pass at most {usable}")
 
 
 def _figures(measured: Ablation) -> dict[str, Any]:

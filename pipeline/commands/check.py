@@ -21,6 +21,7 @@ from pipeline.answer import Answer
 from pipeline.config import PipelineConfig, load, weight_files
 from stages.config import DataConfig, RobustnessConfig
 from stages.datasets.cleaning.findings import Finding, examine
+from stages.datasets.unlabeled.footage import videos_in
 from stages.datasets.unlabeled.pool import folders, listed
 from stages.prepare import find
 
@@ -107,7 +108,8 @@ def _refuse_networks(config: PipelineConfig) -> None:
     from stages.int8.sites import refuse_unroundable
     from stages.training.checkpoint import build_detector, check_size
     from stages.training.distillation import build_losses
-    from stages.training.unlabeled.plan import refuse_masks, refuse_unlearnable
+    from stages.training.unlabeled.plan import refuse_unlearnable
+    from stages.training.unlabeled.subset import refuse_unknown
 
     anything = ModelContract(preprocessing=config.data.preprocessing, classes=("one", "other"), category_ids=(1, 2))
     choices = config.teacher.detector, config.student.detector
@@ -119,10 +121,10 @@ def _refuse_networks(config: PipelineConfig) -> None:
         if target.int8 is not None and target.finetunes:
             refuse_unroundable(student)
             build_losses(config.distill.model_copy(update={"losses": target.int8.own_losses}), student, student, config.seed)
-    if config.teacher.from_unlabelled is not None:
-        refuse_masks(teacher, "teacher.unlabelled")
     if (own := config.distill.from_unlabelled) is not None:
-        refuse_unlearnable(student, own, losses)
+        refuse_unlearnable(student, own, losses, teacher)
+    if (taught := config.distill.taught) is not None:
+        refuse_unknown(config.teacher, taught)
 
 
 def data_findings(config: PipelineConfig, runs: Path = Path("runs")) -> list[Finding]:
@@ -155,8 +157,10 @@ def _unlabelled_findings(config: DataConfig) -> list[Finding]:
     if not config.unlabelled_folders:
         return []
     try:
-        return [Finding("info", "unlabelled", f"{len(listed(folders(config.unlabelled_folders)))} images without labels")]
-    except DataError as error:
+        roots = folders(config.unlabelled_folders)
+        videos = f" and {count} videos" if (count := len(videos_in(roots))) else ""
+        return [Finding("info", "unlabelled", f"{len(listed(roots))} images{videos} without labels")]
+    except (ConfigError, DataError) as error:
         return [Finding("error", "unlabelled", str(error))]
 
 

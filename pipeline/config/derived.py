@@ -9,6 +9,9 @@ from stages.measurement.robust import AT
 RIVALS = (*REFERENCES, FLOAT)
 """The engines that gates may compare targets with."""
 
+FIRST = "first"
+"""The label of the teacher that learns from labeled images only and labels the others for the one that learns from both."""
+
 EQUAL_COST = "equal_cost"
 """The label of the baseline that is trained for as long as the student."""
 
@@ -20,6 +23,8 @@ def instances(config: PipelineConfig) -> list[str]:
     tuned = tuple(target.name for target in config.targets if target.finetunes)
     labels = {"train_baseline": longer, "finetune_int8": tuned, "export": (*tuned, *REFERENCES)}
     labels |= dict.fromkeys(("optimize", "validate"), (*targets, *RIVALS))
+    if (own := config.teacher.from_unlabelled) is not None and own.labels == "first":
+        labels |= {"train_teacher": (FIRST,), "label": (FIRST,)}
     labels["validate"] += tuple(f"{name}{AT}{split}" for split in config.robustness.splits for name in labels["validate"])
     labels |= dict.fromkeys(("parity", "gate", "package"), tuple(targets))
     return [f"{stage}:{label}" for stage in STAGES for label in labels.get(stage, ())]

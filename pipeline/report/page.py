@@ -111,7 +111,7 @@ def class_rows(run: RunResult) -> list[ClassRow]:
     found = {key: network.facts.accuracy.per_class for key, network in run.shown.items()}
     rows = []
     for name in run.dataset.facts.contract.classes:
-        teacher, baseline, student = (table.get(name) for table in found.values())
+        teacher, baseline, student = (found.get(key, {}).get(name) for key in ("teacher", "baseline", "student"))
         rows.append(ClassRow(name, teacher, baseline, student, difference(student, baseline)))
     return rows
 

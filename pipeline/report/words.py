@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from deploy.comparison.gain import DistillationGain, GainOver
-from pipeline.results.gain_lines import gain_of, unfinished_baseline, untold
+from pipeline.results.gain_lines import gain_of, unfinished_baseline, unjudged, untold
 from pipeline.results.learning import Learner, learners, listed
 from pipeline.results.table import between
 
@@ -161,6 +161,8 @@ def _verdict(summary: Mapping[str, Any]) -> tuple[str, str]:
 
 def _accuracy(summary: Mapping[str, Any]) -> str:
     teacher, student = summary["teacher"], summary["student"]
+    if not gain_of(summary).ordered():
+        return f"{'; '.join(unjudged(gain_of(summary))).capitalize()}."
     (equal, first), *others = gain_of(summary).ordered()
     if student["map"] is None or first.gain is None:
         return f"Accuracy is undefined: split {student['split']} has no objects."
@@ -243,29 +245,37 @@ def faster(speedup: Mapping[str, float]) -> str:
 
 def _tiles(summary: Mapping[str, Any]) -> list[Tile]:
     teacher, student = summary["teacher"], summary["student"]
-    (equal, first), *others = gain_of(summary).ordered()
+    ratio = teacher["parameters"] / max(student["parameters"], 1)
+    parameters = f"{count(student['parameters'])} parameters, the teacher has {count(teacher['parameters'])}"
+    return [*_gain_tiles(summary), Tile("Smaller than the teacher", f"{ratio:.1f}×", parameters), _speed_tile(summary)]
+
+
+def _gain_tiles(summary: Mapping[str, Any]) -> list[Tile]:
+    """The gain and the share of the gap that it closes; without a baseline, the agreement with the teacher."""
+    teacher, student, gain = summary["teacher"], summary["student"], gain_of(summary)
+    if not gain.ordered():
+        found = gain.agreement
+        return [Tile("Agreement with the teacher", fraction(found.map), "mAP on the boxes that it is sure of")] if found else []
+    (equal, first), *others = gain.ordered()
     lead = None if teacher["map"] is None or first.map is None else teacher["map"] - first.map
-    name = fastest(summary)
     closed = _closed(summary)
     gap = (
         "the teacher is less than a point ahead of the baseline"
         if closed is None
         else f"of the teacher's lead of {points(lead).lstrip('+')} points over the baseline"
     )
-    ratio = teacher["parameters"] / max(student["parameters"], 1)
-    parameters = f"{count(student['parameters'])} parameters, the teacher has {count(teacher['parameters'])}"
     change = f"points of mAP at equal {equal}, from {fraction(first.map)} to {fraction(student['map'])}"
     change += "".join(f"; {points(over.gain)} at equal {what}" for what, over in others)
-    tiles = [
-        Tile("Gain from distillation", points(first.gain), change),
-        Tile("Gap closed", percent(closed), gap),
-        Tile("Smaller than the teacher", f"{ratio:.1f}×", parameters),
-    ]
-    if name is not None:
-        target = summary["targets"][name]
-        p50 = milliseconds(target["latency_ms"]["end_to_end"]["p50"])
-        about = f"{name}, mAP {fraction(target['map'])}, {size(target['bytes'])}"
-        if (speedup := target["speedups"].get("teacher")) is not None:
-            return [*tiles, Tile("Faster than the teacher", f"{between(speedup).replace(' to ', '–')}×", f"{p50} ms; {about}")]
-        return [*tiles, Tile("Fastest engine", f"{p50} ms", about)]
-    return [*tiles, Tile("Fastest engine", UNDEFINED, "none could be measured on this machine")]
+    return [Tile("Gain from distillation", points(first.gain), change), Tile("Gap closed", percent(closed), gap)]
+
+
+def _speed_tile(summary: Mapping[str, Any]) -> Tile:
+    name = fastest(summary)
+    if name is None:
+        return Tile("Fastest engine", UNDEFINED, "none could be measured on this machine")
+    target = summary["targets"][name]
+    p50 = milliseconds(target["latency_ms"]["end_to_end"]["p50"])
+    about = f"{name}, mAP {fraction(target['map'])}, {size(target['bytes'])}"
+    if (speedup := target["speedups"].get("teacher")) is not None:
+        return Tile("Faster than the teacher", f"{between(speedup).replace(' to ', '–')}×", f"{p50} ms; {about}")
+    return Tile("Fastest engine", f"{p50} ms", about)

@@ -17,6 +17,8 @@ def gain_of(summary: Mapping[str, Any]) -> DistillationGain:
 def figures_lines(summary: Mapping[str, Any]) -> list[str]:
     """The gains in mAP, the smaller first, and the share of the gap to the teacher that the first of them closes."""
     gain = gain_of(summary)
+    if not gain.ordered():
+        return unjudged(gain)
     every = [f"{_number(over)}{_interval(over)} at equal {equal}" for equal, over in gain.ordered()]
     every[0] = every[0].replace(" at ", " map at ", 1)
     first = next(equal for equal, _ in gain.ordered())
@@ -27,8 +29,21 @@ def figures_lines(summary: Mapping[str, Any]) -> list[str]:
     return [f"gain from distillation: {', '.join(every)}", f"{share}on {images}{intervals}"]
 
 
+def unjudged(gain: DistillationGain) -> list[str]:
+    """What is known of a student without a baseline."""
+    if (found := gain.agreement) is None:
+        return ["gain from distillation: -"]
+    boxes = f"the {found.num_boxes} boxes that the teacher is sure of in {gain.num_images} images of split {gain.split}"
+    figures = ", ".join(
+        f"{name} {'-' if value is None else f'{value:.4f}'}" for name, value in (("map", found.map), ("map_50", found.map_50))
+    )
+    return [f"agreement with the teacher's boxes: {figures}, with {boxes}; that is not accuracy"]
+
+
 def legend(gain: DistillationGain) -> list[str]:
-    """What the baselines are, and how they come to their epochs."""
+    """What the baselines are, and how they come to their epochs; nothing without any."""
+    if not gain.ordered():
+        return []
     if gain.step_ratio is None:
         return [f"{LEGEND}, for as many steps"]
     kinds = "for as many steps and, at equal cost, for as long"
@@ -43,12 +58,15 @@ def legend(gain: DistillationGain) -> list[str]:
 
 def warnings(gain: DistillationGain) -> list[str]:
     """What the gains leave open, a clause each."""
-    missing = None if gain.left_out is None else f"there is no baseline at equal cost: {gain.left_out}"
+    which = "there is no baseline at equal cost" if gain.ordered() else "there is no baseline"
+    missing = None if gain.left_out is None else f"{which}: {gain.left_out}"
     return [clause for clause in (missing, untold(gain)) if clause is not None]
 
 
 def untold(gain: DistillationGain) -> str | None:
     """Which gains the images cannot tell from 0, if any."""
+    if not gain.ordered():
+        return None
     if gain.num_images < MIN_IMAGES:
         return f"{gain.num_images} images are too few to tell any of these gains from 0; at least {MIN_IMAGES} are needed"
     unsure = [f"at equal {equal}" for equal, over in gain.ordered() if over.low is not None and not over.is_told]

@@ -27,5 +27,14 @@ def about(found: Mapping[str, Any]) -> list[str]:
     counts = f"unlabeled images: {found['num_images']}, without a target: {labels['empty']}"
     return [
         f"{counts}; precision and recall of targets on the labeled objects of split {labels['split']}",
+        *_joined(labels),
         *(f"! unlabelled: {line}" for line in labels["warnings"]),
     ]
+
+
+def _joined(labels: Mapping[str, Any]) -> list[str]:
+    """What joining several views of an image gave, on labeled images."""
+    if not labels["views"] or labels["map"] is None or labels["plain_map"] is None:
+        return []
+    reached = f"map {labels['map']:.4f} on split {labels['split']}, {labels['plain_map']:.4f} by one view"
+    return [f"detections in each image as it is are joined with those in other views ({', '.join(labels['views'])}): {reached}"]

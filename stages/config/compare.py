@@ -10,7 +10,9 @@ from deploy.contract import Frozen
 
 MOST_TRIALS = 7
 JOINT = "+"
-"""Joins the losses of a method: "attention+non_local"."""
+"""Joins the parts of a method: "attention+non_local"."""
+UNLABELLED_PARTS = ("unlabelled", "unlabelled.features", "unlabelled.pseudo")
+"""What a method may have in addition to its losses: the section distill.unlabelled, or only one half of it."""
 
 Seeds = Annotated[int, Field(ge=2, le=100)]
 
@@ -21,7 +23,8 @@ class CompareConfig(Frozen):
     methods: tuple[str, ...] | None = Field(
         default=None,
         min_length=1,
-        description="losses of `stages/losses`, each or several joined by +; null: each that serves the pair, and the file's together",
+        description="losses of `stages/losses`, each or several joined by +, and with `+unlabelled` images without labels, too; null: each "
+        "loss that serves the pair, and the file's together",
     )
     seeds: Seeds = Field(default=5, description="number of seeds, counting up from `seed`")
     trials: int = Field(
@@ -40,15 +43,31 @@ class CompareConfig(Frozen):
             parts = losses_of(method)
             for name in parts:
                 if name not in known:
-                    raise ValueError(f"no loss '{name}'{plugins.suggest(name, known)}; choose from {', '.join(known)}")
+                    more = plugins.suggest(name, [*known, *UNLABELLED_PARTS])
+                    raise ValueError(f"no loss '{name}'{more}; choose from {', '.join(known)}")
             if len(set(parts)) < len(parts):
                 raise ValueError(f"{method} has a loss twice; name each once")
-        for same, count in Counter(frozenset(losses_of(method)) for method in methods or ()).items():
+            unlabelled = [part for part in parts_of(method) if part in UNLABELLED_PARTS]
+            if len(unlabelled) > 1:
+                raise ValueError(f"{method} has {' and '.join(unlabelled)}; choose one of them")
+            if unlabelled and not parts:
+                raise ValueError(f"{method} has no loss; join it to one, such as {known[0]}{JOINT}{method}")
+        for same, count in Counter(frozenset(parts_of(method)) for method in methods or ()).items():
             if count > 1:
                 raise ValueError(f"{JOINT.join(sorted(same))} is listed {count} times; list each method once")
         return methods
 
 
+def parts_of(method: str) -> tuple[str, ...]:
+    """The names of a method's losses and, if it uses images without labels, what of them."""
+    return tuple(part.strip() for part in method.split(JOINT))
+
+
 def losses_of(method: str) -> tuple[str, ...]:
     """The names of a method's losses."""
-    return tuple(part.strip() for part in method.split(JOINT))
+    return tuple(part for part in parts_of(method) if part not in UNLABELLED_PARTS)
+
+
+def unlabelled_of(method: str) -> str | None:
+    """What a method uses of the section distill.unlabelled; None: nothing."""
+    return next((part for part in parts_of(method) if part in UNLABELLED_PARTS), None)

@@ -79,6 +79,11 @@ class DistillConfig(Frozen):
         """What is learned from unlabeled images; None if nothing is."""
         return self.unlabelled if self.unlabelled is not None and self.unlabelled.is_used else None
 
+    @property
+    def taught(self) -> dict[str, str] | None:
+        """The teacher's name of each of the data's classes if it was trained for more; None if it has the data's."""
+        return None if self.from_unlabelled is None else self.from_unlabelled.taught
+
     @field_validator("losses")
     @classmethod
     def _distinct(cls, losses: tuple[LossConfig, ...]) -> tuple[LossConfig, ...]:

@@ -67,6 +67,9 @@ def _scores(results: Sequence[Mapping[str, Any]], category: int) -> Scores:
 
 
 def _class(scores: Scores, hits: tuple[Hits, Hits], num_objects: int, rule: PseudoConfig) -> PseudoClass:
+    if not num_objects:  # nothing says how good a detection is: all of an accepted one is learned
+        given = None if rule.threshold == "auto" else float(rule.threshold)
+        return PseudoClass(accept=given, low=given, sure=given, num_objects=0, precision=None, recall=None)
     accept = float(rule.threshold) if rule.threshold != "auto" else _least(scores, hits[0], rule.precision)
     sure = _least(scores, hits[1], rule.box_precision)
     objects = scores[hits[0]]
@@ -83,7 +86,7 @@ def _judged(scores: Scores, hit: Hits, num_objects: int, thresholds: PseudoClass
             "low": low if accept is None or low is None else min(low, accept),
             "sure": sure if accept is None or sure is None else max(sure, accept),
             "num_objects": num_objects,
-            "precision": float(accepted.mean()) if len(accepted) else None,
+            "precision": float(accepted.mean()) if len(accepted) and num_objects else None,
             "recall": min(1.0, float(accepted.sum()) / num_objects) if num_objects else None,
         }
     )

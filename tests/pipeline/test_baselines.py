@@ -9,10 +9,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import artifact_samples
 import flow_samples
 import pytest
 
-from pipeline import cli
+from pipeline import cli, flow
+from stages.artifacts import Checkpoint, Dataset, ImagePool, PseudoLabels
+from stages.config import DataConfig, ExportConfig, UnlabelledConfig
+from stages.facts import write_facts
+from stages.stage import stage
+from stages.unlabeled_facts import PoolFacts, PseudoClass, PseudoFacts
 
 Run = Callable[..., tuple[int, Any]]
 ONE_TARGET = "targets=[{name: cpu, runtime: ort}]"
@@ -119,6 +125,98 @@ class TestSameEpochs:
         assert "baseline, equal cost" not in text
         assert "gain from distillation: +0.1000 map at equal steps and cost\n" in text
         assert "for 12 epochs, which are as many steps and take about as long" in text
+
+
+@stage(version=1)
+def prepare(out: Path, config: DataConfig) -> Dataset:
+    """Images of colored cells, of which nobody knows what they show."""
+    data = artifact_samples.dataset(out)
+    truth = json.loads(data.annotations("val").read_text())
+    data.annotations("val").write_text(json.dumps({**truth, "annotations": []}))
+    splits = {name: one.model_copy(update={"num_boxes": 0}) for name, one in data.facts.splits.items()}
+    write_facts(out, data.facts.model_copy(update={"splits": splits}))
+    return data
+
+
+@stage(version=1)
+def collect(out: Path, config: DataConfig, dataset: Dataset) -> ImagePool:
+    """No images at all."""
+    write_facts(out, PoolFacts(num_images=4, sha256="0"))
+    return ImagePool(out)
+
+
+@stage(version=1)
+def label(
+    out: Path,
+    config: UnlabelledConfig,
+    device: str,
+    split: str,
+    dataset: Dataset,
+    pool: ImagePool,
+    teacher: Checkpoint,
+    export: ExportConfig,
+) -> PseudoLabels:
+    """Detections from 0.5 on are targets; the teacher is sure of one on the judged images, which the student finds, too."""
+    one = {"image_id": 2, "category_id": dataset.facts.contract.category_ids[0], "bbox": [8, 8, 16, 16]}
+    rows = [{**one, "score": 0.9}, {**one, "image_id": 3, "score": 0.2}]
+    (teacher.root / "detections.json").write_text(json.dumps(rows))
+    limits = PseudoClass(accept=0.5, low=0.5, sure=0.5, num_objects=0, precision=None, recall=None)
+    classes = dict.fromkeys(dataset.facts.contract.classes, limits)
+    write_facts(out, PseudoFacts(split=split, num_images=4, empty=0, classes=classes))
+    (out / PseudoLabels.IMAGES).write_text(json.dumps({"images": [], "annotations": [], "categories": []}))
+    return PseudoLabels(out)
+
+
+class TestWithoutLabels:
+    SETTINGS = ("data.unlabelled=photos", "distill.unlabelled={only: true, pseudo: {threshold: 0.5}}", "gates=[]")
+
+    @pytest.fixture
+    def unlabeled(self, fresh: Run, monkeypatch: pytest.MonkeyPatch) -> Run:
+        for one in (prepare, collect, label):
+            monkeypatch.setattr(flow, one.__name__, one)
+        for name in flow_samples.MAPS:
+            monkeypatch.setitem(flow_samples.MAPS, name, None)
+        return fresh
+
+    def test_there_is_no_baseline_and_the_students_agreement_with_its_teacher_is_reported(
+        self, unlabeled: Run, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        code, summary = unlabeled("run", *self.SETTINGS)
+        assert code == 0
+        assert trained(summary) == []
+        assert (summary["baseline"], summary["baseline_equal_cost"], summary["gain_map"]) == (None, None, None)
+        assert summary["gain"]["agreement"] == {"map": 0.0, "map_50": 0.0, "num_boxes": 1}
+        assert "baseline" not in summary["references"]
+        given = [word for setting in (ONE_TARGET, *self.SETTINGS) for word in ("--set", setting)]
+        assert cli.main(["run", *given]) == 0
+        text = capsys.readouterr().out
+        why = "split val has no labels to judge one on, and the student sees none"
+        assert f"! there is no baseline: {why}\n" in text
+        line = "agreement with the teacher's boxes: map 0.0000, map_50 0.0000, with the 1 boxes that the teacher is sure of in 6 images"
+        assert line in text
+        card = Path("runs/small/bundle/cpu/README.md").read_text(encoding="utf-8")
+        assert f"There is no baseline: {why}." in card
+        assert "That is not accuracy" in card
+
+    @pytest.mark.parametrize(
+        ("settings", "line"),
+        [
+            ("gates=[{metric: map, min: 0.3}]", "gates.0.metric: map cannot be judged: split val has no labels; label some images"),
+            ("gates=[{metric: gain_map, min: 0}]", "gates.0.metric: gain_map cannot be judged: split val has no labels"),
+            ("gates=[{metric: bytes, max_increase: 1, versus: baseline}]", "gates.0: there is no baseline where split val has no labels"),
+            ("gates=[{metric: speedup_over_baseline, min: 1}]", "gates.0: there is no baseline where split val has no labels"),
+            ("distill.unlabelled={only: true}", "distill.unlabelled.pseudo.threshold: auto chooses a score on the labels of split val"),
+        ],
+    )
+    def test_what_needs_labels_is_refused_before_any_training(
+        self, unlabeled: Run, capsys: pytest.CaptureFixture[str], settings: str, line: str
+    ) -> None:
+        given = [word for setting in (ONE_TARGET, *self.SETTINGS, settings) for word in ("--set", setting)]
+        assert cli.main(["run", *given]) == 2
+        printed = capsys.readouterr()
+        assert line in printed.err
+        assert len(printed.err.splitlines()) == 1
+        assert "train_teacher" not in printed.out
 
 
 class TestLeftOut:

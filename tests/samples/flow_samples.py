@@ -1,6 +1,7 @@
 """The flow without training: made-up networks, and the real stages from the graph on."""
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import artifact_samples
@@ -51,6 +52,8 @@ def train_teacher(
     dataset: Dataset,
     export: ExportConfig,
     pool: ImagePool | None = None,
+    classes: Mapping[str, str] | None = None,
+    labels: PseudoLabels | None = None,
 ) -> Checkpoint:
     """The best network."""
     return _network(out, "teacher")

@@ -1,6 +1,8 @@
 """What a teacher finds in images without labels, from the pool to the targets."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,6 +10,8 @@ import tiny
 import unlabeled_samples
 from PIL import Image
 
+from deploy.accuracy.judge import LabeledSplit
+from deploy.contract import ModelContract
 from deploy.errors import DataError
 from stages.artifacts import Checkpoint, Dataset, ImagePool, PseudoLabels
 from stages.config import ExportConfig, TeacherConfig, UnlabelledConfig
@@ -64,6 +68,37 @@ def test_without_pseudo_labels_no_threshold_is_needed(tmp_path: Path, data: Data
     found = labeled(tmp_path, data, pool, teacher, {"pseudo": None}).facts
     assert not found.classes
     assert found.num_images == 9
+
+
+def test_views_are_joined_if_that_is_better_on_labeled_images(
+    tmp_path: Path, data: Dataset, pool: ImagePool, teacher: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged = iter((0.3, 0.5, 0.5, 0.4))
+
+    def evaluated(split: LabeledSplit, results: list[dict[str, Any]], contract: ModelContract) -> SimpleNamespace:
+        assert {row["id"] for row in split.truth["images"]} >= {one["image_id"] for one in results}
+        return SimpleNamespace(accuracy=SimpleNamespace(map=next(judged)))
+
+    monkeypatch.setattr("stages.training.unlabeled.looking.evaluated", evaluated)
+    facts = labeled(tmp_path, data, pool, teacher, {"pseudo": {"threshold": 0.004}}).facts
+    assert (facts.views, facts.map, facts.plain_map) == (("mirror",), 0.5, 0.3)
+
+
+def test_joined_views_are_within_the_image(tmp_path: Path, data: Dataset, pool: ImagePool, teacher: Checkpoint) -> None:
+    plain, joined = tmp_path / "plain", tmp_path / "joined"
+    for folder in (plain, joined):
+        folder.mkdir()
+    one = labeled(plain, data, pool, teacher, {"pseudo": {"threshold": 0.004, "views": []}})
+    other = labeled(joined, data, pool, teacher, {"pseudo": {"threshold": 0.004, "views": ["zoom", "mirror"]}})
+    assert one.facts.views == ()
+    assert other.facts.views == ("mirror", "zoom")
+    assert other.facts.plain_map is not None
+    assert one.coco()["annotations"] != other.coco()["annotations"]
+    for found in other.coco()["annotations"]:
+        x, y, width, height = found["bbox"]
+        assert -0.01 <= x <= x + width <= 100.01
+        assert -0.01 <= y <= y + height <= 50.01
+        assert 0 < found["score"] <= 1
 
 
 def test_a_file_that_has_gone_since_it_was_collected_is_named(tmp_path: Path, data: Dataset, pool: ImagePool, teacher: Checkpoint) -> None:

@@ -1,4 +1,4 @@
-"""The images without labels that a training may use: every readable file of the folders, less those that are in the labeled data."""
+"""The images without labels that a training may use: every readable file and frame, less those that are in the labeled data."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,11 +6,12 @@ from pathlib import Path
 
 from deploy.contract import Preprocessing
 from deploy.errors import DataError
+from deploy.prediction.video import SUFFIXES, is_named_video
 from stages.datasets.cleaning import pixels
 from stages.datasets.cleaning.image_file import ImageFile
 from stages.datasets.cleaning.images import Unusable, scan
 from stages.datasets.cleaning.likeness import Looks
-from stages.datasets.layouts import list_images
+from stages.datasets.layouts import has_file, list_images
 from stages.notes import Kind, Notes
 
 UNLABELLED = "unlabelled"
@@ -32,17 +33,17 @@ class PoolImage:
 
 
 def folders(given: Sequence[str]) -> list[Path]:
-    """The folders of data.unlabelled.
+    """The folders and videos of data.unlabelled.
 
     Raises:
-        DataError: one of them does not exist, is a file, or is inside another one.
+        DataError: one of them does not exist, is a file but not a video, or is inside another one.
     """
     found = [Path(one).expanduser() for one in given]
     for path in found:
-        if path.is_file():
-            raise DataError(f"data.unlabelled: {path} is a file; name the folder that it is in")
-        if not path.is_dir():
-            raise DataError(f"data.unlabelled: {path}: no such folder; name a folder of images")
+        if path.is_file() and not is_named_video(path):
+            raise DataError(f"data.unlabelled: {path} is a file, but not a video; name the folder that it is in")
+        if not path.exists():
+            raise DataError(f"data.unlabelled: {path}: no such folder; name a folder of images or videos")
     real = [path.resolve() for path in found]
     for one, path in enumerate(real):
         for other, above in enumerate(real):
@@ -51,16 +52,18 @@ def folders(given: Sequence[str]) -> list[Path]:
     return found
 
 
-def pool(roots: Sequence[Path], labeled: Mapping[str, Sequence[Path]], preprocessing: Preprocessing, notes: Notes) -> list[PoolImage]:
-    """The images that may be used, in the order of their folders and names.
+def pool(
+    roots: Sequence[Path], frames: Mapping[Path, str], labeled: Mapping[str, Sequence[Path]], preprocessing: Preprocessing, notes: Notes
+) -> list[PoolImage]:
+    """The images that may be used, in the order of their folders and names, then the frames of videos.
 
     Args:
-        labeled: the files of every split by its name.
+        frames: files with frames, and what they are called. labeled: the files of every split by its name.
 
     Raises:
-        DataError: a folder has no image, or none remains.
+        DataError: a folder has no image and no video, or no image remains.
     """
-    paths = listed(roots)
+    paths = [*listed(roots), *frames]
     scanned = scan(paths, "read unlabeled images", preprocessing, fingerprints=True)
     files: list[tuple[Path, ImageFile]] = []
     for path, found in zip(paths, scanned, strict=True):
@@ -69,7 +72,7 @@ def pool(roots: Sequence[Path], labeled: Mapping[str, Sequence[Path]], preproces
         else:
             files.append((path, found))
     pixels.add(notes, UNLABELLED, [(str(path), file.stored) for path, file in files], preprocessing)
-    kept = _less_labeled(_once(files, notes), labeled, preprocessing, notes)
+    kept = _less_labeled(_once(files, frames, notes), frames, labeled, preprocessing, notes)
     if not kept:
         first = next(iter(notes), None)
         raise DataError(f"data.unlabelled: no usable image remains of {len(paths)}{f'; {first}' if first else ''}")
@@ -80,28 +83,33 @@ def listed(roots: Sequence[Path]) -> list[Path]:
     """All image files of the folders.
 
     Raises:
-        DataError: a folder has none.
+        DataError: a folder has none, and no video either.
     """
-    found = {root: list_images(root) for root in roots}
+    found = {root: list_images(root) for root in roots if root.is_dir()}
     for root, paths in found.items():
-        if not paths:
+        if not paths and not has_file(root, SUFFIXES):
             raise DataError(f"data.unlabelled: {root} has no image; name a folder with images, or leave it out")
     return [path for paths in found.values() for path in paths]
 
 
-def _once(files: Sequence[tuple[Path, ImageFile]], notes: Notes) -> list[tuple[Path, ImageFile]]:
+def _once(files: Sequence[tuple[Path, ImageFile]], frames: Mapping[Path, str], notes: Notes) -> list[tuple[Path, ImageFile]]:
     first: dict[str, Path] = {}
     kept = []
     for path, file in files:
         if first.setdefault(file.sha256, path) == path:
             kept.append((path, file))
         else:
-            notes.add(TWICE, UNLABELLED, f"{path} is {first[file.sha256]}")
+            before = first[file.sha256]
+            notes.add(TWICE, UNLABELLED, f"{frames.get(path, path)} is {frames.get(before, before)}")
     return kept
 
 
 def _less_labeled(
-    files: Sequence[tuple[Path, ImageFile]], labeled: Mapping[str, Sequence[Path]], preprocessing: Preprocessing, notes: Notes
+    files: Sequence[tuple[Path, ImageFile]],
+    frames: Mapping[Path, str],
+    labeled: Mapping[str, Sequence[Path]],
+    preprocessing: Preprocessing,
+    notes: Notes,
 ) -> list[tuple[Path, ImageFile]]:
     """Without files of train, which are learned with their labels, and without pictures that networks are judged on."""
     left_out: set[int] = set()
@@ -118,5 +126,5 @@ def _less_labeled(
                 same = known[near[0]][0]
             if same is not None:
                 left_out.add(number)
-                notes.add(IN_TRAIN if split == "train" else JUDGED, UNLABELLED, f"{path} is {split}'s {same.name}")
+                notes.add(IN_TRAIN if split == "train" else JUDGED, UNLABELLED, f"{frames.get(path, path)} is {split}'s {same.name}")
     return [pair for number, pair in enumerate(files) if number not in left_out]

@@ -5,8 +5,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
+from deploy.contract import MaskFrame
 from deploy.errors import ArtifactError, DataError
+from deploy.prediction.masks import THRESHOLD, paste_box
 from stages.artifacts import Dataset
 from stages.config import ExportConfig, PseudoConfig
 from stages.detectors import Detector, Graph, Target, TargetDoubt
@@ -53,11 +56,14 @@ class LiveLabels:
     def find(self, images: Tensor) -> tuple[Target, ...]:
         """All detections in images [B, 3, H, W]; where an answer is invalid, none, and doubt everywhere."""
         assert self._graph is not None, "nobody to label"
+        assert self._network is not None
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
             answer = self._graph.eval()(images.float())
+        size, frame = (images.shape[-2], images.shape[-1]), self._network.mask_frame
+        masks = [None] * len(images) if answer.masks is None or frame is None else answer.masks
         return tuple(
-            _found(*one) if bool(valid) else _nothing(images)
-            for *one, valid in zip(answer.boxes, answer.scores, answer.labels, answer.converged, strict=True)
+            _found(boxes, scores, labels, mask, size, frame) if bool(valid) else _nothing(images, frame)
+            for boxes, scores, labels, mask, valid in zip(answer.boxes, answer.scores, answer.labels, masks, answer.converged, strict=True)
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -82,13 +88,31 @@ class LiveLabels:
         self._chosen = choose(self._images.truth, judged.detections, self._rule)
 
 
-def _found(boxes: Tensor, scores: Tensor, labels: Tensor) -> Target:
+def _found(boxes: Tensor, scores: Tensor, labels: Tensor, masks: Tensor | None, size: tuple[int, int], frame: MaskFrame | None) -> Target:
     kept = scores > 0
-    return Target(boxes[kept], labels[kept], scores=scores[kept])
+    target = Target(boxes[kept], labels[kept], scores=scores[kept])
+    if masks is None or frame is None:
+        return target
+    drawn = drawn_masks(masks[kept], target.boxes, frame, size)
+    seen = drawn.flatten(1).any(dim=1)
+    return Target(target.boxes[seen], target.labels[seen], drawn[seen], scores[kept][seen])
 
 
-def _nothing(images: Tensor) -> Target:
-    everywhere = images.new_tensor([[0.0, 0.0, float(images.shape[-1]), float(images.shape[-2])]])
+def drawn_masks(masks: Tensor, boxes: Tensor, frame: MaskFrame, size: tuple[int, int]) -> Tensor:
+    """Probabilities [N, h, w] in a frame as masks [N, H, W] bool over the network's input; boxes [N, 4] in px of it."""
+    if frame == "image":
+        return interpolate(masks[:, None].float(), size=size, mode="bilinear")[:, 0] >= THRESHOLD
+    drawn = torch.zeros(len(masks), *size, dtype=torch.bool)
+    for mask, given, box in zip(drawn, masks.float().cpu().numpy(), boxes.cpu().numpy(), strict=True):
+        window = paste_box(given, box, size)
+        down, across = window.inside.shape
+        mask[window.top : window.top + down, window.left : window.left + across] = torch.from_numpy(window.inside)
+    return drawn.to(masks.device)
+
+
+def _nothing(images: Tensor, frame: MaskFrame | None) -> Target:
+    height, width = images.shape[-2:]
+    everywhere = images.new_tensor([[0.0, 0.0, float(width), float(height)]])
     labels = images.new_zeros(0, dtype=torch.int64)
-    doubt = TargetDoubt(labels.bool(), everywhere)
-    return Target(images.new_zeros(0, 4), labels, scores=images.new_zeros(0), doubt=doubt)
+    masks = None if frame is None else images.new_zeros(0, height, width, dtype=torch.bool)
+    return Target(images.new_zeros(0, 4), labels, masks, images.new_zeros(0), TargetDoubt(labels.bool(), everywhere))

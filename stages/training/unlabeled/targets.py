@@ -49,7 +49,8 @@ def divided(target: Target, limits: Thresholds, *, ignore: bool) -> Target:
     between = ~accepted & (target.scores >= limits.low[target.labels])
     exact = target.scores[accepted] >= limits.sure[target.labels[accepted]]
     unsure = target.boxes[between] if ignore else target.boxes[:0]
-    return Target(target.boxes[accepted], target.labels[accepted], scores=target.scores[accepted], doubt=TargetDoubt(exact, unsure))
+    masks = None if target.masks is None else target.masks[accepted]
+    return Target(target.boxes[accepted], target.labels[accepted], masks, target.scores[accepted], TargetDoubt(exact, unsure))
 
 
 def painted(images: Tensor, targets: Sequence[Target]) -> Tensor:

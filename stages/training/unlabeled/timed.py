@@ -32,7 +32,7 @@ def timed_task(
     assert own is not None
     rule = None if own.pseudo is None else own.pseudo.model_copy(update={"start": 0.0, "warmup": 0.0})
     limits = None if rule is None else thresholds_of(dict.fromkeys(classes, _ALL), classes)
-    compared = refuse_unlearnable(detector, own, losses)
+    compared = refuse_unlearnable(detector, own, losses, teacher.detector)
     labeler = PseudoLabeler(rule, 1, limits)
     return DistillationWithUnlabeled(
         detector, teacher, losses, loss_factor(config, 1), 0, config.share, labeler, compared, None, only=own.only
@@ -48,4 +48,4 @@ def with_unlabeled(batch: TrainingBatch, ratio: float) -> TrainingBatch:
 
 
 def _found(target: Target) -> Target:
-    return Target(target.boxes, target.labels, scores=torch.ones(len(target.labels)))
+    return Target(target.boxes, target.labels, target.masks, torch.ones(len(target.labels)))

@@ -1,6 +1,7 @@
 """Views of images without labels: one geometry, seen clean by whoever labels it and strongly changed in color by whoever learns."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torchvision import tv_tensors
 
 from deploy.contract import ModelContract
 from deploy.prediction import image_files, preprocess
+from deploy.prediction.masks import decode
 from stages.config import Augmentation, Corrupt, Crop, Flip, Scale, TrainConfig
 from stages.config.unlabelled import Strong
 from stages.detectors import Target
@@ -32,8 +34,8 @@ def geometry(augment: Sequence[Augmentation]) -> tuple[Augmentation, ...]:
 class UnlabeledImages(Views):
     """The images of a pool; item (turn, index) is a view that depends only on the seed, the turn and the index.
 
-    `clean` is what labels are for, `image` what is learned from. The target has the given detections with their scores; without
-    any, it is empty.
+    `clean` is what labels are for, `image` what is learned from. The target has the given detections with their scores, and with
+    `masks` their masks; without any, it is empty.
     """
 
     def __init__(
@@ -44,6 +46,8 @@ class UnlabeledImages(Views):
         strong: Sequence[Strong],
         seed: int,
         found: Sequence[Mapping[str, Any]] = (),
+        *,
+        masks: bool = False,
     ) -> None:
         self._files = [Path(row["file_name"]) for row in rows]
         self._preprocessing = contract.preprocessing
@@ -56,6 +60,7 @@ class UnlabeledImages(Views):
         self._kept: dict[int, tuple[NDArray[np.uint8], tuple[int, int]]] = {}
         self._bytes_left = KEPT_BYTES
         self._seed = seed
+        self._masks = masks
 
     def __len__(self) -> int:
         return len(self._files)
@@ -72,17 +77,27 @@ class UnlabeledImages(Views):
             changed = degrade(changed, self._corrupted, hash((self._seed, turn, index, _SALT, 1)) % 2**63)
         learned, _ = preprocess.apply(changed, self._preprocessing)
         boxes = torch.from_numpy(placement.place(objects["boxes"].numpy()).astype(np.float32))
-        _, _, labels, scores = self._found[index]
-        own = objects["labels"]
-        return TrainingView(torch.from_numpy(learned), Target(boxes, labels[own], scores=scores[own]), torch.from_numpy(clean))
+        found, own = self._found[index], objects["labels"]
+        target = Target(boxes, found.labels[own], scores=found.scores[own])
+        if self._masks:
+            fitted = preprocess.fit_masks(objects["masks"].numpy(), placement, self._preprocessing)
+            target = _seen(replace(target, masks=torch.from_numpy(fitted)))
+        return TrainingView(torch.from_numpy(learned), target, torch.from_numpy(clean))
 
     def _read(self, index: int) -> tuple[tv_tensors.Image, dict[str, Any]]:
         """The image, and its detections: their labels here are their places in the list, which boxes that leave the view take along."""
         image, (height, width) = self._load(index)
         size = image.shape[0], image.shape[1]
-        given = self._found[index][0] * torch.tensor([size[1] / width, size[0] / height] * 2)
-        boxes = tv_tensors.BoundingBoxes(given, format="XYXY", canvas_size=size)
-        return tv_tensors.Image(torch.from_numpy(image.transpose(2, 0, 1).copy())), {"boxes": boxes, "labels": self._found[index][1]}
+        found = self._found[index]
+        given = found.boxes * torch.tensor([size[1] / width, size[0] / height] * 2)
+        objects: dict[str, Any] = {"boxes": tv_tensors.BoundingBoxes(given, format="XYXY", canvas_size=size)}
+        objects["labels"] = torch.arange(len(found.labels))
+        if self._masks:
+            masks = np.zeros((len(given), *size), np.bool_)
+            for mask, code in zip(masks, found.masks, strict=True):
+                mask[:] = preprocess.resize_masks(decode(code, (height, width))[None], size)[0]
+            objects["masks"] = tv_tensors.Mask(torch.from_numpy(masks))
+        return tv_tensors.Image(torch.from_numpy(image.transpose(2, 0, 1).copy())), objects
 
     def _load(self, index: int) -> tuple[NDArray[np.uint8], tuple[int, int]]:
         """The image, shrunk to what its views can show, and its height and width before; kept as TrainingImages keeps them."""
@@ -100,19 +115,35 @@ def _pixels(image: tv_tensors.Image) -> NDArray[np.uint8]:
     return np.ascontiguousarray(image.numpy().transpose(1, 2, 0))
 
 
-_Found = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
-"""An image's boxes [N, 4] (x1, y1, x2, y2) in px of the image, their places in the list, labels and scores [N]."""
+@dataclass(frozen=True)
+class FoundObjects:
+    """An image's boxes [N, 4] (x1, y1, x2, y2) in px of the image, labels and scores [N], and run-length codes of masks, if any."""
+
+    boxes: torch.Tensor
+    labels: torch.Tensor
+    scores: torch.Tensor
+    masks: tuple[Any, ...]
 
 
-def _by_image(rows: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, Any]], labels: Mapping[int, int]) -> list[_Found]:
+def _seen(target: Target) -> Target:
+    """Without objects of whose masks nothing is left in the view."""
+    assert target.masks is not None
+    assert target.scores is not None
+    kept = target.masks.flatten(1).any(dim=1)
+    return Target(target.boxes[kept], target.labels[kept], target.masks[kept], target.scores[kept])
+
+
+def _by_image(rows: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, Any]], labels: Mapping[int, int]) -> list[FoundObjects]:
     own: dict[int, list[Mapping[str, Any]]] = {row["id"]: [] for row in rows}
     for one in found:
-        own[one["image_id"]].append(one)
+        if one["image_id"] in own:
+            own[one["image_id"]].append(one)
     return [_tensors(one, labels) for one in own.values()]
 
 
-def _tensors(found: Sequence[Mapping[str, Any]], labels: Mapping[int, int]) -> _Found:
+def _tensors(found: Sequence[Mapping[str, Any]], labels: Mapping[int, int]) -> FoundObjects:
     boxes = torch.tensor([one["bbox"] for one in found], dtype=torch.float32).reshape(-1, 4)
     boxes = torch.cat((boxes[:, :2], boxes[:, :2] + boxes[:, 2:]), dim=1)
     own = torch.tensor([labels[one["category_id"]] for one in found], dtype=torch.int64)
-    return boxes, torch.arange(len(own)), own, torch.tensor([one["score"] for one in found], dtype=torch.float32)
+    scores = torch.tensor([one["score"] for one in found], dtype=torch.float32)
+    return FoundObjects(boxes, own, scores, tuple(one.get("segmentation") for one in found))

@@ -16,8 +16,9 @@ from deploy.engines import int8_training
 from deploy.engines.int8_training import Int8Training
 from deploy.errors import ConfigError
 from pipeline import cli
+from pipeline.arena import variants
 from pipeline.arena.variants import ablated, unlabelled_variants
-from pipeline.commands.ablate import from_students, int8_maps
+from pipeline.commands.ablate import _refuse_missing, from_students, int8_maps
 from pipeline.config import load
 from pipeline.report.ablation_page import gain_chart, write_page
 from pipeline.results.ablation import Ablation, ablation_of, render
@@ -26,6 +27,8 @@ from stages.artifacts import Checkpoint
 
 SMALL = ROOT / "examples" / "small.yaml"
 OPTIONS = ("data.train_images=8", "data.val_images=4", "teacher.train.epochs=1", "student.train.epochs=1", "device=cpu")
+
+UNLABELLED = ["data.unlabelled=photos", "distill.unlabelled={}"]
 
 
 def ablation(*, teacher: float = 0.7, seeds: int = 3) -> Ablation:
@@ -158,6 +161,37 @@ def test_images_without_labels_add_a_variant_for_each_part() -> None:
         (True, True, None),
         (True, True, 0.5),
     ]
+
+
+def test_numbers_of_images_without_labels_are_variants_of_the_whole_section() -> None:
+    config = load(SMALL, ["data.unlabelled=photos", "distill.unlabelled={ratio: 2}"])
+    made = {one.name: one.distill.unlabelled for one in variants.ablation(config, [50, 200]) if one.distill is not None}
+    assert [*made][-2:] == ["unlabelled, 50 images", "unlabelled, 200 images"]
+    sections = [made[f"unlabelled, {count} images"] for count in (50, 200)]
+    assert [(one.images, one.ratio, one.features) for one in sections if one is not None] == [(50, 2.0, True), (200, 2.0, True)]
+
+
+@pytest.mark.parametrize(
+    ("options", "settings", "line"),
+    [
+        (["0"], UNLABELLED, "--unlabelled is 0; pass 1 or more"),
+        (["5", "5"], UNLABELLED, "--unlabelled has 5 2 times; pass each number once"),
+        (["5"], [], "--unlabelled needs images without labels; set data.unlabelled and distill.unlabelled"),
+        (["5", "many"], UNLABELLED, "invalid int value: 'many'"),
+    ],
+)
+def test_bad_numbers_of_images_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], settings: list[str], line: str
+) -> None:
+    given = [word for setting in settings for word in ("--set", setting)]
+    assert cli.main(["ablate", str(SMALL), "--runs", str(tmp_path), *given, "--unlabelled", *options]) == 2
+    assert line in capsys.readouterr().err
+
+
+def test_more_images_without_labels_than_there_are_is_refused() -> None:
+    few = SimpleNamespace(num_unlabelled=9)
+    with pytest.raises(ConfigError, match="--unlabelled is 10, but only 9 images without labels are usable; pass at most 9"):
+        _refuse_missing([5, 10], few)  # type: ignore[arg-type]
 
 
 def test_trains_every_variant_once_and_reuses_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

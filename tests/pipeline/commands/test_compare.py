@@ -94,6 +94,21 @@ class TestWhole:
         assert f"{name}: loss is nan at step 3" in printed.err
         assert "distill:attention, seed" not in printed.out
 
+    def test_images_without_labels_may_be_part_of_a_method(self, config_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        methods = "compare={methods: [attention, attention+unlabelled, attention + unlabelled.pseudo], control: attention+unlabelled}"
+        with_images = sets(methods, "compare.trials=1", "data.unlabelled=photos", "distill.unlabelled={}")
+        assert cli.main(["compare", *with_images]) == 0
+        found = figures()
+        names = [one["name"] for one in found["methods"]]  # type: ignore[attr-defined]
+        assert names == ["attention", "attention + unlabelled", "attention + unlabelled.pseudo"]
+        sections = [one["distill"].get("unlabelled") for one in found["methods"]]  # type: ignore[attr-defined]
+        assert sections == [None, {}, {"features": False}]
+        assert "unlabelled: {}" in found["recommendation"]["lines"]  # type: ignore[index]
+        # all students share the teacher's labels; a teacher that knows nothing has none that could be targets
+        labeled = [line.split() for line in Path("runs/.store/labeled.txt").read_text().splitlines()]
+        assert sorted((round(float(teacher)), what) for teacher, what in labeled) == [(0, "features"), (1, "pseudo")]
+        assert max(found["control"]["maps"]) < 0.5  # type: ignore[index]
+
     def test_as_json(self, config_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert cli.main(["compare", "--json"]) == 0
         found = json.loads(capsys.readouterr().out)
@@ -191,6 +206,11 @@ def not_serving(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serving, "refusals", lambda _: found)
 
 
+def serves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(opening, "methods_of", serving.methods_of)
+    monkeypatch.setattr(serving, "refusals", lambda _: {"attention": None})
+
+
 def nothing_serves(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(opening, "methods_of", serving.methods_of)
     monkeypatch.setattr(serving, "refusals", lambda _: {"attention": "no"})
@@ -249,6 +269,32 @@ BAD: list[tuple[list[str], Callable[[pytest.MonkeyPatch], None], int, str]] = [
         nothing,
         2,
         "attention+pearson is listed 2 times; list each method once",
+    ),
+    (
+        sets("compare.methods=[attention+unlabelled]"),
+        serves,
+        2,
+        "compare.methods: attention+unlabelled: distill.unlabelled is not set, so no image without labels is used; leave it out",
+    ),
+    (sets("compare.methods=[unlabelled]"), nothing, 2, "unlabelled has no loss; join it to one, such as attention+unlabelled"),
+    (
+        sets("compare.methods=[attention+unlabelled+unlabelled.pseudo]"),
+        nothing,
+        2,
+        "has unlabelled and unlabelled.pseudo; choose one of them",
+    ),
+    (sets("compare.methods=[attention+unlabeled]"), nothing, 2, "no loss 'unlabeled' (did you mean unlabelled?)"),
+    (
+        sets("compare.methods=[attention+unlabelled]", "data.unlabelled=a", "distill.unlabelled={only: true}"),
+        serves,
+        2,
+        "distill.unlabelled has only: true, and the losses' weights are measured on labeled images",
+    ),
+    (
+        sets("compare.methods=[attention+unlabelled.pseudo]", "data.unlabelled=a", "distill.unlabelled={pseudo: null}"),
+        serves,
+        2,
+        "attention+unlabelled.pseudo: distill.unlabelled.pseudo is null; leave it out",
     ),
     (sets("compare.methods=[attention+attention]"), nothing, 2, "attention+attention has a loss twice; name each once"),
     (
@@ -316,3 +362,6 @@ def test_the_methods_by_default(config_file: Path, monkeypatch: pytest.MonkeyPat
     losses = "distill.losses=[{name: hint}, {name: attention}, {name: pearson, weight: 0}]"
     found = serving.methods_of(load(config_file, ["compare.methods=null", losses]))
     assert found == ["hint", "attention", "hint+attention", "chen"]
+    more = ["data.unlabelled=photos", "distill.unlabelled={}"]
+    found = serving.methods_of(load(config_file, ["compare.methods=null", losses, *more]))
+    assert found == ["hint", "attention", "hint+attention", "hint+attention+unlabelled", "chen"]

@@ -48,6 +48,20 @@ def file(tmp_path: Path) -> Path:
         ),
         ("distill.unlabelled.pseudo.threshold=0", "distill.unlabelled.pseudo.threshold: got 0, allowed: a number above 0 to 1, or auto"),
         ("distill.unlabelled.pseudo.threshold=aut", 'distill.unlabelled.pseudo.threshold: got "aut" (did you mean auto?), allowed'),
+        (
+            "distill.unlabelled.pseudo.views=mirrored",
+            'distill.unlabelled.pseudo.views: got "mirrored" (did you mean mirror?), allowed: auto',
+        ),
+        (
+            "distill.unlabelled.pseudo.views=[zom]",
+            "distill.unlabelled.pseudo.views: no view 'zom' (did you mean zoom?); choose from mirror, zoom",
+        ),
+        ("distill.unlabelled.pseudo.views=[zoom, zoom]", "distill.unlabelled.pseudo.views: zoom is listed 2 times; list each view once"),
+        ("distill.unlabelled.classes=person", 'distill.unlabelled.classes: got "person", allowed: a list of names, or a mapping of'),
+        ("distill.unlabelled.classes=[]", "distill.unlabelled.classes: got [], allowed: a list of names, or a mapping of"),
+        ("distill.unlabelled.classes=[car, car]", "distill.unlabelled.classes: car is named 2 times; name each class once"),
+        ("distill.unlabelled.classes={a: 3}", 'distill.unlabelled.classes: got {"a": 3}, allowed: a list of names, or a mapping of'),
+        ("distill.unlabelled.images=0", "distill.unlabelled.images: got 0, allowed: greater than or equal to 1"),
         ("distill.unlabelled.pseudo.start=1", "distill.unlabelled.pseudo.start: 1 is the end of the training"),
         ("distill.unlabelled.strong=[{name: flip}]", "distill.unlabelled.strong.0: no 'flip'; choose from color, corrupt"),
         ("distill.unlabelled={refine: 0.5, pseudo: null}", "distill.unlabelled: refine: 0.5 needs pseudo-labels"),
@@ -60,7 +74,9 @@ def file(tmp_path: Path) -> Path:
         ("distill.unlabelled={only: true}|distill.losses.0.weight=auto", "distill.unlabelled.only: weight: auto is measured on labeled"),
         ("teacher.unlabelled={}|teacher.train.ema=null", "teacher: unlabelled needs averaged weights"),
         ("teacher.unlabelled={}|teacher.weights=w.safetensors", "teacher: weights are loaded, not trained"),
-        ("teacher.unlabelled.refine=0.5", "teacher.unlabelled.refine: no such key; choose from ratio, strong, pseudo"),
+        ("teacher.unlabelled={pseudo: {views: [zoom]}}", "teacher.unlabelled: pseudo.views: the averaged weights label each view"),
+        ("teacher.unlabelled.labels=frist", 'teacher.unlabelled.labels: got "frist" (did you mean first?)'),
+        ("teacher.unlabelled.refine=0.5", "teacher.unlabelled.refine: no such key; choose from ratio, images, strong, labels, pseudo"),
     ],
 )
 def test_bad_values_and_what_does_not_go_together_are_refused_in_one_line(file: Path, settings: str, line: str) -> None:
@@ -99,3 +115,4 @@ def test_a_teacher_labels_late_unless_it_is_told_when(file: Path) -> None:
         return section.pseudo.start
 
     assert [start(one) for one in ("{}", "{pseudo: {threshold: 0.5}}", "{pseudo: {start: 0.1}}")] == [0.3, 0.3, 0.1]
+    assert [start(one) for one in ("{labels: first}", "{labels: first, pseudo: {start: 0.2}}")] == [0.0, 0.2]

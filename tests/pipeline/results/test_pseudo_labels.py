@@ -10,6 +10,7 @@ from PIL import Image
 
 from pipeline.flow import RunResult
 from pipeline.report.page import write_report
+from pipeline.results.pseudo_labels import about
 from pipeline.results.summary import summarize
 from pipeline.results.table import render
 from stages.artifacts import ImagePool, PseudoLabels
@@ -62,6 +63,14 @@ def test_the_terminal_shows_thresholds_counts_and_how_right_they_are(result: Run
     assert f"! unlabelled: {WARNING}" in text
     assert "unlabeled images: 1, without a target: 0" in text
     assert "pseudo-labels" not in render(summarize(replace(result, pool=None, labels=None)))
+
+
+def test_what_several_views_gave_is_said() -> None:
+    facts = PseudoFacts(split="val", num_images=1, empty=0, classes={}, views=("mirror", "zoom"), map=0.471, plain_map=0.45)
+    lines = about({"num_images": 1, "labels": facts.model_dump(mode="json")})
+    assert "joined with those in other views (mirror, zoom): map 0.4710 on split val, 0.4500 by one view" in lines[1]
+    plain = facts.model_copy(update={"views": (), "map": None, "plain_map": None})
+    assert len(about({"num_images": 1, "labels": plain.model_dump(mode="json")})) == 1
 
 
 def test_the_report_shows_the_table_the_warning_and_pictures(result: RunResult, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import tiny
 import unlabeled_samples
 from PIL import Image
 
-from deploy.errors import DataError
+from deploy.errors import ConfigError, DataError
 from stages.artifacts import Dataset, ImagePool
 from stages.collect import collect, identity
 
@@ -91,6 +91,52 @@ def test_what_is_known_casts_no_doubt_but_what_is_broken_does(tmp_path: Path, da
         collected(tmp_path, data, max_doubtful=1, strict=True)
 
 
+def film(path: Path, seconds: int) -> Path:
+    """Ten frames per second, a different picture in each second."""
+    cv2 = pytest.importorskip("cv2", reason='needs the extra: pip install "edgedistill[video]"')
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
+    for second in range(seconds):
+        coarse = np.random.default_rng(100 + second).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+        frame = np.asarray(Image.fromarray(coarse).resize((64, 48), Image.Resampling.NEAREST))
+        for _ in range(10):
+            writer.write(np.ascontiguousarray(frame[..., ::-1]))
+    writer.release()
+    return path
+
+
+def test_videos_give_a_frame_per_second_that_stays_with_the_artifact(tmp_path: Path, data: Dataset) -> None:
+    picture(tmp_path / "pool" / "0.png", 0)
+    film(tmp_path / "pool" / "street.avi", 3)
+    other = film(tmp_path / "other.avi", 5)
+    other.write_bytes(other.read_bytes()[: other.stat().st_size * 7 // 10])
+    config = unlabeled_samples.data_config(tmp_path).model_copy(
+        update={"unlabelled": (str(tmp_path / "pool"), str(other)), "max_doubtful": 1}
+    )
+    out = tmp_path / "out"
+    out.mkdir()
+    before = identity(config)
+    pool = collect(out, config, data)
+    damaged = next(note for note in pool.facts.notes if note.kind.startswith("video that is damaged"))
+    assert (damaged.count, damaged.action) == (1, "left out")
+    assert "other.avi: damaged or cut off" in str(damaged)
+    assert sum(note.count for note in pool.facts.notes if note.kind.startswith("image that is twice")) == 3, "the same pictures"
+    pool = ImagePool(out.rename(tmp_path / "moved"))
+    names = [Path(row["file_name"]) for row in pool.images()]
+    assert [path.name for path in names] == ["0.png", "00000000.jpg", "00000010.jpg", "00000020.jpg", "00000030.jpg"]
+    assert all(path.is_absolute() and path.exists() for path in names)
+    film(tmp_path / "pool" / "street.avi", 4)
+    assert identity(config) != before
+
+
+def test_a_folder_may_hold_videos_only_and_needs_the_extra_then(tmp_path: Path, data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    film(tmp_path / "pool" / "street.avi", 2)
+    assert collected(tmp_path, data).facts.num_images == 2
+    monkeypatch.setattr("deploy.prediction.video.find_spec", lambda _: None)
+    with pytest.raises(ConfigError, match=r"street\.avi: reading videos needs opencv.*edgedistill\[video\]"):
+        identity(unlabeled_samples.data_config(tmp_path / "pool"))
+
+
 def test_a_changed_folder_is_another_input(tmp_path: Path, data: Dataset) -> None:
     picture(tmp_path / "pool" / "0.png", 0)
     config = unlabeled_samples.data_config(tmp_path / "pool")
@@ -104,7 +150,7 @@ def test_a_changed_folder_is_another_input(tmp_path: Path, data: Dataset) -> Non
     ("prepared", "folders", "why"),
     [
         ("", ["nowhere"], "nowhere: no such folder; name a folder of images"),
-        ("pool/a.png", ["pool/a.png"], "a.png is a file; name the folder that it is in"),
+        ("pool/a.png", ["pool/a.png"], "a.png is a file, but not a video; name the folder that it is in"),
         ("pool/notes.txt", ["pool"], "pool has no image; name a folder with images"),
         ("pool/in/a.png", ["pool", "pool/in"], "in is inside .*pool, or is the same folder"),
         ("pool/a.png", ["pool", "pool/../pool"], "is the same folder; name the outer one only"),

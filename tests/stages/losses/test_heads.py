@@ -179,6 +179,41 @@ class TestLocalization:
             module.build(few, many, boxes="distributions")
 
 
+class TestDenseLabels:
+    @pytest.mark.parametrize("judged", [False, True])
+    def test_every_place_learns_the_teachers_answer_by_its_score(self, *, judged: bool) -> None:
+        loss, student, teacher = built("dense_labels"), outputs(1), outputs(2)
+        names = ["class_logits", "box_deltas"]
+        if judged:
+            student, teacher = (with_quality(one, seed) for one, seed in ((student, 5), (teacher, 6)))
+            names.append("quality")
+        theirs = [{name: array(teacher.head[name][i]) for name in names} for i in range(2)]
+        best = [sigmoid(level["class_logits"]).max(axis=-1) for level in theirs]
+        scores = [np.sqrt(one * sigmoid(level["quality"][..., 0])) if judged else one for one, level in zip(best, theirs, strict=True)]
+        count = sum(one.sum() for one in scores)
+
+        def formula(x: Arrays, start: Arrays) -> dict[str, Any]:
+            terms: dict[str, Any] = {}
+            for i, stride in enumerate(STRIDES):
+                own, wanted = x[f"class_logits/{i}"], sigmoid(theirs[i]["class_logits"])
+                terms[f"classes/{stride}"] = (cross_entropy(own, wanted) * (sigmoid(own) - wanted) ** 2).sum() / count
+                apart = giou_loss(boxes_of(x[f"box_deltas/{i}"], i), boxes_of(theirs[i]["box_deltas"], i))
+                terms[f"boxes/{stride}"] = (apart * scores[i]).sum() / count
+                if judged:
+                    wrong = cross_entropy(x[f"quality/{i}"][..., 0], sigmoid(theirs[i]["quality"][..., 0]))
+                    terms[f"quality/{stride}"] = (wrong * scores[i]).sum() / count
+            return terms
+
+        check(loss, student, teacher, leaves(student, *names), formula)
+        assert [loss.weight(f"{term}/8") for term in ("classes", "boxes", "quality")] == [4, 1, 1]
+
+
+def with_quality(made: Outputs, seed: int) -> Outputs:
+    generator = torch.Generator().manual_seed(seed)
+    levels = tuple(torch.randn(2, count, 1, generator=generator).requires_grad_() for count in ROWS)
+    return replace(made, head={**made.head, "quality": levels})
+
+
 def bilinear(level: Array, y: float, x: float) -> Array:
     """A value between positions; torchvision takes the border's up to one position outside, and 0 beyond."""
     height, width = level.shape[-2:]

@@ -146,6 +146,7 @@ TRAINS = [
     ("same_queries", "rf_detr", "lw_detr"),
 ]
 KINDS = {
+    "dense_labels": ("dense",),
     "localization": ("dense",),
     "general_instance": ("dense",),
     "chen": ("dense", "two_stage"),
@@ -261,6 +262,7 @@ def test_a_loss_on_heads_trains_every_detector_that_it_serves_and_refuses_the_ot
 
 
 MIXED = [
+    ("dense_labels", "atss", "fcos"),
     ("localization", "fcos", "gfl"),
     ("localization", "ssd", "ssdlite"),
     ("general_instance", "atss", "fcos"),

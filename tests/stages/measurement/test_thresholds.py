@@ -56,6 +56,13 @@ def test_boxes_need_a_higher_overlap_to_be_learned() -> None:
     assert found.sure == pytest.approx(0.9)
 
 
+def test_without_any_label_all_of_an_accepted_detection_is_learned() -> None:
+    nothing = {**truth(3), "annotations": []}
+    found = choose(nothing, [result(1, 0.9, BOX)], PseudoConfig(threshold=0.6))["cell"]
+    assert (found.accept, found.low, found.sure) == (0.6, 0.6, 0.6)
+    assert (found.precision, found.recall) == (None, None)
+
+
 def test_below_the_scores_of_objects_everything_is_background() -> None:
     hits = [result(number, score, BOX) for number, score in enumerate((0.9, 0.8, 0.7, 0.6, 0.5, 0.4), 1)]
     misses = [result(number, 0.45, AWAY) for number in range(1, 10)]

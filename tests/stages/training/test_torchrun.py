@@ -177,7 +177,7 @@ def test_published_losses_of_two_processes_are_those_of_one_on_all_images(tmp_pa
             torch.testing.assert_close((one + other) / 2, whole, rtol=1e-3, atol=1e-5 * largest, msg=name)
 
 
-HEADS = {"localization": 0, "localization with distributions": 5, "chen": 0}
+HEADS = {"dense_labels": 0, "localization": 0, "localization with distributions": 5, "chen": 0}
 """Losses on heads that do not depend on how images are dealt out, and the bins of their heads' sides."""
 
 

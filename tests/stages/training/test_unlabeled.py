@@ -1,9 +1,12 @@
 """Images without labels in a training: the same images and targets however it runs, and none of them at ratio 0."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import detector_samples
+import numpy as np
 import pytest
 import tiny
 import torch
@@ -13,16 +16,21 @@ from torch import Tensor
 
 from deploy import plugins
 from deploy.errors import ConfigError
+from deploy.prediction.masks import encode
 from stages.artifacts import Dataset, ImagePool, PseudoLabels
-from stages.config import DistillConfig, ExportConfig, SelfTrainingConfig, TrainConfig
+from stages.config import DistillConfig, ExportConfig, SelfTrainingConfig, TrainConfig, UnlabelledConfig
 from stages.detectors import Target
+from stages.facts import write_facts
+from stages.training.batches.augment import mask_boxes
 from stages.training.batches.loader import TrainingBatch
 from stages.training.checkpoint import build_detector
 from stages.training.loop import Task, Trainer
 from stages.training.unlabeled.lesson import PseudoLabeler
-from stages.training.unlabeled.plan import Judging, student_task, teacher_task
+from stages.training.unlabeled.live import drawn_masks
+from stages.training.unlabeled.plan import Judging, refuse_unlearnable, some_of, student_task, teacher_task
 from stages.training.unlabeled.targets import Thresholds, divided, painted
 from stages.training.unlabeled.views import UnlabeledImages
+from stages.unlabeled_facts import PseudoFacts
 
 CLASSES = 10
 
@@ -121,6 +129,18 @@ def test_a_teacher_learns_from_its_averaged_weights_and_resumes_bit_for_bit(data
     assert "unlabelled/classification" in columns(tmp_path / "one")
 
 
+def test_a_teacher_may_learn_what_another_one_found(data: Dataset, pool: ImagePool, labels: PseudoLabels, tmp_path: Path) -> None:
+    schedule = tiny.schedule(epochs=1)
+    config = SelfTrainingConfig.model_validate({"labels": "first", "pseudo": {"warmup": 0}})
+    detector = build_detector(tiny.detector(), CLASSES, 1)
+    task = teacher_task(detector, config, schedule, 1, Judging(data, "val", ExportConfig()), pool, labels)
+    assert task.memory == (), "nobody labels on the way"
+    trained(task, data, tmp_path, schedule)
+    assert "unlabelled/objects" in columns(tmp_path)
+    head, row = (line.split(",") for line in (tmp_path / "curves.csv").read_text(encoding="utf-8").splitlines())
+    assert float(row[head.index("unlabelled/objects")]) == pytest.approx(1), "one object per image, from the first step on"
+
+
 def test_a_student_may_learn_from_unlabeled_images_only(data: Dataset, labels: PseudoLabels, tmp_path: Path) -> None:
     schedule = tiny.schedule(epochs=1)
     trained(student(data, labels, unlabeled_samples.config(only=True), schedule), data, tmp_path, schedule)
@@ -148,6 +168,74 @@ def test_views_depend_on_seed_turn_and_index_only_and_share_their_geometry(data:
     assert plain.clean is not None
     assert torch.equal(plain.image, plain.clean)
     assert plain.target.boxes.tolist() == [pytest.approx([12.8, 20.8, 35.2, 44.8])]  # 80 x 60 px letterboxed to 64 x 64
+
+
+def test_fewer_images_are_part_of_more_and_the_same_ones_every_time() -> None:
+    rows = [{"id": number} for number in range(20)]
+    few, more = some_of(rows, 5), some_of(rows, 12)
+    assert len(few) == 5
+    assert [row for row in more if row in few] == few
+    assert some_of(rows, 5) == few
+    assert some_of(rows, 99) == some_of(rows, None) == rows
+
+
+def masked(data: Dataset, pool: ImagePool) -> PseudoLabels:
+    """Per image one object with a mask in the upper half of its box, and one whose mask is empty."""
+    rows, contract = pool.images(), data.facts.contract
+    found: list[dict[str, Any]] = []
+    for row in rows:
+        size = row["height"], row["width"]
+        for inside in (np.ones((15, 28), np.bool_), np.zeros((1, 1), np.bool_)):
+            code = encode(inside, size, left=16, top=16)
+            one = {"image_id": row["id"], "category_id": contract.category_ids[0], "bbox": [16.0, 16.0, 28.0, 30.0], "score": 0.9}
+            found.append({**one, "id": len(found) + 1, "segmentation": code})
+    labels = pool.root.with_name("masked")
+    labels.mkdir(exist_ok=True)
+    (labels / PseudoLabels.IMAGES).write_text(json.dumps({"images": rows, "annotations": found, "categories": []}))
+    facts = PseudoFacts(split="val", num_images=len(rows), empty=0, classes=dict.fromkeys(contract.classes, unlabeled_samples.ALL))
+    write_facts(labels, facts)
+    return PseudoLabels(labels)
+
+
+def test_masks_of_detections_move_with_the_view(data: Dataset, pool: ImagePool) -> None:
+    found = masked(data, pool).coco()
+    images = UnlabeledImages(found["images"], data.facts.contract, tiny.schedule(), (), 3, found["annotations"], masks=True)
+    target = images[0, 2].target
+    assert target.masks is not None
+    assert len(target.masks) == len(target.boxes) == 1, "nothing is left of the empty one"
+    around = mask_boxes(target.masks)[0].tolist()
+    assert around == pytest.approx([13, 21, 35, 33], abs=1)  # 80 x 60 px letterboxed to 64 x 64
+    turned = UnlabeledImages(
+        found["images"], data.facts.contract, tiny.schedule(augment=[{"name": "flip", "p": 1.0}]), (), 3, found["annotations"], masks=True
+    )
+    mirrored = turned[0, 2].target.masks
+    assert mirrored is not None
+    assert torch.equal(mirrored.flip(-1), target.masks)
+
+
+def test_a_student_with_masks_learns_them_from_detections(data: Dataset, pool: ImagePool, tmp_path: Path) -> None:
+    detector = build_detector(tiny.detector({"name": "mask_rcnn", **detector_samples.TINY["mask_rcnn"]}), CLASSES, 1)
+    schedule = tiny.schedule(epochs=1, batch_size=2)
+    teacher = build_detector(tiny.detector({"name": "mask_rcnn", **detector_samples.TINY["mask_rcnn"]}), CLASSES, 2)
+    config = unlabeled_samples.config(losses=[{"name": "attention_transfer", "weight": 0.5}])
+    task = student_task(detector, teacher, config, schedule, 1, Judging(data, "val", ExportConfig()), masked(data, pool))
+    trained(task, data, tmp_path, schedule)
+    assert "unlabelled/loss_mask" in columns(tmp_path)
+    with pytest.raises(ConfigError, match=r"the student, mask_rcnn, learns masks, and the teacher, fcos, finds none"):
+        refuse_unlearnable(detector, UnlabelledConfig(), {}, build_detector(tiny.detector(), CLASSES, 1))
+
+
+def test_masks_of_the_averaged_weights_are_drawn_into_their_boxes() -> None:
+    inside = torch.tensor([[[1.0, 0.0], [1.0, 0.0]]])
+    boxes = torch.tensor([[4.0, 8.0, 12.0, 16.0]])
+    (drawn,) = drawn_masks(inside, boxes, "box", (24, 32))
+    assert drawn.shape == (24, 32)
+    assert drawn[10, 5]
+    assert not drawn[10, 11]
+    assert not drawn[:, 13:].any()
+    (whole,) = drawn_masks(inside, boxes, "image", (24, 32))
+    assert whole[:, :16].all()
+    assert not whole[:, 17:].any()
 
 
 def doubtful() -> Target:
