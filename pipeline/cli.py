@@ -85,23 +85,9 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", nargs=0, action=_Version, help="print the version and exit")
     commands = top.add_subparsers(metavar="COMMAND", required=True)
-    for add in (
-        _add_run,
-        _add_init,
-        _add_ablate,
-        _add_compare,
-        _add_check,
-        _add_gate,
-        _add_history,
-        _add_report,
-        _add_build,
-        _add_predict,
-        _add_serve,
-        _add_sign,
-        _add_package,
-        _add_push,
-        _add_config,
-    ):
+    on_files = _add_run, _add_init, _add_ablate, _add_compare, _add_check, _add_gate, _add_history, _add_report
+    on_bundles = _add_build, _add_predict, _add_serve, _add_sign, _add_package, _add_push
+    for add in (*on_files, *on_bundles, _add_config):
         command = add(commands)
         command.add_argument("--json", action="store_true", help="print one JSON object; logs go to stderr")
     return top

@@ -8,7 +8,7 @@ from deploy.comparison import metrics
 from pipeline.baselines import Baselines, refuse_unjudged, unjudged
 from pipeline.config import FLOAT, REFERENCES, PipelineConfig
 from pipeline.config.derived import EQUAL_COST, FIRST, RIVALS, plan_of, reference
-from pipeline.images import announce, warn
+from pipeline.images import announce, collected, labeled, warn
 from pipeline.store.store import StageRecord, Store
 from stages.artifacts import (
     Checkpoint,
@@ -26,9 +26,8 @@ from stages.artifacts import (
     Verdicts,
 )
 from stages.assess import assess
-from stages.collect import collect
 from stages.compare import compare
-from stages.config import DistillConfig, TargetConfig, ValidationConfig, stretched
+from stages.config import TargetConfig, ValidationConfig, stretched
 from stages.distill import distill
 from stages.export import export
 from stages.finetune_int8 import finetune_int8
@@ -206,16 +205,6 @@ def prepared(config: PipelineConfig, store: Store) -> Dataset:
     return dataset
 
 
-def collected(config: PipelineConfig, store: Store, dataset: Dataset) -> ImagePool | None:
-    """The images without labels; None if the configuration uses none."""
-    if not config.uses_unlabelled:
-        return None
-    pool = store.run(collect, config.data, dataset)
-    if not store.mode.dry:
-        announce(pool.facts.notes, store)
-    return pool
-
-
 def first_labels(config: PipelineConfig, store: Store, dataset: Dataset, pool: ImagePool | None) -> PseudoLabels | None:
     """What a teacher of labeled images finds in the others, for the one that learns from both; None if that one labels for itself."""
     asked, split, decisions = config.teacher.from_unlabelled, config.validation.split, config.export.decisions
@@ -226,18 +215,6 @@ def first_labels(config: PipelineConfig, store: Store, dataset: Dataset, pool: I
     found = view.run(label, asked.rule, config.device, split, dataset, pool, first, decisions)
     warn(found, store)
     return found
-
-
-def labeled(
-    config: PipelineConfig, store: Store, dataset: Dataset, pool: ImagePool | None, teacher: Checkpoint, taught: DistillConfig
-) -> PseudoLabels | None:
-    """What the teacher finds in the images without labels; None if the student that is `taught` learns nothing from them."""
-    asked = taught.from_unlabelled
-    if asked is None or pool is None:
-        return None
-    labels = store.run(label, asked.rule, config.device, config.validation.split, dataset, pool, teacher, config.export.decisions)
-    warn(labels, store)
-    return labels
 
 
 def _measure(
