@@ -20,11 +20,12 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar, get_type_hints
 
 from filelock import FileLock, Timeout
 
-from deploy.errors import ArtifactError, ConfigError, EdgedistillError
+from deploy.errors import ArtifactError, ConfigError, EdgedistillError, in_one_line
 from deploy.machine import known_files
 from pipeline.answer import silent
 from pipeline.store import keys
 from pipeline.store.files import replace_folder, replace_json
+from pipeline.store.peers import Peers
 from pipeline.store.stamp import changed, finished, stamp, stamped
 from stages.artifacts import Artifact
 
@@ -102,6 +103,7 @@ class Store:
     def __post_init__(self) -> None:
         self.rank = int(os.environ.get("RANK", "0"))
         self.num_processes = int(os.environ.get("WORLD_SIZE", "1"))
+        self.peers = Peers.here()
         if self.mode.force and self.num_processes > 1:
             raise ConfigError("--force works in one process only; run it without torchrun, or delete the stage's folder in the store")
         self._last = _remembered(self.lock_file)
@@ -132,10 +134,16 @@ class Store:
         """
         name = keys.name(stage)
         self._end_before(name)
+        with self._with_peers():
+            return self._found_or_made(stage, name, args, kwargs)
+
+    def _found_or_made(self, stage: Callable[..., A], name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> A:
         with self._known_files():
             parts = keys.parts_of(stage, *args, **kwargs)
         path = self.folder / keys.key_of(parts)
         instance = f"{name}:{self.label}" if self.label else name
+        if not self.mode.dry and self.mode.only is None:
+            self.peers.agree(instance, parts, keys.difference, self.root)
         reason = self._why_stale(instance, parts, path)
         if reason is not None and not self.mode.dry:
             if self.mode.only is not None and name not in self.mode.only:
@@ -152,6 +160,18 @@ class Store:
         self._remember(instance, parts)
         kind: type[A] = get_type_hints(stage)["return"]
         return kind(path)
+
+    @contextmanager
+    def _with_peers(self) -> Iterator[None]:
+        """Inside, the other processes of a torchrun learn of an error that ends this one, and theirs are told from those of torch."""
+        try:
+            yield
+        except BaseException as error:
+            known = self.peers.explain(error)
+            self.peers.leave(in_one_line(known or error))
+            if known is not None:
+                raise known from error
+            raise
 
     def has(self, artifact: Artifact) -> bool:
         """Whether an artifact is complete; only a dry run returns others."""
@@ -205,6 +225,7 @@ class Store:
             if keys.info(stage).distributed:
                 stage(scratch, *args, **kwargs)
             while finished(path) is None:
+                self.peers.check()
                 time.sleep(POLL_SECONDS)
             return reason
         _make_folder(scratch.parent)
