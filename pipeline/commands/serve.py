@@ -37,7 +37,7 @@ def serve(args: argparse.Namespace) -> Answer:
 
 
 def serve_config(args: argparse.Namespace) -> ServeConfig:
-    """Section serve of the file, overridden by --set, overridden by --host, --port and --grpc-port.
+    """Section serve of the file, overridden by --set, overridden by --host, --port, --grpc-port and --workers.
 
     Raises:
         ConfigError: a key or a value is not allowed.
@@ -46,7 +46,7 @@ def serve_config(args: argparse.Namespace) -> ServeConfig:
     values = given.model_dump()
     for setting in (Setting.parse(text, parse) for text in args.settings):
         apply(values, setting)
-    flags = {key: value for key in ("host", "port", "grpc_port") if (value := getattr(args, key)) is not None}
+    flags = {key: value for key in ("host", "port", "grpc_port", "workers") if (value := getattr(args, key)) is not None}
     values |= flags
     try:
         return ServeConfig.model_validate(values)

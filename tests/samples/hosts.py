@@ -33,7 +33,9 @@ def why_not() -> str | None:
     done = subprocess.run(["ip", "netns", "add", name], capture_output=True, text=True, check=False)
     if done.returncode:
         return f"{WHAT_FOR}, which are not allowed here: {done.stderr.strip()}"
-    joined = subprocess.run(["ip", "-n", name, "link", "add", "a", "type", "veth", "peer", "name", "b"], capture_output=True, check=False)
+    joined = subprocess.run(
+        ["ip", "-n", name, "link", "add", "name", "one", "type", "veth", "peer", "name", "two"], capture_output=True, check=False
+    )
     subprocess.run(["ip", "netns", "delete", name], check=True)
     return None if joined.returncode == 0 else f"{WHAT_FOR}, which cannot be joined here: no veth"
 
@@ -46,8 +48,8 @@ class Job:
     lines: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._reading = threading.Thread(target=self._read, daemon=True)
-        self._reading.start()
+        self.reading = threading.Thread(target=self._read, daemon=True)
+        self.reading.start()
 
     def _read(self) -> None:
         assert self.process.stdout is not None
@@ -66,12 +68,12 @@ class Job:
     def end(self, seconds: float = PATIENCE) -> int:
         """Wait for its end; the exit code."""
         code = self.process.wait(seconds)
-        join(self._reading)
+        join(self.reading)
         return code
 
-    def below(self, word: str) -> list[int]:
-        """The processes below this one whose command line has a word, and whose parent's has it not or is torchrun's."""
-        return [pid for pid in descendants(self.process.pid) if word in command_of(pid)]
+    def workers(self) -> list[int]:
+        """The processes that torchrun has started on the host."""
+        return descendants(self.process.pid)
 
 
 class Hosts:
@@ -137,7 +139,11 @@ class Hosts:
         launcher += ["--rdzv_id=1", "--rdzv_backend=c10d", f"--rdzv_endpoint={first}:{PORT}", f"--max_restarts={restarts}"]
         jobs = []
         for name in self.names:
-            own = {"before": where[name].get("before", ""), "environment": {k: v for k, v in where[name].items() if k != "before"}} if name in where else {}
+            own = (
+                {"before": where[name].get("before", ""), "environment": {k: v for k, v in where[name].items() if k != "before"}}
+                if name in where
+                else {}
+            )
             is_host = ["--rdzv_conf", f"is_host={str(name == self.names[0]).lower()}", "--local_addr", self.address(name)]
             jobs.append(self.start(name, [*launcher, *is_host, "--no-python", *command], **own))
         return jobs
@@ -160,6 +166,9 @@ class Hosts:
                 if job.process.poll() is None:
                     _kill(pid)
             job.process.wait(PATIENCE)
+            join(job.reading)
+            assert job.process.stdout is not None
+            job.process.stdout.close()
         for name in (*self.names, "switch"):
             subprocess.run(["ip", "netns", "delete", self.space(name)], capture_output=True, check=False)
 
