@@ -74,11 +74,11 @@ def rate(where: Sequence[int], contents: Sequence[bytes], seconds: float) -> flo
     def asked(number: int) -> bytes:
         return request(contents[number % len(contents)])
 
+    def go_on(_: int) -> bool:
+        return time.monotonic() < until
+
     async def ask() -> list[list[Reply]]:
-        each = CONNECTIONS // len(where)
-        go_on = lambda _: time.monotonic() < until
-        sides = (load(port, each, lambda number: request(contents[number % len(contents)]), go_on) for port in where)
-        return list(await asyncio.gather(*sides))
+        return list(await asyncio.gather(*(load(port, CONNECTIONS // len(where), asked, go_on) for port in where)))
 
     start = time.perf_counter()
     replies = [reply for side in asyncio.run(ask()) for reply in side]
