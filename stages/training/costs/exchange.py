@@ -68,7 +68,7 @@ def step_seconds(exchange: Exchange, compute_s: float, hosts: int, bytes_per_s: 
         return compute_s
     rounds = 2 * (hosts - 1)
     waited = (_norms_sent(exchange.norms, hosts) + exchange.buffers * _copies(hosts)) / bytes_per_s
-    waited += latency_s * (2 * len(exchange.norms) * (hosts - 1) + (_copies(hosts) if exchange.buffers else 0))
+    waited += latency_s * (3 * len(exchange.norms) * (hosts - 1) + (_copies(hosts) if exchange.buffers else 0))
     forward = compute_s * (1 - BACKWARD)
     free = 0.0
     for done, size in zip(accumulate(exchange.buckets), exchange.buckets, strict=True):

@@ -4,13 +4,15 @@ import asyncio
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import artifact_samples as samples
 import pytest
-from serving_samples import Client, Reply, Server, encoded, load, once, request
+from serving_samples import SLOW, Client, Reply, Server, encoded, load, once, request
 from waiting import PATIENCE, until
 
 from deploy.bundles.bundle import Bundle
@@ -77,7 +79,7 @@ def test_a_worker_that_dies_is_replaced_and_what_it_counted_stays(server: Server
     assert counted(server, "edgedistill_requests_total", endpoint="detect") == before + len(after)
 
 
-@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("stop", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_under_load_drains_all_workers_and_loses_nothing(bundle: Bundle, stop: signal.Signals) -> None:
     with Server(bundle.root, "workers=2", "drain_seconds=3", "max_batch_size=1", "grpc_port=0", seconds=0.01) as server:
         stopped: list[float] = []
@@ -131,14 +133,16 @@ def test_a_bundle_swapped_under_load_is_served_by_all_workers_or_by_none(tmp_pat
         assert counted(server, "edgedistill_swaps_total", result="refused") == 1
 
 
-def test_a_bundle_that_no_worker_can_open_is_refused_in_one_line(tmp_path: Path) -> None:
-    made = samples.bundle(tmp_path / "made")
+@pytest.mark.slow
+def test_a_bundle_that_no_worker_can_open_is_refused_in_one_line(bundle: Bundle) -> None:
     changes = "from deploy.serving import model; model.test = lambda *_: (_ for _ in ()).throw(process.ConfigError('it fails its test'))"
-    with pytest.raises(AssertionError) as caught:
-        Server(made.root, "workers=2", changes=changes)
-    assert "edgedistill: it fails its test" in str(caught.value)
+    program = [sys.executable, "-c", SLOW.format(seconds=0, changes=changes), "serve", str(bundle.root), "--port", "0", "--workers", "2"]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert done.returncode == 2
+    assert [line for line in done.stderr.splitlines() if not line.startswith("{")] == ["edgedistill: it fails its test"]
 
 
+@pytest.mark.slow
 def test_workers_end_when_the_supervisor_is_killed(bundle: Bundle) -> None:
     with Server(bundle.root, "workers=2", "max_batch_size=1") as server:
         left = workers(server)
