@@ -45,15 +45,7 @@ def serve(folder: Path, config: ServeConfig | None = None, *, allow_ungated: boo
         Interrupted: it was ended by Ctrl-C.
     """
     config = config or ServeConfig()
-    bundle = Bundle.load(folder)
-    if not allow_ungated:
-        bundle.refuse_ungated_here()
-    if config.workers > 1:
-        from deploy.serving.workers import supervisor  # which starts servers of this module
-
-        with listen(config.host, config.port) as listener:
-            caught = supervisor.serve(folder, config, listener, allow_ungated=allow_ungated)
-        return _ended_by(caught)
+    check_bundle(folder, allow_ungated=allow_ungated)
     service = Service(folder, config, allow_ungated=allow_ungated)
     for name in ("uvicorn", "asyncio", "grpc"):
         logging.getLogger(name).addHandler(service.log.handler())
@@ -62,10 +54,26 @@ def serve(folder: Path, config: ServeConfig | None = None, *, allow_ungated: boo
         server = _Server(service, listener)
         with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
             caught = runner.run(server.run())
-    return _ended_by(caught)
+    tell_end(caught)
 
 
-def _ended_by(caught: int | None) -> None:
+def check_bundle(folder: Path, *, allow_ungated: bool) -> None:
+    """Refuse a bundle before anything is started.
+
+    Raises:
+        ArtifactError: it is damaged, or its gates have not passed on such a machine and `allow_ungated` is false.
+    """
+    bundle = Bundle.load(folder)
+    if not allow_ungated:
+        bundle.refuse_ungated_here()
+
+
+def tell_end(caught: int | None) -> None:
+    """Say how a server ended.
+
+    Raises:
+        Interrupted: by Ctrl-C.
+    """
     if caught == signal.SIGINT:
         raise Interrupted("interrupted; accepted requests were answered")
 

@@ -31,8 +31,10 @@ def serve(args: argparse.Namespace) -> Answer:
         answer = {"model": model.name, "max_batch_size": size, "why_ungated": reason}
         return Answer(answer, f"{bundle.root}: can be served here, up to {size} images per pass{ungated}")
     from deploy.serving import process  # the web framework is an extra
+    from deploy.serving.workers import supervisor
 
-    process.serve(Path(args.bundle), config, allow_ungated=args.allow_ungated)
+    serving = process.serve if config.workers == 1 else supervisor.serve
+    serving(Path(args.bundle), config, allow_ungated=args.allow_ungated)
     return Answer({}, "")
 
 

@@ -30,7 +30,7 @@ def sources() -> dict[str, str]:
 def facts() -> dict[str, str]:
     """What is compared: one hash for all of our code, and versions."""
     code = hashlib.sha256(json.dumps(sources()).encode()).hexdigest()[:16]
-    return {"code": code, "Python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
+    return {"code": code, "Python": platform.python_version(), **{name: version(name) or "none" for name in LIBRARIES}}
 
 
 def different(first: dict[str, str], other: dict[str, str]) -> str:

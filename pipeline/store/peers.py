@@ -133,7 +133,8 @@ class Peers:
         known = {rank: json.loads(text) for rank, text in about.items()}
         for rank, own in known.items():
             self._hosts[rank] = f"process {rank} on {own['host']}"
-        self._heartbeat.start()  # type: ignore[union-attr] - set by the caller
+        assert self._heartbeat is not None
+        self._heartbeat.start()
         for rank, own in known.items():
             if (key := next((key for key in own if key != "host" and own[key] != known[0][key]), None)) is not None:
                 here, there = (f"{known[number][key]}" for number in (0, rank))

@@ -139,13 +139,10 @@ class Hosts:
         launcher += ["--rdzv_id=1", "--rdzv_backend=c10d", f"--rdzv_endpoint={first}:{PORT}", f"--max_restarts={restarts}"]
         jobs = []
         for name in self.names:
-            own = (
-                {"before": where[name].get("before", ""), "environment": {k: v for k, v in where[name].items() if k != "before"}}
-                if name in where
-                else {}
-            )
+            own = dict(where.get(name, {}))
+            before = own.pop("before", "")
             is_host = ["--rdzv_conf", f"is_host={str(name == self.names[0]).lower()}", "--local_addr", self.address(name)]
-            jobs.append(self.start(name, [*launcher, *is_host, "--no-python", *command], **own))
+            jobs.append(self.start(name, [*launcher, *is_host, "--no-python", *command], before=before, environment=own))
         return jobs
 
     def shape(self, *words: str) -> None:

@@ -29,19 +29,21 @@ _MOST_FAILURES = 5
 """Workers that end one after another before they serve, after which a server that has no other gives up."""
 
 
-def serve(folder: Path, config: ServeConfig, listener: socket.socket, *, allow_ungated: bool) -> int | None:
-    """Serve with several workers; returns the signal that ended it.
+def serve(folder: Path, config: ServeConfig, *, allow_ungated: bool = False) -> None:
+    """As process.serve, with several workers.
 
     Raises:
-        EdgedistillError: the bundle is refused, an address cannot be listened on, or no worker stays alive.
+        EdgedistillError: see there; no worker stays alive.
     """
+    process.check_bundle(folder, allow_ungated=allow_ungated)
 
     async def run() -> int | None:
-        with grpc_port(config) as reserved:
+        with process.listen(config.host, config.port) as listener, grpc_port(config) as reserved:
             return await Supervisor(folder, reserved, listener, allow_ungated=allow_ungated).run()
 
     with asyncio.Runner() as runner:
-        return runner.run(run())
+        caught = runner.run(run())
+    process.tell_end(caught)
 
 
 @contextlib.contextmanager
