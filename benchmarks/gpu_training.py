@@ -40,7 +40,7 @@ VARIANTS = tuple(
 """Those that matter most come first."""
 
 
-class Clock:
+class DeviceClock:
     """The time that is left, and the time of work on a device."""
 
     def __init__(self, device: str, seconds: float) -> None:
@@ -112,7 +112,7 @@ def configured(precision: str, compiled: bool, batch: int, tiny: bool) -> tuple[
 
 
 @contextmanager
-def trainers(dataset: Any, config: tuple[Any, Any, Any], clock: Clock) -> Iterator[dict[str, Any]]:
+def trainers(dataset: Any, config: tuple[Any, Any, Any], clock: DeviceClock) -> Iterator[dict[str, Any]]:
     """A plain and a distilling training, whose memory is free again afterwards."""
     import torch
 
@@ -145,7 +145,7 @@ def batches(dataset: Any, train: Any, device: Any) -> list[Any]:
     return found
 
 
-def variant(dataset: Any, config: tuple[Any, Any, Any], clock: Clock, share: float) -> dict[str, Any]:
+def variant(dataset: Any, config: tuple[Any, Any, Any], clock: DeviceClock, share: float) -> dict[str, Any]:
     """Images per second of both steps, the teacher's share of the distilled one, and the peak of memory."""
     from itertools import cycle
 
@@ -175,7 +175,7 @@ def variant(dataset: Any, config: tuple[Any, Any, Any], clock: Clock, share: flo
     return found
 
 
-def loader_speed(dataset: Any, train: Any, clock: Clock, share: float) -> float:
+def loader_speed(dataset: Any, train: Any, clock: DeviceClock, share: float) -> float:
     """Images per second that one process reads and prepares on one core; nothing is kept."""
     import torch
 
@@ -201,7 +201,7 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
     from deploy import machine
 
-    clock = Clock(args.device, args.seconds)
+    clock = DeviceClock(args.device, args.seconds)
     torch.manual_seed(0)
     size = TINY_SIZE if args.tiny else SIZE
     dataset = prepared(folder, size)

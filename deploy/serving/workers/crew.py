@@ -12,13 +12,13 @@ from typing import NoReturn
 
 from deploy.errors import ArtifactError
 from deploy.serving.workers.channel import Channel, Message, pair
-from deploy.serving.workers.sums import Figures
+from deploy.serving.workers.sums import Counted
 
 _AGAIN_SECONDS = 0.02
 
 
 @dataclass(eq=False)
-class Worker:
+class CrewMember:
     """One worker: how many connections it has, whether it serves a bundle, what it had counted when it was asked last."""
 
     number: int
@@ -26,7 +26,7 @@ class Worker:
     channel: Channel
     connections: int = 0
     serves: bool = False
-    figures: Figures = field(default_factory=Figures)
+    figures: Counted = field(default_factory=Counted)
     asked: dict[int, "asyncio.Future[Message]"] = field(default_factory=dict)
 
 
@@ -40,22 +40,22 @@ class Crew:
     """
 
     def __init__(
-        self, work: Callable[[int, Channel], int], heed: Callable[[Worker, Message], None], left: Callable[[Worker, int], None]
+        self, work: Callable[[int, Channel], int], heed: Callable[[CrewMember, Message], None], left: Callable[[CrewMember, int], None]
     ) -> None:
-        self.living: list[Worker] = []
+        self.living: list[CrewMember] = []
         self._work, self._heed, self._left = work, heed, left
         self._numbers = count()
         self._loop = asyncio.get_running_loop()
         self._loop.add_signal_handler(signal.SIGCHLD, self.reap)
 
-    def fork(self, number: int) -> Worker:
+    def fork(self, number: int) -> CrewMember:
         """Start a worker."""
         ours, theirs = pair()
         inherited = [*(worker.channel for worker in self.living), ours]
         if (pid := os.fork()) == 0:
             self._become(number, theirs, inherited)
         theirs.close()
-        worker = Worker(number, pid, ours)
+        worker = CrewMember(number, pid, ours)
         self.living.append(worker)
         self._loop.add_reader(ours.fileno(), self._hear, worker)
         return worker
@@ -81,7 +81,7 @@ class Crew:
                 worker.connections += 1
                 return
 
-    def tell(self, worker: Worker, message: Message) -> None:
+    def tell(self, worker: CrewMember, message: Message) -> None:
         """Say something to a worker, sooner or later."""
         if not worker.channel.send(message):
             self._loop.call_later(_AGAIN_SECONDS, self._tell_again, worker)
@@ -91,7 +91,7 @@ class Crew:
         for worker in self.living:
             self.tell(worker, message)
 
-    async def ask(self, worker: Worker, message: Message) -> Message:
+    async def ask(self, worker: CrewMember, message: Message) -> Message:
         """A worker's answer.
 
         Raises:
@@ -129,18 +129,18 @@ class Crew:
             worker.channel.close()
         self.living.clear()
 
-    def _tell_again(self, worker: Worker) -> None:
+    def _tell_again(self, worker: CrewMember) -> None:
         if worker in self.living and not worker.channel.flush():
             self._loop.call_later(_AGAIN_SECONDS, self._tell_again, worker)
 
-    def _hear(self, worker: Worker) -> None:
+    def _hear(self, worker: CrewMember) -> None:
         try:
             while (heard := worker.channel.receive()) is not None:
                 self._understand(worker, heard[0])
         except EOFError:
             self._loop.remove_reader(worker.channel.fileno())  # it is ending
 
-    def _understand(self, worker: Worker, message: Message) -> None:
+    def _understand(self, worker: CrewMember, message: Message) -> None:
         if "closed" in message:
             worker.connections -= message["closed"]
         elif "answer" in message:

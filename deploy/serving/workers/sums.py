@@ -12,19 +12,19 @@ _LEAST = ("edgedistill_ready",)
 
 
 @dataclass(frozen=True)
-class Figures:
+class Counted:
     """A worker's metrics in the exposition format, and its totals for the protocol's statistics."""
 
     text: str = ""
     totals: tuple[float, ...] = ()
 
 
-def summed_totals(figures: Sequence[Figures]) -> tuple[float, ...]:
+def summed_totals(figures: Sequence[Counted]) -> tuple[float, ...]:
     """The totals of all workers."""
     return tuple(sum(values) for values in zip(*(one.totals for one in figures if one.totals), strict=True))
 
 
-def summed(living: Sequence[Figures], ended: Sequence[Figures]) -> str:
+def summed(living: Sequence[Counted], ended: Sequence[Counted]) -> str:
     """The metrics of all workers in the exposition format.
 
     Counters and histograms are sums; the server is ready if all workers are. Of workers that have ended only what they counted remains.
@@ -35,7 +35,7 @@ def summed(living: Sequence[Figures], ended: Sequence[Figures]) -> str:
 class _Sum:
     """What generate_latest asks of a registry."""
 
-    def __init__(self, living: Sequence[Figures], ended: Sequence[Figures]) -> None:
+    def __init__(self, living: Sequence[Counted], ended: Sequence[Counted]) -> None:
         self._found: dict[str, Metric] = {}
         self._values: dict[str, dict[tuple[str, tuple[tuple[str, str], ...]], float]] = {}
         for figures, counts_only in ((living, False), (ended, True)):
@@ -66,6 +66,6 @@ class _Sum:
                     values[key] += sample.value
 
 
-def merged(ended: Sequence[Figures]) -> Figures:
+def merged(ended: Sequence[Counted]) -> Counted:
     """Those that have ended, as one."""
-    return Figures(summed((), ended), summed_totals(ended))
+    return Counted(summed((), ended), summed_totals(ended))

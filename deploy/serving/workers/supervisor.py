@@ -13,11 +13,10 @@ from deploy.errors import ArtifactError, ConfigError, EdgedistillError
 from deploy.serving import process
 from deploy.serving.logs import Log
 from deploy.serving.options import ServeConfig
-from deploy.serving.workers import sums
-from deploy.serving.workers import worker as workers
+from deploy.serving.workers import sums, worker
 from deploy.serving.workers.channel import Channel, Message
-from deploy.serving.workers.crew import Crew, Worker
-from deploy.serving.workers.sums import Figures
+from deploy.serving.workers.crew import Crew, CrewMember
+from deploy.serving.workers.sums import Counted
 
 _ACCEPTED_AT_ONCE = 64
 _COUNT_SECONDS = 2.0
@@ -77,7 +76,7 @@ class Supervisor:
         self._over: asyncio.Future[int | None] = self._loop.create_future()
         self._served: tuple[Path, int, int] | None = None
         self._loading, self._swap_asked = asyncio.Lock(), False
-        self._ended = Figures()
+        self._ended = Counted()
         self._tasks: set[asyncio.Task[None]] = set()
         self._caught: int | None = None
         self._closed = False
@@ -106,7 +105,7 @@ class Supervisor:
     def _work(self, number: int, channel: Channel) -> int:
         """In a worker's process."""
         self._listener.close()
-        return workers.run(number, self._folder, self._config, channel, allow_ungated=self._allow_ungated)
+        return worker.run(number, self._folder, self._config, channel, allow_ungated=self._allow_ungated)
 
     async def _first_load(self) -> None:
         loading = self._loop.create_task(self._load())
@@ -145,13 +144,13 @@ class Supervisor:
         about = {"model": opened["model"], "version": version, "max_batch_size": opened["size"], "gated": opened["gated"]}
         self._log.info("serving", **about, workers=len(chosen))
 
-    async def _open(self, one: Worker, folder: Path, version: int, size: int | None) -> Message:
+    async def _open(self, one: CrewMember, folder: Path, version: int, size: int | None) -> Message:
         answer = await self._crew.ask(one, {"do": "open", "folder": str(folder), "version": version, "size": size})
         if answer["failed"] is not None:
-            raise workers.error_of(answer)
+            raise worker.error_of(answer)
         return answer
 
-    def _take(self, one: Worker, *, counts: bool) -> None:
+    def _take(self, one: CrewMember, *, counts: bool) -> None:
         self._crew.tell(one, {"do": "take", "counts": counts})
         one.serves = True
         self._failures = 0
@@ -171,10 +170,10 @@ class Supervisor:
                 self._crew.hand_over(connection)
         return bool(self._crew.living)
 
-    def _heed(self, one: Worker, message: Message) -> None:
+    def _heed(self, one: CrewMember, message: Message) -> None:
         self._start(self._answer(one, message))
 
-    async def _answer(self, one: Worker, message: Message) -> None:
+    async def _answer(self, one: CrewMember, message: Message) -> None:
         answer: Message = {"do": "answered", "id": message["id"], "failed": None}
         if message["ask"] == "sum":
             await self._count()
@@ -184,17 +183,17 @@ class Supervisor:
             try:
                 await self._load()
             except EdgedistillError as error:
-                answer |= workers.failure(error)
+                answer |= worker.failure(error)
         self._crew.tell(one, answer)
 
     async def _count(self) -> None:
         """Ask all workers what they have counted; one that does not answer in time keeps its last figures."""
 
-        async def ask(one: Worker) -> None:
+        async def ask(one: CrewMember) -> None:
             with contextlib.suppress(TimeoutError, ArtifactError):
                 async with asyncio.timeout(_ANSWER_SECONDS):
                     found = await self._crew.ask(one, {"do": "count"})
-                    one.figures = Figures(found["text"], tuple(found["totals"]))
+                    one.figures = Counted(found["text"], tuple(found["totals"]))
 
         await asyncio.gather(*(ask(one) for one in self._crew.living))
 
@@ -203,7 +202,7 @@ class Supervisor:
             await asyncio.sleep(_COUNT_SECONDS)
             await self._count()
 
-    def _left(self, one: Worker, code: int) -> None:
+    def _left(self, one: CrewMember, code: int) -> None:
         """A worker has ended: keep what it has counted, and start another one unless all are to end."""
         self._ended = sums.merged([self._ended, one.figures])
         if self._caught is not None:

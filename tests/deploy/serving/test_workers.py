@@ -179,7 +179,7 @@ edgedistill_ready {ready}
 
 
 def test_sums_keep_what_ended_workers_counted_and_nothing_else_of_them() -> None:
-    one, other, gone = (sums.Figures(TEXT.format(requests=n, ready=ready), (n, 1.5)) for n, ready in ((3, 1), (4, 0), (5, 0)))
+    one, other, gone = (sums.Counted(TEXT.format(requests=n, ready=ready), (n, 1.5)) for n, ready in ((3, 1), (4, 0), (5, 0)))
     found = {
         (sample.name, tuple(sample.labels.values())): sample.value
         for family in parser.text_string_to_metric_families(sums.summed([one, other], [gone]))
@@ -190,5 +190,5 @@ def test_sums_keep_what_ended_workers_counted_and_nothing_else_of_them() -> None
     assert found["a_seconds_sum", ()] == 4.5
     assert found["edgedistill_ready", ()] == 0
     assert "edgedistill_ready 1.0" in sums.summed([one], [gone])
-    assert sums.summed_totals([one, other, sums.Figures()]) == (7, 3.0)
+    assert sums.summed_totals([one, other, sums.Counted()]) == (7, 3.0)
     assert sums.summed([], [sums.merged([sums.merged([one, other]), gone])]) == sums.summed([], [one, other, gone])
