@@ -1,7 +1,8 @@
 """Is the time of a step on several hosts what docs/scaling.md predicts? Three hosts on this machine, whose network is shaped with tc.
 
 Needs root on Linux: the hosts are network namespaces. All three share this machine's cores, so the time of a step without a slow network
-is measured, too: alternately with each bandwidth, in short turns. The last line is JSON: measured and predicted milliseconds and their
+is measured, too: alternately with each bandwidth, in short turns. They compute in turn, so the gradients of all three are ready only at the
+end of the step, and nothing is exchanged before. The last line is JSON: measured and predicted milliseconds and their
 ratio, by bandwidth.
 Usage: python benchmarks/hosts.py [--rates 200 80 40] [--rounds 4] [--steps 6]
 """
@@ -103,9 +104,9 @@ def report(exchange: Any, taken: dict[str, list[float]]) -> dict[str, Any]:
 
     alone = statistics.median(taken[FREE])
     found: dict[str, Any] = {"bytes": exchange.total, FREE: {"measured_ms": round(1000 * alone)}}
-    for name in taken.keys() - {FREE}:
+    for name in (one for one in taken if one != FREE):
         measured = statistics.median(taken[name])
-        predicted = step_seconds(exchange, alone, 3, PAYLOAD * int(name) * 1e6 / 8)
+        predicted = step_seconds(exchange, alone, 3, PAYLOAD * int(name) * 1e6 / 8, backward=0.0)
         ratio = round(predicted / measured, 3)
         found[f"{name} Mbit/s"] = {"measured_ms": round(1000 * measured), "predicted_ms": round(1000 * predicted), "ratio": ratio}
     return found

@@ -22,7 +22,7 @@ AGAIN = "start the same command again, it continues after the last finished epoc
 
 def connected(seconds: float) -> Any:
     """A connection of its own to the store of torchrun's processes, whose calls take at most this long."""
-    from torch.distributed import rendezvous
+    from torch.distributed.rendezvous import rendezvous
 
     store, _, _ = next(rendezvous("env://", timeout=timedelta(seconds=seconds)))
     return store
@@ -104,7 +104,7 @@ class Heartbeat:
 
     def _exchange(self) -> None:
         if self._store is None:
-            from torch.distributed import PrefixStore
+            from torch.distributed import PrefixStore  # type: ignore[attr-defined]  # not in its list of names
 
             self._store = PrefixStore(self._prefix, connected(self._silent))
         self._count += 1

@@ -111,7 +111,7 @@ class Peers:
         """Find the others of this attempt, compare code and versions, and see that all have the same results folder."""
         self._store = connected(SILENT_SECONDS)
         token = self._invited()
-        from torch.distributed import PrefixStore
+        from torch.distributed import PrefixStore  # type: ignore[attr-defined]  # not in its list of names
 
         self._store = PrefixStore(f"edgedistill {token}", self._store)
         self._heartbeat = Heartbeat(self.rank, self.num, self._hosts, SILENT_SECONDS, LOST_SECONDS, f"edgedistill {token}")

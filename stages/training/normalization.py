@@ -99,7 +99,7 @@ def _normalized(
             running_mean.lerp_(mean.to(running_mean.dtype), momentum)
             running_var.lerp_((squares / (count - 1).clamp(min=1)).to(running_var.dtype), momentum)
     shape = [1, -1, *[1] * (input.ndim - 2)]
-    normal: Tensor = _Normalize.apply(values, mean, (squares / count + eps).rsqrt(), count)  # type: ignore[no-untyped-call]
+    normal: Tensor = _Normalize.apply(values, mean, (squares / count + eps).rsqrt(), count)
     if weight is not None:
         normal = normal * weight.view(shape)
     if bias is not None:

@@ -230,6 +230,15 @@ def test_a_lost_host_ends_the_others_with_one_line(hosts: Hosts, together: Path,
     assert "process 2 on c has not been heard from" in jobs[0].text.partition("edgedistill: ")[0]
 
 
+def test_the_time_of_a_step_is_predicted_at_three_bandwidths() -> None:
+    script = [sys.executable, str(ROOT / "benchmarks" / "hosts.py"), "--rounds", "3", "--steps", "5"]
+    done = subprocess.run(script, capture_output=True, text=True, check=True, timeout=600)
+    found = json.loads(done.stdout.splitlines()[-1])
+    ratios = {name: one["ratio"] for name, one in found.items() if name.endswith("Mbit/s")}
+    assert len(ratios) == 3
+    assert all(0.85 < ratio < 1.15 for ratio in ratios.values()), found
+
+
 def test_steps_that_do_not_end_are_explained(hosts: Hosts, together: Path, tmp_path: Path) -> None:
     """A network so slow that a step takes longer than anyone should wait without a word."""
     jobs = distilling(hosts, together, tmp_path / "runs")

@@ -14,8 +14,9 @@ FIRST_BUCKET, BUCKET = 1 << 20, 25 << 20
 """Bytes of gradients that torch's DistributedDataParallel exchanges together: those that come first, and all others."""
 BACKWARD = 2 / 3
 """Part of a step in which gradients come, the last layer's first."""
-PAYLOAD = 0.955
-"""Part of an Ethernet link's rate that is left for what TCP carries, with packets of 1,500 bytes."""
+PAYLOAD = 0.936
+"""Part of an Ethernet link's rate that is left for what TCP carries: of two packets of 1,514 bytes 2 x 1,448, and 66 bytes are needed to
+acknowledge as many that come in."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,9 @@ def exchange_of(network: nn.Module) -> Exchange:
     return Exchange(tuple(_bucketed(sizes[::-1])), tuple(2 * count * _FLOAT for count in channels), buffers)
 
 
-def step_seconds(exchange: Exchange, compute_s: float, hosts: int, bytes_per_s: float, latency_s: float = 0.0) -> float:
+def step_seconds(
+    exchange: Exchange, compute_s: float, hosts: int, bytes_per_s: float, latency_s: float = 0.0, *, backward: float = BACKWARD
+) -> float:
     """Seconds of a step on several hosts.
 
     Gradients are exchanged while others are still being computed, bucket after bucket; norms and buffers are waited for.
@@ -63,16 +66,17 @@ def step_seconds(exchange: Exchange, compute_s: float, hosts: int, bytes_per_s: 
         compute_s: seconds of a step on one host, with the images that it has of each batch.
         bytes_per_s: what a host can send; the rate of its link times `PAYLOAD`.
         latency_s: seconds that a small message takes from one host to another.
+        backward: part of the step in which gradients come; 0 if all come at the end, as where hosts share cores and compute in turn.
     """
     if hosts == 1:
         return compute_s
     rounds = 2 * (hosts - 1)
     waited = (_norms_sent(exchange.norms, hosts) + exchange.buffers * _copies(hosts)) / bytes_per_s
     waited += latency_s * (3 * len(exchange.norms) * (hosts - 1) + (_copies(hosts) if exchange.buffers else 0))
-    forward = compute_s * (1 - BACKWARD)
+    forward = compute_s * (1 - backward)
     free = 0.0
     for done, size in zip(accumulate(exchange.buckets), exchange.buckets, strict=True):
-        comes = forward + compute_s * BACKWARD * done / exchange.gradients
+        comes = forward + compute_s * backward * done / exchange.gradients
         free = max(free, comes) + rounds / hosts * size / bytes_per_s + rounds * latency_s
     return waited + max(compute_s, free)
 
