@@ -5,7 +5,7 @@ processes read the same requests from plain sockets, one after another, and are 
 connections send the next request immediately, four to each bare process, all to the workers' port. Nothing is pinned to a core of the two.
 Both sides alternate in random order; the median of the rounds' ratios is reported, with the student at 192 px and unchanged. The last line
 is JSON.
-Usage: python benchmarks/serving/workers.py [BUNDLE] [--rounds N] [--seconds S]
+Usage: python benchmarks/serving/workers.py [BUNDLE] [--rounds N] [--seconds S] [--cores N ...]
 """
 
 import argparse
@@ -30,7 +30,7 @@ from serving_samples import Reply, load, once, request
 
 from deploy.bundles.bundle import Bundle
 
-CORES = (0, 1)
+CORES = [0, 1]
 OURS, BARE = "workers", "bare"
 SERVE = "import sys; from pipeline.cli import main; sys.exit(main())"
 OPTIONS = ("workers=2", "threads=1", "drain_seconds=0")
@@ -116,8 +116,9 @@ def main() -> None:
     parser.add_argument("bundle", nargs="?", type=Path, default=BUNDLE)
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--seconds", type=float, default=1.0, help="duration of each side in each round")
+    parser.add_argument("--cores", type=int, nargs="+", default=CORES, help="cores of the clients and of both sides")
     args = parser.parse_args()
-    os.sched_setaffinity(0, set(CORES))
+    os.sched_setaffinity(0, set(args.cores))
     bundle = Bundle.load(args.bundle)
     contents = photos(validation(bundle)[1])
     with TemporaryDirectory() as scratch:

@@ -51,20 +51,28 @@ class Peers:
         """Whether there are others, and a place to meet them."""
         return self.num > 1 and "MASTER_ADDR" in os.environ
 
-    def agree(self, instance: str, parts: Mapping[str, Any], difference: Callable[[Any, Any], str | None], root: Path) -> None:
+    def meet(self, root: Path) -> None:
+        """Find the others, once, before anything is read that one of them may lack; all must have the same code and results folder.
+
+        Raises:
+            ConfigError: one of them has other code or libraries, or does not see what the first one writes to `root`.
+            ArtifactError: they do not come, or one of them ended with an error.
+        """
+        if self.are_several and self._store is None:
+            self._meet(root)
+
+    def agree(self, instance: str, parts: Mapping[str, Any], difference: Callable[[Any, Any], str | None]) -> None:
         """Wait until all are about to run the same stage with the same inputs.
 
         Args:
             difference: names the first difference of two `parts`.
 
         Raises:
-            ConfigError: one of them would do something else, has other code, or does not see the first one's results.
+            ConfigError: one of them would do something else.
             ArtifactError: one of them ended with an error.
         """
         if not self.are_several:
             return
-        if self._store is None:
-            self._meet(root)
         self._asked[instance] += 1
         key = f"{instance} {self._asked[instance]}"
         found = self._exchanged(key, json.dumps(parts, sort_keys=True), f"to start {instance}")
@@ -108,7 +116,6 @@ class Peers:
             self._heartbeat = None
 
     def _meet(self, root: Path) -> None:
-        """Find the others of this attempt, compare code and versions, and see that all have the same results folder."""
         self._store = connected(SILENT_SECONDS)
         token = self._invited()
         from torch.distributed import PrefixStore  # type: ignore[attr-defined]  # not in its list of names

@@ -138,12 +138,14 @@ class Store:
             return self._found_or_made(stage, name, args, kwargs)
 
     def _found_or_made(self, stage: Callable[..., A], name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> A:
+        if not (alone := self.mode.dry or self.mode.only is not None):
+            self.peers.meet(self.root)
         with self._known_files():
             parts = keys.parts_of(stage, *args, **kwargs)
         path = self.folder / keys.key_of(parts)
         instance = f"{name}:{self.label}" if self.label else name
-        if not self.mode.dry and self.mode.only is None:
-            self.peers.agree(instance, parts, keys.difference, self.root)
+        if not alone:
+            self.peers.agree(instance, parts, keys.difference)
         reason = self._why_stale(instance, parts, path)
         if reason is not None and not self.mode.dry:
             if self.mode.only is not None and name not in self.mode.only:
@@ -169,9 +171,9 @@ class Store:
         except BaseException as error:
             known = self.peers.explain(error)
             self.peers.leave(in_one_line(known or error))
-            if known is not None:
-                raise known from error
-            raise
+            if known is None:
+                raise
+            raise known from error
 
     def has(self, artifact: Artifact) -> bool:
         """Whether an artifact is complete; only a dry run returns others."""

@@ -174,6 +174,17 @@ def test_a_host_with_other_data_is_refused(hosts: Hosts, together: Path, tmp_pat
     assert not list((tmp_path / "runs").glob(".store/prepare-*"))
 
 
+def test_a_host_without_the_data_ends_the_others_with_its_reason(hosts: Hosts, together: Path, tmp_path: Path) -> None:
+    root, empty = tmp_path / "data", tmp_path / "empty"
+    coco_of(made(together, "prepare"), root)
+    empty.mkdir()
+    data = f"data={{dataset: coco, root: {root}, preprocessing: {{height: 64, width: 64}}}}"
+    options = (*OPTIONS[:4], data, *OPTIONS[6:])
+    jobs = hosts.torchrun(run(*command(tmp_path / "runs", options=options)), c={"before": f"mount --bind {empty} {root}"})
+    refused(jobs[:2], "process 2 on c ended: ")
+    refused(jobs[2:], str(root))
+
+
 def coco_of(prepared: Path, root: Path) -> None:
     """The splits of prepared data as a folder in COCO's layout."""
     (root / "annotations").mkdir(parents=True)

@@ -47,8 +47,8 @@ class Meeting:
 
     def agree(self, *different: int, instance: str = "prepare") -> list[BaseException | None]:
         def do(one: Peers) -> None:
-            root = "b" if one.rank in different else "a"
-            one.agree(instance, {**PARTS, "config": {"root": root}}, difference, self.root)
+            one.meet(self.root)
+            one.agree(instance, {**PARTS, "config": {"root": "b" if one.rank in different else "a"}}, difference)
 
         return self.all(do)
 
@@ -98,7 +98,7 @@ def test_those_of_an_earlier_attempt_are_not_met(meeting: Meeting) -> None:
 def test_an_error_of_one_ends_the_others_that_wait_for_it(meeting: Meeting) -> None:
     assert meeting.agree() == [None, None, None]
     meeting.own[1].leave("student: loss is nan")
-    raised = meeting.all(lambda one: one.agree("distill", PARTS, difference, meeting.root), range(0, 3, 2))
+    raised = meeting.all(lambda one: one.agree("distill", PARTS, difference), range(0, 3, 2))
     for error in (raised[0], raised[2]):
         assert isinstance(error, ArtifactError)
         assert "ended: student: loss is nan; start the same command again" in str(error)
@@ -111,7 +111,7 @@ def test_those_that_have_ended_as_they_should_are_not_waited_for(meeting: Meetin
     for one in meeting.own[1:]:
         one.leave("")
     meeting.own[0].check()
-    assert meeting.all(lambda one: one.agree("export", PARTS, difference, meeting.root), range(1)) == [None, None, None]
+    assert meeting.all(lambda one: one.agree("export", PARTS, difference), range(1)) == [None, None, None]
 
 
 def test_other_code_and_other_libraries_are_named(meeting: Meeting, monkeypatch: pytest.MonkeyPatch) -> None:
