@@ -158,7 +158,8 @@ class _Server(uvicorn.Server):
         """Serve, and return the signal that ended it."""
         config = self.service.config
         self._loop = asyncio.get_running_loop()
-        if hasattr(signal, "SIGHUP") and threading.current_thread() is threading.main_thread():  # other threads receive no signals
+        hears = self.listener is not None and threading.current_thread() is threading.main_thread()  # other threads receive no signals
+        if hears and hasattr(signal, "SIGHUP"):
             self._loop.add_signal_handler(signal.SIGHUP, self._swap)
         serving = asyncio.create_task(self.serve(sockets=[] if self.listener is None else several(self.listener)))
         self._watching = asyncio.create_task(connection.watch(self.server_state.connections))
