@@ -201,37 +201,30 @@ def test_hosts_without_a_shared_results_folder_are_refused(hosts: Hosts, tmp_pat
     refused(jobs, f"process 1 on b does not see what process 0 on a writes to {runs}; --runs must be the same folder for all hosts")
 
 
-def distilling(hosts: Hosts, together: Path, runs: Path, epochs: int = 400) -> list[Job]:
-    """Three hosts that distil for long, once the first epoch is saved."""
-    longer = tuple(one.replace(f"epochs: {EPOCHS},", f"epochs: {epochs},") for one in OPTIONS)
-    without(together, "distill", runs)
-    jobs = hosts.torchrun(
-        quick(
-            *command(
-                runs,
-                options=longer,
-            )
-        )
-    )
-    until(lambda: list(runs.glob(".store/.distill-*.partial/resume")), "the first epoch to be saved", 120)
+def training(hosts: Hosts, together: Path, runs: Path) -> list[Job]:
+    """Three hosts that train the baseline for long, once the first epoch is saved."""
+    longer = tuple(one.replace(f"epochs: {EPOCHS},", "epochs: 400,") for one in OPTIONS)
+    shutil.copytree(together, runs)
+    jobs = hosts.torchrun(quick(*command(runs, options=longer)))
+    until(lambda: list(runs.glob(".store/.train_baseline-*.partial/resume")), "the first epoch to be saved", 120)
     return jobs
 
 
 def test_a_host_that_stands_still_is_named_and_may_come_back(hosts: Hosts, together: Path, tmp_path: Path) -> None:
-    jobs = distilling(hosts, together, tmp_path / "runs")
+    jobs = training(hosts, together, tmp_path / "runs")
     (worker,) = jobs[1].workers()
     os.kill(worker, signal.SIGSTOP)
     jobs[0].until("process 1 on b has not been heard from for")
     os.kill(worker, signal.SIGCONT)
     jobs[0].until("process 1 on b is heard again after")
-    jobs[0].until("distill: ")
+    jobs[0].until("baseline: ")
     assert [job.process.poll() for job in jobs] == [None, None, None]
     text = "".join(job.text for job in jobs)
     assert text.count("has not been heard from") == 1, "only one process speaks"
 
 
 def test_a_lost_host_ends_the_others_with_one_line(hosts: Hosts, together: Path, tmp_path: Path) -> None:
-    jobs = distilling(hosts, together, tmp_path / "runs")
+    jobs = training(hosts, together, tmp_path / "runs")
     hosts.cut("c")
     began = time.monotonic()
     for job in jobs[:2]:
@@ -252,7 +245,7 @@ def test_the_time_of_a_step_is_predicted_at_three_bandwidths() -> None:
 
 def test_steps_that_do_not_end_are_explained(hosts: Hosts, together: Path, tmp_path: Path) -> None:
     """A network so slow that a step takes longer than anyone should wait without a word."""
-    jobs = distilling(hosts, together, tmp_path / "runs")
+    jobs = training(hosts, together, tmp_path / "runs")
     hosts.shape("netem", "delay", "3000ms")
-    jobs[0].until("distill: no step for", 90)
+    jobs[0].until("baseline: no step for", 90)
     assert "process 1 on b computes, or waits for others" in jobs[0].text
