@@ -252,6 +252,9 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="small networks and images")
     parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "gpu_training", help="where images and prepared data are kept")
     args = parser.parse_args()
+    if DeviceClock(args.device, 0).device.type == "cpu" and not args.tiny:
+        print(json.dumps({"skipped": "torch finds no NVIDIA GPU here; --tiny tries the script"}))
+        return
     args.folder.mkdir(parents=True, exist_ok=True)
     print(json.dumps(measure(args, args.folder)))
 

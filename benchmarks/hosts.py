@@ -126,7 +126,8 @@ def main() -> None:
     from hosts import why_not
 
     if (reason := why_not()) is not None:
-        parser.error(reason)
+        print(json.dumps({"skipped": reason}))
+        return
     import tiny
 
     with tempfile.TemporaryDirectory() as scratch:
