@@ -1,4 +1,4 @@
-"""How fast a GPU trains and distils: Faster R-CNN R50, taught by R101, at 800 x 1216 px, as the paper's two-stage pairs.
+"""How fast a GPU trains and distills: Faster R-CNN R50, taught by R101, at 800 x 1216 px, as the paper's two-stage pairs.
 
 Images per second of a plain and of a distilled step, in fp32 and bf16, compiled and not; the teacher's share of a distilled step; the
 images that one core's loader process reads per second, and so how many cores one GPU needs. Weights are random, images are made: neither
