@@ -25,7 +25,7 @@ def why_not() -> str | None:
     """Why this machine cannot have several hosts; None if it can."""
     if not sys.platform.startswith("linux"):
         return f"{WHAT_FOR}, which only Linux has"
-    if missing := [name for name in ("ip", "unshare", "nsenter") if shutil.which(name) is None]:
+    if missing := [name for name in ("ip", "tc", "unshare") if shutil.which(name) is None]:
         return f"{WHAT_FOR}; not installed: {', '.join(missing)}"
     if os.geteuid() != 0:
         return f"{WHAT_FOR}, which only root may make"
