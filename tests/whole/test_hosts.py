@@ -246,6 +246,6 @@ def test_the_time_of_a_step_is_predicted_at_three_bandwidths() -> None:
 def test_steps_that_do_not_end_are_explained(hosts: Hosts, together: Path, tmp_path: Path) -> None:
     """A network so slow that a step takes longer than anyone should wait without a word."""
     jobs = training(hosts, together, tmp_path / "runs")
-    hosts.shape("tbf", "rate", "1mbit", "burst", "32kb", "latency", "100ms")
+    hosts.shape("tbf", "rate", "150kbit", "burst", "16kb", "latency", "500ms")
     jobs[0].until("baseline: no step for", 90)
     assert "process 1 on b computes, or waits for others" in jobs[0].text
