@@ -63,7 +63,7 @@ docs: install
 
 bench: install
 	$(BIN)/python -m pip install --quiet --requirement benchmarks/serving/requirements.txt
-	@for script in benchmarks/*.py benchmarks/serving/run.py benchmarks/serving/attacks.py benchmarks/evidence/run.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	@for script in benchmarks/*.py benchmarks/serving/run.py benchmarks/serving/workers.py benchmarks/serving/attacks.py benchmarks/evidence/run.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 locks: install
 	$(BIN)/python -m pip install --quiet --editable ".[release]"

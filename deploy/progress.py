@@ -18,23 +18,27 @@ LINE_SECONDS = 10.0
 
 
 class Steps:
-    """Counts steps from `start` towards a total; a context manager. Writes to stderr, because stdout is for results."""
+    """Counts steps from `start` towards a total; a context manager. Writes to stderr, because stdout is for results.
+
+    phase: what is being done for the next step, such as "reads images". moved: when a step was counted last, on time.monotonic's clock.
+    """
 
     def __init__(self, label: str, total: int | None = None, start: int = 0) -> None:
         self.label = label
         self.total = total
         self.start = start
         self.done = self._shown = start
-        self.note = ""
+        self.note = self.phase = ""
         self._silent = int(os.environ.get("RANK", "0")) > 0
         self._bar = (
             tqdm(desc=label, total=total, initial=start, leave=False, dynamic_ncols=True) if _on_terminal() and not self._silent else None
         )
-        self._started = self._printed = time.monotonic()
+        self._started = self._printed = self.moved = time.monotonic()
 
     def advance(self, note: str = "") -> None:
         """Count one step; `note` is shown next to the count ("loss 0.71")."""
         self.done += 1
+        self.moved = time.monotonic()
         self.note = note or self.note
         if self._bar is not None:
             self._bar.set_postfix_str(self.note, refresh=False)
@@ -43,9 +47,12 @@ class Steps:
             self._line()
 
     def __enter__(self) -> Self:
+        _running.append(self)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self in _running:
+            _running.remove(self)
         if self._bar is not None:
             self._bar.close()
         elif kind is None and self._shown not in (self.start, self.done):
@@ -62,6 +69,14 @@ class Steps:
             text += f"/{self.total} ({self.done / self.total:.0%}), {seconds:.0f} s" + (f", {left:.0f} s left" if left else "")
         sys.stderr.write(f"{text}{f', {self.note}' if self.note else ''}\n")
         sys.stderr.flush()
+
+
+_running: list[Steps] = []
+
+
+def current() -> Steps | None:
+    """The innermost loop that is running."""
+    return _running[-1] if _running else None
 
 
 def track(items: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:

@@ -219,6 +219,7 @@ def _add_serve(commands: _Commands) -> argparse.ArgumentParser:
     command.add_argument("--host", help="address to listen on (default 127.0.0.1)")
     command.add_argument("--port", type=int, help="HTTP port (default 8000)")
     command.add_argument("--grpc-port", type=int, help="gRPC port (default: no gRPC)")
+    command.add_argument("--workers", metavar="N", type=int, help="processes behind the port (default 1)")
     command.add_argument("--allow-ungated", action="store_true", help="serve even if gates did not pass, or passed on a different machine")
     command.add_argument("--check", action="store_true", help="load, warm up and test the bundle, then exit: 0 if it can be served")
     return command

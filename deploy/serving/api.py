@@ -60,8 +60,7 @@ class Endpoints:
 
     async def metrics(self, request: Request) -> Response:
         """Metrics for Prometheus."""
-        text = self.service.metrics.text(pending=self.service.admission.pending, ready=self.service.ready)
-        return Response(text, headers={"content-type": metrics.CONTENT_TYPE})
+        return Response(await self.service.metrics_text(), headers={"content-type": metrics.CONTENT_TYPE})
 
 
 def number_parameter(text: str | None, name: str, low: float, high: float) -> float | None:

@@ -33,10 +33,12 @@ class Log:
     """Writes lines; JSON quotes a client's text, so it cannot forge a line.
 
     A thread writes them to stderr, so that a pipe that nobody empties holds up no request. A given stream is written to immediately.
+    `common` fields are in every line.
     """
 
-    def __init__(self, stream: TextIO | None = None) -> None:
+    def __init__(self, stream: TextIO | None = None, **common: Any) -> None:
         self._stream = stream
+        self._common = common
         self._lines: Queue[str | Event] = Queue(MOST_WAITING)
         self._dropped = 0
         self._lock = Lock()
@@ -74,7 +76,7 @@ class Log:
                 written.wait(seconds)
 
     def _write(self, level: str, event: str, fields: dict[str, Any]) -> None:
-        line = _line(level, event, fields)
+        line = _line(level, event, {**self._common, **fields})
         if self._stream is None and (file := _stderr()) is not None:
             self._write_later(line + "\n", file)
             return
@@ -105,7 +107,7 @@ class Log:
             with self._lock:
                 dropped, self._dropped = self._dropped, 0
             if dropped:
-                _write(file, _line("warning", "log lines dropped", {"count": dropped}) + "\n")
+                _write(file, _line("warning", "log lines dropped", {**self._common, "count": dropped}) + "\n")
 
 
 def _line(level: str, event: str, fields: dict[str, Any]) -> str:

@@ -1,6 +1,6 @@
 """The metrics that Prometheus scrapes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
 
@@ -73,6 +73,19 @@ class Totals:
     def __init__(self) -> None:
         self.passes = self.images = self.jobs = 0
         self.compute_s = self.queue_s = 0.0
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Totals":
+        """Totals from their `values`."""
+        made = cls()
+        made.passes, made.images, made.jobs = (int(value) for value in values[:3])
+        made.compute_s, made.queue_s = values[3:]
+        return made
+
+    @property
+    def values(self) -> tuple[float, ...]:
+        """As plain numbers."""
+        return self.passes, self.images, self.jobs, self.compute_s, self.queue_s
 
     def add(self, one: Pass) -> None:
         """Add one pass; threads may add at the same time, so a sum may miss a pass, as a sample would."""

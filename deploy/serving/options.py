@@ -21,8 +21,15 @@ class ServeConfig(Frozen):
         default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="name of the model in URLs; null: the bundle's"
     )
     token_file: Path | None = Field(default=None, description="file whose first line is the bearer token that requests must carry")
+    workers: int = Field(
+        default=1, ge=1, le=64, description="number of processes behind the port, each with engine, queue and limits of its own; Linux"
+    )
     sessions: int = Field(default=1, ge=1, le=64, description="number of engine sessions, each on its own thread")
-    threads: int | None = Field(default=None, ge=1, description="CPU threads per session; null: the runtime's choice")
+    threads: int | None = Field(
+        default=None,
+        ge=1,
+        description="CPU threads per session; null: the runtime's choice, with several workers their part of the cores",
+    )
     max_batch_size: int | None = Field(default=None, ge=1, le=128, description="maximum images per pass; null: the fastest size at warm-up")
     max_queue_delay_ms: float = Field(default=0.0, ge=0, le=1000, description="time that a pass waits for more images")
     queue_size: int = Field(

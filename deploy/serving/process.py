@@ -23,6 +23,7 @@ from deploy.bundles.trust import ANYONE, Trust
 from deploy.errors import ConfigError, Interrupted
 from deploy.serving import connection
 from deploy.serving.api import app
+from deploy.serving.logs import Log
 from deploy.serving.options import LOOPBACK, ServeConfig
 from deploy.serving.service import Service
 
@@ -46,10 +47,7 @@ def serve(folder: Path, config: ServeConfig | None = None, *, allow_ungated: boo
         Interrupted: it was ended by Ctrl-C.
     """
     config = config or ServeConfig()
-    bundle = Bundle.load(folder, trust)
-    if not allow_ungated:
-        bundle.refuse_ungated_here()
-    bundle.close()  # the service loads and checks it again, as with every swap
+    check_bundle(folder, allow_ungated=allow_ungated, trust=trust)
     service = Service(folder, config, allow_ungated=allow_ungated, trust=trust)
     for name in ("uvicorn", "asyncio", "grpc"):
         logging.getLogger(name).addHandler(service.log.handler())
@@ -58,6 +56,28 @@ def serve(folder: Path, config: ServeConfig | None = None, *, allow_ungated: boo
         server = _Server(service, listener)
         with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
             caught = runner.run(server.run())
+    tell_end(caught)
+
+
+def check_bundle(folder: Path, *, allow_ungated: bool, trust: Trust = ANYONE) -> None:
+    """Refuse a bundle before anything is started.
+
+    Raises:
+        ArtifactError: it is damaged, or its gates have not passed on such a machine and `allow_ungated` is false.
+        Untrusted: it is not what `trust` requires.
+    """
+    bundle = Bundle.load(folder, trust)
+    if not allow_ungated:
+        bundle.refuse_ungated_here()
+    bundle.close()  # the service loads and checks it again, as with every swap
+
+
+def tell_end(caught: int | None) -> None:
+    """Say how a server ended.
+
+    Raises:
+        Interrupted: by Ctrl-C.
+    """
     if caught == signal.SIGINT:
         raise Interrupted("interrupted; accepted requests were answered")
 
@@ -94,15 +114,33 @@ def listen(host: str, port: int) -> socket.socket:
         raise ConfigError(f"cannot listen on {host}, port {port} ({reason}); pass a different --host or --port") from error
 
 
+def say_address(log: Log, config: ServeConfig, listener: socket.socket) -> None:
+    """Say where a server listens, and warn if anyone may use it."""
+    host, port = listener.getsockname()[:2]
+    log.info("listening", address=f"http://{address_of(host)}:{port}", stop="Ctrl-C or SIGTERM")
+    if config.host not in LOOPBACK and config.token_file is None:
+        log.warning("anyone who can reach this address can use it", advice="set serve.token_file")
+
+
+def address_of(host: str) -> str:
+    """A host in an address."""
+    return f"[{host}]" if ":" in host else host
+
+
 def several(listener: socket.socket) -> list[socket.socket]:
     """An open port, so many times that an event loop takes _ACCEPTED_AT_ONCE new connections at a time."""
     return [listener, *(listener.dup() for _ in range(_ACCEPTED_AT_ONCE - 1))]
 
 
 class _Server(uvicorn.Server):
-    """uvicorn with our own signal handling: uvicorn closes at the first signal, before load balancers know."""
+    """uvicorn with our own signal handling: uvicorn closes at the first signal, before load balancers know.
 
-    def __init__(self, service: Service, listener: socket.socket) -> None:
+    Without a listener, it answers the connections that it is given.
+    """
+
+    shares_port = False
+
+    def __init__(self, service: Service, listener: socket.socket | None) -> None:
         self.service = service
         self.listener = listener
         self.caught: int | None = None
@@ -110,7 +148,7 @@ class _Server(uvicorn.Server):
         self._swap_asked = False
         self._swapping: asyncio.Future[None] | None = None
         most, self._most_over_grpc = most_connections(grpc=service.config.grpc_port is not None)
-        entrance = connection.Entrance(most, service.config.max_connections_per_client, service.config.trusted_proxies)
+        entrance = self.entrance(most)
         grace = ceil(service.config.timeout_ms / 1000) + 2
         plain: dict[str, Any] = {"log_config": None, "access_log": False, "server_header": False, "proxy_headers": False}
         plain |= {"lifespan": "off", "ws": "none", "http": partial(connection.Connection, entrance)}
@@ -122,27 +160,25 @@ class _Server(uvicorn.Server):
 
     async def run(self) -> int | None:  # type: ignore[override]
         """Serve, and return the signal that ended it."""
-        config, log = self.service.config, self.service.log
+        config = self.service.config
         self._loop = asyncio.get_running_loop()
-        if hasattr(signal, "SIGHUP") and threading.current_thread() is threading.main_thread():  # other threads receive no signals
+        hears = self.listener is not None and threading.current_thread() is threading.main_thread()  # other threads receive no signals
+        if hears and hasattr(signal, "SIGHUP"):
             self._loop.add_signal_handler(signal.SIGHUP, self._swap)
-        serving = asyncio.create_task(self.serve(sockets=several(self.listener)))
+        serving = asyncio.create_task(self.serve(sockets=[] if self.listener is None else several(self.listener)))
         self._watching = asyncio.create_task(connection.watch(self.server_state.connections))
         self._watching.add_done_callback(self._unwatched)
         try:
-            host, port = self.listener.getsockname()[:2]
-            log.info("listening", address=f"http://{f'[{host}]' if ':' in host else host}:{port}", stop="Ctrl-C or SIGTERM")
-            if config.host not in LOOPBACK and not self.service.guarded:
-                log.warning("anyone who can reach this address can use it", advice="set serve.token_file")
-            await asyncio.to_thread(self.service.load)
+            await self.first_load()
             gc.collect()
             gc.freeze()  # everything allocated so far stays: collections need not scan it again
             if config.grpc_port is not None and not self.service.draining:
                 os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its own lines would repeat our errors
                 from deploy.serving.oip import over_grpc  # load grpcio only if it is used
 
-                self._grpc, bound = await over_grpc.start(self.service, config.host, config.grpc_port, self._most_over_grpc)
-                log.info("listening", address=f"grpc://{host}:{bound}")
+                where = config.host, config.grpc_port, self._most_over_grpc
+                self._grpc, bound = await over_grpc.start(self.service, *where, shared=self.shares_port)
+                self.announce(f"grpc://{address_of(config.host)}:{bound}")
             await serving
         finally:
             self.should_exit = True
@@ -152,6 +188,24 @@ class _Server(uvicorn.Server):
                 left.transport.abort()
             await asyncio.to_thread(self.service.close)
         return self.caught
+
+    def entrance(self, most: int) -> connection.Entrance:
+        """What counts the connections, of which there may be this many."""
+        return connection.Entrance(most, self.service.config.max_connections_per_client, self.service.config.trusted_proxies)
+
+    async def first_load(self) -> None:
+        """Say where the server listens, and load the bundle.
+
+        Raises:
+            EdgedistillError: see Service.load.
+        """
+        assert self.listener is not None
+        say_address(self.service.log, self.service.config, self.listener)
+        await asyncio.to_thread(self.service.load)
+
+    def announce(self, address: str) -> None:
+        """Say where the server listens for gRPC."""
+        self.service.log.info("listening", address=address)
 
     def _unwatched(self, watching: "asyncio.Task[None]") -> None:
         """End the server if nothing ends its connections any more."""

@@ -23,7 +23,7 @@ from deploy.serving.body import Limits, until_gone
 from deploy.serving.clients import Proxies
 from deploy.serving.decoders import Decoders
 from deploy.serving.logs import Log
-from deploy.serving.metrics import Metrics
+from deploy.serving.metrics import Metrics, Totals
 from deploy.serving.model import Model
 from deploy.serving.options import MIB, ServeConfig
 from deploy.serving.refusals import Busy, Gone, Unauthorized
@@ -49,12 +49,13 @@ class Service:
         self.metrics = Metrics()
         most = max(_BODIES * config.max_body_bytes, _LEAST_BYTES)
         self.admission = Admission(config.queue_size, most, spare_bytes=most // 8)
-        self.decoders = Decoders(machine.num_cores(), config.max_pixels, config.queue_size, self.log)
+        cores = max(1, machine.num_cores() // config.workers)
+        self.decoders = Decoders(cores, config.max_pixels, config.queue_size, self.log)
         # each request has a thread that waits for the engine
         self.pool = ThreadPoolExecutor(config.queue_size, thread_name_prefix="request")
         self.draining = False
         self._proxies = Proxies(config.trusted_proxies)
-        self._unpacking = asyncio.Semaphore(machine.num_cores())
+        self._unpacking = asyncio.Semaphore(cores)
         self._token = read_token(config.token_file)
         self._model: Model | None = None
         self._swapping = Lock()
@@ -144,42 +145,68 @@ class Service:
         """
         with self._swapping:
             old = self._model
-            try:
-                new = self._open(1 if old is None else old.version + 1)
-            except Exception as error:
-                known = isinstance(error, EdgedistillError)
-                more = {} if known else {"traceback": traceback.format_exception(error)}
-                self.metrics.swap("refused")
-                self.log.refused("bundle refused", folder=str(self.folder), reason=str(error), **more)
-                raise
-            if self._closing:
-                new.close()
-                raise Busy("the server is closing")
-            self._model = new
-            reason = new.bundle.why_ungated_here()
-            self.metrics.serves(new.bundle, new.version, gated=reason is None)
-            if old is not None:
-                self.metrics.swap("done")
-                old.close()
-            elif not self.trust:
-                signed = new.bundle.file(SIGNATURE).exists()
-                advice = "pass --trusted KEY" if signed else "sign it: edgedistill sign BUNDLE --key FILE"
-                self.log.info("signature not checked" if signed else "unsigned bundle", folder=str(self.folder), advice=advice)
+            new = self.opened(self.folder.resolve(), 1 if old is None else old.version + 1, self.config)  # a link may be moved later
+            gated = new.bundle.why_ungated_here() is None
+            replaced = self.take(new, gated=gated)
+            if replaced is not None:
+                replaced.close()
             about = {"model": new.name, "version": new.version, "max_batch_size": new.batcher.max_batch_size}
-            about |= {"manifest_sha256": new.bundle.digest}
-            self.log.info("serving", **about, gated=reason is None)
+            self.log.info("serving", **about, manifest_sha256=new.bundle.digest, gated=gated)
 
-    def _open(self, version: int) -> Model:
-        bundle = Bundle.load(self.folder.resolve(), self.trust)  # a link may be moved in the meantime
+    def opened(self, folder: Path, version: int, config: ServeConfig) -> Model:
+        """The bundle in a folder, open, warm and tested, to be served by `take`.
+
+        Raises:
+            EdgedistillError: see `load`.
+        """
+        try:
+            return self._open(folder, version, config)
+        except Exception as error:
+            known = isinstance(error, EdgedistillError)
+            more = {} if known else {"traceback": traceback.format_exception(error)}
+            self.metrics.swap("refused")
+            self.log.refused("bundle refused", folder=str(self.folder), reason=str(error), **more)
+            raise
+
+    def take(self, new: Model, *, gated: bool, counts: bool = True) -> Model | None:
+        """Serve a model from now on; the previous one, which is to be closed, which waits for its requests.
+
+        Args:
+            gated: whether its gates passed on such a machine.
+            counts: whether this process counts the swap.
+        """
+        if self._closing:
+            new.close()
+            raise Busy("the server is closing")
+        old, self._model = self._model, new
+        self.metrics.serves(new.bundle, new.version, gated=gated)
+        if old is not None and counts:
+            self.metrics.swap("done")
+        elif counts and not self.trust:
+            signed = new.bundle.file(SIGNATURE).exists()
+            advice = "pass --trusted KEY" if signed else "sign it: edgedistill sign BUNDLE --key FILE"
+            self.log.info("signature not checked" if signed else "unsigned bundle", folder=str(self.folder), advice=advice)
+        return old
+
+    def _open(self, folder: Path, version: int, config: ServeConfig) -> Model:
+        bundle = Bundle.load(folder, self.trust)
         try:
             if not self.allow_ungated:
                 bundle.refuse_ungated_here()
             elif (reason := bundle.why_ungated_here()) is not None:
                 self.log.warning("ungated bundle", folder=str(self.folder), reason=reason)
-            return Model.open(bundle, self.config, version=version, observe=self.metrics.engine_pass)
+            return Model.open(bundle, config, version=version, observe=self.metrics.engine_pass)
         except BaseException:
             bundle.close()
             raise
+
+    async def metrics_text(self) -> str:
+        """The metrics of the server in Prometheus' format."""
+        return self.metrics.text(pending=self.admission.pending, ready=self.ready).decode()
+
+    async def totals(self) -> Totals:
+        """The sums over all passes."""
+        return self.metrics.total
 
     async def run(self, work: Work, function: Callable[[], T], *, num_images: int = 1, receive: Receive | None = None) -> T:
         """Take a place and run a function on a thread; if the client goes away, the rest of its work is skipped.

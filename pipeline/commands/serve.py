@@ -34,13 +34,15 @@ def serve(args: argparse.Namespace) -> Answer:
         line = f"{bundle.root}: can be served here, up to {size} images per pass{ungated}; sha256 of {MANIFEST}: {bundle.digest}"
         return Answer(answer, line)
     from deploy.serving import process  # the web framework is an extra
+    from deploy.serving.workers import supervisor
 
-    process.serve(Path(args.bundle), config, allow_ungated=args.allow_ungated, trust=trust)
+    serving = process.serve if config.workers == 1 else supervisor.serve
+    serving(Path(args.bundle), config, allow_ungated=args.allow_ungated, trust=trust)
     return Answer({}, "")
 
 
 def serve_config(args: argparse.Namespace) -> ServeConfig:
-    """Section serve of the file, overridden by --set, overridden by --host, --port and --grpc-port.
+    """Section serve of the file, overridden by --set, overridden by --host, --port, --grpc-port and --workers.
 
     Raises:
         ConfigError: a key or a value is not allowed.
@@ -49,7 +51,7 @@ def serve_config(args: argparse.Namespace) -> ServeConfig:
     values = given.model_dump()
     for setting in (Setting.parse(text, parse) for text in args.settings):
         apply(values, setting)
-    flags = {key: value for key in ("host", "port", "grpc_port") if (value := getattr(args, key)) is not None}
+    flags = {key: value for key in ("host", "port", "grpc_port", "workers") if (value := getattr(args, key)) is not None}
     values |= flags
     try:
         return ServeConfig.model_validate(values)

@@ -14,7 +14,7 @@ from deploy.bundles.signature import SIGNATURE
 from deploy.bundles.trust import Trust
 from pipeline.answer import Answer, say
 from pipeline.store.files import replace_text
-from pipeline.store.store import past_stages
+from pipeline.store.past import past_stages
 
 PASSWORD = "EDGEDISTILL_KEY_PASSWORD"  # noqa: S105 - the name of the variable
 """The variable with the password of an encrypted key."""

@@ -8,7 +8,6 @@ runs/<name>/lock.json                  what the last run of each stage depended 
 """
 
 import copy
-import json
 import os
 import shutil
 import time
@@ -20,11 +19,13 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar, get_type_hints
 
 from filelock import FileLock, Timeout
 
-from deploy.errors import ArtifactError, ConfigError, EdgedistillError
+from deploy.errors import ArtifactError, ConfigError, EdgedistillError, in_one_line
 from deploy.machine import known_files
 from pipeline.answer import silent
 from pipeline.store import keys
 from pipeline.store.files import replace_folder, replace_json
+from pipeline.store.past import remembered
+from pipeline.store.peers import Peers
 from pipeline.store.stamp import changed, finished, stamp, stamped
 from stages.artifacts import Artifact
 
@@ -102,9 +103,10 @@ class Store:
     def __post_init__(self) -> None:
         self.rank = int(os.environ.get("RANK", "0"))
         self.num_processes = int(os.environ.get("WORLD_SIZE", "1"))
+        self.peers = Peers.here()
         if self.mode.force and self.num_processes > 1:
             raise ConfigError("--force works in one process only; run it without torchrun, or delete the stage's folder in the store")
-        self._last = _remembered(self.lock_file)
+        self._last = remembered(self.lock_file)
 
     @property
     def lock_file(self) -> Path:
@@ -132,10 +134,18 @@ class Store:
         """
         name = keys.name(stage)
         self._end_before(name)
+        with self._with_peers():
+            return self._found_or_made(stage, name, args, kwargs)
+
+    def _found_or_made(self, stage: Callable[..., A], name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> A:
+        if not (alone := self.mode.dry or self.mode.only is not None):
+            self.peers.meet(self.root)
         with self._known_files():
             parts = keys.parts_of(stage, *args, **kwargs)
         path = self.folder / keys.key_of(parts)
         instance = f"{name}:{self.label}" if self.label else name
+        if not alone:
+            self.peers.agree(instance, parts, keys.difference)
         reason = self._why_stale(instance, parts, path)
         if reason is not None and not self.mode.dry:
             if self.mode.only is not None and name not in self.mode.only:
@@ -152,6 +162,18 @@ class Store:
         self._remember(instance, parts)
         kind: type[A] = get_type_hints(stage)["return"]
         return kind(path)
+
+    @contextmanager
+    def _with_peers(self) -> Iterator[None]:
+        """Inside, the other processes of a torchrun learn of an error that ends this one, and theirs are told from those of torch."""
+        try:
+            yield
+        except BaseException as error:
+            known = self.peers.explain(error)
+            self.peers.leave(in_one_line(known or error))
+            if known is None:
+                raise
+            raise known from error
 
     def has(self, artifact: Artifact) -> bool:
         """Whether an artifact is complete; only a dry run returns others."""
@@ -205,6 +227,7 @@ class Store:
             if keys.info(stage).distributed:
                 stage(scratch, *args, **kwargs)
             while finished(path) is None:
+                self.peers.check()
                 time.sleep(POLL_SECONDS)
             return reason
         _make_folder(scratch.parent)
@@ -266,27 +289,3 @@ def _make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ArtifactError(f"{path}: cannot be created ({error.strerror}); choose a different folder with --runs") from error
-
-
-def _remembered(path: Path) -> dict[str, keys.Parts]:
-    try:
-        stages = json.loads(path.read_bytes())["stages"]
-        return {instance: parts for instance, parts in stages.items() if keys.are_parts(parts)}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return {}
-
-
-def past_stages(root: Path, names: Collection[str]) -> dict[str, keys.Parts]:
-    """What artifacts of these names depended on, and in turn their inputs, as far as the last runs in `root` remember it.
-
-    A folder's name is the hash of that, so that what is returned is what the name stands for.
-    """
-    known = {keys.key_of(parts): parts for file in sorted(root.glob("*/lock.json")) for parts in _remembered(file).values()}
-    found: dict[str, keys.Parts] = {}
-    queue = sorted(names)
-    while queue:
-        name = queue.pop(0)
-        if name in known and name not in found:
-            found[name] = known[name]
-            queue += sorted(known[name]["inputs"].values())
-    return found

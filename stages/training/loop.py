@@ -27,11 +27,13 @@ from stages.training.batches.loader import TrainingBatch, TrainingImages, defaul
 from stages.training.batches.streams import EpochBatches, Stream, Unseen
 from stages.training.compiling import compile_layers, restore_layers
 from stages.training.device import accelerator_for, leave_cores
-from stages.training.normalization import single_values_refused
+from stages.training.normalization import restore_norms, single_values_refused, synchronize_norms
 from stages.training.observer import Detections, Observer
 from stages.training.optimizer import learning_rate, optimizer_for
 from stages.training.saved_state import Progress, SavedState, Stateful
 from stages.training.step_log import StepLog
+
+_READS, _COMPUTES = "reads images", "computes, or waits for others"
 
 
 class Task(nn.Module):
@@ -107,6 +109,7 @@ class Trainer:
         self._accelerator.register_for_checkpointing(*kept)
         if config.compile:
             compile_layers(task.detector)
+        synchronize_norms(task)
 
     @property
     def device(self) -> torch.device:
@@ -138,6 +141,7 @@ class Trainer:
             finally:
                 self._loader.close()
                 restore_layers(self._task.detector)
+                restore_norms(self._task)
         for tracker in self._accelerator.trackers:
             tracker.finish()
         if self._accelerator.is_main_process and self._progress.rows:
@@ -157,12 +161,15 @@ class Trainer:
         self._model.train()
         sums: dict[str, list[float]] = defaultdict(list)
         began, away = time.perf_counter(), 0.0
+        steps.phase = _READS
         for batch in self._loaded():
+            steps.phase = _COMPUTES
             self._count(sums, self.step(batch))
             if self._is_observed:
                 self._count(sums, self._log.fetch())
             steps.advance(self._log.note)
             away += self._look()
+            steps.phase = _READS
         self._count(sums, self._log.fetch())
         row = {name: statistics.fmean(values) for name, values in sums.items()}
         row["learning_rate"] = float(self._scheduler.get_last_lr()[0])

@@ -59,7 +59,7 @@ class Methods:
     async def ModelStatistics(self, request: Any, context: Any) -> Any:  # noqa: N802
         """Triton's statistics."""
         with self.service.lease(request.name or None, request.version) as model:
-            found = protocol.statistics(model, self.service.metrics.total)
+            found = protocol.statistics(model, await self.service.totals())
         for one in found["model_stats"]:
             del one["batch_stats"]
         return MESSAGES["ModelStatisticsResponse"](**found)

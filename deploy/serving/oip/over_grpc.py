@@ -30,8 +30,11 @@ _HANDSHAKE_SECONDS = 10.0
 _PROBE_SECONDS = 2.0
 
 
-async def start(service: Service, host: str, port: int, max_connections: int) -> tuple[Any, int]:
+async def start(service: Service, host: str, port: int, max_connections: int, *, shared: bool = False) -> tuple[Any, int]:
     """A running gRPC server, and its port.
+
+    Args:
+        shared: whether other processes of this server listen on the same port; the system deals connections out to them.
 
     Raises:
         ConfigError: the server cannot listen on the address.
@@ -39,7 +42,7 @@ async def start(service: Service, host: str, port: int, max_connections: int) ->
     options = [
         ("grpc.max_receive_message_length", service.config.max_body_bytes),
         ("grpc.max_send_message_length", -1),
-        ("grpc.so_reuseport", 0),
+        ("grpc.so_reuseport", int(shared)),
         # a small message could decompress to gigabytes before our code sees it
         ("grpc.compression_enabled_algorithms_bitset", 1),
         ("grpc.per_message_decompression", 0),

@@ -132,7 +132,7 @@ class HttpEndpoints:
     async def stats(self, request: Request) -> Response:
         """Triton's statistics."""
         with self._lease(request) as model:
-            return JSONResponse(protocol.statistics(model, self.service.metrics.total))
+            return JSONResponse(protocol.statistics(model, await self.service.totals()))
 
     async def index(self, request: Request) -> Response:
         """Triton's list of models."""

@@ -13,8 +13,9 @@ from waiting import PATIENCE, join, until
 from deploy.contract import Frozen
 from deploy.errors import ConfigError
 from pipeline.store import keys
+from pipeline.store.past import past_stages
 from pipeline.store.stamp import finished
-from pipeline.store.store import Mode, NothingMeasured, Store, UntilReached, past_stages
+from pipeline.store.store import Mode, NothingMeasured, Store, UntilReached
 from stages.artifacts import Artifact
 from stages.config import DetectorConfig, DistillConfig, LossConfig, TargetConfig
 from stages.facts import write_facts
