@@ -19,7 +19,7 @@ from deploy import errors
 from deploy.comparison import metrics
 from deploy.contract import Preprocessing
 from deploy.serving.options import ServeConfig
-from pipeline import cli, config, flow, images, refusals
+from pipeline import cli, config, flow, refusals
 from stages import STAGES
 from stages.config import BaselineConfig, CompareConfig, DataConfig
 from stages.config.augmentations import Color, Corrupt, Crop, Flip, Mosaic, Scale
@@ -246,10 +246,7 @@ class TestArchitecture:
 
     def test_every_stage_with_its_artifact(self) -> None:
         said = {cells[0].strip("`"): cells[2].strip("`") for cells in rows(sections(ARCHITECTURE)["The flow"])}
-        real = {
-            name: inspect.get_annotations(getattr(flow if hasattr(flow, name) else images, name), eval_str=True)["return"].__name__
-            for name in STAGES
-        }
+        real = {name: inspect.get_annotations(getattr(flow, name), eval_str=True)["return"].__name__ for name in STAGES}
         assert said == real
 
     def test_the_flow_is_quoted_as_it_is(self) -> None:

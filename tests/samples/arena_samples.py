@@ -18,7 +18,7 @@ import numpy as np
 
 from deploy.contract import Ratio
 from deploy.errors import Diverged
-from pipeline import cli, flow, images
+from pipeline import cli, flow
 from pipeline.arena import opening, trainings
 from pipeline.commands import compare
 from pipeline.config import PipelineConfig
@@ -193,8 +193,7 @@ def _named(config: PipelineConfig) -> list[str]:
 def counting() -> Iterator[None]:
     """Let comparisons run these stages instead of those that train; every loss serves the pair."""
     replaced: Sequence[tuple[ModuleType, Callable[..., object]]] = (
-        *((flow, one) for one in (prepare, label)),
-        *((images, one) for one in (collect, label)),
+        *((flow, one) for one in (prepare, collect, label)),
         *((trainings, one) for one in (hold_out, train_teacher, untrained_teacher, train_baseline, distill, time_steps, weigh_steps)),
     )
     changes: list[Any] = [mock.patch.object(module, one.__name__, one) for module, one in replaced]
