@@ -1,9 +1,9 @@
 """Seconds and peak memory of everything that grows with the data, at several sizes up to COCO's.
 
-Makes COCO folders of photographs, each a different crop, with polygons, then runs each phase in a process of its own: check, prepare,
-the search for duplicates, the first batch of a training, evaluation, and a rerun that reuses the prepared data. Finished phases are kept
-in --folder and not run again, so it can be stopped at any time. The last line is JSON: the phases of each size, and the slope of each
-phase (1: seconds grow as the number of images does) between the smallest and the largest size.
+Makes COCO folders of photographs, each a different crop, with polygons, then runs each phase in a process of its own: check, prepare
+on one core and on all, the search for duplicates, the first batch of a training, evaluation, and a rerun that reuses the prepared data.
+Finished phases are kept in --folder and not run again, so it can be stopped at any time. The last line is JSON: the phases of each size,
+and the slope of each phase (1: seconds grow as the number of images does) between the smallest and the largest size.
 Usage: python benchmarks/coco_size.py [--sizes 1000,10000,118287] [--distinct 2000] [--val 5000] [--folder DIR] [--input PX]
 """
 
@@ -125,6 +125,14 @@ def prepare(root: Path, runs: Path, side: int) -> Found:
     return {"images": made.facts.splits["train"].num_images, "reused": store.records[0].reused}
 
 
+def prepare_on_one_core(root: Path, runs: Path, side: int) -> Found:
+    """The same stage with one process, into a folder of its own."""
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    alone = runs.with_name("runs-one-core")
+    shutil.rmtree(alone, ignore_errors=True)
+    return prepare(root, alone, side)
+
+
 def duplicates(root: Path, runs: Path, side: int) -> Found:
     """The groups of images that look alike, once all are decoded."""
     from deploy.machine import known_files
@@ -189,6 +197,7 @@ def evaluation(root: Path, runs: Path, side: int) -> Found:
 
 PHASES: Mapping[str, Callable[[Path, Path, int], Found]] = {
     "check": check,
+    "prepare_on_one_core": prepare_on_one_core,
     "prepare": prepare,
     "duplicates": duplicates,
     "first_batch": first_batch,

@@ -2,19 +2,22 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from deploy import plugins
 from deploy.contract import ModelContract, Preprocessing
 from deploy.errors import DataError
+from deploy.machine.parallel import mapped
 from stages.artifacts import FIELDS, TABLES, Dataset
 from stages.config import DataConfig
 from stages.datasets import Source
 from stages.datasets.cleaning import bundle_classes, clean, images, limits, pixels, rules
 from stages.datasets.splits.arrange import arrange
 from stages.datasets.tables import table
-from stages.datasets.tables.rows import light
+from stages.datasets.tables.rows import Rows, light
 from stages.facts import DatasetFacts, Split, write_facts
 from stages.notes import Note, Notes
 from stages.stage import stage
@@ -52,7 +55,22 @@ def prepare(out: Path, config: DataConfig) -> Dataset:
             split without a usable box; more left out or assumed than `max_doubtful` allows; with `strict`, anything that reading or
             cleaning repairs, assumes or leaves out.
     """
-    return _collect(out, config, find(out, config), rules.REQUIRED_SPLITS)
+    with _begun(config) as ahead:
+        return _collect(out, config, find(out, config), rules.REQUIRED_SPLITS, ahead=ahead)
+
+
+@contextmanager
+def _begun(config: DataConfig) -> Iterator[images.Begun | None]:
+    """The images, which are decoded while their annotations are read, if the kind of data set knows them before.
+
+    Images of data that is divided are decoded first, to compare them.
+    """
+    named = getattr(plugins.load("stages.datasets", config.dataset), "images", None)
+    if named is None or config.val_share is not None:
+        yield None
+        return
+    with images.begun(named(**config.options), config.preprocessing) as ahead:
+        yield ahead
 
 
 @stage(version=4, identity=identity)
@@ -73,11 +91,17 @@ def gather(out: Path, config: DataConfig, split: str, more: tuple[str, ...], exp
 
 
 def _collect(
-    out: Path, config: DataConfig, sources: Mapping[str, Source], required: Sequence[str], *, remedy: str = "set data.max_doubtful to"
+    out: Path,
+    config: DataConfig,
+    sources: Mapping[str, Source],
+    required: Sequence[str],
+    *,
+    remedy: str = "set data.max_doubtful to",
+    ahead: images.Begun | None = None,
 ) -> Dataset:
     rules.check_splits(sources, required)
     names = rules.categories(next(iter(sources.values())).coco)
-    cleaned = {split: _clean(split, source, config.preprocessing) for split, source in sources.items()}
+    cleaned = {split: _clean(split, source, config.preprocessing, ahead) for split, source in sources.items()}
     _check_strict(config, [note for _, notes in cleaned.values() for note in notes])
     for split, (coco, notes) in cleaned.items():
         _check_enough(split, coco, notes, learns="train" in required)
@@ -94,10 +118,10 @@ def _collect(
     return Dataset(out)
 
 
-def _clean(split: str, source: Source, preprocessing: Preprocessing) -> tuple[dict[str, Any], tuple[Note, ...]]:
+def _clean(split: str, source: Source, preprocessing: Preprocessing, ahead: images.Begun | None) -> tuple[dict[str, Any], tuple[Note, ...]]:
     """The split's cleaned COCO dictionary, and the notes on reading and cleaning it."""
     paths = [source.images / image["file_name"] for image in source.coco["images"]]
-    files = images.scan(paths, f"read {split} images", preprocessing)
+    files = images.scan(paths, f"read {split} images", preprocessing, ahead=ahead)
     notes = Notes()
     pixels.add(notes, split, images.stored(source.coco["images"], files), preprocessing)
     coco = clean.clean(split, source, files, notes)
@@ -120,14 +144,24 @@ def _check_enough(split: str, coco: Mapping[str, Any], notes: Sequence[Note], *,
 
 
 def _json(coco: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[str]:
-    """A COCO dictionary as JSON, row by row: the whole text would need as much memory again as all polygons."""
-    encode = json.JSONEncoder(allow_nan=False).encode
+    """A COCO dictionary as JSON, in parts: the whole text would need as much memory again as all polygons.
+
+    Rows that are not in memory are written out with all cores.
+    """
     for number, (key, rows) in enumerate(coco.items()):
-        yield f"{', ' if number else '{'}{encode(key)}: ["
-        for place, row in enumerate(rows):
-            yield f"{', ' if place else ''}{encode(row)}"
+        parts = mapped(partial(_block, rows), range(rows.num_blocks)) if isinstance(rows, Rows) else map(_encode, rows)
+        yield f"{', ' if number else '{'}{_encode(key)}: ["
+        for place, part in enumerate(parts):
+            yield f"{', ' if place else ''}{part}"
         yield "]"
     yield "}"
+
+
+_encode = json.JSONEncoder(allow_nan=False).encode
+
+
+def _block(rows: Rows, number: int) -> str:
+    return ", ".join(map(_encode, rows.block(number)))
 
 
 def _keep_fields(out: Path, sources: Mapping[str, Source]) -> None:

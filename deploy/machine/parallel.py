@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from deploy import machine
 from deploy.errors import ArtifactError
@@ -27,22 +27,37 @@ _WATCH_S = 1.0
 def mapped(function: Callable[[T], R], items: Sequence[T]) -> Generator[R, None, None]:
     """`function(item)` for each item: one process per core, or threads for few items and on systems that cannot fork.
 
-    Processes are forked, so `function` and the items may be anything that can be pickled, and must use no thread of this process.
+    The work begins at once, whenever the results are asked for; closing the generator ends it. Processes are forked, so `function` may be
+    anything, and must use no thread of this process; the items and results are pickled.
 
     Raises:
         ArtifactError: a process was killed.
     """
+    results = _results(function, items)
+    next(results)
+    return results
+
+
+def _results(function: Callable[[T], R], items: Sequence[T]) -> Generator[Any, None, None]:
+    """None as soon as the work has begun, then the results."""
     cores = machine.num_cores()
     if cores < 2 or len(items) < FEW or not hasattr(os, "fork"):
         with ThreadPoolExecutor(cores) as threads:
-            yield from threads.map(function, items)
+            found = threads.map(function, items)
+            try:
+                yield
+                yield from found
+            finally:
+                threads.shutdown(wait=True, cancel_futures=True)
         return
     context = multiprocessing.get_context("fork")
     gc.freeze()  # so that collecting garbage in the processes does not copy this one's memory
     try:
-        with ProcessPoolExecutor(cores, context, _begin, (os.getpid(),)) as processes:
+        with ProcessPoolExecutor(cores, context, _begin, (os.getpid(), function)) as processes:
             try:
-                yield from processes.map(function, items, chunksize=CHUNK)
+                results = processes.map(_called, items, chunksize=CHUNK)
+                yield
+                yield from results
             finally:
                 processes.shutdown(wait=True, cancel_futures=True)
     except BrokenProcessPool as error:
@@ -51,8 +66,17 @@ def mapped(function: Callable[[T], R], items: Sequence[T]) -> Generator[R, None,
         gc.unfreeze()
 
 
-def _begin(parent: int) -> None:
+_INHERITED: list[Callable[[Any], Any]] = []
+"""In a process of `mapped`: its function, which it has from the process that forked it."""
+
+
+def _called(item: Any) -> Any:
+    return _INHERITED[-1](item)
+
+
+def _begin(parent: int, function: Callable[[Any], Any]) -> None:
     """In a new process: leave Ctrl-C to the parent, and end when the parent was killed, which would otherwise leave it waiting forever."""
+    _INHERITED.append(function)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 

@@ -1,11 +1,12 @@
 """A folder in COCO's layout, or images and annotations named one by one."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from deploy.errors import DataError
 from stages.datasets import Source
-from stages.datasets.layouts import coco, digest, folder
+from stages.datasets.layouts import coco, coco_files, digest, folder
 from stages.datasets.layouts.coco_files import Pair
 
 
@@ -46,6 +47,17 @@ def build(
     return coco.sources(_pairs(root, named), boxes)
 
 
+def images(
+    *,
+    root: str | None = None,
+    boxes: Literal["xywh", "xyxy", "cxcywh", "fractions", "xyxy_fractions", "cxcywh_fractions"] | None = None,
+    **named: str | None,
+) -> list[list[Path]]:
+    """The images of each split, as the annotation files name them."""
+    pairs = _pairs(root, _named(named))
+    return [[pair.images / name for name in coco_files.file_names(pair.annotations)] for pair in pairs.values()]
+
+
 def identity(
     *,
     root: str | None = None,
@@ -53,8 +65,12 @@ def identity(
     **named: str | None,
 ) -> dict[str, Any]:
     """Digests of the annotation files and the images' names, sizes and times."""
-    pairs = _pairs(root, {split: (named.get(f"{split}_images"), named.get(f"{split}_annotations")) for split in ("train", "val", "test")})
+    pairs = _pairs(root, _named(named))
     return digest([pair.annotations for pair in pairs.values()], [pair.images for pair in pairs.values()])
+
+
+def _named(options: Mapping[str, str | None]) -> dict[str, tuple[str | None, str | None]]:
+    return {split: (options.get(f"{split}_images"), options.get(f"{split}_annotations")) for split in ("train", "val", "test")}
 
 
 def _pairs(root: str | None, named: dict[str, tuple[str | None, str | None]]) -> dict[str, Pair]:

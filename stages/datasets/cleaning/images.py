@@ -1,7 +1,7 @@
 """The actual contents of a data set's files, each decoded once, with all cores."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -35,18 +35,67 @@ class Unusable:
     reason: str
 
 
-def scan(paths: Sequence[Path], label: str, preprocessing: Preprocessing, *, fingerprints: bool = False) -> list[ImageFile | Unusable]:
+Read = tuple[State | None, ImageFile | Unusable]
+"""The state of a file before it was read, and what is in it."""
+
+
+class Begun:
+    """Files that are being decoded, in their order."""
+
+    def __init__(self, paths: Sequence[Path], read: Generator[ImageFile | Unusable, None, None]) -> None:
+        self._paths = frozenset(paths)
+        self._left = zip(paths, [state_of(path) for path in paths], read, strict=True)
+        self._read: dict[Path, Read] = {}
+
+    def __contains__(self, path: Path) -> bool:
+        return path in self._paths
+
+    def take(self, path: Path) -> Read:
+        """What is in one of them, once it has been read."""
+        while path not in self._read:
+            self._keep(next(self._left))
+        return self._read[path]
+
+    def finish(self) -> None:
+        """Wait for all of them, and for the processes to end."""
+        for one in self._left:
+            self._keep(one)
+
+    def _keep(self, one: tuple[Path, State | None, ImageFile | Unusable]) -> None:
+        path, state, found = one
+        self._read[path] = state, found
+
+
+@contextmanager
+def begun(splits: Iterable[Sequence[Path]], preprocessing: Preprocessing) -> Iterator[Begun]:
+    """Inside, the files of these splits that no journal knows are decoded with all cores, while this process does something else."""
+    unknown: dict[Path, None] = {}
+    for paths in splits:
+        with journal(paths, preprocessing) as kept:
+            unknown |= dict.fromkeys(path for path in paths if kept is None or kept.find(path, fingerprints=False) is None)
+    each = partial(_scan, preprocessing=preprocessing, fingerprints=False)
+    with closing(mapped(each, list(unknown))) as read:
+        yield Begun(list(unknown), read)
+
+
+def scan(
+    paths: Sequence[Path], label: str, preprocessing: Preprocessing, *, fingerprints: bool = False, ahead: Begun | None = None
+) -> list[ImageFile | Unusable]:
     """What is in every file, in order; `fingerprints` fills sha256 and look.
 
-    Files are decoded with all cores, and those that a journal knows are not decoded again.
+    Files are decoded with all cores, except those that a journal knows, and those of `ahead`, which have no fingerprints.
     """
     each = partial(_scan, preprocessing=preprocessing, fingerprints=fingerprints)
     with journal(paths, preprocessing) as kept:
         known = [None if kept is None else kept.find(path, fingerprints=fingerprints) for path in paths]
         unknown = [path for path, found in zip(paths, known, strict=True) if found is None]
-        states = [state_of(path) for path in unknown]
-        with closing(mapped(each, unknown)) as read:
-            fresh = _noted(zip(unknown, states, read, strict=True), kept)
+        missing = [path for path in dict.fromkeys(unknown) if ahead is None or path not in ahead]
+        if missing and ahead is not None:
+            ahead.finish()  # so that its processes have ended before others are forked
+        with closing(mapped(each, missing)) as read:
+            rest = Begun(missing, read)
+            found = ((path, *(ahead if ahead is not None and path in ahead else rest).take(path)) for path in unknown)
+            fresh = _noted(found, kept)
             return [next(fresh) if found is None else found for found in track(known, label)]
 
 

@@ -2,10 +2,11 @@
 
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from deploy.errors import DataError
 from deploy.machine import files, known_files
@@ -169,8 +170,20 @@ def _names(annotations: Path) -> list[str]:
 
 def _read_names(annotations: Path) -> list[str]:
     rows = document.image_rows(annotations)
-    chosen = rows[:: max(1, len(rows) // _SAMPLE)]
-    return [row["file_name"] for row in chosen if isinstance(row.get("file_name"), str) and "\0" not in row["file_name"]]
+    return _usable(rows[:: max(1, len(rows) // _SAMPLE)])
+
+
+def file_names(annotations: Path) -> list[str]:
+    """The file names in an annotation file.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    return _usable(document.image_rows(annotations))
+
+
+def _usable(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    return [row["file_name"] for row in rows if isinstance(row.get("file_name"), str) and "\0" not in row["file_name"]]
 
 
 def _candidates(root: Path, split: str, annotations: Path) -> list[Path]:

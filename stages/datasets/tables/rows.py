@@ -3,8 +3,11 @@
 The annotations of a large data set take gigabytes as dictionaries, most of them for the numbers of polygons.
 """
 
+import os
 import pickle
+import sys
 import tempfile
+import threading
 import weakref
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -34,6 +37,13 @@ class _Blocks:
             self._write([row["segmentation"] for row in block if "segmentation" in row])
             self.num_rows += len(block)
         self._starts.append(self._file.tell())
+        self._file.flush()
+        self._lock = threading.Lock()
+
+    @property
+    def num_blocks(self) -> int:
+        """Each of _BLOCK rows, except the last one."""
+        return len(self._starts) // 2
 
     def _write(self, part: list[Any]) -> None:
         self._starts.append(self._file.tell())
@@ -53,9 +63,16 @@ class _Blocks:
         return rows
 
     def _part(self, number: int) -> list[Any]:
-        self._file.seek(self._starts[number])
-        part: list[Any] = pickle.loads(self._file.read(self._starts[number + 1] - self._starts[number]))  # noqa: S301 - written above
+        part: list[Any] = pickle.loads(self._bytes(self._starts[number], self._starts[number + 1]))  # noqa: S301 - written above
         return part
+
+    def _bytes(self, start: int, end: int) -> bytes:
+        """A part of the file, whatever other threads, and processes that were forked from this one, are reading."""
+        if self._starts[-1] > _IN_MEMORY and sys.platform != "win32":
+            return os.pread(self._file.fileno(), end - start, start)
+        with self._lock:
+            self._file.seek(start)
+            return self._file.read(end - start)
 
 
 class Rows(Sequence[Row]):
@@ -87,9 +104,17 @@ class Rows(Sequence[Row]):
         return self._blocks.num_rows
 
     def __iter__(self) -> Iterator[Row]:
-        for block in range(-(-len(self) // _BLOCK)):
-            for row in self._blocks.read(block, masks=self._masks):
-                yield self._change(row)
+        for block in range(self.num_blocks):
+            yield from self.block(block)
+
+    @property
+    def num_blocks(self) -> int:
+        """The blocks in which rows are read."""
+        return self._blocks.num_blocks
+
+    def block(self, number: int) -> Iterator[Row]:
+        """The rows of a block, which other threads and processes forked from this one may read at the same time."""
+        return map(self._change, self._blocks.read(number, masks=self._masks))
 
     @overload
     def __getitem__(self, index: int) -> Row: ...

@@ -31,13 +31,16 @@ class Entries:
     categories: list[dict[str, Any]]
 
 
-def parse(path: Path, notes: Notes, split: str, lists: Collection[str] = LISTS) -> Any:
+def parse(path: Path, notes: Notes, split: str, lists: Collection[str] = LISTS, until: str | None = None) -> Any:
     """The content of a JSON file; of one that has lists of entries, these lists, with the annotations as Rows.
+
+    Args:
+        until: the last key that is needed; what comes after it may be missing from the result.
 
     Raises:
         DataError: it cannot be read, or is not JSON.
     """
-    found = pieces.read(path, notes, split, lists, {"annotations"})
+    found = pieces.read(path, notes, split, lists, {"annotations"}, until)
     if found is not None:
         return found
     try:
@@ -72,14 +75,13 @@ def read(path: Path, notes: Notes, split: str) -> Entries:
 
 
 def image_rows(path: Path) -> list[dict[str, Any]]:
-    """The images that an annotation file lists.
+    """The images that an annotation file lists. What comes after them in the file is not read.
 
     Raises:
         DataError: as `read`.
     """
-    found = parse(path, Notes(), "", ("images", "categories"))
-    known = isinstance(found, dict) and all(key in found for key in LISTS) and found["categories"]
-    rows = found["images"] if known else None
+    found = parse(path, Notes(), "", ("images",), until="images")
+    rows = found.get("images") if isinstance(found, dict) else None
     is_list = isinstance(rows, list) and all(isinstance(row, dict) for row in rows)
     return list(rows or ()) if is_list else read(path, Notes(), "").images
 

@@ -32,8 +32,13 @@ class _Unusual(ValueError):
     """A file that has to be read as a whole."""
 
 
-def read(path: Path, notes: Notes, split: str, lists: Collection[str], spooled: Collection[str]) -> dict[str, Any] | None:
+def read(
+    path: Path, notes: Notes, split: str, lists: Collection[str], spooled: Collection[str], until: str | None = None
+) -> dict[str, Any] | None:
     """The values of a file's keys: `lists` as lists of rows, of which `spooled` are not in memory, and None for all other keys.
+
+    Args:
+        until: the last key to be read; what comes after it is not looked at.
 
     Returns:
         None if the file has to be read as a whole.
@@ -44,7 +49,7 @@ def read(path: Path, notes: Notes, split: str, lists: Collection[str], spooled: 
     try:
         with open_regular(path) as file:
             scanner = _Scanner(file.read)
-            found = _document(scanner, lists, spooled)
+            found = _document(scanner, lists, spooled, until)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):  # of the temporary file
             raise
@@ -56,7 +61,7 @@ def read(path: Path, notes: Notes, split: str, lists: Collection[str], spooled: 
     return found
 
 
-def _document(scanner: "_Scanner", lists: Collection[str], spooled: Collection[str]) -> dict[str, Any]:
+def _document(scanner: "_Scanner", lists: Collection[str], spooled: Collection[str], until: str | None) -> dict[str, Any]:
     found: dict[str, Any] = {}
     scanner.take("{")
     while scanner.next() != "}":
@@ -67,6 +72,8 @@ def _document(scanner: "_Scanner", lists: Collection[str], spooled: Collection[s
             raise _Unusual
         scanner.take(":")
         found[key] = _value(scanner, of_rows=key in lists, is_spooled=key in spooled)
+        if key == until:
+            return found
     scanner.take("}")
     if scanner.next():
         raise _Unusual
