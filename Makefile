@@ -36,7 +36,7 @@ run: install
 
 # One thread per worker, because more threads than free cores wait for one another.
 test: install
-	OMP_NUM_THREADS=1 $(BIN)/python -P -m pytest -q -n auto --maxprocesses 8 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -P -m pytest -q -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 test-slow: install
 	$(BIN)/python -P -m pytest -q -m slow

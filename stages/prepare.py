@@ -65,7 +65,7 @@ def _begun(config: DataConfig) -> Iterator[images.Begun | None]:
 
     Images of data that is divided are decoded first, to compare them.
     """
-    named = getattr(plugins.load("stages.datasets", config.dataset), "images", None)
+    named = getattr(plugins.load("stages.datasets", config.dataset), "image_files", None)
     if named is None or config.val_share is not None:
         yield None
         return

@@ -23,8 +23,14 @@ gates:
 """
 
 
+LONG = ("whole", "stages/training", "project")
+"""Folders of files with few tests that take long."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What is marked slow may take an hour before it counts as hanging."""
+    """Long tests first, so that no worker starts one when the others are done; what is slow may take an hour before it counts as hanging."""
+    long = [Path(__file__).parent / name for name in LONG]
+    items.sort(key=lambda item: not any(map(item.path.is_relative_to, long)))
     for item in items:
         if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(3600))

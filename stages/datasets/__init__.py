@@ -2,7 +2,8 @@
 
 A file defines `build(out: Path, *, <options>) -> dict[str, Source]`, the splits by name (at least "train" and "val"), and
 `identity(*, <the same options>) -> dict`, which is quick and changes whenever the content does. A source that generates
-images writes them under `out`. Nothing here imports torch.
+images writes them under `out`. Optional: `image_files(*, <the same options>) -> list[list[Path]]`, each split's images as far as they are
+known before the annotations are read; those are decoded meanwhile. Nothing here imports torch.
 """
 
 from collections.abc import Mapping

@@ -47,7 +47,7 @@ def build(
     return coco.sources(_pairs(root, named), boxes)
 
 
-def images(
+def image_files(
     *,
     root: str | None = None,
     boxes: Literal["xywh", "xyxy", "cxcywh", "fractions", "xyxy_fractions", "cxcywh_fractions"] | None = None,

@@ -1,6 +1,7 @@
 """Which images show the same picture, by their looks (see ImageFile.look): recompressed, resized, or the next frame of a video."""
 
 from collections.abc import Sequence
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,6 +10,9 @@ TOLERANCE = 4
 """Two looks are alike if no gray value differs by more; recompression and resizing stay below."""
 FLAT = 4.0
 """Looks whose gray values deviate by no more than this, such as blank pages, are alike by nature and not compared."""
+_AXES, _CELL = 3, 2.0 * TOLERANCE
+"""Images are found by their cell in a grid of this many of the coarse values that differ most between images, and this wide."""
+_NONE: NDArray[np.intp] = np.zeros(0, np.intp)
 FRAMES = 0.9
 """Minimum correlation between the looks of consecutive frames. Different photographs of one microscope stay below 0.6."""
 
@@ -22,12 +26,15 @@ class Looks:
 
     def __init__(self, looks: Sequence[bytes]) -> None:
         pixels = np.array([np.frombuffer(look, dtype=np.uint8) for look in looks], dtype=np.int16).reshape(-1, 256)
-        means = pixels.mean(axis=1)
-        # Alike images have means as close as their pixels: sorted by mean, they are in a narrow window.
-        self._order = np.argsort(means, kind="stable")
-        self._pixels, self._means = pixels[self._order], means[self._order]
+        self._order = np.argsort(pixels.mean(axis=1), kind="stable")
+        self._pixels = pixels[self._order]
         self._coarse = _coarse(self._pixels)
         self._open = self._pixels.std(axis=1) > FLAT
+        # Coarse values are means, so those of alike images are as close as their pixels: in the same cell or in one next to it.
+        self._axes = np.sort(np.argsort(-self._coarse.std(axis=0), kind="stable")[:_AXES]) if len(pixels) else np.arange(_AXES)
+        cells, of = np.unique(self._coarse[:, self._axes] // _CELL, axis=0, return_inverse=True)
+        rows = np.split(np.argsort(of.reshape(-1), kind="stable"), np.cumsum(np.bincount(of.reshape(-1)))[:-1]) if len(pixels) else []
+        self._cells = dict(zip(map(tuple, cells.tolist()), rows, strict=True))
 
     def alike(self, look: bytes) -> list[int]:
         """The positions of all images that look like this one, ascending."""
@@ -52,12 +59,14 @@ class Looks:
         return found
 
     def _near(self, pixels: NDArray[np.int16], among: NDArray[np.bool_]) -> NDArray[np.intp]:
-        """The rows `among` the sorted looks that are alike, coarse values compared first."""
-        mean = pixels.mean()
-        start, stop = np.searchsorted(self._means, (mean - TOLERANCE, np.nextafter(mean + TOLERANCE, 256)))
-        rows: NDArray[np.intp] = start + np.flatnonzero(among[start:stop])
-        rows = rows[np.abs(self._coarse[rows] - _coarse(pixels[None])).max(axis=1, initial=0) <= TOLERANCE]
-        return np.asarray(rows[np.abs(self._pixels[rows] - pixels).max(axis=1, initial=0) <= TOLERANCE])
+        """The rows `among` the sorted looks that are alike, ascending; coarse values are compared first."""
+        coarse = _coarse(pixels[None])[0]
+        around = [dict.fromkeys(((one - TOLERANCE) // _CELL, (one + TOLERANCE) // _CELL)) for one in coarse[self._axes].tolist()]
+        found = [self._cells[cell] for cell in product(*around) if cell in self._cells]
+        rows = np.concatenate((_NONE, *found))
+        rows = rows[among[rows]]
+        rows = rows[np.abs(self._coarse[rows] - coarse).max(axis=1, initial=0) <= TOLERANCE]
+        return np.sort(rows[np.abs(self._pixels[rows] - pixels).max(axis=1, initial=0) <= TOLERANCE])
 
 
 def next_frame(look: bytes, other: bytes) -> bool:

@@ -73,6 +73,17 @@ list(parallel.mapped(slow, range(100000)))
     assert not any(map(alive, children))
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
+def test_the_work_begins_before_a_result_is_asked_for(tmp_path: Path) -> None:
+    names = [str(number) for number in range(FEW)]
+    results = mapped(lambda name: (tmp_path / name).touch(), names)  # not even its function can be pickled
+    until = time.monotonic() + 30
+    while len(list(tmp_path.iterdir())) < FEW and time.monotonic() < until:
+        time.sleep(0.05)
+    assert {path.name for path in tmp_path.iterdir()} == set(names)
+    assert list(results) == [None] * FEW
+
+
 def alive(process: int) -> bool:
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"

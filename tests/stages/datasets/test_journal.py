@@ -1,5 +1,7 @@
 """Images that were read are known again, also after a kill, until their files change."""
 
+import json
+import multiprocessing
 import os
 import time
 from pathlib import Path
@@ -10,9 +12,13 @@ from PIL import Image
 
 from deploy import machine
 from deploy.contract import Preprocessing
+from deploy.errors import DataError
 from deploy.machine import known_files, parallel
+from stages.config import DataConfig
 from stages.datasets.cleaning import images
 from stages.datasets.cleaning.images import Unusable, scan
+from stages.datasets.tables import rows
+from stages.prepare import prepare
 
 SIZE = Preprocessing(height=64, width=64)
 
@@ -103,3 +109,60 @@ def test_processes_find_what_threads_find(paths: list[Path], monkeypatch: pytest
     monkeypatch.setattr(parallel, "FEW", 2)
     monkeypatch.setattr(machine, "num_cores", lambda: 2)
     assert list(scan(paths, "read", SIZE, fingerprints=True)) == whole
+
+
+@pytest.mark.parametrize("few", [2, 200])
+def test_images_that_were_begun_are_found_without_decoding_them_again(
+    tmp_path: Path, paths: list[Path], monkeypatch: pytest.MonkeyPatch, few: int
+) -> None:
+    whole = list(scan(paths, "read", SIZE))
+    gone = tmp_path / "images" / "gone.png"
+    monkeypatch.setattr(parallel, "FEW", few)
+    monkeypatch.setattr(machine, "num_cores", lambda: 2)
+    with known_files.kept_in(tmp_path / "store" / "files.json"), images.begun([[*paths[1:3], gone], paths[4:]], SIZE) as ahead:
+        ahead.finish()
+        monkeypatch.setattr(parallel, "FEW", 200)
+        seen = decoded(monkeypatch)
+        asked = [*paths, paths[3], paths[4]]  # COCO files may list an image twice
+        assert list(scan(asked, "read", SIZE, ahead=ahead)) == [*whole, whole[3], whole[4]]
+    assert seen == [paths[0], paths[3]]
+    assert scanned(tmp_path, paths) == whole  # all are in the journal
+    assert seen == [paths[0], paths[3]]
+
+
+def test_an_error_while_images_are_decoded_ends_their_processes(paths: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "FEW", 2)
+    monkeypatch.setattr(machine, "num_cores", lambda: 2)
+    with pytest.raises(DataError, match="as it must"), images.begun([paths * 100], SIZE):
+        raise DataError("as it must")
+    assert not multiprocessing.active_children()
+
+
+def test_all_cores_prepare_what_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, polygon = tmp_path / "data", [[10.5, 10, 30, 10, 30, 20.125]]
+    for split, names in (("train", ["a.png", "b.png", "gone.png", "B.PNG"]), ("val", ["c.png"])):
+        images = [{"id": number, "file_name": name, "width": 64, "height": 48} for number, name in enumerate(names)]
+        for name in {*names} - {"gone.png", "B.PNG"}:
+            (root / split).mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (64, 48)).save(root / split / name)
+        boxes = [
+            {"id": 9 * image + one, "image_id": image, "category_id": 1, "bbox": [one, 10, 20.25, 9], "segmentation": polygon}
+            for image in range(len(names))
+            for one in range(image, 9)
+        ]
+        (root / "annotations").mkdir(exist_ok=True)
+        content = {"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "cat"}]}
+        (root / f"annotations/instances_{split}.json").write_text(json.dumps(content), encoding="utf-8")
+    config = DataConfig.model_validate({"dataset": "coco", "root": str(root), "max_doubtful": 1})
+    made = []
+    for cores, few, block in ((1, 200, 256), (2, 1, 2)):
+        monkeypatch.setattr(machine, "num_cores", lambda cores=cores: cores)
+        monkeypatch.setattr(parallel, "FEW", few)
+        monkeypatch.setattr(rows, "_BLOCK", block)
+        monkeypatch.setattr(rows, "_IN_MEMORY", block)
+        out = tmp_path / f"{cores} cores"
+        out.mkdir()
+        prepare(out, config)
+        made.append({path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()})
+    assert made[0] == made[1]
+    assert len(json.loads(made[1][Path("annotations/train.json")])["annotations"]) == 17

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from deploy import machine
 from deploy.errors import DataError
+from deploy.machine import parallel
 from stages.datasets.layouts.entries import document, pieces
 from stages.datasets.tables import rows
 from stages.datasets.tables.rows import Rows, light
@@ -162,3 +164,25 @@ def test_the_memory_for_annotations_does_not_grow_with_their_number(tmp_path: Pa
         tracemalloc.stop()
     assert path.stat().st_size > 5e6
     assert peaks[1] < peaks[0] + 1e6
+
+
+def test_what_comes_after_the_list_of_images_is_not_read_to_know_them(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.json", {"images": CONTENT["images"][:1], "annotations": CONTENT["annotations"]})
+    path.write_bytes(path.read_bytes()[:-9])
+    assert document.image_rows(path) == CONTENT["images"][:1]
+    with pytest.raises(DataError, match="not JSON"):
+        document.read(path, Notes(), "train")
+
+
+@pytest.mark.parametrize("in_memory", [1, 1 << 24])
+def test_blocks_are_read_by_threads_and_processes_at_the_same_time(monkeypatch: pytest.MonkeyPatch, in_memory: int) -> None:
+    monkeypatch.setattr(rows, "_IN_MEMORY", in_memory)
+    monkeypatch.setattr(rows, "_BLOCK", 1)
+    monkeypatch.setattr(machine, "num_cores", lambda: 2)
+    kept = Rows.kept(CONTENT["annotations"])
+    assert kept.num_blocks == len(CONTENT["annotations"])
+    for few in (10, 10**9):
+        monkeypatch.setattr(parallel, "FEW", few)
+        found = parallel.mapped(lambda number: list(kept.block(number)), range(kept.num_blocks))
+        assert list(kept) == CONTENT["annotations"]  # while others read
+        assert [row for block in found for row in block] == CONTENT["annotations"]
