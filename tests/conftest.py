@@ -28,7 +28,7 @@ LONG = ("whole", "stages/training", "project")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long tests first, so that no worker starts one when the others are done; what is slow may take an hour before it counts as hanging."""
+    """Long tests come first, so that none begins when the others are done. What is slow may take an hour before it counts as hanging."""
     long = [Path(__file__).parent / name for name in LONG]
     items.sort(key=lambda item: not any(map(item.path.is_relative_to, long)))
     for item in items:

@@ -80,13 +80,15 @@ class SeenImage:
     size: preprocess.Size
 
 
-def load(source: Path | bytes, preprocessing: Preprocessing, *, max_pixels: int | None = None, trusted: bool = True) -> SeenImage:
-    """Read an image file, or its bytes, for the network; arguments and errors as for load_image.
+def load(
+    source: Path | bytes, preprocessing: Preprocessing, *, max_pixels: int | None = None, trusted: bool = True, looked: bool = False
+) -> SeenImage:
+    """Read an image file, or its bytes, for the network; arguments and errors as for load_image, `looked` as for opened.
 
     The same as load_image, unless the contract has `reduced_decoding`: then a JPEG is decoded at the smallest of the sizes that its
     format allows, down to an eighth, that is no less than what the network sees of it.
     """
-    with opened(source, preprocessing, max_pixels=max_pixels, trusted=trusted) as image:
+    with opened(source, preprocessing, max_pixels=max_pixels, trusted=trusted, looked=looked) as image:
         size = _reduce(image, preprocessing) if preprocessing.reduced_decoding and image.format in _REDUCIBLE else None
         pixels, _ = decode(image, preprocessing)
         return SeenImage(pixels, size or (pixels.shape[1], pixels.shape[0]))
@@ -117,9 +119,12 @@ def from_pillow(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.
 
 @contextmanager
 def opened(
-    source: Path | bytes, preprocessing: Preprocessing, *, max_pixels: int | None = None, trusted: bool = True
+    source: Path | bytes, preprocessing: Preprocessing, *, max_pixels: int | None = None, trusted: bool = True, looked: bool = False
 ) -> Iterator[ImageFile.ImageFile]:
     """The file, checked and not loaded yet; whatever Pillow raises while it is open becomes one line. Arguments as for load_image.
+
+    Args:
+        looked: whether `costly.look` has accepted the bytes before.
 
     Raises:
         DataError: as load_image.
@@ -128,7 +133,8 @@ def opened(
     formats = FORMATS if trusted else _BOUNDED
     if not trusted and isinstance(source, bytes):
         try:
-            costly.look(source)
+            if not looked:
+                costly.look(source)
             costly.refuse_scans(source)
         except DataError as error:
             raise DataError(f"{name}: {error}") from error

@@ -88,7 +88,7 @@ def _place_quick(work: Work, file: File, max_pixels: int) -> Placed:
     """Decode here, which saves the way to another process and back."""
     preprocessing = work.model.contract.preprocessing
     start = perf_counter()
-    image = image_files.load(file.content, preprocessing, max_pixels=max_pixels, trusted=False)
+    image = image_files.load(file.content, preprocessing, max_pixels=max_pixels, trusted=False, looked=True)
     decoded = perf_counter()
     tensor, placement = preprocess.apply(image.pixels, preprocessing, image.size)
     ready = perf_counter()

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from queue import Full, Queue
 from random import getrandbits
 from threading import Event, Lock, Thread
+from time import sleep
 from typing import Any, TextIO
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,100}")
@@ -27,6 +28,8 @@ def request_id(chosen: str) -> str:
 
 MOST_WAITING = 4096
 """Lines that wait for whoever reads the log; more are dropped, and counted in the next line."""
+_PAUSE_S = 0.02
+"""Time after a line in which others gather, so that a busy server's log need not wake a thread for each request."""
 
 
 class Log:
@@ -108,6 +111,8 @@ class Log:
                 dropped, self._dropped = self._dropped, 0
             if dropped:
                 _write(file, _line("warning", "log lines dropped", {**self._common, "count": dropped}) + "\n")
+            if self._lines.empty():
+                sleep(_PAUSE_S)
 
 
 def _line(level: str, event: str, fields: dict[str, Any]) -> str:

@@ -10,8 +10,11 @@ TOLERANCE = 4
 """Two looks are alike if no gray value differs by more; recompression and resizing stay below."""
 FLAT = 4.0
 """Looks whose gray values deviate by no more than this, such as blank pages, are alike by nature and not compared."""
-_AXES, _CELL = 3, 2.0 * TOLERANCE
-"""Images are found by their cell in a grid of this many of the coarse values that differ most between images, and this wide."""
+_CELL = 2 * TOLERANCE
+_AXES = 6
+_PROBES = np.array([17, 30, 225, 238, 85, 170, 21, 26, 81, 90, 94, 161, 165, 174, 229, 234])
+"""Some of the 256 pixels, far from each other. Of alike images they are as close as all others, so these are found in cells of the
+same values, or next to them, in as many dimensions as there are _AXES."""
 _NONE: NDArray[np.intp] = np.zeros(0, np.intp)
 FRAMES = 0.9
 """Minimum correlation between the looks of consecutive frames. Different photographs of one microscope stay below 0.6."""
@@ -28,13 +31,12 @@ class Looks:
         pixels = np.array([np.frombuffer(look, dtype=np.uint8) for look in looks], dtype=np.int16).reshape(-1, 256)
         self._order = np.argsort(pixels.mean(axis=1), kind="stable")
         self._pixels = pixels[self._order]
-        self._coarse = _coarse(self._pixels)
+        self._probes = np.ascontiguousarray(self._pixels[:, _PROBES])
         self._open = self._pixels.std(axis=1) > FLAT
-        # Coarse values are means, so those of alike images are as close as their pixels: in the same cell or in one next to it.
-        self._axes = np.sort(np.argsort(-self._coarse.std(axis=0), kind="stable")[:_AXES]) if len(pixels) else np.arange(_AXES)
-        cells, of = np.unique(self._coarse[:, self._axes] // _CELL, axis=0, return_inverse=True)
-        rows = np.split(np.argsort(of.reshape(-1), kind="stable"), np.cumsum(np.bincount(of.reshape(-1)))[:-1]) if len(pixels) else []
-        self._cells = dict(zip(map(tuple, cells.tolist()), rows, strict=True))
+        cells, of = np.unique(self._probes[:, :_AXES] // _CELL, axis=0, return_inverse=True)
+        by_cell = np.argsort(of.reshape(-1), kind="stable")
+        ends = np.cumsum(np.bincount(of.reshape(-1), minlength=len(cells)))
+        self._cells = dict(zip(map(tuple, cells.tolist()), np.split(by_cell, ends[:-1]), strict=bool(len(cells))))
 
     def alike(self, look: bytes) -> list[int]:
         """The positions of all images that look like this one, ascending."""
@@ -59,13 +61,12 @@ class Looks:
         return found
 
     def _near(self, pixels: NDArray[np.int16], among: NDArray[np.bool_]) -> NDArray[np.intp]:
-        """The rows `among` the sorted looks that are alike, ascending; coarse values are compared first."""
-        coarse = _coarse(pixels[None])[0]
-        around = [dict.fromkeys(((one - TOLERANCE) // _CELL, (one + TOLERANCE) // _CELL)) for one in coarse[self._axes].tolist()]
-        found = [self._cells[cell] for cell in product(*around) if cell in self._cells]
-        rows = np.concatenate((_NONE, *found))
+        """The rows `among` the sorted looks that are alike, ascending; some pixels are compared before all."""
+        probes = pixels[_PROBES]
+        around = [dict.fromkeys(((one - TOLERANCE) // _CELL, (one + TOLERANCE) // _CELL)) for one in probes[:_AXES].tolist()]
+        rows = np.concatenate((_NONE, *(self._cells[cell] for cell in product(*around) if cell in self._cells)))
         rows = rows[among[rows]]
-        rows = rows[np.abs(self._coarse[rows] - coarse).max(axis=1, initial=0) <= TOLERANCE]
+        rows = rows[np.abs(self._probes[rows] - probes).max(axis=1, initial=0) <= TOLERANCE]
         return np.sort(rows[np.abs(self._pixels[rows] - pixels).max(axis=1, initial=0) <= TOLERANCE])
 
 
@@ -75,9 +76,3 @@ def next_frame(look: bytes, other: bytes) -> bool:
     a, b = a - a.mean(), b - b.mean()
     spread = float(a.std() * b.std())
     return min(a.std(), b.std()) > FLAT and float((a * b).mean()) >= FRAMES * spread
-
-
-def _coarse(pixels: NDArray[np.int16]) -> NDArray[np.float32]:
-    """Means [N, 16] of 4 x 4 gray values of looks [N, 256]."""
-    means: NDArray[np.float32] = pixels.reshape(-1, 4, 4, 4, 4).mean(axis=(2, 4), dtype=np.float32).reshape(-1, 16)
-    return means
