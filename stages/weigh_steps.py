@@ -8,7 +8,7 @@ from stages.facts import write_facts
 from stages.stage import stage
 
 
-@stage(version=1)
+@stage(version=2)
 def weigh_steps(
     out: Path, config: DistillConfig, student: StudentConfig, teacher: DetectorConfig, device: str, dataset: Dataset
 ) -> StepMemory:

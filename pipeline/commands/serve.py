@@ -12,6 +12,7 @@ from deploy.errors import ConfigError
 from deploy.serving.options import ServeConfig
 from pipeline.answer import Answer
 from pipeline.config import load
+from pipeline.config.diagnose import finding
 from pipeline.config.document import parse
 from pipeline.config.overrides import Setting, apply
 
@@ -58,6 +59,5 @@ def serve_config(args: argparse.Namespace) -> ServeConfig:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
-        allowed = f"; allowed: {', '.join(ServeConfig.model_fields)}" if first["type"] == "extra_forbidden" else ""
         label = f"--{key.replace('_', '-')}" if key in flags else f"serve.{key}"
-        raise ConfigError(f"{label} {first['input']}: {first['msg']}{allowed}; see docs/configuration.md") from error
+        raise ConfigError(f"{label}: {finding(first, ServeConfig)}; see docs/configuration.md") from error

@@ -29,7 +29,7 @@ def explain(error: ValidationError, document: Document, model: type[BaseModel]) 
     first = findings[0]
     path = _path(first, document.data)
     more = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
-    return ConfigError(f"{_place(document, path)}{_finding(first, model)}{more}")
+    return ConfigError(f"{_place(document, path)}{finding(first, model)}{more}")
 
 
 def refuse_coerced(document: Document, resolved: Mapping[str, Any]) -> None:
@@ -62,7 +62,8 @@ def _path(found: ErrorDetails, data: Any) -> list[PathPart]:
     return path
 
 
-def _finding(found: ErrorDetails, model: type[BaseModel]) -> str:
+def finding(found: ErrorDetails, model: type[BaseModel]) -> str:
+    """An error in our words, without the place."""
     if found["type"] == "extra_forbidden":
         known = _siblings(model, found["loc"])
         return f"no such key{suggest(str(found['loc'][-1]), known)}; choose from {', '.join(known)}"

@@ -320,9 +320,12 @@ class TestBundleCommands:
     @pytest.mark.parametrize(
         ("given", "line"),
         [
-            (["--set", "sesions=2"], "serve.sesions 2: Extra inputs are not permitted; allowed: host, port, "),
-            (["--set", "sessions=0"], "serve.sessions 0: Input should be greater than or equal to 1; see docs/configuration.md"),
-            (["--port", "70000"], "--port 70000: Input should be less than or equal to 65535"),
+            (["--set", "sesions=2"], "serve.sesions: no such key (did you mean sessions?); choose from host, port, "),
+            (["--set", "sessions=0"], "serve.sessions: got 0, allowed: greater than or equal to 1; see docs/configuration.md"),
+            (["--workers", "0"], "--workers: got 0, allowed: greater than or equal to 1; see docs/configuration.md"),
+            (["--workers", "65"], "--workers: got 65, allowed: less than or equal to 64"),
+            (["--set", "sessions=many"], 'serve.sessions: got "many", allowed: '),
+            (["--port", "70000"], "--port: got 70000, allowed: less than or equal to 65535"),
             (["--set", "token_file=nowhere"], "serve.token_file nowhere: No such file or directory"),
         ],
     )

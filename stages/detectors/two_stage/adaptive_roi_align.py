@@ -1,4 +1,4 @@
-"""RoIAlign with as many samples as a region needs: for training through torchvision's kernel, for graphs as a product of matrices.
+"""RoIAlign with as many samples as a region needs: for training, and for graphs as a product of matrices.
 
 He et al., "Mask R-CNN", ICCV 2017, https://arxiv.org/abs/1703.06870, as in mmdet: half a position is subtracted (`aligned`), and each
 cell averages one sample per position of its width and height, rounded up. A cell's samples are evenly spaced, so their weights have a
@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torchvision.ops import roi_align
 
+from stages.detectors.two_stage import trained_roi_align
 from stages.detectors.two_stage.roi_align import region_levels, value_of
 
 RUN = 8
@@ -29,24 +29,8 @@ _RUNS_TOGETHER = 36
 
 
 def pool(levels: Sequence[Tensor], strides: Sequence[int], boxes: Sequence[Tensor], output_size: int) -> Tensor:
-    """The features of regions, differentiable, with torchvision's kernel.
-
-    Args:
-        levels: one [B, C, H, W] per level, finest first.
-        strides: px of the image between a level's positions, one per level, ascending.
-        boxes: [N, 4] per image, in px.
-
-    Returns:
-        [all N, C, output_size, output_size], float32.
-    """
-    numbers = [box.new_full((len(box), 1), index) for index, box in enumerate(boxes)]
-    rows = torch.cat((torch.cat(numbers), torch.cat(list(boxes))), dim=1)
-    which = region_levels(rows[:, 1:], strides)
-    pooled = levels[0].new_zeros(len(rows), levels[0].shape[1], output_size, output_size, dtype=torch.float32)
-    for index, (level, stride) in enumerate(zip(levels, strides, strict=True)):
-        own = torch.where(which == index)[0]
-        pooled[own] = roi_align(level.float(), rows[own], output_size, 1 / stride, sampling_ratio=0, aligned=True)
-    return pooled
+    """The features of regions, differentiable, [all N, C, output_size, output_size] in float32; see `trained_roi_align.pool`."""
+    return trained_roi_align.pool([level.float() for level in levels], strides, boxes, output_size, 0, aligned=True)
 
 
 class _Axis(NamedTuple):

@@ -13,12 +13,13 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RPNHead
-from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign
+from torchvision.ops import FrozenBatchNorm2d
 
 from stages.detectors.backbones.catalog import WIDTH, Norm, build_layers
 from stages.detectors.backbones.deformable import PLAIN, Deformable
 from stages.detectors.backbones.pretrained import SUFFIXES, NoWeights, load_torchvision
 from stages.detectors.backbones.pyramid import PyramidBackbone
+from stages.detectors.two_stage.trained_roi_align import TrainedRoIAlign
 
 MOBILE = "mobilenet_v3_large"
 CLASS_LAYERS = (
@@ -108,6 +109,11 @@ def pooled_levels(strides: tuple[int, ...]) -> tuple[int, ...]:
     return pooled
 
 
+def pooled_from(pyramid: PooledPyramid) -> tuple[list[str], list[int]]:
+    """The names of the levels that regions are pooled from, and their strides."""
+    return [str(index) for index in pyramid.pooled], [pyramid.strides[index] for index in pyramid.pooled]
+
+
 def faster(layout: TwoStageOptions) -> faster_rcnn.FasterRCNN:
     """A Faster R-CNN.
 
@@ -120,12 +126,12 @@ def faster(layout: TwoStageOptions) -> faster_rcnn.FasterRCNN:
 
 def mask(layout: TwoStageOptions, mask_head_channels: int) -> mask_rcnn.MaskRCNN:
     """A Mask R-CNN; raises the same errors as `faster`."""
-    names = [str(index) for index in pyramid_of(layout).pooled]
+    names, strides = pooled_from(pyramid_of(layout))
     layers = (mask_head_channels,) * 4
     norm = nn.BatchNorm2d if layout.version == 2 else None
     return mask_rcnn.MaskRCNN(
         **_parts(layout),
-        mask_roi_pool=MultiScaleRoIAlign(names, 14, 2),
+        mask_roi_pool=TrainedRoIAlign(names, strides, 14),
         mask_head=mask_rcnn.MaskRCNNHeads(layout.fpn_channels, layers, 1, norm_layer=norm),
         mask_predictor=mask_rcnn.MaskRCNNPredictor(mask_head_channels, mask_head_channels, layout.num_classes + 1),
     )
@@ -165,7 +171,7 @@ def _parts(layout: TwoStageOptions) -> dict[str, Any]:
         "rpn_head": RPNHead(channels, anchors.num_anchors_per_location()[0], conv_depth=depth),
         "rpn_score_thresh": layout.rpn_score_threshold,
         "box_batch_size_per_image": layout.box_batch_size_per_image,
-        "box_roi_pool": MultiScaleRoIAlign([str(index) for index in pyramid.pooled], 7, 2),
+        "box_roi_pool": TrainedRoIAlign(*pooled_from(pyramid), 7),
         "box_head": _box_head(layout),
         "box_predictor": faster_rcnn.FastRCNNPredictor(layout.box_head_channels, outputs),
         **counts,

@@ -15,6 +15,7 @@ from stages.training.batches.streams import EpochBatches
 from stages.training.costs.timing import tasks_of
 from stages.training.distillation import Distillation
 from stages.training.loop import Trainer
+from stages.training.unlabeled.timed import with_unlabeled
 
 WARMUP = 2
 """Steps before the measured one: the optimizer makes its state in the first, and the second one is as all later ones."""
@@ -34,7 +35,7 @@ def measure_memory(
         tasks = tasks_of(config, student, teacher, dataset.facts.contract.classes)
         for name, task in tasks.items():
             trainer = Trainer(task, dataset, student.train, seed=0, device=device, folder=folder, label=f"{name} step")
-            batch = _batch(dataset, student, masks=task.detector.mask_frame is not None)
+            batch = _batch(dataset, student, config if name == "distilled" else None, masks=task.detector.mask_frame is not None)
             for _ in range(WARMUP):
                 trainer.step(batch)
             found[name] = _peak(trainer, batch)
@@ -46,13 +47,15 @@ def measure_memory(
     return StepMemoryFacts(plain_bytes=found["plain"], distilled_bytes=found["distilled"] + held, extra_parameters=extra, device=device)
 
 
-def _batch(dataset: Dataset, student: StudentConfig, *, masks: bool) -> TrainingBatch:
-    images = TrainingImages(dataset, student.train, 0, masks=masks)
+def _batch(dataset: Dataset, student: StudentConfig, taught: DistillConfig | None, *, masks: bool) -> TrainingBatch:
+    """What a step has in memory: if a teacher teaches, also the view that it sees, and the images without labels."""
+    images = TrainingImages(dataset, student.train, 0, masks=masks, student_view=None if taught is None else taught.student_view)
     keys = next(iter(EpochBatches(len(images), student.train.batch_size, 0, 0, 1)))
     batch = collate([images[key] for key in keys])
     if isinstance(batch, DataError):
         raise batch
-    return batch
+    own = None if taught is None else taught.from_unlabelled
+    return batch if own is None else with_unlabeled(batch, own.ratio)
 
 
 def _peak(trainer: Trainer, batch: TrainingBatch) -> int:
