@@ -161,6 +161,8 @@ def test_views_depend_on_seed_turn_and_index_only_and_share_their_geometry(data:
     assert again.clean is not None
     assert torch.equal(first.clean, again.clean)
     assert not torch.equal(first.image, first.clean)
+    assert torch.equal(first.image[:, :8], first.clean[:, :8]), "80 x 60 px letterboxed to 64 x 64: padding keeps its color"
+    assert torch.equal(first.image[:, 56:], first.clean[:, 56:])
     assert not torch.equal(first.image, next_turn.image)
     assert first.target.scores is not None
     assert first.target.scores.tolist() == pytest.approx([0.9])
