@@ -208,8 +208,9 @@ class SelfTrainingConfig(_Stream):
 
     @property
     def rule(self) -> UnlabelledConfig:
-        """What decides which detections are targets."""
-        return UnlabelledConfig(pseudo=self.pseudo).rule
+        """What decides which detections are targets; averaged weights look at one view."""
+        views = () if self.labels == "own" else self.pseudo.views
+        return UnlabelledConfig(pseudo=self.pseudo.model_copy(update={"views": views})).rule
 
     @property
     def is_used(self) -> bool:
