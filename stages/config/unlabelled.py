@@ -64,8 +64,9 @@ class PseudoConfig(Frozen):
     @classmethod
     def _views_or_auto(cls, value: object) -> object:
         known = get_args(View)
-        if isinstance(value, str) and value != "auto":
-            raise ValueError(f'got "{value}"{plugins.suggest(value, ["auto", *known])}, allowed: auto, or a list of {", ".join(known)}')
+        if value != "auto" and not isinstance(value, list | tuple):
+            meant = plugins.suggest(value, ["auto", *known]) if isinstance(value, str) else ""
+            raise ValueError(f"got {json.dumps(value, default=str)}{meant}, allowed: auto, or a list of {', '.join(known)}")
         if isinstance(value, list | tuple):
             for one in value:
                 if one not in known:
