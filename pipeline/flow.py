@@ -70,7 +70,8 @@ def compress(config: PipelineConfig, store: Store) -> RunResult:
     pool = collected(config, store, dataset)
     own = pool if config.teacher.from_unlabelled is not None else None
     first = first_labels(config, store, dataset, own)
-    teacher = store.run(train_teacher, config.teacher, seed, device, split, dataset, decisions, own, config.distill.taught, first)
+    large = config.teacher if own is not None else config.teacher.labeled
+    teacher = store.run(train_teacher, large, seed, device, split, dataset, decisions, own, config.distill.taught, first)
     labels = labeled(config, store, dataset, pool, teacher, config.distill)
     learned = self_labels(config, store, dataset, own, teacher, first) if labels is None else labels
     why = unjudged(config, dataset) if store.has(dataset) else None
@@ -163,8 +164,8 @@ def first_labels(config: PipelineConfig, store: Store, dataset: Dataset, pool: I
     asked, split, decisions = config.teacher.from_unlabelled, config.validation.split, config.export.decisions
     if asked is None or pool is None or asked.labels == "own":
         return None
-    view, plain = store.at(FIRST), config.teacher.model_copy(update={"unlabelled": None})
-    first = view.run(train_teacher, plain, config.seed, config.device, split, dataset, decisions, None, config.distill.taught, None)
+    view, given = store.at(FIRST), (config.seed, config.device, split, dataset, decisions)
+    first = view.run(train_teacher, config.teacher.labeled, *given, None, config.distill.taught, None)
     found = view.run(label, asked.rule, config.device, split, dataset, pool, first, decisions)
     warn(found, store)
     return found

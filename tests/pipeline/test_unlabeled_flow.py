@@ -42,6 +42,23 @@ def label(
     return PseudoLabels(out)
 
 
+@pytest.fixture(autouse=True)
+def no_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    flow_samples.replace_training(monkeypatch)
+    for one in (collect, label):
+        monkeypatch.setattr(flow, one.__name__, one)
+    Path("pipeline.yaml").write_text(flow_samples.CONFIG)
+
+
+def run(*settings: str) -> dict[str, Any]:
+    """The summary of a run with these settings."""
+    every = ("targets=[{name: cpu, runtime: ort}]", "baseline.equal=steps", *settings)
+    assert cli.main(["run", *(word for one in every for word in ("--set", one))]) == 0
+    summary: dict[str, Any] = json.loads(Path("runs/small/summary.json").read_text(encoding="utf-8"))
+    return summary
+
+
 @pytest.mark.parametrize(
     ("settings", "asked"),
     [
@@ -56,16 +73,16 @@ def label(
     ],
 )
 def test_images_of_something_else_are_warned_of_whoever_learns_from_them(
-    settings: list[str], asked: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    settings: list[str], asked: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    flow_samples.replace_training(monkeypatch)
-    for one in (collect, label):
-        monkeypatch.setattr(flow, one.__name__, one)
-    Path("pipeline.yaml").write_text(flow_samples.CONFIG)
-    every = ["targets=[{name: cpu, runtime: ort}]", "baseline.equal=steps", "data.unlabelled=photos", *settings]
-    assert cli.main(["run", *(word for one in every for word in ("--set", one))]) == 0
+    summary = run("data.unlabelled=photos", *settings)
     assert f"! unlabelled: {WARNING}\n" in capsys.readouterr().out
-    summary: dict[str, Any] = json.loads(Path("runs/small/summary.json").read_text(encoding="utf-8"))
     assert summary["data"]["unlabelled"]["labels"]["warnings"] == [WARNING]
     assert [one["instance"] for one in summary["stages"] if one["instance"].partition(":")[0] in NAMES] == asked
+
+
+def test_at_ratio_0_everything_is_reused_from_the_run_without_the_sections() -> None:
+    run()
+    summary = run("data.unlabelled=photos", "teacher.unlabelled={ratio: 0}", "distill.unlabelled={ratio: 0}")
+    assert all(one["reused"] for one in summary["stages"])
+    assert summary["data"]["unlabelled"] is None
