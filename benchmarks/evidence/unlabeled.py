@@ -15,9 +15,9 @@ else, to see what harm they do. The digits' seeds have the same labeled images, 
 Each training appends one row to <study>.jsonl and is never repeated; an interrupted one resumes. They come in an order that tells early
 whether the method works: first "both" and what it is compared with, at the first seed of each study, which takes an hour and a half;
 then the first seed's other arms; then, at the other seeds, what the verdict needs, and the rest. `plan` prints the order. Settings and
-the arm that the verdict is about are chosen on val; split test is read once, when a training has ended. All of it takes some eighteen
-hours of one core, the part that the verdict needs twelve: pin it with OMP_NUM_THREADS=1 taskset -c 1 ... Only one process may train at
-a time.
+the arm that the verdict is about are chosen on val; split test is read once, when a training has ended. By the measured time of a step
+all of it takes some twenty hours of one core, and what comes before the rest thirteen to fifteen: pin it with OMP_NUM_THREADS=1
+taskset -c 1 ... Only one process may train at a time.
 
 The ceiling has as many epochs as the student, but at most four times the student's steps: 2,050 digits for 320 epochs would take longer
 than everything else.
@@ -43,6 +43,7 @@ from imagenet_start import fetch_imagenet_start
 from run import RUNS, STUDIES, commit
 from turns import alone
 
+from deploy.machine import known_files
 from pipeline.config import PipelineConfig, load
 from pipeline.results.gains import Gain, paired_gain
 from pipeline.results.table import grid, number
@@ -222,7 +223,8 @@ def _by_cluster(whole: Dataset, given: Sequence[Item], count: int, seed: int) ->
     categories = read_json(whole.annotations("train"))["categories"]
     images = [{**row, "file_name": str(path)} for path, row, _ in given]
     coco = {"images": images, "annotations": [one for _, _, own in given for one in own], "categories": categories}
-    _, held = held_out(Source(Path("/"), coco), count / len(given), seed, whole.facts.contract.preprocessing)
+    with known_files.kept_in(RUNS / ".store" / ".files.json"):  # the images are compared once, not for each network
+        _, held = held_out(Source(Path("/"), coco), count / len(given), seed, whole.facts.contract.preprocessing)
     chosen = {row["id"] for row in held.coco["images"]}
     return [one for one in given if one[1]["id"] not in chosen], [one for one in given if one[1]["id"] in chosen]
 
