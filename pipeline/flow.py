@@ -70,8 +70,10 @@ def compress(config: PipelineConfig, store: Store) -> RunResult:
     pool = collected(config, store, dataset)
     own = pool if config.teacher.from_unlabelled is not None else None
     first = first_labels(config, store, dataset, own)
-    teacher = store.run(train_teacher, config.teacher, seed, device, split, dataset, decisions, own, config.distill.taught, first)
+    large = config.teacher if own is not None else config.teacher.labeled
+    teacher = store.run(train_teacher, large, seed, device, split, dataset, decisions, own, config.distill.taught, first)
     labels = labeled(config, store, dataset, pool, teacher, config.distill)
+    learned = self_labels(config, store, dataset, own, teacher, first) if labels is None else labels
     why = unjudged(config, dataset) if store.has(dataset) else None
     baselines = _baselines(config, store, dataset) if why is None else Baselines(None, left_out=why)
     taught = config.distill if labels is not None else config.distill.labeled
@@ -103,7 +105,7 @@ def compress(config: PipelineConfig, store: Store) -> RunResult:
     robust = measured[FLOAT].robust
     records = tuple(store.records)
     return RunResult(
-        config, dataset, teacher, baselines, student, gains, model, targets, references, timed, records, robust, pool=pool, labels=labels
+        config, dataset, teacher, baselines, student, gains, model, targets, references, timed, records, robust, pool=pool, labels=learned
     )
 
 
@@ -162,9 +164,21 @@ def first_labels(config: PipelineConfig, store: Store, dataset: Dataset, pool: I
     asked, split, decisions = config.teacher.from_unlabelled, config.validation.split, config.export.decisions
     if asked is None or pool is None or asked.labels == "own":
         return None
-    view, plain = store.at(FIRST), config.teacher.model_copy(update={"unlabelled": None})
-    first = view.run(train_teacher, plain, config.seed, config.device, split, dataset, decisions, None, config.distill.taught, None)
+    view, given = store.at(FIRST), (config.seed, config.device, split, dataset, decisions)
+    first = view.run(train_teacher, config.teacher.labeled, *given, None, config.distill.taught, None)
     found = view.run(label, asked.rule, config.device, split, dataset, pool, first, decisions)
+    warn(found, store)
+    return found
+
+
+def self_labels(
+    config: PipelineConfig, store: Store, dataset: Dataset, pool: ImagePool | None, teacher: Checkpoint, first: PseudoLabels | None
+) -> PseudoLabels | None:
+    """What a teacher learned that is the only one to learn from images without labels: what `first` found, or it finds in the end."""
+    asked = config.teacher.from_unlabelled
+    if asked is None or pool is None or first is not None:
+        return first
+    found = store.run(label, asked.rule, config.device, config.validation.split, dataset, pool, teacher, config.export.decisions)
     warn(found, store)
     return found
 

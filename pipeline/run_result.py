@@ -45,7 +45,7 @@ class RunResult:
     `gains` compares the student with the baselines. `measurement` has the latencies of all engines. `references` are the reports of the
     teacher and of the stronger baseline as ONNX Runtime fp32 engines, under "teacher" and "baseline". `stages` has one record per stage
     instance, in the order of the flow. `robust`: what was measured elsewhere and its figures; null if the run was not asked for it. `pool`:
-    the images without labels, and `labels` what the teacher found in them; null if there are none, or the student learns nothing from them.
+    the images without labels, and `labels` what the teacher found in them; null if there are none.
     """
 
     config: PipelineConfig

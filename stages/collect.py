@@ -10,7 +10,7 @@ from stages.config import DataConfig
 from stages.datasets.cleaning import limits
 from stages.datasets.layouts import digest
 from stages.datasets.unlabeled.footage import saved_frames, videos_in
-from stages.datasets.unlabeled.pool import IN_TRAIN, JUDGED, TWICE, UNLABELLED, PoolImage, folders, pool
+from stages.datasets.unlabeled.pool import IN_TRAIN, JUDGED, TWICE, UNLABELLED, PoolImage, folders, pool, unread
 from stages.facts import write_facts
 from stages.notes import Note, Notes
 from stages.stage import stage
@@ -27,7 +27,8 @@ def identity(config: DataConfig, *others: object) -> dict[str, str]:
         DataError: a folder does not exist.
     """
     roots = folders(config.unlabelled_folders)
-    return {"unlabelled": digest([], [*(root for root in roots if root.is_dir()), *videos_in(roots)])["images"]}
+    not_read = [path for root in roots for path in unread(root)]
+    return {"unlabelled": digest([], [*(root for root in roots if root.is_dir()), *videos_in(roots), *not_read])["images"]}
 
 
 @stage(version=1, identity=identity)

@@ -1,17 +1,26 @@
 """What are images without labels worth? Blood cells, nuclei and digits, each with few labeled images and many that have none.
 
     python benchmarks/evidence/unlabeled.py                     print what has been measured, and the verdict once all is
+    python benchmarks/evidence/unlabeled.py plan                list the missing trainings in their order
     python benchmarks/evidence/unlabeled.py run [--study NAME ...] [--role NAME ...] [--seed N ...] [--units N]
 
 A study is a pipeline file in benchmarks/evidence/unlabeled/. Teacher and student have the labels of the same images. At each seed (of
-blood cells: each fold) these networks are trained: three teachers, two of which learn from the unlabeled images first, one from its own
-labels and one from those of the teacher without; a baseline; the student distilled on labeled images only; students that also learn
-from the others by features, by pseudo-labels, by both, with the averaged student labeling in the second half, with the teacher's head
-as dense labels, and from each of the better teachers; and the ceiling, a baseline that has all labels. Blood cells
-also have a student with photographs of something else, to see what harm they do. Each appends one row to <study>.jsonl and is never
-repeated; an interrupted training resumes. Settings and the arm that the verdict is about are chosen on split val; split test is read
-once, when a training has ended. All of it takes some twelve hours of one core: pin it with OMP_NUM_THREADS=1 taskset -c 1 ... Only one
-process may train at a time.
+blood cells: each fold) these networks are trained: the teacher; a baseline; the student distilled on labeled images only; students that
+also learn from the others by features, by pseudo-labels, by both, and with the averaged student labeling in the second half; and the
+ceiling, a baseline that has all labels. Three more arms are tried at the first seed: with the teacher's head as dense labels, and with
+two teachers that learn from the unlabeled images first, one from its own labels and one from those of the teacher without. Such an arm
+goes on to the other seeds if it is the best of all on split val there. Blood cells also have a student with photographs of something
+else, to see what harm they do. The digits' seeds have the same labeled images, so one teacher serves them all.
+
+Each training appends one row to <study>.jsonl and is never repeated; an interrupted one resumes. They come in an order that tells early
+whether the method works: first "both" and what it is compared with, at the first seed of each study, which takes an hour and a half;
+then the first seed's other arms; then, at the other seeds, what the verdict needs, and the rest. `plan` prints the order. Settings and
+the arm that the verdict is about are chosen on val; split test is read once, when a training has ended. By the measured time of a step
+all of it takes some twenty hours of one core, and what comes before the rest thirteen to fifteen: pin it with OMP_NUM_THREADS=1
+taskset -c 1 ... Only one process may train at a time.
+
+The ceiling has as many epochs as the student, but at most four times the student's steps: 2,050 digits for 320 epochs would take longer
+than everything else.
 
 The verdict, on split test: in each study the arm gains at least 2 points over its baseline, beyond the 95% interval of Student's t over
 the seeds, and 1.5 over distillation on labeled images only; in two studies it beats the teacher that had only the labeled images; in
@@ -22,8 +31,10 @@ import argparse
 import hashlib
 import json
 import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -32,15 +43,17 @@ from imagenet_start import fetch_imagenet_start
 from run import RUNS, STUDIES, commit
 from turns import alone
 
+from deploy.machine import known_files
 from pipeline.config import PipelineConfig, load
 from pipeline.results.gains import Gain, paired_gain
 from pipeline.results.table import grid, number
 from pipeline.store.store import Store
-from stages.artifacts import Checkpoint, Dataset, read_json
+from stages.artifacts import Checkpoint, Dataset, PseudoLabels, read_json
 from stages.collect import collect
-from stages.config import DataConfig, DistillConfig, LossConfig, SelfTrainingConfig, UnlabelledConfig
+from stages.config import DataConfig, DistillConfig, LossConfig, SelfTrainingConfig, StudentConfig, UnlabelledConfig
 from stages.datasets import Source
 from stages.datasets.splits.arrange import held_out
+from stages.datasets.unlabeled.pool import listed
 from stages.distill import distill
 from stages.label import label
 from stages.measurement.torch_accuracy import evaluate
@@ -64,8 +77,17 @@ ARMS: Mapping[str, dict[str, Any]] = {
 """The section distill.unlabelled of each student that the verdict may be about."""
 FOREIGN = "both, foreign images"
 """Blood cells with the photographs of the digits as images without labels: what harm they do."""
-ROLES = (TEACHER, *BETTER, BASELINE, LABELED, *ARMS, CEILING)
+FIRST = (TEACHER, BASELINE, LABELED, "both")
+"""What tells whether images without labels help at all."""
+TRIED = ("both, dense labels", *(f"both, {name}" for name in BETTER))
+"""Arms that go on to other seeds only if one of them is the best at the first."""
+ALWAYS = (*FIRST, CEILING, *(arm for arm in ARMS if arm not in (*FIRST, *TRIED)))
+ROLES = (*ALWAYS, *BETTER, *TRIED)
 EXTRA = {"bccd": (FOREIGN,)}
+ONE_TEACHER = ("digits",)
+"""Studies whose seeds have the same labeled images."""
+CEILING_STEPS = 4
+"""The ceiling's steps at most, as a multiple of the student's."""
 SEEDS = {"bccd": 5, "nuclei": 3, "digits": 5}
 UNLABELED_DIGITS = 2000
 TESTED, LABELED_NUCLEI = 128, 64
@@ -87,7 +109,7 @@ class UnlabeledUnit:
     @property
     def config(self) -> PipelineConfig:
         """The study's file."""
-        return load(FOLDER / f"{self.study}.yaml")
+        return _loaded(FOLDER / f"{self.study}.yaml")
 
     @property
     def digest(self) -> str:
@@ -101,8 +123,11 @@ class UnlabeledUnit:
             BETTER.get(better(self.role) or ""),
             [one.model_dump(mode="json") for one in losses_of(self.role, config)],
         ]
-        parts = [sections, self.role, self.seed, *chosen, UNLABELED_DIGITS, TESTED, LABELED_NUCLEI, OTHER_SEED]
+        parts = [sections, self.role, self.seed, *chosen, UNLABELED_DIGITS, TESTED, LABELED_NUCLEI, OTHER_SEED, CEILING_STEPS]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+_loaded = cache(load)
 
 
 def section(role: str) -> dict[str, Any] | None:
@@ -120,15 +145,40 @@ def losses_of(role: str, config: PipelineConfig) -> tuple[LossConfig, ...]:
     return (*config.distill.losses, DENSE) if role.endswith("dense labels") else config.distill.losses
 
 
+def teacher_seed(study: str, seed: int) -> int:
+    """The seed of a seed's teachers."""
+    return 0 if study in ONE_TEACHER else seed
+
+
 def roles(study: str) -> tuple[str, ...]:
-    """The networks of a study, seed by seed."""
+    """The networks of a study at the first seed."""
     return *ROLES, *EXTRA.get(study, ())
 
 
+def carried(study: str) -> tuple[str, ...]:
+    """The networks that other seeds need because one of the arms that are tried is the best on val at the first; none until it is known."""
+    found = {row["role"]: row["val"]["map"] for row in rows(study) if row["seed"] == 0}
+    if any(arm not in found for arm in ARMS):
+        return ()
+    best = max(ARMS, key=lambda arm: found[arm])
+    own = better(best)
+    return () if best not in TRIED else (*(() if own is None else (own,)), best)
+
+
 def units() -> Iterator[UnlabeledUnit]:
-    """Every network, seed by seed."""
-    for study, count in SEEDS.items():
-        yield from (UnlabeledUnit(study, role, seed) for seed in range(count) for role in roles(study))
+    """Every network, what is told early first; which arms go on to other seeds is decided by the rows that there are."""
+    for chosen in (FIRST, [role for role in ROLES if role not in FIRST]):
+        for study in SEEDS:
+            yield from (UnlabeledUnit(study, role, 0) for role in chosen)
+    needed = {study: (*FIRST, CEILING, *carried(study)) for study in SEEDS}
+    for only in (True, False):
+        for study, count in SEEDS.items():
+            for seed in range(1, count):
+                every = needed[study] if only else [role for role in ALWAYS if role not in needed[study]]
+                shared = (TEACHER, *BETTER) if teacher_seed(study, seed) != seed else ()
+                yield from (UnlabeledUnit(study, role, seed) for role in every if role not in shared)
+    for study, more in EXTRA.items():
+        yield from (UnlabeledUnit(study, role, seed) for seed in range(SEEDS[study]) for role in more)
 
 
 def rows(study: str) -> list[dict[str, Any]]:
@@ -173,7 +223,8 @@ def _by_cluster(whole: Dataset, given: Sequence[Item], count: int, seed: int) ->
     categories = read_json(whole.annotations("train"))["categories"]
     images = [{**row, "file_name": str(path)} for path, row, _ in given]
     coco = {"images": images, "annotations": [one for _, _, own in given for one in own], "categories": categories}
-    _, held = held_out(Source(Path("/"), coco), count / len(given), seed, whole.facts.contract.preprocessing)
+    with known_files.kept_in(RUNS / ".store" / ".files.json"):  # the images are compared once, not for each network
+        _, held = held_out(Source(Path("/"), coco), count / len(given), seed, whole.facts.contract.preprocessing)
     chosen = {row["id"] for row in held.coco["images"]}
     return [one for one in given if one[1]["id"] not in chosen], [one for one in given if one[1]["id"] in chosen]
 
@@ -181,7 +232,8 @@ def _by_cluster(whole: Dataset, given: Sequence[Item], count: int, seed: int) ->
 def prepared(unit: UnlabeledUnit, store: Store) -> DataConfig:
     """COCO's layout with the unit's splits, and the images without labels next to it; the ceiling has all of them in train."""
     whole, parts = divided(unit, store)
-    root = RUNS / "unlabeled" / f"{unit.study}-{unit.seed}{'-ceiling' if unit.role == CEILING else ''}"
+    seed = teacher_seed(unit.study, unit.seed)  # the same images: the same folder, so that what is made of them is found again
+    root = RUNS / "unlabeled" / f"{unit.study}-{seed}{'-ceiling' if unit.role == CEILING else ''}"
     shutil.rmtree(root, ignore_errors=True)
     categories = read_json(whole.annotations("train"))["categories"]
     if unit.role == CEILING:
@@ -221,53 +273,63 @@ def measure(unit: UnlabeledUnit) -> dict[str, Any]:
     config, store = unit.config, Store(RUNS, f"unlabeled-{unit.study}", say=print)
     asked = prepared(unit, store)
     dataset = store.run(prepare, asked.labeled)
-    checkpoint = trained(unit, config, store, asked, dataset)
-    network = load_detector(checkpoint)
-    figures: dict[str, Any] = {}
-    for split in ("val", "test"):
-        scratch = RUNS / "unlabeled" / unit.digest / split
-        scratch.mkdir(parents=True, exist_ok=True)
-        accuracy = evaluate(scratch, network, dataset, split, config.export.decisions)
-        figures[split] = {"map": accuracy.map, "map_50": accuracy.map_50, "num_images": accuracy.num_images}
-    counts = {"labeled": dataset.facts.splits["train"].num_images}
-    return {"study": unit.study, "role": unit.role, "seed": unit.seed, **figures, **counts, "commit": commit(), "digest": unit.digest}
+    began = time.monotonic()
+    checkpoint, labels = trained(unit, config, store, asked, dataset)
+    scratch = RUNS / "unlabeled" / unit.digest / "test"
+    scratch.mkdir(parents=True, exist_ok=True)
+    tested = evaluate(scratch, load_detector(checkpoint), dataset, "test", config.export.decisions)
+    judged = {"val": checkpoint.facts.accuracy, "test": tested}  # val was judged when the training ended
+    figures = {split: {"map": one.map, "map_50": one.map_50, "num_images": one.num_images} for split, one in judged.items()}
+    found = {"labeled": dataset.facts.splits["train"].num_images, "minutes": round((time.monotonic() - began) / 60, 1)}
+    if labels is not None:
+        found["labels"] = labels.facts.model_dump(mode="json", exclude={"split", "expected"})
+    return {"study": unit.study, "role": unit.role, "seed": unit.seed, **figures, **found, "commit": commit(), "digest": unit.digest}
 
 
-def trained(unit: UnlabeledUnit, config: PipelineConfig, store: Store, asked: DataConfig, dataset: Dataset) -> Checkpoint:
-    """The network of a role; a teacher that has been trained for another one is reused."""
+def ceiling(config: PipelineConfig, labeled: int, every: int) -> StudentConfig:
+    """The student's network and training for `every` image, of which the student has labels of `labeled`."""
+    train = config.student.train
+    most = CEILING_STEPS * train.num_steps(labeled) // (every // train.batch_size)
+    return config.student.model_copy(update={"train": train.model_copy(update={"epochs": min(train.epochs, most)})})
+
+
+def trained(
+    unit: UnlabeledUnit, config: PipelineConfig, store: Store, asked: DataConfig, dataset: Dataset
+) -> tuple[Checkpoint, PseudoLabels | None]:
+    """The network of a role, and what it learned of images without labels; a teacher that another role has trained is reused."""
     given, decisions = (unit.seed, config.device, "val", dataset), config.export.decisions
-    if unit.role in (BASELINE, CEILING):
-        return store.at(unit.role).run(train_baseline, config.student, *given, decisions)
+    if unit.role == BASELINE:
+        return store.at(unit.role).run(train_baseline, config.student, *given, decisions), None
+    if unit.role == CEILING:
+        every = dataset.facts.splits["train"].num_images
+        longer = ceiling(config, every - len(listed([Path(one) for one in asked.unlabelled_folders])), every)
+        return store.at(unit.role).run(train_baseline, longer, *given, decisions), None
     pool = store.run(collect, asked, dataset)
-    teacher = store.at(TEACHER).run(train_teacher, config.teacher, *given, decisions, None)
+    teaching = teacher_seed(unit.study, unit.seed), *given[1:]
+    teacher = store.at(TEACHER).run(train_teacher, config.teacher, *teaching, decisions, None)
     if (name := better(unit.role)) is not None:
         chosen = SelfTrainingConfig.model_validate(BETTER[name])
         more = config.teacher.model_copy(update={"unlabelled": chosen})
         first = None
         if chosen.labels == "first":
             first = store.at(TEACHER).run(label, chosen.rule, config.device, "val", dataset, pool, teacher, decisions)
-        teacher = store.at(name).run(train_teacher, more, *given, decisions, pool, None, first)
+        teacher = store.at(name).run(train_teacher, more, *teaching, decisions, pool, None, first)
     if unit.role == TEACHER or unit.role in BETTER:
-        return teacher
+        return teacher, None
     if unit.role == LABELED:
-        return store.at(unit.role).run(distill, config.distill, config.student, *given, teacher, decisions, None)
+        return store.at(unit.role).run(distill, config.distill, config.student, *given, teacher, decisions, None), None
     own = UnlabelledConfig.model_validate(section(unit.role))
     labels = store.at(unit.role).run(label, own.rule, config.device, "val", dataset, pool, teacher, decisions)
     plain = config.distill.model_copy(update={"losses": losses_of(unit.role, config)})
     taught = DistillConfig.model_validate({**plain.model_dump(exclude={"unlabelled"}), "unlabelled": own})
-    return store.at(unit.role).run(distill, taught, config.student, *given, teacher, decisions, labels)
+    return store.at(unit.role).run(distill, taught, config.student, *given, teacher, decisions, labels), labels
 
 
 def work(args: argparse.Namespace) -> None:
     """Train the missing networks, at most `--units` of them."""
     fetch_imagenet_start()
     done = 0
-    for unit in units():
-        wanted = (not args.study or unit.study in args.study) and (not args.role or unit.role in args.role)
-        if not wanted or (args.seed and unit.seed not in args.seed) or any(row["digest"] == unit.digest for row in rows(unit.study)):
-            continue
-        if done == args.units:
-            return
+    while done != args.units and (unit := next(missing(args), None)) is not None:
         row = measure(unit)
         with (FOLDER / f"{unit.study}.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
@@ -275,17 +337,28 @@ def work(args: argparse.Namespace) -> None:
         done += 1
 
 
-def maps(study: str, split: str) -> dict[str, list[float]] | None:
-    """mAP by role, seed by seed; None if a training is missing."""
+def missing(args: argparse.Namespace) -> Iterator[UnlabeledUnit]:
+    """The wanted networks without a row, in their order."""
+    measured = {row["digest"] for study in SEEDS for row in rows(study)}
+    for unit in units():
+        wanted = (not args.study or unit.study in args.study) and (not args.role or unit.role in args.role)
+        if wanted and (not args.seed or unit.seed in args.seed) and unit.digest not in measured:
+            yield unit
+
+
+def maps(study: str, split: str) -> dict[str, list[float]]:
+    """mAP seed by seed of the roles that have been trained at all seeds."""
     found = {(row["role"], row["seed"]): row[split]["map"] for row in rows(study)}
-    if any((unit.role, unit.seed) not in found for unit in units() if unit.study == study):
-        return None
-    return {role: [found[role, seed] for seed in range(SEEDS[study])] for role in roles(study)}
+    shared = (TEACHER, *BETTER)
+    wanted = {
+        role: [(role, teacher_seed(study, seed) if role in shared else seed) for seed in range(SEEDS[study])] for role in roles(study)
+    }
+    return {role: [found[one] for one in places] for role, places in wanted.items() if all(one in found for one in places)}
 
 
 def chosen(on_val: Mapping[str, Sequence[float]]) -> str:
-    """The arm with the highest mean on val."""
-    return max(ARMS, key=lambda arm: fmean(on_val[arm]))
+    """Of the arms that have been trained at all seeds, the one with the highest mean on val."""
+    return max((arm for arm in ARMS if arm in on_val), key=lambda arm: fmean(on_val[arm]))
 
 
 def verdict(study: str, on_test: Mapping[str, Sequence[float]], arm: str) -> tuple[dict[str, bool], str]:
@@ -310,16 +383,18 @@ def points(gain: Gain) -> str:
 
 
 def show() -> None:
-    """Means on both splits, gains over the baseline on test, and the verdict once every training is measured."""
+    """The rows of the first seed on val, and for roles with all seeds, means and gains; the verdict once all that it needs is measured."""
     reached = []
-    for study, count in SEEDS.items():
+    for study in SEEDS:
+        first = {row["role"]: row["val"]["map"] for row in rows(study) if row["seed"] == 0}
+        lines = [[role, number(first[role])] for role in roles(study) if role in first]
+        print(f"\n{study}: {len(rows(study))} trainings are measured\n{grid(['at the first seed', 'val'], lines)}")
         on_val, on_test = maps(study, "val"), maps(study, "test")
-        if on_val is None or on_test is None:
-            print(f"{study}: {len(rows(study))} of {count * len(roles(study))} trainings are measured")
+        if any(role not in on_val for role in (*FIRST, CEILING)):
             continue
         lines = [
-            [role, number(fmean(on_val[role])), number(fmean(on_test[role])), points(paired_gain(on_test[role], on_test[BASELINE]))]
-            for role in roles(study)
+            [role, number(fmean(on_val[role])), number(fmean(values)), points(paired_gain(values, on_test[BASELINE]))]
+            for role, values in on_test.items()
         ]
         found, line = verdict(study, on_test, chosen(on_val))
         reached.append(found)
@@ -333,14 +408,17 @@ def show() -> None:
 def main() -> None:
     """The command line: `run` trains, otherwise what has been measured is printed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("action", nargs="?", choices=("show", "run"), default="show")
+    parser.add_argument("action", nargs="?", choices=("show", "plan", "run"), default="show")
     parser.add_argument("--study", nargs="+", default=[], choices=[*SEEDS])
-    parser.add_argument("--role", nargs="+", default=[], choices=(*ROLES, FOREIGN))
+    parser.add_argument("--role", nargs="+", default=[], choices=[*ROLES, FOREIGN])
     parser.add_argument("--seed", nargs="+", type=int, default=[])
     parser.add_argument("--units", type=int, default=-1, help="stop after N trainings (default: no limit)")
     args = parser.parse_args()
     if args.action == "show":
         show()
+        return
+    if args.action == "plan":
+        print("\n".join(f"{unit.study} {unit.seed} {unit.role}" for unit in missing(args)))
         return
     with alone(RUNS):
         work(args)

@@ -58,13 +58,18 @@ def apply(image: NDArray[np.uint8], preprocessing: Preprocessing, size: Size | N
         size: width and height of the image before it was decoded at a reduced size; boxes are in px of it.
     """
     fitted, placement = fit(image, preprocessing, size)
+    return normalized(fitted, preprocessing), placement
+
+
+def normalized(fitted: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.float32]:
+    """The network's input [3, H, W] of what `fit` made of an image."""
     if preprocessing.color == "bgr":
         fitted = fitted[..., ::-1]
     tensor = np.empty((3, preprocessing.height, preprocessing.width), dtype=np.float32)
     for channel, (mean, std) in enumerate(zip(preprocessing.mean, preprocessing.std, strict=True)):
         np.multiply(fitted[..., channel], np.float32(1 / (255 * std)), out=tensor[channel])
         tensor[channel] -= np.float32(mean / std)
-    return tensor, placement
+    return tensor
 
 
 def fit(image: NDArray[np.uint8], preprocessing: Preprocessing, size: Size | None = None) -> tuple[NDArray[np.uint8], Placement]:

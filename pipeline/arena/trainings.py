@@ -59,7 +59,8 @@ class Arena:
             own = self._pool if config.teacher.from_unlabelled is not None else None
             with indispensable():
                 first = first_labels(config, self.store, self.dataset, own)
-            given = config.teacher, config.seed, config.device, split, self.dataset, decisions, own, config.distill.taught, first
+            large = config.teacher if own is not None else config.teacher.labeled
+            given = large, config.seed, config.device, split, self.dataset, decisions, own, config.distill.taught, first
             trained = self._once("teacher", train_teacher, *given)
         return trained
 

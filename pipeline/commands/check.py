@@ -20,7 +20,8 @@ from deploy.machine.packages import DISTRIBUTION
 from pipeline.answer import Answer
 from pipeline.config import PipelineConfig, load, weight_files
 from stages.config import DataConfig, RobustnessConfig
-from stages.datasets.cleaning.findings import Finding, examine
+from stages.datasets.cleaning.findings import Finding, Level, examine
+from stages.datasets.cleaning.images import Unusable, scan
 from stages.datasets.unlabeled.footage import videos_in
 from stages.datasets.unlabeled.pool import folders, listed
 from stages.prepare import find
@@ -153,15 +154,24 @@ def _robustness_findings(asked: RobustnessConfig, there: Iterable[str]) -> list[
 
 
 def _unlabelled_findings(config: DataConfig) -> list[Finding]:
-    """How many images without labels there are, before any is read."""
+    """How many images without labels there are, and which of them cannot be read."""
     if not config.unlabelled_folders:
         return []
     try:
         roots = folders(config.unlabelled_folders)
-        videos = f" and {count} videos" if (count := len(videos_in(roots))) else ""
-        return [Finding("info", "unlabelled", f"{len(listed(roots))} images{videos} without labels")]
+        videos, paths = len(videos_in(roots)), listed(roots)
     except (ConfigError, DataError) as error:
         return [Finding("error", "unlabelled", str(error))]
+    scanned = scan(paths, "read unlabeled images", config.preprocessing, fingerprints=True)
+    bad = [(path, found.reason) for path, found in zip(paths, scanned, strict=True) if isinstance(found, Unusable)]
+    counts = [f"{count} {thing}{'' if count == 1 else 's'}" for count, thing in ((len(paths), "image"), (videos, "video")) if count]
+    lines = [Finding("info", "unlabelled", f"{' and '.join(counts)} without labels")]
+    if bad:
+        path, reason = bad[0]
+        first = reason if str(path) in reason else f"{path}: {reason}"
+        level: Level = "error" if len(bad) == len(paths) and not videos else "warning"
+        lines.append(Finding(level, "unlabelled", f"{len(bad)} of {counts[0]} cannot be used, first: {first}"))
+    return lines
 
 
 def _environment_lines(found: Mapping[str, Any]) -> list[str]:

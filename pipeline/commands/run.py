@@ -100,7 +100,7 @@ def open_store(config: PipelineConfig, runs: Path, mode: Mode, log: Callable[[st
         if stage == "time_steps" and config.baseline.equal == "steps":
             raise ConfigError("stage 'time_steps' runs only for a baseline at equal cost; set baseline.equal to cost or both")
         asked = {"stress": config.robustness.corruptions is not None, "assess": config.robustness.is_asked}
-        asked |= {"collect": config.uses_unlabelled, "label": config.distill.from_unlabelled is not None}
+        asked |= {"collect": config.uses_unlabelled, "label": config.uses_unlabelled}
         asked |= {"finetune_int8": config.finetunes}
         if stage is not None and not asked.get(stage, True):
             raise ConfigError(f"stage '{stage}' runs only if it is asked for; set {_ASKED_BY[stage]}")

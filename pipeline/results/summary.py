@@ -60,10 +60,7 @@ def summarize(result: RunResult) -> dict[str, Any]:
 
 
 def unlabelled_figures(result: RunResult) -> dict[str, Any] | None:
-    """The images, and the teacher's detections in them by class; null if the run uses none.
-
-    `labels` is null if only the teacher learns from them.
-    """
+    """The images, and the teacher's detections in them by class; null if the run uses none."""
     if result.pool is None:
         return None
     facts = result.pool.facts

@@ -67,6 +67,11 @@ class TeacherConfig(Frozen):
     )
 
     @property
+    def labeled(self) -> "TeacherConfig":
+        """The same without unlabeled images."""
+        return self.model_copy(update={"unlabelled": None})
+
+    @property
     def from_unlabelled(self) -> SelfTrainingConfig | None:
         """What is learned from unlabeled images; None if nothing is."""
         return self.unlabelled if self.unlabelled is not None and self.unlabelled.is_used else None

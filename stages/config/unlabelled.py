@@ -64,8 +64,9 @@ class PseudoConfig(Frozen):
     @classmethod
     def _views_or_auto(cls, value: object) -> object:
         known = get_args(View)
-        if isinstance(value, str) and value != "auto":
-            raise ValueError(f'got "{value}"{plugins.suggest(value, ["auto", *known])}, allowed: auto, or a list of {", ".join(known)}')
+        if value != "auto" and not isinstance(value, list | tuple):
+            meant = plugins.suggest(value, ["auto", *known]) if isinstance(value, str) else ""
+            raise ValueError(f"got {json.dumps(value, default=str)}{meant}, allowed: auto, or a list of {', '.join(known)}")
         if isinstance(value, list | tuple):
             for one in value:
                 if one not in known:
@@ -208,8 +209,9 @@ class SelfTrainingConfig(_Stream):
 
     @property
     def rule(self) -> UnlabelledConfig:
-        """What decides which detections are targets."""
-        return UnlabelledConfig(pseudo=self.pseudo).rule
+        """What decides which detections are targets; averaged weights look at one view."""
+        views = () if self.labels == "own" else self.pseudo.views
+        return UnlabelledConfig(pseudo=self.pseudo.model_copy(update={"views": views})).rule
 
     @property
     def is_used(self) -> bool:

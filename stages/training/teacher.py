@@ -25,11 +25,14 @@ class Teacher:
     def __init__(self, detector: Detector, precision: TeacherPrecision = "same", *, compiled: bool = False) -> None:
         self.detector = detector.eval().requires_grad_(False)
         self._precision = precision
+        self._device: torch.device | None = None
         self._forward = torch.compile(self.detector, dynamic=False) if compiled else self.detector
 
     def __call__(self, images: Tensor) -> Outputs:
         """The outputs for images [B, 3, H, W], on the images' device; the pyramid is cast to float32, once for all losses."""
-        self.detector.to(images.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if images.device != self._device:  # asking all of a small network's tensors takes a thirtieth of a step
+            self.detector.to(images.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self._device = images.device
         with torch.no_grad(), self._autocast(images.device.type):  # not inference_mode: relation modules save these for their backward
             outputs: Outputs = self._forward(images)
         pyramid = tuple(level.float() for level in outputs.pyramid)

@@ -26,9 +26,16 @@ HEADS: list[dict[str, Any]] = [{"name": name} for name in ("localization", "gene
 AUTO: list[dict[str, Any]] = [{**loss, "weight": "auto"} for loss in LOSSES]
 
 
-def dataset(out: Path, *, train_images: int = 12, size: int = 64) -> Dataset:
+def dataset(out: Path, *, train_images: int = 12, val_images: int = 4, size: int = 64, seed: int = 0) -> Dataset:
     """A few generated digit images of `size` px."""
-    options = {"image_size": size, "train_images": train_images, "val_images": 4, "test_images": 4, "shifted_images": 4}
+    options = {
+        "seed": seed,
+        "image_size": size,
+        "train_images": train_images,
+        "val_images": val_images,
+        "test_images": 4,
+        "shifted_images": 4,
+    }
     sizes = {"min_size": 20, "max_size": 32, "max_digits": 2}
     config = DataConfig.model_validate({"dataset": "digits", **options, **sizes, "preprocessing": {"height": size, "width": size}})
     out.mkdir(parents=True, exist_ok=True)

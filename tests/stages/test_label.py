@@ -101,6 +101,27 @@ def test_joined_views_are_within_the_image(tmp_path: Path, data: Dataset, pool: 
         assert 0 < found["score"] <= 1
 
 
+def test_images_of_something_else_are_warned_of_and_images_of_the_same_are_not(tmp_path: Path) -> None:
+    data = tiny.dataset(tmp_path / "data", train_images=16, val_images=16)
+    stripes = tmp_path / "stripes"
+    stripes.mkdir()
+    for number in range(10):
+        pixels = np.zeros((64, 64, 3), np.uint8)
+        pixels[:, :: 2 + number % 3] = 255 - number
+        Image.fromarray(pixels).save(stripes / f"{number}.png")
+    others = tiny.dataset(tmp_path / "others", train_images=10, seed=1).images("train")
+    for name in ("teacher", "same", "unlike"):
+        (tmp_path / name).mkdir()
+    config = TeacherConfig(detector=tiny.detector(), train=tiny.schedule(epochs=0))
+    network = train_teacher(tmp_path / "teacher", config, 0, "cpu", "val", data, EXPORT)
+    found = {
+        name: labeled(tmp_path / name, data, unlabeled_samples.pool(tmp_path / f"{name} pool", data, folder), network, {"pseudo": None})
+        for name, folder in (("same", others), ("unlike", stripes))
+    }
+    assert any("are unlike the labeled ones" in line for line in found["unlike"].facts.warnings)
+    assert not any("are unlike the labeled ones" in line for line in found["same"].facts.warnings)
+
+
 def test_a_file_that_has_gone_since_it_was_collected_is_named(tmp_path: Path, data: Dataset, pool: ImagePool, teacher: Checkpoint) -> None:
     rows = pool.images()
     file = Path(rows[4]["file_name"])

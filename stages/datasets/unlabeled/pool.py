@@ -11,7 +11,7 @@ from stages.datasets.cleaning import pixels
 from stages.datasets.cleaning.image_file import ImageFile
 from stages.datasets.cleaning.images import Unusable, scan
 from stages.datasets.cleaning.likeness import Looks
-from stages.datasets.layouts import has_file, list_images
+from stages.datasets.layouts import UNREAD_SUFFIXES, has_file, list_files, list_images
 from stages.notes import Kind, Notes
 
 UNLABELLED = "unlabelled"
@@ -80,16 +80,21 @@ def pool(
 
 
 def listed(roots: Sequence[Path]) -> list[Path]:
-    """All image files of the folders.
+    """All image files of the folders, also those of formats that are not read, which are to be counted.
 
     Raises:
         DataError: a folder has none, and no video either.
     """
-    found = {root: list_images(root) for root in roots if root.is_dir()}
+    found = {root: [*list_images(root), *unread(root)] for root in roots if root.is_dir()}
     for root, paths in found.items():
         if not paths and not has_file(root, SUFFIXES):
             raise DataError(f"data.unlabelled: {root} has no image; name a folder with images, or leave it out")
     return [path for paths in found.values() for path in paths]
+
+
+def unread(root: Path) -> list[Path]:
+    """Images in a folder whose format is not read."""
+    return list_files(root, UNREAD_SUFFIXES) if root.is_dir() else []
 
 
 def _once(files: Sequence[tuple[Path, ImageFile]], frames: Mapping[Path, str], notes: Notes) -> list[tuple[Path, ImageFile]]:

@@ -26,6 +26,12 @@ def transforms(augment: Sequence[Augmentation], pad_value: int) -> v2.Transform:
     return v2.Compose([*steps, v2.ClampBoundingBoxes(), v2.SanitizeBoundingBoxes(min_size=1.0)])
 
 
+def recoloring(augment: Sequence[Augmentation]) -> v2.Transform | None:
+    """The changes of color alone, for Pillow's images, which take half the time of tensors; None if there are none."""
+    steps = [v2.ColorJitter(item.brightness, item.contrast, item.saturation, item.hue) for item in augment if isinstance(item, Color)]
+    return v2.Compose(steps) if steps else None
+
+
 def _steps(item: Augmentation, pad_value: int) -> list[v2.Transform]:
     match item:
         case Flip():

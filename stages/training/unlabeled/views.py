@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch.utils import data
 from torchvision import tv_tensors
 
@@ -17,7 +18,7 @@ from deploy.prediction.masks import decode
 from stages.config import Augmentation, Corrupt, Crop, Flip, Scale, TrainConfig
 from stages.config.unlabelled import Strong
 from stages.detectors import Target
-from stages.training.batches.augment import magnification, transforms
+from stages.training.batches.augment import magnification, recoloring, transforms
 from stages.training.batches.degrade import degrade, views
 from stages.training.batches.loader import KEPT_BYTES
 from stages.training.batches.streams import Key, TrainingView, Views
@@ -53,7 +54,7 @@ class UnlabeledImages(Views):
         self._preprocessing = contract.preprocessing
         moving = geometry(config.augment)
         self._moved = transforms(moving, self._preprocessing.pad_value)
-        self._recolored = transforms(strong, self._preprocessing.pad_value)
+        self._recolor = recoloring(strong)
         self._corrupted = views([one for one in strong if isinstance(one, Corrupt)], None)[0]
         self._room = magnification(moving)
         self._found = _by_image(rows, found, {number: label for label, number in enumerate(contract.category_ids)})
@@ -70,19 +71,29 @@ class UnlabeledImages(Views):
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(hash((self._seed, turn, index, _SALT)) % 2**63)
             image, objects = self._moved(*self._read(index))
-            strong, _ = self._recolored(image, objects)
-        clean, placement = preprocess.apply(_pixels(image), self._preprocessing)
-        changed = _pixels(strong)
-        if self._corrupted is not None:
-            changed = degrade(changed, self._corrupted, hash((self._seed, turn, index, _SALT, 1)) % 2**63)
-        learned, _ = preprocess.apply(changed, self._preprocessing)
+            fitted, placement = preprocess.fit(_pixels(image), self._preprocessing)
+            changed = self._changed(fitted, placement, hash((self._seed, turn, index, _SALT, 1)) % 2**63)
+        clean, learned = (torch.from_numpy(preprocess.normalized(one, self._preprocessing)) for one in (fitted, changed))
         boxes = torch.from_numpy(placement.place(objects["boxes"].numpy()).astype(np.float32))
         found, own = self._found[index], objects["labels"]
         target = Target(boxes, found.labels[own], scores=found.scores[own])
         if self._masks:
-            fitted = preprocess.fit_masks(objects["masks"].numpy(), placement, self._preprocessing)
-            target = _seen(replace(target, masks=torch.from_numpy(fitted)))
-        return TrainingView(torch.from_numpy(learned), target, torch.from_numpy(clean))
+            masks = preprocess.fit_masks(objects["masks"].numpy(), placement, self._preprocessing)
+            target = _seen(replace(target, masks=torch.from_numpy(masks)))
+        return TrainingView(learned, target, clean)
+
+    def _changed(self, fitted: NDArray[np.uint8], placement: preprocess.Placement, seed: int) -> NDArray[np.uint8]:
+        """The network's input [H, W, 3] with other colors and corruptions, but for its padding."""
+        across, down = placement.fitted
+        window = slice(placement.top, placement.top + down), slice(placement.left, placement.left + across)
+        seen = fitted[window]
+        if self._recolor is not None:
+            seen = np.asarray(self._recolor(Image.fromarray(seen)))
+        if self._corrupted is not None:
+            seen = degrade(seen, self._corrupted, seed)
+        found = fitted.copy()
+        found[window] = seen
+        return found
 
     def _read(self, index: int) -> tuple[tv_tensors.Image, dict[str, Any]]:
         """The image, and its detections: their labels here are their places in the list, which boxes that leave the view take along."""

@@ -75,6 +75,18 @@ def test_broken_files_copies_and_known_pictures_are_left_out_and_counted(tmp_pat
     assert any("resized.png is val's" in line for line in lines)
 
 
+def test_formats_that_are_not_read_are_counted(tmp_path: Path, data: Dataset) -> None:
+    for number in range(9):
+        picture(tmp_path / "pool" / f"{number}.png", number)
+    config = unlabeled_samples.data_config(tmp_path / "pool")
+    before = identity(config)
+    (tmp_path / "pool" / "phone.HEIC").write_bytes(b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00")
+    assert identity(config) != before
+    pool = collected(tmp_path, data, max_doubtful=1)
+    assert (pool.facts.num_images, kinds(pool)) == (9, {"unreadable image": 1})
+    assert "HEIC (a phone's format) cannot be read; convert it to JPEG or PNG" in str(pool.facts.notes[0])
+
+
 def test_what_is_known_casts_no_doubt_but_what_is_broken_does(tmp_path: Path, data: Dataset) -> None:
     folder = tmp_path / "pool"
     picture(folder / "0.png", 0)
@@ -155,6 +167,7 @@ def test_a_changed_folder_is_another_input(tmp_path: Path, data: Dataset) -> Non
         ("pool/in/a.png", ["pool", "pool/in"], "in is inside .*pool, or is the same folder"),
         ("pool/a.png", ["pool", "pool/../pool"], "is the same folder; name the outer one only"),
         ("pool/a.png", ["pool", "empty"], "empty: no such folder"),
+        ("pool/b.heic", ["pool"], "no usable image remains of 1; unlabelled: left out: unreadable image"),
         ("pool/b.jpg", ["pool"], "no usable image remains of 1; unlabelled: left out: unreadable image"),
     ],
 )

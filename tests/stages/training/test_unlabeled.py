@@ -18,15 +18,16 @@ from deploy import plugins
 from deploy.errors import ConfigError
 from deploy.prediction.masks import encode
 from stages.artifacts import Dataset, ImagePool, PseudoLabels
-from stages.config import DistillConfig, ExportConfig, SelfTrainingConfig, TrainConfig, UnlabelledConfig
+from stages.config import DistillConfig, ExportConfig, SelfTrainingConfig, TeacherConfig, TrainConfig, UnlabelledConfig
 from stages.detectors import Target
 from stages.facts import write_facts
+from stages.train import train_teacher
 from stages.training.batches.augment import mask_boxes
 from stages.training.batches.loader import TrainingBatch
 from stages.training.checkpoint import build_detector
 from stages.training.loop import Task, Trainer
 from stages.training.unlabeled.lesson import PseudoLabeler
-from stages.training.unlabeled.live import drawn_masks
+from stages.training.unlabeled.live import LiveLabels, drawn_masks
 from stages.training.unlabeled.plan import Judging, refuse_unlearnable, some_of, student_task, teacher_task
 from stages.training.unlabeled.targets import Thresholds, divided, painted
 from stages.training.unlabeled.views import UnlabeledImages
@@ -75,10 +76,53 @@ def columns(folder: Path) -> set[str]:
     return set((folder / "curves.csv").read_text(encoding="utf-8").splitlines()[0].split(","))
 
 
-def test_without_a_ratio_a_training_is_the_one_without_the_section() -> None:
+def killed_at(task: Task, epoch: int, data: Dataset, folder: Path, schedule: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train in this folder until an epoch begins."""
+    undisturbed = Trainer._epoch
+
+    def killed(self: Trainer, steps: Any) -> None:
+        if self._progress.epoch == epoch:
+            raise KeyboardInterrupt
+        undisturbed(self, steps)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "_epoch", killed)
+        with pytest.raises(KeyboardInterrupt):
+            trained(task, data, folder, schedule)
+
+
+@pytest.fixture
+def chosen(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Grows whenever live labels choose thresholds, which they do once in a training."""
+    calls: list[float] = []
+    choose = LiveLabels._choose
+
+    def counted(self: LiveLabels) -> None:
+        calls.append(self._chosen_at)
+        choose(self)
+
+    monkeypatch.setattr("stages.training.unlabeled.live.REFRESH", 2.0)
+    monkeypatch.setattr(LiveLabels, "_choose", counted)
+    return calls
+
+
+def test_at_ratio_0_the_weights_are_those_of_the_training_without_the_sections_bit_for_bit(
+    data: Dataset, pool: ImagePool, labels: PseudoLabels, tmp_path: Path
+) -> None:
+    schedule = tiny.schedule(epochs=1)
     config = unlabeled_samples.config(ratio=0)
     assert config.from_unlabelled is None
-    assert SelfTrainingConfig(ratio=0).batch_size(8) == 0
+    plain = trained(student(data, None, config.labeled, schedule), data, tmp_path / "plain", schedule)
+    nothing = trained(student(data, labels, config, schedule), data, tmp_path / "nothing", schedule)
+    assert same(plain, nothing)
+    large = {"detector": tiny.STUDENT, "train": schedule.model_dump()}
+    given = 1, "cpu", "val", data, ExportConfig()
+    weights = []
+    for name, more in (("teacher", {}), ("asked", {"unlabelled": {"ratio": 0}})):
+        (tmp_path / name).mkdir()
+        train_teacher(tmp_path / name, TeacherConfig.model_validate({**large, **more}), *given, pool if more else None)
+        weights.append((tmp_path / name / "weights.safetensors").read_bytes())
+    assert weights[0] == weights[1]
 
 
 def test_pseudo_labels_and_features_change_the_student_and_are_in_its_curves(data: Dataset, labels: PseudoLabels, tmp_path: Path) -> None:
@@ -94,27 +138,22 @@ def test_pseudo_labels_and_features_change_the_student_and_are_in_its_curves(dat
 
 
 def test_a_training_that_was_killed_and_resumed_equals_an_undisturbed_one_bit_for_bit(
-    data: Dataset, labels: PseudoLabels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: Dataset, labels: PseudoLabels, tmp_path: Path, chosen: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     schedule = tiny.schedule(epochs=2, augment=[{"name": "flip"}, {"name": "scale"}])
-    config = unlabeled_samples.config(refine=0.5)
+    config = unlabeled_samples.config(refine=0.25)
     whole = trained(student(data, labels, config, schedule), data, tmp_path / "whole", schedule)
-    with monkeypatch.context() as patched:
-        epoch = Trainer._epoch
-
-        def killed(self: Trainer, steps: Any) -> None:
-            if self._progress.epoch == 1:
-                raise KeyboardInterrupt
-            epoch(self, steps)
-
-        patched.setattr(Trainer, "_epoch", killed)
-        with pytest.raises(KeyboardInterrupt):
-            trained(student(data, labels, config, schedule), data, tmp_path / "killed", schedule)
+    assert len(chosen) == 1
+    killed_at(student(data, labels, config, schedule), 1, data, tmp_path / "killed", schedule, monkeypatch)
+    assert len(chosen) == 2
     resumed = trained(student(data, labels, config, schedule), data, tmp_path / "killed", schedule)
+    assert len(chosen) == 2, "thresholds are kept"
     assert same(whole, resumed)
 
 
-def test_a_teacher_learns_from_its_averaged_weights_and_resumes_bit_for_bit(data: Dataset, pool: ImagePool, tmp_path: Path) -> None:
+def test_a_teacher_learns_from_its_averaged_weights_and_resumes_bit_for_bit(
+    data: Dataset, pool: ImagePool, tmp_path: Path, chosen: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
     schedule = tiny.schedule(epochs=2)
     config = SelfTrainingConfig.model_validate({"pseudo": {"start": 0.25, "threshold": 0.01, "warmup": 0}})
 
@@ -122,11 +161,14 @@ def test_a_teacher_learns_from_its_averaged_weights_and_resumes_bit_for_bit(data
         detector = build_detector(tiny.detector(), CLASSES, 1)
         return teacher_task(detector, config, schedule, 1, Judging(data, "val", ExportConfig(score_threshold=0.001)), pool)
 
-    one, other = (trained(task(), data, tmp_path / name, schedule) for name in ("one", "other"))
+    whole = trained(task(), data, tmp_path / "whole", schedule)
+    killed_at(task(), 1, data, tmp_path / "killed", schedule, monkeypatch)
+    resumed = trained(task(), data, tmp_path / "killed", schedule)
+    assert len(chosen) == 2, "the one that was resumed kept its thresholds"
     alone = trained(Task(build_detector(tiny.detector(), CLASSES, 1)), data, tmp_path / "alone", schedule)
-    assert same(one, other)
-    assert not same(one, alone)
-    assert "unlabelled/classification" in columns(tmp_path / "one")
+    assert same(whole, resumed)
+    assert not same(whole, alone)
+    assert "unlabelled/classification" in columns(tmp_path / "whole")
 
 
 def test_a_teacher_may_learn_what_another_one_found(data: Dataset, pool: ImagePool, labels: PseudoLabels, tmp_path: Path) -> None:
@@ -161,6 +203,8 @@ def test_views_depend_on_seed_turn_and_index_only_and_share_their_geometry(data:
     assert again.clean is not None
     assert torch.equal(first.clean, again.clean)
     assert not torch.equal(first.image, first.clean)
+    assert torch.equal(first.image[:, :8], first.clean[:, :8]), "80 x 60 px letterboxed to 64 x 64: padding keeps its color"
+    assert torch.equal(first.image[:, 56:], first.clean[:, 56:])
     assert not torch.equal(first.image, next_turn.image)
     assert first.target.scores is not None
     assert first.target.scores.tolist() == pytest.approx([0.9])

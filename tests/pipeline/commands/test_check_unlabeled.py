@@ -1,0 +1,43 @@
+"""`check` reads images without labels, too, and says which of them cannot be used."""
+
+from pathlib import Path
+
+import flow_samples
+import pytest
+from PIL import Image
+
+from pipeline.commands.check import data_findings
+from pipeline.config import load
+
+DATA = "data={dataset: digits, image_size: 64, train_images: 2, val_images: 1, test_images: 1, shifted_images: 1, unlabelled: photos}"
+
+
+def found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, good: int, bad: int) -> list[tuple[str, str]]:
+    """Level and message of what is said of a folder with such files."""
+    monkeypatch.chdir(tmp_path)
+    Path("photos").mkdir()
+    for number in range(good):
+        Image.new("RGB", (40, 30), (number * 40, 90, 10)).save(f"photos/{number}.png")
+    for number in range(bad):
+        Path(f"photos/bad{number}.jpg").write_bytes(b"\xff\xd8 not an image")
+    Path("pipeline.yaml").write_text(flow_samples.CONFIG)
+    config = load(Path("pipeline.yaml"), [DATA, "distill.unlabelled={}"])
+    return [(one.level, one.message) for one in data_findings(config) if one.split == "unlabelled"]
+
+
+def test_files_that_cannot_be_used_are_a_warning_with_the_first_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted, unusable = found(tmp_path, monkeypatch, good=4, bad=2)
+    assert counted == ("info", "6 images without labels")
+    assert unusable[0] == "warning"
+    assert unusable[1].startswith("2 of 6 images cannot be used, first: photos/bad0.jpg: not an image that can be read")
+
+
+def test_a_folder_with_nothing_else_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted, unusable = found(tmp_path, monkeypatch, good=0, bad=1)
+    assert counted == ("info", "1 image without labels")
+    assert unusable[0] == "error"
+    assert unusable[1].startswith("1 of 1 image cannot be used")
+
+
+def test_a_folder_without_bad_files_is_only_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert found(tmp_path, monkeypatch, good=2, bad=0) == [("info", "2 images without labels")]

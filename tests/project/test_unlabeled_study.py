@@ -1,0 +1,92 @@
+"""The study of images without labels: what is trained in which order, and what its verdict is about."""
+
+import argparse
+import importlib.util
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from places import ROOT
+
+FOLDER = ROOT / "benchmarks" / "evidence"
+
+
+@pytest.fixture
+def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The script, with its own files and no rows."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    spec = importlib.util.spec_from_file_location("evidence_unlabeled", FOLDER / "unlabeled.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "evidence_unlabeled", module)
+    spec.loader.exec_module(module)
+    for name in module.SEEDS:
+        (tmp_path / f"{name}.yaml").write_text(f"extends: {FOLDER / 'unlabeled' / name}.yaml\n", encoding="utf-8")
+    monkeypatch.setattr(module, "FOLDER", tmp_path)
+    return module
+
+
+def measure(study: ModuleType, unit: Any, on_val: float, on_test: float) -> None:
+    """A row as if the unit had been trained."""
+    split = {"map_50": 0.5, "num_images": 4}
+    row = {"study": unit.study, "role": unit.role, "seed": unit.seed, "digest": unit.digest}
+    row |= {"val": {"map": on_val, **split}, "test": {"map": on_test, **split}}
+    with (study.FOLDER / f"{unit.study}.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def missing(study: ModuleType, **wanted: Any) -> list[tuple[str, int, str]]:
+    args = argparse.Namespace(**{"study": [], "role": [], "seed": [], **wanted})
+    return [(unit.study, unit.seed, unit.role) for unit in study.missing(args)]
+
+
+def train_all(study: ModuleType, on_val: Mapping[str, float], on_test: Mapping[str, float]) -> list[tuple[str, int, str]]:
+    """Measure everything as `run` does, with mAPs by role; what was trained, in order."""
+    trained = []
+    while (unit := next(study.missing(argparse.Namespace(study=["bccd"], role=[], seed=[])), None)) is not None:
+        measure(study, unit, on_val.get(unit.role, 0.4) + unit.seed / 1000, on_test.get(unit.role, 0.4) + unit.seed / 1000)
+        trained.append((unit.study, unit.seed, unit.role))
+    return trained
+
+
+def test_what_tells_early_is_trained_first_and_every_training_once(study: ModuleType) -> None:
+    order = missing(study)
+    assert len(set(order)) == len(order)
+    assert [one[2] for one in order[:4]] == ["teacher", "baseline", "labeled only", "both"]
+    assert {one[0] for one in order[:12]} == {"bccd", "nuclei", "digits"}
+    firsts = [one for one in order if one[1] == 0 and one[2] != study.FOREIGN]
+    assert order[: len(firsts)] == firsts
+    others = [one for one in order if one[1] > 0]
+    assert not {one[2] for one in others} & {*study.TRIED, *study.BETTER}
+    assert ("digits", 1, "teacher") not in order
+    assert ("bccd", 1, "teacher") in order
+
+
+def test_an_arm_that_is_tried_goes_on_with_its_teacher_if_it_is_the_best_at_the_first_seed(study: ModuleType) -> None:
+    name = "teacher, self-trained"
+    trained = train_all(study, {f"both, {name}": 0.5}, {})
+    assert [seed for _, seed, role in trained if role == f"both, {name}"] == [0, 1, 2, 3, 4]
+    assert [seed for _, seed, role in trained if role == name] == [0, 1, 2, 3, 4]
+    assert [seed for _, seed, role in trained if role == "both, dense labels"] == [0]
+    on_val = study.maps("bccd", "val")
+    assert study.chosen(on_val) == f"both, {name}"
+    assert "both, dense labels" not in on_val, "it has no figures at other seeds"
+
+
+def test_the_verdict_is_about_the_arm_that_val_chose(study: ModuleType) -> None:
+    on_test = {"teacher": 0.45, "baseline": 0.40, "labeled only": 0.41, "both": 0.46, "features": 0.48, "ceiling": 0.50}
+    train_all(study, {"both": 0.5}, on_test)
+    reached, line = study.verdict("bccd", study.maps("bccd", "test"), study.chosen(study.maps("bccd", "val")))
+    assert line.startswith("bccd: both, chosen on val: +6.00")
+    assert reached == {"gain": True, "beats its teacher": True, "half of the way": True}
+
+
+def test_the_ceiling_has_at_most_four_times_the_students_steps(study: ModuleType) -> None:
+    units = {name: study.UnlabeledUnit(name, "ceiling", 0).config for name in study.SEEDS}
+    found = {name: study.ceiling(units[name], *images).train.epochs for name, images in {"bccd": (56, 221), "digits": (50, 2050)}.items()}
+    assert found == {"bccd": 240, "digits": 30}
