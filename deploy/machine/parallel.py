@@ -6,10 +6,12 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from typing import TypeVar
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 from deploy import machine
 from deploy.errors import ArtifactError
@@ -21,6 +23,8 @@ FEW = 200
 """With fewer items, threads are faster than starting processes."""
 CHUNK = 32
 """Items that a process receives together."""
+AHEAD = 8
+"""Results per process that may wait for the caller."""
 _WATCH_S = 1.0
 
 
@@ -37,12 +41,41 @@ def mapped(function: Callable[[T], R], items: Sequence[T]) -> Generator[R, None,
         with ThreadPoolExecutor(cores) as threads:
             yield from threads.map(function, items)
         return
+    with _forked(cores) as processes:
+        yield from processes.map(function, items, chunksize=CHUNK)
+
+
+def ahead(function: Callable[[T], R], items: Sequence[T]) -> Generator[R, None, None]:
+    """`function(item)` for each item, made by one process per core while the caller works with earlier results; few are kept waiting.
+
+    With one core, few items, or on systems that cannot fork, each result is made when it is asked for. `function` may be anything, but
+    must use no thread of this process.
+
+    Raises:
+        ArtifactError: a process was killed.
+    """
+    cores = machine.num_cores()
+    if cores < 2 or len(items) < FEW or not hasattr(os, "fork"):
+        yield from map(function, items)
+        return
+    waiting: deque[Future[R]] = deque()
+    with _forked(cores, function) as processes:
+        for item in items:
+            waiting.append(processes.submit(_apply, item))
+            if len(waiting) > cores * AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+@contextmanager
+def _forked(cores: int, function: Callable[[Any], Any] | None = None) -> Iterator[ProcessPoolExecutor]:
     context = multiprocessing.get_context("fork")
     gc.freeze()  # so that collecting garbage in the processes does not copy this one's memory
     try:
-        with ProcessPoolExecutor(cores, context, _begin, (os.getpid(),)) as processes:
+        with ProcessPoolExecutor(cores, context, _begin, (os.getpid(), function)) as processes:
             try:
-                yield from processes.map(function, items, chunksize=CHUNK)
+                yield processes
             finally:
                 processes.shutdown(wait=True, cancel_futures=True)
     except BrokenProcessPool as error:
@@ -51,10 +84,21 @@ def mapped(function: Callable[[T], R], items: Sequence[T]) -> Generator[R, None,
         gc.unfreeze()
 
 
-def _begin(parent: int) -> None:
+_functions: list[Callable[[Any], Any] | None] = []
+"""In a forked process: what it inherited, and need not be sent."""
+
+
+def _begin(parent: int, function: Callable[[Any], Any] | None) -> None:
     """In a new process: leave Ctrl-C to the parent, and end when the parent was killed, which would otherwise leave it waiting forever."""
+    _functions.append(function)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _apply(item: Any) -> Any:
+    function = _functions[-1]
+    assert function is not None
+    return function(item)
 
 
 def _end_with(parent: int) -> None:
