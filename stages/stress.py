@@ -66,6 +66,7 @@ def _sweep(out: Path, conditions: tuple[Condition, ...], predictors: Mapping[str
     if not predictors or not left:
         return
     count = len(images.images)
+    corruptions.load()  # takes seconds, which must not be expected of every condition
     began = time.perf_counter()
     with (
         Steps("stress", len(conditions) * count, (len(conditions) - len(left)) * count) as steps,
