@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ def identity(config: RobustnessConfig, *others: object) -> Mapping[str, Any]:
     return {**machine.identity(), **corruptions.identity()}
 
 
-@stage(version=1, identity=identity, resumable=True)
+@stage(version=2, identity=identity, resumable=True)
 def stress(out: Path, config: RobustnessConfig, split: str, threads: int | None, engines: Mapping[str, Engine], dataset: Dataset) -> Stress:
     """Sweep all engines together, so that each image is corrupted once for all; conditions that a killed run finished are kept.
 
@@ -66,10 +66,14 @@ def _sweep(out: Path, conditions: tuple[Condition, ...], predictors: Mapping[str
     if not predictors or not left:
         return
     count = len(images.images)
-    with Steps("stress", len(conditions) * count, (len(conditions) - len(left)) * count) as steps:
-        began = time.perf_counter()
-        for number, condition in enumerate(left):
-            for name, found in detect_under(condition, predictors, images, steps).items():
+    corruptions.load()  # takes seconds, which must not be expected of every condition
+    began = time.perf_counter()
+    with (
+        Steps("stress", len(conditions) * count, (len(conditions) - len(left)) * count) as steps,
+        closing(detect_under(left, predictors, images, steps)) as detected,
+    ):
+        for number, (condition, every) in enumerate(zip(left, detected, strict=True)):
+            for name, found in every.items():
                 _write(out / name / names[condition], found)
             if number == 0 and len(left) > 1:
                 seconds = (time.perf_counter() - began) * (len(left) - 1)

@@ -3,10 +3,11 @@
     python benchmarks/evidence/robustness.py                      print what has been measured
     python benchmarks/evidence/robustness.py run [--study NAME ...] [--role NAME ...] [--seed N ...] [--units N]
 
-Data, folds, teachers and seeds are those of run.py's studies digits and bccd; a teacher that is missing is trained. Each network becomes an
-fp32 and an int8 engine, judged on split test, on `shifted` (digits) and on fifteen corruptions of at most 200 images of test at severity 3;
-at the first seed also on all images at severities 1 to 5. Each network appends one row to robustness.jsonl and is never repeated;
-an interrupted training or sweep resumes. Only one process may train at a time; pin it with OMP_NUM_THREADS=1 taskset -c 1 ...
+Data, folds, teachers, baselines, students and seeds are those of run.py's studies digits and bccd; what it left in runs/evidence is not
+trained again. Each network becomes an fp32 and an int8 engine, judged on split test, on `shifted` (digits) and on fifteen corruptions of
+at most 200 images of test at severity 3; at the first seed also on all images at severities 1 to 5. Each network appends one row to
+robustness.jsonl and is never repeated; an interrupted training or sweep resumes. Only one process may train at a time; pin it with
+OMP_NUM_THREADS=1 taskset -c 1 ...
 """
 
 import argparse
@@ -17,11 +18,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from imagenet_start import fetch_imagenet_start
-from run import RUNS, STUDIES, TEACHER, Study, commit, data, digest, rows, run, studies
+from run import RUNS, STUDIES, TEACHER, Study, commit, data, digest, run, studies
 from turns import alone
 
 from deploy.accuracy.conditions import Corruptions
 from pipeline.config import PipelineConfig
+from pipeline.results.ablation import BASELINE, TOGETHER
 from pipeline.results.gains import paired_gain
 from pipeline.results.table import grid, number
 from pipeline.store.store import Store
@@ -30,6 +32,7 @@ from stages.assess import assess
 from stages.config import Corrupt, RobustnessConfig, StudentConfig, StudentViewConfig, TargetConfig
 from stages.distill import distill
 from stages.export import export
+from stages.facts import FACTS
 from stages.measurement.robust import AT
 from stages.optimize import judging, optimize
 from stages.stress import stress
@@ -39,6 +42,8 @@ from stages.validate import validate
 ROWS = STUDIES / "robustness.jsonl"
 NAMES = ("digits", "bccd")
 ROLES = ("baseline", "baseline with corrupt", "student", "student with student_view")
+SHARED = {"baseline": BASELINE, "student": TOGETHER}
+"""Roles that run.py trains too, by its names."""
 SPLIT = "test"
 VIEW = StudentViewConfig(corrupt=0.5, severity=(1, 3), downscale=0.25)
 PAIRS = (("student", "baseline"), ("student with student_view", "baseline"), ("student with student_view", "baseline with corrupt"))
@@ -55,7 +60,7 @@ class RobustUnit:
     @property
     def digest(self) -> str:
         """Hash of everything that its figures depend on."""
-        kind = "baseline" if self.role.startswith("baseline") else "all losses"
+        kind = BASELINE if self.role.startswith("baseline") else TOGETHER
         parts = [
             digest(self.study, kind, self.seed),
             self.role,
@@ -114,25 +119,28 @@ def measure(unit: RobustUnit) -> dict[str, Any]:
 
 
 def trained(unit: RobustUnit, config: PipelineConfig, store: Store, dataset: Dataset) -> Checkpoint:
-    """The network of a role."""
+    """The network of a role; those that are run.py's too are trained once for both."""
+    if unit.role in SHARED:
+        return of_study(unit, SHARED[unit.role], unit.seed)
     given = unit.seed, config.device, "val", dataset
-    if unit.role == "baseline":
-        return store.run(train_baseline, config.student, *given, config.export.decisions)
     if unit.role == "baseline with corrupt":
         train = config.student.train
         more = train.model_copy(update={"augment": (*train.augment, corrupted())})
         student = StudentConfig(detector=config.student.detector, train=more, weights=config.student.weights)
         return store.run(train_baseline, student, *given, config.export.decisions)
-    taught = config.distill.model_copy(update={"student_view": VIEW}) if "student_view" in unit.role else config.distill
-    seed = unit.study.teacher_seed(unit.seed)
-    if not any((row["role"], row["seed"]) == (TEACHER, seed) for row in rows(unit.study)) or not teacher_folder(unit).exists():
-        run(unit.study, TEACHER, seed)
-    return store.run(distill, taught, config.student, *given, Checkpoint(teacher_folder(unit)), config.export.decisions)
+    taught = config.distill.model_copy(update={"student_view": VIEW})
+    teacher = of_study(unit, TEACHER, unit.study.teacher_seed(unit.seed))
+    return store.run(distill, taught, config.student, *given, teacher, config.export.decisions)
 
 
-def teacher_folder(unit: RobustUnit) -> Any:
-    """Where run.py keeps the teacher."""
-    return RUNS / digest(unit.study, TEACHER, unit.study.teacher_seed(unit.seed))
+def of_study(unit: RobustUnit, role: str, seed: int) -> Checkpoint:
+    """A network of run.py's, trained now if its weights are not there; a student's teacher is there first."""
+    folder = RUNS / digest(unit.study, role, seed)
+    if not (folder / FACTS).exists():
+        if unit.study.losses(role):
+            of_study(unit, TEACHER, unit.study.teacher_seed(seed))
+        run(unit.study, role, seed)
+    return Checkpoint(folder)
 
 
 def swept(

@@ -53,6 +53,10 @@ SEVERITIES = {"quick": (3,), "full": (1, 2, 3, 4, 5)}
 QUICK_IMAGES = 200
 """The largest number of images of a quick sweep; a full one has all."""
 
+MOST_PIXELS = 2048 * 1024
+"""Images with more are shrunk before they are corrupted: the benchmark's largest images, Cityscapes', have as many. Noise and blur of a few
+px would be lost when the network shrinks the image."""
+
 MIN_SIDE_PX = 32
 """Corruptions are not defined for smaller images."""
 

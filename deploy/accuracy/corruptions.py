@@ -1,26 +1,31 @@
 """Corrupted copies of images, the same ones at every run: seeded by the image, the corruption and the severity.
 
-imagecorruptions-imaug makes them, the maintained form of the benchmark's own package. The random ones among its corruptions draw from
-NumPy's global generator, which is seeded for the call and put back after it, or take a seed.
+imagecorruptions-imaug makes them, the maintained form of the benchmark's own package, or loops of our own that give the same pixels sooner.
+The random ones among them draw from NumPy's global generator, which is seeded for the call and put back after it, or take a seed.
 """
 
 import hashlib
 import importlib.util
+import math
 import warnings
-from collections.abc import Mapping, Sequence
-from types import ModuleType
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from deploy.accuracy.conditions import MIN_SIDE_PX
+from deploy.accuracy.conditions import CORRUPTIONS, HELD_OUT, MIN_SIDE_PX
 from deploy.accuracy.judge import LabeledSplit
 from deploy.errors import DataError, RuntimeUnavailable
 from deploy.machine import packages
 
+Corruption = Callable[..., NDArray[np.uint8]]
+"""Takes an image, `severity` and perhaps `seed`."""
 LIBRARY = "imagecorruptions-imaug"
+COMPARED = "1.1.5"
+"""The release with which our own loops were compared; of any other, the library's own functions are used."""
 _TAKE_A_SEED = ("impulse_noise", "glass_blur")
 _PACKAGES = (LIBRARY, "pillow", "numpy", "scikit-image", "scipy")
 _OPENCV = ("opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless")
@@ -39,18 +44,26 @@ def identity() -> dict[str, str]:
     return {name: version or "not installed" for name, version in found.items()} | {"opencv": packages.first(*_OPENCV)}
 
 
-def load() -> ModuleType:
-    """The library, whose import takes seconds: processes that are forked after it have it.
+@cache
+def load() -> Mapping[str, Corruption]:
+    """A function for each corruption; processes that are forked later need not spend seconds on imports, or on compiling loops.
 
     Raises:
-        RuntimeUnavailable: it is not installed.
+        RuntimeUnavailable: the library is not installed.
     """
     if (missing := why_not()) is not None:
         raise RuntimeUnavailable(missing)
+    import cv2
     import imagecorruptions
 
-    module: ModuleType = imagecorruptions
-    return module
+    if cv2.getNumThreads() != 1:
+        cv2.setNumThreads(1)  # each core has its own image, and OpenCV's threads would be lost in forked processes
+    every: dict[str, Corruption] = {name: partial(imagecorruptions.corrupt, corruption_name=name) for name in (*CORRUPTIONS, *HELD_OUT)}
+    if packages.version(LIBRARY) != COMPARED:
+        return every
+    from deploy.accuracy.faster import FASTER
+
+    return every | FASTER
 
 
 def corrupt(image: NDArray[np.uint8], corruption: str, severity: int, seed: int) -> NDArray[np.uint8]:
@@ -63,14 +76,14 @@ def corrupt(image: NDArray[np.uint8], corruption: str, severity: int, seed: int)
     Raises:
         RuntimeUnavailable: the library is not installed.
     """
-    library = load()
+    make = load()[corruption]
     before = np.random.get_state()  # noqa: NPY002 - the library draws from this generator
     np.random.seed(seed)  # noqa: NPY002
     try:
         options: dict[str, Any] = {"seed": seed} if corruption in _TAKE_A_SEED else {}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            made = library.corrupt(image, severity=severity, corruption_name=corruption, **options)
+            made = make(np.require(image, np.uint8, ["C", "W"]), severity=severity, **options)  # compiled loops take no others
     finally:
         np.random.set_state(before)  # noqa: NPY002
     return np.ascontiguousarray(made, dtype=np.uint8)
@@ -95,6 +108,16 @@ def refuse_small(split: LabeledSplit) -> None:
             f"{first['file_name']}{more}: {first['width']} x {first['height']} px, and corruptions need {MIN_SIDE_PX} px per side; "
             f"leave out robustness.corruptions, or such images"
         )
+
+
+def at_most(image: NDArray[np.uint8], pixels: int) -> NDArray[np.uint8]:
+    """The image [H, W, 3] shrunk to `pixels` px; unchanged if it has no more."""
+    height, width = image.shape[:2]
+    if height * width <= pixels:
+        return image
+    scale = math.sqrt(pixels / (height * width))
+    size = max(MIN_SIDE_PX, round(width * scale)), max(MIN_SIDE_PX, round(height * scale))
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
 
 
 def downscale(image: NDArray[np.uint8], factor: float) -> NDArray[np.uint8]:

@@ -6,9 +6,11 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from deploy import machine
@@ -21,6 +23,8 @@ FEW = 200
 """With fewer items, threads are faster than starting processes."""
 CHUNK = 32
 """Items that a process receives together."""
+AHEAD = 8
+"""Results per process that may wait for the caller."""
 _WATCH_S = 1.0
 
 
@@ -50,14 +54,43 @@ def _results(function: Callable[[T], R], items: Sequence[T]) -> Generator[Any, N
             finally:
                 threads.shutdown(wait=True, cancel_futures=True)
         return
+    with _forked(cores, function) as processes:
+        results = processes.map(_apply, items, chunksize=CHUNK)
+        yield
+        yield from results
+
+
+def ahead(function: Callable[[T], R], items: Sequence[T]) -> Generator[R, None, None]:
+    """`function(item)` for each item, made by one process per core while the caller works with earlier results; few are kept waiting.
+
+    With one core, few items, or on systems that cannot fork, each result is made when it is asked for. `function` may be anything, but
+    must use no thread of this process.
+
+    Raises:
+        ArtifactError: a process was killed.
+    """
+    cores = machine.num_cores()
+    if cores < 2 or len(items) < FEW or not hasattr(os, "fork"):
+        yield from map(function, items)
+        return
+    waiting: deque[Future[R]] = deque()
+    with _forked(cores, function) as processes:
+        for item in items:
+            waiting.append(processes.submit(_apply, item))
+            if len(waiting) > cores * AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+@contextmanager
+def _forked(cores: int, function: Callable[[Any], Any]) -> Iterator[ProcessPoolExecutor]:
     context = multiprocessing.get_context("fork")
     gc.freeze()  # so that collecting garbage in the processes does not copy this one's memory
     try:
         with ProcessPoolExecutor(cores, context, _begin, (os.getpid(), function)) as processes:
             try:
-                results = processes.map(_called, items, chunksize=CHUNK)
-                yield
-                yield from results
+                yield processes
             finally:
                 processes.shutdown(wait=True, cancel_futures=True)
     except BrokenProcessPool as error:
@@ -66,19 +99,19 @@ def _results(function: Callable[[T], R], items: Sequence[T]) -> Generator[Any, N
         gc.unfreeze()
 
 
-_INHERITED: list[Callable[[Any], Any]] = []
-"""In a process of `mapped`: its function, which it has from the process that forked it."""
-
-
-def _called(item: Any) -> Any:
-    return _INHERITED[-1](item)
+_functions: list[Callable[[Any], Any]] = []
+"""In a forked process: what it inherited, and need not be sent."""
 
 
 def _begin(parent: int, function: Callable[[Any], Any]) -> None:
     """In a new process: leave Ctrl-C to the parent, and end when the parent was killed, which would otherwise leave it waiting forever."""
-    _INHERITED.append(function)
+    _functions.append(function)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _apply(item: Any) -> Any:
+    return _functions[-1](item)
 
 
 def _end_with(parent: int) -> None:

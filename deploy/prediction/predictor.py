@@ -41,6 +41,10 @@ class SessionPredictor:
         """
         return self.timed(image, size)[0]
 
+    def answer(self, network_input: NDArray[np.float32], placement: preprocess.Placement) -> Detections:
+        """As `detect`, for an image that was prepared for several engines: what preprocess.apply makes of it."""
+        return decide(self.session.infer(network_input[None]), placement, self.contract)
+
     def timed(self, image: NDArray[np.uint8], size: preprocess.Size | None = None) -> tuple[Detections, Timings]:
         """As `detect`, with the time of each part."""
         start = perf_counter_ns()

@@ -146,11 +146,9 @@ def data_findings(config: PipelineConfig, runs: Path = Path("runs")) -> list[Fin
 
 def _robustness_findings(asked: RobustnessConfig, there: Iterable[str]) -> list[Finding]:
     """What the section robustness asks for and is not there, as far as that is known before the data is prepared."""
-    names = sorted(there)
-    lacking = [name for name in asked.splits if name not in names]
-    found = [f"robustness.splits: no split '{name}'{plugins.suggest(name, names)}: the data has {', '.join(names)}" for name in lacking]
     missing = None if asked.corruptions is None else corruptions.why_not()
-    return [Finding("error", "", line) for line in [*found, *([f"robustness.corruptions: {missing}"] if missing else [])]]
+    lines = [*asked.lacking(there), *([f"robustness.corruptions: {missing}"] if missing else [])]
+    return [Finding("error", "", line) for line in lines]
 
 
 def _unlabelled_findings(config: DataConfig) -> list[Finding]:

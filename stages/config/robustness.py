@@ -1,6 +1,7 @@
 """Section robustness: what engines are judged on in addition to the validation split as it is."""
 
 import re
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -8,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from deploy.accuracy.conditions import Corruptions
 from deploy.comparison import metrics
 from deploy.contract import Frozen
+from deploy.plugins import suggest
 from stages.config.data import SPLIT_NAME
 
 GROUPING_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
@@ -71,6 +73,16 @@ class RobustnessConfig(Frozen):
     def is_asked(self) -> bool:
         """Whether anything is measured."""
         return bool(self.splits or self.corruptions or self.groups)
+
+    def lacking(self, there: Iterable[str]) -> list[str]:
+        """A line for each split that data with the splits `there` does not have, with what to write instead."""
+        known = sorted(there)
+        left = f"splits: [{', '.join(name for name in self.splits if name in known)}]"
+        return [
+            f"robustness.splits: no split '{name}'{suggest(name, known)}: the data has {', '.join(known)}; to go without, write {left}"
+            for name in self.splits
+            if name not in known
+        ]
 
     def why_not_measured(self, metric: str) -> str | None:
         """Why a metric of robustness has no value; None if it has one, or is of another kind."""

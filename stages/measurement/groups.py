@@ -3,7 +3,7 @@
 import csv
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -137,14 +137,23 @@ def read_csv(name: str, path: str) -> dict[str, str]:
         given = ",".join(table.fieldnames or ()) or "nothing"
         raise DataError(f"robustness.groups.{name}: {path}:1: the columns are {given[:80]}; write {','.join(COLUMNS)}")
     rows: dict[str, str] = {}
-    for row in table:
+    for row in _rows(name, path, table):
         where = f"robustness.groups.{name}: {path}:{table.line_num}"
+        if None in row:
+            raise DataError(f"{where}: more values than columns; write a name that contains a comma in quotation marks")
         file, label = ((row[column] or "").strip() for column in COLUMNS)
         if not file or not label:
             raise DataError(f"{where}: no {'file' if not file else 'group'}; every row needs both")
         if rows.setdefault(file, label) != label:
             raise DataError(f"{where}: {file} is in group {label} here and in {rows[file]} above; keep one of the rows")
     return rows
+
+
+def _rows(name: str, path: str, table: "csv.DictReader[str]") -> Iterator[dict[str | Any, str | Any]]:
+    try:
+        yield from table
+    except csv.Error as error:
+        raise DataError(f"robustness.groups.{name}: {path}:{table.line_num + 1}: {error}; is a quotation mark missing?") from error
 
 
 def _by_field(name: str, key: str, images: Sequence[Mapping[str, Any]], split: str, dataset: Dataset) -> dict[int, str]:

@@ -1,9 +1,14 @@
 """What the engines of a run found on other splits and on corrupted images, as comparisons need it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
 from typing import Any
 
+from deploy import machine
 from deploy.accuracy import corruptions
 from deploy.accuracy.conditions import QUICK_IMAGES, Condition, sweep
 from deploy.accuracy.judge import LabeledSplit
@@ -11,14 +16,14 @@ from deploy.comparison.robustness import Findings, ImageGroup
 from deploy.comparison.side import Side
 from deploy.contract import ModelContract
 from deploy.errors import ArtifactError, DataError, RuntimeUnavailable
-from deploy.plugins import suggest
-from deploy.prediction import image_files
-from deploy.prediction.detections import to_coco
+from deploy.prediction import preprocess
+from deploy.prediction.detections import Detections, to_coco
 from deploy.prediction.predictor import SessionPredictor
 from deploy.progress import Steps
 from deploy.runtimes import Session
 from stages.artifacts import DETECTIONS, Dataset, Report, Robustness, Stress, read_json
 from stages.config import RobustnessConfig
+from stages.measurement.corrupted import Fitted, Views
 from stages.measurement.groups import groups_of, refuse_strange
 from stages.measurement.splits import labeled_split, some
 
@@ -54,7 +59,8 @@ class Elsewhere:
             images = self._images(condition)
             label = f"{title}, {condition.corruption or condition.split}"
             with opened() as session, Steps(label, len(images.images)) as steps:
-                return detect_under(condition, {title: SessionPredictor(session, contract)}, images, steps)[title]
+                (every,) = detect_under([condition], {title: SessionPredictor(session, contract)}, images, steps)
+                return every[title]
 
         return self._findings(found)
 
@@ -96,28 +102,46 @@ def swept_images(config: RobustnessConfig, split: str, dataset: Dataset) -> Labe
 
 
 def detect_under(
-    condition: Condition, predictors: Mapping[str, SessionPredictor], images: LabeledSplit, steps: Steps
-) -> dict[str, list[Detection]]:
-    """What each engine finds in the images under one condition; each image is corrupted once for all.
+    conditions: Sequence[Condition], predictors: Mapping[str, SessionPredictor], images: LabeledSplit, steps: Steps
+) -> Generator[dict[str, list[Detection]], None, None]:
+    """What each engine finds in the images, condition by condition; each image is corrupted once for all.
 
     Raises:
         ArtifactError: an engine's answer is invalid; the message names engine, image and condition.
     """
-    found: dict[str, list[Detection]] = {name: [] for name in predictors}
     preprocessing = next(iter(predictors.values())).contract.preprocessing
-    for row, path in zip(images.truth["images"], images.images, strict=True):
-        pixels, where = image_files.load_image(path, preprocessing), path.name
-        if condition.corruption is not None:
-            seed = corruptions.seed_of(row["id"], condition.corruption, condition.severity)
-            pixels = corruptions.corrupt(pixels, condition.corruption, condition.severity, seed)
-            where = f"{path.name}, {condition.corruption} at severity {condition.severity}"
-        for name, predictor in predictors.items():
-            try:
-                found[name] += to_coco(predictor.detect(pixels), row["id"], predictor.contract)
-            except ArtifactError as error:
-                raise ArtifactError(f"{name}, {where}: {error}") from error
-        steps.advance("" if condition.corruption is None else f"{condition.corruption} {condition.severity}")
-    return found
+    with _side_by_side(len(predictors)) as mapped, closing(Views(images, preprocessing).under(conditions)) as views:
+        for condition in conditions:
+            found: dict[str, list[Detection]] = {name: [] for name in predictors}
+            for row, view in zip(images.truth["images"], islice(views, len(images.images)), strict=True):
+                answer = partial(_answer, predictors, view, f"{row['file_name']}{_under(condition)}")
+                for name, answered in zip(predictors, mapped(answer, predictors), strict=True):
+                    found[name] += to_coco(answered, row["id"], predictors[name].contract)
+                steps.advance("" if condition.corruption is None else f"{condition.corruption} {condition.severity}")
+            yield found
+
+
+@contextmanager
+def _side_by_side(engines: int) -> Iterator[Callable[..., Iterable[Detections]]]:
+    """`map`, with a thread for each engine if there are cores for them."""
+    threads = min(engines, machine.num_cores())
+    if threads < 2:
+        yield map
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        yield pool.map
+
+
+def _answer(predictors: Mapping[str, SessionPredictor], view: Fitted, where: str, name: str) -> Detections:
+    predictor = predictors[name]
+    try:
+        return predictor.answer(preprocess.apply(view.pixels, predictor.contract.preprocessing)[0], view.placement)
+    except ArtifactError as error:
+        raise ArtifactError(f"{name}, {where}: {error}") from error
+
+
+def _under(condition: Condition) -> str:
+    return "" if condition.corruption is None else f", {condition.corruption} at severity {condition.severity}"
 
 
 def robust_side(side: Side, name: str, elsewhere: Elsewhere | None, figures: Robustness | None) -> Side:
@@ -136,10 +160,9 @@ def refuse(config: RobustnessConfig, split: str, dataset: Dataset) -> None:
             to be corrupted.
         RuntimeUnavailable: corruptions without the extra.
     """
-    there = dataset.facts.splits
+    for line in config.lacking(dataset.facts.splits):
+        raise DataError(line)
     for name in config.splits:
-        if name not in there:
-            raise DataError(f"robustness.splits: no split '{name}'{suggest(name, there)}: the data has {', '.join(sorted(there))}")
         labeled_split(dataset, name)
     if config.corruptions is not None:
         if (missing := corruptions.why_not()) is not None:
@@ -149,7 +172,8 @@ def refuse(config: RobustnessConfig, split: str, dataset: Dataset) -> None:
     refuse_strange(config, split, dataset)
     if groups and not any(len(one.images) >= config.min_images for one in groups):
         most = max(groups, key=lambda one: len(one.images))
+        count = len(most.images)
         raise DataError(
-            f"robustness.groups: the largest group, {most.grouping}: {most.name}, has {len(most.images)} images of split {split}, "
-            f"and robustness.min_images is {config.min_images}; lower it, or divide the images into fewer groups"
+            f"robustness.groups: the largest group, {most.grouping}: {most.name}, has {count} image{'s' if count != 1 else ''} "
+            f"of split {split}, and robustness.min_images is {config.min_images}; lower it, or divide the images into fewer groups"
         )

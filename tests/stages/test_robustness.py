@@ -16,10 +16,12 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from pydantic import ValidationError
 
+from deploy import machine
 from deploy.accuracy import corruptions
-from deploy.accuracy.conditions import CORRUPTIONS, sweep
+from deploy.accuracy.conditions import CORRUPTIONS, Condition, sweep
 from deploy.bundles.manifest import Verdict
 from deploy.errors import DataError, RuntimeUnavailable
+from deploy.prediction import preprocess
 from deploy.prediction.detections import to_coco
 from deploy.prediction.predictor import SessionPredictor
 from pipeline.config import load
@@ -28,7 +30,8 @@ from stages.assess import assess
 from stages.config import GateConfig, RobustnessConfig, ValidationConfig
 from stages.facts import RobustnessFacts
 from stages.gate import gate
-from stages.measurement.robust import refuse
+from stages.measurement.corrupted import Views
+from stages.measurement.robust import refuse, swept_images
 from stages.measurement.sessions import open_session
 from stages.stress import stress
 from stages.validate import validate
@@ -97,6 +100,28 @@ def by_hand(truth: dict[str, Any], found: Sequence[Any]) -> float:
     return float(judge.stats[0])
 
 
+@pytest.fixture(scope="module")
+def remade(judged: Swept) -> dict[str, float]:
+    """mAP of the float graph on images that the library corrupts here, by corruption."""
+    import imagecorruptions
+
+    truth = read_json(judged.data.annotations("val"))
+    maps: dict[str, float] = {}
+    with open_session(judged.engines["float"], 1) as session:
+        predictor = SessionPredictor(session, robust_samples.contract())
+        for corruption in CORRUPTIONS:
+            found = []
+            for row in truth["images"]:
+                seed = corruptions.seed_of(row["id"], corruption, 3)
+                np.random.seed(seed)  # noqa: NPY002
+                pixels = np.asarray(Image.open(judged.data.images("val") / row["file_name"]))
+                options = {"seed": seed} if corruption in {"glass_blur", "impulse_noise"} else {}
+                made = imagecorruptions.corrupt(pixels, severity=3, corruption_name=corruption, **options)
+                found += to_coco(predictor.detect(made), row["id"], predictor.contract)
+            maps[corruption] = by_hand(truth, found) if found else 0.0  # pycocotools does not load an empty list
+    return maps
+
+
 class TestFigures:
     def test_other_splits_have_the_map_of_their_reports(self, judged: Swept) -> None:
         for name, figures in judged.found.facts.engines.items():
@@ -119,23 +144,20 @@ class TestFigures:
         assert list(groups["size"]) == ["small"]
 
     @pytest.mark.parametrize("corruption", ["gaussian_noise", "glass_blur", "brightness"])
-    def test_a_sweep_is_what_the_library_and_pycocotools_give(self, judged: Swept, corruption: str) -> None:
-        import imagecorruptions
-
-        truth = read_json(judged.data.annotations("val"))
-        with open_session(judged.engines["float"], 1) as session:
-            predictor = SessionPredictor(session, robust_samples.contract())
-            found = []
-            for row in truth["images"]:
-                seed = corruptions.seed_of(row["id"], corruption, 3)
-                np.random.seed(seed)  # noqa: NPY002
-                pixels = np.asarray(Image.open(judged.data.images("val") / row["file_name"]))
-                options = {"seed": seed} if corruption == "glass_blur" else {}
-                made = imagecorruptions.corrupt(pixels, severity=3, corruption_name=corruption, **options)
-                found += to_coco(predictor.detect(made), row["id"], predictor.contract)
+    def test_a_sweep_is_what_the_library_and_pycocotools_give(self, judged: Swept, remade: dict[str, float], corruption: str) -> None:
         swept = judged.found.facts.engines["float"].sweep
         assert swept is not None
-        assert swept.maps[corruption][3] == pytest.approx(by_hand(truth, found), abs=1e-9)
+        assert swept.maps[corruption][3] == pytest.approx(remade[corruption], abs=1e-9)
+
+    def test_mpc_and_rpc_are_what_the_library_and_pycocotools_give(self, judged: Swept, remade: dict[str, float]) -> None:
+        swept = judged.found.facts.engines["float"].sweep
+        assert swept is not None
+        assert len(remade) == 15
+        mpc = sum(remade.values()) / 15
+        plain = by_hand(read_json(judged.data.annotations("val")), read_json(judged.reports["float"].root / "detections.json"))
+        assert 0 < mpc < plain
+        assert swept.mpc == pytest.approx(mpc, abs=1e-9)
+        assert swept.rpc == pytest.approx(mpc / plain, abs=1e-9)
 
     def test_mpc_is_the_mean_over_all_and_rpc_its_ratio_to_clean(self, judged: Swept) -> None:
         swept = judged.found.facts.engines["float"].sweep
@@ -205,20 +227,22 @@ class TestGates:
 
 
 def test_a_killed_sweep_goes_on_where_it_stopped(judged: Swept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    out, detect, calls = folder(tmp_path / "sweep"), SessionPredictor.detect, []
+    out, answer, calls = folder(tmp_path / "sweep"), SessionPredictor.answer, []
 
-    def killed(self: SessionPredictor, image: Any) -> Any:
+    def killed(self: SessionPredictor, pixels: Any, placement: Any) -> Any:
         calls.append(1)
         if len(calls) > 2 * 24 * 3 + 5:
             raise KeyboardInterrupt
-        return detect(self, image)
+        return answer(self, pixels, placement)
 
     with monkeypatch.context() as patch:
-        patch.setattr(SessionPredictor, "detect", killed)
+        patch.setattr(SessionPredictor, "answer", killed)
+        patch.setattr(machine, "num_cores", lambda: 1)
         with pytest.raises(KeyboardInterrupt):
             stress(out, ASKED, "val", 1, judged.engines, judged.data)
     kept = {path: path.stat().st_mtime_ns for path in (out / "float").iterdir()}
     assert sorted(path.name for path in kept) == sorted(f"{name}-3.json" for name in CORRUPTIONS[:3])
+    monkeypatch.setattr(machine, "num_cores", lambda: 2)
     again = stress(out, ASKED, "val", 1, judged.engines, judged.data)
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     for name in judged.engines:
@@ -236,10 +260,14 @@ def csv(text: str) -> dict[str, Any]:
 
 EVERY_DAY = "".join(f"{'day' if number % 2 == 0 else 'night'}-{number:02}.png,a\n" for number in range(24))
 REFUSED: list[tuple[dict[str, Any], str]] = [
-    ({"splits": ["shiftet"]}, r"no split 'shiftet' \(did you mean shifted\?\): the data has shifted, train, val"),
+    (
+        {"splits": ["shiftet"]},
+        r"no split 'shiftet' \(did you mean shifted\?\): the data has shifted, train, val; to go without, write splits: \[\]$",
+    ),
+    ({"splits": ["night", "shifted", "fog"]}, r"no split 'night': the data has shifted, train, val; .* write splits: \[shifted\]$"),
     (
         {"groups": {"all": {"pattern": "(.*)"}}},
-        r"the largest group, all: day-00\.png, has 1 images of split val, and robustness\.min_images is 20; lower it",
+        r"the largest group, all: day-00\.png, has 1 image of split val, and robustness\.min_images is 20; lower it",
     ),
     (
         {"groups": {"site": {"pattern": "camera-([0-9])"}}},
@@ -251,6 +279,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ),
     ({"groups": {"site": {"csv": "nowhere.csv"}}}, r"nowhere\.csv is not a file; write a CSV file with the columns file,group"),
     (csv("file,group\nday-00.png,a\n"), r"sites\.csv has no row for night-01\.png and 22 more of split val; name every image"),
+    (csv("file,group\nday-00.png,a,b\n"), r"sites\.csv:2: more values than columns; write a name that contains a comma in quotation marks"),
+    (csv(f'file,group\nday-00.png,"{"a" * 140_000}\n'), r"sites\.csv:2: field larger than .*; is a quotation mark missing\?"),
     (csv("name,place\nday-00.png,a\n"), r"sites\.csv:1: the columns are name,place; write file,group"),
     (csv("file,group\nday-00.png,\n"), r"sites\.csv:2: no group; every row needs both"),
     (csv(f"file,group\n{EVERY_DAY}day-00.png,b\n"), r"sites\.csv:26: day-00\.png is in group b here and in a above; keep one"),
@@ -329,3 +359,14 @@ def test_facts_survive_a_file(judged: Swept) -> None:
     facts = judged.found.facts
     assert RobustnessFacts.model_validate_json(facts.model_dump_json()) == facts
     assert judged.sweep.facts.num_images == 24
+
+
+def test_a_large_photograph_is_shrunk_before_it_is_corrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stages.measurement.corrupted.MOST_PIXELS", 1)  # nor smaller than the network sees it, 64 x 64 px
+    images = swept_images(ASKED, "val", robust_samples.dataset(tmp_path / "data", size=128, num_images=2))
+    preprocessing = robust_samples.contract().preprocessing
+    (first, _) = Views(images, preprocessing).under([Condition("val", "contrast", 1)])
+    small = corruptions.at_most(np.asarray(Image.open(images.images[0])), 64 * 64)
+    assert small.shape == (64, 64, 3)
+    assert np.array_equal(first.pixels, corruptions.corrupt(small, "contrast", 1, 0))
+    assert first.placement == preprocess.place(128, 128, preprocessing)  # boxes are in px of the photograph

@@ -12,7 +12,7 @@ import pytest
 from deploy import machine
 from deploy.errors import ArtifactError
 from deploy.machine import parallel
-from deploy.machine.parallel import FEW, mapped
+from deploy.machine.parallel import AHEAD, FEW, ahead, mapped
 
 
 def squared(number: int) -> tuple[int, int]:
@@ -45,6 +45,33 @@ def test_few_items_stay_in_this_process() -> None:
 def test_a_process_that_is_killed_ends_the_work_with_one_line() -> None:
     with pytest.raises(ArtifactError, match="was killed"):
         list(mapped(deadly, range(FEW)))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
+def test_results_are_made_ahead_but_only_a_few_wait(tmp_path: Path) -> None:
+    def noted(number: int) -> tuple[int, int]:  # no function that could be pickled
+        (tmp_path / str(number)).touch()
+        return squared(number)
+
+    found = ahead(noted, range(FEW))
+    first = next(found)
+    time.sleep(0.5)
+    assert 1 < len(list(tmp_path.iterdir())) <= 2 * AHEAD + 2
+    rest = list(found)
+    assert [value for value, _ in (first, *rest)] == [number * number for number in range(FEW)]
+    assert os.getpid() not in {process for _, process in rest}
+
+
+def test_few_results_or_one_core_s_are_made_here_when_they_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert {process for _, process in ahead(squared, range(FEW - 1))} == {os.getpid()}
+    monkeypatch.setattr(machine, "num_cores", lambda: 1)
+    assert {process for _, process in ahead(squared, range(FEW))} == {os.getpid()}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
+def test_a_process_that_works_ahead_and_is_killed_ends_the_work_with_one_line() -> None:
+    with pytest.raises(ArtifactError, match="was killed"):
+        list(ahead(deadly, range(FEW)))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")

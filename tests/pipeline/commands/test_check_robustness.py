@@ -22,7 +22,8 @@ def test_a_split_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
     code, found = check(capsys, "robustness.splits=[shiftet]")
     assert code == 3
     errors = [one["message"] for one in found["data"] if one["level"] == "error"]
-    assert errors == ["robustness.splits: no split 'shiftet' (did you mean shifted?): the data has shifted, test, train, val"]
+    line = "robustness.splits: no split 'shiftet' (did you mean shifted?): the data has shifted, test, train, val"
+    assert errors == [f"{line}; to go without, write splits: []"]
 
 
 def test_a_missing_extra(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
