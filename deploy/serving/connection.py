@@ -16,6 +16,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from deploy.serving.clients import Proxies, client_key
 from deploy.serving.front import HEALTH
+from deploy.serving.joined import Joined
 from deploy.serving.pace import Pace
 
 HEADER_SECONDS = 10.0
@@ -41,7 +42,6 @@ MAX_HEADER_BYTES = 64 * 1024
 MAX_PIPELINED = 1000
 """Maximum number of requests that a client sends ahead on one connection."""
 _SPARE = 128
-_CONTINUE = b"HTTP/1.1 100 "
 _TOO_LARGE = b"431 Request Header Fields Too Large"
 
 
@@ -89,40 +89,6 @@ class Entrance:
         self._clients[client] -= 1
         if not self._clients[client]:
             del self._clients[client]
-
-
-class Joined:
-    """A transport on which the head of one answer and the first piece of its body leave together, and so arrive as one event.
-
-    The head waits no longer than until the event loop's next turn.
-    """
-
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
-        self._transport = transport
-        self._loop = loop
-        self._begun = False
-        self._head = b""
-
-    def write(self, data: bytes) -> None:
-        """Send, or keep what is the head of an answer."""
-        if self._begun or data.startswith(_CONTINUE):
-            self._send(data)
-            return
-        self._begun, self._head = True, data
-        self._loop.call_soon(self._send)
-
-    def close(self) -> None:
-        """Send what is left, then close."""
-        self._send()
-        self._transport.close()
-
-    def _send(self, more: bytes = b"") -> None:
-        data, self._head = self._head + more, b""
-        if data:
-            self._transport.write(data)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
 
 
 class Connection(HttpToolsProtocol):
