@@ -19,6 +19,7 @@ from deploy.comparison.side import Side
 from deploy.contract import Accuracy, Latency, NetworkFacts, Percentiles, Ratio
 from deploy.latency.measure import Latencies
 from deploy.machine.load import Load
+from deploy.runtimes import is_raw_only
 from stages.artifacts import TABLES, Checkpoint, Dataset, Engine, Measurement, OnnxModel, Report, StepTimes
 from stages.config import GateConfig, LatencyConfig, PackageConfig, TargetConfig, ValidationConfig
 from stages.datasets.tables import table
@@ -70,13 +71,14 @@ def dataset(root: Path, num_images: int = 6) -> Dataset:
     return Dataset(root)
 
 
-def model(root: Path, graph: ModelProto | None = None, *, converged: bool = True) -> OnnxModel:
-    """model.onnx with its facts; the sample, or a graph like it."""
+def model(root: Path, graph: ModelProto | None = None, *, converged: bool = True, raw: bool = False) -> OnnxModel:
+    """model.onnx with its facts; the sample, or a graph like it; `raw`: boxes are decoded on the host."""
     root.mkdir(parents=True, exist_ok=True)
-    content = (graph or onnx_samples.detector(converged=converged)).SerializeToString()
+    own = onnx_samples.raw_detector() if raw else onnx_samples.detector(converged=converged)
+    content = (graph or own).SerializeToString()
     (root / "model.onnx").write_bytes(content)
     facts = OnnxFacts(
-        contract=onnx_samples.contract(),
+        contract=onnx_samples.contract(raw=raw),
         opset=18,
         max_detections=onnx_samples.MAX_DETECTIONS,
         dynamic_batch=True,
@@ -118,11 +120,12 @@ def target(**options: object) -> TargetConfig:
     return TargetConfig.model_validate({"name": "here", "runtime": "ort", **options})
 
 
-def engine(root: Path, config: TargetConfig, *, converged: bool = True) -> Engine:
+def engine(root: Path, config: TargetConfig, *, converged: bool = True, raw: bool = False) -> Engine:
     """The engine that `optimize` builds of the sample."""
     out = root / "engine"
     out.mkdir(parents=True)
-    return optimize(out, config, model(root / "model", converged=converged), dataset(root / "data"))
+    raw = raw or is_raw_only(config.runtime)
+    return optimize(out, config, model(root / "model", converged=converged, raw=raw), dataset(root / "data"))
 
 
 def accuracy(**changes: float | None) -> Accuracy:
