@@ -18,10 +18,13 @@ from deploy.contract import Heads
 from deploy.errors import ArtifactError, RuntimeUnavailable, first_line
 from deploy.machine import files, packages
 from deploy.machine.peak import Peak, cpu
-from deploy.precision import Batch, Precision
+from deploy.precision import Batch, Precision, Recipe
 from deploy.runtimes import DEFAULTS, Compiled, Delivery, Raw, Session
 
 DELIVERY = Delivery("litert", ("cpu",))
+INTEGERS = Recipe(signed_activations=False, quantize_bias=True, quantize_outputs=True)
+"""TFLite's own int8: bytes with a zero point, signed in the file; a layer computes in bytes only if its output is rounded, too. Sums
+have 32 bits on every processor, so weights have all of their 8."""
 RAW_ONLY = True
 _IDENTIFIER = b"TFL3"
 

@@ -29,8 +29,10 @@ def build(typed: Path, heads: Heads, out: Path) -> Compiled:
     half = found["convolutions_fp16"] > 0
     if half:
         to_float(model)
-    with TemporaryDirectory() as scratch:
-        folded = fold(model, Heads(outputs=outputs), Path(scratch))
+    if not any(count for name, count in found.items() if name.endswith("_int8")):
+        with TemporaryDirectory() as scratch:
+            model = fold(model, Heads(outputs=outputs), Path(scratch))
+    # A graph in int8 was folded before it was quantized; ONNX Runtime would now move its roundings.
     file = out / "engine.tflite"
-    file.write_bytes(Converter(folded, RULES, half=half).content())
+    file.write_bytes(Converter(model, RULES, half=half).content())
     return Compiled(file, found)

@@ -1,21 +1,34 @@
 """Converts a graph of raw outputs to a TFLite file, operator by operator; channels come last inside, as TFLite wants them."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, numpy_helper
 
 from deploy.errors import BuildError
-from deploy.runtimes.litert_files.flat import FlatModel
+from deploy.runtimes.litert_files.flat import LOWEST, ByteScale, FlatModel
 
 Array = NDArray[Any]
 _LAST, _FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
 AXIS = {0: 0, 1: 3, 2: 1, 3: 2}
-_SAME, _VALID = 0, 1
-_RELU = 1
+SAME, VALID = 0, 1
+_SHAPED = ("Reshape", "Resize")
+"""Operators whose further inputs are shapes."""
+
+Place = tuple[int, bool]
+"""A tensor's index, and whether its channels come last."""
+
+
+@dataclass(frozen=True)
+class ByteWeight:
+    """A constant in bytes or in sums of them, and its rounding."""
+
+    values: Array
+    rounding: ByteScale
 
 
 class Converter:
@@ -27,11 +40,14 @@ class Converter:
         values = [*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output]
         self.shapes = {value.name: tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim) for value in values}
         self.constants = {one.name: numpy_helper.to_array(one) for one in model.graph.initializer}
+        self.weights: dict[str, ByteWeight] = {}
+        """Constants that were rounded, by the name of what they stand for."""
         self.graph = model.graph
+        self.readers = _readers(model)
         self.flat = FlatModel()
         self.half = half
-        self.made: dict[str, tuple[int, bool]] = {}
-        """Each tensor's index, and whether its channels come last."""
+        self._made: dict[str, Place] = {}
+        self._rounded: dict[str, Place] = {}
 
     def content(self) -> bytes:
         """The file's content.
@@ -42,8 +58,11 @@ class Converter:
         name = self.graph.input[0].name
         shape = self.shapes[name]
         first = self.flat.tensor(name, [shape[axis] for axis in _LAST])
-        self.made[name] = first, True
+        self._made[name] = first, True
+        needed = _needed(self.graph)
         for node in self.graph.node:
+            if node.name not in needed or node.output[0] in self._rounded:
+                continue  # only tells a shape, or is merged into what it reads
             rule = self._rules.get(node.op_type)
             if rule is None:
                 raise BuildError(f"litert: operator {node.op_type} is not converted; choose a different runtime, or a network without it")
@@ -69,49 +88,86 @@ class Converter:
         content = np.array(values, np.int32)
         return self.flat.tensor(name, content.shape, content)
 
-    def put(self, node: NodeProto, index: int, *, last: bool) -> None:
-        """Remember what a node gives."""
-        self.made[node.output[0]] = index, last
+    def put(self, name: str, index: int, *, last: bool) -> None:
+        """Remember what a node gives, in floats or rounded."""
+        (self._made if self.flat.roundings[index] is None else self._rounded)[name] = index, last
+
+    def floats(self, name: str) -> Place:
+        """A tensor in floats; one that is rounded is brought back once."""
+        if name not in self._made:
+            index, last = self._rounded[name]
+            made = self.flat.tensor(f"{name}/floats", self.flat.shapes[index])
+            self._made[name] = self.flat.operator("DEQUANTIZE", [index], made, "DequantizeOptions"), last
+        return self._made[name]
+
+    def rounded(self, name: str) -> Place | None:
+        """A tensor in bytes; None if it is not rounded."""
+        return self._rounded.get(name)
+
+    def stored(self, name: str) -> Place:
+        """A tensor in bytes if it is rounded, otherwise in floats: for operators that only move values."""
+        return self._rounded.get(name) or self.floats(name)
 
     def turned(self, index: int, order: Sequence[int]) -> int:
         """A tensor with its axes in another order."""
         shape = [self.flat.shapes[index][axis] for axis in order]
         name = f"turned_{index}"
         inputs = [index, self.whole(f"{name}/order", order)]
-        return self.flat.operator("TRANSPOSE", inputs, self.flat.tensor(name, shape), "TransposeOptions")
+        return self.flat.operator("TRANSPOSE", inputs, self.flat.like(index, name, shape), "TransposeOptions")
 
-    def plain(self, name: str) -> int:
-        """A tensor in ONNX's order of axes."""
-        index, last = self.made[name]
+    def plain(self, name: str, *, as_stored: bool = False) -> int:
+        """A tensor in ONNX's order of axes, in floats unless it may be as it is stored."""
+        index, last = self.stored(name) if as_stored else self.floats(name)
         return self.turned(index, _FIRST) if last else index
 
-    def channels_last(self, name: str) -> int:
-        """A tensor of images with its channels last."""
-        index, last = self.made[name]
+    def channels_last(self, name: str, *, as_stored: bool = False) -> int:
+        """A tensor of images with its channels last, in floats unless it may be as it is stored."""
+        index, last = self.stored(name) if as_stored else self.floats(name)
         return index if last else self.turned(index, _LAST)
 
     def shaped(self, index: int, shape: Sequence[int], name: str) -> int:
         """A tensor in another shape."""
         inputs = [index, self.whole(f"{name}/shape", shape)]
-        return self.flat.operator("RESHAPE", inputs, self.flat.tensor(name, shape), "ReshapeOptions", newShape=list(shape))
+        return self.flat.operator("RESHAPE", inputs, self.flat.like(index, name, shape), "ReshapeOptions", newShape=list(shape))
 
     def last_shape(self, name: str) -> list[int]:
         """The shape of a tensor of images with its channels last."""
         return [self.shapes[name][axis] for axis in _LAST]
 
     def padded(self, index: int, pads: Sequence[int], value: float | None, name: str) -> int:
-        """Images with rows and columns added, of zeros or of a value."""
+        """Images with rows and columns added, of zeros or of a value, which is the lowest byte if they are rounded."""
         top, left, bottom, right = pads
         if not any(pads):
             return index
         one, high, wide, channels = self.flat.shapes[index]
         amounts = np.array([[0, 0], [top, bottom], [left, right], [0, 0]], np.int32)
         inputs = [index, self.flat.tensor(f"{name}/pads", amounts.shape, amounts)]
-        made = self.flat.tensor(f"{name}/padded", (one, high + top + bottom, wide + left + right, channels))
-        if value is None:
+        made = self.flat.like(index, f"{name}/padded", (one, high + top + bottom, wide + left + right, channels))
+        rounding = self.flat.roundings[index]
+        if value is None or (rounding is not None and rounding.zeros == (LOWEST,)):
             return self.flat.operator("PAD", inputs, made, "PadOptions")
-        inputs.append(self.flat.tensor(f"{name}/value", (1,), np.array([value], np.float32)))
+        content = np.array([value], np.float32) if rounding is None else np.array([LOWEST], np.int8)
+        inputs.append(self.flat.tensor(f"{name}/value", (1,), content, rounding))
         return self.flat.operator("PADV2", inputs, made, "PadV2Options")
+
+
+def _needed(graph: GraphProto) -> set[str]:
+    """The names of the nodes whose values outputs depend on; shapes are known, so what computes them is not needed."""
+    wanted, found = {value.name for value in graph.output}, set()
+    for node in reversed(graph.node):
+        if wanted.intersection(node.output):
+            found.add(node.name)
+            wanted.update(node.input[:1] if node.op_type in _SHAPED else node.input)
+    return found
+
+
+def _readers(model: ModelProto) -> dict[str, list[NodeProto]]:
+    """The nodes that read each tensor."""
+    found: dict[str, list[NodeProto]] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            found.setdefault(name, []).append(node)
+    return found
 
 
 Attributes = Mapping[str, Any]
@@ -119,50 +175,24 @@ Rule = Callable[[Converter, NodeProto, Attributes], None]
 Rules = Mapping[str, Rule]
 
 
-def conv(own: Converter, node: NodeProto, given: Attributes) -> None:
-    """Conv over images, also grouped."""
-    weight, groups = own.constants[node.input[1]], given.get("group", 1)
-    strides, dilations = given.get("strides", [1, 1]), given.get("dilations", [1, 1])
-    pads, kernel = given.get("pads", [0] * 4), weight.shape[2:]
-    same = [(size - 1) * apart // 2 for size, apart in zip(kernel, dilations, strict=True)]
-    is_same = list(strides) == [1, 1] and list(pads) == [*same, *same] and all(size % 2 for size in kernel)
-    source = own.channels_last(node.input[0])
-    if not is_same:
-        source = own.padded(source, pads, None, node.output[0])
-    channels = own.shapes[node.input[0]][1]
-    bias = own.constants[node.input[2]] if len(node.input) > 2 else np.zeros(len(weight), np.float32)
-    apart = {"strideH": strides[0], "strideW": strides[1], "dilationHFactor": dilations[0], "dilationWFactor": dilations[1]}
-    how = {"padding": _SAME if is_same else _VALID, **apart}
-    made = own.flat.tensor(node.output[0], own.last_shape(node.output[0]))
-    if groups == channels and groups > 1:
-        inputs = [source, own.weight(node.input[1], weight.transpose(1, 2, 3, 0).reshape(1, *kernel, -1))]
-        inputs.append(own.flat.tensor(f"{node.output[0]}/bias", bias.shape, bias.astype(np.float32)))
-        own.flat.operator("DEPTHWISE_CONV_2D", inputs, made, "DepthwiseConv2DOptions", depthMultiplier=len(weight) // groups, **how)
-    else:
-        inputs = [source, own.weight(node.input[1], weight.transpose(0, 2, 3, 1))]
-        inputs.append(own.flat.tensor(f"{node.output[0]}/bias", bias.shape, bias.astype(np.float32)))
-        own.flat.operator("CONV_2D", inputs, made, "Conv2DOptions", **how)
-    own.put(node, made, last=True)
-
-
 def pool(own: Converter, node: NodeProto, given: Attributes) -> None:
     """MaxPool over images."""
     if given.get("ceil_mode") or list(given.get("dilations", [1, 1])) != [1, 1]:
         raise BuildError(f"litert: {node.op_type} with ceil_mode or dilations is not converted; choose a different runtime")
-    source = own.padded(own.channels_last(node.input[0]), given.get("pads", [0] * 4), -3e38, node.output[0])
+    source = own.padded(own.channels_last(node.input[0], as_stored=True), given.get("pads", [0] * 4), -3e38, node.output[0])
     strides, kernel = given.get("strides", [1, 1]), given["kernel_shape"]
-    made = own.flat.tensor(node.output[0], own.last_shape(node.output[0]))
-    how = {"padding": _VALID, "strideH": strides[0], "strideW": strides[1], "filterHeight": kernel[0], "filterWidth": kernel[1]}
-    own.put(node, own.flat.operator("MAX_POOL_2D", [source], made, "Pool2DOptions", **how), last=True)
+    made = own.flat.like(source, node.output[0], own.last_shape(node.output[0]))
+    how = {"padding": VALID, "strideH": strides[0], "strideW": strides[1], "filterHeight": kernel[0], "filterWidth": kernel[1]}
+    own.put(node.output[0], own.flat.operator("MAX_POOL_2D", [source], made, "Pool2DOptions", **how), last=True)
 
 
 def unary(kind: str) -> Rule:
     """A rule for an operator of one tensor."""
 
     def rule(own: Converter, node: NodeProto, given: Attributes) -> None:
-        source, last = own.made[node.input[0]]
+        source, last = own.floats(node.input[0])
         made = own.flat.tensor(node.output[0], own.flat.shapes[source])
-        own.put(node, own.flat.operator(kind, [source], made), last=last)
+        own.put(node.output[0], own.flat.operator(kind, [source], made), last=last)
 
     return rule
 
@@ -171,7 +201,7 @@ def binary(kind: str, options: str) -> Rule:
     """A rule for an operator of two tensors, or of one and a constant."""
 
     def rule(own: Converter, node: NodeProto, given: Attributes) -> None:
-        last = any(own.made[name][1] for name in node.input if name in own.made)
+        last = any(own.stored(name)[1] for name in node.input if name not in own.constants)
         inputs = []
         for name in node.input:
             if name in own.constants:
@@ -181,7 +211,7 @@ def binary(kind: str, options: str) -> Rule:
                 inputs.append(own.channels_last(name) if last else own.plain(name))
         shape = own.last_shape(node.output[0]) if last else own.shapes[node.output[0]]
         made = own.flat.tensor(node.output[0], shape)
-        own.put(node, own.flat.operator(kind, inputs, made, options), last=last)
+        own.put(node.output[0], own.flat.operator(kind, inputs, made, options), last=last)
 
     return rule
 
@@ -195,22 +225,25 @@ def _last(values: Array) -> Array:
 
 def reshape(own: Converter, node: NodeProto, given: Attributes) -> None:
     """Reshape."""
-    own.put(node, own.shaped(own.plain(node.input[0]), own.shapes[node.output[0]], node.output[0]), last=False)
+    own.put(node.output[0], own.shaped(own.plain(node.input[0], as_stored=True), own.shapes[node.output[0]], node.output[0]), last=False)
 
 
 def transpose(own: Converter, node: NodeProto, given: Attributes) -> None:
     """Transpose."""
-    own.put(node, own.turned(own.plain(node.input[0]), given["perm"]), last=False)
+    own.put(node.output[0], own.turned(own.plain(node.input[0], as_stored=True), given["perm"]), last=False)
 
 
 def concat(own: Converter, node: NodeProto, given: Attributes) -> None:
-    """Concat."""
-    last = all(own.made[name][1] for name in node.input)
+    """Concat; of bytes only if all have one rounding."""
+    places = [own.stored(name) for name in node.input]
+    alike = len({own.flat.roundings[index] for index, _ in places}) == 1
+    last = all(is_last for _, is_last in places)
     shape = own.shapes[node.output[0]]
     axis = given["axis"] % len(shape)
-    inputs = [own.made[name][0] if last else own.plain(name) for name in node.input]
-    made = own.flat.tensor(node.output[0], own.last_shape(node.output[0]) if last else shape)
-    own.put(node, own.flat.operator("CONCATENATION", inputs, made, "ConcatenationOptions", axis=AXIS[axis] if last else axis), last=last)
+    inputs = [(own.channels_last if last else own.plain)(name, as_stored=alike) for name in node.input]
+    made = own.flat.like(inputs[0], node.output[0], own.last_shape(node.output[0]) if last else shape)
+    place = AXIS[axis] if last else axis
+    own.put(node.output[0], own.flat.operator("CONCATENATION", inputs, made, "ConcatenationOptions", axis=place), last=last)
 
 
 def resize(own: Converter, node: NodeProto, given: Attributes) -> None:
@@ -219,9 +252,10 @@ def resize(own: Converter, node: NodeProto, given: Attributes) -> None:
     if mode != "nearest" or rule != "asymmetric" or given.get("nearest_mode", b"").decode() != "floor":
         raise BuildError(f"litert: Resize by {mode}, {rule} is not converted; choose a different runtime")
     shape = own.last_shape(node.output[0])
-    inputs = [own.channels_last(node.input[0]), own.whole(f"{node.output[0]}/size", shape[1:3])]
-    made = own.flat.tensor(node.output[0], shape)
-    own.put(node, own.flat.operator("RESIZE_NEAREST_NEIGHBOR", inputs, made, "ResizeNearestNeighborOptions"), last=True)
+    source = own.channels_last(node.input[0], as_stored=True)
+    inputs = [source, own.whole(f"{node.output[0]}/size", shape[1:3])]
+    made = own.flat.like(source, node.output[0], shape)
+    own.put(node.output[0], own.flat.operator("RESIZE_NEAREST_NEIGHBOR", inputs, made, "ResizeNearestNeighborOptions"), last=True)
 
 
 def instance_norm(own: Converter, node: NodeProto, given: Attributes) -> None:
@@ -243,4 +277,4 @@ def instance_norm(own: Converter, node: NodeProto, given: Attributes) -> None:
     found = step("MUL", [off, root], shape, "normed", "MulOptions")
     scale, shift = (own.weight(f"{name}/{key}", own.constants[key].reshape(1, -1, *few[2:])) for key in node.input[1:3])
     found = step("MUL", [found, scale], shape, "scaled", "MulOptions")
-    own.put(node, step("ADD", [found, shift], shape, "shifted", "AddOptions"), last=False)
+    own.put(node.output[0], step("ADD", [found, shift], shape, "shifted", "AddOptions"), last=False)

@@ -17,7 +17,7 @@ def slice_(own: Converter, node: NodeProto, given: Attributes) -> None:
     steps = own.constants[node.input[4]].tolist() if len(node.input) > 4 else [1] * len(starts)
     if min(steps) < 1:
         raise BuildError("litert: Slice backwards is not converted; choose a different runtime")
-    source, last = own.made[node.input[0]]
+    source, last = own.stored(node.input[0])
     first, end, step = [0] * len(shape), list(own.flat.shapes[source]), [1] * len(shape)
     for start, stop, axis, way in zip(starts, ends, axes, steps, strict=True):
         size = shape[axis]
@@ -26,13 +26,13 @@ def slice_(own: Converter, node: NodeProto, given: Attributes) -> None:
         first[place], end[place] = (min(one + size if one < 0 else one, size) for one in (start, stop))
     name = node.output[0]
     inputs = [source, *(own.whole(f"{name}/{key}", values) for key, values in (("first", first), ("end", end), ("step", step)))]
-    made = own.flat.tensor(name, own.last_shape(name) if last else own.shapes[name])
-    own.put(node, own.flat.operator("STRIDED_SLICE", inputs, made, "StridedSliceOptions"), last=last)
+    made = own.flat.like(source, name, own.last_shape(name) if last else own.shapes[name])
+    own.put(node.output[0], own.flat.operator("STRIDED_SLICE", inputs, made, "StridedSliceOptions"), last=last)
 
 
 def clip(own: Converter, node: NodeProto, given: Attributes) -> None:
     """Clip, with constant limits."""
-    source, last = own.made[node.input[0]]
+    source, last = own.floats(node.input[0])
     ends = [own.constants[name] if name else None for name in (*node.input[1:3], "", "")[:2]]
     found = source
     for kind, end in zip(("MAXIMUM", "MINIMUM"), ends, strict=True):
@@ -40,12 +40,12 @@ def clip(own: Converter, node: NodeProto, given: Attributes) -> None:
             limit = own.flat.tensor(f"{node.output[0]}/{kind}", (1,), np.asarray(end, np.float32).reshape(1))
             made = own.flat.tensor(f"{node.output[0]}/{kind.lower()}", own.flat.shapes[source])
             found = own.flat.operator(kind, [found, limit], made, "MaximumMinimumOptions")
-    own.put(node, found, last=last)
+    own.put(node.output[0], found, last=last)
 
 
 def hard_sigmoid(own: Converter, node: NodeProto, given: Attributes) -> None:
     """HardSigmoid: max(0, min(1, alpha * x + beta))."""
-    source, last = own.made[node.input[0]]
+    source, last = own.floats(node.input[0])
     found, shape = source, own.flat.shapes[source]
     parts: tuple[tuple[str, float, str], ...] = (
         ("MUL", given.get("alpha", 0.2), "MulOptions"),
@@ -56,7 +56,7 @@ def hard_sigmoid(own: Converter, node: NodeProto, given: Attributes) -> None:
     for kind, value, options in parts:
         number = own.flat.tensor(f"{node.output[0]}/{kind}/number", (1,), np.array([value], np.float32))
         found = own.flat.operator(kind, [found, number], own.flat.tensor(f"{node.output[0]}/{kind}", shape), options)
-    own.put(node, found, last=last)
+    own.put(node.output[0], found, last=last)
 
 
 def mean(own: Converter, node: NodeProto, given: Attributes) -> None:
@@ -67,4 +67,4 @@ def mean(own: Converter, node: NodeProto, given: Attributes) -> None:
     name = node.output[0]
     inputs = [own.channels_last(node.input[0]), own.whole(f"{name}/axes", (1, 2))]
     made = own.flat.tensor(name, own.last_shape(name))
-    own.put(node, own.flat.operator("MEAN", inputs, made, "ReducerOptions", keepDims=True), last=True)
+    own.put(node.output[0], own.flat.operator("MEAN", inputs, made, "ReducerOptions", keepDims=True), last=True)

@@ -1,13 +1,14 @@
 """Which rule converts which operator of ONNX."""
 
-from deploy.runtimes.litert_files import convert, more
+from deploy.runtimes.litert_files import convert, convolution, int8, more
 from deploy.runtimes.litert_files.convert import Rules
 
 RULES: Rules = {
-    "Add": convert.binary("ADD", "AddOptions"),
+    "Add": int8.add(convert.binary("ADD", "AddOptions")),
     "Clip": more.clip,
     "Concat": convert.concat,
-    "Conv": convert.conv,
+    "Conv": convolution.conv,
+    "DequantizeLinear": int8.dequantize,
     "Div": convert.binary("DIV", "DivOptions"),
     "GlobalAveragePool": more.mean,
     "HardSigmoid": more.hard_sigmoid,
@@ -15,6 +16,7 @@ RULES: Rules = {
     "InstanceNormalization": convert.instance_norm,
     "MaxPool": convert.pool,
     "Mul": convert.binary("MUL", "MulOptions"),
+    "QuantizeLinear": int8.quantize,
     "ReduceMean": more.mean,
     "Relu": convert.unary("RELU"),
     "Reshape": convert.reshape,
