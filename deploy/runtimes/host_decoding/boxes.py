@@ -15,6 +15,8 @@ from deploy.contract import BoxCode, HeadLevel, HostDecoding, Preprocessing
 Floats = NDArray[np.float32]
 _NARROW_FROM = 4
 """As in the graph: levels with at least this many times the candidates are narrowed down to rows first, which orders equal scores."""
+_MARGIN, _NEAR_ONE = 0.01, 0.99
+"""How far below the threshold a logit must be to be left out; above this probability, steps of float32 would be as wide as the margin."""
 
 
 @dataclass(frozen=True)
@@ -72,27 +74,43 @@ def _pairs(logits: Floats, quality: Floats | None, rule: HostDecoding) -> tuple[
     """Rows, classes and scores of the best pairs of a row and a class, those above the threshold."""
     rows = np.arange(len(logits))
     if len(logits) >= _NARROW_FROM * rule.candidates:
-        strongest = _scores(logits.max(axis=1, keepdims=True), quality)[:, 0]
-        rows = _best(strongest, rule)
-    scores = _scores(logits[rows], None if quality is None else quality[rows])
-    best = _best(scores.ravel(), rule)
-    return rows[best // logits.shape[1]], best % logits.shape[1], scores.ravel()[best]
+        strongest = logits.max(axis=1)
+        likely = _likely(strongest, rule)
+        rows = likely[_best(_scores(strongest[likely], None if quality is None else quality[likely, 0]), rule)]
+    num_classes, pairs = logits.shape[1], logits[rows].ravel()
+    likely = _likely(pairs, rule)
+    scores = _scores(pairs[likely], None if quality is None else quality[rows[likely // num_classes], 0])
+    best = _best(scores, rule)
+    chosen = likely[best]
+    return rows[chosen // num_classes], chosen % num_classes, scores[best]
 
 
 def _likeliest(logits: Floats, quality: Floats | None, rule: HostDecoding) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
     """As `_pairs`, but of each row only the likeliest class, with the quality in the score."""
-    labels = logits.argmax(axis=1)
-    scores = sigmoid(logits.max(axis=1))
-    scores = scores if quality is None else scores * sigmoid(quality[:, 0])
-    rows = _best(scores, rule)
-    return rows, labels[rows], scores[rows]
+    strongest = logits.max(axis=1)
+    likely = _likely(strongest, rule)
+    scores = sigmoid(strongest[likely])
+    scores = scores if quality is None else scores * sigmoid(quality[likely, 0])
+    best = _best(scores, rule)
+    rows = likely[best]
+    return rows, logits[rows].argmax(axis=1), scores[best]
+
+
+def _likely(logits: Floats, rule: HostDecoding) -> NDArray[np.int64]:
+    """The indices of all logits whose score may be above the threshold, and a few more: most are far below, and cost no exponential."""
+    least = min(rule.score_threshold**2 if rule.scores == "mean" else rule.score_threshold, _NEAR_ONE)
+    floor = np.float32(np.log(least / (1 - least)) - _MARGIN) if least > 0 else np.float32(-np.inf)
+    return np.flatnonzero(~(logits < floor))
 
 
 def _best(scores: Floats, rule: HostDecoding) -> NDArray[np.int64]:
     """The indices of the highest scores above the threshold; of equal ones the lower index comes first."""
     above = np.flatnonzero(~(scores <= rule.score_threshold))  # NaN stays, to be refused
-    found: NDArray[np.int64] = above[np.argsort(-scores[above], kind="stable")][: rule.candidates]
-    return found
+    if len(above) > rule.candidates:
+        found = scores[above]
+        above = above[~(found < np.partition(found, -rule.candidates)[-rule.candidates])]  # ties with the last one stay
+    best: NDArray[np.int64] = above[np.argsort(-scores[above], kind="stable")][: rule.candidates]
+    return best
 
 
 def _scores(logits: Floats, quality: Floats | None) -> Floats:
