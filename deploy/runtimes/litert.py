@@ -20,6 +20,7 @@ from deploy.machine import files, packages
 from deploy.machine.peak import Peak, cpu
 from deploy.precision import Batch, Precision, Recipe
 from deploy.runtimes import DEFAULTS, Compiled, Delivery, Raw, Session
+from deploy.runtimes.litert_files.quiet import without_greeting
 
 DELIVERY = Delivery("litert", ("cpu",))
 INTEGERS = Recipe(signed_activations=False, quantize_bias=True, quantize_outputs=True)
@@ -82,8 +83,9 @@ class LiteRtSession(Session):
 
         self._file = file
         try:
-            self._interpreter = Interpreter(model_content=content, num_threads=threads)
-            self._interpreter.allocate_tensors()
+            with without_greeting():
+                self._interpreter = Interpreter(model_content=content, num_threads=threads)
+                self._interpreter.allocate_tensors()
             (self._input,) = self._interpreter.get_input_details()
         except Exception as error:  # its own kinds, and ValueError for damaged files
             raise ArtifactError(f"{file}: not an engine that LiteRT can open ({first_line(error)}); build it again") from error

@@ -210,10 +210,11 @@ def side(facts: ReportFacts) -> Side:
     return Side(facts.target, figures, onnx_samples.contract(), closed, closed, facts.why, facts.data)
 
 
-def plan(gates: Sequence[Mapping[str, Any]] = PASSING) -> Plan:
+def plan(gates: Sequence[Mapping[str, Any]] = PASSING, runtime: str = "ort") -> Plan:
     """The target `here` and another with their gates, measured in an instant."""
+    targets = target(runtime=runtime), target(name="int8", precision="int8")
     return Plan(
-        targets=tuple(one.model_dump(mode="json") for one in (target(), target(name="int8", precision="int8"))),
+        targets=tuple(one.model_dump(mode="json") for one in targets),
         gates=tuple(GateConfig.model_validate(one).model_dump(mode="json") for one in gates),
         validation=ValidationConfig(latency=LatencyConfig(warmup=1, min_passes=3, min_seconds=0)).model_dump(mode="json"),
     )
@@ -230,8 +231,9 @@ def bundle(
     reported = report(root / "report", why=why, size=built.facts.bytes)
     chosen = tuple(GateConfig.model_validate(one) for one in gates)
     timed = measurement(root / "measurement", {} if why else {built.facts.target: latency()})
-    judged = gate(verdicts, chosen, ValidationConfig(), None, built, model(root / "model"), reported, timed, {}, {}, {}, {})
-    package(out, PackageConfig(**config), plan(gates), built, model(root / "model"), reported, timed, judged)
+    own = model(root / "model", raw=built.facts.contract.decoding is not None)
+    judged = gate(verdicts, chosen, ValidationConfig(), None, built, own, reported, timed, {}, {}, {}, {})
+    package(out, PackageConfig(**config), plan(gates, built.facts.runtime), built, own, reported, timed, judged)
     return Bundle.load(out)
 
 

@@ -1,5 +1,7 @@
 """What LiteRT's engines refuse, and what the conversion names."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -61,3 +63,19 @@ def test_other_outputs_and_other_sizes_are_refused(engine: Path) -> None:
             session.heads(np.zeros((1, 3, 32, 64), np.float32), onnx_samples.HEADS.outputs)
         with pytest.raises(ArtifactError, match="decoded on the host"):
             session.infer(np.zeros((1, 3, 64, 64), np.float32))
+
+
+def test_opening_an_engine_writes_nothing_to_stderr_and_holds_back_nothing_else(engine: Path) -> None:
+    code = (
+        "import os, pathlib, sys\n"
+        "from deploy.runtimes import litert\n"
+        "from deploy.runtimes.litert_files.quiet import without_greeting\n"
+        "litert.open(pathlib.Path(sys.argv[1]), threads=1).close()\n"
+        "with without_greeting():\n"
+        "    os.write(2, b'INFO: Created TensorFlow Lite XNNPACK delegate for CPU.\\nmine\\n')\n"
+        "print('after', file=sys.stderr)\n"
+        "os.close(2)\n"
+        "litert.open(pathlib.Path(sys.argv[1]), threads=1).close()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(engine)], capture_output=True, text=True, check=True)
+    assert done.stderr == "mine\nafter\n"
