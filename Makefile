@@ -17,7 +17,7 @@ STAMP := $(VENV)/.installed
 
 # TensorRT for RTX compiles engines without a GPU; its wheels exist for Linux and Windows on x86-64.
 COMMA := ,
-EXTRAS := train,serve,hub,openvino,transformers,timm,video,signing,dev$(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' '-')),$(COMMA)tensorrt-rtx)
+EXTRAS := train,serve,hub,openvino,litert,ncnn-build,transformers,timm,video,signing,dev$(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' '-')),$(COMMA)tensorrt-rtx)
 EXTRAS := $(EXTRAS)$(if $(shell command -v nvidia-smi),$(COMMA)tensorrt)
 
 help:

@@ -13,6 +13,9 @@ Mean = Annotated[float, Field(ge=-1000, le=1000)]
 Deviation = Annotated[float, Field(ge=1e-4, le=1e4)]
 
 
+Corner = Annotated[int, Field(ge=0, le=3)]
+
+
 MaskFrame = Literal["box", "image"]
 """What a mask [h, w] covers: its box, or the whole network input."""
 
@@ -46,17 +49,72 @@ class Preprocessing(Frozen):
     reduced_decoding: bool = False
 
 
+RawOutput = Literal["class_logits", "box_deltas", "box_distributions", "quality"]
+"""What a graph without decoding returns: [B, N, classes], [B, N, 4], [B, N, 4, bins], [B, N, 1]."""
+
+
+class HeadLevel(Frozen):
+    """A level's positions, row by row, with the anchors (x1, y1, x2, y2) of the first one in px; `step` is px to the next, (x, y).
+
+    The N rows of the raw outputs are those of all levels in turn, a row per anchor, all anchors of a position together.
+    """
+
+    height: int = Field(ge=1, le=4096)
+    width: int = Field(ge=1, le=4096)
+    step: tuple[float, float]
+    anchors: tuple[tuple[float, float, float, float], ...] = Field(min_length=1, max_length=64)
+
+
+class BoxCode(Frozen):
+    """How a box is coded relative to its anchor: its numbers, each times its factor in `scale`.
+
+    `sides`: px / anchor side from the anchor's center to x1, y1, x2, y2. `center`: the center's move / anchor side, then the logarithm of
+    size / anchor size, which is limited to `least` and `most`, null: not. `order`: which number each of these is.
+    """
+
+    kind: Literal["sides", "center"]
+    scale: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
+    order: tuple[Corner, Corner, Corner, Corner] = (0, 1, 2, 3)
+    least: float | None = None
+    most: float | None = None
+
+
+class HostDecoding(Frozen):
+    """How raw outputs become boxes outside the graph, on the host; the numbers that decide are those of the section export.
+
+    `scores`: how class and quality, p and q, both sigmoids, make a score. `mean`: the root of p * q. `class_first`: candidates are chosen
+    by p, then a score is p * q, or p without a quality, and boxes without area drop out. `likeliest`: as that, but a row has only its
+    likeliest class, is chosen by p * q, and boxes are clipped to the image only at the end.
+    """
+
+    outputs: tuple[RawOutput, ...] = Field(min_length=2)
+    levels: tuple[HeadLevel, ...] = Field(min_length=1, max_length=16)
+    code: BoxCode
+    scores: Literal["mean", "class_first", "likeliest"]
+    max_detections: int = Field(ge=1, le=1000)
+    candidates: int = Field(ge=1, le=5000)
+    score_threshold: float = Field(ge=0, le=1)
+    iou_threshold: float = Field(ge=0, le=1)
+    agnostic: bool = False
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the raw outputs."""
+        return sum(level.height * level.width * len(level.anchors) for level in self.levels)
+
+
 class ModelContract(Frozen):
     """Everything needed to feed a detector and to interpret its output.
 
     The network's labels are contiguous, 0 to len(classes) - 1; `category_ids[label]` is the data set's own id.
-    `mask_frame` is null for detectors without masks.
+    `mask_frame` is null for detectors without masks, `decoding` if the graph itself decodes boxes and suppresses overlaps.
     """
 
     preprocessing: Preprocessing
     classes: tuple[str, ...]
     category_ids: tuple[int, ...]
     mask_frame: MaskFrame | None = None
+    decoding: HostDecoding | None = None
 
 
 class Heads(Frozen):

@@ -236,6 +236,8 @@ def _add_sign(commands: _Commands) -> argparse.ArgumentParser:
 def _add_package(commands: _Commands) -> argparse.ArgumentParser:
     command = _on_bundle(commands, "package", "write Dockerfiles, a Triton repository, a KServe manifest and clients for a bundle")
     command.add_argument("--out", metavar="DIR", required=True, help="the new folder")
+    command.add_argument("--web", action="store_true", help="write a static page instead, which runs the graph in the browser")
+    command.add_argument("--ort-web", metavar="DIR", help="folder of the npm package onnxruntime-web, for --web")
     command.add_argument("--image", metavar="NAME", help="name of the container image (default edgedistill/<model>:<sha256>)")
     return command
 

@@ -85,7 +85,8 @@ def compress(config: PipelineConfig, store: Store) -> RunResult:
     model = store.run(export, graph, student)
     title, baseline = baselines.compared(store)
     shown = {"teacher": teacher, **({} if baseline is None else {"baseline": baseline})}
-    exported = {name: store.at(name).run(export, graph, network) for name, network in shown.items()}
+    inside = graph.model_copy(update={"decode": "graph"})  # a teacher need not be of a kind that a host can decode
+    exported = {name: store.at(name).run(export, inside if name == "teacher" else graph, one) for name, one in shown.items()}
     models = {name: store.at(name).run(export, graph, one) for name, one in tuned.items()}
     builds = [(target, models.get(target.name, model)) for target in config.targets]
     builds += [(reference(name), onnx) for name, onnx in exported.items()]

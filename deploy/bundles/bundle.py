@@ -17,6 +17,7 @@ from deploy.bundles.trust import ANYONE, Trust
 from deploy.errors import ArtifactError, RuntimeUnavailable
 from deploy.machine import files
 from deploy.runtimes import Session
+from deploy.runtimes.host_decoding.session import decoded
 from deploy.runtimes.onnx_files import header
 
 
@@ -141,7 +142,7 @@ class Bundle:
             raise ArtifactError(f"{self.root}: its engine was {foreign}; {advice}")
         with nullcontext() if self.snapshot is None else self.snapshot.named_as_given():
             session: Session = runtime.open(self.file(self.manifest.engine), threads=threads, options=self.manifest.options)
-        return session
+        return decoded(session, self.manifest.contract)
 
 
 def write(folder: Path, manifest: Manifest, names: Iterable[str]) -> Bundle:

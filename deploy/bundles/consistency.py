@@ -45,11 +45,8 @@ def graph_problems(manifest: Manifest, header: Header, *, engine: bool = False) 
         yield f"the graph's images are {_shown(images)}, those of the contract 3 x {size.height} x {size.width}"
     if manifest.graph.dynamic_batch and images[1] and images[1][0] is not None:
         yield f"dynamic_batch is true, but the graph's images are {_shown(images)}"
-    expected: dict[str, tuple[int, tuple[int | None, ...]]] = {"boxes": (_FLOAT, (None, most, 4)), "scores": (_FLOAT, (None, most))}
-    expected |= {"labels": (_INTEGER, (None, most)), "converged": (_TRUTH, (None,))}
-    if manifest.contract.mask_frame is not None:
-        expected["masks"] = (_FLOAT, (None, most, None, None))
-    elif "masks" in header.outputs:
+    expected = _raw_outputs(manifest) if manifest.contract.decoding is not None else _outputs(manifest, most)
+    if manifest.contract.mask_frame is None and "masks" in header.outputs:
         yield "the graph has masks, but the contract has no mask_frame"
     for name, (kind, shape) in expected.items():
         found = header.outputs.get(name)
@@ -58,6 +55,22 @@ def graph_problems(manifest: Manifest, header: Header, *, engine: bool = False) 
             yield f"output {name} should be {' x '.join('any' if one is None else str(one) for one in shape)}, the graph has {has}"
     if not engine and header.opset not in (0, manifest.graph.opset):
         yield f"opset is {manifest.graph.opset}, the graph's {header.opset}"
+
+
+def _outputs(manifest: Manifest, most: int) -> dict[str, tuple[int, tuple[int | None, ...]]]:
+    expected: dict[str, tuple[int, tuple[int | None, ...]]] = {"boxes": (_FLOAT, (None, most, 4)), "scores": (_FLOAT, (None, most))}
+    expected |= {"labels": (_INTEGER, (None, most)), "converged": (_TRUTH, (None,))}
+    if manifest.contract.mask_frame is not None:
+        expected["masks"] = (_FLOAT, (None, most, None, None))
+    return expected
+
+
+def _raw_outputs(manifest: Manifest) -> dict[str, tuple[int, tuple[int | None, ...]]]:
+    """Those of a graph whose boxes are decoded on the host."""
+    decoding, num_classes = manifest.contract.decoding, len(manifest.contract.classes)
+    assert decoding is not None
+    last: dict[str, tuple[int | None, ...]] = {"class_logits": (num_classes,), "box_distributions": (4, None), "quality": (1,)}
+    return {name: (_FLOAT, (None, decoding.num_rows, *last.get(name, (4,)))) for name in decoding.outputs}
 
 
 def _fits(found: Value, kind: int, shape: tuple[int | None, ...]) -> bool:

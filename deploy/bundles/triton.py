@@ -7,7 +7,7 @@ from typing import Any
 
 from deploy.bundles.bundle import Bundle
 from deploy.bundles.manifest import Manifest
-from deploy.errors import plain
+from deploy.errors import ArtifactError, plain
 from deploy.machine import files
 from deploy.runtimes import ONNX_BACKEND, delivery
 
@@ -66,8 +66,16 @@ def config(manifest: Manifest, name: str, *, max_batch_size: int, max_queue_dela
 
 
 def write(bundle: Bundle, repository: Path) -> None:
-    """Write a repository of one model: configuration, labels and version 1 (the engine if Triton can run it, otherwise the ONNX graph)."""
+    """Write a repository of one model: configuration, labels and version 1 (the engine if Triton can run it, otherwise the ONNX graph).
+
+    Raises:
+        ArtifactError: its boxes are decoded on the host.
+    """
     manifest = bundle.manifest
+    if manifest.contract.decoding is not None:
+        raise ArtifactError(
+            f"{bundle.root}: Triton would answer with raw outputs, its boxes are decoded on the host; export with decode: graph"
+        )
     folder = repository / manifest.name
     (folder / "1").mkdir(parents=True)
     own = delivery(manifest.runtime).triton

@@ -55,11 +55,11 @@ class Quantizer:
             self._method = CalibrationMethod.MinMax
             data = {name: tuple(np.array(end, np.float32) for end in ends) for name, ends in known.items()}
             save_tensors_data(TensorsData(self._method, data), self._cache)
-        self.model = _fold(model, heads, scratch)
+        self.model = fold(model, heads, scratch)
         self._groups, owners = _groups(self.model, heads)
         self._joins = joins.find(self.model, heads, owners) if recipe.quantize_joins else ()
         self.layers = tuple(self._groups)
-        add_pre_process_metadata(self.model)  # otherwise ONNX Runtime recommends what _fold has already done
+        add_pre_process_metadata(self.model)  # otherwise ONNX Runtime recommends what fold has already done
         self._file = scratch / "model.onnx"
         self._file.write_bytes(self.model.SerializeToString())
 
@@ -119,7 +119,7 @@ class Quantizer:
         )
 
 
-def _fold(model: ModelProto, heads: Heads, scratch: Path) -> ModelProto:
+def fold(model: ModelProto, heads: Heads, scratch: Path) -> ModelProto:
     """Fold batch norms and constants, using only standard operators; the heads' tensors keep their names."""
     kept = onnx.ModelProto()
     kept.CopyFrom(model)

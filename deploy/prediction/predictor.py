@@ -11,6 +11,7 @@ from deploy.errors import ArtifactError
 from deploy.prediction import masks, preprocess
 from deploy.prediction.detections import Detections
 from deploy.runtimes import Raw, Session
+from deploy.runtimes.host_decoding.session import decoded
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class SessionPredictor:
     """An open session behind the contract's preprocessing. The caller closes the session."""
 
     def __init__(self, session: Session, contract: ModelContract) -> None:
-        self.session = session
+        self.session = decoded(session, contract)
         self.contract = contract
 
     def detect(self, image: NDArray[np.uint8], size: preprocess.Size | None = None) -> Detections:

@@ -5,6 +5,7 @@ A file defines
 - `compile(typed: Path, heads: Heads, out: Path, *, <options>) -> Compiled`, writing one file into `out`. `typed` is the ONNX graph in
   the target's precision, which its tensors' types state. The keyword-only parameters are the target's options in YAML.
 - `INTEGERS: Recipe`, the kind of int8 that it requires; a runtime without it has no int8
+- `RAW_ONLY: bool`, only if True: it computes raw outputs and no graph that decodes boxes
 - `DELIVERY: Delivery`, only if it differs from the defaults: what an engine needs on the machines of others
 - `fingerprint(options) -> dict[str, str]`, only if engines can be built for a device that this machine lacks: that device's `identity`
 - `on_site(options) -> Mapping[str, Any]`, only in that case: the options that build an engine for this machine's device
@@ -17,11 +18,12 @@ A file defines
 - `why_not_build(options) -> str | None`, only if building needs something else than running: why no engine with these options can be
   built here. It is asked before the graph is converted, and compile is called only if the answer is None.
 
-compile raises BuildError if the graph cannot be built.
+compile raises BuildError if the graph cannot be built. If boxes are decoded on the host, the graph's outputs are `heads.outputs`, and
+the session answers to `heads` instead of `infer`.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType, TracebackType
@@ -103,6 +105,20 @@ def checked(raw: Raw, num_images: int) -> Raw:
     return raw
 
 
+HOST_OUTPUT = "class_logits"
+"""An output of every engine whose boxes are decoded on the host."""
+
+
+def refuse_raw(outputs: Collection[str]) -> None:
+    """Refuse to ask an engine for boxes that it does not decode.
+
+    Raises:
+        ArtifactError: it has no such outputs.
+    """
+    if not outputs:
+        raise ArtifactError("the engine's boxes are decoded on the host, but its contract does not say how; build it again")
+
+
 DEFAULTS: Mapping[str, Any] = MappingProxyType({})
 """The options of a target that has none."""
 PACKAGE = "deploy.runtimes"
@@ -160,6 +176,11 @@ def options_of(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in on_site(name, filled).items() if key != "runtime"}
 
 
+def is_raw_only(name: str) -> bool:
+    """Whether a runtime computes raw outputs only, so that boxes must be decoded on the host."""
+    return name != AUTO and getattr(plugins.load(PACKAGE, name), "RAW_ONLY", False) is True
+
+
 def fingerprint(name: str, options: Mapping[str, Any]) -> dict[str, str]:
     """Fingerprint of the device that a runtime's engine with these options is for."""
     runtime = plugins.load("deploy.runtimes", name)
@@ -189,6 +210,14 @@ class Session(ABC):
     @abstractmethod
     def infer(self, images: Batch) -> Raw:
         """Run on images [B, 3, H, W] float32."""
+
+    def heads(self, images: Batch, names: Sequence[str]) -> tuple[NDArray[np.float32], ...]:
+        """The raw outputs of these names, for an engine whose boxes are decoded on the host.
+
+        Raises:
+            ArtifactError: the engine has none.
+        """
+        raise ArtifactError("the engine decodes boxes itself, but its contract has them decoded on the host; build it again")
 
     @abstractmethod
     def close(self) -> None:

@@ -6,11 +6,12 @@ faster than dynamic ones.
 
 import importlib.util
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from deploy import machine
 from deploy.contract import Heads
@@ -18,7 +19,7 @@ from deploy.errors import ArtifactError, RuntimeUnavailable
 from deploy.machine import packages
 from deploy.machine.peak import Peak, cpu
 from deploy.precision import Batch, Precision, Recipe
-from deploy.runtimes import DEFAULTS, Compiled, Delivery, Raw, Session, TritonBackend, checked
+from deploy.runtimes import DEFAULTS, Compiled, Delivery, Raw, Session, TritonBackend, checked, refuse_raw
 from deploy.runtimes.onnx_files import engine
 from deploy.runtimes.onnx_files.header import open_model
 
@@ -90,13 +91,18 @@ class OpenVinoSession(Session):
 
     def infer(self, images: Batch) -> Raw:
         """Run on images [B, 3, H, W] float32."""
+        refuse_raw(self._outputs)
+        values = dict(zip(self._outputs, self.heads(images, self._outputs), strict=True))
+        return checked(Raw(**{**values, "converged": values["converged"].astype(np.bool_)}), len(images))
+
+    def heads(self, images: Batch, names: Sequence[str]) -> tuple[NDArray[Any], ...]:
+        """See Session.heads."""
         try:
             request = self._requests.get(images.shape) or self._compiled(images.shape)
             results = request.infer({"images": np.ascontiguousarray(images, np.float32)})
-        except RuntimeError as error:
+            return tuple(np.array(results[name]) for name in names)
+        except (RuntimeError, KeyError) as error:
             raise ArtifactError(f"the engine failed on images {images.shape}: {_last_line(error)}") from error
-        values = {name: np.array(results[name]) for name in self._outputs}
-        return checked(Raw(**{**values, "converged": values["converged"].astype(np.bool_)}), len(images))
 
     def _compiled(self, shape: tuple[int, ...]) -> Any:
         fixed = self._model.clone()

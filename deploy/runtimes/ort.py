@@ -8,11 +8,12 @@ import contextlib
 import importlib.util
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from deploy import machine
 from deploy.contract import Heads
@@ -20,7 +21,7 @@ from deploy.errors import ArtifactError, RuntimeUnavailable, first_line
 from deploy.machine import packages
 from deploy.machine.peak import Peak, cpu
 from deploy.precision import Batch, Precision, Recipe
-from deploy.runtimes import DEFAULTS, ONNX_BACKEND, Compiled, Delivery, Raw, Session, checked
+from deploy.runtimes import DEFAULTS, ONNX_BACKEND, Compiled, Delivery, Raw, Session, checked, refuse_raw
 from deploy.runtimes.onnx_files import engine
 from deploy.runtimes.onnx_files.header import open_model
 
@@ -125,11 +126,19 @@ class OrtSession(Session):
 
     def infer(self, images: Batch) -> Raw:
         """Run on images [B, 3, H, W] float32."""
+        refuse_raw(self._outputs)
+        return checked(Raw(*self._run(images, self._outputs)), len(images))
+
+    def heads(self, images: Batch, names: Sequence[str]) -> tuple[NDArray[np.float32], ...]:
+        """See Session.heads."""
+        return tuple(self._run(images, names))
+
+    def _run(self, images: Batch, names: Sequence[str]) -> list[NDArray[Any]]:
         try:
-            values = self._session.run(self._outputs, {"images": np.ascontiguousarray(images, np.float32)})
+            values: list[NDArray[Any]] = self._session.run(list(names), {"images": np.ascontiguousarray(images, np.float32)})
         except Exception as error:
             raise ArtifactError(f"the engine failed on images {images.shape}: {first_line(error)}") from error
-        return checked(Raw(*values), len(images))
+        return values
 
     def peak(self, precision: Precision) -> Peak | None:
         """See Session.peak; only for the CPU."""

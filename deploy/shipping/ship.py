@@ -9,7 +9,14 @@ from deploy.bundles.bundle import Bundle
 from deploy.runtimes import Delivery, delivery
 
 FILES = Path(__file__).parent / "files"
-_COPIED = ("start.sh", "triton.sh", "client.py", "plain_onnxruntime.py")
+_COPIED = ("start.sh", "client.py")
+_OF_WHOLE_GRAPHS = ("triton.sh", "plain_onnxruntime.py")
+_WITHOUT = """
+## Decoded on the host
+
+The graph of this bundle returns raw outputs, of which edgedistill makes boxes. So there is no Triton repository here, and no
+plain_onnxruntime.py; what a program of your own has to do is in docs/host-decoding.md of edgedistill.
+"""
 MODELS = "triton"
 
 
@@ -21,7 +28,9 @@ def ship(bundle: Bundle, out: Path, *, image: str | None = None) -> None:
     """
     manifest = bundle.manifest
     bundle.copy(out / "bundle")
-    triton.write(bundle, out / MODELS)
+    whole = manifest.contract.decoding is None  # Triton and the plain program expect boxes of the graph
+    if whole:
+        triton.write(bundle, out / MODELS)
     digest = manifest.files[manifest.engine or manifest.onnx]
     needs = delivery(manifest.runtime)
     words = {
@@ -37,7 +46,10 @@ def ship(bundle: Bundle, out: Path, *, image: str | None = None) -> None:
         _fill("Dockerfile", out / f"Dockerfile.{kind}", {**words, **container(needs, kind)})
     for name in ("kserve.yaml", "README.md"):
         _fill(name, out / name, words)
-    for name in _COPIED:
+    if not whole:
+        with (out / "README.md").open("a", encoding="utf-8") as readme:
+            readme.write(_WITHOUT)
+    for name in (*_COPIED, *(_OF_WHOLE_GRAPHS if whole else ())):
         shutil.copy(FILES / name, out / name)
 
 

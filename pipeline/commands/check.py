@@ -107,6 +107,7 @@ def _refuse_networks(config: PipelineConfig) -> None:
     """
     # Imported here: a run that reuses all its trainings must not import torch.
     from stages.int8.sites import refuse_unroundable
+    from stages.measurement.torch_accuracy import refuse_undecodable
     from stages.training.checkpoint import build_detector, check_size
     from stages.training.distillation import build_losses
     from stages.training.unlabeled.plan import refuse_unlearnable
@@ -117,6 +118,8 @@ def _refuse_networks(config: PipelineConfig) -> None:
     teacher, student = (build_detector(choice, len(anything.classes), pretrained=False) for choice in choices)
     for detector, choice in zip((teacher, student), choices, strict=True):
         check_size(detector, choice, anything)
+    if config.export.decode == "host":
+        refuse_undecodable(student, anything, config.export)
     losses = build_losses(config.distill, student, teacher, config.seed)
     for target in config.targets:
         if target.int8 is not None and target.finetunes:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 from deploy.comparison import metrics
 from deploy.contract import Frozen
 from deploy.plugins import OptionRole, suggest
-from deploy.runtimes import AUTO
+from deploy.runtimes import AUTO, is_raw_only
 from deploy.serving.options import ServeConfig
 from pipeline.config import unlabelled
 from pipeline.config.diagnose import Misfit, explain, refuse_coerced
@@ -121,6 +121,14 @@ class PipelineConfig(Frozen):
         if validation.split == "train":
             raise ValueError("the networks are trained on split train; choose a different split, such as val")
         return validation
+
+    @model_validator(mode="after")
+    def _decoded_somewhere(self) -> "PipelineConfig":
+        for index, target in enumerate(self.targets):
+            if self.export.decode == "graph" and is_raw_only(target.runtime):
+                problem = f"runtime {target.runtime} computes raw outputs only; set export.decode: host, or choose a different runtime"
+                raise Misfit(("targets", index, "runtime"), problem)
+        return self
 
     @model_validator(mode="after")
     def _other_splits_are_others(self) -> "PipelineConfig":

@@ -25,12 +25,15 @@ class ExportConfig(Frozen):
     nms: Literal["per_class", "agnostic"] = Field(
         default="per_class", description="whether a box suppresses only overlapping boxes of its class, or of all classes"
     )
+    decode: Literal["graph", "host"] = Field(
+        default="graph", description="whether the graph decodes boxes and suppresses overlaps, or returns raw outputs for the host to do it"
+    )
     proposals: int = Field(default=300, ge=1, le=2000, description="number of regions passed to the second stage of a two-stage detector")
 
     @property
     def decisions(self) -> "ExportConfig":
         """The same detections, with the options of the file at their defaults: everything that judging a network in torch depends on."""
-        return self.model_copy(update={"opset": 18, "dynamic_batch": True})
+        return self.model_copy(update={"opset": 18, "dynamic_batch": True, "decode": "graph"})
 
 
 class TargetConfig(Plugin):

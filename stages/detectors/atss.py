@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
+from deploy.contract import BoxCode
 from stages.detectors import Detector, Graph, GraphOptions
 from stages.detectors.backbones.deformable import Deformable
 from stages.detectors.backbones.options import Backbone, BackboneNorm, BackboneWeights, BackboneWidth, DeformableStages, DeformableVersion
@@ -57,6 +58,11 @@ class AtssDetector(DenseDetector):
     def decode(self, deltas: Tensor, anchors: Tensor) -> Tensor:
         """See DenseDetector.decode; a box shrinks no more than it grows."""
         return coding.decode(torch.maximum(deltas, _LEAST_GROWTH.to(deltas.device)), anchors, _CODING)
+
+    @property
+    def box_code(self) -> BoxCode:
+        """See DenseDetector.box_code."""
+        return BoxCode(kind="center", scale=tuple(1 / one for one in _CODING), least=-coding.MAX_GROWTH, most=coding.MAX_GROWTH)
 
     def graph(self, options: GraphOptions) -> Graph:
         """See Detector.graph."""

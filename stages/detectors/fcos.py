@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.fcos import FCOS, FCOS_ResNet50_FPN_Weights, FCOSClassificationHead, FCOSHead, FCOSRegressionHead
 
+from deploy.contract import BoxCode
 from stages.detectors import Detector, Graph, GraphOptions
 from stages.detectors.backbones.catalog import group_norm
 from stages.detectors.backbones.deformable import Deformable
@@ -77,6 +78,11 @@ class FcosDetector(DenseDetector):
         size = anchors[..., 2:] - anchors[..., :2]
         center = (anchors[..., :2] + anchors[..., 2:]) / 2
         return torch.cat((center - deltas[..., :2] * size, center + deltas[..., 2:] * size), dim=-1)
+
+    @property
+    def box_code(self) -> BoxCode:
+        """See DenseDetector.box_code."""
+        return BoxCode(kind="sides", scale=(-1, -1, 1, 1))
 
     def graph(self, options: GraphOptions) -> Graph:
         """See Detector.graph."""

@@ -17,6 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torchvision.ops import sigmoid_focal_loss
 
+from deploy.contract import BoxCode
 from stages.detectors import Detector, Graph, GraphOptions
 from stages.detectors.backbones.deformable import Deformable
 from stages.detectors.backbones.options import Backbone, BackboneNorm, BackboneWeights, BackboneWidth, DeformableStages, DeformableVersion
@@ -93,6 +94,11 @@ class FsafDetector(DenseDetector):
         center = (anchors[..., :2] + anchors[..., 2:]) / 2
         up, down, left, right = (deltas * (_UNIT * (anchors[..., 2:3] - anchors[..., :1]))).unbind(dim=-1)
         return torch.cat((center - torch.stack((left, up), dim=-1), center + torch.stack((right, down), dim=-1)), dim=-1)
+
+    @property
+    def box_code(self) -> BoxCode:
+        """See DenseDetector.box_code."""
+        return BoxCode(kind="sides", scale=(-_UNIT, -_UNIT, _UNIT, _UNIT), order=(2, 0, 3, 1))
 
     def graph(self, options: GraphOptions) -> Graph:
         """See Detector.graph."""

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from torchvision.ops import generalized_box_iou_loss
 
+from deploy.contract import BoxCode
 from stages.detectors import Detector, Graph, GraphOptions
 from stages.detectors.backbones.deformable import Deformable
 from stages.detectors.backbones.options import Backbone, BackboneNorm, BackboneWeights, BackboneWidth, DeformableStages, DeformableVersion
@@ -90,6 +91,12 @@ class GflDetector(DenseDetector):
     def _places(self, anchors: Tensor) -> tuple[Tensor, Tensor]:
         """The anchors' centers [..., 2] in px and the strides of their levels [..., 1]."""
         return (anchors[..., :2] + anchors[..., 2:]) / 2, (anchors[..., 2:3] - anchors[..., :1]) / self.anchor_scale
+
+    @property
+    def box_code(self) -> BoxCode:
+        """See DenseDetector.box_code."""
+        unit = 1 / self.anchor_scale
+        return BoxCode(kind="sides", scale=(-unit, -unit, unit, unit))
 
     def graph(self, options: GraphOptions) -> Graph:
         """See Detector.graph."""

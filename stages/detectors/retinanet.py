@@ -23,6 +23,7 @@ from torchvision.models.detection.retinanet import (
 )
 from torchvision.ops import Conv2dNormActivation
 
+from deploy.contract import BoxCode
 from stages.detectors import Detector, Graph, GraphOptions
 from stages.detectors.backbones.catalog import group_norm
 from stages.detectors.backbones.deformable import Deformable
@@ -76,6 +77,11 @@ class RetinaNetDetector(DenseDetector):
     @property
     def _as_mmdet(self) -> bool:
         return isinstance(self.model.anchor_generator, ExactAnchors)
+
+    @property
+    def box_code(self) -> BoxCode:
+        """See DenseDetector.box_code."""
+        return BoxCode(kind="center", least=-coding.MAX_GROWTH if self._as_mmdet else None, most=coding.MAX_GROWTH)
 
     def graph(self, options: GraphOptions) -> Graph:
         """See Detector.graph."""

@@ -18,6 +18,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, one_hot
 
+from deploy.contract import BoxCode
 from stages.detectors import Detector, Graph, GraphOptions
 from stages.detectors.backbones.csp_darknet import STRIDES, DarknetPyramid, DarknetShape
 from stages.detectors.backbones.pretrained import NoWeights, load_torchvision
@@ -90,6 +91,11 @@ class YoloxDetector(DenseDetector):
         middle, extent = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
         return torch.cat(((middle - corner) / stride, (extent / stride + _LEAST_EXTENT).log()), dim=1)
 
+    @property
+    def box_code(self) -> BoxCode:
+        """See DenseDetector.box_code."""
+        return BoxCode(kind="center")
+
     def graph(self, options: GraphOptions) -> Graph:
         """See Detector.graph."""
         return YoloxGraph(self, options)
@@ -97,6 +103,8 @@ class YoloxDetector(DenseDetector):
 
 class YoloxGraph(SelectiveGraph):
     """As SelectiveGraph, but a position has one class, its likeliest; and overlaps are those of boxes that are not clipped."""
+
+    scoring = "likeliest"
 
     def level(self, head: Mapping[str, Tensor], anchors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """See DenseGraph.level."""

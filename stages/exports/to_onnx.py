@@ -2,15 +2,17 @@
 
 import logging
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import onnx
 import torch
-from onnx import GraphProto
+from onnx import GraphProto, NodeProto
 from torch import Tensor, nn
 
 from deploy.contract import Heads
 from deploy.errors import BuildError
+from deploy.precision import network
 from stages.detectors import Graph, GraphOutput
 from stages.detectors.backbones.deformable import deployed
 
@@ -35,8 +37,13 @@ class _Flat(nn.Module):
         return (answer.boxes, answer.scores, answer.labels, answer.converged, *masks, *answer.head, *answer.pooled)
 
 
-def write_onnx(graph: Graph, size: tuple[int, int], file: Path, *, opset: int = 18, dynamic_batch: bool = True) -> Heads:
+def write_onnx(
+    graph: Graph, size: tuple[int, int], file: Path, *, opset: int = 18, dynamic_batch: bool = True, raw: Sequence[str] = ()
+) -> Heads:
     """Write the graph for images of size (height, width) px; the result names the tensors that delimit its network.
+
+    Args:
+        raw: names for the raw head outputs, at which the graph then ends; empty: it decodes boxes and suppresses overlaps.
 
     Raises:
         BuildError: the exporter refuses the graph.
@@ -46,19 +53,36 @@ def write_onnx(graph: Graph, size: tuple[int, int], file: Path, *, opset: int = 
     with torch.no_grad():
         answer = flat.answer(images)
     heads = Heads(
-        outputs=tuple(f"head_{index}" for index in range(len(answer.head))),
+        outputs=tuple(raw[index] if index < len(raw) else f"head_{index}" for index in range(len(answer.head))),
         inputs=tuple(f"pooled_{index}" for index in range(len(answer.pooled))),
     )
     kept = ["boxes", "scores", "labels", "converged", *([] if answer.masks is None else ["masks"])]
     _export(flat, images, file, [*kept, *heads.outputs, *heads.inputs], opset, dynamic_batch)
     model = onnx.load(str(file))
-    outputs = [output for output in model.graph.output if output.name in kept]
+    outputs = [output for output in model.graph.output if output.name in (raw or kept)]
     del model.graph.output[:]
     model.graph.output.extend(outputs)
+    if raw:
+        _cut(model.graph, raw)
     _forget_sources(model.graph)
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, str(file))
     return heads
+
+
+def _cut(graph: GraphProto, outputs: Sequence[str]) -> None:
+    """Remove whatever these outputs do not need; the names of all that they need stay as they are."""
+    needed, nodes = set(outputs), list[NodeProto]()
+    for node in reversed(graph.node):  # sorted topologically, as ONNX requires
+        if needed.intersection(node.output):
+            nodes.append(NodeProto.FromString(node.SerializeToString()))
+            needed.update(network.inputs(node))
+    del graph.node[:]
+    graph.node.extend(reversed(nodes))
+    for values in (graph.initializer, graph.value_info):
+        kept = [value for value in values if value.name in needed]
+        del values[:]
+        values.extend(kept)
 
 
 def _forget_sources(graph: GraphProto) -> None:

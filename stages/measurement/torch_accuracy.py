@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from deploy.accuracy.judge import Judged, LabeledSplit, detect, evaluated, judge
-from deploy.contract import Accuracy
-from deploy.errors import EdgedistillError
+from deploy.contract import Accuracy, HostDecoding, ModelContract
+from deploy.errors import ConfigError, EdgedistillError
 from deploy.precision import Batch
 from deploy.prediction.predictor import SessionPredictor
 from deploy.progress import track
@@ -16,6 +16,7 @@ from deploy.runtimes import Raw, Session
 from stages.artifacts import DETECTIONS, Dataset
 from stages.config import ExportConfig
 from stages.detectors import Detector, Graph, GraphOptions
+from stages.detectors.boxes.host import HostDecodable
 from stages.measurement import splits
 from stages.processes import copy_from_first, gathered, is_main_process, num_processes, process_index
 
@@ -44,6 +45,27 @@ def graph_options(export: ExportConfig) -> GraphOptions:
     """The part of the export section that decides detections."""
     agnostic = export.nms == "agnostic"
     return GraphOptions(export.max_detections, export.candidates, export.score_threshold, export.iou_threshold, export.proposals, agnostic)
+
+
+def host_decoding(detector: Detector, size: tuple[int, int], export: ExportConfig) -> HostDecoding:
+    """How a host decodes the detector's raw outputs, for images of (height, width) px.
+
+    Raises:
+        ConfigError: only its graph can decode them.
+    """
+    graph = detector.graph(graph_options(export)).eval()
+    found = graph.decoding(size) if isinstance(graph, HostDecodable) else None
+    if found is None:
+        others = "or choose one that a host can decode, such as fcos, retinanet, atss, gfl, fsaf or yolox"
+        raise ConfigError(
+            f"export.decode: host, but {detector.name or 'this detector'} decodes its boxes in the graph only; set it to graph, {others}"
+        )
+    return found
+
+
+def refuse_undecodable(detector: Detector, contract: ModelContract, export: ExportConfig) -> None:
+    """Refuse to have boxes decoded on the host that only the graph can decode; raises as `host_decoding`."""
+    host_decoding(detector, (contract.preprocessing.height, contract.preprocessing.width), export)
 
 
 def evaluate(out: Path, detector: Detector, dataset: Dataset, split: str, export: ExportConfig) -> Accuracy:

@@ -14,6 +14,7 @@ from deploy.precision import Precision, Recipe, network
 from deploy.precision.proof import proof
 from deploy.prediction import preprocess
 from deploy.runtimes import Delivery, delivery, fingerprint, on_site
+from deploy.runtimes.host_decoding.session import decoded
 from stages.artifacts import Dataset
 from stages.config import ValidationConfig
 from stages.validate import validate
@@ -25,6 +26,23 @@ PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 
 @pytest.mark.parametrize("name", plugins.names("deploy.runtimes"))
 class TestEveryRuntime:
+    @pytest.mark.parametrize("precision", PRECISIONS)
+    def test_it_does_so_when_boxes_are_decoded_on_the_host(self, name: str, precision: Precision, tmp_path: Path) -> None:
+        config = artifact_samples.target(runtime=name, precision=precision, calibration_images=4)
+        try:
+            engine = artifact_samples.engine(tmp_path, config, raw=True)
+        except BuildError as lacking:
+            if f"not in {precision}" not in str(lacking):
+                raise
+            return
+        assert (engine.facts.file is None) == (engine.facts.why is not None)
+        (tmp_path / "report").mkdir()
+        report = validate(tmp_path / "report", QUICK, engine, Dataset(tmp_path / "data")).facts
+        missing = plugins.load("deploy.runtimes", name).why_not()
+        assert (report.why is None) == (engine.facts.file is not None and missing is None)
+        if report.accuracy is not None:
+            assert report.accuracy.map == pytest.approx(1)
+
     @pytest.mark.parametrize("precision", PRECISIONS)
     def test_an_engine_finds_everything_or_its_facts_say_why_there_is_none(self, name: str, precision: Precision, tmp_path: Path) -> None:
         config = artifact_samples.target(runtime=name, precision=precision, calibration_images=4)
@@ -60,10 +78,11 @@ class TestEveryRuntime:
             return
         preprocessing = onnx_samples.contract().preprocessing
         images = np.stack([preprocess.apply(onnx_samples.picture(cells), preprocessing)[0] for cells in CELLS])
-        with runtime.open(engine.file(engine.facts.file), threads=1, options=engine.facts.options) as session:
+        opened = runtime.open(engine.file(engine.facts.file), threads=1, options=engine.facts.options)
+        with decoded(opened, engine.facts.contract) as session:
             both, first = session.infer(images), session.infer(images[:1])
-            types = (both.boxes.dtype, both.scores.dtype, both.labels.dtype, both.converged.dtype)
-            assert types == (np.float32, np.float32, np.int64, np.bool_)
+            types = [both.boxes.dtype, both.scores.dtype, both.labels.dtype, both.converged.dtype]
+            assert types == [np.dtype(kind) for kind in (np.float32, np.float32, np.int64, np.bool_)]
             assert (both.scores > 0).sum(axis=1).tolist() == [2, 1]
             np.testing.assert_allclose(first.scores[0], both.scores[0], rtol=1e-5)
             kept = both.boxes.copy()

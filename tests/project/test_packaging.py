@@ -46,6 +46,7 @@ def test_the_wheel_holds_our_packages_and_nothing_else(wheel: zipfile.ZipFile) -
     assert not [name for name in wheel.namelist() if Path(name).name.startswith("test_")]
     beside = {name for name in wheel.namelist() if not name.endswith(".py") and "dist-info" not in name}
     served = {"page.html", "openapi.yaml", "Dockerfile", "kserve.yaml", "start.sh", "triton.sh", "README.md"}
+    served |= {"index.html", "page.css", "page.mjs", "detector.mjs"}
     assert {Path(name).name for name in beside if name.startswith("deploy/s")} == served
 
 
@@ -106,6 +107,8 @@ def test_the_base_needs_no_torch() -> None:
 def test_what_is_deployed_imports_what_the_base_installs() -> None:
     base = {"PIL", "faster_coco_eval", "hotcoco", "numpy", "onnxruntime", "pydantic", "pydantic_core", "tqdm", "yaml", "deploy"}
     extras = {
+        "ai_edge_litert",
+        "flatbuffers",
         "google",
         "grpc",
         "huggingface_hub",

@@ -19,6 +19,7 @@ from deploy.comparison.side import Side
 from deploy.contract import Accuracy, Latency, NetworkFacts, Percentiles, Ratio
 from deploy.latency.measure import Latencies
 from deploy.machine.load import Load
+from deploy.runtimes import is_raw_only
 from stages.artifacts import TABLES, Checkpoint, Dataset, Engine, Measurement, OnnxModel, Report, StepTimes
 from stages.config import GateConfig, LatencyConfig, PackageConfig, TargetConfig, ValidationConfig
 from stages.datasets.tables import table
@@ -70,13 +71,14 @@ def dataset(root: Path, num_images: int = 6) -> Dataset:
     return Dataset(root)
 
 
-def model(root: Path, graph: ModelProto | None = None, *, converged: bool = True) -> OnnxModel:
-    """model.onnx with its facts; the sample, or a graph like it."""
+def model(root: Path, graph: ModelProto | None = None, *, converged: bool = True, raw: bool = False) -> OnnxModel:
+    """model.onnx with its facts; the sample, or a graph like it; `raw`: boxes are decoded on the host."""
     root.mkdir(parents=True, exist_ok=True)
-    content = (graph or onnx_samples.detector(converged=converged)).SerializeToString()
+    own = onnx_samples.raw_detector() if raw else onnx_samples.detector(converged=converged)
+    content = (graph or own).SerializeToString()
     (root / "model.onnx").write_bytes(content)
     facts = OnnxFacts(
-        contract=onnx_samples.contract(),
+        contract=onnx_samples.contract(raw=raw),
         opset=18,
         max_detections=onnx_samples.MAX_DETECTIONS,
         dynamic_batch=True,
@@ -118,11 +120,12 @@ def target(**options: object) -> TargetConfig:
     return TargetConfig.model_validate({"name": "here", "runtime": "ort", **options})
 
 
-def engine(root: Path, config: TargetConfig, *, converged: bool = True) -> Engine:
+def engine(root: Path, config: TargetConfig, *, converged: bool = True, raw: bool = False) -> Engine:
     """The engine that `optimize` builds of the sample."""
     out = root / "engine"
     out.mkdir(parents=True)
-    return optimize(out, config, model(root / "model", converged=converged), dataset(root / "data"))
+    raw = raw or is_raw_only(config.runtime)
+    return optimize(out, config, model(root / "model", converged=converged, raw=raw), dataset(root / "data"))
 
 
 def accuracy(**changes: float | None) -> Accuracy:
@@ -207,10 +210,11 @@ def side(facts: ReportFacts) -> Side:
     return Side(facts.target, figures, onnx_samples.contract(), closed, closed, facts.why, facts.data)
 
 
-def plan(gates: Sequence[Mapping[str, Any]] = PASSING) -> Plan:
+def plan(gates: Sequence[Mapping[str, Any]] = PASSING, runtime: str = "ort") -> Plan:
     """The target `here` and another with their gates, measured in an instant."""
+    targets = target(runtime=runtime), target(name="int8", precision="int8")
     return Plan(
-        targets=tuple(one.model_dump(mode="json") for one in (target(), target(name="int8", precision="int8"))),
+        targets=tuple(one.model_dump(mode="json") for one in targets),
         gates=tuple(GateConfig.model_validate(one).model_dump(mode="json") for one in gates),
         validation=ValidationConfig(latency=LatencyConfig(warmup=1, min_passes=3, min_seconds=0)).model_dump(mode="json"),
     )
@@ -227,8 +231,9 @@ def bundle(
     reported = report(root / "report", why=why, size=built.facts.bytes)
     chosen = tuple(GateConfig.model_validate(one) for one in gates)
     timed = measurement(root / "measurement", {} if why else {built.facts.target: latency()})
-    judged = gate(verdicts, chosen, ValidationConfig(), None, built, model(root / "model"), reported, timed, {}, {}, {}, {})
-    package(out, PackageConfig(**config), plan(gates), built, model(root / "model"), reported, timed, judged)
+    own = model(root / "model", raw=built.facts.contract.decoding is not None)
+    judged = gate(verdicts, chosen, ValidationConfig(), None, built, own, reported, timed, {}, {}, {}, {})
+    package(out, PackageConfig(**config), plan(gates, built.facts.runtime), built, own, reported, timed, judged)
     return Bundle.load(out)
 
 

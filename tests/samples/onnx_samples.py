@@ -11,7 +11,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from deploy.contract import Heads, MaskFrame, ModelContract, Preprocessing
+from deploy.contract import BoxCode, HeadLevel, Heads, HostDecoding, MaskFrame, ModelContract, Preprocessing
 
 CELL = 16
 CLASSES = ("red", "green", "blue")
@@ -25,10 +25,19 @@ MASK_STRIDE = 4
 """Px between the samples of a mask that covers the image; the whole box is the object."""
 
 
-def contract(size: int = 64, mask_frame: MaskFrame | None = None) -> ModelContract:
-    """The sample's contract: size x size px."""
+def contract(size: int = 64, mask_frame: MaskFrame | None = None, *, raw: bool = False) -> ModelContract:
+    """The sample's contract: size x size px; `raw`: boxes are decoded on the host."""
     preprocessing = Preprocessing(height=size, width=size)
-    return ModelContract(preprocessing=preprocessing, classes=CLASSES, category_ids=CATEGORY_IDS, mask_frame=mask_frame)
+    own = ModelContract(preprocessing=preprocessing, classes=CLASSES, category_ids=CATEGORY_IDS, mask_frame=mask_frame)
+    return own.model_copy(update={"decoding": decoding(size)}) if raw else own
+
+
+def decoding(size: int = 64) -> HostDecoding:
+    """How a host decodes the sample's raw outputs: each cell is a box."""
+    level = HeadLevel(height=size // CELL, width=size // CELL, step=(CELL, CELL), anchors=((0, 0, CELL, CELL),))
+    limits = {"max_detections": MAX_DETECTIONS, "candidates": 16, "score_threshold": 0.05, "iou_threshold": 0.5}
+    own = {"outputs": HEADS.outputs, "levels": (level,), "code": BoxCode(kind="center"), "scores": "class_first"}
+    return HostDecoding.model_validate({**own, **limits})
 
 
 def picture(cells: dict[tuple[int, int], int], size: int = 64) -> NDArray[np.uint8]:
@@ -57,6 +66,27 @@ def detector(size: int = 64, *, dynamic_batch: bool = True, converged: bool = Tr
         values |= _mask_weights(side)
         nodes += _masks_of_boxes() if mask_frame == "box" else _masks_of_the_image()
     weights = [numpy_helper.from_array(value, name) for name, value in values.items()]
+    graph = helper.make_graph(nodes, "cells", [images], outputs, weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def raw_detector(size: int = 64, *, dynamic_batch: bool = True) -> onnx.ModelProto:
+    """The graph without decoding: images [B, 3, size, size] to class_logits [B, N, 3] and box_deltas [B, N, 4]."""
+    batch, rows = "batch" if dynamic_batch else 1, (size // CELL) ** 2
+    named = {name: f"{name}_map" for name in HEADS.outputs}
+    nodes = _network()
+    for node in nodes:
+        node.output[:] = [named.get(name, name) for name in node.output]
+    for name, grid in named.items():
+        nodes.append(helper.make_node("Reshape", [grid, "flat"], [f"{name}_flat"]))
+        nodes.append(helper.make_node("Transpose", [f"{name}_flat"], [name], perm=[0, 2, 1]))
+    used = {name for node in nodes for name in node.input}
+    weights = [numpy_helper.from_array(value, name) for name, value in _weights(size, converged=True).items() if name in used]
+    images = helper.make_tensor_value_info("images", TensorProto.FLOAT, [batch, 3, size, size])
+    sizes = zip(HEADS.outputs, (len(CLASSES), 4), strict=True)
+    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [batch, rows, last]) for name, last in sizes]
     graph = helper.make_graph(nodes, "cells", [images], outputs, weights)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     onnx.checker.check_model(model, full_check=True)

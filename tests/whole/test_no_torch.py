@@ -3,73 +3,23 @@
 import json
 import shutil
 import signal
-import subprocess
-import sys
 import urllib.request
-import venv
-from importlib.metadata import Distribution, distribution
 from pathlib import Path
 
 import artifact_samples
 import flow_samples
 import onnx_samples
 import pytest
-from packaging.requirements import Requirement
 from PIL import Image
-from places import ROOT
 from serving_samples import Server
 from waiting import PATIENCE
+from wheel_samples import install, run
 
 from deploy.bundles.bundle import Bundle
 
 SPLITS = (f"{split}_images: cells/images/{split}, {split}_annotations: cells/{split}.json" for split in ("train", "val"))
 COCO_DATA = f"{{dataset: coco, {', '.join(SPLITS)}}}"
 """The section data of a pipeline whose images artifact_samples wrote into `cells`."""
-
-
-def needed(requirements: list[str], extra: str) -> dict[str, Distribution]:
-    """The distributions that requirements ask for on this machine, and those that these ask for."""
-    found: dict[str, Distribution] = {}
-    queue = [(Requirement(line), extra) for line in requirements]
-    while queue:
-        requirement, wanted = queue.pop()
-        if requirement.marker and not requirement.marker.evaluate({"extra": wanted}):
-            continue
-        one = distribution(requirement.name)
-        name = one.metadata["Name"].lower()
-        if name not in found or requirement.extras:
-            found[name] = one
-            queue += [(Requirement(line), inner) for line in one.requires or [] for inner in ("", *requirement.extras)]
-    return found
-
-
-def borrow(one: Distribution, site: Path) -> None:
-    """Link what a distribution installed here into another environment."""
-    for top in {file.parts[0] for file in one.files or [] if ".." not in file.parts}:
-        link = site / top
-        if top != "__pycache__" and not link.exists():
-            link.symlink_to(Path(str(one.locate_file(top))).resolve())
-
-
-def install(folder: Path, how: str, extra: str) -> Path:
-    """`edgedistill` from the wheel with an extra; its dependencies linked from here, or installed by pip, which downloads them."""
-    build = [sys.executable, "-P", "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
-    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
-    wheel = next(folder.glob("*.whl"))
-    venv.create(folder / "venv", with_pip=False)
-    python = folder / "venv" / "bin" / "python"
-    if not python.exists():
-        pytest.skip("virtual environments are laid out otherwise on this system")
-    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet"]
-    if how == "installed":
-        subprocess.run([*pip, f"{wheel}[{extra}]"], check=True)
-    else:
-        subprocess.run([*pip, "--no-deps", "--no-index", str(wheel)], check=True)
-        site = next((folder / "venv" / "lib").glob("python*/site-packages"))
-        declared = next(iter(Distribution.discover(name="edgedistill", path=[str(site)]))).requires
-        for one in needed(declared or [], extra).values():
-            borrow(one, site)
-    return python.with_name("edgedistill")
 
 
 HOW = ["linked", pytest.param("installed", marks=pytest.mark.slow)]
@@ -101,10 +51,6 @@ def picture(tmp_path: Path) -> Path:
     path = tmp_path / "picture.png"
     Image.fromarray(onnx_samples.picture({(0, 1): 0, (2, 3): 2})).save(path)
     return path
-
-
-def run(program: Path, *arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([str(program), *map(str, arguments)], cwd=cwd, capture_output=True, text=True, check=False)
 
 
 def test_there_is_no_torch(program: Path, tmp_path: Path) -> None:

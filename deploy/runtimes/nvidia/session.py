@@ -12,20 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from deploy import machine
 from deploy.errors import ArtifactError, RuntimeUnavailable
 from deploy.machine import files
 from deploy.machine.peak import Peak, gpu
 from deploy.precision import Batch, Precision
-from deploy.runtimes import Raw, Session
+from deploy.runtimes import HOST_OUTPUT, Raw, Session, refuse_raw
 from deploy.runtimes.nvidia.cuda import Device
 from deploy.runtimes.nvidia.log import make_logger
 
 ContextKey = tuple[tuple[int, ...], tuple[int, ...]]
 """The images' shape and the addresses of all buffers, for which a recording is valid."""
 
-_OUTPUTS = {"boxes": np.float32, "scores": np.float32, "labels": np.int64, "converged": np.bool_}
+_OUTPUTS: dict[str, type[np.generic]] = {"boxes": np.float32, "scores": np.float32, "labels": np.int64, "converged": np.bool_}
 
 
 def why_not(package: str, extra: str) -> str | None:
@@ -112,6 +113,9 @@ class TensorRTSession(Session):
             reason = self._logger.reason()
             raise ArtifactError(f"{file}: not an engine for this {self._trt.__name__} and GPU ({reason}); rebuild it on this machine")
         names = {engine.get_tensor_name(i) for i in range(engine.num_io_tensors)}
+        if "images" in names and HOST_OUTPUT in names:
+            self._outputs: Mapping[str, type[np.generic]] = dict.fromkeys(sorted(names - {"images"}), np.float32)
+            return engine
         if not names.issuperset({"images", *_OUTPUTS}):
             raise ArtifactError(f"{file}: not an edgedistill engine; it needs the input images and the outputs {', '.join(_OUTPUTS)}")
         self._outputs = {**_OUTPUTS, "masks": np.float32} if "masks" in names else _OUTPUTS
@@ -132,6 +136,17 @@ class TensorRTSession(Session):
 
     def infer(self, images: Batch) -> Raw:
         """Run on images [B, 3, H, W] float32."""
+        refuse_raw(() if HOST_OUTPUT in self._outputs else self._outputs)
+        return Raw(**self._run(images))
+
+    def heads(self, images: Batch, names: Sequence[str]) -> tuple[NDArray[np.float32], ...]:
+        """See Session.heads."""
+        if missing := set(names) - set(self._outputs):
+            raise ArtifactError(f"the engine has no output {min(missing)}; build it again")
+        values = self._run(images)
+        return tuple(values[name] for name in names)
+
+    def _run(self, images: Batch) -> dict[str, NDArray[Any]]:
         images = np.ascontiguousarray(images, np.float32)
         if self._records:
             if images.shape not in self._contexts:
@@ -146,7 +161,7 @@ class TensorRTSession(Session):
         self._execute(images.shape, (address, *(place[0] for place in outputs.values())))
         values = {name: self._device.download(*place) for name, place in outputs.items()}
         self._device.synchronize()
-        return Raw(**{name: values[name].astype(dtype, copy=False) for name, dtype in self._outputs.items()})
+        return {name: values[name].astype(dtype, copy=False) for name, dtype in self._outputs.items()}
 
     def _execute(self, shape: tuple[int, ...], addresses: tuple[int, ...]) -> None:
         """Queue the engine's work; record it, if requested, when the previous run was the same and did TensorRT's one-time setup."""

@@ -5,6 +5,7 @@ evaluator runs them. Departures from it: convolutions and matrix products accumu
 element-wise gathers accept more than 64 rows.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,10 @@ class HalfSession(Session):
         Raises:
             ArtifactError: an fp16 tensor overflows (the message names the first), or the evaluator cannot compute the graph.
         """
+        return Raw(**dict(zip(self._outputs, self.heads(images, self._outputs), strict=True)))
+
+    def heads(self, images: Batch, names: Sequence[str]) -> tuple[Array, ...]:
+        """See Session.heads; raises as `infer`."""
         with np.errstate(all="ignore"):  # infinities are found and reported below
             try:
                 values = self._evaluator.run(None, {"images": images.astype(np.float32)}, intermediate=True)
@@ -54,7 +59,7 @@ class HalfSession(Session):
         for name, value in values.items():
             if isinstance(value, np.ndarray) and value.dtype == np.float16 and value.size:
                 self._note(name, value)
-        return Raw(**{name: np.asarray(values[name]) for name in self._outputs})
+        return tuple(np.asarray(values[name]) for name in names)
 
     def _note(self, name: str, value: Array) -> None:
         other = value[~np.isfinite(value)]

@@ -24,6 +24,8 @@ def detect(bundle: Path, photo: Path) -> list[dict[str, Any]]:
     if contract["preprocessing"].get("reduced_decoding"):
         raise SystemExit("this program decodes photos in full, but the network was trained with data.preprocessing.reduced_decoding")
     image = decode(ImageOps.exif_transpose(Image.open(photo)), contract["preprocessing"])
+    if contract.get("decoding"):
+        raise SystemExit("this program runs graphs that decode boxes themselves; this one was exported with export.decode: host")
     images, scale, shift = prepare(image, contract["preprocessing"])
     boxes, scores, labels, converged = session.run(["boxes", "scores", "labels", "converged"], {"images": images})
     if not converged[0]:

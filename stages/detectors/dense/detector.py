@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import NoReturn
+from typing import ClassVar, NoReturn
 
 import torch
 from torch import Tensor
@@ -11,8 +11,10 @@ from torchvision.models.detection.fcos import FCOS
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.retinanet import RetinaNet
 
+from deploy.contract import BoxCode, HostDecoding
 from stages.detectors import Decoded, Detector, Graph, GraphOptions, GraphOutput, HeadShape, Outputs, Reading, Target, Towers
 from stages.detectors.boxes.coding import clip
+from stages.detectors.boxes.host import HostDecodable, head_levels
 from stages.detectors.boxes.nms import best, select
 from stages.detectors.dense.doubt import heeded, is_doubtful, row_of
 from stages.detectors.dense.model import OneStageModel
@@ -32,6 +34,8 @@ HEAD_NAMES = {
 
 _CODES = ("bbox_regression", "bbox_distribution")
 """What boxes are decoded from: a head returns one of them."""
+
+_DECIDING = ("max_detections", "candidates", "score_threshold", "iou_threshold", "agnostic")
 
 _NARROW_FROM = 4
 """Levels with at least this many times the candidates are narrowed down to positions first; smaller ones are quicker in one step."""
@@ -66,6 +70,11 @@ class DenseDetector(Detector):
     @abstractmethod
     def decode(self, deltas: Tensor, anchors: Tensor) -> Tensor:
         """Boxes [B, N, 4] from what the head predicts for anchors [B, N, 4]."""
+
+    @property
+    def box_code(self) -> BoxCode | None:
+        """How `decode` reads what the head predicts; None if it does more than a BoxCode can say."""
+        return None
 
     def coded(self, head: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What the model's head returned, under the names above; others than those only `losses` reads."""
@@ -141,8 +150,11 @@ class DenseDetector(Detector):
         return DenseGraph(self, options)
 
 
-class DenseGraph(Graph):
+class DenseGraph(Graph, HostDecodable):
     """The deployed form of a DenseDetector: the same decisions as torchvision's model in eval mode, at a fixed shape."""
+
+    scoring: ClassVar[str] = "mean"
+    """HostDecoding.scores"""
 
     def __init__(self, detector: DenseDetector, options: GraphOptions) -> None:
         super().__init__()
@@ -161,6 +173,20 @@ class DenseGraph(Graph):
         boxes, scores, labels = (torch.cat(tensors, dim=1) for tensors in zip(*parts, strict=True))
         answer = self.selected(boxes, scores, labels, (images.shape[-2], images.shape[-1]))
         return GraphOutput(*answer, head=tuple(raw.values()))
+
+    def decoding(self, size: tuple[int, int]) -> HostDecoding | None:
+        """See HostDecodable.decoding."""
+        code = self.detector.box_code
+        if code is None:
+            return None
+        images = torch.zeros(1, 3, *size, device=next(self.parameters()).device)
+        with torch.no_grad():
+            features = self.detector.features(images)
+            names = [HEAD_NAMES[name] for name in self.raw(features)]
+        anchors = self.detector.anchors(images, features)[0].split(self.detector.sizes(features))
+        given = {name: getattr(self.options, name) for name in _DECIDING}
+        levels = head_levels(anchors, [(level.shape[-2], level.shape[-1]) for level in features])
+        return HostDecoding.model_validate({"outputs": names, "levels": levels, "code": code, "scores": self.scoring, **given})
 
     def raw(self, features: Sequence[Tensor]) -> dict[str, Tensor]:
         """What the model's head returns."""
@@ -198,6 +224,8 @@ class SelectiveGraph(DenseGraph):
 
     Candidates are chosen by class alone, before a quality, if there is one, multiplies their scores; and boxes without area drop out.
     """
+
+    scoring = "class_first"
 
     def level(self, head: Mapping[str, Tensor], anchors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """See DenseGraph.level."""

@@ -1,0 +1,1 @@
+"""Parts of the runtime ncnn: its file, and the conversion to it."""

@@ -1,0 +1,67 @@
+import { Detector, pixelsOf } from "./detector.mjs";
+
+const part = (id) => document.getElementById(id);
+const canvas = part("canvas");
+let shown = null;
+
+function say(text) {
+  part("status").textContent = text;
+}
+
+function draw({ source, width, height, objects, milliseconds }) {
+  canvas.width = width;
+  canvas.height = height;
+  const context = canvas.getContext("2d");
+  context.drawImage(source, 0, 0);
+  const size = Math.max(12, Math.round(width / 60));
+  context.font = `${size}px system-ui, sans-serif`;
+  context.lineWidth = Math.max(2, width / 400);
+  const kept = objects.filter((one) => one.score >= Number(part("least").value));
+  for (const { label, name, score, box: [x1, y1, x2, y2] } of kept) {
+    context.strokeStyle = context.fillStyle = `hsl(${(label * 137) % 360} 85% 40%)`;
+    context.strokeRect(x1, y1, x2 - x1, y2 - y1);
+    const text = `${name} ${score.toFixed(2)}`;
+    const top = Math.max(y1 - size * 1.3, 0);
+    context.fillRect(x1, top, context.measureText(text).width + 6, size * 1.3);
+    context.fillStyle = "#fff";
+    context.fillText(text, x1 + 3, top + size);
+  }
+  part("found").replaceChildren(...kept.map(({ name, score }) => Object.assign(document.createElement("li"), { textContent: `${name} ${score.toFixed(2)}` })));
+  say(`${kept.length} objects, ${milliseconds.toFixed(1)} ms`);
+}
+
+async function look(detector, source, width, height) {
+  const found = await detector.detect(pixelsOf(source, width, height));
+  shown = { source, width, height, ...found };
+  draw(shown);
+  return found;
+}
+
+async function picture(detector, blob) {
+  const bitmap = await createImageBitmap(blob, { colorSpaceConversion: "none" });
+  return look(detector, bitmap, bitmap.width, bitmap.height);
+}
+
+async function film(detector) {
+  const video = Object.assign(document.createElement("video"), { playsInline: true, muted: true });
+  video.srcObject = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
+  await video.play();
+  for (;;) {
+    await look(detector, video, video.videoWidth, video.videoHeight);
+    await new Promise(requestAnimationFrame);
+  }
+}
+
+async function start() {
+  const contract = await (await fetch("contract.json")).json();
+  document.title = part("title").textContent = contract.name;
+  const detector = await Detector.open(contract, "model.onnx");
+  const failed = (error) => say(`Failed: ${error.message}`);
+  part("file").addEventListener("change", ({ target }) => target.files[0] && picture(detector, target.files[0]).catch(failed));
+  part("camera").addEventListener("click", () => film(detector).catch(failed));
+  part("least").addEventListener("input", () => shown && draw(shown));
+  globalThis.edgedistill = { detect: (blob) => picture(detector, blob) };
+  say("Ready");
+}
+
+start().catch((error) => say(`Failed: ${error.message}`));
