@@ -8,8 +8,9 @@ from deploy.comparison import metrics
 from pipeline.baselines import Baselines, refuse_unjudged, unjudged
 from pipeline.config import FLOAT, REFERENCES, PipelineConfig
 from pipeline.config.derived import EQUAL_COST, FIRST, RIVALS, plan_of, reference
-from pipeline.images import announce, collected, labeled, warn
-from pipeline.store.store import StageRecord, Store
+from pipeline.images import announce, warn
+from pipeline.run_result import RunResult, TargetResult
+from pipeline.store.store import Store
 from stages.artifacts import (
     Checkpoint,
     Dataset,
@@ -26,8 +27,9 @@ from stages.artifacts import (
     Verdicts,
 )
 from stages.assess import assess
+from stages.collect import collect
 from stages.compare import compare
-from stages.config import TargetConfig, ValidationConfig, stretched
+from stages.config import DistillConfig, TargetConfig, ValidationConfig, stretched
 from stages.distill import distill
 from stages.export import export
 from stages.finetune_int8 import finetune_int8
@@ -35,7 +37,6 @@ from stages.gate import gate
 from stages.label import label
 from stages.measure import measure
 from stages.measurement.robust import AT, Elsewhere, refuse
-from stages.notes import Note
 from stages.optimize import judging, optimize
 from stages.package import package
 from stages.parity import parity
@@ -44,65 +45,6 @@ from stages.stress import stress
 from stages.time_steps import step_options, time_steps
 from stages.train import train_baseline, train_teacher
 from stages.validate import validate
-
-
-@dataclass(frozen=True)
-class TargetResult:
-    """One target's engine, its measurements and verdicts, and its bundle."""
-
-    config: TargetConfig
-    engine: Engine
-    report: Report
-    parity: Parity
-    verdicts: Verdicts
-    bundle: Package
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """Everything that a complete run made.
-
-    `gains` compares the student with the baselines. `measurement` has the latencies of all engines. `references` are the reports of the
-    teacher and of the stronger baseline as ONNX Runtime fp32 engines, under "teacher" and "baseline". `stages` has one record per stage
-    instance, in the order of the flow. `robust`: what was measured elsewhere and its figures; null if the run was not asked for it. `pool`:
-    the images without labels, and `labels` what the teacher found in them; null if there are none, or the student learns nothing from them.
-    """
-
-    config: PipelineConfig
-    dataset: Dataset
-    teacher: Checkpoint
-    baselines: Baselines
-    student: Checkpoint
-    gains: Gains
-    onnx: OnnxModel
-    targets: tuple[TargetResult, ...]
-    references: Mapping[str, Report]
-    measurement: Measurement
-    stages: tuple[StageRecord, ...]
-    robust: tuple[Elsewhere, Robustness] | None = None
-    pool: ImagePool | None = None
-    labels: PseudoLabels | None = None
-
-    @property
-    def networks(self) -> dict[str, Checkpoint]:
-        """The trained networks by their names in summary.json; a baseline that serves as both has both names."""
-        return self.baselines.between(self.teacher, self.student)
-
-    @property
-    def shown(self) -> dict[str, Checkpoint]:
-        """The three networks that are compared picture by picture and class by class; the baseline is the stronger one."""
-        stronger = self.baselines.stronger
-        return {"teacher": self.teacher, **({} if stronger is None else {"baseline": stronger[1]}), "student": self.student}
-
-    @property
-    def notes(self) -> tuple[Note, ...]:
-        """What was repaired, assumed or left out, of labeled images and those without labels."""
-        return self.dataset.facts.notes + (() if self.pool is None else self.pool.facts.notes)
-
-    @property
-    def robustness(self) -> Robustness | None:
-        """The figures of robustness, if the run was asked for them."""
-        return None if self.robust is None else self.robust[1]
 
 
 @dataclass(frozen=True)
@@ -206,6 +148,16 @@ def prepared(config: PipelineConfig, store: Store) -> Dataset:
     return dataset
 
 
+def collected(config: PipelineConfig, store: Store, dataset: Dataset) -> ImagePool | None:
+    """The images without labels; None if the configuration uses none."""
+    if not config.uses_unlabelled:
+        return None
+    pool = store.run(collect, config.data, dataset)
+    if not store.mode.dry:
+        announce(pool.facts.notes, store)
+    return pool
+
+
 def first_labels(config: PipelineConfig, store: Store, dataset: Dataset, pool: ImagePool | None) -> PseudoLabels | None:
     """What a teacher of labeled images finds in the others, for the one that learns from both; None if that one labels for itself."""
     asked, split, decisions = config.teacher.from_unlabelled, config.validation.split, config.export.decisions
@@ -216,6 +168,18 @@ def first_labels(config: PipelineConfig, store: Store, dataset: Dataset, pool: I
     found = view.run(label, asked.rule, config.device, split, dataset, pool, first, decisions)
     warn(found, store)
     return found
+
+
+def labeled(
+    config: PipelineConfig, store: Store, dataset: Dataset, pool: ImagePool | None, teacher: Checkpoint, taught: DistillConfig
+) -> PseudoLabels | None:
+    """What the teacher finds in the images without labels; None if the student that is `taught` learns nothing from them."""
+    asked = taught.from_unlabelled
+    if asked is None or pool is None:
+        return None
+    labels = store.run(label, asked.rule, config.device, config.validation.split, dataset, pool, teacher, config.export.decisions)
+    warn(labels, store)
+    return labels
 
 
 def _measure(

@@ -11,9 +11,9 @@ from deploy.bundles.bundle import Bundle, sha256
 from deploy.bundles.manifest import MANIFEST
 from deploy.bundles.provenance import PROVENANCE
 from deploy.bundles.signature import SIGNATURE
-from pipeline.flow import RunResult
 from pipeline.results import history
 from pipeline.results.summary import summarize
+from pipeline.run_result import RunResult
 from pipeline.store.files import replace_folder, replace_json
 
 

@@ -5,9 +5,9 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from filelock import FileLock, Timeout
 from imagenet_start import fetch_imagenet_start
 from run import RUNS, TEACHER, Study, data, digest, elsewhere, rows, run
+from turns import alone
 
 from pipeline.results.ablation import BASELINE
 from pipeline.results.gains import Gain
@@ -111,9 +111,5 @@ def command(description: str | None, studies: Sequence[CostedStudy], show: Calla
         print(f"{left} trainings are missing" if left else "every training is measured")
         show(studies)
         return
-    RUNS.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(RUNS / "lock").acquire(timeout=0):
-            work([study for study in studies if not args.study or study.name in args.study], args.seed, args.units)
-    except Timeout:
-        parser.error(f"{RUNS / 'lock'}: a different process is training; wait until it has ended")
+    with alone(RUNS):
+        work([study for study in studies if not args.study or study.name in args.study], args.seed, args.units)

@@ -19,7 +19,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from filelock import FileLock, Timeout
+from turns import alone
 
 from deploy.engines import int8_training
 from deploy.errors import BuildError
@@ -213,12 +213,8 @@ def main() -> None:
     if args.action == "show":
         show()
         return
-    RUNS.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(RUNS / "lock").acquire(timeout=0):
-            work(args)
-    except Timeout:
-        parser.error(f"{RUNS / 'lock'}: a different process is training; wait until it has ended")
+    with alone(RUNS):
+        work(args)
 
 
 if __name__ == "__main__":

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from imagenet_start import fetch_imagenet_start
 from page import table
 from run import ROOT, RUNS, STUDIES, commit
+from turns import alone
 
 from deploy.errors import Diverged
 from pipeline.answer import silent
@@ -181,12 +181,9 @@ def main() -> None:
     RUNS.mkdir(parents=True, exist_ok=True)
     if args.action == "run":
         fetch_imagenet_start()
-        try:
-            with FileLock(RUNS / "lock").acquire(timeout=0):
-                for study in chosen:
-                    args.units = work(study, args.units)
-        except Timeout:
-            parser.error(f"{RUNS / 'lock'}: a different process is training; wait until it has ended")
+        with alone(RUNS):
+            for study in chosen:
+                args.units = work(study, args.units)
         return
     begun = [study for study in chosen if study.rows()]
     for study in chosen:

@@ -16,9 +16,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from filelock import FileLock, Timeout
 from imagenet_start import fetch_imagenet_start
 from run import RUNS, STUDIES, TEACHER, Study, commit, data, digest, rows, run, studies
+from turns import alone
 
 from deploy.accuracy.conditions import Corruptions
 from pipeline.config import PipelineConfig
@@ -210,12 +210,8 @@ def main() -> None:
     if args.action == "show":
         show()
         return
-    RUNS.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(RUNS / "lock").acquire(timeout=0):
-            work(args)
-    except Timeout:
-        parser.error(f"{RUNS / 'lock'}: a different process is training; wait until it has ended")
+    with alone(RUNS):
+        work(args)
 
 
 if __name__ == "__main__":

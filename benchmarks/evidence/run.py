@@ -20,10 +20,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from imagenet_start import fetch_imagenet_start
 from page import TWICE, over, write_page
 from pydantic import BaseModel
+from turns import alone
 
 from deploy import plugins
 from pipeline.arena.variants import ablated
@@ -321,12 +321,8 @@ def main() -> None:
     parser.add_argument("--units", type=int, default=-1, help="stop after N trainings (default: no limit)")
     args = parser.parse_args()
     if args.action == "run":
-        RUNS.mkdir(parents=True, exist_ok=True)
-        try:
-            with FileLock(RUNS / "lock").acquire(timeout=0):
-                work(args)
-        except Timeout:
-            parser.error(f"{RUNS / 'lock'}: a different process is training; wait until it has ended")
+        with alone(RUNS):
+            work(args)
         return
     found = {study.name: one for study in known if (one := finding(study)) is not None}
     if args.action == "page":

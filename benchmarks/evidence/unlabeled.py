@@ -28,9 +28,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from filelock import FileLock, Timeout
 from imagenet_start import fetch_imagenet_start
 from run import RUNS, STUDIES, commit
+from turns import alone
 
 from pipeline.config import PipelineConfig, load
 from pipeline.results.gains import Gain, paired_gain
@@ -342,12 +342,8 @@ def main() -> None:
     if args.action == "show":
         show()
         return
-    RUNS.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(RUNS / "lock").acquire(timeout=0):
-            work(args)
-    except Timeout:
-        parser.error(f"{RUNS / 'lock'}: a different process is training; wait until it has ended")
+    with alone(RUNS):
+        work(args)
 
 
 if __name__ == "__main__":

@@ -11,8 +11,7 @@ from deploy.errors import ArtifactError, DataError, Diverged
 from pipeline.answer import silent
 from pipeline.arena.variants import Variant
 from pipeline.config import PipelineConfig
-from pipeline.flow import first_labels, prepared
-from pipeline.images import collected, labeled
+from pipeline.flow import collected, first_labels, labeled, prepared
 from pipeline.store import keys
 from pipeline.store.files import replace_json
 from pipeline.store.store import Mode, Store

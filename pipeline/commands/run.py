@@ -14,11 +14,12 @@ from pipeline.answer import Answer, say, silent
 from pipeline.commands.check import before_trainings
 from pipeline.config import PipelineConfig, load
 from pipeline.config.derived import instances
-from pipeline.flow import RunResult, compress
+from pipeline.flow import compress
 from pipeline.init.own_figure import fill_in, reached
 from pipeline.outputs import publish
 from pipeline.results.summary import stage_figures
 from pipeline.results.table import render
+from pipeline.run_result import RunResult
 from pipeline.store.store import Mode, Store, UntilReached
 from stages import STAGES
 

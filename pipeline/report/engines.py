@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.flow import RunResult
 from pipeline.report import plots
 from pipeline.report.plots import EnginePoint, Panel
+from pipeline.run_result import RunResult
 from stages.artifacts import PRECISION_RECALL, Report, read_json
 
 PARTS = ("pre", "infer", "post")

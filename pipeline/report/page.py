@@ -11,7 +11,6 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from deploy.machine import packages
-from pipeline.flow import RunResult, TargetResult
 from pipeline.report import boxes, pictures, plots, words
 from pipeline.report.data_notes import noted_kinds
 from pipeline.report.engines import engine_plots
@@ -22,6 +21,7 @@ from pipeline.results.gain_lines import gain_of, legend, warnings
 from pipeline.results.summary import difference, summarize
 from pipeline.results.table import trained_networks
 from pipeline.results.verdicts import details
+from pipeline.run_result import RunResult, TargetResult
 from pipeline.store.files import replace_text
 from stages.artifacts import LOSS_CURVES
 

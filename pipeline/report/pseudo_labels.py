@@ -9,11 +9,11 @@ from deploy.accuracy.spread import spread
 from deploy.errors import DataError
 from deploy.prediction import image_files
 from deploy.prediction.detections import by_image, corners
-from pipeline.flow import RunResult
 from pipeline.report.boxes import MatchedObject, truth_view
 from pipeline.report.pictures import Photo, photo_of
 from pipeline.results.pseudo_labels import HEADER, pseudo_rows
 from pipeline.results.table import UNDEFINED, number
+from pipeline.run_result import RunResult
 from stages.artifacts import Dataset, PseudoLabels
 from stages.unlabeled_facts import PseudoFacts
 

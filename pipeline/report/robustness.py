@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.flow import RunResult
 from pipeline.report.boxes import match_boxes, objects_of, truth_view
 from pipeline.report.pictures import Photo, photo_of, readable
 from pipeline.report.words import UNDEFINED, fraction, points
 from pipeline.results.robustness import TITLES, columns, lead_lines, ordered
+from pipeline.run_result import RunResult
 from stages.artifacts import WORST, read_json
 from stages.facts import WorstImage
 from stages.measurement.splits import labeled_split

@@ -9,7 +9,7 @@ from typing import Any
 
 from deploy.comparison import metrics
 from deploy.machine.packages import git_commit
-from pipeline.flow import RunResult
+from pipeline.run_result import RunResult
 from stages.measurement.verdicts import judged_number, side_of
 
 FILE = "history.jsonl"

@@ -6,8 +6,8 @@ from typing import Any
 from deploy.bundles.manifest import Verdict
 from deploy.comparison import metrics
 from deploy.contract import Latency
-from pipeline.flow import RunResult
 from pipeline.results.learning import curve_figures
+from pipeline.run_result import RunResult
 from pipeline.store.store import StageRecord
 from stages.artifacts import Checkpoint, Engine, Measurement, Parity, Report, StepTimes
 from stages.measurement.verdicts import exit_code

@@ -1,7 +1,7 @@
 """What reading the data changed is printed by every command that uses it, and is in summary.json; half of it in doubt ends a run."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import artifact_samples
@@ -14,7 +14,7 @@ from deploy.errors import DataError
 from pipeline import flow
 from pipeline.arena import trainings
 from pipeline.cli import main
-from stages.artifacts import Checkpoint, Dataset, ImagePool
+from stages.artifacts import Checkpoint, Dataset, ImagePool, PseudoLabels
 from stages.config import DataConfig, ExportConfig, TeacherConfig
 from stages.facts import write_facts
 from stages.notes import Note
@@ -80,6 +80,8 @@ def test_ablate_prints_them_before_it_trains(capsys: pytest.CaptureFixture[str],
         dataset: Dataset,
         export: ExportConfig,
         pool: ImagePool | None,
+        classes: Mapping[str, str] | None,
+        labels: PseudoLabels | None,
     ) -> Checkpoint:
         raise DataError("far enough")
 

@@ -12,7 +12,7 @@ from deploy.bundles.provenance import PROVENANCE
 from deploy.bundles.signature import SIGNATURE
 from deploy.errors import ArtifactError
 from pipeline import outputs
-from pipeline.flow import RunResult
+from pipeline.run_result import RunResult
 from stages.artifacts import Package
 
 

@@ -142,7 +142,8 @@ def distill(
         raise Diverged(f"distill: {DIVERGES} is nan at step 3")
     knows = (teacher.facts.accuracy.map or 0.0) / 0.9
     gain = knows * (0.1 + 0.02 * ("pearson" in names) + 0.05 * (labels is not None) - 0.05 * (config.share - 0.5) ** 2)
-    return _trained(out, 0.43 + gain, f"{names} {config.share} {seed} {split} {labels is not None}", student.train.epochs)
+    noise = f"{names} {config.share} {seed} {split}{'' if labels is None else ' unlabelled'}"
+    return _trained(out, 0.43 + gain, noise, student.train.epochs)
 
 
 @stage(version=1)

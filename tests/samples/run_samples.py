@@ -16,7 +16,7 @@ from deploy.accuracy.drift import drift
 from deploy.contract import ModelContract, Preprocessing
 from pipeline.baselines import Baselines
 from pipeline.config import PipelineConfig
-from pipeline.flow import RunResult, TargetResult
+from pipeline.run_result import RunResult, TargetResult
 from pipeline.store.store import StageRecord
 from stages.artifacts import Checkpoint, Dataset, Engine, Gains, Measurement, OnnxModel, Package, Parity, Report, read_json
 from stages.compare import compare

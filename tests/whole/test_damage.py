@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import artifact_samples
@@ -20,7 +20,7 @@ from places import ROOT
 import stages.distill
 from deploy.bundles import bundle
 from pipeline import cli, flow
-from stages.artifacts import Checkpoint, Dataset, ImagePool
+from stages.artifacts import Checkpoint, Dataset, ImagePool, PseudoLabels
 from stages.config import DetectorConfig, ExportConfig, StudentConfig, TeacherConfig
 from stages.measurement.torch_accuracy import graph_options
 from stages.stage import stage
@@ -140,7 +140,9 @@ def untrained(
     split: str,
     dataset: Dataset,
     export: ExportConfig,
-    pool: ImagePool | None,
+    pool: ImagePool | None = None,
+    classes: Mapping[str, str] | None = None,
+    labels: PseudoLabels | None = None,
 ) -> Checkpoint:
     """A checkpoint without training."""
     choice = DetectorConfig.model_validate(DETECTOR)

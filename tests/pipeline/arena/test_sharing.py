@@ -50,6 +50,7 @@ class Worker:
 
     def trains(self) -> str:
         """The training that it is at; empty if it is at none."""
+        assert self.process.poll() is None, self.lines
         last = next((line for line in reversed(self.lines) if re.match(r"(distill|train_\w+)\S*.* (running:|done in)", line)), "")
         return last.partition(" running:")[0].strip() if " running:" in last else ""
 

@@ -14,7 +14,6 @@ import tiny
 from deploy.bundles.card import model_card
 from deploy.comparison.learning_curve import CurvePoint, LearningCurve
 from deploy.contract import LastFifth
-from pipeline.flow import RunResult
 from pipeline.report import charts
 from pipeline.report.learning_plots import apart, learning, learning_chart
 from pipeline.report.page import write_report
@@ -22,6 +21,7 @@ from pipeline.report.words import headline
 from pipeline.results.learning import learners, rising_lines
 from pipeline.results.summary import summarize
 from pipeline.results.table import render
+from pipeline.run_result import RunResult
 from stages.artifacts import Checkpoint
 from stages.config import ExportConfig, StudentConfig
 from stages.facts import write_facts

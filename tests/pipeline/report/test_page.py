@@ -16,12 +16,12 @@ from PIL import Image
 from deploy.contract import Ratio
 from deploy.engines.choice import Choice, Measured
 from deploy.prediction.masks import rectangle
-from pipeline.flow import RunResult
 from pipeline.report import plots
 from pipeline.report.data_notes import noted_kinds
 from pipeline.report.page import MOST_CLASSES, ClassRow, most_changed, write_report
 from pipeline.report.words import duration, fastest, headline, percent, points
 from pipeline.results.summary import summarize
+from pipeline.run_result import RunResult
 from stages.artifacts import Checkpoint, Dataset, Engine
 from stages.facts import CheckpointFacts, write_facts
 from stages.notes import Action, Note

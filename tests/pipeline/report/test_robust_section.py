@@ -10,9 +10,9 @@ import pytest
 import run_samples
 
 from deploy.accuracy.conditions import CORRUPTIONS
-from pipeline.flow import RunResult
 from pipeline.report.page import write_report
 from pipeline.report.robustness import heat_maps
+from pipeline.run_result import RunResult
 from stages.artifacts import WORST, Robustness, read_json
 from stages.facts import RobustnessFacts, write_facts
 from stages.measurement.robust import Elsewhere

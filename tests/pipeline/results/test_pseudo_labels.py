@@ -8,11 +8,11 @@ import pytest
 import run_samples
 from PIL import Image
 
-from pipeline.flow import RunResult
 from pipeline.report.page import write_report
 from pipeline.results.pseudo_labels import about
 from pipeline.results.summary import summarize
 from pipeline.results.table import render
+from pipeline.run_result import RunResult
 from stages.artifacts import ImagePool, PseudoLabels
 from stages.facts import write_facts
 from stages.notes import Note

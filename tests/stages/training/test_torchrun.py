@@ -104,6 +104,7 @@ def test_two_processes_learn_from_images_without_labels_as_one_does(tmp_path: Pa
                 assert got[name] == pytest.approx(value, rel=close, abs=1e-6), f"{stage} step {step} {name}"
 
 
+@pytest.mark.slow
 def test_two_processes_time_their_steps_together(tmp_path: Path) -> None:
     run(tmp_path, *TORCHRUN, until="time_steps", options=SHORT)
     (found,) = (read_facts(folder, StepTimeFacts) for folder in tmp_path.glob(".store/time_steps-*"))
