@@ -230,8 +230,9 @@ def bundle(
     reported = report(root / "report", why=why, size=built.facts.bytes)
     chosen = tuple(GateConfig.model_validate(one) for one in gates)
     timed = measurement(root / "measurement", {} if why else {built.facts.target: latency()})
-    judged = gate(verdicts, chosen, ValidationConfig(), None, built, model(root / "model"), reported, timed, {}, {}, {}, {})
-    package(out, PackageConfig(**config), plan(gates), built, model(root / "model"), reported, timed, judged)
+    own = model(root / "model", raw=built.facts.contract.decoding is not None)
+    judged = gate(verdicts, chosen, ValidationConfig(), None, built, own, reported, timed, {}, {}, {}, {})
+    package(out, PackageConfig(**config), plan(gates), built, own, reported, timed, judged)
     return Bundle.load(out)
 
 
