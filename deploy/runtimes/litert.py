@@ -20,6 +20,7 @@ from deploy.machine import files, packages
 from deploy.machine.peak import Peak, cpu
 from deploy.precision import Batch, Precision, Recipe
 from deploy.runtimes import DEFAULTS, Compiled, Delivery, Raw, Session
+from deploy.runtimes.litert_files import seal
 from deploy.runtimes.litert_files.quiet import without_greeting
 
 DELIVERY = Delivery("litert", ("cpu",))
@@ -58,6 +59,8 @@ def open(file: Path, *, threads: int | None = None, options: Mapping[str, Any] =
         raise ArtifactError(f"{file}: {error.strerror}") from error
     if content[4:8] != _IDENTIFIER:
         raise ArtifactError(f"{file}: not an engine that LiteRT can open (not a TFLite file); build it again")
+    if (reason := seal.why_broken(content)) is not None:  # before LiteRT sees it: it may crash on what is damaged
+        raise ArtifactError(f"{file}: not an engine that LiteRT can open ({reason}); build it again")
     return LiteRtSession(content, file, threads or machine.num_cores())
 
 
@@ -111,7 +114,7 @@ class LiteRtSession(Session):
             self._interpreter.set_tensor(self._input["index"], np.ascontiguousarray(image[None], np.float32))
             self._interpreter.invoke()
         except (ValueError, RuntimeError) as error:
-            raise ArtifactError(f"the engine failed on images {image.shape}: {first_line(error)}") from error
+            raise ArtifactError(f"the engine failed on images {image.shape}: {first_line(error)}; build it again") from error
         return [self._interpreter.get_tensor(self._outputs[name]) for name in names]
 
     def peak(self, precision: Precision) -> Peak | None:

@@ -101,7 +101,7 @@ class NcnnSession(Session):
     def heads(self, images: Batch, names: Sequence[str]) -> tuple[NDArray[np.float32], ...]:
         """See Session.heads."""
         if images.shape[1:] != self._shape:
-            raise ArtifactError(f"the engine failed on images {images.shape}: it was built for {self._shape}")
+            raise ArtifactError(f"the engine failed on images {images.shape}: it was built for {self._shape}; build it again")
         if unknown := set(names) - set(self._outputs):
             raise ArtifactError(f"{self._file}: has no output {min(unknown)}; build it again")
         rows = [self._one(np.ascontiguousarray(image, np.float32), names) for image in images]

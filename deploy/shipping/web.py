@@ -16,6 +16,8 @@ ORT_FILES = {
     "ort-wasm-simd-threaded.wasm": "3398c10d07d229bd91b364548e130e0e51a8e5704b88c7c083ebbeb78842dee2",
 }
 """The files of the npm package onnxruntime-web that the page needs, with the sha256 of this version's."""
+FORMAT = 1
+"""Of contract.json, which the page compares with its own."""
 PAGE = Path(__file__).parent / "files" / "web"
 _COMMAND = f"npm install --ignore-scripts onnxruntime-web@{VERSION}"
 
@@ -35,16 +37,14 @@ def write_page(bundle: Bundle, ort_web: Path | None, out: Path) -> None:
         shutil.copyfile(file, out / name)
     for page in sorted(PAGE.iterdir()):
         shutil.copyfile(page, out / page.name)
-    graph, *tensor_files = bundle.parts(bundle.manifest.onnx)
-    shutil.copyfile(bundle.file(graph), out / "model.onnx")
-    for name in tensor_files:
-        shutil.copyfile(bundle.file(name), out / name)
-    (out / "contract.json").write_text(json.dumps(_contract(bundle.manifest), indent=1) + "\n", encoding="utf-8")
+    shutil.copyfile(bundle.file(bundle.manifest.onnx), out / "model.onnx")
+    (out / "contract.json").write_text(json.dumps(_contract(bundle.manifest, out / "model.onnx"), indent=1) + "\n", encoding="utf-8")
 
 
-def _contract(manifest: Manifest) -> dict[str, object]:
+def _contract(manifest: Manifest, model: Path) -> dict[str, object]:
     contract = manifest.contract
-    return {"name": manifest.name, "preprocessing": contract.preprocessing.model_dump(mode="json"), "classes": contract.classes}
+    known = {"name": manifest.name, "preprocessing": contract.preprocessing.model_dump(mode="json"), "classes": contract.classes}
+    return {"format": FORMAT, **known, "model": {"bytes": model.stat().st_size, "sha256": sha256(model)}}
 
 
 def _runtime(ort_web: Path | None) -> dict[str, Path]:
@@ -66,6 +66,8 @@ def _refuse_unlike(bundle: Bundle) -> None:
     given, root = contract.preprocessing, bundle.root
     if contract.decoding is not None:
         raise ArtifactError(f"{root}: its boxes are decoded on the host, which the page does not do; export with export.decode: graph")
+    if len(bundle.parts(bundle.manifest.onnx)) > 1:
+        raise ArtifactError(f"{root}: its graph has its tensors in files of their own, which the page does not load; export it as one file")
     if given.reduced_decoding:
         raise ArtifactError(f"{root}: its network sees JPEGs decoded at a reduced size (reduced_decoding), which browsers do not do")
     if given.white != FULL_WHITE:

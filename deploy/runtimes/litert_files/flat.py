@@ -9,6 +9,8 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
+from deploy.runtimes.litert_files import seal
+
 Array = NDArray[Any]
 _IDENTIFIER = b"TFL3"
 LOWEST = -128
@@ -84,12 +86,12 @@ class FlatModel:
         """The file's content."""
         self.graph.inputs, self.graph.outputs = list(inputs), list(outputs)
         model = schema.ModelT()
-        model.version, model.description = 3, "edgedistill"
+        model.version, model.description = 3, seal.BLANK
         model.subgraphs, model.buffers = [self.graph], self._buffers
         model.operatorCodes = [_code(kind, version) for kind, version in self._codes]
         builder = flatbuffers.Builder(1 << 20)
         builder.Finish(model.Pack(builder), _IDENTIFIER)
-        return bytes(builder.Output())
+        return seal.sealed(bytes(builder.Output()))
 
 
 def _buffer(content: Array | None) -> Any:

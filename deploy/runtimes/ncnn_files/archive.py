@@ -1,5 +1,6 @@
 """The engine of ncnn as one file: an archive of the network, its weights, and which of its blobs are the raw outputs."""
 
+import hashlib
 import io
 import zipfile
 from pathlib import Path
@@ -19,12 +20,16 @@ _MOST_TEXT = 2**24
 
 
 class AboutNcnn(Frozen):
-    """What ncnn's own files do not say: `outputs` by name, each with its `blobs` entry; `shape` of an image, channels first."""
+    """What ncnn's own files do not say: `outputs` by name, each with its `blobs` entry; `shape` of an image, channels first.
+
+    `digest` is the sha256 of both files' content, one after the other: ncnn does not notice that they do not belong together.
+    """
 
     outputs: tuple[str, ...] = Field(min_length=1)
     blobs: tuple[str, ...]
     shape: tuple[int, int, int]
     precision: Literal["fp32", "fp16"]
+    digest: str = ""
 
 
 class NcnnFiles(AboutNcnn):
@@ -36,7 +41,8 @@ class NcnnFiles(AboutNcnn):
 
 def write(file: Path, content: NcnnFiles) -> None:
     """Write the archive; the same content gives the same bytes."""
-    about = AboutNcnn.model_validate(content.model_dump(include=set(AboutNcnn.model_fields))).model_dump_json()
+    known = {**content.model_dump(include=set(AboutNcnn.model_fields)), "digest": _digest(content.param.encode(), content.weights)}
+    about = AboutNcnn.model_validate(known).model_dump_json()
     parts = {PARAM: content.param.encode(), BIN: content.weights, ABOUT: about.encode()}
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for name, data in parts.items():
@@ -65,6 +71,8 @@ def read(file: Path) -> NcnnFiles:
         raise _foreign(file, first_line(error)) from error
     if text.split(maxsplit=1)[:1] != [_MAGIC] or len(known.blobs) != len(known.outputs):
         raise _foreign(file, "its network is not one of ncnn")
+    if known.digest != _digest(param, weights):
+        raise _foreign(file, f"{PARAM} and {BIN} are not those that it was built with")
     return NcnnFiles(**known.model_dump(), param=text, weights=weights)
 
 
@@ -81,6 +89,10 @@ def load(net: Any, content: NcnnFiles, file: Path) -> None:
             raise _foreign(file, "ncnn cannot load it")
     if INPUT not in net.input_names() or not set(content.blobs) <= set(net.output_names()):
         raise _foreign(file, "it has other inputs or outputs")
+
+
+def _digest(param: bytes, weights: bytes) -> str:
+    return hashlib.sha256(param + weights).hexdigest()
 
 
 def _foreign(file: Path, why: str) -> ArtifactError:

@@ -1,5 +1,6 @@
 """The archive of ncnn's engines, and what they refuse."""
 
+import hashlib
 import io
 import zipfile
 from collections.abc import Callable
@@ -17,13 +18,14 @@ from deploy.runtimes.ncnn_files import archive
 from deploy.runtimes.ncnn_files.archive import NcnnFiles
 
 PARAM = "7767517\n1 1\nInput in0 0 1 in0\n"
-ABOUT = b'{"outputs":["class_logits"],"blobs":["out0"],"shape":[3,64,64],"precision":"fp32"}'
+ABOUT = b'{"outputs":["class_logits"],"blobs":["out0"],"shape":[3,64,64],"precision":"fp32","digest":"DIGEST"}'
+WEIGHTS = b"1234"
 
 
 def parts(param: bytes = PARAM.encode(), about: bytes = ABOUT, compression: int = zipfile.ZIP_STORED, extra: str = "") -> bytes:
-    written = io.BytesIO()
+    written, about = io.BytesIO(), about.replace(b"DIGEST", hashlib.sha256(param + WEIGHTS).hexdigest().encode())
     with zipfile.ZipFile(written, "w", compression) as made:
-        for name, data in {archive.PARAM: param, archive.BIN: b"1234", archive.ABOUT: about, **({extra: b""} if extra else {})}.items():
+        for name, data in {archive.PARAM: param, archive.BIN: WEIGHTS, archive.ABOUT: about, **({extra: b""} if extra else {})}.items():
             made.writestr(name, data)
     return written.getvalue()
 
@@ -39,6 +41,7 @@ FOREIGN: dict[str, Callable[[], bytes]] = {
     "about is no json": lambda: parts(about=b"{"),
     "about lacks blobs": lambda: parts(about=ABOUT.replace(b'["out0"]', b"[]")),
     "another network": lambda: parts(param=b"layers: 3"),
+    "of another network": lambda: parts(about=ABOUT.replace(b"DIGEST", b"0" * 64)),
     "not text": lambda: parts(param=b"7767517 \xff"),
 }
 
@@ -56,7 +59,8 @@ def test_what_is_written_is_read_and_the_same_content_gives_the_same_bytes(tmp_p
     content = NcnnFiles(outputs=("class_logits",), blobs=("out0",), shape=(3, 64, 64), precision="fp16", param=PARAM, weights=b"\0\1\2")
     for name in ("one", "other"):
         archive.write(tmp_path / name, content)
-    assert archive.read(tmp_path / "one") == content
+    digest = hashlib.sha256(PARAM.encode() + b"\0\1\2").hexdigest()
+    assert archive.read(tmp_path / "one") == content.model_copy(update={"digest": digest})
     assert (tmp_path / "one").read_bytes() == (tmp_path / "other").read_bytes()
 
 

@@ -1,14 +1,10 @@
 """`edgedistill package --web`: what it writes and refuses, and the page in a real browser."""
 
-import base64
-import functools
-import http.server
 import io
 import json
-import os
+import re
 import shutil
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +12,8 @@ import artifact_samples as samples
 import numpy as np
 import onnx_samples
 import pytest
-from PIL import Image
-from waiting import PATIENCE
+import web_page
+from PIL import Image, PngImagePlugin
 
 from deploy.bundles.bundle import Bundle, sha256
 from deploy.contract import ModelContract
@@ -26,10 +22,6 @@ from deploy.prediction.image_files import load_image
 from deploy.prediction.predictor import SessionPredictor
 from deploy.shipping import web
 from pipeline import cli
-
-ORT_WEB = os.environ.get("EDGEDISTILL_ORT_WEB")
-"""The folder of the npm package onnxruntime-web; the browser is tried only where it is given."""
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +52,7 @@ def test_it_writes_the_page_the_graph_and_the_runtime_and_nothing_from_elsewhere
     assert sha256(out / "model.onnx") == bundle.manifest.graph.sha256
     contract = json.loads((out / "contract.json").read_text())
     assert contract["classes"] == list(onnx_samples.CLASSES)
+    assert contract["model"] == {"bytes": (out / "model.onnx").stat().st_size, "sha256": bundle.manifest.graph.sha256}
     for name in own:
         assert "http:" not in (text := (out / name).read_text(encoding="utf-8")), name
         assert "https:" not in text, name
@@ -98,72 +91,160 @@ def test_bundles_that_a_browser_would_compute_differently_are_refused(option: st
         web.write_page(other, ort_web, tmp_path)
 
 
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    """Serves static files, as any server would."""
+SIZES = ((200, 120), (64, 64), (63, 65), (31, 47), (640, 480), (128, 96), (300, 301), (1000, 60), (90, 400), (65, 64))
 
-    extensions_map = {**http.server.SimpleHTTPRequestHandler.extensions_map, ".mjs": "text/javascript", ".wasm": "application/wasm"}  # noqa: RUF012
 
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - as the base class names it
-        """Nothing."""
+def cells(size: tuple[int, int]) -> Image.Image:
+    """The sample's image with two objects."""
+    return Image.fromarray(onnx_samples.picture({(0, 1): 0, (2, 3): 2})).resize(size)
+
+
+def written(image: Image.Image, kind: str, **options: Any) -> bytes:
+    """The content of an image file."""
+    content = io.BytesIO()
+    image.save(content, kind, **options)
+    return content.getvalue()
+
+
+def pngs() -> Iterator[bytes]:
+    """Ten sizes, enlarged and reduced, wide and high; then other kinds of PNGs."""
+    yield from (written(cells(size), "png") for size in SIZES)
+    plain, gamma = cells((200, 120)), PngImagePlugin.PngInfo()
+    gamma.add(b"gAMA", (100000).to_bytes(4, "big"))
+    yield written(plain, "png", pnginfo=gamma)
+    for mode in ("L", "P", "1", "RGBA", "LA"):
+        yield written(plain.convert(mode), "png")
+    seen = plain.convert("RGBA")
+    seen.putalpha(Image.linear_gradient("L").resize(plain.size))
+    yield written(seen, "png")
+
+
+def jpegs() -> Iterator[bytes]:
+    """The same sizes; then a gray one, a progressive one, and those that a camera has turned."""
+    yield from (written(cells(size), "jpeg", quality=95) for size in SIZES)
+    plain = cells((200, 120))
+    yield written(plain.convert("L"), "jpeg", quality=95)
+    yield written(plain, "jpeg", quality=95, progressive=True)
+    for turned in (3, 6, 8):
+        exif = Image.Exif()
+        exif[0x0112] = turned
+        yield written(plain, "jpeg", quality=95, exif=exif)
 
 
 @pytest.fixture(scope="module")
-def address(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def page(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("served") / "page"
-    assert package(bundle, out, "--web", "--ort-web", str(ORT_WEB)) == 0
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(out))) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/index.html"
-        server.shutdown()
+    assert package(bundle, out, "--web", "--ort-web", str(web_page.ORT_WEB)) == 0
+    return out
 
 
-_DETECT = "async (text) => edgedistill.detect(new Blob([Uint8Array.from(atob(text), (one) => one.charCodeAt(0))]))"
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with web_page.browsing() as found:
+        yield found
 
 
-@pytest.mark.skipif(BROWSER is None or ORT_WEB is None, reason="no Chromium here, or EDGEDISTILL_ORT_WEB is not set")
+def cut(file: Path, share: float = 0.5) -> None:
+    """Keep the beginning of a file."""
+    content = file.read_bytes()
+    file.write_bytes(content[: int(len(content) * share)])
+
+
+def changed(file: Path) -> None:
+    """Flip a bit in the middle of a file."""
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def edited(file: Path, **values: object) -> None:
+    """Change keys of a JSON file; those that are None are removed."""
+    known = {**json.loads(file.read_text(encoding="utf-8")), **values}
+    file.write_text(json.dumps({key: value for key, value in known.items() if value is not None}), encoding="utf-8")
+
+
+DAMAGED: dict[str, tuple[Callable[[Path], object], str]] = {
+    "graph missing": (lambda page: (page / "model.onnx").unlink(), "model.onnx is missing"),
+    "graph empty": (lambda page: (page / "model.onnx").write_bytes(b""), "model.onnx is damaged"),
+    "graph cut": (lambda page: cut(page / "model.onnx"), "model.onnx is damaged"),
+    "one bit": (lambda page: changed(page / "model.onnx"), "model.onnx is damaged"),
+    "graph of others": (
+        lambda page: (page / "model.onnx").write_bytes(onnx_samples.raw_detector().SerializeToString()),
+        "a different network's",
+    ),
+    "contract missing": (lambda page: (page / "contract.json").unlink(), "contract.json is missing"),
+    "contract cut": (lambda page: cut(page / "contract.json"), "contract.json is damaged"),
+    "contract of a later version": (lambda page: edited(page / "contract.json", format=2), "a different version"),
+    "not a contract": (lambda page: (page / "contract.json").write_text("[]"), "contract.json is damaged"),
+    "no classes": (lambda page: edited(page / "contract.json", classes=[]), "contract.json is damaged"),
+    "code missing": (lambda page: (page / "ort.wasm.min.mjs").unlink(), "ort.wasm.min.mjs is missing or damaged"),
+    "code cut": (lambda page: cut(page / "ort.wasm.min.mjs"), "ort.wasm.min.mjs is missing or damaged"),
+    "wasm missing": (lambda page: (page / "ort-wasm-simd-threaded.wasm").unlink(), "cannot start or open"),
+    "wasm cut": (lambda page: cut(page / "ort-wasm-simd-threaded.wasm"), "cannot start or open"),
+}
+NO_IMAGES: dict[str, Callable[[], bytes]] = {
+    "empty": lambda: b"",
+    "text": lambda: b"no image",
+    "cut jpeg": lambda: written(cells((640, 480)), "jpeg")[:2000],
+    "cut png": lambda: written(cells((640, 480)), "png")[:600],
+    "graph": lambda: onnx_samples.raw_detector().SerializeToString(),
+}
+
+
+@pytest.mark.skipif(web_page.why_not() is not None, reason=str(web_page.why_not()))
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 class TestInABrowser:
-    def test_it_finds_what_predict_finds_and_asks_nobody_else(self, bundle: Bundle, address: str) -> None:
-        playwright = pytest.importorskip("playwright.sync_api")
-        contract, asked = bundle.manifest.contract, list[str]()
-        with playwright.sync_playwright() as run, bundle.open(threads=1) as session:
-            browser = run.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"], timeout=1000 * PATIENCE)
-            page = browser.new_context(bypass_csp=True).new_page()
-            page.on("request", lambda one: asked.append(one.url))
-            page.goto(address)
-            page.get_by_text("Ready").wait_for(timeout=1000 * PATIENCE)
-            for number, content in enumerate(pictures()):
-                found = page.evaluate(_DETECT, base64.b64encode(content).decode())["objects"]
+    @pytest.mark.parametrize("images", [pngs, jpegs])
+    def test_it_finds_what_predict_finds_and_asks_nobody_else(
+        self, images: Callable[[], Iterator[bytes]], bundle: Bundle, page: Path, browser: Any
+    ) -> None:
+        contract = bundle.manifest.contract
+        with web_page.opened(browser, page, with_policy=False) as shown, bundle.open(threads=1) as session:
+            assert shown.status == "Ready"
+            for number, content in enumerate(images()):
+                found = shown.answer(content)["objects"]
                 wanted = SessionPredictor(session, contract).detect(load_image(content, contract.preprocessing))
                 assert len(found) == len(wanted), number
                 for one, box, score, label in zip(found, wanted.boxes, wanted.scores, wanted.labels, strict=True):
                     assert one["label"] == label
-                    assert one["score"] == pytest.approx(score, abs=0.01)
+                    assert one["score"] == pytest.approx(score, abs=0.01), number
                     np.testing.assert_allclose(one["box"], box, atol=1)
-            browser.close()
-        assert all(url.startswith((address.rpartition("/")[0], "data:", "blob:")) for url in asked)
+        own = shown.asked[0].rpartition("/")[0]
+        assert all(url.startswith((own, "data:", "blob:")) for url in shown.asked)
 
-    def test_its_policy_lets_it_run_and_an_image_is_drawn(self, address: str, tmp_path: Path) -> None:
-        playwright = pytest.importorskip("playwright.sync_api")
-        (tmp_path / "photo.png").write_bytes(next(pictures()))
-        with playwright.sync_playwright() as run:
-            browser = run.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"], timeout=1000 * PATIENCE)
-            page, errors = browser.new_page(), list[str]()
-            page.on("console", lambda line: errors.append(line.text) if line.type == "error" else None)
-            page.goto(address)
-            page.get_by_text("Ready").wait_for(timeout=1000 * PATIENCE)
-            page.set_input_files("#file", str(tmp_path / "photo.png"))
-            page.get_by_text("2 objects,").wait_for(timeout=1000 * PATIENCE)
-            assert page.locator("#found li").count() == 2
-            browser.close()
-        assert not errors
+    def test_its_policy_lets_it_run_and_an_image_is_drawn(self, page: Path, browser: Any, tmp_path: Path) -> None:
+        (tmp_path / "photo.png").write_bytes(next(pngs()))
+        with web_page.opened(browser, page) as shown:
+            assert shown.status == "Ready"
+            assert shown.choose(tmp_path / "photo.png").startswith("2 objects,")
+            assert shown.page.locator("#found li").count() == 2
+            assert not shown.errors
 
+    @pytest.mark.parametrize("kind", DAMAGED)
+    def test_a_damaged_page_says_in_one_line_what_is_wrong(self, kind: str, page: Path, browser: Any, tmp_path: Path) -> None:
+        shutil.copytree(page, tmp_path / "page")
+        damage, words = DAMAGED[kind]
+        damage(tmp_path / "page")
+        with web_page.opened(browser, tmp_path / "page") as shown:
+            assert shown.status.startswith("Failed: ")
+            assert words in shown.status
+            assert shown.status.endswith("edgedistill package --web")
+            assert "\n" not in shown.status
 
-def pictures() -> Iterator[bytes]:
-    """The sample's image as PNG in ten sizes, enlarged and reduced, wide and high, and each as JPEG."""
-    cells = Image.fromarray(onnx_samples.picture({(0, 1): 0, (2, 3): 2}))
-    for size in ((200, 120), (64, 64), (63, 65), (31, 47), (640, 480), (128, 96), (300, 301), (1000, 60), (90, 400), (65, 64)):
-        for kind in ("png", "jpeg"):
-            written = io.BytesIO()
-            cells.resize(size).save(written, kind, quality=95)
-            yield written.getvalue()
+    @pytest.mark.parametrize("kind", NO_IMAGES)
+    def test_a_file_that_is_no_image_is_refused_and_the_next_one_is_read(self, kind: str, page: Path, browser: Any, tmp_path: Path) -> None:
+        (tmp_path / "chosen.jpg").write_bytes(NO_IMAGES[kind]())
+        (tmp_path / "photo.png").write_bytes(next(pngs()))
+        with web_page.opened(browser, page) as shown:
+            assert shown.choose(tmp_path / "chosen.jpg") == (
+                "Failed: chosen.jpg is damaged, or not an image that this browser can show; choose a JPEG or PNG"
+            )
+            assert shown.choose(tmp_path / "photo.png").startswith("2 objects,")
+
+    def test_an_image_with_too_many_pixels_is_refused(self, page: Path, browser: Any, tmp_path: Path) -> None:
+        shutil.copytree(page, tmp_path / "page")
+        known = json.loads((tmp_path / "page" / "contract.json").read_text(encoding="utf-8"))
+        edited(tmp_path / "page" / "contract.json", preprocessing={**known["preprocessing"], "max_pixels": 100})
+        (tmp_path / "photo.png").write_bytes(next(pngs()))
+        with web_page.opened(browser, tmp_path / "page") as shown:
+            assert re.fullmatch("Failed: the image has 200 x 120 px, allowed: 100 px; .*", shown.choose(tmp_path / "photo.png"))

@@ -1,6 +1,7 @@
 // From an image to boxes in its pixels, as edgedistill does it: the same resampling as Pillow's, the same scaling, the same graph.
 import * as ort from "./ort.wasm.min.mjs";
 
+const AGAIN = "write the page again with edgedistill package --web";
 const BITS = 2 ** 22;
 
 function triangle(x) {
@@ -124,16 +125,31 @@ function clip(value, most) {
   return Math.min(Math.max(value, 0), most);
 }
 
+// The graph's bytes, as they were packaged: what is cut or exchanged is not run. Browsers compute hashes over HTTPS and on localhost only.
+async function graphOf(name, { bytes, sha256 }) {
+  const answer = await fetch(name).catch(() => null);
+  if (!answer?.ok) throw new Error(`${name} is missing on the server; ${AGAIN}`);
+  const content = await answer.arrayBuffer();
+  const digest = globalThis.crypto?.subtle ? new Uint8Array(await crypto.subtle.digest("SHA-256", content)) : null;
+  const hex = digest && Array.from(digest, (one) => one.toString(16).padStart(2, "0")).join("");
+  if (content.byteLength !== bytes || (hex && hex !== sha256)) throw new Error(`${name} is damaged, or a different network's; ${AGAIN}`);
+  return new Uint8Array(content);
+}
+
 export class Detector {
   constructor(session, contract) {
     this.session = session;
     this.contract = contract;
   }
 
-  static async open(contract, model) {
+  static async open(contract, name) {
+    const graph = await graphOf(name, contract.model);
     ort.env.wasm.numThreads = 1;
     ort.env.wasm.wasmPaths = new URL("./", import.meta.url).href;
-    return new Detector(await ort.InferenceSession.create(model, { executionProviders: ["wasm"] }), contract);
+    const session = await ort.InferenceSession.create(graph, { executionProviders: ["wasm"] }).catch((error) => {
+      throw new Error(`ONNX Runtime Web cannot start or open ${name} (${String(error?.message ?? error).split("\n")[0].slice(0, 150)}); ${AGAIN}`);
+    });
+    return new Detector(session, contract);
   }
 
   // Objects in ImageData, the most certain first: label, name, score, box [x1, y1, x2, y2] in px of the image; and the milliseconds.
@@ -149,21 +165,32 @@ export class Detector {
     const most = [image.width, image.height];
     const objects = [];
     scores.data.forEach((score, row) => {
-      if (score <= 0) return;
+      if (score === 0) return;
       const label = Number(labels.data[row]);
       const corners = boxes.data.slice(row * 4, row * 4 + 4);
+      if (![score, ...corners].every(Number.isFinite)) throw new Error("the graph's answer is not finite");
+      if (!(label in this.contract.classes)) throw new Error(`the graph's label ${label} is not one of ${this.contract.classes.length} classes`);
       const box = Array.from(corners, (value, at) => clip((value - shift[at % 2]) / scale[at % 2], most[at % 2]));
       objects.push({ label, name: this.contract.classes[label], score, box });
     });
     return { objects, milliseconds: performance.now() - start };
   }
-}
 
-// The pixels of a picture or video frame, upright, transparency over black.
-export function pixelsOf(source, width, height) {
-  const canvas = new OffscreenCanvas(width, height);
-  const context = canvas.getContext("2d", { willReadFrequently: true });
-  context.fillRect(0, 0, width, height);
-  context.drawImage(source, 0, 0);
-  return context.getImageData(0, 0, width, height);
+  // A picture as stored, without color management, but upright.
+  async bitmapOf(blob) {
+    const bitmap = await createImageBitmap(blob, { colorSpaceConversion: "none" }).catch(() => null);
+    if (!bitmap) throw new Error(`${blob.name ?? "the file"} is damaged, or not an image that this browser can show; choose a JPEG or PNG`);
+    return bitmap;
+  }
+
+  // The pixels of a picture or video frame, upright, transparency over black.
+  pixelsOf(source, width, height) {
+    const most = this.contract.preprocessing.max_pixels;
+    if (width * height > most) throw new Error(`the image has ${width} x ${height} px, allowed: ${most} px; choose a smaller one`);
+    const canvas = new OffscreenCanvas(width, height);
+    const context = canvas.getContext("2d", { willReadFrequently: true });
+    context.fillRect(0, 0, width, height);
+    context.drawImage(source, 0, 0);
+    return context.getImageData(0, 0, width, height);
+  }
 }

@@ -1,11 +1,15 @@
-import { Detector, pixelsOf } from "./detector.mjs";
-
 const part = (id) => document.getElementById(id);
 const canvas = part("canvas");
+const AGAIN = "write the page again with edgedistill package --web";
 let shown = null;
 
 function say(text) {
   part("status").textContent = text;
+}
+
+// One line, whatever failed: ONNX Runtime's own messages may have many.
+function failed(error) {
+  say(`Failed: ${String(error?.message ?? error).split("\n")[0].slice(0, 300)}`);
 }
 
 function draw({ source, width, height, objects, milliseconds }) {
@@ -31,14 +35,14 @@ function draw({ source, width, height, objects, milliseconds }) {
 }
 
 async function look(detector, source, width, height) {
-  const found = await detector.detect(pixelsOf(source, width, height));
+  const found = await detector.detect(detector.pixelsOf(source, width, height));
   shown = { source, width, height, ...found };
   draw(shown);
   return found;
 }
 
 async function picture(detector, blob) {
-  const bitmap = await createImageBitmap(blob, { colorSpaceConversion: "none" });
+  const bitmap = await detector.bitmapOf(blob);
   return look(detector, bitmap, bitmap.width, bitmap.height);
 }
 
@@ -52,16 +56,34 @@ async function film(detector) {
   }
 }
 
+// A module that is missing or damaged fails here, where it can be said, and not before anything runs.
+async function detectorOf(contract) {
+  const code = await import("./detector.mjs").catch((error) => {
+    throw new Error(`detector.mjs or ort.wasm.min.mjs is missing or damaged (${error.message}); ${AGAIN}`);
+  });
+  return code.Detector.open(contract, "model.onnx");
+}
+
+async function contractOf(name) {
+  const answer = await fetch(name).catch(() => null);
+  if (!answer?.ok) throw new Error(`${name} is missing on the server; ${AGAIN}`);
+  const contract = await answer.json().catch(() => null);
+  if (contract?.format !== 1 || !contract.preprocessing || !contract.classes?.length || !contract.model) {
+    throw new Error(`${name} is damaged, or from a different version of edgedistill; ${AGAIN}`);
+  }
+  return contract;
+}
+
 async function start() {
-  const contract = await (await fetch("contract.json")).json();
+  const contract = await contractOf("contract.json");
   document.title = part("title").textContent = contract.name;
-  const detector = await Detector.open(contract, "model.onnx");
-  const failed = (error) => say(`Failed: ${error.message}`);
+  const detector = await detectorOf(contract);
   part("file").addEventListener("change", ({ target }) => target.files[0] && picture(detector, target.files[0]).catch(failed));
   part("camera").addEventListener("click", () => film(detector).catch(failed));
   part("least").addEventListener("input", () => shown && draw(shown));
   globalThis.edgedistill = { detect: (blob) => picture(detector, blob) };
+  await detector.detect(new ImageData(1, 1)); // so that the first picture is not the slowest
   say("Ready");
 }
 
-start().catch((error) => say(`Failed: ${error.message}`));
+start().catch(failed);
