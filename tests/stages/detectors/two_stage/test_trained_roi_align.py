@@ -26,10 +26,8 @@ ROWS = torch.tensor(
 def learned(level: Tensor, rows: Tensor, samples: int, *, aligned: bool, ours: bool) -> tuple[Tensor, Tensor]:
     """The regions, and the gradient of their products with fixed numbers."""
     level = level.clone(memory_format=torch.preserve_format).requires_grad_()
-    if ours:
-        found = roi_align(level, rows, 7, 1 / 8, samples, aligned=aligned)
-    else:
-        found = ops.roi_align(level, rows, 7, 1 / 8, samples, aligned)
+    given = (level, rows, 7, 1 / 8, samples)
+    found = roi_align(*given, aligned=aligned) if ours else ops.roi_align(*given, aligned)
     upstream = torch.randn(found.shape, generator=torch.Generator().manual_seed(1))
     return found.detach(), torch.autograd.grad((found * upstream).sum(), level)[0]
 
