@@ -190,20 +190,34 @@ def show() -> None:
                 print(f"\n{name}, {engine}\n{table(values, metrics)}")
 
 
-def table(values: Mapping[str, Mapping[int, Mapping[str, float]]], metrics: Sequence[str]) -> str:
+def table(values: Mapping[str, Mapping[int, Mapping[str, float | None]]], metrics: Sequence[str]) -> str:
     """A row per role and per pair of roles."""
     lines = []
     for role, by_seed in values.items():
-        means = [sum(one[metric] for one in by_seed.values()) / len(by_seed) if by_seed else None for metric in metrics]
+        means = [mean([one[metric] for one in by_seed.values()]) for metric in metrics]
         lines.append([role, str(len(by_seed)), *map(number, means)])
     for role, other in PAIRS:
         seeds = sorted(values[role].keys() & values[other].keys())
         if seeds:
-            gains = [paired_gain([values[role][s][m] for s in seeds], [values[other][s][m] for s in seeds]) for m in metrics]
-            ends = ["" if one.low is None or one.high is None else f" ({100 * one.low:+.1f} to {100 * one.high:+.1f})" for one in gains]
-            cells = [f"{100 * gain.mean:+.1f}{end}" for gain, end in zip(gains, ends, strict=True)]
+            cells = [gained([(values[role][seed][metric], values[other][seed][metric]) for seed in seeds]) for metric in metrics]
             lines.append([f"{role} minus {other}", str(len(seeds)), *cells])
     return grid(["network", "seeds", *metrics], lines)
+
+
+def mean(values: Sequence[float | None]) -> float | None:
+    """The mean; None if there is none, or one is undefined, as the ratio to a clean mAP of 0 is."""
+    defined = [value for value in values if value is not None]
+    return sum(defined) / len(values) if values and len(defined) == len(values) else None
+
+
+def gained(pairs: Sequence[tuple[float | None, float | None]]) -> str:
+    """The paired gain and its interval, in points."""
+    defined = [(own, other) for own, other in pairs if own is not None and other is not None]
+    if len(defined) < len(pairs):
+        return "-"
+    gain = paired_gain([own for own, _ in defined], [other for _, other in defined])
+    end = "" if gain.low is None or gain.high is None else f" ({100 * gain.low:+.1f} to {100 * gain.high:+.1f})"
+    return f"{100 * gain.mean:+.1f}{end}"
 
 
 def main() -> None:
