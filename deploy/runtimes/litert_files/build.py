@@ -11,7 +11,7 @@ from deploy.precision.proof import proof
 from deploy.runtimes import Compiled
 from deploy.runtimes.litert_files.convert import Converter
 from deploy.runtimes.litert_files.rules import RULES
-from deploy.runtimes.onnx_files.plain import fix_batch, to_float
+from deploy.runtimes.onnx_files.plain import fix_batch, sorting, to_float
 
 
 def build(typed: Path, heads: Heads, out: Path) -> Compiled:
@@ -24,7 +24,9 @@ def build(typed: Path, heads: Heads, out: Path) -> Compiled:
     found = proof(model, heads)
     outputs = tuple(value.name for value in model.graph.output)
     if not set(outputs) <= set(heads.outputs):
-        raise BuildError("litert computes raw outputs only, and this graph decodes boxes; export again with export.decode: host")
+        raise BuildError(
+            f"litert computes raw outputs only, and this graph decodes boxes{sorting(model)}; export again with export.decode: host"
+        )
     fix_batch(model)
     half = found["convolutions_fp16"] > 0
     if half:

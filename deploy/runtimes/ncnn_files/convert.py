@@ -15,7 +15,8 @@ from deploy.precision import network
 from deploy.precision.proof import proof
 from deploy.runtimes import Compiled
 from deploy.runtimes.ncnn_files import archive
-from deploy.runtimes.onnx_files.plain import fix_batch, to_float
+from deploy.runtimes.ncnn_files.skipping import pick_by_convolution
+from deploy.runtimes.onnx_files.plain import fix_batch, sorting, to_float
 
 _SECONDS = 600
 _UNKNOWN = "pnnx.Expression", "pnnx.Attribute"
@@ -31,11 +32,14 @@ def convert(typed: Path, heads: Heads, out: Path) -> Compiled:
     found = proof(model, heads)
     outputs = tuple(value.name for value in model.graph.output)
     if not set(outputs) <= set(heads.outputs):
-        raise BuildError("ncnn computes raw outputs only, and this graph decodes boxes; export again with export.decode: host")
+        raise BuildError(
+            f"ncnn computes raw outputs only, and this graph decodes boxes{sorting(model)}; export again with export.decode: host"
+        )
     shape = fix_batch(model)
     half = found["convolutions_fp16"] > 0
     if half:
         to_float(model)
+    pick_by_convolution(model)
     with TemporaryDirectory() as scratch:
         param, weights = _pnnx(model, Path(scratch), shape, half=half)
     _refuse_unknown(param)

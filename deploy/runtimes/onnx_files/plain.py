@@ -4,6 +4,15 @@ import numpy as np
 import onnx
 from onnx import ModelProto, TensorProto, numpy_helper
 
+_SORTING = ("TopK", "NonMaxSuppression", "NonZero", "GatherElements", "GatherND", "ScatterND")
+
+
+def sorting(model: ModelProto) -> str:
+    """The operators of a graph that sort and choose boxes, in words for a message; empty if it has none."""
+    kinds = {node.op_type for node in model.graph.node}
+    found = [kind for kind in _SORTING if kind in kinds]
+    return f" ({', '.join(found)})" if found else ""
+
 
 def fix_batch(model: ModelProto) -> tuple[int, int, int]:
     """Fix the batch at one image; returns the image's shape."""
