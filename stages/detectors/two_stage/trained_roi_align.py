@@ -115,7 +115,7 @@ class _Products(torch.autograd.Function):
         return pooled.permute(0, 3, 1, 2)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
         """The transposed products."""
         images, down, across = context.saved_tensors

@@ -24,8 +24,8 @@ ROWS = torch.tensor(
 def learned(level: Tensor, rows: Tensor, samples: int, *, aligned: bool, ours: bool) -> tuple[Tensor, Tensor]:
     """The regions, and the gradient of their products with fixed numbers."""
     level = level.clone(memory_format=torch.preserve_format).requires_grad_()
-    align = roi_align if ours else (lambda *given, aligned: ops.roi_align(*given, aligned=aligned))
-    found = align(level, rows, 7, 1 / 8, samples, aligned=aligned)
+    given = level, rows, 7, 1 / 8, samples
+    found: Tensor = roi_align(*given, aligned=aligned) if ours else ops.roi_align(*given, aligned)
     upstream = torch.randn(found.shape, generator=torch.Generator().manual_seed(1))
     return found.detach(), torch.autograd.grad((found * upstream).sum(), level)[0]
 
@@ -52,7 +52,13 @@ def test_without_gradient_it_is_torchvisions_to_the_last_bit() -> None:
 def test_large_levels_are_left_to_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
     used: list[int] = []
     original = trained_roi_align._Products.apply
-    monkeypatch.setattr(trained_roi_align._Products, "apply", lambda *given: used.append(given[0].shape[-1]) or original(*given))
+
+    def apply(level: Tensor, *given: Tensor) -> Tensor:
+        used.append(level.shape[-1])
+        found: Tensor = original(level, *given)
+        return found
+
+    monkeypatch.setattr(trained_roi_align._Products, "apply", apply)
     for width in (MOST_POSITIONS // 32, MOST_POSITIONS // 32 + 1):
         learned(noise(32, width), ROWS, 2, aligned=False, ours=True)
     assert used == [MOST_POSITIONS // 32]
