@@ -4,10 +4,10 @@ The features are those of one 800 x 1216 px image: five levels of 256 channels a
 forms use preset code_two_stage and the same weights, and are first checked to compute the same terms; forward and backward passes are
 timed. Then a complete training step of pipeline.yaml's pair is compared with the baseline's step plus the teacher's forward pass.
 
-Then every loss has a row: its own time and memory on these features, as between two-stage detectors, and those of a training step of
-pipeline.yaml's pair on one image of that size with this loss only. "attention + non_local" and focal_global there have the same levels
-and the same 1x1 adapters, in float32. Losses that need more of a network than its pyramid, anchors and objectness are measured in steps
-only, and only if the pair can give what they read.
+Then every loss has a row: its own time and memory on features of that size, and those of a training step on one image with this loss
+only. "attention + non_local" and focal_global there have the same levels and the same 1x1 adapters, in float32. Features are those of
+two-stage detectors, for losses that read more of dense ones or of set prediction; the step is that of pipeline.yaml's pair or, for
+losses on set prediction, of the pair in benchmarks/evidence/auto/set-prediction.yaml.
 
 Repeats are interleaved; medians are compared. Peak memory is measured in a separate process for each form (Linux only).
 Usage: python benchmarks/distillation.py [--repeats N] [--steps N] [--threads N] [--size H W] [--rows NAME ...]
@@ -231,8 +231,15 @@ def step_times(steps: int) -> dict[str, float]:
 
 
 TOGETHER = "attention + non_local"
-ALONE = {"pyramid", "targets", "decoded", "teacher_head"}
-"""What a row of a loss alone can give it."""
+NETWORKS: dict[str, dict[str, Any]] = {
+    "faster_rcnn": {"backbone": "resnet10", "width": 8, "fpn_channels": CHANNELS, "strides": PYRAMID.strides, "box_head_channels": 64},
+    "fcos": {"backbone": "resnet10", "width": 8, "fpn_channels": CHANNELS, "strides": PYRAMID.strides},
+    "rt_detr_v2": {"backbone": "resnet10", "backbone_width": 8, "width": CHANNELS, "layers": 2},
+}
+"""What the features of a loss by itself belong to: the first that gives what it reads."""
+NUM_PROPOSALS = 1000
+PAIRS = (ROOT / "pipeline.yaml", ROOT / "benchmarks" / "evidence" / "auto" / "set-prediction.yaml")
+"""The pairs whose steps are measured: the first that gives what a loss reads."""
 OBJECTS = Target(torch.tensor([[40.0, 40.0, 140.0, 120.0], [100.0, 60.0, 180.0, 160.0]]), torch.tensor([0, 0]))
 
 
@@ -254,8 +261,8 @@ def reads(row: str) -> set[str]:
 def row_task(row: str, size: tuple[int, int]) -> Callable[[], Tensor]:
     """The weighted sum of a row's losses on random features of one image, with 1x1 adapters where they have none for equal channels."""
     torch.manual_seed(0)
-    options = {"backbone": "resnet10", "width": 8, "fpn_channels": CHANNELS, "strides": PYRAMID.strides, "box_head_channels": 64}
-    network = build_detector(DetectorConfig.model_validate({"name": "faster_rcnn", **options}), 1).requires_grad_(False)
+    made = (build_detector(DetectorConfig.model_validate({"name": name, **options}), 1) for name, options in NETWORKS.items())
+    network = next(one for one in made if serves(one, row)).requires_grad_(requires_grad=False)
     losses: list[Loss] = []
     for name in names_of(row):
         preset = {"preset": PRESET} if name in names_of(TOGETHER) else {}
@@ -273,18 +280,23 @@ def row_task(row: str, size: tuple[int, int]) -> Callable[[], Tensor]:
 
 
 def seen(network: Detector, size: tuple[int, int], seed: int) -> Outputs:
-    """Random features as a network's outputs, channels last in memory; they and the head's outputs require gradients."""
+    """Random features as a network's outputs, channels last in memory; they and the outputs of its head, if any, require gradients."""
     generator = torch.Generator().manual_seed(seed)
     places = [(math.ceil(size[0] / stride), math.ceil(size[1] / stride)) for stride in network.strides]
-    maps = [torch.randn(1, CHANNELS, *place, generator=generator).contiguous(memory_format=torch.channels_last) for place in places]
-    made = network.head_on(maps, size)
+    shapes = [(1, channels, *place) for channels, place in zip(network.channels, places, strict=True)]
+    maps = [torch.randn(shape, generator=generator).contiguous(memory_format=torch.channels_last) for shape in shapes]
+    headless = Outputs(tuple(maps), network.strides, {}, size=size, network=network)
+    made = network.head_on(maps, size) if "teacher_head" in network.gives else headless
     head = {name: tuple(level.detach().requires_grad_() for level in levels) for name, levels in made.head.items()}
-    return replace(made, pyramid=tuple(level.requires_grad_() for level in maps), head=head)
+    corners = torch.rand(NUM_PROPOSALS, 2, generator=generator) * (torch.tensor(size[::-1]) / 2)
+    sides = 8 + torch.rand(NUM_PROPOSALS, 2, generator=generator) * (torch.tensor(size[::-1]) / 2 - 8)
+    proposals = (torch.cat((corners, corners + sides), dim=1),) if network.kind == "two_stage" else None
+    return replace(made, pyramid=tuple(level.requires_grad_() for level in maps), head=head, proposals=proposals)
 
 
-def step_task(row: str | None, size: tuple[int, int]) -> Callable[[], object]:
-    """A training step of pipeline.yaml's pair on one image with a row's losses; None: of the baseline, with the teacher's forward pass."""
-    config = load(ROOT / "pipeline.yaml")
+def step_task(row: str | None, pair: Path, size: tuple[int, int]) -> Callable[[], object]:
+    """A training step of a pair on one image with a row's losses; None: of the baseline, with the teacher's forward pass."""
+    config = load(pair)
     images = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0)).contiguous(memory_format=torch.channels_last)
     batch = TrainingBatch(images, (OBJECTS,))
     teacher, student = (build_detector(choice.detector, 10).train() for choice in (config.teacher, config.student))
@@ -308,21 +320,26 @@ def step_task(row: str | None, size: tuple[int, int]) -> Callable[[], object]:
     return run
 
 
-def able(row: str) -> bool:
-    """Whether pipeline.yaml's pair, two FCOS, can give what the losses of a row read."""
-    return reads(row) <= {"pyramid", "targets", "head", "decoded", "teacher_head"}
+def serves(network: Detector, row: str) -> bool:
+    """Whether a network gives what the losses of a row read."""
+    return reads(row) <= {*network.gives, "targets"}
 
 
-def row_peak(row: str | None, size: tuple[int, int], threads: int, *, step: bool) -> float:
-    """MiB that a row's losses, or a step with them, need beyond what is there before, in a process of its own."""
+def pair_of(row: str) -> Path:
+    """The pair whose step is measured."""
+    return next(file for file in PAIRS if serves(build_detector(load(file).student.detector, 1), row))
+
+
+def row_peak(row: str | None, size: tuple[int, int], threads: int, pair: Path | None = None) -> float:
+    """MiB that a row's losses, or a step of a pair with them, need beyond what is there before, in a process of its own."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_row_peak, (row, size, threads, step))
+        return pool.apply(_row_peak, (row, size, threads, pair))
 
 
-def _row_peak(row: str | None, size: tuple[int, int], threads: int, step: bool) -> float:
+def _row_peak(row: str | None, size: tuple[int, int], threads: int, pair: Path | None) -> float:
     torch.set_num_threads(threads)
-    total = None if step or row is None else row_task(row, size)
-    run = step_task(row, size) if total is None else total
+    total = None if pair is not None or row is None else row_task(row, size)
+    run = step_task(row, pair or PAIRS[0], size) if total is None else total
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # resets the peak
     before = _resident("VmHWM")
     if total is None:
@@ -334,22 +351,20 @@ def _row_peak(row: str | None, size: tuple[int, int], threads: int, step: bool) 
 
 def print_rows(chosen: Sequence[str], size: tuple[int, int], repeats: int, threads: int) -> dict[str, float]:
     """One line per row; returns how many times as long focal_global takes as attention and non_local together, if both are chosen."""
-    alone = {row: row_task(row, size) for row in chosen if reads(row) <= ALONE}
+    alone = {row: row_task(row, size) for row in chosen}
     sides: dict[str, Callable[[], object]] = {row: lambda total=total: total().backward() for row, total in alone.items()}  # type: ignore[misc]
-    own = medians(sides, repeats)
-    steps: dict[str | None, Callable[[], object]] = {row: step_task(row, size) for row in (None, *(row for row in chosen if able(row)))}
-    whole = medians({str(row): run for row, run in steps.items()}, repeats)
-    base = row_peak(None, size, threads, step=True)
-    print(f"baseline and teacher, step on {size[0]} x {size[1]} px: {whole['None'] * 1e3:.0f} ms, {base:.0f} MiB")
-    for row in chosen:
-        line = [f"{row:<24}"]
-        if row in own:
-            line.append(f"alone {own[row] * 1e3:8.1f} ms {row_peak(row, size, threads, step=False):7.0f} MiB")
-        if row in whole:
-            line.append(
-                f"in a step {(whole[row] - whole['None']) * 1e3:+8.1f} ms {row_peak(row, size, threads, step=True) - base:+7.0f} MiB"
-            )
-        print("   ".join(line))
+    own, pair = medians(sides, repeats), {row: pair_of(row) for row in chosen}
+    for file in dict.fromkeys(pair.values()):
+        measured: list[str | None] = [None, *(row for row in chosen if pair[row] == file)]
+        whole = medians({str(row): step_task(row, file, size) for row in measured}, repeats)
+        base = {"ms": whole["None"] * 1e3, "mib": row_peak(None, size, threads, file)}
+        print(
+            f"{file.relative_to(ROOT)}: baseline and teacher, step on {size[0]} x {size[1]} px: {base['ms']:.0f} ms, {base['mib']:.0f} MiB"
+        )
+        for row in filter(None, measured):
+            itself = f"alone {own[row] * 1e3:8.1f} ms {row_peak(row, size, threads):7.0f} MiB"
+            more = f"in a step {whole[row] * 1e3 - base['ms']:+8.1f} ms {row_peak(row, size, threads, file) - base['mib']:+7.0f} MiB"
+            print(f"{row:<24}   {itself}   {more}", flush=True)
     return {"focal_global_ratio": own["focal_global"] / own[TOGETHER]} if {TOGETHER, "focal_global"} <= own.keys() else {}
 
 

@@ -38,6 +38,8 @@ ROOT = Path(__file__).parents[2]
 STUDIES = Path(__file__).parent
 RUNS = ROOT / "runs" / "evidence"
 SPLITS = ("val", "test")
+KEPT_BYTES = 4 * 10**9
+"""Disk space for what teachers make of training images: all their students at a seed share it, bit for bit."""
 TEACHER = "teacher"
 PAIRS = ("cross-kind", "two-stage")
 """Three-seed studies that ask only whether the losses also help other detectors; the others have five and also test each loss."""
@@ -156,6 +158,7 @@ def elsewhere(study: Study, role: str, seed: int) -> dict[str, Any] | None:
 def run(study: Study, role: str, seed: int) -> dict[str, Any]:
     """Train one network and evaluate it on both splits; keep its weights and return its row."""
     from stages.measurement.torch_accuracy import evaluate
+    from stages.training.batches.shared_folder import shared_in
     from stages.training.checkpoint import build_detector, finish, load_detector, load_weights
     from stages.training.distillation import Distillation, build_losses, loss_factor
     from stages.training.loop import Task, Trainer
@@ -179,7 +182,9 @@ def run(study: Study, role: str, seed: int) -> dict[str, Any]:
         distillation = config.distill.model_copy(update={"losses": losses})
         built = build_losses(distillation, detector, teacher, seed)
         factor = loss_factor(distillation, train.num_steps(dataset.facts.splits["train"].num_images))
-        task = Distillation(detector, Teacher(teacher, distillation.teacher_precision), built, factor, share=distillation.share)
+        with shared_in(RUNS / "teacher-outputs", f"{digest(study, TEACHER, study.teacher_seed(seed))}-{seed}", KEPT_BYTES):
+            guide = Teacher(teacher, distillation.teacher_precision)
+        task = Distillation(detector, guide, built, factor, share=distillation.share)
     trained = Trainer(task, dataset, train, seed=seed, device=config.device, folder=folder, label=f"{study.name}: {role} {seed}").run()
     figures: dict[str, Any] = {}
     for split in SPLITS:

@@ -1,8 +1,9 @@
 """Trainings of a student, one per variant and seed: each is found in the store by its hash, or made there."""
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from stages.finetune_int8 import finetune_int8
 from stages.hold_out import TUNING, hold_out
 from stages.time_steps import step_options, time_steps
 from stages.train import train_baseline, train_teacher, untrained_teacher
+from stages.training.batches.shared_folder import shared_in
 from stages.weigh_steps import weigh_steps
 
 HELD_OUT = 0.2
@@ -153,11 +155,29 @@ class Arena:
         if (why := _why(note)) is not None:
             raise Diverged(why)
         try:
-            trained: Checkpoint = self.store.at(label).run(stage, *arguments)
+            with self._shared(call):
+                trained: Checkpoint = self.store.at(label).run(stage, *arguments)
         except Diverged as error:
             replace_json(note, {"format": 1, "training": label, "why": str(error)})
             raise
         return trained
+
+    def _shared(self, call: Call) -> AbstractContextManager[None]:
+        """Inside, all students of a teacher that see the same images, those of a seed, compute only once what it makes of them."""
+        stage, arguments = call
+        if stage is not distill or self.store.mode.dry:
+            return nullcontext()
+        _, _, seed, _, _, dataset, teacher, *_ = arguments
+        name = f"{teacher.root.name}-{dataset.root.name}-{seed}"
+        return shared_in(self._teacher_outputs, name, round(self.config.compare.teacher_gb * 1e9))
+
+    @property
+    def _teacher_outputs(self) -> Path:
+        return self.store.root / self.config.name / "teacher-outputs"
+
+    def tidy(self) -> None:
+        """Delete what only trainings needed."""
+        shutil.rmtree(self._teacher_outputs, ignore_errors=True)
 
     def path(self, call: Call) -> Path:
         """The folder of a training in the store."""

@@ -48,6 +48,7 @@ def ablate(args: argparse.Namespace) -> Answer:
     tuned = _tuned(arena, variants, seeds, trained)
     if store.rank > 0:
         return Answer({}, "")
+    arena.tidy()
     from pipeline.report.ablation_page import write_page
 
     measured = from_students(config.name, seeds, teacher, trained, int8_maps(tuned))

@@ -158,5 +158,6 @@ def _drawn(bouts: Bouts) -> Answer:
     replace_json(folder / "compare.json", {"format": 1, **found})
     write_page(contest, folder / "compare.html")
     close(bouts)
+    bouts.arena.tidy()
     files = [str(folder / name) for name in ("compare.json", "compare.html")]
     return Answer(found, "\n".join(["", render(contest), "", *files]))

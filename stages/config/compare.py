@@ -34,6 +34,13 @@ class CompareConfig(Frozen):
     control: str | None = Field(
         default=None, description="the method that is also trained with a random teacher; null: the one that leads in the trials"
     )
+    teacher_gb: float = Field(
+        default=2.0,
+        ge=0,
+        le=1000,
+        description="disk space in GB, while `compare` or `ablate` trains on a CPU, for what the teacher makes of the training images: all "
+        "methods at a seed share it; 0: each computes it",
+    )
 
     @field_validator("methods")
     @classmethod

@@ -43,6 +43,7 @@ class TestWhole:
         first = figures()
         assert Path("runs/made-up/compare.html").exists()
         assert not Path("runs/made-up/compare.lock.json").exists()
+        assert not Path("runs/made-up/teacher-outputs").exists()
         assert cli.main(["compare"]) == 0
         assert "running" not in capsys.readouterr().out
         assert figures() == first

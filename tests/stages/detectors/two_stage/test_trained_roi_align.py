@@ -1,7 +1,5 @@
 """RoIAlign as products of matrices, against torchvision's, in values and gradients."""
 
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor
@@ -26,8 +24,8 @@ ROWS = torch.tensor(
 def learned(level: Tensor, rows: Tensor, samples: int, *, aligned: bool, ours: bool) -> tuple[Tensor, Tensor]:
     """The regions, and the gradient of their products with fixed numbers."""
     level = level.clone(memory_format=torch.preserve_format).requires_grad_()
-    given = (level, rows, 7, 1 / 8, samples)
-    found = roi_align(*given, aligned=aligned) if ours else ops.roi_align(*given, aligned)
+    given = level, rows, 7, 1 / 8, samples
+    found: Tensor = roi_align(*given, aligned=aligned) if ours else ops.roi_align(*given, aligned)
     upstream = torch.randn(found.shape, generator=torch.Generator().manual_seed(1))
     return found.detach(), torch.autograd.grad((found * upstream).sum(), level)[0]
 
@@ -55,11 +53,12 @@ def test_large_levels_are_left_to_torchvision(monkeypatch: pytest.MonkeyPatch) -
     used: list[int] = []
     original = trained_roi_align._Products.apply
 
-    def counted(*given: Tensor) -> Any:
-        used.append(given[0].shape[-1])
-        return original(*given)
+    def apply(level: Tensor, *given: Tensor) -> Tensor:
+        used.append(level.shape[-1])
+        found: Tensor = original(level, *given)
+        return found
 
-    monkeypatch.setattr(trained_roi_align._Products, "apply", counted)
+    monkeypatch.setattr(trained_roi_align._Products, "apply", apply)
     for width in (MOST_POSITIONS // 32, MOST_POSITIONS // 32 + 1):
         learned(noise(32, width), ROWS, 2, aligned=False, ours=True)
     assert used == [MOST_POSITIONS // 32]
