@@ -61,7 +61,7 @@ class KeptOutputs:
         """By everything that the bits of the outputs depend on, except the teacher."""
         where = machine.cpu_model(), torch.__version__, torch.get_num_threads(), precision, tuple(images.shape), images.stride()
         digest = hashlib.sha256(repr(where).encode())
-        digest.update(memoryview(images.permute(_order(images)).numpy()))
+        digest.update(images.permute(_order(images)).numpy().data)
         return self._folder / f"{digest.hexdigest()[:32]}.pt"
 
 
