@@ -1,7 +1,7 @@
 """A tiny student with batch norms, a residual sum and a pyramid, ready to be trained for int8."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -76,12 +76,14 @@ def images(count: int = 4, size: int = SIZE) -> list[NDArray[np.float32]]:
 _EXPORTED: dict[str, tuple[bytes, Heads]] = {}
 
 
-def write_once(graph: Graph, size: tuple[int, int], file: Path, *, opset: int = 18, dynamic_batch: bool = True) -> Heads:
+def write_once(
+    graph: Graph, size: tuple[int, int], file: Path, *, opset: int = 18, dynamic_batch: bool = True, raw: Sequence[str] = ()
+) -> Heads:
     """As write_onnx, which is slow: networks with the same weights share one export."""
     weights = b"".join(value.numpy().tobytes() for value in graph.state_dict().values())
-    known = hashlib.sha256(weights + repr((size, opset, dynamic_batch, [*graph.state_dict()])).encode()).hexdigest()
+    known = hashlib.sha256(weights + repr((size, opset, dynamic_batch, raw, [*graph.state_dict()])).encode()).hexdigest()
     if known not in _EXPORTED:
-        heads = write_onnx(graph, size, file, opset=opset, dynamic_batch=dynamic_batch)
+        heads = write_onnx(graph, size, file, opset=opset, dynamic_batch=dynamic_batch, raw=raw)
         _EXPORTED[known] = file.read_bytes(), heads
     content, heads = _EXPORTED[known]
     file.write_bytes(content)

@@ -307,7 +307,7 @@ class TestBundle:
         [
             (["predict", "made/bundle", "image.png", "--out", "found", "--score", "5"], "--score 5.0: allowed: 0 to 1"),
             (["predict", "made/bundle", "image.png", "--out", "found", "--score", "nan"], "--score nan: allowed: 0 to 1"),
-            (["serve", "made/bundle", "--port", "99999"], "--port 99999: "),
+            (["serve", "made/bundle", "--port", "99999"], "--port: got 99999, allowed: "),
             (["gate", "made/bundle", "--set", "gates.0.min=0"], "made/bundle is a bundle, whose gates were judged when it was packaged"),
         ],
     )

@@ -42,9 +42,9 @@ def test_reuse_parses_no_annotations_and_a_changed_file_is_prepared_again(tmp_pa
     parsed: list[Path] = []
     parse = document.parse
 
-    def counted(path: Path, *others: Any) -> Any:
+    def counted(path: Path, *others: Any, **more: Any) -> Any:
         parsed.append(path)
-        return parse(path, *others)
+        return parse(path, *others, **more)
 
     monkeypatch.setattr(document, "parse", counted)
     again = Store(tmp_path / "runs", "one")
