@@ -312,7 +312,9 @@ def test_a_real_choice_on_this_machine(tmp_path: Path) -> None:
     assert set(facts.choice.left_out) == set(plugins.names("deploy.runtimes")) - here
     best = next(one for one in facts.choice.offers if facts.choice.verdict(one) == "chosen")
     assert (best.runtime, best.precision, best.why) == (facts.runtime, facts.precision, None)
-    assert all((one.p50_ms is None) == runtimes.is_raw_only(one.runtime) for one in facts.choice.offers)  # this graph decodes its boxes
+    assert all(
+        (one.p50_ms is None) == runtimes.is_raw_only(str(one.runtime)) for one in facts.choice.offers
+    )  # this graph decodes its boxes
     least = min((one.ratio for one in facts.choice.offers if one.ratio is not None), key=lambda ratio: ratio.ratio)
     assert least.high >= 1
 
