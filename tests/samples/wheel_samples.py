@@ -1,7 +1,10 @@
 """The wheel in a virtual environment of its own, with the packages of an extra and no others."""
 
+import json
+import signal
 import subprocess
 import sys
+import urllib.request
 import venv
 from importlib.metadata import Distribution, distribution
 from pathlib import Path
@@ -9,6 +12,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from places import ROOT
+from serving_samples import Server
+from waiting import PATIENCE
 
 
 def needed(requirements: list[str], extra: str) -> dict[str, Distribution]:
@@ -62,3 +67,15 @@ def install(folder: Path, how: str, extra: str) -> Path:
 
 def run(program: Path, *arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([str(program), *map(str, arguments)], cwd=cwd, capture_output=True, text=True, check=False)
+
+
+def served(program: Path, bundle: Path, picture: Path) -> int:
+    """The number of objects that an installed program answers for an image over HTTP; Ctrl-C then ends it in order."""
+    with Server(bundle, program=[program]) as server:
+        request = urllib.request.Request(f"http://127.0.0.1:{server.port}/v1/detect", data=picture.read_bytes(), method="POST")
+        with urllib.request.urlopen(request, timeout=PATIENCE) as response:
+            count = len(json.load(response)["annotations"])
+        server.send(signal.SIGINT)
+        assert server.end() == 130
+    assert server.last_words == ["edgedistill: interrupted; accepted requests were answered\n"]
+    return count

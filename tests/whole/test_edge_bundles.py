@@ -1,17 +1,13 @@
 """Bundles of LiteRT and ncnn on an edge box without torch: predict, gate, serve and build."""
 
 import json
-import signal
-import urllib.request
 from pathlib import Path
 
 import artifact_samples
 import onnx_samples
 import pytest
 from PIL import Image
-from serving_samples import Server
-from waiting import PATIENCE
-from wheel_samples import install, run
+from wheel_samples import install, run, served
 
 from deploy import plugins
 from deploy.bundles.bundle import Bundle
@@ -66,13 +62,7 @@ def test_gate(program: Path, bundle: Bundle, tmp_path: Path) -> None:
 
 
 def test_serve(program: Path, bundle: Bundle, picture: Path) -> None:
-    with Server(bundle.root, program=[program]) as server:
-        request = urllib.request.Request(f"http://127.0.0.1:{server.port}/v1/detect", data=picture.read_bytes(), method="POST")
-        with urllib.request.urlopen(request, timeout=PATIENCE) as response:
-            assert len(json.load(response)["annotations"]) == 2
-        server.send(signal.SIGINT)
-        assert server.end() == 130
-    assert server.last_words == ["edgedistill: interrupted; accepted requests were answered\n"]
+    assert served(program, bundle.root, picture) == 2
 
 
 def test_litert_is_built_there_and_ncnn_is_refused(program: Path, runtime: str, bundle: Bundle, tmp_path: Path) -> None:

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import signal
-import urllib.request
 from pathlib import Path
 
 import artifact_samples
@@ -11,9 +9,7 @@ import flow_samples
 import onnx_samples
 import pytest
 from PIL import Image
-from serving_samples import Server
-from waiting import PATIENCE
-from wheel_samples import install, run
+from wheel_samples import install, run, served
 
 from deploy.bundles.bundle import Bundle
 
@@ -157,13 +153,7 @@ def test_trusted_says_what_to_install(program: Path, bundle: Bundle, tmp_path: P
 
 
 def test_serve(program: Path, bundle: Bundle, picture: Path) -> None:
-    with Server(bundle.root, program=[program]) as server:
-        request = urllib.request.Request(f"http://127.0.0.1:{server.port}/v1/detect", data=picture.read_bytes(), method="POST")
-        with urllib.request.urlopen(request, timeout=PATIENCE) as response:
-            assert len(json.load(response)["annotations"]) == 2
-        server.send(signal.SIGINT)
-        assert server.end() == 130
-    assert server.last_words == ["edgedistill: interrupted; accepted requests were answered\n"]
+    assert served(program, bundle.root, picture) == 2
 
 
 def test_training_says_what_to_install(program: Path, tmp_path: Path) -> None:
