@@ -1,9 +1,9 @@
-"""How long the quick sweep over corrupted images takes, in times of validating the same images ten times.
+"""How long the quick sweep over a split's corrupted images takes, in times of validating the split ten times.
 
 Teacher, student and baseline of pipeline.yaml on photographs in COCO's layout, as engines in fp32 and int8; one epoch of training unless
 --set says otherwise. Both are timed in turns; the sweep corrupts images on all cores that the process may use, and engines have
 --threads threads each. The last line is JSON: seconds of each turn, and the median of the ratios.
-Usage: python benchmarks/quick_sweep.py FOLDER [--images 20] [--turns 3] [--threads 1] [--set KEY=VALUE ...]
+Usage: python benchmarks/quick_sweep.py FOLDER [--images 200] [--turns 3] [--threads 1] [--set KEY=VALUE ...]
 """
 
 import argparse
@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from deploy.accuracy import corruptions
-from deploy.accuracy.conditions import sweep
+from deploy.accuracy.conditions import num_swept, sweep
 from deploy.accuracy.judge import LabeledSplit, judge
 from deploy.prediction.predictor import SessionPredictor
 from deploy.progress import Steps
@@ -66,23 +66,24 @@ def tenfold(split: LabeledSplit) -> LabeledSplit:
 
 
 def timed(predictors: Mapping[str, SessionPredictor], split: LabeledSplit) -> tuple[float, float]:
-    """Seconds of the quick sweep over the images, and of validating them ten times."""
+    """Seconds of the quick sweep over the split, and of validating it ten times."""
     conditions, many = sweep(split.name, "quick"), tenfold(split)
+    swept = some(split, num_swept("quick", len(split.images)))
     began = time.perf_counter()
-    with Steps("sweep", len(conditions) * len(split.images)) as steps:
-        for _ in detect_under(conditions, predictors, split, steps):
+    with Steps("sweep", len(conditions) * len(swept.images)) as steps:
+        for _ in detect_under(conditions, predictors, swept, steps):
             pass
-    swept = time.perf_counter()
+    between = time.perf_counter()
     for name, one in predictors.items():
         judge(one, many, name)
-    return swept - began, time.perf_counter() - swept
+    return between - began, time.perf_counter() - between
 
 
 def main() -> None:
     """Print each turn, and one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--images", type=int, default=20)
+    parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--set", action="append", default=[])
@@ -95,7 +96,7 @@ def main() -> None:
         predictors = {name: SessionPredictor(one, engines[name].facts.contract) for name, one in opened.items()}
         for _ in range(args.turns):
             turns.append(timed(predictors, split))
-            print("sweep {:.1f} s, validating ten times as many {:.1f} s".format(*turns[-1]), flush=True)
+            print("sweep {:.1f} s, validating ten times {:.1f} s".format(*turns[-1]), flush=True)
     ratio = statistics.median(swept / validated for swept, validated in turns)
     print(json.dumps({"images": len(split.images), "engines": len(opened), "seconds": turns, "ratio": round(ratio, 2)}))
 

@@ -80,6 +80,8 @@ def _trained(
     forms: "Int8Forms",
     images: CalibrationImages,
 ) -> "Detector":
+    import torch
+
     from stages.int8.rounded import rounded_detector
     from stages.int8.task import task
     from stages.training.checkpoint import load_detector
@@ -89,7 +91,7 @@ def _trained(
     others = load_detector(teacher), load_detector(student)
     learning = task(detector, *others, distill.labeled, config.losses, rounding, config.weight, seed)
     trainer = Trainer(learning, dataset, config.train, seed=seed, device=device, folder=out, label="finetune_int8")
-    return trainer.run().cpu()
+    return trainer.run().cpu().to(memory_format=torch.contiguous_format)  # a graph has other tensors if weights have channels last
 
 
 def _decide(

@@ -27,7 +27,7 @@ def identity(config: RobustnessConfig, *others: object) -> Mapping[str, Any]:
     return {**machine.identity(), **corruptions.identity()}
 
 
-@stage(version=2, identity=identity, resumable=True)
+@stage(version=3, identity=identity, resumable=True)
 def stress(out: Path, config: RobustnessConfig, split: str, threads: int | None, engines: Mapping[str, Engine], dataset: Dataset) -> Stress:
     """Sweep all engines together, so that each image is corrupted once for all; conditions that a killed run finished are kept.
 

@@ -49,7 +49,7 @@ _SMALL = "fpn_channels: 64, strides: [8, 16, 32], head_convs: 1, range_scale: 0.
 _EPOCHS = "student.train.epochs=5"
 EDGE = (
     *(f"data.{key}=160" for key in ("image_size", "preprocessing.height", "preprocessing.width")),
-    *("data.max_digits=5", "data.train_images=1000", "data.val_images=300"),
+    *("data.max_digits=5", "data.train_images=1000", "data.val_images=300", "teacher.train.epochs=3"),
 )
 STUDENTS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "mobile": ("pipeline.yaml", (f"student.detector={{name: fcos, backbone: mobilenet_v3_small, {_SMALL}}}", _EPOCHS)),

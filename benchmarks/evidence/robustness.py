@@ -5,9 +5,9 @@
 
 Data, folds, teachers, baselines, students and seeds are those of run.py's studies digits and bccd; what it left in runs/evidence is not
 trained again. Each network becomes an fp32 and an int8 engine, judged on split test, on `shifted` (digits) and on fifteen corruptions of
-at most 200 images of test at severity 3; at the first seed also on all images at severities 1 to 5. Each network appends one row to
-robustness.jsonl and is never repeated; an interrupted training or sweep resumes. Only one process may train at a time; pin it with
-OMP_NUM_THREADS=1 taskset -c 1 ...
+half of the images of test (100 to 200) at severity 3; at the first seed also on all images at severities 1 to 5. Each network appends
+one row to robustness.jsonl and is never repeated; an interrupted training or sweep resumes. Only one process may train at a time; pin it
+with OMP_NUM_THREADS=1 taskset -c 1 ...
 """
 
 import argparse

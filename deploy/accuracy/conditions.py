@@ -50,8 +50,8 @@ HELD_OUT: tuple[CorruptionName, ...] = ("speckle_noise", "gaussian_blur", "spatt
 """The benchmark's four others, on which networks may be trained without having seen what they are judged on."""
 
 SEVERITIES = {"quick": (3,), "full": (1, 2, 3, 4, 5)}
-QUICK_IMAGES = 200
-"""The largest number of images of a quick sweep; a full one has all."""
+QUICK_IMAGES = (100, 200)
+"""A quick sweep has half of the images, but at least and at most as many; a full one has all."""
 
 MOST_PIXELS = 2048 * 1024
 """Images with more are shrunk before they are corrupted: the benchmark's largest images, Cityscapes', have as many. Noise and blur of a few
@@ -67,6 +67,12 @@ class Condition(NamedTuple):
     split: str
     corruption: str | None = None
     severity: int = 0
+
+
+def num_swept(mode: Corruptions, images: int) -> int:
+    """How many of a split's images are corrupted."""
+    least, most = QUICK_IMAGES
+    return images if mode == "full" else min(images, max(least, min(most, (images + 1) // 2)))
 
 
 def sweep(split: str, mode: Corruptions) -> tuple[Condition, ...]:

@@ -57,7 +57,7 @@ class RobustnessConfig(Frozen):
     )
     corruptions: Corruptions | None = Field(
         default=None,
-        description="fifteen corruptions of the validation images; quick: severity 3 on at most 200 images; full: severities 1 to 5 on all",
+        description="fifteen corruptions of the validation images; quick: severity 3, half of them (100 to 200); full: severities 1 to 5",
     )
     groups: dict[Annotated[str, Field(pattern=GROUPING_NAME)], GroupingConfig] = Field(
         default={}, description="ways to divide the validation images, by a name of your choice"

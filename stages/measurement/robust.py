@@ -10,7 +10,7 @@ from typing import Any
 
 from deploy import machine
 from deploy.accuracy import corruptions
-from deploy.accuracy.conditions import QUICK_IMAGES, Condition, sweep
+from deploy.accuracy.conditions import Condition, num_swept, sweep
 from deploy.accuracy.judge import LabeledSplit
 from deploy.comparison.robustness import Findings, ImageGroup
 from deploy.comparison.side import Side
@@ -98,7 +98,7 @@ class Elsewhere:
 def swept_images(config: RobustnessConfig, split: str, dataset: Dataset) -> LabeledSplit:
     """The images that are corrupted: all, or evenly spread ones."""
     every = labeled_split(dataset, split)
-    return some(every, QUICK_IMAGES) if config.corruptions == "quick" else every
+    return some(every, num_swept(config.corruptions or "full", len(every.images)))
 
 
 def detect_under(

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from deploy import machine
 from deploy.accuracy import corruptions
-from deploy.accuracy.conditions import CORRUPTIONS, Condition, sweep
+from deploy.accuracy.conditions import CORRUPTIONS, Condition, num_swept, sweep
 from deploy.bundles.manifest import Verdict
 from deploy.errors import DataError, RuntimeUnavailable
 from deploy.prediction import preprocess
@@ -359,6 +359,13 @@ def test_facts_survive_a_file(judged: Swept) -> None:
     facts = judged.found.facts
     assert RobustnessFacts.model_validate_json(facts.model_dump_json()) == facts
     assert judged.sweep.facts.num_images == 24
+
+
+@pytest.mark.parametrize(("images", "swept"), [(1, 1), (99, 99), (100, 100), (150, 100), (201, 101), (300, 150), (400, 200), (5000, 200)])
+def test_a_quick_sweep_has_half_of_the_images_but_not_too_few(images: int, swept: int) -> None:
+    assert num_swept("quick", images) == swept
+    assert num_swept("full", images) == images
+    assert images < 200 or len(CORRUPTIONS) * swept < 8 * images  # of ten validations, some time is left for the corruptions
 
 
 def test_a_large_photograph_is_shrunk_before_it_is_corrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -160,6 +160,14 @@ def test_what_is_not_better_is_not_kept(
     assert all(before[name].equal(after[name]) for name in before)
 
 
+def test_a_mobile_backbone_is_trained_and_judged(tmp_path: Path, dataset: Dataset, pair: tuple[Checkpoint, Checkpoint]) -> None:
+    mobile = {key: value for key, value in samples.FCOS.items() if key != "width"} | {"backbone": "mobilenet_v3_small"}
+    tuned = finetuned(tmp_path / "tuned", samples.config(), dataset, (network(tmp_path / "mobile", dataset, mobile, 0), pair[1]))
+    found = int8_training.read(tuned.root)
+    assert found is not None
+    assert found.trained_map is not None
+
+
 @pytest.mark.parametrize(("low", "kept"), [(0.001, True), (0.0, False), (-0.001, False)])
 def test_the_whole_interval_must_be_above_zero(low: float, kept: bool) -> None:
     assert is_better(Effect(change=0.01, low=low, high=0.02, num=100)) == kept
