@@ -87,7 +87,7 @@ def _trained(
     from stages.training.checkpoint import load_detector
     from stages.training.loop import Trainer
 
-    detector, rounding = rounded_detector(load_detector(student), forms, export, images[0])
+    detector, rounding = rounded_detector(load_detector(student), forms, export, images)
     others = load_detector(teacher), load_detector(student)
     learning = task(detector, *others, distill.labeled, config.losses, rounding, config.weight, seed)
     trainer = Trainer(learning, dataset, config.train, seed=seed, device=device, folder=out, label="finetune_int8")

@@ -190,16 +190,14 @@ def _close(own: NDArray[Any], wanted: NDArray[Any]) -> bool:
     return bool(np.abs(own - wanted).max(initial=0.0) <= _CLOSE * most)
 
 
-def check(detector: Detector, found: Sequence[Array], expected: Sequence[Array], exact: Sequence[Array]) -> None:
-    """Refuse a rounding that is not the int8 graph's.
+def agree(found: Sequence[Array], rounded: Sequence[Array], exact: Sequence[Array]) -> bool:
+    """Whether outputs in torch differ from the int8 graph's by no more than a small share of what rounding changes.
 
     Args:
-        found: the head outputs in torch. expected: the int8 graph's. exact: without rounding.
-
-    Raises:
-        ConfigError: they differ by more than a small share of what rounding changes.
+        found: the head outputs in torch. rounded: the int8 graph's. exact: without rounding.
     """
-    for own, other, plain in zip(found, expected, exact, strict=True):
+    for own, other, plain in zip(found, rounded, exact, strict=True):
         effect = float(np.square(other - plain).mean())
         if float(np.square(own - other).mean()) > 0.05 * effect + 1e-9 * float(np.square(plain).mean()):
-            raise not_rounded(detector, "rounding")
+            return False
+    return True

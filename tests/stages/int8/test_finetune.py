@@ -65,7 +65,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, dataset: Dataset, pair: tupl
 def test_folded_and_without_a_step_the_trained_graph_is_post_training_int8_bit_for_bit(tmp_path: Path, runtime: str) -> None:
     plain = samples.student()
     forms = samples.forms(plain, tmp_path, samples.config(runtime))
-    detector, _ = rounded_detector(copy.deepcopy(plain), forms, samples.EXPORT, samples.images()[0])
+    detector, _ = rounded_detector(copy.deepcopy(plain), forms, samples.EXPORT, samples.images())
     assert forms.trained(detector).SerializeToString() == forms.post_training.SerializeToString()
 
 

@@ -35,7 +35,7 @@ class Ready:
         self.forms: Int8Forms = samples.forms(self.plain, folder, samples.config(runtime))
         self.detector: Detector
         self.rounding: Rounding
-        self.detector, self.rounding = rounded_detector(copy.deepcopy(self.plain), self.forms, samples.EXPORT, samples.images()[0])
+        self.detector, self.rounding = rounded_detector(copy.deepcopy(self.plain), self.forms, samples.EXPORT, samples.images())
 
 
 class Exact(Ready):
@@ -57,7 +57,7 @@ class Exact(Ready):
         powers = {name: power_of_two(*ends) for name, ends in self.forms.ranges.items()}
         known = Quantizer(self.forms._graph, self.forms.heads, (), ort.INTEGERS, "min_max", self.forms._folder(), powers)
         self.forms.typed, self.forms.ranges = known.quantized(known.layers), powers
-        self.detector, self.rounding = rounded_detector(self.plain, self.forms, samples.EXPORT, samples.images()[0])
+        self.detector, self.rounding = rounded_detector(self.plain, self.forms, samples.EXPORT, samples.images())
 
 
 def power_of_two(low: float, high: float) -> tuple[float, float]:
@@ -208,14 +208,27 @@ def test_a_detector_that_cannot_be_rounded_is_refused_in_one_line(tmp_path: Path
     forms = samples.forms(plain, tmp_path)
     other = samples.student(seed=1)
     with pytest.raises(ConfigError, match=r"int8\.finetune: the .* of detector fcos's graph is not computed by its modules") as caught:
-        rounded_detector(other, forms, samples.EXPORT, samples.images()[0])
+        rounded_detector(other, forms, samples.EXPORT, samples.images())
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("agreeing", [0, 1, 3, 4])
+def test_one_of_four_images_has_to_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, agreeing: int) -> None:
+    verdicts = [False] * agreeing + [True]
+    monkeypatch.setattr("stages.int8.rounded.agree", lambda *_: verdicts.pop(0))
+    plain = samples.student()
+    forms = samples.forms(plain, tmp_path)
+    if agreeing < 4:
+        rounded_detector(plain, forms, samples.EXPORT, samples.images(5))
+        return
+    with pytest.raises(ConfigError, match=r"int8\.finetune: rounding of detector fcos's graph is not computed by its modules"):
+        rounded_detector(plain, forms, samples.EXPORT, samples.images(5))
 
 
 def test_training_brings_the_rounded_network_nearer_to_the_one_in_fp32(tmp_path: Path) -> None:
     plain = samples.student()
     forms = samples.forms(plain, tmp_path)
-    detector, rounding = rounded_detector(copy.deepcopy(plain), forms, samples.EXPORT, samples.images()[0])
+    detector, rounding = rounded_detector(copy.deepcopy(plain), forms, samples.EXPORT, samples.images())
     batch = torch.from_numpy(np.concatenate(samples.images()))
     with torch.no_grad():
         expected = plain(batch).pyramid

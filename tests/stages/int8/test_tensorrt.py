@@ -27,7 +27,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Int8Forms, Path]:
     folder = tmp_path_factory.mktemp("trained")
     plain = samples.student()
     forms = samples.forms(plain, folder / "forms", samples.config("trt_rtx"))
-    detector, rounding = rounded_detector(copy.deepcopy(plain), forms, samples.EXPORT, samples.images()[0])
+    detector, rounding = rounded_detector(copy.deepcopy(plain), forms, samples.EXPORT, samples.images())
     optimizer = torch.optim.SGD([one for one in detector.parameters() if one.requires_grad], lr=1e-3)
     with rounding:
         outputs = detector(torch.from_numpy(samples.images()[0]))
