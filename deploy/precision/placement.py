@@ -77,6 +77,15 @@ def read(quantized: ModelProto, model: ModelProto) -> RoundingTable:
     return RoundingTable(ordered, {name: made.get(name, "") for name in ordered}, tuple(layers))
 
 
+def rounded_values(quantized: ModelProto, images: Batch) -> dict[str, Array]:
+    """The tensors that a quantized graph rounds, after their rounding, by the names that they have before it."""
+    nodes = quantized.graph.node
+    after = {node.input[0]: node.output[0] for node in nodes if node.op_type == "DequantizeLinear"}
+    names = {node.input[0]: after[node.output[0]] for node in nodes if node.op_type == "QuantizeLinear"}
+    found = values(quantized, list(names.values()), images)
+    return {name: found[own] for name, own in names.items()}
+
+
 def _step(scale: NDArray[Any], zero: NDArray[Any]) -> Step:
     limits = np.iinfo(zero.dtype)
     return Step(float(scale), int(zero), int(limits.min), int(limits.max))

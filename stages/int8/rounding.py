@@ -39,6 +39,8 @@ class Rounding(Walk):
 
     Args:
         limit: the largest weight of each channel becomes this integer.
+
+    `replace` may put another tensor in place of each that was rounded.
     """
 
     def __init__(self, network: nn.Module, sites: Mapping[Site, Step], weights: list[RoundedWeight], limit: int) -> None:
@@ -51,6 +53,7 @@ class Rounding(Walk):
         self._made: dict[int, tuple[Tensor, Tensor]] = {}
         self._turn: dict[int, int] = {}
         self._reached: set[Site] = set()
+        self.replace: Callable[[Tensor, Step], Tensor] | None = None
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         super().__exit__(kind, error, trace)
@@ -95,6 +98,8 @@ class Rounding(Walk):
 
     def _round(self, values: Tensor, step: Step) -> Tensor:
         found = rounded(values, step)
+        if self.replace is not None:
+            found = self.replace(found, step)
         self._scales[id(found)] = found, step.scale
         return found
 

@@ -188,16 +188,3 @@ def _samples(values: NDArray[Any]) -> NDArray[np.float32]:
 def _close(own: NDArray[Any], wanted: NDArray[Any]) -> bool:
     most = float(np.abs(wanted).max(initial=0.0))
     return bool(np.abs(own - wanted).max(initial=0.0) <= _CLOSE * most)
-
-
-def agree(found: Sequence[Array], rounded: Sequence[Array], exact: Sequence[Array]) -> bool:
-    """Whether outputs in torch differ from the int8 graph's by no more than a small share of what rounding changes.
-
-    Args:
-        found: the head outputs in torch. rounded: the int8 graph's. exact: without rounding.
-    """
-    for own, other, plain in zip(found, rounded, exact, strict=True):
-        effect = float(np.square(other - plain).mean())
-        if float(np.square(own - other).mean()) > 0.05 * effect + 1e-9 * float(np.square(plain).mean()):
-            return False
-    return True

@@ -212,19 +212,6 @@ def test_a_detector_that_cannot_be_rounded_is_refused_in_one_line(tmp_path: Path
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("agreeing", [0, 1, 3, 4])
-def test_one_of_four_images_has_to_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, agreeing: int) -> None:
-    verdicts = [False] * agreeing + [True]
-    monkeypatch.setattr("stages.int8.rounded.agree", lambda *_: verdicts.pop(0))
-    plain = samples.student()
-    forms = samples.forms(plain, tmp_path)
-    if agreeing < 4:
-        rounded_detector(plain, forms, samples.EXPORT, samples.images(5))
-        return
-    with pytest.raises(ConfigError, match=r"int8\.finetune: rounding of detector fcos's graph is not computed by its modules"):
-        rounded_detector(plain, forms, samples.EXPORT, samples.images(5))
-
-
 def test_training_brings_the_rounded_network_nearer_to_the_one_in_fp32(tmp_path: Path) -> None:
     plain = samples.student()
     forms = samples.forms(plain, tmp_path)
