@@ -37,11 +37,12 @@ def rounded_detector(detector: Detector, forms: Int8Forms, export: ExportConfig,
     plain = values(forms.folded, [*table.steps, *names], images[0])
     rounding = find(detector, lambda: heads(images[0]), table, plain, forms.weights, folded, forms.limit)
     freeze(folded)
-    why = "rounding"
+    why: str | None = "an image"
     for index in range(min(_TRIES, len(images))):
         why = _refused(forms, table, rounding, heads, images[index])
         if why is None:
             return detector, rounding
+    assert why is not None
     raise not_rounded(detector, why)
 
 
