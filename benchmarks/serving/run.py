@@ -26,7 +26,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -41,6 +41,9 @@ from deploy.accuracy import coco  # noqa: E402
 from deploy.bundles.bundle import Bundle, sha256, write  # noqa: E402
 from deploy.contract import Preprocessing  # noqa: E402
 from deploy.prediction import image_files  # noqa: E402
+
+if TYPE_CHECKING:
+    from stages.detectors import Detector
 
 BUNDLE = ROOT / "runs" / "digits" / "bundle" / "cpu-fp32"
 SIZE, PHOTO, NUM_PHOTOS, CONNECTIONS = 192, 512, 32, 8
@@ -111,18 +114,23 @@ def photos(files: Sequence[Path]) -> list[bytes]:
 def enlarged(given: Bundle, out: Path) -> Path:
     """The bundle's student exported for SIZE px, as a bundle without verdicts."""
     from stages.artifacts import Checkpoint
+    from stages.training.checkpoint import load_detector
+
+    runs = given.root.resolve().parents[2]
+    return exported(given, load_detector(Checkpoint(runs / ".store" / given.manifest.graph.network.checkpoint)), SIZE, out)
+
+
+def exported(given: Bundle, detector: "Detector", size: int, out: Path) -> Path:
+    """A detector of the bundle's classes, exported for `size` px, as a bundle without verdicts."""
     from stages.config import ExportConfig
     from stages.exports.to_onnx import write_onnx
     from stages.measurement.torch_accuracy import graph_options
-    from stages.training.checkpoint import load_detector
 
     manifest = given.manifest
-    runs = given.root.resolve().parents[2]
-    checkpoint = Checkpoint(runs / ".store" / manifest.graph.network.checkpoint)
     out.mkdir(parents=True)
     decisions = ExportConfig(max_detections=manifest.graph.max_detections)
-    write_onnx(load_detector(checkpoint).graph(graph_options(decisions)).eval(), (SIZE, SIZE), out / "engine.onnx")
-    preprocessing = manifest.contract.preprocessing.model_copy(update={"height": SIZE, "width": SIZE})
+    write_onnx(detector.graph(graph_options(decisions)).eval(), (size, size), out / "engine.onnx")
+    preprocessing = manifest.contract.preprocessing.model_copy(update={"height": size, "width": size})
     contract = manifest.contract.model_copy(update={"preprocessing": preprocessing})
     graph = manifest.graph.model_copy(update={"sha256": sha256(out / "engine.onnx")})
     plan = manifest.plan.model_copy(update={"gates": ()})
