@@ -114,12 +114,12 @@ def compare(folder: Path, contents: Sequence[bytes], rounds: int, seconds: float
 
 def edge_student(given: Bundle, out: Path) -> Path:
     """The student of examples/edge.yaml, with the classes and all else of a bundle."""
-    from pipeline.config import load as load_config
+    from pipeline import config
     from stages.training.checkpoint import build_detector
 
-    config = load_config(ROOT / "examples" / "edge.yaml")
-    detector = build_detector(config.student.detector, len(given.manifest.contract.classes), 0, pretrained=False)
-    return exported(given, detector, config.data.preprocessing.height, out)
+    edge = config.load(ROOT / "examples" / "edge.yaml")
+    detector = build_detector(edge.student.detector, len(given.manifest.contract.classes), 0, pretrained=False)
+    return exported(given, detector, edge.data.preprocessing.height, out)
 
 
 def main() -> None:
