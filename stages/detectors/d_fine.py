@@ -10,7 +10,7 @@ from deploy.plugins import OptionRole
 from stages.detectors import Detector
 from stages.detectors.set_prediction import hgnet, hub
 from stages.detectors.set_prediction.denoising import fresh, pretrained, shared_sizes
-from stages.detectors.set_prediction.options import BackboneScale, Depth, Layers, Queries, Width
+from stages.detectors.set_prediction.options import BackboneScale, Denoising, Depth, Layers, Queries, Width
 
 TINY = {"backbone": "hgnetv2_b0", "backbone_scale": 0.25, "width": 32, "depth": 0.34, "layers": 2, "queries": 20}
 """Options of a small one, for tests."""
@@ -26,6 +26,7 @@ def build(
     depth: Depth = None,
     layers: Layers = None,
     queries: Queries = None,
+    denoising: Denoising = None,
 ) -> Detector:
     """A D-FINE detector.
 
@@ -40,12 +41,17 @@ def build(
     """
     library = hub.library()
     if weights is not None:
-        sizes = {"backbone": backbone, "backbone_scale": backbone_scale, "width": width}
-        return pretrained(
-            library.DFineForObjectDetection, weights, num_classes, {**sizes, "depth": depth, "layers": layers, "queries": queries}
-        )
+        sizes = {
+            "backbone": backbone,
+            "backbone_scale": backbone_scale,
+            "width": width,
+            "depth": depth,
+            "layers": layers,
+            "queries": queries,
+        }
+        return pretrained(library.DFineForObjectDetection, weights, num_classes, sizes, denoising)
     backbone_config = hgnet.configuration(library, backbone or "hgnetv2_b4", backbone_scale or 1.0, 3)
     channels = backbone_config.stage_out_channels[1:]
-    shared = shared_sizes(num_classes, width or 256, channels, layers or 6, queries or 300, widening=4)
+    shared = shared_sizes(num_classes, width or 256, channels, layers or 6, queries or 300, widening=4, denoising=denoising)
     more = {"decoder_n_points": [3, 6, 3], "depth_mult": depth or 1.0}
     return fresh(library.DFineForObjectDetection, library.DFineConfig(backbone_config=backbone_config, **shared, **more))

@@ -10,7 +10,7 @@ from deploy.plugins import OptionRole
 from stages.detectors import Detector
 from stages.detectors.set_prediction import hgnet, hub
 from stages.detectors.set_prediction.denoising import fresh, pretrained, shared_sizes
-from stages.detectors.set_prediction.options import BackboneScale, Depth, Layers, Queries, Width
+from stages.detectors.set_prediction.options import BackboneScale, Denoising, Depth, Layers, Queries, Width
 
 _TRANSFORMERS: dict[str, tuple[int, int]] = {"dinov3_tiny": (192, 3), "dinov3_small": (384, 6)}
 """Width and attention heads."""
@@ -29,6 +29,7 @@ def build(
     depth: Depth = None,
     layers: Layers = None,
     queries: Queries = None,
+    denoising: Denoising = None,
 ) -> Detector:
     """A DEIMv2 detector.
 
@@ -43,12 +44,17 @@ def build(
     """
     library = hub.library()
     if weights is not None:
-        sizes = {"backbone": backbone, "backbone_scale": backbone_scale, "width": width}
-        return pretrained(
-            library.Deimv2ForObjectDetection, weights, num_classes, {**sizes, "depth": depth, "layers": layers, "queries": queries}
-        )
+        sizes = {
+            "backbone": backbone,
+            "backbone_scale": backbone_scale,
+            "width": width,
+            "depth": depth,
+            "layers": layers,
+            "queries": queries,
+        }
+        return pretrained(library.Deimv2ForObjectDetection, weights, num_classes, sizes, denoising)
     backbone_config, channels = _backbone(library, backbone or "dinov3_small", backbone_scale)
-    shared = shared_sizes(num_classes, width or 256, channels, layers or 4, queries or 300, widening=2)
+    shared = shared_sizes(num_classes, width or 256, channels, layers or 4, queries or 300, widening=2, denoising=denoising)
     more = {"decoder_n_points": [3, 6, 3], "depth_mult": depth or 1.0}
     return fresh(library.Deimv2ForObjectDetection, library.Deimv2Config(backbone_config=backbone_config, **shared, **more))
 

@@ -12,7 +12,7 @@ from deploy.plugins import OptionRole
 from stages.detectors import Detector
 from stages.detectors.set_prediction import hub
 from stages.detectors.set_prediction.denoising import fresh, pretrained, shared_sizes
-from stages.detectors.set_prediction.options import Layers, Queries, Width
+from stages.detectors.set_prediction.options import Denoising, Layers, Queries, Width
 
 _DEPTHS: dict[str, tuple[str, tuple[int, int, int, int]]] = {
     "resnet10": ("basic", (1, 1, 1, 1)),
@@ -35,6 +35,7 @@ def build(
     width: Width = None,
     layers: Layers = None,
     queries: Queries = None,
+    denoising: Denoising = None,
 ) -> Detector:
     """An RT-DETRv2 detector.
 
@@ -51,12 +52,12 @@ def build(
     library = hub.library()
     if weights is not None:
         sizes = {"backbone": backbone, "backbone_width": backbone_width, "width": width, "layers": layers, "queries": queries}
-        return pretrained(library.RTDetrV2ForObjectDetection, weights, num_classes, sizes)
+        return pretrained(library.RTDetrV2ForObjectDetection, weights, num_classes, sizes, denoising)
     kind, depths = _DEPTHS[backbone or "resnet50"]
     base = backbone_width or 64
     channels = [base * 2**stage * (4 if kind == "bottleneck" else 1) for stage in range(4)]
     backbone_config = library.RTDetrResNetConfig(
         embedding_size=base, hidden_sizes=channels, depths=list(depths), layer_type=kind, out_indices=[2, 3, 4]
     )
-    shared = shared_sizes(num_classes, width or 256, channels[1:], layers or 6, queries or 300, widening=4)
+    shared = shared_sizes(num_classes, width or 256, channels[1:], layers or 6, queries or 300, widening=4, denoising=denoising)
     return fresh(library.RTDetrV2ForObjectDetection, library.RTDetrV2Config(backbone_config=backbone_config, **shared))

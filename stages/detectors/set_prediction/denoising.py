@@ -206,15 +206,17 @@ class DenoisingDetector(SetPredictionDetector):
         return {**rescale(sums, num_objects, next(self.parameters()).device), **means}
 
 
-def pretrained(model_class: Any, weights: str, num_classes: int, sizes: dict[str, Any]) -> DenoisingDetector:
-    """The detector of a hub id or a folder.
+def pretrained(model_class: Any, weights: str, num_classes: int, sizes: dict[str, Any], denoising: int | None) -> DenoisingDetector:
+    """The detector of a hub id or a folder; `denoising` replaces the number that the weights were trained with.
 
     Raises:
         ValueError: one of `sizes`, by their options' names, is given; the weights have their own.
         ArtifactError: weights that are not available or belong to a different detector.
     """
     hub.refuse_sizes(weights, sizes)
-    return DenoisingDetector(hub.load(model_class, weights, num_classes, CLASS_LAYERS))
+    detector = DenoisingDetector(hub.load(model_class, weights, num_classes, CLASS_LAYERS))
+    detector.config.num_denoising = denoising or detector.config.num_denoising
+    return detector
 
 
 def fresh(model_class: Any, config: Any) -> DenoisingDetector:
@@ -224,7 +226,9 @@ def fresh(model_class: Any, config: Any) -> DenoisingDetector:
     return DenoisingDetector(model)
 
 
-def shared_sizes(num_classes: int, width: int, channels: list[int], layers: int, queries: int, *, widening: int) -> dict[str, Any]:
+def shared_sizes(
+    num_classes: int, width: int, channels: list[int], layers: int, queries: int, *, widening: int, denoising: int | None
+) -> dict[str, Any]:
     """What the configurations of all these detectors have in common.
 
     Args:
@@ -232,6 +236,7 @@ def shared_sizes(num_classes: int, width: int, channels: list[int], layers: int,
         channels: channels of the backbone's three levels, finest first.
         layers: decoder layers.
         widening: the channels inside feed-forward blocks, as a multiple of `width`.
+        denoising: see the option; None: 100.
     """
     return {
         "num_labels": num_classes,
@@ -245,6 +250,7 @@ def shared_sizes(num_classes: int, width: int, channels: list[int], layers: int,
         "decoder_ffn_dim": widening * width,
         "decoder_layers": layers,
         "num_queries": queries,
+        "num_denoising": denoising or 100,
     }
 
 

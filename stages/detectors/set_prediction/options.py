@@ -19,3 +19,10 @@ Queries = Annotated[
 Groups = Annotated[
     Annotated[int, Field(ge=1, le=20)] | None, Field(description="groups of queries that are trained at the same time; null: 13")
 ]
+Denoising = Annotated[
+    Annotated[int, Field(ge=1, le=1000)] | None,
+    Field(
+        description="about half of the perturbed objects that each image adds to training, at least as many as it has objects; fewer "
+        "train faster; null: 100"
+    ),
+]

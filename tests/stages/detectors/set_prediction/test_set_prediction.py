@@ -170,6 +170,25 @@ class TestTraining:
         assert len(places) == len(set(places))
 
 
+@pytest.mark.parametrize("name", DENOISING)
+@pytest.mark.parametrize(("asked", "perturbed"), [(None, 200), (7, 12), (1, 4)], ids=["default", "fewer", "as few as objects"])
+def test_so_many_objects_are_perturbed(name: str, asked: int | None, perturbed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Groups of two objects and their negatives: 100 // 2, 7 // 2, and one at least."""
+    detector = build(name, denoising=asked).train()
+    assert isinstance(detector, DenoisingDetector)
+    taken = []
+    monkeypatch.setattr(detector, "_noise", lambda labels: taken.append(found := DenoisingDetector._noise(detector, labels)) or found)
+    losses = detector(images(), some_targets()).losses
+    assert [noise.features.shape[1] for noise in taken] == [perturbed]
+    torch.stack(list(losses.values())).sum().backward()
+
+
+def test_weights_are_trained_on_with_another_number_of_perturbed_objects(tmp_path: Path) -> None:
+    folder = str(saved("d_fine", tmp_path))
+    found = [build("d_fine", weights=folder, denoising=asked).config.num_denoising for asked in (None, 30)]
+    assert found == [100, 30]
+
+
 def test_terms_are_averaged_by_the_objects_of_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stages.processes.num_processes", lambda: 2)
     monkeypatch.setattr("stages.processes.mean_over_processes", lambda value: value * 4)
