@@ -97,11 +97,13 @@ inline void resample(const std::uint8_t* from, int size, int step, std::uint8_t*
 inline std::vector<std::uint8_t> resized(const Image& image, int wide, int high, const std::string& kind) {
   std::vector<std::uint8_t> rows = image.pixels, made(std::size_t(3) * wide * high);
   if (kind == "nearest") {
-    for (int y = 0; y < high; ++y)
-      for (int x = 0; x < wide; ++x) {
-        const int row = int((y + 0.5) * image.height / high), column = int((x + 0.5) * image.width / wide);
-        std::copy_n(&image.pixels[std::size_t(3) * (std::size_t(row) * image.width + column)], 3, &made[std::size_t(3) * (std::size_t(y) * wide + x)]);
-      }
+    const double down = double(image.height) / high, across = double(image.width) / wide;
+    double row = down / 2;  // summed up, as Pillow does: (y + 0.5) * down rounds to another pixel now and then
+    for (int y = 0; y < high; ++y, row += down) {
+      double column = across / 2;
+      for (int x = 0; x < wide; ++x, column += across)
+        std::copy_n(&image.pixels[std::size_t(3) * (std::size_t(row) * image.width + std::size_t(column))], 3, &made[std::size_t(3) * (std::size_t(y) * wide + x)]);
+    }
     return made;
   }
   if (wide != image.width) {

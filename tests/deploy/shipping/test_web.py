@@ -1,5 +1,6 @@
 """`edgedistill package --web`: what it writes and refuses, and the page in a real browser."""
 
+import base64
 import io
 import json
 import re
@@ -191,6 +192,12 @@ NO_IMAGES: dict[str, Callable[[], bytes]] = {
 }
 
 
+_RESIZED = """async ([text, ...how]) => {
+  const { resized } = await import("./detector.mjs");
+  return Array.from(resized(Uint8ClampedArray.from(atob(text), (one) => one.charCodeAt(0)), ...how));
+}"""
+
+
 @pytest.mark.skipif(web_page.why_not() is not None, reason=str(web_page.why_not()))
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 class TestInABrowser:
@@ -211,6 +218,18 @@ class TestInABrowser:
                     np.testing.assert_allclose(one["box"], box, atol=1)
         own = shown.asked[0].rpartition("/")[0]
         assert all(url.startswith((own, "data:", "blob:")) for url in shown.asked)
+
+    @pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic"])
+    def test_it_resamples_as_pillow_does_to_the_last_bit(self, interpolation: str, page: Path, browser: Any) -> None:
+        rng = np.random.default_rng(0)
+        with web_page.opened(browser, page, with_policy=False) as shown:
+            for size, wanted in (((301, 200), (128, 85)), ((200, 301), (85, 128)), ((640, 480), (96, 72)), ((37, 23), (96, 60))):
+                pixels = rng.integers(0, 256, (size[1], size[0], 4), dtype=np.uint8)
+                pixels[..., 3] = 255
+                given = [base64.b64encode(pixels.tobytes()).decode(), *size, *wanted, interpolation]
+                answer = np.array(shown.page.evaluate(_RESIZED, given), np.uint8).reshape(wanted[1], wanted[0], 4)
+                expected = Image.fromarray(pixels[..., :3]).resize(wanted, getattr(Image.Resampling, interpolation.upper()))
+                np.testing.assert_array_equal(answer[..., :3], np.asarray(expected))
 
     def test_its_policy_lets_it_run_and_an_image_is_drawn(self, page: Path, browser: Any, tmp_path: Path) -> None:
         (tmp_path / "photo.png").write_bytes(next(pngs()))

@@ -72,18 +72,30 @@ function down(pixels, width, height, wanted, filter) {
   return made;
 }
 
+// Positions summed up, as Pillow does: (k + 0.5) * step rounds to another pixel now and then.
+function picked(size, count) {
+  const step = size / count;
+  let position = step / 2;
+  return Array.from({ length: count }, () => {
+    const chosen = Math.trunc(position);
+    position += step;
+    return chosen;
+  });
+}
+
 function nearest(pixels, width, height, wide, high) {
   const made = new Uint8ClampedArray(wide * high * 4);
-  for (let y = 0; y < high; y += 1) {
-    for (let x = 0; x < wide; x += 1) {
-      const from = (Math.trunc(((y + 0.5) * height) / high) * width + Math.trunc(((x + 0.5) * width) / wide)) * 4;
+  const columns = picked(width, wide);
+  picked(height, high).forEach((row, y) => {
+    columns.forEach((column, x) => {
+      const from = (row * width + column) * 4;
       made.set(pixels.subarray(from, from + 4), (y * wide + x) * 4);
-    }
-  }
+    });
+  });
   return made;
 }
 
-function resized(pixels, width, height, wide, high, interpolation) {
+export function resized(pixels, width, height, wide, high, interpolation) {
   if (interpolation === "nearest") return nearest(pixels, width, height, wide, high);
   const filter = FILTERS[interpolation];
   const rows = wide === width ? pixels : across(pixels, width, height, wide, filter);
