@@ -12,7 +12,7 @@ from stages.facts import OnnxFacts, write_facts
 from stages.stage import stage
 
 
-@stage(version=5)
+@stage(version=6)
 def export(out: Path, config: ExportConfig, student: Checkpoint) -> OnnxModel:
     """Export the checkpoint's graph for a fixed image size, and what is known of its training for int8.
 

@@ -46,7 +46,7 @@ def write_onnx(
         raw: names for the raw head outputs, at which the graph then ends; empty: it decodes boxes and suppresses overlaps.
 
     Raises:
-        BuildError: the exporter refuses the graph.
+        BuildError: the exporter refuses the graph, or fixes its batch.
     """
     images = torch.zeros(2 if dynamic_batch else 1, 3, *size)
     flat = _Flat(graph).eval()
@@ -59,6 +59,8 @@ def write_onnx(
     kept = ["boxes", "scores", "labels", "converged", *([] if answer.masks is None else ["masks"])]
     _export(flat, images, file, [*kept, *heads.outputs, *heads.inputs], opset, dynamic_batch)
     model = onnx.load(str(file))
+    if dynamic_batch and not model.graph.input[0].type.tensor_type.shape.dim[0].HasField("dim_param"):
+        raise BuildError(f"export: the graph takes {len(images)} images at a time and no other number; set export.dynamic_batch to false")
     outputs = [output for output in model.graph.output if output.name in (raw or kept)]
     del model.graph.output[:]
     model.graph.output.extend(outputs)

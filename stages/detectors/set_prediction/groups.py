@@ -127,7 +127,7 @@ class GroupQueryDetector(SetPredictionDetector):
             inputs_embeds=features,
             reference_points=reference,
             spatial_shapes_list=shapes,
-            valid_ratios=memory.new_ones(len(memory), len(shapes), 2),
+            valid_ratios=memory.new_ones(memory.shape[0], len(shapes), 2),  # len() would fix an exported graph's batch
             encoder_hidden_states=memory,
         ).intermediate_hidden_states
         return hidden

@@ -16,11 +16,13 @@ from torchvision.ops import nms
 
 from deploy import plugins
 from deploy.contract import Heads
+from deploy.errors import BuildError
 from deploy.precision import Precision, network, sensitivity
 from deploy.precision.int8 import Quantizer
 from deploy.runtimes import Raw, ort
 from stages.detectors import GraphOptions, GraphOutput
 from stages.detectors.set_prediction.detector import SetPredictionDetector
+from stages.exports import to_onnx
 from stages.exports.to_onnx import write_onnx
 
 QUICK = ("fcos", "ssdlite", "faster_rcnn", "rt_detr_v2")
@@ -181,3 +183,12 @@ def test_tensorrt_builds_an_engine_whose_precision_its_network_shows(
     else:
         assert sum(made.proof[f"convolutions_{kind}"] for kind in ("fp32", "fp16", "int8") if kind != precision) == 0
     assert made.proof["low_precision_after_head"] == 0
+
+
+def test_a_batch_that_the_exporter_fixes_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As torch's exporter does without a word where Python code reads the batch as a plain number."""
+    plain = to_onnx._export
+    monkeypatch.setattr(to_onnx, "_export", lambda *given: plain(given[0], given[1], given[2], given[3], given[4], dynamic_batch=False))
+    graph = detector_samples.tiny("fcos").graph(detector_samples.decisions()).eval()
+    with pytest.raises(BuildError, match=r"takes 2 images at a time and no other number; set export\.dynamic_batch to false"):
+        write_onnx(graph, detector_samples.SIZE, tmp_path / "model.onnx")
