@@ -92,8 +92,8 @@ def test_rows_of_the_thirteen_kinds_are_of_trainings_that_are_asked_for(thirteen
 def test_the_study_of_found_weights_has_four_pairs_and_differs_only_in_the_weights(auto_weights: ModuleType, evidence: ModuleType) -> None:
     known = auto_weights.pairs()
     assert [pair.name for pair in known] == ["digits", "own-images", "set-prediction", "two-stage"]
-    own_images = [pair for pair in known if pair.name == auto_weights.OWN_IMAGES]
-    assert len(list(auto_weights.missing(own_images, [1]))) == 5  # each seed has its own images, and so its own teacher
+    (own_images,) = (pair for pair in known if pair.name == auto_weights.OWN_IMAGES)
+    assert [seed for _, seed in own_images.units()].count(1) == 5  # each seed has its own images, and so its own teacher
     for pair in known:
         hand, found = pair.losses(auto_weights.HAND), pair.losses(auto_weights.AUTO)
         assert [loss.weight for loss in found] == ["auto"] * len(hand)
