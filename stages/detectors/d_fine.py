@@ -41,15 +41,8 @@ def build(
     """
     library = hub.library()
     if weights is not None:
-        sizes = {
-            "backbone": backbone,
-            "backbone_scale": backbone_scale,
-            "width": width,
-            "depth": depth,
-            "layers": layers,
-            "queries": queries,
-        }
-        return pretrained(library.DFineForObjectDetection, weights, num_classes, sizes, denoising)
+        sizes = {"backbone": backbone, "backbone_scale": backbone_scale, "width": width, "depth": depth}
+        return pretrained(library.DFineForObjectDetection, weights, num_classes, sizes | {"layers": layers, "queries": queries}, denoising)
     backbone_config = hgnet.configuration(library, backbone or "hgnetv2_b4", backbone_scale or 1.0, 3)
     channels = backbone_config.stage_out_channels[1:]
     shared = shared_sizes(num_classes, width or 256, channels, layers or 6, queries or 300, widening=4, denoising=denoising)

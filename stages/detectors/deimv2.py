@@ -44,15 +44,8 @@ def build(
     """
     library = hub.library()
     if weights is not None:
-        sizes = {
-            "backbone": backbone,
-            "backbone_scale": backbone_scale,
-            "width": width,
-            "depth": depth,
-            "layers": layers,
-            "queries": queries,
-        }
-        return pretrained(library.Deimv2ForObjectDetection, weights, num_classes, sizes, denoising)
+        sizes = {"backbone": backbone, "backbone_scale": backbone_scale, "width": width, "depth": depth}
+        return pretrained(library.Deimv2ForObjectDetection, weights, num_classes, sizes | {"layers": layers, "queries": queries}, denoising)
     backbone_config, channels = _backbone(library, backbone or "dinov3_small", backbone_scale)
     shared = shared_sizes(num_classes, width or 256, channels, layers or 4, queries or 300, widening=2, denoising=denoising)
     more = {"decoder_n_points": [3, 6, 3], "depth_mult": depth or 1.0}

@@ -22,7 +22,7 @@ Groups = Annotated[
 Denoising = Annotated[
     Annotated[int, Field(ge=1, le=1000)] | None,
     Field(
-        description="about half of the perturbed objects that each image adds to training, at least as many as it has objects; fewer "
-        "train faster; null: 100"
+        description="objects that each image adds to training, perturbed a little, and as many perturbed more, at least one of both for "
+        "each object; fewer train faster; null: 100"
     ),
 ]
