@@ -96,7 +96,7 @@ def plugin_part(word: str, name: str, common: Mapping[str, Mapping[str, Row]]) -
         keys = [f"`{row.key}`" for row in rows if row not in own and modules[row.key] == module]
         if keys:
             title = f"{word} options: {module.removesuffix('.options')}"
-            lines.append(f"{'Also' if own else 'Its options are'} {', '.join(keys)}: [{title}](#{anchor(title)}).")
+            lines.append(f"{'Also' if lines[1:] else 'Its options are'} {', '.join(keys)}: [{title}](#{anchor(title)}).")
     return "\n\n".join(lines if rows else [*lines, "It has no options."])
 
 

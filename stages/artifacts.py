@@ -4,6 +4,7 @@ Every stage takes artifacts and writes one artifact to the folder that it is giv
 """
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -124,13 +125,15 @@ class ImagePool(Artifact):
 
     def images(self) -> list[dict[str, Any]]:
         """COCO's rows: id, file_name, absolute, width, height."""
-        rows: list[dict[str, Any]] = read_json(self.file(self.IMAGES))["images"]
-        return [{**row, "file_name": str(self.root.resolve() / row["file_name"])} for row in rows]
+        return _found(self.root, read_json(self.file(self.IMAGES))["images"])
 
 
 @dataclass(frozen=True)
 class PseudoLabels(Artifact):
-    """images.json: images without labels and everything that the teacher finds in them, in COCO's form with scores."""
+    """images.json: images without labels and everything that the teacher finds in them, in COCO's form with scores.
+
+    Frames of videos lie in the pool's artifact and are named relative to this one, so that the store can be moved.
+    """
 
     IMAGES: ClassVar[str] = "images.json"
 
@@ -140,9 +143,14 @@ class PseudoLabels(Artifact):
         return read_facts(self.root, PseudoFacts)
 
     def coco(self) -> dict[str, Any]:
-        """The images, and the detections as annotations with scores."""
+        """The images, whose file_name is absolute, and the detections as annotations with scores."""
         found: dict[str, Any] = read_json(self.file(self.IMAGES))
-        return found
+        return {**found, "images": _found(self.root, found["images"])}
+
+
+def _found(root: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of images, with names that were relative to an artifact's folder."""
+    return [{**row, "file_name": os.path.normpath(root.resolve() / row["file_name"])} for row in rows]
 
 
 @dataclass(frozen=True)

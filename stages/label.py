@@ -1,6 +1,7 @@
 """What the teacher finds in images without labels, and which of it may serve as targets."""
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,7 @@ def label(
         classes = counted(chosen, found, dict(zip(contract.category_ids, contract.classes, strict=True)))
     accepted = {one["image_id"] for one in found if _is_target(one, classes, dataset)}
     share = unlike(network, dataset, split, rows)
-    _write(out, rows, found, dataset)
+    _write(out, _named_from(out, pool, rows), found, dataset)
     facts = PseudoFacts(
         split=split,
         num_images=len(rows),
@@ -113,6 +114,14 @@ def _is_target(one: dict[str, Any], classes: dict[str, PseudoClass], dataset: Da
     contract = dataset.facts.contract
     own = classes.get(contract.classes[contract.category_ids.index(one["category_id"])])
     return own is not None and own.accept is not None and one["score"] >= own.accept
+
+
+def _named_from(out: Path, pool: ImagePool, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows, with the names of files inside the pool's folder relative to another folder."""
+    inside = pool.root.resolve()
+    paths = [Path(row["file_name"]) for row in rows]
+    names = [os.path.relpath(path, out.resolve()) if path.is_relative_to(inside) else str(path) for path in paths]
+    return [{**row, "file_name": name} for row, name in zip(rows, names, strict=True)]
 
 
 def _write(out: Path, rows: list[dict[str, Any]], found: list[dict[str, Any]], dataset: Dataset) -> None:

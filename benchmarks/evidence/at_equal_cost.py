@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from imagenet_start import fetch_imagenet_start
-from run import RUNS, TEACHER, Study, data, digest, elsewhere, rows, run
+from run import RUNS, TEACHER, Study, data, digest, kept_row, rows, run
 from turns import alone
 
 from pipeline.results.ablation import BASELINE
@@ -37,11 +37,13 @@ class CostedStudy(Study):
     def training(self, role: str) -> TrainConfig:
         """See Study.training."""
         if role == COST:
-            return stretched(self.config.student, self.ratio()).train
+            known = next((row["epochs"] for row in rows(self) if row["role"] == COST), None)
+            train = self.config.student.train
+            return stretched(self.config.student, self.ratio()).train if known is None else train.model_copy(update={"epochs": known})
         return self.config.teacher.train if role == TEACHER else self.config.student.train
 
     def ratio(self) -> float:
-        """How many times as long as a plain step a distilled one takes, measured once on this machine."""
+        """How many times as long as a plain step a distilled one takes, measured on this machine for the study's first such baseline."""
         config, store = self.config, Store(RUNS, self.config.name)
         options = step_options(config.distill, config.student, config.teacher)
         return store.run(time_steps, *options, config.device, data(self, BASELINE, 0)).facts.ratio.ratio
@@ -63,7 +65,8 @@ def missing(studies: Sequence[CostedStudy], seeds: Sequence[int]) -> Iterator[tu
 def work(studies: Sequence[CostedStudy], seeds: Sequence[int], units: int) -> None:
     """Run the missing trainings, at most `units` of them; a teacher whose weights are gone is trained again without a second row.
 
-    A teacher that a study of benchmarks/evidence/run.py or one of these has trained on this machine is not trained again.
+    A teacher that a study of benchmarks/evidence/run.py or one of these has trained on this machine is not trained again. Rows of
+    students say what their teacher reaches (`teacher_map`).
     """
     RUNS.mkdir(parents=True, exist_ok=True)
     fetch_imagenet_start()
@@ -72,19 +75,11 @@ def work(studies: Sequence[CostedStudy], seeds: Sequence[int], units: int) -> No
             return
         if study.losses(role) and not has_teacher(study, seed):
             run(study, TEACHER, study.teacher_seed(seed))
-        row = (_known(study, studies, seed) if role == TEACHER else None) or run(study, role, seed)
+        known = kept_row(study, TEACHER, seed) if role == TEACHER and has_teacher(study, seed) else None
+        row = run(study, role, seed) if known is None else {**known, "study": study.name}
         with study.rows_file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         print(json.dumps(row), flush=True)
-
-
-def _known(study: CostedStudy, studies: Sequence[CostedStudy], seed: int) -> dict[str, object] | None:
-    """The row of a teacher whose weights are on this machine."""
-    if not has_teacher(study, seed):
-        return None
-    wanted = digest(study, TEACHER, seed)
-    same = next((row for other in studies for row in rows(other) if row["digest"] == wanted), None)
-    return elsewhere(study, TEACHER, seed) if same is None else {**same, "study": study.name}
 
 
 def has_teacher(study: CostedStudy, seed: int) -> bool:

@@ -93,7 +93,10 @@ class Int8Unit:
     @property
     def digest(self) -> str:
         """Hash of everything that its figures depend on."""
-        parts = [self.student, STUDENTS[self.student], SETTINGS[self.setting], dict(TRAINING), LIMIT, self.seed]
+        config = self.config
+        sections = (config.data, config.teacher, config.student, config.distill, config.export, config.validation)
+        given = [config.seed, *(one.model_dump(mode="json", exclude_defaults=True) for one in sections)]
+        parts = [self.student, given, SETTINGS[self.setting], dict(TRAINING), LIMIT, self.seed]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
     def target(self, **options: Any) -> TargetConfig:
@@ -218,7 +221,9 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """A setting's cells."""
     exact, post, trained = ([row[key] for row in rows] for key in ("float_map", "post_training_map", "trained_map"))
     if None in trained:
-        return [number(sum(values) / len(rows)) for values in (exact, post)] + ["", "", "nothing to recover", "", ""]
+        lost = [before - after for before, after, found in zip(exact, post, trained, strict=True) if found is not None]
+        recover = "nothing to recover" if all(one < NOTABLE for one in lost) else "not all seeds were trained for int8"
+        return [number(sum(values) / len(rows)) for values in (exact, post)] + ["", "", recover, "", ""]
     gain = paired_gain(trained, post)
     ends = "" if gain.low is None or gain.high is None else f" ({100 * gain.low:+.1f} to {100 * gain.high:+.1f})"
     lost = (sum(exact) - sum(post)) / len(rows)

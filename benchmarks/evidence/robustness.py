@@ -78,7 +78,8 @@ class RobustUnit:
 
 def corrupted() -> Corrupt:
     """The augmentation that corrupts as often and as much as the student's view."""
-    return Corrupt(name="corrupt", p=VIEW.corrupt, severity=VIEW.severity, kinds=VIEW.kinds)
+    given = {name: getattr(VIEW, name) for name in ("severity", "kinds", "downscale", "smallest")}
+    return Corrupt(name="corrupt", p=VIEW.corrupt, **given)
 
 
 def units() -> Iterator[RobustUnit]:

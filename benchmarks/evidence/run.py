@@ -40,6 +40,8 @@ RUNS = ROOT / "runs" / "evidence"
 SPLITS = ("val", "test")
 KEPT_BYTES = 4 * 10**9
 """Disk space for what teachers make of training images: all their students at a seed share it, bit for bit."""
+KEPT_ROW = "row.json"
+"""The file beside a training's weights that has its row: weights trained again, by other code or elsewhere, have other figures."""
 TEACHER = "teacher"
 PAIRS = ("cross-kind", "two-stage")
 """Three-seed studies that ask only whether the losses also help other detectors; the others have five and also test each loss."""
@@ -195,7 +197,8 @@ def run(study: Study, role: str, seed: int) -> dict[str, Any]:
         if accuracy.segmentation is not None:
             figures[split]["mask_map"] = accuracy.segmentation.map
     finish(folder, trained, choice, train.epochs, dataset, "val", config.export.decisions)
-    return {
+    taught = kept_row(study, TEACHER, study.teacher_seed(seed)) if losses else None
+    row = {
         "study": study.name,
         "role": role,
         "seed": seed,
@@ -205,7 +208,17 @@ def run(study: Study, role: str, seed: int) -> dict[str, Any]:
         "minutes": round((time.time() - started) / 60, 1),
         "commit": commit(),
         "digest": digest(study, role, seed),
+        **({} if taught is None else {"teacher_map": taught["test"]["map"]}),
     }
+    (folder / KEPT_ROW).write_text(json.dumps(row), encoding="utf-8")
+    return row
+
+
+def kept_row(study: Study, role: str, seed: int) -> dict[str, Any] | None:
+    """The row of the weights that are on this machine, which is next to them; None if it has none."""
+    file = RUNS / digest(study, role, seed) / KEPT_ROW
+    row: dict[str, Any] | None = json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+    return row
 
 
 def commit() -> str:

@@ -164,14 +164,19 @@ def roles(study: str) -> tuple[str, ...]:
     return *ROLES, *EXTRA.get(study, ())
 
 
-def carried(study: str) -> tuple[str, ...]:
-    """The networks that other seeds need because one of the arms that are tried is the best on val at the first; none until it is known."""
+def leading(study: str) -> str | None:
+    """The arm that is the best on val at the first seed; None until all have been trained there."""
     found = {row["role"]: row["val"]["map"] for row in rows(study) if row["seed"] == 0}
-    if any(arm not in found for arm in ARMS):
+    return None if any(arm not in found for arm in ARMS) else max(ARMS, key=lambda arm: found[arm])
+
+
+def carried(study: str) -> tuple[str, ...]:
+    """What other seeds need because of the arm that leads at the first: this arm, and its teacher if it has a better one."""
+    best = leading(study)
+    if best is None or best in FIRST:
         return ()
-    best = max(ARMS, key=lambda arm: found[arm])
     own = better(best)
-    return () if best not in TRIED else (*(() if own is None else (own,)), best)
+    return (*(() if own is None else (own,)), best)
 
 
 def units() -> Iterator[UnlabeledUnit]:
@@ -399,15 +404,16 @@ def show() -> None:
         lines = [[role, number(first[role])] for role in roles(study) if role in first]
         print(f"\n{study}: {len(rows(study))} trainings are measured\n{grid(['at the first seed', 'val'], lines)}")
         on_val, on_test = maps(study, "val"), maps(study, "test")
-        if any(role not in on_val for role in (*FIRST, CEILING)):
+        if leading(study) is None or any(role not in on_val for role in (*FIRST, CEILING, *carried(study))):
             continue
         lines = [
             [role, number(fmean(on_val[role])), number(fmean(values)), points(paired_gain(values, on_test[BASELINE]))]
             for role, values in on_test.items()
         ]
         found, line = verdict(study, on_test, chosen(on_val))
-        reached.append(found)
-        print(f"\n{grid(['network', 'val', 'test', f'points over {BASELINE}'], lines)}\n{line}")
+        whole = all(role in on_val for role in ALWAYS)
+        reached += [found] if whole else []
+        print(f"\n{grid(['network', 'val', 'test', f'points over {BASELINE}'], lines)}\n{'' if whole else 'so far, '}{line}")
     if len(reached) == len(SEEDS):
         counts = {name: sum(one[name] for one in reached) for name in reached[0]}
         good = counts["gain"] == len(SEEDS) and counts["beats its teacher"] >= 2 and counts["half of the way"] >= 1

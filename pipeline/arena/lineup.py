@@ -9,6 +9,7 @@ from pipeline.arena.variants import EQUAL_COST, Variant, method, shares
 from pipeline.config import PipelineConfig
 from pipeline.results.ablation import BASELINE
 from stages.config import StudentConfig, stretched
+from stages.config.compare import parts_of
 from stages.facts import DatasetFacts, StepTimeFacts
 
 FEWEST_SEEDS, FEWEST_METHODS = 3, 2
@@ -162,3 +163,10 @@ def cheapest_first(field: Lineup, own: int, times: Mapping[str, StepTimeFacts]) 
     """The first `own` methods as they are, then the others by the time of their steps: what --minutes leaves out comes last."""
     others = sorted(field.methods[own:], key=lambda one: times[one.name].ratio.ratio)
     return replace(field, methods=(*field.methods[:own], *others))
+
+
+def control_first(field: Lineup, control: str | None) -> Lineup:
+    """The method of compare.control first, so that --minutes does not leave it out; then the others as they are."""
+    if control is None:
+        return field
+    return replace(field, methods=tuple(sorted(field.methods, key=lambda one: set(parts_of(one.name)) != set(parts_of(control)))))

@@ -3,7 +3,7 @@
 from functools import partial
 
 from pipeline.arena.bouts import Bouts
-from pipeline.arena.lineup import Costs, Lineup, cheapest_first, lineup
+from pipeline.arena.lineup import Costs, Lineup, cheapest_first, control_first, lineup
 from pipeline.arena.serving import methods_of
 from pipeline.arena.sharing import do_all
 from pipeline.arena.trainings import Arena
@@ -33,7 +33,8 @@ def begin(config: PipelineConfig, store: Store, seeds: int, *, minutes: float | 
     looking = arena.looking(Mode(dry=True))
     costs = Costs.of(config, arena.dataset.facts, {one.name: looking.times(one).facts for one in field.methods})
     field = _ordered(config, field, costs)
-    field = field if minutes is None else costs.fitting(field, minutes)
+    if minutes is not None:
+        field = costs.fitting(control_first(field, config.compare.control), minutes)
     return Bouts(arena, field, costs.only(field))
 
 

@@ -1,14 +1,16 @@
 """Which losses serve a pair of networks, and so which methods are compared."""
 
+from collections.abc import Iterable
+
 from deploy import plugins
 from deploy.contract import ModelContract
 from deploy.errors import ConfigError
-from pipeline.arena.variants import method
+from pipeline.arena.variants import compares_unlabelled, method
 from pipeline.config import PipelineConfig
 from stages.config import DistillConfig
 from stages.config.compare import JOINT, UNLABELLED_PARTS, losses_of, parts_of, unlabelled_of
 
-WHOLE_SECTION = UNLABELLED_PARTS[0]
+WHOLE_SECTION, FEATURES_ONLY, PSEUDO_ONLY = UNLABELLED_PARTS
 
 
 def methods_of(config: PipelineConfig) -> list[str]:
@@ -20,10 +22,10 @@ def methods_of(config: PipelineConfig) -> list[str]:
     refused = refusals(config)
     named = config.compare.methods
     for name in named or ():
-        if (part := unlabelled_of(name)) is not None and (why := why_not_unlabelled(config, part)) is not None:
-            raise ConfigError(f"compare.methods: {name}: {why}; leave it out")
-        for loss in losses_of(name):
-            if (why := refused[loss]) is not None:
+        part, losses = unlabelled_of(name), losses_of(name)
+        reasons = [None if part is None else why_not_unlabelled(config, part, losses), *(refused[loss] for loss in losses)]
+        for why in reasons:
+            if why is not None:
                 raise ConfigError(f"compare.methods: {name}: {why}; leave it out")
     found = [*named] if named is not None else _all(config, [loss for loss, why in refused.items() if why is None])
     control = config.compare.control
@@ -39,19 +41,22 @@ def _all(config: PipelineConfig, serving: list[str]) -> list[str]:
     own = [loss.name for loss in config.distill.losses if loss.name in serving]
     joint = [loss.name for loss in config.distill.losses if loss.enabled and loss.name in serving]
     together = [JOINT.join(joint)] if len(joint) > 1 else []
-    with_more = [JOINT.join([*joint, WHOLE_SECTION])] if joint and why_not_unlabelled(config, WHOLE_SECTION) is None else []
+    with_more = [JOINT.join([*joint, WHOLE_SECTION])] if joint and why_not_unlabelled(config, WHOLE_SECTION, joint) is None else []
     return [*own, *together, *with_more, *(loss for loss in serving if loss not in own)]
 
 
-def why_not_unlabelled(config: PipelineConfig, part: str) -> str | None:
-    """Why methods cannot use this part of distill.unlabelled; None if they can."""
+def why_not_unlabelled(config: PipelineConfig, part: str, losses: Iterable[str]) -> str | None:
+    """Why a method of these losses cannot use this part of distill.unlabelled; None if it can."""
     own = config.distill.from_unlabelled
     if own is None:
         return "distill.unlabelled is not set, so no image without labels is used"
     if own.only:
         return "distill.unlabelled has only: true, and the losses' weights are measured on labeled images"
-    if own.pseudo is None and part == UNLABELLED_PARTS[-1]:
+    if own.pseudo is None and part == PSEUDO_ONLY:
         return "distill.unlabelled.pseudo is null"
+    labels = own.pseudo is not None and part != FEATURES_ONLY
+    if not labels and not compares_unlabelled(losses):
+        return "its losses read targets, so they compare nothing on images without labels"
     return None
 
 

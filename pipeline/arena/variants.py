@@ -3,10 +3,11 @@
 Without a teacher, with some losses, for longer, with a random teacher, with images without labels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from deploy import plugins
 from deploy.errors import ConfigError
 from pipeline.config import PipelineConfig
 from pipeline.results.ablation import BASELINE, TOGETHER
@@ -70,10 +71,12 @@ def unlabelled_variants(config: PipelineConfig) -> dict[str, DistillConfig]:
     own = config.distill.from_unlabelled
     if own is None:
         return {}
-    parts: dict[str, dict[str, Any]] = {"unlabelled features": FEATURES} if not own.only else {}
+    compares = compares_unlabelled(_enabled(config.distill.losses))
+    parts: dict[str, dict[str, Any]] = {"unlabelled features": FEATURES} if compares and not own.only else {}
     if own.pseudo is not None:
         parts["unlabelled pseudo-labels"] = PSEUDO
-        parts["unlabelled, both"] = {"features": True, "refine": None}
+        if compares:
+            parts["unlabelled, both"] = {"features": True, "refine": None}
     if own.refine is not None:
         parts["unlabelled, refined"] = {"refine": own.refine}
     return {name: config.distill.model_copy(update={"unlabelled": own.model_copy(update=part)}) for name, part in parts.items()}
@@ -108,7 +111,19 @@ def _part(config: PipelineConfig, part: str) -> UnlabelledConfig:
 def untaught(distill: DistillConfig) -> DistillConfig:
     """The same for a teacher that knows nothing: none of its detections would be a target, so there are no pseudo-labels."""
     own = distill.from_unlabelled
-    return distill if own is None else distill.model_copy(update={"unlabelled": own.model_copy(update=FEATURES) if own.features else None})
+    if own is None:
+        return distill
+    compares = own.features and compares_unlabelled(_enabled(distill.losses))
+    return distill.model_copy(update={"unlabelled": own.model_copy(update=FEATURES) if compares else None})
+
+
+def compares_unlabelled(losses: Iterable[str]) -> bool:
+    """Whether one of the losses can compare the networks on images without labels: it reads no targets."""
+    return any("targets" not in plugins.constant("stages.losses", name, "READS") for name in losses)
+
+
+def _enabled(losses: Iterable[LossConfig]) -> list[str]:
+    return [loss.name for loss in losses if loss.enabled]
 
 
 def shares(usual: float, trials: int) -> tuple[float, ...]:

@@ -19,9 +19,9 @@ MOST_MINUTES = 100_000
 def init(args: argparse.Namespace) -> Answer:
     """Write the file, and with --preview a page of labeled samples; neither replaces anything."""
     out = Path(args.out)
+    _refuse_existing(out)
     page = out.with_suffix(".preview.html") if args.preview else None
-    for path in (out, page):
-        _refuse_existing(path)
+    _refuse_existing(page)
     wish = Wish(minutes=args.minutes, latency=args.latency, device=args.device)
     _check(wish, args.max_doubtful)
     root = Path(args.data).expanduser()

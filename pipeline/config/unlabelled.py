@@ -20,8 +20,12 @@ def problem(data: DataConfig, teacher: TeacherConfig, student: StudentConfig, di
     own = distill.from_unlabelled
     if own is None:
         return None
-    if own.refine is not None and student.train.ema is None:
-        return ("distill", "unlabelled", "refine"), "the averaged student labels, and student.train.ema is null; set it, such as 0.998"
+    if own.refine is not None and not student.train.ema:
+        return (
+            "distill",
+            "unlabelled",
+            "refine",
+        ), "the averaged student labels, and student.train.ema averages none; set it, such as 0.998"
     if own.only and any(loss.weight == "auto" for loss in distill.losses):
         return ("distill", "unlabelled", "only"), "weight: auto is measured on labeled images; give the losses numbers as weights"
     return None

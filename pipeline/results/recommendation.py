@@ -25,15 +25,17 @@ class Recommendation:
 
 
 def recommend(contest: Contest) -> Recommendation:
-    """The method with the highest mean if it is above its baseline beyond the interval; otherwise the baseline."""
-    best, rival = contest.best, contest.rival
-    gain = contest.gain(best, rival)
-    won = f"gains {_points(gain)} over {_title(contest, rival)}"
-    if contest.proven(best):
+    """The method with the highest mean among those that are proven to be above the baseline; the baseline if none is."""
+    rival = contest.rival
+    proven = [one for one in contest.methods if contest.proven(one)]
+    best = max(proven, key=lambda one: one.mean) if proven else contest.best
+    won = f"gains {_points(contest.gain(best, rival))} over {_title(contest, rival)}"
+    if proven:
         sentence = f"Train with {best.name}: it {won}{_level(contest, best)}{_control(contest, best)}."
         return Recommendation(sentence, _yaml({"distill": best.distill or {}}), proven=True)
     how = f"for {rival.epochs} epochs without a teacher"
-    if gain.high is not None and gain.high < 0:
+    highs = [contest.gain(one, rival).high for one in contest.methods]
+    if all(high is not None and high < 0 for high in highs):
         sentence = f"Train {how}: every method is below that, and the best of them, {best.name}, {won}."
     else:
         sentence = f"Train {how}, or compare with more seeds: no method is proven to be above that; the best of them, {best.name}, {won}."
@@ -52,7 +54,8 @@ def _points(gain: Gain) -> str:
 def _level(contest: Contest, best: Entrant) -> str:
     level = contest.level_with(best)
     if not level:
-        return ", and every other method is behind it" if len(contest.methods) > 1 else ""
+        others = [one for one in contest.methods if one != best]
+        return ", and every other method is behind it" if others and all(one.mean < best.mean for one in others) else ""
     more = [f"{len(level) - _NAMED} more"] if len(level) > _NAMED else []
     names = listed([*(one.name for one in level[:_NAMED]), *more])
     cheaper = min((one for one in level if one.cost is not None), key=_ratio, default=None)

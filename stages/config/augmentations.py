@@ -60,7 +60,10 @@ class Mosaic(Frozen):
 
 
 class Corrupt(Frozen):
-    """Corrupt the view, after all other augmentations, with probability p, by one of `kinds` at a severity drawn from [min, max]."""
+    """Corrupt the view, after all other augmentations, with probability p, by one of `kinds` at a severity drawn from [min, max].
+
+    Independently of that, shrink it and enlarge it again with probability `downscale`.
+    """
 
     name: Literal["corrupt"]
     p: Fraction = 0.5
@@ -68,6 +71,8 @@ class Corrupt(Frozen):
     kinds: tuple[CorruptionName, ...] = Field(
         default=HELD_OUT, min_length=1, description="corruptions; by default those that `mpc` does not measure, so that it stays honest"
     )
+    downscale: Fraction = Field(default=0.0, description="probability that the view is shrunk and enlarged again")
+    smallest: float = Field(default=0.5, gt=0, lt=1, description="smallest factor to shrink by; drawn from here to 1")
 
     _ordered = field_validator("severity")(ordered)
 

@@ -80,7 +80,7 @@ class TeacherConfig(Frozen):
     def _can_label(self) -> "TeacherConfig":
         if self.from_unlabelled is not None and self.weights is not None:
             raise ValueError("weights are loaded, not trained, so unlabelled has no effect; leave out one of the two")
-        if self.from_unlabelled is not None and self.from_unlabelled.labels == "own" and self.train.ema is None:
+        if self.from_unlabelled is not None and self.from_unlabelled.labels == "own" and not self.train.ema:
             raise ValueError(
                 "unlabelled needs averaged weights, which label the images; set train.ema, such as 0.998, or unlabelled.labels to first"
             )

@@ -1,5 +1,7 @@
 """What a teacher finds in images without labels, from the pool to the targets."""
 
+import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -43,6 +45,26 @@ def teacher(tmp_path_factory: pytest.TempPathFactory, data: Dataset) -> Checkpoi
 
 def labeled(out: Path, data: Dataset, pool: ImagePool, teacher: Checkpoint, section: object) -> PseudoLabels:
     return label(out, UnlabelledConfig.model_validate(section), "cpu", "val", data, pool, teacher, EXPORT)
+
+
+def test_frames_of_videos_are_found_again_in_a_store_that_was_moved(
+    tmp_path: Path, data: Dataset, pool: ImagePool, teacher: Checkpoint
+) -> None:
+    """A pool that has one file of its own, as frames are, and one elsewhere."""
+    store = tmp_path / "store"
+    frames = store / "collect-1" / "frames"
+    frames.mkdir(parents=True)
+    first, second = pool.images()[:2]
+    shutil.copy(first["file_name"], frames / "0.jpg")
+    rows = [{**first, "file_name": "frames/0.jpg"}, second]
+    (store / "collect-1" / "images.json").write_text(json.dumps({"images": rows}), encoding="utf-8")
+    (store / "label-1").mkdir()
+    found = labeled(store / "label-1", data, ImagePool(store / "collect-1"), teacher, {"pseudo": {"threshold": 0.004}})
+    names = [row["file_name"] for row in found.coco()["images"]]
+    assert names == [str(frames / "0.jpg"), second["file_name"]]
+    moved = store.rename(tmp_path / "moved")
+    names = [row["file_name"] for row in PseudoLabels(moved / "label-1").coco()["images"]]
+    assert names == [str(moved / "collect-1" / "frames" / "0.jpg"), second["file_name"]]
 
 
 def test_detections_are_in_px_of_the_images_and_counted_by_class(

@@ -302,6 +302,17 @@ def test_bad_input_is_refused_in_one_line(
     assert "\n" not in str(refused.value)
 
 
+def test_a_csv_file_may_name_images_that_were_left_out(judged: Swept, tmp_path: Path) -> None:
+    data = data_with(tmp_path / "data")
+    sites = tmp_path / "sites.csv"
+    sites.write_text(f"file,group\n{EVERY_DAY}damaged.png,b\n", encoding="utf-8")
+    config = RobustnessConfig.model_validate({"groups": {"site": {"csv": str(sites)}}})
+    with pytest.raises(DataError, match=r"names damaged\.png, which is not an image of any split"):
+        refuse(config, "val", data)
+    (data.images("val") / "damaged.png").write_bytes(b"not an image")
+    refuse(config, "val", data)
+
+
 def test_images_below_32_px_cannot_be_corrupted(tmp_path: Path) -> None:
     small = data_with(tmp_path / "data", size=16, num_images=3)
     with pytest.raises(DataError, match=r"day-00\.png, and 2 more images: 16 x 16 px, and corruptions need 32 px per side; leave out"):

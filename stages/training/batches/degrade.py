@@ -20,7 +20,7 @@ def views(augment: Sequence[Augmentation], student: StudentViewConfig | None) ->
         ConfigError: either corrupts images, and the extra is not installed.
     """
     corrupt = next((one for one in augment if isinstance(one, Corrupt)), None)
-    every = None if corrupt is None else StudentViewConfig(corrupt=corrupt.p, severity=corrupt.severity, kinds=corrupt.kinds)
+    every = None if corrupt is None else StudentViewConfig(corrupt=corrupt.p, **corrupt.model_dump(exclude={"name", "p"}))
     own = None if student is None or student.is_clean else student
     load_library(every, own)
     return every, own

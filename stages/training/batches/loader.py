@@ -35,13 +35,15 @@ class TrainingBatch:
     """images [B, 3, H, W] as the deployed network receives them, and their objects in px of that input.
 
     `clean` is the teacher's view of the same geometry if the student's is corrupted; `others` are the images of other streams for the
-    same step, by name.
+    same step, by name. `weight`, of another stream, is a factor on its losses: 1, unless its part of a batch is not the same share of
+    the whole as that of the labeled images, by which every loss of a part is multiplied.
     """
 
     images: Tensor
     targets: tuple[Target, ...]
     others: Mapping[str, "TrainingBatch"] = field(default_factory=dict)
     clean: Tensor | None = None
+    weight: float = 1.0
 
     def to(self, device: torch.device) -> "TrainingBatch":
         """The batch on another device; from pinned memory, the copy is not waited for."""
@@ -58,18 +60,28 @@ class TrainingBatch:
         """The batch of what these functions make of its images and of the tensors of its targets."""
         targets = tuple(_target_with(target, of_targets) for target in self.targets)
         others = {name: batch.with_tensors(of_images, of_targets) for name, batch in self.others.items()}
-        return TrainingBatch(of_images(self.images), targets, others, None if self.clean is None else of_images(self.clean))
+        return TrainingBatch(of_images(self.images), targets, others, None if self.clean is None else of_images(self.clean), self.weight)
 
     def split(self, parts: int) -> "list[TrainingBatch]":
         """This many parts, but no more than there are images, about equal in size; every other stream is split alike."""
-        images = self.images.chunk(parts)
-        clean = [None] * len(images) if self.clean is None else self.clean.chunk(parts)
-        ends = [0, *accumulate(len(part) for part in images)]
-        others = {name: batch.split(len(images)) for name, batch in self.others.items()}
-        return [
-            TrainingBatch(part, self.targets[start:end], {name: split[i] for name, split in others.items() if i < len(split)}, seen)
-            for i, (part, (start, end), seen) in enumerate(zip(images, pairwise(ends), clean, strict=True))
-        ]
+        ends = [0, *accumulate(len(part) for part in self.images.chunk(parts))]
+        return [replace(_slice(self, *span), others=self._others_in(*span)) for span in pairwise(ends)]
+
+    def _others_in(self, start: int, end: int) -> "dict[str, TrainingBatch]":
+        """The parts of the other streams that go with a part of this batch; without those of which no image does."""
+        found = {}
+        for name, batch in self.others.items():
+            first, last = (round(place * len(batch.images) / len(self.images)) for place in (start, end))
+            if first < last:
+                share, labeled = (last - first) / len(batch.images), (end - start) / len(self.images)
+                found[name] = replace(_slice(batch, first, last), weight=share / labeled)
+        return found
+
+
+def _slice(batch: TrainingBatch, start: int, end: int) -> TrainingBatch:
+    """Some images of a batch, without other streams."""
+    clean = None if batch.clean is None else batch.clean[start:end]
+    return TrainingBatch(batch.images[start:end], batch.targets[start:end], clean=clean)
 
 
 def _target_with(target: Target, made: Callable[[Tensor], Tensor]) -> Target:

@@ -21,6 +21,8 @@ from stages.unlabeled_facts import PseudoClass
 
 REFRESH = 0.1
 """Share of the training after which thresholds are chosen again: scores rise while a network learns."""
+SOON = 0.01
+"""The same after weights that hardly know anything have given an invalid answer, so that none could be chosen."""
 MOST_IMAGES = 200
 """Of the judged split, evenly spread, on which thresholds are chosen."""
 
@@ -48,7 +50,7 @@ class LiveLabels:
 
     def thresholds(self, share: float) -> Thresholds | None:
         """Those at a share of the training, chosen anew if it is time to; None as long as the network answers nothing valid."""
-        if self._chosen is None or share >= self._chosen_at + REFRESH:
+        if share >= self._chosen_at + (SOON if self._chosen is None else REFRESH):
             self._choose()
             self._chosen_at = share
         return None if self._chosen is None else thresholds_of(self._chosen, self._dataset.facts.contract.classes)

@@ -20,11 +20,15 @@ from stages.training.unlabeled.lesson import PseudoLabeler, UnlabeledLesson, tas
 
 @dataclass(frozen=True)
 class BothLessons:
-    """A step's lessons on labeled images and on those without labels; None if it has none of the latter."""
+    """A step's lessons on labeled images and on those without labels; None if it has none of the latter.
+
+    factor: on the losses that compare networks. weight: on everything on images without labels, see TrainingBatch.
+    """
 
     labeled: Lesson | None
     unlabeled: UnlabeledLesson | None
     factor: float = 1.0
+    weight: float = 1.0
 
 
 class SelfTraining(Task):
@@ -43,14 +47,17 @@ class SelfTraining(Task):
     def prepare(self, batch: TrainingBatch, step: int) -> BothLessons:
         """The targets of the images without labels."""
         other = batch.others.get(UNLABELLED)
-        return BothLessons(None, None if other is None else self._labeler.lesson(other, step, self.detector, None))
+        if other is None:
+            return BothLessons(None, None)
+        return BothLessons(None, self._labeler.lesson(other, step, self.detector, None), weight=other.weight)
 
     def forward(self, batch: TrainingBatch, extra: BothLessons) -> tuple[Tensor, dict[str, Tensor]]:
         """The task losses on labeled images plus, weighted, those on the others."""
         loss, terms = super().forward(batch, None)
         if extra.unlabeled is None or extra.unlabeled.targets is None:
             return loss, terms
-        added, more = task_terms(self.detector(extra.unlabeled.images, extra.unlabeled.targets), extra.unlabeled)
+        found = task_terms(self.detector(extra.unlabeled.images, extra.unlabeled.targets), extra.unlabeled)
+        added, more = _weighted(found, extra.weight)
         return loss + added, terms | more
 
 
@@ -96,7 +103,7 @@ class DistillationWithUnlabeled(Distillation):
             return BothLessons(own, None)
         assert other.clean is not None
         teacher = self.teacher(other.clean) if self._compared else None
-        return BothLessons(own, self._labeler.lesson(other, step, self.detector, teacher), self._factor(step))
+        return BothLessons(own, self._labeler.lesson(other, step, self.detector, teacher), self._factor(step), other.weight)
 
     def forward(self, batch: TrainingBatch, extra: BothLessons) -> tuple[Tensor, dict[str, Tensor]]:  # type: ignore[override]
         """What Distillation sums, plus the weighted terms on images without labels, under "unlabelled/"."""
@@ -105,7 +112,7 @@ class DistillationWithUnlabeled(Distillation):
         if not self._only:
             loss, terms = super().forward(batch, extra.labeled)
         if extra.unlabeled is not None and (extra.unlabeled.targets is not None or extra.unlabeled.teacher is not None):
-            added, more = self._learn(extra.unlabeled, extra.factor)
+            added, more = _weighted(self._learn(extra.unlabeled, extra.factor), extra.weight)
             loss, terms = added if loss is None else loss + added, terms | more
         if loss is None:  # a part of a batch that has none of these images
             loss = torch.stack([weight.sum() for weight in self.parameters()]).sum() * 0
@@ -122,6 +129,14 @@ class DistillationWithUnlabeled(Distillation):
                 terms |= {f"{UNLABELLED}/{name}/{term}": value, f"weighted/{UNLABELLED}/{name}/{term}": weighted}
                 total = total + weighted
         return total, terms
+
+
+def _weighted(found: tuple[Tensor, dict[str, Tensor]], weight: float) -> tuple[Tensor, dict[str, Tensor]]:
+    """A sum and its terms times a weight."""
+    if weight == 1.0:
+        return found
+    total, terms = found
+    return total * weight, {name: value * weight for name, value in terms.items()}
 
 
 def _follow(labeler: PseudoLabeler, averaged: nn.Module) -> None:

@@ -152,6 +152,8 @@ def test_images_without_labels_add_a_variant_for_each_part() -> None:
     assert names("distill.unlabelled={refine: 0.5}") == [*both, "unlabelled, refined"]
     assert names("distill.unlabelled={pseudo: null}") == ["unlabelled features"]
     assert names("distill.unlabelled={only: true}") == ["unlabelled pseudo-labels", "unlabelled, both"]
+    reads_targets = "distill.losses=[{name: focal_global, weight: 1.0}]"
+    assert names("distill.unlabelled={}", reads_targets) == ["unlabelled pseudo-labels"]
     assert not unlabelled_variants(load(SMALL))
     made = unlabelled_variants(load(SMALL, ["data.unlabelled=photos", "distill.unlabelled={refine: 0.5}"]))
     sections = [one.unlabelled for one in made.values()]

@@ -1,16 +1,18 @@
 """`edgedistill compare`: what is trained, what is refused, what is said; with stages that only count."""
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import arena_samples
 import pytest
 
+from deploy.errors import ConfigError
 from pipeline import cli
 from pipeline.arena import lineup, opening, serving
 from pipeline.arena.lineup import Costs
-from pipeline.arena.variants import method, shares
+from pipeline.arena.variants import method, shares, untaught
 from pipeline.commands import compare
 from pipeline.config import PipelineConfig, load
 from pipeline.store import exclusion
@@ -145,6 +147,11 @@ class TestPlan:
         least = costs.fitting(field, costs.minutes(field.cut(2, 3)) + 0.1)
         assert [one.name for one in least.methods] == ["attention", "pearson"]
         assert len(least.seeds) == 3
+
+    def test_minutes_do_not_leave_out_the_control(self, config_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        given = sets("compare={methods: [attention, pearson, channel_wise], control: channel_wise, trials: 2, seeds: 3}")
+        assert cli.main(["compare", *given, "--minutes", "0.6", "--dry-run"]) == 0
+        assert "methods: channel_wise, attention\n" in capsys.readouterr().out
 
     def test_parts_of_the_estimate_by_hand(self) -> None:
         field, costs = planned(num_methods=2, seeds=5)
@@ -356,6 +363,24 @@ def test_a_control_that_is_no_method_is_refused(config_file: Path, monkeypatch: 
         Exception, match=r"compare\.control: hint is not one of the methods; choose from attention, pearson, or leave it out"
     ):
         serving.methods_of(load(config_file, ["compare.control=hint"]))
+
+
+def test_losses_that_read_targets_compare_nothing_on_images_without_labels(
+    config_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(serving, "refusals", lambda _: {"attention": None, "focal_global": None})
+    with_images = ["data.unlabelled=photos", "distill.unlabelled={}"]
+    for name in ("focal_global+unlabelled", "focal_global+unlabelled.pseudo", "focal_global+attention+unlabelled.features"):
+        assert serving.methods_of(load(config_file, [*with_images, f"compare.methods=[{name}]"])) == [name]
+    why = "its losses read targets, so they compare nothing on images without labels; leave it out"
+    for pseudo, name in (("null", "focal_global+unlabelled"), ("{}", "focal_global+unlabelled.features")):
+        with pytest.raises(ConfigError, match=re.escape(f"compare.methods: {name}: {why}")):
+            serving.methods_of(load(config_file, [*with_images, f"compare.methods=[{name}]", f"distill.unlabelled.pseudo={pseudo}"]))
+    losses = "distill.losses=[{name: focal_global, weight: 1.0}]"
+    taught = load(config_file, [*with_images, losses]).distill
+    assert untaught(taught).from_unlabelled is None
+    assert cli.main(["compare", *sets(*with_images, "compare.methods=[focal_global, focal_global+unlabelled]", "compare.trials=1")]) == 0
+    assert figures()["control"]["distill"].get("unlabelled") is None  # type: ignore[index]
 
 
 def test_the_methods_by_default(config_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

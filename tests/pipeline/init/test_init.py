@@ -275,6 +275,8 @@ class TestCommand:
         root = write_coco(tmp_path / "cells", MIXED, images={"train": 20, "val": 5})
         (tmp_path / "my.preview.html").write_text("mine", encoding="utf-8")
         assert main(["init", str(root), "--out", str(tmp_path / "my.yaml"), "--preview"]) == 2
+        for out in (".", ""):
+            assert main(["init", str(root), "--out", out, "--preview"]) == 2
         assert not (tmp_path / "my.yaml").exists()
 
     @pytest.mark.parametrize("arguments", [["--minutes", "0"], ["--minutes", "nan"], ["--latency", "-1"], ["--latency", "inf"]])

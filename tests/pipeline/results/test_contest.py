@@ -68,6 +68,28 @@ class TestRecommendation:
     def test_methods_that_are_all_worse(self) -> None:
         assert "every method is below that" in recommend(contest(gain=-0.1)).sentence
 
+    def test_a_proven_method_is_recommended_although_a_noisy_one_has_a_higher_mean(self) -> None:
+        found = contest()
+        assert found.equal_cost is not None
+        noisy, steady = found.methods[:2]
+        base = found.equal_cost.maps
+        swings, steps = (0.15, -0.1, 0.14, -0.09, 0.1), (0.021, 0.019, 0.02, 0.022, 0.018)
+        noisy, steady = (
+            replace(one, maps=tuple(map(sum, zip(base, more, strict=True)))) for one, more in ((noisy, swings), (steady, steps))
+        )
+        advice = recommend(replace(found, methods=(noisy, steady)))
+        assert noisy.mean > steady.mean
+        assert advice.proven
+        assert advice.sentence.startswith(f"Train with {steady.name}: it gains +2.0 points")
+        assert f"; {noisy.name} cannot be told from it" in advice.sentence
+
+    def test_not_every_method_is_below_the_baseline_if_a_noisy_one_may_be_above(self) -> None:
+        found = contest(gain=-0.02)
+        assert found.equal_cost is not None
+        noisy = replace(found.methods[1], maps=tuple(map(sum, zip(found.equal_cost.maps, (0.1, -0.2, 0.1, -0.15, -0.1), strict=True))))
+        assert noisy.mean < found.best.mean
+        assert "no method is proven" in recommend(replace(found, methods=(found.best, noisy))).sentence
+
     def test_a_random_teacher_that_does_as_well(self) -> None:
         found = contest()
         advice = recommend(replace(found, control=replace(found.best, name="random teacher", role="control")))

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,12 @@ from deploy import plugins
 from deploy.errors import ConfigError
 from deploy.prediction.masks import encode
 from stages.artifacts import Dataset, ImagePool, PseudoLabels
-from stages.config import DistillConfig, ExportConfig, SelfTrainingConfig, TeacherConfig, TrainConfig, UnlabelledConfig
+from stages.config import DistillConfig, ExportConfig, PseudoConfig, SelfTrainingConfig, TeacherConfig, TrainConfig, UnlabelledConfig
 from stages.detectors import Target
 from stages.facts import write_facts
 from stages.train import train_teacher
 from stages.training.batches.augment import mask_boxes
-from stages.training.batches.loader import TrainingBatch
+from stages.training.batches.loader import TrainingBatch, collate
 from stages.training.checkpoint import build_detector
 from stages.training.loop import Task, Trainer
 from stages.training.unlabeled.lesson import PseudoLabeler
@@ -89,6 +90,53 @@ def killed_at(task: Task, epoch: int, data: Dataset, folder: Path, schedule: Tra
         patched.setattr(Trainer, "_epoch", killed)
         with pytest.raises(KeyboardInterrupt):
             trained(task, data, folder, schedule)
+
+
+@pytest.mark.parametrize("count", [1, 3, 6, 8, 9, 16])
+def test_every_unlabeled_image_counts_alike_in_a_batch_that_is_run_in_parts(data: Dataset, labels: PseudoLabels, count: int) -> None:
+    def batch(number: int) -> TrainingBatch:
+        targets = tuple(Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)) for _ in range(number))
+        return TrainingBatch(torch.arange(float(number)).reshape(number, 1, 1, 1), targets, clean=torch.arange(float(number)))
+
+    parts = replace(batch(8), others={"unlabelled": batch(count)}).split(4)
+    assert [len(part.images) for part in parts] == [2, 2, 2, 2]
+    seen = [(part.others["unlabelled"], len(part.targets) / 8) for part in parts if part.others]
+    assert [int(one) for other, _ in seen for one in other.images.flatten()] == list(range(count))
+    assert all(torch.equal(other.images.flatten(), other.clean) for other, _ in seen if other.clean is not None)
+    # a mean over a part, times the part's weight and the labeled images' share, is each image's share of the mean over all
+    assert [share * other.weight / len(other.images) for other, share in seen] == [pytest.approx(1 / count)] * len(seen)
+    assert count % 8 or {other.weight for other, _ in seen} == {1.0}
+
+
+def test_the_weight_of_a_part_multiplies_all_terms_on_unlabeled_images(data: Dataset, labels: PseudoLabels) -> None:
+    def terms(weight: float) -> tuple[Tensor, dict[str, Tensor]]:
+        task = student(data, labels, tiny.distillation(unlabelled={"pseudo": {"threshold": 0.5, "warmup": 0.0}}), tiny.schedule())
+        views = task.streams["unlabelled"].views
+        other = collate([views[0, 0], views[0, 1]])
+        assert isinstance(other, TrainingBatch)
+        given = TrainingBatch(other.images, (tiny.target(), tiny.target()), others={"unlabelled": replace(other, weight=weight)})
+        found: tuple[Tensor, dict[str, Tensor]] = task(given, task.prepare(given, 100))
+        return found
+
+    (whole, one), (halved, other) = terms(1.0), terms(0.5)
+    weighted = {name for name in one if "unlabelled" in name}
+    assert {name.split("/")[1] for name in weighted} >= {"attention", "non_local", "objects", "unlabelled"}
+    assert all(torch.equal(other[name], one[name] * (0.5 if name in weighted else 1)) for name in one)
+    assert halved < whole
+
+
+def test_after_an_invalid_answer_thresholds_are_chosen_a_little_later(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    live = LiveLabels(data, "val", ExportConfig(), PseudoConfig())
+    tried: list[float] = []
+    monkeypatch.setattr(live, "_choose", lambda: tried.append(round(live._chosen_at, 3)))
+    assert [live.thresholds(step / 1000) for step in range(31)] == [None] * 31
+    assert tried == [-1, 0, 0.01, 0.02]
+    known = {name: unlabeled_samples.ALL.model_dump() for name in data.facts.contract.classes}
+    live.load_state_dict({"chosen": known, "at": 0.03})
+    live.thresholds(0.129)
+    assert len(tried) == 4
+    live.thresholds(0.13)
+    assert len(tried) == 5
 
 
 @pytest.fixture
