@@ -212,7 +212,7 @@ def fill(package: str, value: Any, *, own: tuple[str, ...] = (), key: str = "nam
     known = [*model.model_fields, *(name for name in own if name != key)]
     for option in options:
         if option not in model.model_fields:
-            raise ValueError(f"{value[key]} has no option '{option}'{suggest(option, known)}; available: {', '.join(known) or 'none'}")
+            raise ValueError(f"{value[key]} has no option '{option}'{suggest(str(option), known)}; available: {', '.join(known) or 'none'}")
     try:
         filled = model.model_validate(options)
     except ValidationError as error:

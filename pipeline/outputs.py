@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from deploy.bundles.bundle import Bundle, sha256
 from deploy.bundles.manifest import MANIFEST
 from deploy.bundles.provenance import PROVENANCE
@@ -15,29 +17,44 @@ from pipeline.results import history
 from pipeline.results.summary import summarize
 from pipeline.run_result import RunResult
 from pipeline.store.files import replace_folder, replace_json
+from pipeline.store.store import lock_of
 
 
 def publish(result: RunResult, folder: Path, *, redraw: bool = False) -> dict[str, Any]:
     """Write bundles, report and, last, the summary; return the summary's contents.
 
     If nothing has run since they were written, bundles and report are left as they are, unless `redraw`; a folder that cannot be
-    written to is then left alone.
+    written to is then left alone. Of several processes, one writes after the other.
     """
     summary = summarize(result)
-    report = folder / "report.html"
-    outdated = redraw or not report.exists() or _outcome(summary) != _outcome(_previous(folder / "summary.json"))
-    bundles = {target.config.name: target.bundle.root for target in result.targets}
-    if not _are_published(bundles, folder / "bundle"):
-        copy_bundles(bundles, folder / "bundle")
-    elif not outdated and not os.access(folder, os.W_OK):
+    if folder.is_dir() and not os.access(folder, os.W_OK) and not _is_outdated(summary, folder, redraw=redraw) and _has_all(result, folder):
         return summary
-    if outdated:
-        from pipeline.report.page import write_report  # plots take seconds to import, and a second run draws none
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(lock_of(folder)):
+        if not _has_all(result, folder):
+            copy_bundles(_bundles(result, folder / "bundle"), folder / "bundle")
+        if _is_outdated(summary, folder, redraw=redraw):
+            from pipeline.report.page import write_report  # plots take seconds to import, and a second run draws none
 
-        write_report(result, report)
-    replace_json(folder / "summary.json", summary)
-    history.add(result, folder, summary["exit_code"])
+            write_report(result, folder / "report.html")
+        replace_json(folder / "summary.json", summary)
+        history.add(result, folder, summary["exit_code"])
     return summary
+
+
+def _is_outdated(summary: dict[str, Any], folder: Path, *, redraw: bool) -> bool:
+    """Whether the report has to be drawn."""
+    return redraw or not (folder / "report.html").exists() or _outcome(summary) != _outcome(_previous(folder / "summary.json"))
+
+
+def _bundles(result: RunResult, folder: Path) -> dict[str, Path]:
+    """The folders to copy bundles from: where `folder` has one already, itself, with its signature."""
+    made = {target.config.name: target.bundle.root for target in result.targets}
+    return {name: folder / name if _is_copy(folder / name, Bundle.load(root)) else root for name, root in made.items()}
+
+
+def _has_all(result: RunResult, folder: Path) -> bool:
+    return _are_published({target.config.name: target.bundle.root for target in result.targets}, folder / "bundle")
 
 
 def copy_bundles(bundles: Mapping[str, Path | Bundle], folder: Path) -> None:

@@ -77,12 +77,16 @@ def run(args: argparse.Namespace) -> Answer:
     except UntilReached as reached:
         return _plan(store) if mode.dry else _partial(store, str(reached))
     paths = [finished.folder / "summary.json", finished.report, *finished.bundles.values()]
-    text = "\n".join(["", render(finished.summary), *_own_figure(Path(args.config), finished.summary, store), "", *map(str, paths)])
+    own = [] if args.settings else _own_figure(Path(args.config), finished.summary, store)
+    text = "\n".join(["", render(finished.summary), *own, "", *map(str, paths)])
     return Answer(finished.summary, text, finished.exit_code)
 
 
 def _own_figure(path: Path, summary: Mapping[str, Any], store: Store) -> list[str]:
-    """Fill in the gate that `init` left as a comment, if the file still has it, and say how to hold the accuracy that was reached."""
+    """Fill in the gate that `init` left as a comment, if the file still has it, and say how to hold the accuracy that was reached.
+
+    Not to be called with --set: the figure is then not the file's.
+    """
     figure = reached(summary)
     line = fill_in(path, figure) if figure is not None and store.rank == 0 else None
     return [] if line is None else ["", line]

@@ -1,6 +1,7 @@
 """The text of a first pipeline.yaml: every choice with a comment that gives its reason."""
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -244,8 +245,8 @@ def _flow(value: Mapping[str, Any]) -> str:
 
 
 def _text(value: Any) -> str:
-    """A value in one line of YAML: plain text if it means itself, otherwise quoted as JSON, which YAML reads too."""
+    """A value in one line of YAML: plain text if it means itself, otherwise quoted."""
     if not isinstance(value, str):
         return json.dumps(value)
     plain = re.fullmatch(r"[A-Za-z_./][\w./-]*", value) and yaml.safe_load(value) == value
-    return value if plain else json.dumps(value)
+    return value if plain else yaml.safe_dump(value, default_style='"', allow_unicode=True, width=math.inf).rstrip()

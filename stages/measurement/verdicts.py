@@ -106,7 +106,7 @@ def exit_code(
     """The program's exit code, given the verdicts on all targets.
 
     10 if a gate failed; otherwise 5 if a `required` target is `unmeasured`; otherwise 12 if a gate had nothing to compare or names
-    an unmeasured target, or if all targets are unmeasured; otherwise 11 if a gate is inconclusive; otherwise 0.
+    an unmeasured target, or if there are gates and none was measured; otherwise 11 if a gate is inconclusive; otherwise 0.
 
     Args:
         required, unmeasured: names of targets.

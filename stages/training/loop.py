@@ -96,7 +96,7 @@ class Trainer:
         optimizer = optimizer_for(task, config)
         self._num_steps = config.num_steps(len(images))
         self._observer = observer
-        self._judged = () if observer is None else observer.steps(self._num_steps, min(config.batch_size, len(images)))
+        self._judged = () if observer is None else observer.steps(self._num_steps, self._batches.batch_size)
         schedule = learning_rate(config, self._num_steps)
         self._scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
         self._task = task
@@ -173,7 +173,7 @@ class Trainer:
         self._count(sums, self._log.fetch())
         row = {name: statistics.fmean(values) for name, values in sums.items()}
         row["learning_rate"] = float(self._scheduler.get_last_lr()[0])
-        row["images_per_s"] = len(self._batches) * self._config.batch_size / (time.perf_counter() - began - away)
+        row["images_per_s"] = len(self._batches) * self._batches.batch_size / (time.perf_counter() - began - away)
         self._progress.epoch += 1
         self._progress.rows.append({"epoch": self._progress.epoch, **row})
         self._accelerator.log(row, step=self._progress.epoch)

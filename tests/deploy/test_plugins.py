@@ -56,6 +56,8 @@ def test_options_are_found_by_their_role(package: str) -> None:
         ("soft", "expected a mapping with 'name'"),
         ({"name": "soft", "wieght": 1}, r"soft has no option 'wieght' \(did you mean weight\?\); available: weight, parts, color, most"),
         ({"name": "soft", "size": 1}, "soft has no option 'size'"),
+        ({"name": "soft", True: 1}, "soft has no option 'True'"),
+        ({"name": "soft", 3: 1}, "soft has no option '3'"),
         ({"name": "soft", "weight": "much"}, "soft: weight: .*got 'much'"),
         ({"name": "soft", "weight": float("nan")}, "soft: weight: "),
         ({"name": "soft", "color": "green"}, "soft: color: "),

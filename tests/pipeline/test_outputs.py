@@ -1,5 +1,7 @@
 """What a run publishes: written when something has changed, left alone when nothing has."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -60,6 +62,35 @@ def test_bundles_that_were_signed_are_left_as_they_are(result: RunResult, tmp_pa
     before = written(tmp_path / "bundle")
     outputs.publish(result, tmp_path)
     assert written(tmp_path / "bundle") == before
+
+
+def test_signatures_of_bundles_that_have_not_changed_are_kept_when_others_are_replaced(result: RunResult, tmp_path: Path) -> None:
+    outputs.publish(result, tmp_path)
+    changed, *kept = (tmp_path / "bundle" / target.config.name for target in result.targets)
+    assert kept
+    for folder in (changed, *kept):
+        (folder / SIGNATURE).write_text("signed")
+    (changed / "labels.txt").write_bytes(b"dog\n")
+    (tmp_path / "bundle" / ".DS_Store").write_text("from a file manager")
+    outputs.publish(result, tmp_path)
+    assert not (tmp_path / "bundle" / ".DS_Store").exists()
+    assert not (changed / SIGNATURE).exists()
+    assert [(folder / SIGNATURE).read_text() for folder in kept] == ["signed"] * len(kept)
+
+
+def test_runs_that_end_together_publish_one_after_the_other(result: RunResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = outputs.copy_bundles
+
+    def slowly(*given: Any) -> None:
+        copy(*given)
+        time.sleep(0.05)
+
+    monkeypatch.setattr(outputs, "copy_bundles", slowly)
+    with ThreadPoolExecutor(4) as threads:
+        done = [threads.submit(outputs.publish, result, tmp_path / "run") for _ in range(4)]
+        assert len({one.result()["exit_code"] for one in done}) == 1
+    assert sorted(path.name for path in (tmp_path / "run" / "bundle").iterdir()) == sorted(one.config.name for one in result.targets)
+    assert len((tmp_path / "run" / "history.jsonl").read_text().splitlines()) == 1
 
 
 @pytest.mark.parametrize("damage", ["changed", "missing", "added"])

@@ -1,6 +1,7 @@
 """The rows of the evidence belong to the studies' present files: otherwise the page would be written without them."""
 
 import importlib.util
+import json
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -87,6 +88,39 @@ def test_rows_of_the_thirteen_kinds_are_of_trainings_that_are_asked_for(thirteen
         lines = kind.rows_file.read_text(encoding="utf-8").splitlines() if kind.rows_file.exists() else []
         assert len(evidence.rows(kind)) == len(lines), kind.name
         assert {(row["role"], row["seed"]) for row in evidence.rows(kind)} <= set(kind.units())
+
+
+def test_the_baseline_of_equal_cost_has_as_many_epochs_at_every_seed(
+    auto_weights: ModuleType, evidence: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = auto_weights.pairs()[0]
+    monkeypatch.setattr(type(pair), "rows_file", property(lambda _: tmp_path / "rows.jsonl"))
+    monkeypatch.setattr(type(pair), "ratio", lambda _: 1.5)
+    cost = auto_weights.COST
+    assert pair.training(cost).epochs == 1.5 * pair.config.student.train.epochs
+    row = {"role": cost, "seed": 0, "epochs": 333, "digest": evidence.digest(pair, cost, 0)}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    assert pair.training(cost).epochs == 333
+    for known in auto_weights.pairs():
+        assert len({row["epochs"] for row in evidence.rows(known) if row["role"] == cost}) <= 1, known.name
+
+
+def test_a_teacher_that_is_there_is_not_trained_again_and_its_row_is_the_one_beside_its_weights(
+    at_equal_cost: ModuleType, thirteen: ModuleType, evidence: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = next(one for one in thirteen.kinds() if one.name == "cascade_mask_rcnn")
+    monkeypatch.setattr(type(kind), "rows_file", property(lambda self: tmp_path / f"{self.name}.jsonl"))
+    for module in (evidence, at_equal_cost):
+        monkeypatch.setattr(module, "RUNS", tmp_path)
+    monkeypatch.setattr(at_equal_cost, "fetch_imagenet_start", lambda: None)
+    monkeypatch.setattr(at_equal_cost, "run", lambda *_: pytest.fail("trained"))
+    digest = evidence.digest(kind, evidence.TEACHER, 0)
+    (tmp_path / digest).mkdir()
+    (tmp_path / digest / "weights.safetensors").write_bytes(b"")
+    row = {"study": "mask_rcnn", "role": "teacher", "seed": 0, "digest": digest, "test": {"map": 0.7}}
+    (tmp_path / digest / evidence.KEPT_ROW).write_text(json.dumps(row))
+    at_equal_cost.work([kind], [0], 1)
+    assert [json.loads(line) for line in kind.rows_file.read_text().splitlines()] == [{**row, "study": kind.name}]
 
 
 def test_the_study_of_found_weights_has_four_pairs_and_differs_only_in_the_weights(auto_weights: ModuleType, evidence: ModuleType) -> None:

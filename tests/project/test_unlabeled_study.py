@@ -86,6 +86,19 @@ def test_the_verdict_is_about_the_arm_that_val_chose(study: ModuleType) -> None:
     assert reached == {"gain": True, "beats its teacher": True, "half of the way": True}
 
 
+def test_a_leading_arm_is_trained_at_every_seed_before_there_is_a_verdict(study: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    on_val = {"features": 0.5}
+    while (unit := next(study.missing(argparse.Namespace(study=["bccd"], role=[], seed=[])), None)) is not None:
+        if unit.role == study.FOREIGN:
+            break
+        study.show()
+        printed = capsys.readouterr().out
+        assert "chosen on val" not in printed or "so far, bccd: features, chosen on val" in printed
+        measure(study, unit, on_val.get(unit.role, 0.4) + unit.seed / 1000, 0.4)
+    study.show()
+    assert "\nbccd: features, chosen on val" in capsys.readouterr().out
+
+
 def test_the_ceiling_has_at_most_four_times_the_students_steps(study: ModuleType) -> None:
     units = {name: study.UnlabeledUnit(name, "ceiling", 0).config for name in study.SEEDS}
     found = {name: study.ceiling(units[name], *images).train.epochs for name, images in {"bccd": (56, 221), "digits": (50, 2050)}.items()}

@@ -255,13 +255,17 @@ def default_workers() -> int:
 
 
 def loader(images: Views, batches: EpochBatches, workers: int, others: Mapping[str, Stream] | None = None) -> Loader:
-    """Iterates over the batches of `batches.epoch`, with an error in place of a batch that has an unusable image."""
+    """Iterates over the batches of `batches.epoch`, with an error in place of a batch that has an unusable image.
+
+    It draws nothing from torch's own generator, which detectors draw from: loader processes start at other times in a resumed training.
+    """
     streams = others or {}
     return Loader(
         _Readable({LABELED: images, **{name: stream.views for name, stream in streams.items()}}),
         batch_sampler=StreamBatches(batches, streams),
         num_workers=workers,
         collate_fn=_collate_streams,
+        generator=torch.Generator().manual_seed(batches.seed),
         pin_memory=torch.cuda.is_available(),
         multiprocessing_context="fork" if workers and hasattr(os, "fork") else None,
         persistent_workers=workers > 0,

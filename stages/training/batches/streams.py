@@ -63,18 +63,18 @@ class EpochBatches(data.Sampler[list[Key]]):
         self.epoch = 0
         self.seed, self.rank, self.num_processes = seed, rank, num_processes
         self._num_images = num_images
-        self._batch_size = min(batch_size, num_images)
-        if self._batch_size % num_processes:
-            given = f"a global batch of {self._batch_size} images (train.batch_size {batch_size}, {num_images} training images)"
+        self.batch_size = min(batch_size, num_images)
+        if self.batch_size % num_processes:
+            given = f"a global batch of {self.batch_size} images (train.batch_size {batch_size}, {num_images} training images)"
             raise ConfigError(f"{given} cannot be divided evenly among {num_processes} processes; use a multiple of {num_processes}")
 
     def __len__(self) -> int:
-        return self._num_images // self._batch_size
+        return self._num_images // self.batch_size
 
     def __iter__(self) -> Iterator[list[Key]]:
         order = shuffled(self._num_images, self.seed, self.epoch)
-        for start in range(0, len(self) * self._batch_size, self._batch_size):
-            batch = order[start : start + self._batch_size]
+        for start in range(0, len(self) * self.batch_size, self.batch_size):
+            batch = order[start : start + self.batch_size]
             yield [(self.epoch, index) for index in batch[self.rank :: self.num_processes]]
 
 

@@ -263,6 +263,13 @@ class TestCommand:
         assert "<script" not in page
         assert "http" not in page.replace("http-equiv", "")
 
+    @pytest.mark.parametrize("name", ["photos \U0001f600", "null", "a: b # c", 'qu"ote\\', "line\u2028separator", "1e3"])
+    def test_a_folder_of_any_name_is_found_by_the_file(self, tmp_path: Path, name: str) -> None:
+        root = write_coco(tmp_path / name, MIXED, images={"train": 20, "val": 5})
+        out = tmp_path / "my.yaml"
+        assert main(["init", str(root), "--out", str(out), "--device", "cpu"]) == 0
+        assert load(out).data.options["root"] == str(root)
+
     def test_it_replaces_nothing(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         root = write_coco(tmp_path / "cells", MIXED, images={"train": 20, "val": 5})
         out = tmp_path / "my.yaml"
@@ -405,7 +412,12 @@ class TestOwnFigure:
             f"to hold this accuracy from now on, add to gates: - {{name: accuracy, metric: map, min: {figure:.3f}}}"
             in capsys.readouterr().out
         )
-        assert Path("pipeline.yaml").read_text(encoding="utf-8") == f"{flow_samples.CONFIG}\n{own_figure.placeholder(figure)}"
+        own = Path("pipeline.yaml").read_text(encoding="utf-8")
+        assert own == f"{flow_samples.CONFIG}\n{own_figure.placeholder(figure)}"
+        Path("pipeline.yaml").write_text(f"{flow_samples.CONFIG}\n{own_figure.placeholder()}", encoding="utf-8")
+        assert main(["run", "--set", "seed=1"]) == 0
+        assert "to hold this accuracy" not in capsys.readouterr().out
+        assert Path("pipeline.yaml").read_text(encoding="utf-8") == f"{flow_samples.CONFIG}\n{own_figure.placeholder()}"
 
 
 class TestSpeed:

@@ -92,9 +92,13 @@ def test_a_training_broken_off_at_any_step_ends_with_the_same_weights(
 def test_trainings_of_other_kinds_of_heads_resume_as_well(
     dataset: Dataset, tmp_path: Path, name: str, losses: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """They draw random numbers in every step, and loader processes are started at different times."""
     network = {"name": name, **tiny_options(name)}
-    made = partial(trainer, dataset, config=tiny.schedule(epochs=2), losses=losses, networks=(network, network))
-    assert_resumes(made, tmp_path, 4, monkeypatch)
+    made = partial(trainer, dataset, losses=losses, networks=(network, network))
+    assert_resumes(partial(made, config=tiny.schedule(epochs=2, workers=1)), tmp_path, 4, monkeypatch)
+    without, _ = made(tmp_path / "without", config=tiny.schedule(epochs=2, workers=0))
+    without.run()
+    assert rows(tmp_path / "without") == rows(tmp_path / "whole")
 
 
 def assert_resumes(made: Callable[[Path], tuple[Trainer, Detector]], tmp_path: Path, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
