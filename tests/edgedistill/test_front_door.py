@@ -62,6 +62,11 @@ def by_name(found: edgedistill.Prediction) -> dict[str, list[float]]:
     return dict(zip(found.names, found.boxes.tolist(), strict=True))
 
 
+def test_the_package_is_the_command_line() -> None:
+    done = subprocess.run([sys.executable, "-m", "edgedistill", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == f"edgedistill {edgedistill.__version__}"
+
+
 class TestPrediction:
     def test_it_equals_what_the_command_finds(self, bundle: Bundle, photo: Path, tmp_path: Path) -> None:
         written = predict_images(bundle, [photo], tmp_path / "out")
