@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import ctypes
 import gc
-import logging
 import os
 import signal
 import socket
@@ -23,7 +22,7 @@ from deploy.bundles.trust import ANYONE, Trust
 from deploy.errors import ConfigError, Interrupted
 from deploy.serving import connection
 from deploy.serving.api import app
-from deploy.serving.logs import Log
+from deploy.serving.logs import Log, libraries
 from deploy.serving.options import LOOPBACK, ServeConfig
 from deploy.serving.service import Service
 
@@ -49,10 +48,8 @@ def serve(folder: Path, config: ServeConfig | None = None, *, allow_ungated: boo
     config = config or ServeConfig()
     check_bundle(folder, allow_ungated=allow_ungated, trust=trust)
     service = Service(folder, config, allow_ungated=allow_ungated, trust=trust)
-    for name in ("uvicorn", "asyncio", "grpc"):
-        logging.getLogger(name).addHandler(service.log.handler())
     give_memory_back()
-    with listen(config.host, config.port) as listener:
+    with libraries(service.log), listen(config.host, config.port) as listener:
         server = _Server(service, listener)
         with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
             caught = runner.run(server.run())
