@@ -154,7 +154,9 @@ def again(given: Bundle, scratch: Path, *, dataset: Dataset | None) -> Bundle:
     if dataset is None and target.needs_calibration and not _has_ranges(given, target):
         raise ConfigError(f"target {target.name}: precision {target.precision} needs images to read ranges from; pass --data DIR")
     store = Store(scratch, target.name, say=silent).at(target.name)
-    made = _make(store, scratch, given, _calibrated(given, target, dataset, validation.split), (), validation, dataset)
+    carried = given.manifest.plan.model_copy(update={"gates": ()})  # a plan's gates need verdicts
+    unjudged = replace(given, manifest=given.manifest.model_copy(update={"plan": carried}))
+    made = _make(store, scratch, unjudged, _calibrated(given, target, dataset, validation.split), (), validation, dataset)
     return Bundle.load(made.root)
 
 

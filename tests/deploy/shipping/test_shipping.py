@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from unittest.mock import create_autospec
@@ -22,12 +23,15 @@ from PIL import Image
 from serving_samples import Server
 
 from deploy.bundles import triton
-from deploy.bundles.bundle import Bundle, sha256
+from deploy.bundles.bundle import Bundle, sha256, write
 from deploy.bundles.manifest import MANIFEST
 from deploy.contract import Preprocessing
+from deploy.engines import int8_training
+from deploy.engines.int8_training import INT8, Int8Training
 from deploy.prediction.detections import to_coco
 from deploy.prediction.image_files import load_image
 from deploy.prediction.predictor import SessionPredictor
+from deploy.runtimes import ort
 from deploy.shipping import hub
 from pipeline import cli
 
@@ -394,6 +398,19 @@ class TestPush:
         assert (header["license"], header["pipeline_tag"]) == ("apache-2.0", "object-detection")
         assert header["model-index"][0]["results"][0]["metrics"][0]["value"] == 0.5
         assert "# cells-here" in card
+
+    def test_the_ranges_of_a_network_trained_for_int8_go_along(self, client: Any, tmp_path: Path) -> None:
+        made = samples.bundle(tmp_path / "made")
+        figures: dict[str, Any] = {"split": "val", "num_images": 6, "epochs": 1, "float_map": 0.9, "post_training_map": 0.8}
+        int8_training.write(made.root, Int8Training(**figures, kept=True, recipe=asdict(ort.INTEGERS), ranges={"x": (0.0, 1.0)}))
+        made = write(made.root, made.manifest, [*made.manifest.files, INT8])
+        assert cli.main(["push", str(made.root), "--repo", "me/cells", "--without-weights"]) == 0
+        out = tmp_path / "downloaded"
+        out.mkdir()
+        for name, content in client.sent.items():
+            (out / name).write_bytes(content)
+        assert Bundle.load(out).manifest.files[INT8] == made.manifest.files[INT8]
+        assert int8_training.read(out) == int8_training.read(made.root)
 
     def test_weights_that_are_missing_are_asked_for(self, client: Any, bundle: Bundle, tmp_path: Path, capsys: Any) -> None:
         assert cli.main(["push", str(bundle.root), "--repo", "me/cells", "--runs", str(tmp_path)]) == 2
