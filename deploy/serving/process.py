@@ -9,6 +9,7 @@ import signal
 import socket
 import threading
 import traceback
+from collections.abc import Iterator
 from functools import partial
 from math import ceil
 from pathlib import Path
@@ -109,6 +110,25 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         reason = str(error.strerror).partition(" (while")[0]
         raise ConfigError(f"cannot listen on {host}, port {port} ({reason}); pass a different --host or --port") from error
+
+
+@contextlib.contextmanager
+def grpc_port(config: ServeConfig) -> Iterator[ServeConfig]:
+    """Hold the port that workers share for gRPC, so that each of them can listen on it; the options with its number.
+
+    Raises:
+        ConfigError: the port cannot be opened.
+    """
+    if config.grpc_port is None:
+        yield config
+        return
+    with socket.socket(socket.AF_INET6 if ":" in config.host else socket.AF_INET) as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        try:
+            held.bind((config.host, config.grpc_port))
+        except OSError as error:
+            raise ConfigError(f"cannot listen for gRPC on {config.host}, port {config.grpc_port}; pass a different --grpc-port") from error
+        yield config.model_copy(update={"grpc_port": held.getsockname()[1]})
 
 
 def say_address(log: Log, config: ServeConfig, listener: socket.socket) -> None:
