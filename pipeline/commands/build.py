@@ -239,6 +239,9 @@ def _make(
     files.copy(given.file(manifest.onnx), folder / ONNX)
     if INT8 in manifest.files:
         files.copy(given.file(INT8), folder / INT8)
+        if target.max_map_drop is not None and not target.is_chosen:
+            limited = f"target {target.name}: the drop of mAP is measured from the trained network's own float graph"
+            say(f"{limited}; the student's, before it was trained for int8, is in no bundle", sys.stderr)
     write_facts(folder, OnnxFacts(contract=manifest.contract, **dict(manifest.graph)))
     model = OnnxModel(folder)
     engine = store.run(optimize, target, model, dataset, *judging(target, validation))
