@@ -48,7 +48,7 @@ def serve(folder: Path, config: ServeConfig, *, allow_ungated: bool = False, tru
     process.tell_end(caught)
 
 
-class Served(NamedTuple):
+class ServedBundle(NamedTuple):
     """What all workers serve; `size` is the batch size that the first one measured, `sha256` that of the manifest."""
 
     folder: Path
@@ -73,7 +73,7 @@ class Supervisor:
         self._loop = asyncio.get_running_loop()
         self._crew = Crew(self._work, self._heed, self._left)
         self._over: asyncio.Future[int | None] = self._loop.create_future()
-        self._served: Served | None = None
+        self._served: ServedBundle | None = None
         self._loading, self._swap_asked = asyncio.Lock(), False
         self._ended = Counted()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -141,7 +141,7 @@ class Supervisor:
                 raise
             for one in chosen:
                 self._take(one, counts=one is chosen[0])
-            first, self._served = self._served is None, Served(folder, version, opened["size"], opened["sha256"])
+            first, self._served = self._served is None, ServedBundle(folder, version, opened["size"], opened["sha256"])
             missing = {*range(self._config.workers)} - {one.number for one in self._crew.living} if first else set()
             for number in missing:  # ended before there was anything to serve
                 self._start(self._replace(number))

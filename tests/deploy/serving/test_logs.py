@@ -141,7 +141,7 @@ def test_a_library_that_says_the_same_again_and_again_fills_no_log(monkeypatch: 
 
 
 def test_warnings_are_logged_and_their_texts_are_not_kept() -> None:
-    stream, kept = io.StringIO(), dict[str, Any]()
+    stream, kept = io.StringIO(), dict[str | tuple[str, type[Warning], int], int]()
     with warnings.catch_warnings():
         warnings.resetwarnings()
         with logs.libraries(Log(stream)):
