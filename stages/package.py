@@ -22,7 +22,7 @@ CARD = "README.md"
 LABELS = "labels.txt"
 
 
-@stage(version=8)
+@stage(version=9)
 def package(
     out: Path,
     config: PackageConfig,

@@ -26,12 +26,14 @@ class Bundle:
     """A folder with the files that its manifest lists.
 
     digest: the sha256 of manifest.json as it was read. snapshot: the private copy that was checked, if anything was required of the
-    bundle; its files are then opened there, and `root` is only its name.
+    bundle; its files are then opened there, and `root` is only its name. num_rows: boxes that an answer has for each image; 0 if its files
+    were not read.
     """
 
     root: Path
     manifest: Manifest
     digest: str = ""
+    num_rows: int = field(default=0, compare=False)
     snapshot: Snapshot | None = field(default=None, compare=False, repr=False)
 
     @classmethod
@@ -152,8 +154,8 @@ def write(folder: Path, manifest: Manifest, names: Iterable[str]) -> Bundle:
     return Bundle(folder, whole, sha256(folder / MANIFEST))
 
 
-def _checked(folder: Path) -> tuple[Manifest, str]:
-    """The manifest of a folder and its sha256, after every file was compared with it, and it with itself."""
+def _checked(folder: Path) -> tuple[Manifest, str, int]:
+    """The manifest of a folder, its sha256 and the rows of its answers, after every file was compared with it, and it with itself."""
     manifest, digest = read_manifest(folder)
     for name, expected in manifest.files.items():
         if sha256(folder / name) != expected:
@@ -161,25 +163,26 @@ def _checked(folder: Path) -> tuple[Manifest, str]:
     unlisted = {manifest.onnx, *([manifest.engine] if manifest.engine else [])} - set(manifest.files)
     if unlisted:
         raise ArtifactError(f"{folder / MANIFEST}: names {min(unlisted)} without its sha256; package again")
-    for name in sorted(name for name in manifest.files if name.endswith(header.ONNX_SUFFIX)):
-        _check_graph(folder, name, manifest)
+    graphs = sorted(name for name in manifest.files if name.endswith(header.ONNX_SUFFIX))
+    headers = {name: _check_graph(folder, name, manifest) for name in graphs}
     problem = next(consistency.problems(manifest, consistency.engine_size(folder, manifest)), None)
     if problem is not None:
         raise ArtifactError(f"{folder / MANIFEST}: contradicts itself: {problem}; package again")
-    return manifest, digest
+    return manifest, digest, consistency.num_rows(manifest, headers.get(manifest.onnx))
 
 
-def _check_graph(folder: Path, name: str, manifest: Manifest) -> None:
-    """Refuse a graph whose tensors are in files that the manifest does not list, or that does not fit the manifest."""
+def _check_graph(folder: Path, name: str, manifest: Manifest) -> header.Header:
+    """The graph's header; refused if tensors are in files that the manifest does not list, or if it does not fit the manifest."""
     file = folder / name
     content = files.read_bytes(file)
     unlisted = next((one for one in header.external(file, content) if one not in manifest.files), None)
     if unlisted is not None:
         raise ArtifactError(f"{file}: a tensor is in {unlisted}, which {MANIFEST} does not list; export it with all tensors inside")
-    engine = name != manifest.onnx
-    problem = next(consistency.graph_problems(manifest, header.header_of(file, content), engine=engine), None)
+    found, engine = header.header_of(file, content), name != manifest.onnx
+    problem = next(consistency.graph_problems(manifest, found, engine=engine), None)
     if problem is not None and name in (manifest.onnx, manifest.engine):
         raise ArtifactError(f"{file}: does not fit {MANIFEST}: {problem}; package again")
+    return found
 
 
 def sha256(path: Path) -> str:

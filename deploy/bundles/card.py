@@ -62,7 +62,11 @@ def _unfinished(last_fifth: LastFifth) -> str:
 
 
 def _usage(manifest: Manifest) -> str:
-    masks = ", `masks`" if manifest.contract.mask_frame else ""
+    masks, decoding = ", `masks`" if manifest.contract.mask_frame else "", manifest.contract.decoding
+    outputs = f"outputs `boxes`, `scores` (0 for unused entries), `labels`, `converged`{masks}."
+    if decoding is not None:
+        raw = ", ".join(f"`{name}`" for name in decoding.outputs)
+        outputs = f"outputs {raw}, of which boxes are made on the host; docs/host-decoding.md of edgedistill says how."
     return f"""## Use
 
 From this folder:
@@ -73,7 +77,7 @@ From this folder:
     curl --data-binary @photo.jpg http://127.0.0.1:8000/v1/detect
 
 Boxes are returned in pixels of the original image. `{manifest.onnx}` is the graph that the engine was built from: input `images`
-(float32, [batch, 3, height, width]), outputs `boxes`, `scores` (0 for unused entries), `labels`, `converged`{masks}."""
+(float32, [batch, 3, height, width]), {outputs}"""
 
 
 def _measured(manifest: Manifest) -> str:

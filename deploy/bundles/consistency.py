@@ -34,9 +34,7 @@ def problems(manifest: Manifest, engine_bytes: int | None) -> Iterator[str]:
 
 def graph_problems(manifest: Manifest, header: Header, *, engine: bool = False) -> Iterator[str]:
     """Where the graph, or the engine if it is an ONNX file, has other inputs and outputs than the manifest; both may leave sizes open."""
-    size, most = manifest.contract.preprocessing, manifest.graph.max_detections
-    own = header.outputs.get("scores", (_FLOAT, ()))[1][1:2]
-    most = min([most, *(count for count in own if count is not None)])  # fewer if the network has fewer candidates
+    size, most = manifest.contract.preprocessing, num_rows(manifest, header)
     images = header.inputs.get("images")
     if images is None:
         yield "the graph has no input images"
@@ -55,6 +53,14 @@ def graph_problems(manifest: Manifest, header: Header, *, engine: bool = False) 
             yield f"output {name} should be {' x '.join('any' if one is None else str(one) for one in shape)}, the graph has {has}"
     if not engine and header.opset not in (0, manifest.graph.opset):
         yield f"opset is {manifest.graph.opset}, the graph's {header.opset}"
+
+
+def num_rows(manifest: Manifest, header: Header | None) -> int:
+    """Boxes that an answer has for each image: as many as are allowed, or fewer if the graph has fewer candidates."""
+    if manifest.contract.decoding is not None:
+        return manifest.contract.decoding.max_detections
+    own = () if header is None else header.outputs.get("scores", (_FLOAT, ()))[1][1:2]
+    return min([manifest.graph.max_detections, *(count for count in own if count is not None)])
 
 
 def _outputs(manifest: Manifest, most: int) -> dict[str, tuple[int, tuple[int | None, ...]]]:
@@ -188,6 +194,8 @@ def _of_gates(manifest: Manifest) -> Iterator[str]:
     for gate in manifest.plan.gates:
         metric, limit = gate.get("metric"), limits.of_gate(gate)
         applies = gate.get("target") in (None, manifest.target) and metric not in (*metrics.FROM, *metrics.SPEEDUPS)
+        if metrics.is_robust(str(metric)) and manifest.robustness is None:
+            continue  # built outside a pipeline, which alone measures it
         if applies and limit is not None and (metric, limit) not in judged:
             yield f"its plan has the gate {metric} {limit}, on which there is no verdict"
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from deploy.bundles.bundle import Bundle
-from deploy.bundles.manifest import Manifest
 from deploy.errors import ArtifactError, plain
 from deploy.machine import files
 from deploy.runtimes import ONNX_BACKEND, delivery
@@ -33,9 +32,10 @@ class Tensor:
         return one if self.shape else {**one, "reshape": {"shape": []}}
 
 
-def tensors(manifest: Manifest) -> tuple[list[Tensor], list[Tensor]]:
+def tensors(bundle: Bundle) -> tuple[list[Tensor], list[Tensor]]:
     """Inputs and outputs of the bundle's graph."""
-    size, most = manifest.contract.preprocessing, manifest.graph.max_detections
+    manifest, most = bundle.manifest, bundle.num_rows
+    size = manifest.contract.preprocessing
     outputs = [Tensor("boxes", "FP32", (most, 4)), Tensor("scores", "FP32", (most,)), Tensor("labels", "INT64", (most,))]
     outputs.append(Tensor("converged", "BOOL", ()))
     if manifest.contract.mask_frame is not None:
@@ -43,14 +43,14 @@ def tensors(manifest: Manifest) -> tuple[list[Tensor], list[Tensor]]:
     return [Tensor("images", "FP32", (3, size.height, size.width))], outputs
 
 
-def config(manifest: Manifest, name: str, *, max_batch_size: int, max_queue_delay_us: int = 0) -> dict[str, Any]:
+def config(bundle: Bundle, name: str, *, max_batch_size: int, max_queue_delay_us: int = 0) -> dict[str, Any]:
     """A model configuration in JSON form; `to_pbtxt` converts it to the text format that Triton reads.
 
     Args:
         max_batch_size: 0 for a graph with a fixed batch of one image, whose shapes then include the batch.
     """
-    backend = delivery(manifest.runtime).triton or ONNX_BACKEND
-    inputs, outputs = tensors(manifest)
+    backend = delivery(bundle.manifest.runtime).triton or ONNX_BACKEND
+    inputs, outputs = tensors(bundle)
     if max_batch_size == 0:
         inputs, outputs = ([replace(one, shape=(1, *one.shape)) for one in side] for side in (inputs, outputs))
     batching = {"dynamic_batching": {"max_queue_delay_microseconds": max_queue_delay_us}} if max_batch_size > 1 else {}
@@ -85,7 +85,7 @@ def write(bundle: Bundle, repository: Path) -> None:
         files.copy(bundle.file(name), folder / "1" / name)
     files.copy(bundle.file(graph), folder / "1" / backend.file)
     batch = min(_MAX_BATCH, manifest.options.get("max_batch") or _MAX_BATCH) if manifest.graph.dynamic_batch else 0
-    described = config(manifest, manifest.name, max_batch_size=batch, max_queue_delay_us=_QUEUE_DELAY_US)
+    described = config(bundle, manifest.name, max_batch_size=batch, max_queue_delay_us=_QUEUE_DELAY_US)
     size = manifest.contract.preprocessing
     alone = [1] if batch == 0 else []
     noise = {"data_type": "TYPE_FP32", "dims": [*alone, 3, size.height, size.width], "random_data": True}

@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import struct
+import warnings
 from dataclasses import asdict
 from typing import Any
 
@@ -30,6 +31,7 @@ def main() -> None:
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # sent to all processes of a service; the server finishes what it accepted
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
+    warnings.simplefilter("ignore")  # nobody reads them, and Python would keep their texts, which differ from file to file
     Image.init()
     with socket.socket(fileno=0) as connection:
         own = _memory()

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from starlette.datastructures import Headers, UploadFile
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import Message, Receive
 
@@ -133,13 +134,16 @@ async def _join(receive: Receive) -> bytes:
 
 
 async def _files(request: Request, max_files: int) -> list[File]:
-    async with request.form(max_files=max_files + 1, max_fields=64) as form:
-        uploads: Sequence[UploadFile] = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
-        if not uploads:
-            raise Invalid("the form contains no file; send images as files, or one image as the body itself")
-        if len(uploads) > max_files:
-            raise TooLarge(f"more than {max_files} images in one request")
-        return [File(await upload.read(), upload.filename) for upload in uploads]
+    try:
+        async with request.form(max_files=max_files, max_fields=64) as form:
+            uploads: Sequence[UploadFile] = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
+            if not uploads:
+                raise Invalid("the form contains no file; send images as files, or one image as the body itself")
+            return [File(await upload.read(), upload.filename) for upload in uploads]
+    except HTTPException as error:
+        if not error.detail.startswith("Too many files"):
+            raise
+        raise TooLarge(f"more than {max_files} images in one request") from error
 
 
 def _limited(headers: Headers, receive: Receive, limits: Limits) -> Callable[[], Awaitable[Message]]:

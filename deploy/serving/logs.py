@@ -3,15 +3,19 @@
 import contextlib
 import json
 import logging
+import math
 import os
 import re
 import sys
 import traceback
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from queue import Full, Queue
 from random import getrandbits
 from threading import Event, Lock, Thread
-from time import sleep
+from time import monotonic, sleep
 from typing import Any, TextIO
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,100}")
@@ -28,6 +32,9 @@ def request_id(chosen: str) -> str:
 
 MOST_WAITING = 4096
 """Lines that wait for whoever reads the log; more are dropped, and counted in the next line."""
+_LIBRARY_LINES, _LIBRARY_SECONDS = 20, 10.0
+"""How much of what one logger of a library says is logged, lines per seconds; the next line counts what was left out."""
+_LIBRARY_CHARACTERS = 2000
 _PAUSE_S = 0.02
 """Time after a line in which others gather, so that a busy server's log need not wake a thread for each request."""
 
@@ -60,13 +67,17 @@ class Log:
         self._write("error", event, fields)
 
     def handler(self) -> logging.Handler:
-        """A handler that logs a library's own warnings here."""
-        log = self
+        """A handler that logs a library's own warnings here, though not all of those that clients can cause at will."""
+        log, loggers = self, dict[str, _Said]()
 
         class Handler(logging.Handler):
             def emit(self, record: logging.LogRecord) -> None:
-                more = {"traceback": traceback.format_exception(record.exc_info[1])} if record.exc_info else {}
-                log.warning("library", name=record.name, message=record.getMessage(), **more)
+                said = loggers.setdefault(record.name, _Said())
+                if not said.may_say(monotonic()):
+                    return
+                more: dict[str, Any] = {"traceback": traceback.format_exception(record.exc_info[1])} if record.exc_info else {}
+                more |= {"left_out": said.take_left_out()} if said.left_out else {}
+                log.warning("library", name=record.name, message=record.getMessage()[:_LIBRARY_CHARACTERS], **more)
 
         return Handler(logging.WARNING)
 
@@ -113,6 +124,48 @@ class Log:
                 _write(file, _line("warning", "log lines dropped", {**self._common, "count": dropped}) + "\n")
             if self._lines.empty():
                 sleep(_PAUSE_S)
+
+
+@contextlib.contextmanager
+def libraries(log: Log) -> Iterator[None]:
+    """Until the end, what any library logs and Python's warnings go to `log`, not to stderr, where they would hold up the event loop.
+
+    Python remembers the text of a warning so as not to repeat it. Texts with a client's bytes would add up, so it is to repeat them.
+    """
+    root, handler = logging.getLogger(), log.handler()
+    root.addHandler(handler)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", append=True)
+            logging.captureWarnings(True)
+            try:
+                yield
+            finally:
+                logging.captureWarnings(False)
+    finally:
+        root.removeHandler(handler)
+
+
+@dataclass
+class _Said:
+    """What one logger has said in the current _LIBRARY_SECONDS."""
+
+    since: float = -math.inf
+    lines: int = 0
+    left_out: int = 0
+
+    def may_say(self, now: float) -> bool:
+        """Whether there is room for one more line, which is counted."""
+        if now - self.since >= _LIBRARY_SECONDS:
+            self.since, self.lines = now, 0
+        self.lines += 1
+        self.left_out += self.lines > _LIBRARY_LINES
+        return self.lines <= _LIBRARY_LINES
+
+    def take_left_out(self) -> int:
+        """How many lines were left out since the last time."""
+        count, self.left_out = self.left_out, 0
+        return count
 
 
 def _line(level: str, event: str, fields: dict[str, Any]) -> str:

@@ -4,12 +4,12 @@ import asyncio
 import contextlib
 import ctypes
 import gc
-import logging
 import os
 import signal
 import socket
 import threading
 import traceback
+from collections.abc import Iterator
 from functools import partial
 from math import ceil
 from pathlib import Path
@@ -23,7 +23,7 @@ from deploy.bundles.trust import ANYONE, Trust
 from deploy.errors import ConfigError, Interrupted
 from deploy.serving import connection
 from deploy.serving.api import app
-from deploy.serving.logs import Log
+from deploy.serving.logs import Log, libraries
 from deploy.serving.options import LOOPBACK, ServeConfig
 from deploy.serving.service import Service
 
@@ -49,10 +49,8 @@ def serve(folder: Path, config: ServeConfig | None = None, *, allow_ungated: boo
     config = config or ServeConfig()
     check_bundle(folder, allow_ungated=allow_ungated, trust=trust)
     service = Service(folder, config, allow_ungated=allow_ungated, trust=trust)
-    for name in ("uvicorn", "asyncio", "grpc"):
-        logging.getLogger(name).addHandler(service.log.handler())
     give_memory_back()
-    with listen(config.host, config.port) as listener:
+    with libraries(service.log), listen(config.host, config.port) as listener:
         server = _Server(service, listener)
         with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
             caught = runner.run(server.run())
@@ -112,6 +110,25 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         reason = str(error.strerror).partition(" (while")[0]
         raise ConfigError(f"cannot listen on {host}, port {port} ({reason}); pass a different --host or --port") from error
+
+
+@contextlib.contextmanager
+def grpc_port(config: ServeConfig) -> Iterator[ServeConfig]:
+    """Hold the port that workers share for gRPC, so that each of them can listen on it; the options with its number.
+
+    Raises:
+        ConfigError: the port cannot be opened.
+    """
+    if config.grpc_port is None:
+        yield config
+        return
+    with socket.socket(socket.AF_INET6 if ":" in config.host else socket.AF_INET) as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        try:
+            held.bind((config.host, config.grpc_port))
+        except OSError as error:
+            raise ConfigError(f"cannot listen for gRPC on {config.host}, port {config.grpc_port}; pass a different --grpc-port") from error
+        yield config.model_copy(update={"grpc_port": held.getsockname()[1]})
 
 
 def say_address(log: Log, config: ServeConfig, listener: socket.socket) -> None:

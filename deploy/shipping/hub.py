@@ -6,6 +6,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from deploy.bundles.bundle import Bundle, write
+from deploy.engines.int8_training import INT8
 from deploy.errors import ArtifactError, ConfigError, in_one_line
 from deploy.machine import files
 
@@ -57,7 +58,8 @@ def stage(bundle: Bundle, out: Path, weights: Path | None, *, engine: bool = Fal
     """Write the upload's files into `out`, an empty folder: itself a bundle, from which `edgedistill build` builds an engine."""
     manifest = bundle.manifest
     tensor_files = bundle.parts(manifest.onnx)[1:]
-    for name in (manifest.onnx, *tensor_files, LABELS):
+    ranges = [INT8] if INT8 in manifest.files else []
+    for name in (manifest.onnx, *tensor_files, *ranges, LABELS):
         files.copy(bundle.file(name), out / name)
     (out / CONTRACT).write_text(manifest.contract.model_dump_json(indent=2) + "\n", encoding="utf-8")
     (out / CARD).write_text(front_matter(bundle) + files.read_text(bundle.file(CARD)), encoding="utf-8")
@@ -71,7 +73,7 @@ def stage(bundle: Bundle, out: Path, weights: Path | None, *, engine: bool = Fal
         for name, copied in ((manifest.engine, sent), *((one, one) for one in tensor_files)):
             files.copy(bundle.file(name), out / copied)
     why = manifest.why or (None if sent else "the engine was left out; build it on the machine that will run it")
-    names = [manifest.onnx, *tensor_files, LABELS, CARD, *([sent] if sent else [])]
+    names = [manifest.onnx, *tensor_files, *ranges, LABELS, CARD, *([sent] if sent else [])]
     write(out, manifest.model_copy(update={"engine": sent, "why": why}), names)
 
 

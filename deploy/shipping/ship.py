@@ -18,6 +18,12 @@ The graph of this bundle returns raw outputs, of which edgedistill makes boxes. 
 plain_onnxruntime.py; what a program of your own has to do is in docs/host-decoding.md of edgedistill.
 """
 MODELS = "triton"
+_WORDS_OF_WHOLE_GRAPHS = {
+    "triton_row": "| `triton/`, `triton.sh` | a model repository, and how to start `tritonserver` on it |\n",
+    "plain_row": "| `plain_onnxruntime.py` | runs the graph in ONNX Runtime without edgedistill: the code to port to other languages |\n",
+    "scripts": "`start.sh` and `triton.sh`",
+}
+_WORDS_OF_OTHERS = {"triton_row": "", "plain_row": "", "scripts": "`start.sh`"}
 
 
 def ship(bundle: Bundle, out: Path, *, image: str | None = None) -> None:
@@ -41,6 +47,7 @@ def ship(bundle: Bundle, out: Path, *, image: str | None = None) -> None:
         "dockerfiles": " and ".join(f"`Dockerfile.{kind}`" for kind in needs.devices),
         "height": str(manifest.contract.preprocessing.height),
         "width": str(manifest.contract.preprocessing.width),
+        **(_WORDS_OF_WHOLE_GRAPHS if whole else _WORDS_OF_OTHERS),
     }
     for kind in needs.devices:
         _fill("Dockerfile", out / f"Dockerfile.{kind}", {**words, **container(needs, kind)})

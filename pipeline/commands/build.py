@@ -154,7 +154,9 @@ def again(given: Bundle, scratch: Path, *, dataset: Dataset | None) -> Bundle:
     if dataset is None and target.needs_calibration and not _has_ranges(given, target):
         raise ConfigError(f"target {target.name}: precision {target.precision} needs images to read ranges from; pass --data DIR")
     store = Store(scratch, target.name, say=silent).at(target.name)
-    made = _make(store, scratch, given, _calibrated(given, target, dataset, validation.split), (), validation, dataset)
+    carried = given.manifest.plan.model_copy(update={"gates": ()})  # a plan's gates need verdicts
+    unjudged = replace(given, manifest=given.manifest.model_copy(update={"plan": carried}))
+    made = _make(store, scratch, unjudged, _calibrated(given, target, dataset, validation.split), (), validation, dataset)
     return Bundle.load(made.root)
 
 
@@ -237,6 +239,9 @@ def _make(
     files.copy(given.file(manifest.onnx), folder / ONNX)
     if INT8 in manifest.files:
         files.copy(given.file(INT8), folder / INT8)
+        if target.max_map_drop is not None and not target.is_chosen:
+            limited = f"target {target.name}: the drop of mAP is measured from the trained network's own float graph"
+            say(f"{limited}; the student's, before it was trained for int8, is in no bundle", sys.stderr)
     write_facts(folder, OnnxFacts(contract=manifest.contract, **dict(manifest.graph)))
     model = OnnxModel(folder)
     engine = store.run(optimize, target, model, dataset, *judging(target, validation))

@@ -16,6 +16,7 @@ from waiting import PATIENCE
 ORT_WEB = os.environ.get("EDGEDISTILL_ORT_WEB")
 """The folder of the npm package onnxruntime-web; the browser is tried only where it is given."""
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FAKE_CAMERA = ("--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream")
 _DETECT = "async (text) => edgedistill.detect(new Blob([Uint8Array.from(atob(text), (one) => one.charCodeAt(0))]))"
 _SETTLED = "() => document.getElementById('status').textContent !== 'Loading the network'"
 
@@ -76,11 +77,11 @@ class WebPage:
 
 @contextmanager
 def browsing() -> Iterator[Any]:
-    """A headless browser."""
+    """A headless browser, with a camera whose film is drawn."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as run:
-        browser = run.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"], timeout=1000 * PATIENCE)
+        browser = run.chromium.launch(executable_path=BROWSER, args=["--no-sandbox", *FAKE_CAMERA], timeout=1000 * PATIENCE)
         yield browser
         browser.close()
 

@@ -98,7 +98,7 @@ class Methods:
             if "timeout" in request.parameters:
                 work.limit(protocol.timeout_ms({"timeout": _value(request.parameters["timeout"])}))
             protocol.check_supported([*(one.parameters for one in request.inputs), *(one.parameters for one in request.outputs)])
-            outputs = protocol.check_outputs(model.bundle.manifest, [one.name for one in request.outputs])
+            outputs = protocol.check_outputs(model.bundle, [one.name for one in request.outputs])
             images, raw = _images(work, request, self.service.config.max_images)
         values = protocol.infer(work, images)
         answer = MESSAGES["ModelInferResponse"](model_name=model.name, model_version=str(model.version), id=request.id)

@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from deploy.bundles.bundle import Bundle
 from deploy.errors import EdgedistillError
 from deploy.serving import body
 from deploy.serving.model import Model
@@ -195,7 +196,7 @@ def parse(work: Work, content: bytes, header: str | None, max_images: int) -> tu
         first = error.errors()[0]
         raise Invalid(f"the request's {'.'.join(map(str, first['loc'])) or 'JSON'}: {first['msg'][:200]}") from error
     work.limit(protocol.timeout_ms(request.parameters))
-    form = _form(work.model.bundle.manifest, request)
+    form = _form(work.model.bundle, request)
     if len(request.inputs) != 1:
         raise Invalid(f"{len(request.inputs)} inputs; this model has one: {protocol.INPUT}")
     one, rest = request.inputs[0], memoryview(content)[length:]
@@ -242,9 +243,9 @@ def write(model: Model, values: Mapping[str, Any], form: ResponseFormat) -> tupl
     return (b"".join([head, *tails]), len(head)) if tails else (head, None)
 
 
-def _form(manifest: Any, request: InferRequest) -> ResponseFormat:
+def _form(bundle: Bundle, request: InferRequest) -> ResponseFormat:
     protocol.check_supported([*(one.parameters for one in request.inputs), *(one.parameters for one in request.outputs)])
-    names = protocol.check_outputs(manifest, [one.name for one in request.outputs])
+    names = protocol.check_outputs(bundle, [one.name for one in request.outputs])
     every = request.parameters.get("binary_data_output") is True
     own = {one.name: one.parameters.get("binary_data", every) is True for one in request.outputs}
     binary = frozenset(name for name in names if own.get(name, every))

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.bundles import triton
+from deploy.bundles.bundle import Bundle
 from deploy.bundles.manifest import Manifest
 from deploy.precision import Batch
 from deploy.runtimes import Raw
@@ -38,12 +39,11 @@ def server_metadata(version: str) -> dict[str, Any]:
 
 def model_metadata(model: Model) -> dict[str, Any]:
     """Names, types and shapes of the graph's tensors."""
-    manifest = model.bundle.manifest
-    inputs, outputs = triton.tensors(manifest)
+    inputs, outputs = triton.tensors(model.bundle)
     return {
         "name": model.name,
         "versions": [str(model.version)],
-        "platform": platform(manifest),
+        "platform": platform(model.bundle.manifest),
         "inputs": [one.metadata() for one in inputs],
         "outputs": [one.metadata() for one in outputs],
     }
@@ -51,7 +51,7 @@ def model_metadata(model: Model) -> dict[str, Any]:
 
 def model_config(model: Model) -> dict[str, Any]:
     """Triton's configuration of the model."""
-    return triton.config(model.bundle.manifest, model.name, max_batch_size=model.batcher.max_batch_size)
+    return triton.config(model.bundle, model.name, max_batch_size=model.batcher.max_batch_size)
 
 
 def platform(manifest: Manifest) -> str:
@@ -124,13 +124,13 @@ def most_numbers(model: Model, max_images: int) -> int:
     return max(one, min(max_images * one, _MOST_NUMBERS))
 
 
-def check_outputs(manifest: Manifest, names: Sequence[str]) -> tuple[str, ...]:
+def check_outputs(bundle: Bundle, names: Sequence[str]) -> tuple[str, ...]:
     """The outputs to return: those named, or all.
 
     Raises:
         Invalid: an output is unknown, or requested twice.
     """
-    known = [one.name for one in triton.tensors(manifest)[1]]
+    known = [one.name for one in triton.tensors(bundle)[1]]
     unknown = [name for name in names if name not in known]
     if len(set(names)) != len(names):
         raise Invalid("an output is requested twice")

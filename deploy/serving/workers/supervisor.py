@@ -5,12 +5,14 @@ import contextlib
 import os
 import signal
 import socket
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from deploy.bundles.bundle import sha256
+from deploy.bundles.manifest import MANIFEST
 from deploy.bundles.trust import ANYONE, Trust
-from deploy.errors import ArtifactError, ConfigError, EdgedistillError
+from deploy.errors import ArtifactError, EdgedistillError
 from deploy.serving import process
 from deploy.serving.logs import Log
 from deploy.serving.options import ServeConfig
@@ -38,7 +40,7 @@ def serve(folder: Path, config: ServeConfig, *, allow_ungated: bool = False, tru
     process.check_bundle(folder, allow_ungated=allow_ungated, trust=trust)
 
     async def run() -> int | None:
-        with process.listen(config.host, config.port) as listener, grpc_port(config) as reserved:
+        with process.listen(config.host, config.port) as listener, process.grpc_port(config) as reserved:
             return await Supervisor(folder, reserved, listener, allow_ungated=allow_ungated, trust=trust).run()
 
     with asyncio.Runner() as runner:
@@ -46,23 +48,19 @@ def serve(folder: Path, config: ServeConfig, *, allow_ungated: bool = False, tru
     process.tell_end(caught)
 
 
-@contextlib.contextmanager
-def grpc_port(config: ServeConfig) -> Iterator[ServeConfig]:
-    """Hold the port that workers share for gRPC, so that each of them can listen on it; the options with its number.
+class ServedBundle(NamedTuple):
+    """What all workers serve; `size` is the batch size that the first one measured, `sha256` that of the manifest."""
 
-    Raises:
-        ConfigError: the port cannot be opened.
-    """
-    if config.grpc_port is None:
-        yield config
-        return
-    with socket.socket(socket.AF_INET6 if ":" in config.host else socket.AF_INET) as held:
-        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        try:
-            held.bind((config.host, config.grpc_port))
-        except OSError as error:
-            raise ConfigError(f"cannot listen for gRPC on {config.host}, port {config.grpc_port}; pass a different --grpc-port") from error
-        yield config.model_copy(update={"grpc_port": held.getsockname()[1]})
+    folder: Path
+    version: int
+    size: int
+    sha256: str
+
+    def found(self) -> str:
+        """The sha256 of the manifest that is in the folder now; of one that cannot be read, the one served, since a worker says why."""
+        with contextlib.suppress(ArtifactError):
+            return sha256(self.folder / MANIFEST)
+        return self.sha256
 
 
 class Supervisor:
@@ -75,7 +73,7 @@ class Supervisor:
         self._loop = asyncio.get_running_loop()
         self._crew = Crew(self._work, self._heed, self._left)
         self._over: asyncio.Future[int | None] = self._loop.create_future()
-        self._served: tuple[Path, int, int] | None = None
+        self._served: ServedBundle | None = None
         self._loading, self._swap_asked = asyncio.Lock(), False
         self._ended = Counted()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -129,7 +127,7 @@ class Supervisor:
             EdgedistillError: one of them refuses it.
         """
         async with self._loading:
-            folder, version = self._folder.resolve(), 1 if self._served is None else self._served[1] + 1
+            folder, version = self._folder.resolve(), 1 if self._served is None else self._served.version + 1
             chosen = list(self._crew.living)
             if not chosen:
                 raise ArtifactError("no worker is alive; see the log")
@@ -143,7 +141,10 @@ class Supervisor:
                 raise
             for one in chosen:
                 self._take(one, counts=one is chosen[0])
-            self._served = folder, version, opened["size"]
+            first, self._served = self._served is None, ServedBundle(folder, version, opened["size"], opened["sha256"])
+            missing = {*range(self._config.workers)} - {one.number for one in self._crew.living} if first else set()
+            for number in missing:  # ended before there was anything to serve
+                self._start(self._replace(number))
         about = {"model": opened["model"], "version": version, "max_batch_size": opened["size"]}
         about |= {"manifest_sha256": opened["sha256"], "gated": opened["gated"]}
         self._log.info("serving", **about, workers=len(chosen))
@@ -231,8 +232,16 @@ class Supervisor:
         try:
             async with self._loading:
                 assert self._served is not None
-                await self._open(one, *self._served)
-                self._take(one, counts=False)
+                folder, version, size, digest = self._served
+                found = self._served.found()
+                if found == digest:  # of another bundle the batch size may not do
+                    found = (await self._open(one, folder, version, size))["sha256"]
+                if found == digest:
+                    self._take(one, counts=False)
+            if found != digest:
+                self._log.warning("bundle changed in its folder", folder=str(folder), manifest_sha256=found)
+                self._crew.tell(one, {"do": "drop"})
+                await self._load()
             self._log.info("worker replaced", worker=number)
         except EdgedistillError:  # it has logged the reason itself
             if one in self._crew.living:

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import logging
 import random
 import signal
 import socket
@@ -18,7 +17,7 @@ from deploy.bundles.trust import ANYONE, Trust
 from deploy.errors import ArtifactError, EdgedistillError
 from deploy.serving import process
 from deploy.serving.connection import Connection, Entrance
-from deploy.serving.logs import Log
+from deploy.serving.logs import Log, libraries
 from deploy.serving.metrics import Totals
 from deploy.serving.model import Model
 from deploy.serving.options import ServeConfig
@@ -40,11 +39,9 @@ def run(number: int, folder: Path, config: ServeConfig, channel: Channel, *, all
     log = Log(worker=number)
     try:
         service = WorkerService(folder, share_of(config), channel, allow_ungated=allow_ungated, log=log, trust=trust)
-        for name in ("uvicorn", "asyncio", "grpc"):
-            logging.getLogger(name).addHandler(log.handler())
         process.give_memory_back()
         server = WorkerServer(service, channel)
-        with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
+        with libraries(log), asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
             runner.run(server.run())
     except Exception as error:  # noqa: BLE001 - whatever it is, it ends this process only, and is logged
         log.refused("worker failed", reason=str(error), traceback=traceback.format_exception(error))

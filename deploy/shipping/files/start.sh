@@ -6,7 +6,8 @@
 #   EDGEDISTILL_SERVE     further options of edgedistill serve; paths in it are absolute
 #   EDGEDISTILL_TRUSTED   public key, or identity as NAME,ISSUER, that must have signed the bundle; an engine built here is then not kept
 #   EDGEDISTILL_BUNDLE    default /bundle
-#   EDGEDISTILL_BUILT     where the engine built here is kept, default /tmp/built; on a volume, the next start need not rebuild it
+#   EDGEDISTILL_BUILT     where the engine built here is kept, default /tmp/built; on a volume, the next start need not rebuild it;
+#                         of a folder that is there already, such as a volume's, its subfolder engine
 #   EDGEDISTILL_HOST      default 0.0.0.0
 set -eu
 absolute() { case $1 in /*) echo "$1" ;; *) echo "$PWD/$1" ;; esac; }
@@ -17,6 +18,8 @@ trusted=${EDGEDISTILL_TRUSTED:-}
 if [ -e "$trusted" ]; then trusted=$(absolute "$trusted"); fi
 # whoever can write the volume of an earlier engine is not the signer
 if [ -n "$trusted" ]; then built=$(mktemp -d)/built; fi
+# a volume is neither deleted nor replaced
+if [ -d "$built" ] && [ ! -e "$built/manifest.json" ]; then built=$built/engine; fi
 # a graph may refer to files below the working directory, so the server starts where there are none
 if ! cd /empty 2> /dev/null || [ -n "$(ls -A)" ]; then cd "$(mktemp -d)"; fi
 serve=${EDGEDISTILL_SERVE:-}

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -138,7 +139,14 @@ class TestEdited:
 
 def test_a_network_of_few_candidates_has_fewer_detections_than_allowed(tmp_path: Path) -> None:
     made = samples.bundle(tmp_path)
-    assert Bundle.load(edited(made.root, lambda m: m["graph"].update(max_detections=100))).manifest.files == made.manifest.files
+    fewer = Bundle.load(edited(made.root, lambda m: m["graph"].update(max_detections=100)))
+    assert fewer.manifest.files == made.manifest.files
+    assert [one.shape for one in triton.tensors(fewer)[1]] == [(8, 4), (8,), (8,), ()]
+    triton.write(fewer, tmp_path / "repository")
+    assert re.findall(r"dims: \[(8|100)\b", (tmp_path / "repository" / "cells-here" / "config.pbtxt").read_text()) == ["8"] * 3
+    with fewer.open(threads=1) as session:
+        size = fewer.manifest.contract.preprocessing
+        assert session.infer(np.zeros((1, 3, size.height, size.width), np.float32)).boxes.shape == (1, 8, 4)
 
 
 class TestLimits:

@@ -164,6 +164,37 @@ def test_the_camera_is_shown_and_stopped(page: Any) -> None:
     assert page.errors == []
 
 
+SLOWLY = """() => {
+  let running = 0;
+  const plain = fetch;
+  globalThis.most = 0;
+  globalThis.fetch = async (...given) => {
+    most = Math.max(most, ++running);
+    await new Promise((done) => setTimeout(done, 200));
+    try { return await plain(...given); } finally { running -= 1; }
+  };
+}"""
+"""Make every request take a while, and note how many run at the same time."""
+
+
+def test_a_camera_stopped_and_started_during_a_detection_asks_once_at_a_time(page: Any) -> None:
+    page.evaluate(SLOWLY)
+    page.click("#camera")
+    page.wait_for_function("() => most === 1")
+    page.evaluate("() => { element('camera').click(); element('camera').click(); }")
+    playwright.expect(page.locator("#camera")).to_have_text("Stop the camera")
+    page.wait_for_timeout(600)
+    page.evaluate("() => { most = 0; }")
+    page.wait_for_timeout(1000)
+    assert page.evaluate("most") == 1
+    page.set_input_files("#file", {"name": "cells.png", "mimeType": "image/png", "buffer": encoded(CELLS)})
+    wait_for(page, "2 found")
+    assert page.inner_text("#camera") == "Use the camera"
+    page.wait_for_timeout(600)
+    wait_for(page, "2 found")
+    assert page.errors == []
+
+
 def test_a_guarded_server_asks_for_its_token(browser: Any, tmp_path: Path) -> None:
     (tmp_path / "token").write_text("0123456789abcdef")
     with Server(samples.bundle(tmp_path / "made").root, "max_batch_size=1", f"token_file={tmp_path / 'token'}") as guarded:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -131,6 +132,48 @@ def test_a_bundle_swapped_under_load_is_served_by_all_workers_or_by_none(tmp_pat
         replies = swapped(server, "bundle refused", 1)
         assert {(reply.status, json.loads(reply.body)["version"]) for reply in replies} == {(200, "2")}
         assert counted(server, "edgedistill_swaps_total", result="refused") == 1
+
+
+def test_a_worker_replaced_after_its_folder_was_has_all_workers_load_the_new_bundle(tmp_path: Path) -> None:
+    old, new = samples.bundle(tmp_path / "old"), samples.bundle_for_128_px(tmp_path / "new")
+    served = tmp_path / "served"
+    shutil.copytree(old.root, served)
+    with Server(served, "workers=2", "max_batch_size=1") as server:
+        served.rename(tmp_path / "away")
+        shutil.copytree(new.root, served)
+        os.kill(workers(server)[0], signal.SIGKILL)
+        assert server.until("bundle changed in its folder")["manifest_sha256"] == new.digest
+        server.until("worker replaced")
+        replies = asyncio.run(load(server.port, 4, lambda _: request(IMAGE), lambda count: count < 20))
+        assert len(who_answered(server)) == 2
+    bodies = [json.loads(reply.body) for reply in replies]
+    assert {(body["version"], body["categories"][0]["id"]) for body in bodies} == {("2", 13)}
+    assert [line["manifest_sha256"] for line in server.said("serving")] == [old.digest, new.digest]
+
+
+ENDS_AT_ONCE = """
+import asyncio
+from pathlib import Path
+from deploy.serving.workers import supervisor, worker
+mark, run, load = Path(MARK), worker.run, supervisor.Supervisor._load
+def run_the_second_time(number, *given, **options):
+    if number == 1 and not mark.exists():
+        mark.touch()
+        return 7
+    return run(number, *given, **options)
+async def load_late(self):
+    while self._served is None and len(self._crew.living) > 1:
+        await asyncio.sleep(0.01)
+    await load(self)
+worker.run, supervisor.Supervisor._load = run_the_second_time, load_late
+"""
+
+
+def test_a_worker_that_ends_before_anything_is_served_is_replaced_too(bundle: Bundle, tmp_path: Path) -> None:
+    changes = ENDS_AT_ONCE.replace("MARK", repr(str(tmp_path / "mark")))
+    with Server(bundle.root, "workers=2", "max_batch_size=1", changes=changes) as server:
+        assert (server.until("worker ended")["worker"], server.until("worker replaced")["worker"]) == (1, 1)
+        assert len(workers(server)) == 2
 
 
 @pytest.mark.slow

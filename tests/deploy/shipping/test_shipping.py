@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from unittest.mock import create_autospec
@@ -22,12 +23,16 @@ from PIL import Image
 from serving_samples import Server
 
 from deploy.bundles import triton
-from deploy.bundles.bundle import Bundle, sha256
+from deploy.bundles.bundle import Bundle, sha256, write
 from deploy.bundles.manifest import MANIFEST
 from deploy.contract import Preprocessing
+from deploy.engines import int8_training
+from deploy.engines.int8_training import INT8, Int8Training
 from deploy.prediction.detections import to_coco
 from deploy.prediction.image_files import load_image
 from deploy.prediction.predictor import SessionPredictor
+from deploy.runtimes import ort
+from deploy.runtimes.onnx_files import header
 from deploy.shipping import hub
 from pipeline import cli
 
@@ -108,6 +113,21 @@ class TestPackage:
         assert f'backend: "{backend}"' in (folder / "config.pbtxt").read_text()
         engine = "model.onnx" if runtime == "trt_rtx" else "engine.bin"  # Triton has no backend for it
         assert sha256(folder / "1" / file) == sha256(foreign.root / engine)
+
+    def test_what_is_decoded_on_the_host_is_described_as_it_is(self, tmp_path: Path) -> None:
+        made = samples.bundle(tmp_path, built=samples.engine(tmp_path, samples.target(), raw=True))
+        out = tmp_path / "ready"
+        assert cli.main(["package", str(made.root), "--out", str(out)]) == 0
+        readme = (out / "README.md").read_text()
+        listed = re.findall(r"`([\w./-]+)`", "\n".join(line.split("|")[1] for line in readme.splitlines() if line.startswith("| `")))
+        assert {"bundle/", "client.py"} <= set(listed)
+        assert [name for name in listed if not (out / name).exists()] == []
+        assert "triton.sh" not in readme
+        graph = header.header_of(made.root / "model.onnx", (made.root / "model.onnx").read_bytes())
+        card = (made.root / "README.md").read_text()
+        assert all(f"`{name}`" in card for name in graph.outputs)
+        assert not any(f"`{name}`" in card for name in ("boxes", "scores", "labels", "converged"))
+        assert "docs/host-decoding.md" in card
 
     def test_kserve_probes_addresses_that_the_server_has(self, shipped: Path) -> None:
         api = pytest.importorskip("deploy.serving.api")
@@ -249,6 +269,25 @@ class TestStart:
         code, line = self.start(tmp_path, bundle.root, EDGEDISTILL_SERVE="--set sessions=2")
         assert (code, line) == (0, f"serve {bundle.root} --host 0.0.0.0 --port 8000 --grpc-port 8001 --set sessions=2")
         assert not (tmp_path / "built").exists()
+
+    def test_an_engine_is_kept_inside_a_volume_which_stays(self, tmp_path: Path) -> None:
+        made = samples.bundle(tmp_path / "made")
+        manifest = json.loads((made.root / MANIFEST).read_text())
+        manifest["machine"]["cpu"] = "Imagined 3000"
+        samples.resign(made.root, manifest)
+        samples.dataset(tmp_path / "data")
+        volume = tmp_path / "volume"
+        (volume / "lost+found").mkdir(parents=True)
+        places: dict[str, str] = {"EDGEDISTILL_BUILT": str(volume), "EDGEDISTILL_DATA": str(tmp_path / "data")}
+        identity, stamps = volume.stat().st_ino, []
+        for _ in range(2):
+            code, line = self.start(tmp_path, made.root, **places)
+            assert (code, line.split()[:2]) == (0, ["serve", str(volume / "engine")])
+            stamps.append((volume / "engine" / MANIFEST).stat().st_mtime_ns)
+            shutil.rmtree(tmp_path / "bin")
+        assert stamps[0] == stamps[1]
+        assert volume.stat().st_ino == identity
+        assert {path.name for path in volume.iterdir()} == {"lost+found", "engine", "engine.from"}
 
     def test_a_foreign_one_is_built_and_judged_here(self, tmp_path: Path) -> None:
         made = samples.bundle(tmp_path / "made")
@@ -394,6 +433,19 @@ class TestPush:
         assert (header["license"], header["pipeline_tag"]) == ("apache-2.0", "object-detection")
         assert header["model-index"][0]["results"][0]["metrics"][0]["value"] == 0.5
         assert "# cells-here" in card
+
+    def test_the_ranges_of_a_network_trained_for_int8_go_along(self, client: Any, tmp_path: Path) -> None:
+        made = samples.bundle(tmp_path / "made")
+        figures: dict[str, Any] = {"split": "val", "num_images": 6, "epochs": 1, "float_map": 0.9, "post_training_map": 0.8}
+        int8_training.write(made.root, Int8Training(**figures, kept=True, recipe=asdict(ort.INTEGERS), ranges={"x": (0.0, 1.0)}))
+        made = write(made.root, made.manifest, [*made.manifest.files, INT8])
+        assert cli.main(["push", str(made.root), "--repo", "me/cells", "--without-weights"]) == 0
+        out = tmp_path / "downloaded"
+        out.mkdir()
+        for name, content in client.sent.items():
+            (out / name).write_bytes(content)
+        assert Bundle.load(out).manifest.files[INT8] == made.manifest.files[INT8]
+        assert int8_training.read(out) == int8_training.read(made.root)
 
     def test_weights_that_are_missing_are_asked_for(self, client: Any, bundle: Bundle, tmp_path: Path, capsys: Any) -> None:
         assert cli.main(["push", str(bundle.root), "--repo", "me/cells", "--runs", str(tmp_path)]) == 2

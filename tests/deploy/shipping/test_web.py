@@ -198,6 +198,18 @@ _RESIZED = """async ([text, ...how]) => {
 }"""
 
 
+_KEEP_TRACKS = """() => {
+  globalThis.tracks = [];
+  const ask = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+  navigator.mediaDevices.getUserMedia = async (how) => {
+    const stream = await ask(how);
+    tracks.push(...stream.getTracks());
+    return stream;
+  };
+}"""
+"""Remember what the page's cameras record."""
+
+
 @pytest.mark.skipif(web_page.why_not() is not None, reason=str(web_page.why_not()))
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 class TestInABrowser:
@@ -259,6 +271,37 @@ class TestInABrowser:
                 "Failed: chosen.jpg is damaged, or not an image that this browser can show; choose a JPEG or PNG"
             )
             assert shown.choose(tmp_path / "photo.png").startswith("2 objects,")
+
+    def test_the_camera_stops_and_a_chosen_picture_stays(self, page: Path, browser: Any, tmp_path: Path) -> None:
+        (tmp_path / "photo.png").write_bytes(next(pngs()))
+        with web_page.opened(browser, page) as shown:
+            shown.page.evaluate(_KEEP_TRACKS)
+
+            def film(words: str) -> int:
+                """Click, wait until the button says so, and count the cameras that run."""
+                shown.page.click("#camera")
+                shown.page.wait_for_function("(words) => document.getElementById('camera').textContent === words", arg=words)
+                shown.page.wait_for_timeout(300)
+                return int(shown.page.evaluate("tracks.filter((one) => one.readyState === 'live').length"))
+
+            assert [film(words) for words in ("Stop the camera", "Camera") * 2] == [1, 0, 1, 0]
+            assert film("Stop the camera") == 1
+            shown.page.wait_for_function("() => document.getElementById('canvas').width === 640")
+            assert shown.page.get_attribute("#camera", "aria-pressed") == "true"
+            assert shown.choose(tmp_path / "photo.png").startswith("2 objects,")
+            shown.page.wait_for_timeout(300)
+            assert shown.page.evaluate("[canvas.width, tracks.some((one) => one.readyState === 'live'), file.value]") == [200, False, ""]
+            assert shown.page.text_content("#camera") == "Camera"
+            assert not shown.errors
+
+    def test_a_camera_that_fails_is_said_and_released(self, page: Path, browser: Any) -> None:
+        with web_page.opened(browser, page) as shown:
+            shown.page.evaluate(_KEEP_TRACKS)
+            shown.page.evaluate("() => { OffscreenCanvas.prototype.getContext = () => { throw new Error('no memory'); }; }")
+            shown.page.click("#camera")
+            shown.page.wait_for_function("() => document.getElementById('status').textContent === 'Failed: no memory'")
+            assert shown.page.evaluate("tracks.map((one) => one.readyState)") == ["ended"]
+            assert shown.page.text_content("#camera") == "Camera"
 
     def test_an_image_with_too_many_pixels_is_refused(self, page: Path, browser: Any, tmp_path: Path) -> None:
         shutil.copytree(page, tmp_path / "page")

@@ -186,6 +186,20 @@ def test_without_data_accuracy_is_not_judged(given: Bundle, tmp_path: Path, caps
         Bundle.load(tmp_path / "here").refuse_ungated()
 
 
+def test_gates_that_only_a_pipeline_measures_are_said_and_the_bundle_opens(
+    given: Bundle, data: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    robust = [{"metric": "map@shifted", "min": 0.3}, {"metric": "map_worst_group", "min": 0.2}, {"metric": "rpc", "min": 0.1}]
+    gates = samples.plan([{"metric": "map", "min": 0.5}, *robust]).gates
+    carried = given.manifest.plan.model_copy(update={"gates": gates})
+    write(given.root, given.manifest.model_copy(update={"plan": carried}), given.manifest.files)
+    assert main(["build", str(given.root), "--data", str(data.root), "--out", str(tmp_path / "here"), "--json"]) == 0
+    printed = capsys.readouterr()
+    assert [gate["metric"] for gate in json.loads(printed.out)["gates"]] == ["map"]
+    assert all(f"is on {one['metric']}, which only a pipeline measures" in printed.err for one in robust)
+    assert [gate["metric"] for gate in Bundle.load(tmp_path / "here").manifest.plan.gates] == ["map", *(one["metric"] for one in robust)]
+
+
 def test_an_engine_that_cannot_run_here_is_packed_and_said(given: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("tensorrt_rtx")
     code, answer = build(capsys, given.root, "--target", "needed", "--out", tmp_path / "here")

@@ -58,6 +58,19 @@ def test_it_is_built_without_images_and_keeps_its_ranges(
     ).read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("limit", [None, 0.5])
+def test_what_a_limit_is_measured_from_is_said(
+    tmp_path: Path, ranges: dict[str, tuple[float, float]], capsys: pytest.CaptureFixture[str], limit: float | None
+) -> None:
+    given = bundle(tmp_path / "given", Int8Training(**FIGURES, recipe=asdict(ort.INTEGERS), ranges=ranges))
+    target = samples.target(precision="int8", int8={"finetune": True}, max_map_drop=limit)
+    carried = given.manifest.plan.model_copy(update={"targets": (target.model_dump(mode="json"),)})
+    write(given.root, given.manifest.model_copy(update={"plan": carried}), given.manifest.files)
+    assert main(["build", str(given.root), "--data", str(tmp_path / "cells"), "--out", str(tmp_path / "here")]) == 0
+    said = "target here: the drop of mAP is measured from the trained network's own float graph"
+    assert (said in capsys.readouterr().err) == (limit is not None)
+
+
 @pytest.mark.parametrize("other", [{"kept": False}, {"recipe": asdict(replace(ort.INTEGERS, narrow_weights=False))}], ids=["kept", "kind"])
 def test_ranges_for_something_else_are_not_used(
     tmp_path: Path, ranges: dict[str, tuple[float, float]], capsys: pytest.CaptureFixture[str], other: dict[str, Any]

@@ -317,12 +317,13 @@ def test_a_reference_is_kept_whole_and_replaced_only_by_what_passes(make: Any, g
     assert gate(case.reference, "--reference", kept, "--data", case.data, "--save-reference", kept)[0] == 0
 
 
+@pytest.mark.parametrize("others", [[], [{"metric": "map", "min": 0.1}]], ids=["alone", "beside a gate on a number"])
 def test_a_foreign_reference_is_built_again_from_its_own_graph(
-    make: Any, gate: Gate, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    make: Any, gate: Gate, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, others: list[dict[str, Any]]
 ) -> None:
     from deploy.runtimes import ort
 
-    case = make(MAP, LATENCY)
+    case = make(MAP, LATENCY, *others)
     case.edit(case.reference, fingerprint={"runtime": "of another machine"})
     monkeypatch.setattr(ort, "foreign", lambda given: "built elsewhere" if given == {"runtime": "of another machine"} else None)
     other = Bundle.load(shutil.copytree(case.reference, tmp_path / "of other data")).root
@@ -330,7 +331,7 @@ def test_a_foreign_reference_is_built_again_from_its_own_graph(
     assert gate(case.new, "--reference", other, "--data", case.data)[0] == 12  # also where its engine is built again
     code = main(["gate", str(case.new), "--reference", str(case.reference), "--data", str(case.data), "--out", str(tmp_path / "out")])
     assert code == 0
-    assert [one["verdict"] for one in read_json(tmp_path / "out" / "gate.json")["gates"]] == ["pass", "pass"]
+    assert [one["verdict"] for one in read_json(tmp_path / "out" / "gate.json")["gates"]] == ["pass"] * (2 + len(others))
 
 
 def test_digest_is_of_annotations_and_pixels(tmp_path: Path) -> None:

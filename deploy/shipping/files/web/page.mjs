@@ -2,6 +2,7 @@ const part = (id) => document.getElementById(id);
 const canvas = part("canvas");
 const AGAIN = "write the page again with edgedistill package --web";
 let shown = null;
+let film = null; // the one that runs, or that the browser asks the user about
 
 function say(text) {
   part("status").textContent = text;
@@ -34,25 +35,52 @@ function draw({ source, width, height, objects, milliseconds }) {
   say(`${kept.length} objects, ${milliseconds.toFixed(1)} ms`);
 }
 
-async function look(detector, source, width, height) {
+async function look(detector, source, width, height, mine = null) {
   const found = await detector.detect(detector.pixelsOf(source, width, height));
+  if (film !== mine) return found; // the camera was started or stopped in the meantime
   shown = { source, width, height, ...found };
   draw(shown);
   return found;
 }
 
 async function picture(detector, blob) {
+  stop();
   const bitmap = await detector.bitmapOf(blob);
   return look(detector, bitmap, bitmap.width, bitmap.height);
 }
 
-async function film(detector) {
-  const video = Object.assign(document.createElement("video"), { playsInline: true, muted: true });
-  video.srcObject = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
-  await video.play();
-  for (;;) {
-    await look(detector, video, video.videoWidth, video.videoHeight);
-    await new Promise(requestAnimationFrame);
+function end(stream) {
+  stream?.getTracks().forEach((track) => track.stop());
+}
+
+function press(pressed) {
+  part("camera").setAttribute("aria-pressed", String(pressed));
+  part("camera").textContent = pressed ? "Stop the camera" : "Camera";
+}
+
+function stop() {
+  end(film?.stream);
+  film = null;
+  press(false);
+}
+
+async function start(detector) {
+  const mine = (film = { stream: null });
+  press(true);
+  try {
+    mine.stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
+    const video = Object.assign(document.createElement("video"), { playsInline: true, muted: true });
+    video.srcObject = mine.stream;
+    if (film === mine) await video.play();
+    while (film === mine) {
+      await look(detector, video, video.videoWidth, video.videoHeight, mine);
+      await new Promise(requestAnimationFrame);
+    }
+  } catch (error) {
+    if (film === mine) failed(error);
+  } finally {
+    end(mine.stream); // also of a film that was stopped while the browser asked
+    if (film === mine) stop();
   }
 }
 
@@ -74,16 +102,20 @@ async function contractOf(name) {
   return contract;
 }
 
-async function start() {
+async function open() {
   const contract = await contractOf("contract.json");
   document.title = part("title").textContent = contract.name;
   const detector = await detectorOf(contract);
-  part("file").addEventListener("change", ({ target }) => target.files[0] && picture(detector, target.files[0]).catch(failed));
-  part("camera").addEventListener("click", () => film(detector).catch(failed));
+  part("file").addEventListener("change", ({ target }) => {
+    const [file] = target.files;
+    target.value = ""; // otherwise the same file chosen again would be no change
+    if (file) picture(detector, file).catch(failed);
+  });
+  part("camera").addEventListener("click", () => (film ? stop() : start(detector)));
   part("least").addEventListener("input", () => shown && draw(shown));
   globalThis.edgedistill = { detect: (blob) => picture(detector, blob) };
   await detector.detect(new ImageData(1, 1)); // so that the first picture is not the slowest
   say("Ready");
 }
 
-start().catch(failed);
+open().catch(failed);
