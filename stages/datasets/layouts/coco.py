@@ -10,7 +10,7 @@ from typing import Any
 
 from deploy.errors import DataError
 from stages.datasets import Source
-from stages.datasets.layouts import coco_files
+from stages.datasets.layouts import coco_files, digest, splits_digest
 from stages.datasets.layouts.coco_files import Pair
 from stages.datasets.layouts.entries import classes, document, objects, pictures, units
 from stages.notes import Notes
@@ -30,6 +30,13 @@ def discover(root: Path) -> dict[str, Pair]:
         DataError: the folder has no annotation file, or two that could be the same split.
     """
     return coco_files.discover(root)
+
+
+def identity(pairs: Mapping[str, Pair]) -> dict[str, str]:
+    """Digests of the annotation files, of the images' names, sizes and times, and of which file and folder is which split."""
+    folders = sorted({pair.images for pair in pairs.values()})
+    rows = [(split, pair.annotations.name, f"folder {folders.index(pair.images)}") for split, pair in pairs.items()]
+    return digest([pair.annotations for pair in pairs.values()], folders) | splits_digest(rows)
 
 
 def sources(pairs: Mapping[str, Pair], boxes: units.Boxes | None = None) -> dict[str, Source]:

@@ -4,14 +4,13 @@ Corners are used as they are written: labelImg and Roboflow count px from 0, VOC
 that VOC calls difficult becomes a COCO crowd: a detector need not find it and is not penalized for finding it.
 """
 
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from deploy.errors import DataError
 from stages.datasets import Source
-from stages.datasets.layouts import digest
+from stages.datasets.layouts import digest, splits_digest
 from stages.datasets.layouts.pascal_voc import checks, folders, images, pages
 from stages.datasets.layouts.pascal_voc.folders import Pages
 from stages.datasets.layouts.pascal_voc.images import ImageFolder, Match
@@ -26,9 +25,8 @@ FOREIGN = Kind("XML file that is not Pascal VOC", "left out", "files")
 def identity(found: Mapping[str, Pages]) -> dict[str, str]:
     """Digests of the annotation files and lists, of the images' names, sizes and times, and of which file is in which split."""
     files = [path for page in found.values() for path in (*page.files, *page.lists)]
-    rows = [f"{split} {path.relative_to(page.base).as_posix()}\n" for split, page in found.items() for path in page.files]
-    splits = hashlib.sha256("".join(rows).encode("utf-8", "surrogateescape")).hexdigest()[:16]
-    return digest(files, [page.images for page in found.values()]) | {"splits": splits}
+    rows = [(split, path.relative_to(page.base).as_posix()) for split, page in found.items() for path in page.files]
+    return digest(files, [page.images for page in found.values()]) | splits_digest(rows)
 
 
 def sources(found: Mapping[str, Pages], names: Sequence[str] | None = None) -> dict[str, Source]:
