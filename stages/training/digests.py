@@ -41,6 +41,6 @@ def _digest(path: Path) -> str:
     files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
     total = hashlib.sha256()
     for file in files:
-        total.update(f"{file.relative_to(path).as_posix()}\n".encode())
+        total.update(f"{file.relative_to(path).as_posix()}\n".encode("utf-8", "surrogateescape"))
         total.update(bytes.fromhex(sha256(file)))
     return total.hexdigest()
