@@ -8,10 +8,11 @@ from deploy.machine.files import sha256
 from deploy.plugins import OptionRole
 from stages.artifacts import WEIGHTS
 from stages.config import DetectorConfig
+from stages.facts import FACTS
 
 
 def weights_digest(weights: str | None) -> dict[str, str]:
-    """The sha256 of a safetensors file, or of the one in a checkpoint folder.
+    """The sha256 of a safetensors file, or of the one in a checkpoint folder and of what the folder says of it.
 
     Raises:
         ArtifactError: there is no such file.
@@ -20,7 +21,8 @@ def weights_digest(weights: str | None) -> dict[str, str]:
         return {}
     file = weights_file(Path(weights))
     try:
-        return {"weights": sha256(file)}
+        facts = {"weights.facts": sha256(file.with_name(FACTS))} if Path(weights, FACTS).is_file() else {}
+        return {"weights": sha256(file)} | facts
     except OSError as error:
         raise ArtifactError(f"{file}: {error.strerror}; `weights` names a safetensors file or a checkpoint folder") from error
 
