@@ -6,11 +6,12 @@ that VOC calls difficult becomes a COCO crowd: a detector need not find it and i
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from deploy.errors import DataError
 from stages.datasets import Source
-from stages.datasets.layouts import digest, splits_digest
+from stages.datasets.layouts import digest, shared_images, splits_digest
 from stages.datasets.layouts.pascal_voc import checks, folders, images, pages
 from stages.datasets.layouts.pascal_voc.folders import Pages
 from stages.datasets.layouts.pascal_voc.images import ImageFolder, Match
@@ -40,8 +41,9 @@ def sources(found: Mapping[str, Pages], names: Sequence[str] | None = None) -> d
     places = {split: by_root[page.images] for split, page in found.items()}
     matches = _matches(found, places, notes)
     chosen = images.choose(places, matches, notes)
-    used = {places[match.split].root / image for match in matches if (image := chosen[match.page.path]) is not None}
-    images.unlabeled(found, places, used, notes)
+    used = {split: _images(places[split], [match for match in matches if match.split == split], chosen) for split in found}
+    images.unlabeled(found, places, {file for files in used.values() for file in files}, notes)
+    shared_images.add(notes, {split: files.items() for split, files in used.items()})
     rows = [(match.split, match.page) for match in matches]
     checks.units(page for _, page in rows)
     checks.percent(rows, notes)
@@ -54,6 +56,11 @@ def sources(found: Mapping[str, Pages], names: Sequence[str] | None = None) -> d
             files = [image.as_posix() if (image := chosen[match.page.path]) else _missing(match.page) for match in of_split]
             built[split] = Source(page.images, _coco(of_split, files, ids, notes))
     return {split: Source(source.images, source.coco, _notes(split, found, built, notes)) for split, source in built.items()}
+
+
+def _images(folder: ImageFolder, matches: Sequence[Match], chosen: Mapping[Path, Path | None]) -> dict[Path, str]:
+    """The image files that pages mean, with their names in the folder."""
+    return {folder.root / image: image.as_posix() for match in matches if (image := chosen[match.page.path]) is not None}
 
 
 def _matches(found: Mapping[str, Pages], places: Mapping[str, ImageFolder], notes: Notes) -> list[Match]:
@@ -91,7 +98,7 @@ def _why_foreign(page: VocPage) -> str:
 def _missing(page: VocPage) -> str:
     """The name under which an image that does not exist is reported."""
     named = page.filename.replace("\\", "/").rpartition("/")[2]
-    return named if 0 < len(named.encode()) < 256 else f"{page.path.stem}.jpg"
+    return named if 0 < len(named.encode(errors="replace")) < 256 else f"{page.path.stem}.jpg"
 
 
 def _coco(matches: Sequence[Match], files: Sequence[str], ids: Mapping[str, int], notes: Notes) -> dict[str, Any]:

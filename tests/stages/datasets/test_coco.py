@@ -337,6 +337,22 @@ def wide(content: Rows) -> None:
     content["annotations"] += [{"id": 10 + i, "image_id": 1, "category_id": 1, "bbox": [55 + i, 50, 20, 20]} for i in range(5)]
 
 
+class TestTwoSplits:
+    def test_an_image_in_both_is_noted_in_the_later_one(self, tmp_path: Path) -> None:
+        draw(tmp_path / "images")
+        for split in ("train", "val"):
+            content = rows()
+            if split == "val":
+                content["images"] = content["images"][:1]
+                content["annotations"] = content["annotations"][:1]
+                content["images"][0]["file_name"] = "./a.jpg"
+            save(tmp_path / f"annotations/instances_{split}.json", content)
+        found = coco.build(tmp_path, root=str(tmp_path))
+        (note,) = (note for note in found["val"].notes if note.kind == "image in two splits")
+        assert (note.action, note.count, note.images) == ("assumed", 1, ("a.jpg",))
+        assert not [note for note in found["train"].notes if note.kind == "image in two splits"]
+
+
 class TestUnits:
     @pytest.mark.parametrize(
         ("evidence", "change", "option", "why"),
