@@ -90,7 +90,7 @@ def test_a_folder_of_transformers_that_does_not_name_each_class_is_refused(tmp_p
         refuse_unknown(TeacherConfig(detector=choice), {"bird": "owl"})
 
 
-def yolox(file: Path, **rest: object) -> TeacherConfig:
+def yolox(file: Path, **rest: Any) -> TeacherConfig:
     """A teacher from a file of MMDetection's with five classes."""
     zoo_samples.write(file, zoo_samples.state_dict("yolox"), **rest)
     return TeacherConfig(detector=DetectorConfig.model_validate({**zoo_samples.KINDS["yolox"], "weights": str(file)}))

@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 
@@ -143,7 +143,7 @@ def is_polygon(value: Any) -> bool:
     return is_list and {*map(type, value)} <= {int, float} and all(map(math.isfinite, value))
 
 
-def are_fractions(mask: Any) -> bool:
+def are_fractions(mask: Any) -> TypeGuard[list[Any]]:
     """Whether a mask's polygons can only be in fractions of the image; those of other sizes, and run-length codes, are in px."""
     polygons = [one for one in mask if is_polygon(one)] if isinstance(mask, list) else []
     return max((abs(one) for polygon in polygons for one in polygon), default=9) <= _LARGEST_FRACTION
