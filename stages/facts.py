@@ -1,9 +1,11 @@
 """The contents of artifact.json for each kind of artifact."""
 
+import json
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import Field
+from pydantic_core import PydanticSerializationError
 
 from deploy.accuracy.conditions import Corruptions
 from deploy.accuracy.drift import Drift
@@ -19,14 +21,18 @@ from deploy.latency.measure import Latencies
 from stages.notes import Note
 
 FACTS = "artifact.json"
-
+_SURROGATE = b"\\ud"
 
 F = TypeVar("F", bound=Frozen)
 
 
 def write_facts(folder: Path, facts: Frozen) -> None:
     """Write `facts` as the folder's artifact.json."""
-    (folder / FACTS).write_text(facts.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    try:
+        text = facts.model_dump_json(indent=2)
+    except PydanticSerializationError:  # names of files that are not UTF-8
+        text = json.dumps(facts.model_dump(mode="json"), indent=2)
+    (folder / FACTS).write_text(text + "\n", encoding="utf-8")
 
 
 def read_facts(folder: Path, kind: type[F]) -> F:
@@ -36,10 +42,12 @@ def read_facts(folder: Path, kind: type[F]) -> F:
         ArtifactError: it is missing or does not describe a `kind`.
     """
     try:
-        return kind.model_validate_json((folder / FACTS).read_bytes())
+        content = (folder / FACTS).read_bytes()
+        # pydantic's own parser takes no escapes of single surrogates, in which names of files that are not UTF-8 are written
+        return kind.model_validate(json.loads(content)) if _SURROGATE in content else kind.model_validate_json(content)
     except OSError as error:
         raise ArtifactError(f"{folder / FACTS}: {error.strerror}; delete the folder and run again") from error
-    except ValidationError as error:
+    except ValueError as error:
         raise ArtifactError(f"{folder / FACTS}: not a {kind.__name__}; delete the folder and run again") from error
 
 

@@ -81,7 +81,7 @@ def _train(
     labels: PseudoLabels | None = None,
 ) -> Checkpoint:
     # Imported here: a stage that is reused, or judged on a machine without torch, must not import torch.
-    from stages.training.checkpoint import check_size, finish, starting_detector
+    from stages.training.checkpoint import check_origin, check_size, finish, starting_detector
     from stages.training.loop import Task, Trainer
     from stages.training.observer import Observer
     from stages.training.unlabeled.plan import Judging, teacher_task
@@ -92,6 +92,7 @@ def _train(
     if classes is not None and isinstance(config, TeacherConfig):
         detector = reduced(config, taught_classes(classes, contract.classes), seed)
         check_size(detector, config.detector, contract)
+        check_origin(detector, contract)
     else:
         detector = starting_detector(config.detector, config.weights, contract, seed)
     if config.weights is not None and isinstance(config, TeacherConfig):

@@ -109,7 +109,13 @@ def sound(coco_gt: Mapping[str, Any], *, masks: bool = True) -> dict[str, Any]:
         }
         for number, annotation in enumerate(coco_gt["annotations"], start=1)
     ]
-    return {"images": [dict(i) for i in coco_gt["images"]], "annotations": annotations, "categories": list(coco_gt["categories"])}
+    images = [{**image, **({"file_name": _in_utf8(image["file_name"])} if "file_name" in image else {})} for image in coco_gt["images"]]
+    return {"images": images, "annotations": annotations, "categories": list(coco_gt["categories"])}
+
+
+def _in_utf8(name: str) -> str:
+    """The name with escapes in place of bytes that are not UTF-8, which the library does not take."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def as_data_set(coco_gt: Mapping[str, Any], results: Sequence[Mapping[str, Any]], kind: Literal["bbox", "segm"]) -> dict[str, Any]:

@@ -62,7 +62,7 @@ def _create(path: Path, text: str) -> None:
         PermissionError: the folder exists, but no file can be created in it.
     """
     try:
-        with path.open("x", encoding="utf-8") as file:
+        with path.open("x", encoding="utf-8", errors="backslashreplace") as file:  # names of files may be in a different encoding
             file.write(text)
     except FileExistsError:
         _refuse_existing(path)

@@ -18,7 +18,7 @@ from typing import Any
 
 from deploy.errors import DataError
 from stages.datasets import Source
-from stages.datasets.layouts import coco, digest, folder, voc
+from stages.datasets.layouts import coco, folder, voc
 
 COMMIT = "d272fb14cdff6e473fafeeeba32aba5f560e9e43"
 URL = f"https://github.com/Shenggan/BCCD_Dataset/archive/{COMMIT}.zip"
@@ -52,8 +52,7 @@ def identity(*, root: str | None = None) -> dict[str, Any]:
     if found is None:
         return {"commit": COMMIT}
     if _is_coco(found):
-        pairs = coco.discover(found).values()
-        return digest([pair.annotations for pair in pairs], [pair.images for pair in pairs])
+        return coco.identity(coco.discover(found))
     return voc.identity(voc.discover(found))
 
 

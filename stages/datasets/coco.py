@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from deploy.errors import DataError
 from stages.datasets import Source
-from stages.datasets.layouts import coco, coco_files, digest, folder
+from stages.datasets.layouts import coco, coco_files, folder
 from stages.datasets.layouts.coco_files import Pair
 
 
@@ -64,9 +64,8 @@ def identity(
     boxes: Literal["xywh", "xyxy", "cxcywh", "fractions", "xyxy_fractions", "cxcywh_fractions"] | None = None,
     **named: str | None,
 ) -> dict[str, Any]:
-    """Digests of the annotation files and the images' names, sizes and times."""
-    pairs = _pairs(root, _named(named))
-    return digest([pair.annotations for pair in pairs.values()], [pair.images for pair in pairs.values()])
+    """Digests of the annotation files, of the images' names, sizes and times, and of the splits."""
+    return coco.identity(_pairs(root, _named(named)))
 
 
 def _named(options: Mapping[str, str | None]) -> dict[str, tuple[str | None, str | None]]:

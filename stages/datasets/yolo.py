@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.datasets import Source
-from stages.datasets.layouts import digest, folder, yolo
+from stages.datasets.layouts import digest, folder, splits_digest, yolo
 from stages.notes import Notes
 
 
@@ -23,8 +23,8 @@ def build(out: Path, *, root: str | None = None, names: list[str] | None = None)
 
 
 def identity(*, root: str | None = None, names: list[str] | None = None) -> dict[str, Any]:
-    """Digests of the label files and of the images' names, sizes and times."""
+    """Digests of the label files, of the images' names, sizes and times, and of which image has which label file in which split."""
     layout = yolo.discover(folder(root, "yolo"), names, Notes())
     images = [*layout.labels.unread, *(path for paths in layout.images.values() for path in paths)]
     labels = {*layout.labels.files, *layout.labels.of.values()}
-    return digest([*layout.heads, *sorted(labels)], images)
+    return digest([*layout.heads, *sorted(labels)], images) | splits_digest(yolo.in_splits(layout))

@@ -19,14 +19,16 @@ from deploy.plugins import OptionRole
 from stages.artifacts import WEIGHTS, Checkpoint, Dataset
 from stages.config import DetectorConfig, ExportConfig
 from stages.detectors import Detector, GraphOptions
-from stages.detectors.backbones.pretrained import Unread, origin
-from stages.facts import CheckpointFacts, PluginChoice, write_facts
+from stages.detectors.backbones.pretrained import Origin, Unread, origin
+from stages.facts import FACTS, CheckpointFacts, PluginChoice, write_facts
 from stages.measurement.torch_accuracy import graph_options, judge_split
 from stages.processes import is_main_process
 from stages.training.observer import Detections
 from stages.training.saved_state import discard
 
 _WORDS = re.compile(r"[\s_-]+")
+_PIXELS = ("color", "mean", "std")
+"""The keys of `data.preprocessing` that decide what values a network gets for the colors of an image."""
 
 
 def build_detector(choice: DetectorConfig, num_classes: int, seed: int = 0, *, pretrained: bool = True) -> Detector:
@@ -56,13 +58,13 @@ def starting_detector(choice: DetectorConfig, weights: str | None, contract: Mod
 
     Raises:
         ConfigError: options that do not go together, or an image size that the detector refuses.
-        ArtifactError: weights that are not available or belong to a different detector.
+        ArtifactError: weights that are not available, belong to a different detector, or are for other classes or values of pixels.
     """
     detector = build_detector(choice, len(contract.classes), seed)
     check_size(detector, choice, contract)
-    check_origin(detector, contract)
     if weights is not None:
         load_weights(detector, Path(weights))
+    check_origin(detector, contract)
     return detector
 
 
@@ -86,7 +88,7 @@ def check_size(detector: Detector, choice: DetectorConfig, contract: ModelContra
 
 
 def check_origin(detector: Detector, contract: ModelContract) -> None:
-    """Refuse weights of MMDetection's for other classes, or classes in another order, or for other values of pixels.
+    """Refuse weights of MMDetection's or of a checkpoint folder for other classes, for another order of them or other values of pixels.
 
     Raises:
         ArtifactError: the first of these; the message says what differs.
@@ -114,6 +116,8 @@ def _alike(given: object, learned: object) -> bool:
 def load_weights(detector: Detector, path: Path, advice: str = "use one of the configured detector") -> None:
     """Fill the detector from a safetensors file, or from a checkpoint folder's; `advice` ends the line of an error.
 
+    What a folder says of its weights is remembered as their origin.
+
     Raises:
         ArtifactError: the file does not exist, is damaged, or belongs to a different detector.
     """
@@ -138,6 +142,10 @@ def load_weights(detector: Detector, path: Path, advice: str = "use one of the c
                 f"{file}: tensor {name} is {shapes}, so it belongs to a detector with different options or classes; {advice}"
             )
     detector.load_state_dict(state)
+    if path.is_dir() and (path / FACTS).is_file():
+        made = Checkpoint(path).facts.contract
+        pixels = {key: getattr(made.preprocessing, key) for key in _PIXELS}
+        detector.origin = Origin(str(path), made.classes, pixels)  # type: ignore[assignment]
 
 
 def load_detector(checkpoint: Checkpoint) -> Detector:

@@ -8,10 +8,11 @@ from deploy.machine.files import sha256
 from deploy.plugins import OptionRole
 from stages.artifacts import WEIGHTS
 from stages.config import DetectorConfig
+from stages.facts import FACTS
 
 
 def weights_digest(weights: str | None) -> dict[str, str]:
-    """The sha256 of a safetensors file, or of the one in a checkpoint folder.
+    """The sha256 of a safetensors file, or of the one in a checkpoint folder and of what the folder says of it.
 
     Raises:
         ArtifactError: there is no such file.
@@ -20,7 +21,8 @@ def weights_digest(weights: str | None) -> dict[str, str]:
         return {}
     file = weights_file(Path(weights))
     try:
-        return {"weights": sha256(file)}
+        facts = {"weights.facts": sha256(file.with_name(FACTS))} if Path(weights, FACTS).is_file() else {}
+        return {"weights": sha256(file)} | facts
     except OSError as error:
         raise ArtifactError(f"{file}: {error.strerror}; `weights` names a safetensors file or a checkpoint folder") from error
 
@@ -41,6 +43,6 @@ def _digest(path: Path) -> str:
     files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
     total = hashlib.sha256()
     for file in files:
-        total.update(f"{file.relative_to(path).as_posix()}\n".encode())
+        total.update(f"{file.relative_to(path).as_posix()}\n".encode("utf-8", "surrogateescape"))
         total.update(bytes.fromhex(sha256(file)))
     return total.hexdigest()

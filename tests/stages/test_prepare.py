@@ -175,6 +175,28 @@ class TestMasks:
         assert examples(facts, "unusable mask")[0].startswith("annotation 102 of train1.png, segmentation ")
         assert facts.splits["train"].num_boxes == 3
 
+    @pytest.mark.parametrize("part", [[10, 1, 15, 5], [NAN] * 6, ["x"], [None, None], "x"], ids=str)
+    def test_a_part_that_cannot_be_read_is_left_out_with_a_note(self, folder: Folder, part: Any) -> None:
+        good = [1, 2, 4, 2, 4, 6, 1, 6]
+        folder.box(segmentation=[part, good])
+        assert folder.kept()[-1]["segmentation"] == [good]
+        assert counts(folder.facts()) == {"unusable part of a mask": 1}
+
+    def test_an_empty_part_is_no_problem(self, folder: Folder) -> None:
+        folder.box(segmentation=[[1, 2, 4, 2, 4, 6, 1, 6], []])
+        assert folder.facts().notes == ()
+
+    @pytest.mark.parametrize("mask", [[[0.1, None]], [None], ["x"], [[0.1, 0.2, 0.3]]], ids=str)
+    def test_one_that_cannot_be_read_is_left_out_of_data_in_fractions(self, folder: Folder, mask: Any) -> None:
+        for rows in folder.splits.values():
+            for row in rows["annotations"]:
+                row |= {"bbox": [0.1, 0.2, 0.15, 0.4], "area": 0.06}
+        folder.box(segmentation=mask)
+        facts = folder.prepare(boxes="fractions").facts
+        assert counts(facts) == {"unusable mask": 1}
+        kept = json.loads((folder.out / "annotations/train.json").read_text())["annotations"]
+        assert [row["area"] for row in kept] == pytest.approx([12, 12, 12])
+
     @pytest.mark.parametrize("code", [None, [], ..., {}], ids=str)
     def test_an_object_without_one_is_no_problem(self, folder: Folder, code: Any) -> None:
         folder.box(segmentation=code)
@@ -354,7 +376,7 @@ def test_a_full_disk_is_an_oserror_with_its_reason(folder: Folder, monkeypatch: 
 def test_identity_is_the_data_sets_own(folder: Folder) -> None:
     folder.prepare()
     config = DataConfig.model_validate({"dataset": "coco", "root": str(folder.root)})
-    assert set(identity(config)) == {"annotations", "images"}
+    assert set(identity(config)) == {"annotations", "images", "splits"}
     assert prepare.__dict__["stage_info"].identity is identity
 
 

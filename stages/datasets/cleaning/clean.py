@@ -1,10 +1,10 @@
 """Removes from COCO annotations what cannot be learned or measured, and reports what was removed.
 
 Removed: images that are missing or cannot be decoded, with their objects; boxes without an area, with a coordinate that is not
-finite, or entirely outside their image; masks that cannot be read, whose objects stay. Kept as COCO defines them: crowds, images
-without objects, boxes that extend beyond the edge (they show how large the object is; training clips its own views). Width and
-height are the upright image's, whatever the annotations state; if these were made on an image before its EXIF rotation or before it
-was resized, their boxes and masks are fitted to it.
+finite, or entirely outside their image; masks, or parts of masks, that cannot be read, whose objects stay. Kept as COCO defines
+them: crowds, images without objects, boxes that extend beyond the edge (they show how large the object is; training clips its own
+views). Width and height are the upright image's, whatever the annotations state; if these were made on an image before its EXIF
+rotation or before it was resized, their boxes and masks are fitted to it.
 """
 
 import json
@@ -26,6 +26,7 @@ DEGENERATE = Kind("degenerate box", "left out", "boxes")
 OUTSIDE = Kind("box outside its image", "left out", "boxes")
 BEYOND = Kind("box beyond the edge of its image", "assumed", "boxes")
 BAD_MASK = Kind("unusable mask", "left out", "masks")
+BAD_PART = Kind("unusable part of a mask", "left out", "masks")
 
 MANY_BEYOND = 0.05
 """With a larger share of boxes that leave their image, they are noted."""
@@ -155,10 +156,11 @@ def _annotation(split: str, row: Mapping[str, Any], image: _Image, notes: Notes)
     scale = 1.0 if image.fit is None else image.fit.area
     kept = {"id": row["id"], "image_id": row["image_id"], "category_id": row["category_id"], "bbox": [x, y, w, h]}
     kept |= {"area": float(area) * scale if _number(area) and area > 0 else w * h, "iscrowd": int(row.get("iscrowd") in (1, True))}
-    segmentation = _segmentation(row.get("segmentation"), image)
-    if row.get("segmentation") and not segmentation:
-        where = f"annotation {row['id']} of {image.name}, segmentation {str(row['segmentation'])[:80]}"
-        notes.add(BAD_MASK, split, where, image=image.name)
+    written = row.get("segmentation")
+    segmentation = _segmentation(written, image)
+    if written and (not segmentation or (isinstance(written, list) and len(segmentation) < sum(map(bool, written)))):
+        where = f"annotation {row['id']} of {image.name}, segmentation {str(written)[:80]}"
+        notes.add(BAD_PART if segmentation else BAD_MASK, split, where, image=image.name)
     return kept | ({"segmentation": segmentation} if segmentation else {})
 
 
@@ -177,7 +179,7 @@ def _segmentation(found: Any, image: _Image) -> Any:
 def _code(found: Mapping[str, Any], image: _Image) -> Any:
     """A run-length code of at least one px of the image; one of the size that the annotations state is fitted, any other is None."""
     size, fit = (image.file.height, image.file.width), image.fit
-    fitting = fit is not None and (size != tuple(found.get("size") or ()) or fit.stated == fit.stored)
+    fitting = fit is not None and (_code_size(found) != [size[::-1]] or fit.stated == fit.stored)
     try:
         mask = masks.decode(found, (int(fit.stated[1]), int(fit.stated[0])) if fit and fitting else size)
     except (ValueError, TypeError, KeyError, RuntimeError, OverflowError):  # a code from elsewhere may contain anything

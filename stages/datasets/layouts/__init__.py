@@ -1,7 +1,7 @@
 """Folder layouts of data sets, each read as COCO dictionaries; the files of stages/datasets choose among them."""
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -10,7 +10,18 @@ from deploy.machine import known_files
 from deploy.machine.files import open_regular
 from deploy.prediction.image_folders import SUFFIXES, has_file, is_hidden, list_files, list_images
 
-__all__ = ["SPLITS", "SUFFIXES", "UNREAD_SUFFIXES", "digest", "folder", "has_file", "list_files", "list_images", "nearby"]
+__all__ = [
+    "SPLITS",
+    "SUFFIXES",
+    "UNREAD_SUFFIXES",
+    "digest",
+    "folder",
+    "has_file",
+    "list_files",
+    "list_images",
+    "nearby",
+    "splits_digest",
+]
 
 UNREAD_SUFFIXES = (
     *(".heic", ".heif", ".hif", ".jxl", ".psd", ".tga", ".pcx", ".exr", ".hdr", ".dcm", ".pfm"),
@@ -52,9 +63,27 @@ def digest(annotations: Iterable[Path], images: Iterable[Path]) -> dict[str, str
         for path in list_images(given) if given.is_dir() else [given]:
             name = path.relative_to(given).as_posix() if given.is_dir() else path.name
             facts = path.stat() if path.is_file() else None
-            listing.update(f"{name}\n{facts and (facts.st_size, facts.st_mtime_ns)}\n".encode())
+            listing.update(_bytes(f"{name}\n{facts and (facts.st_size, facts.st_mtime_ns)}\n"))
+        listing.update(b"\n")
     content = known_files.recall("sha256", files, partial(_content, files))
     return {"annotations": content[:16], "images": listing.hexdigest()[:16]}
+
+
+def splits_digest(rows: Iterable[Sequence[str]]) -> dict[str, str]:
+    """A digest that changes if a file changes its split, its folder or the file that belongs to it.
+
+    Args:
+        rows: the split, and the paths of a file in it and of those that belong to it, where they are in the data.
+    """
+    text = hashlib.sha256()
+    for row in rows:
+        text.update(_bytes(f"{tuple(row)}\n"))
+    return {"splits": text.hexdigest()[:16]}
+
+
+def _bytes(text: str) -> bytes:
+    """Names of files may have bytes that are not UTF-8."""
+    return text.encode("utf-8", "surrogateescape")
 
 
 def _content(files: Iterable[Path]) -> str:
@@ -62,7 +91,7 @@ def _content(files: Iterable[Path]) -> str:
     content = hashlib.sha256()
     for path in files:
         try:
-            content.update(f"{path.name}\n{path.stat().st_size}\n".encode())
+            content.update(_bytes(f"{path.name}\n{path.stat().st_size}\n"))
             with open_regular(path) as file:
                 while block := file.read(1 << 20):
                     content.update(block)

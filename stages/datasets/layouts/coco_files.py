@@ -12,7 +12,7 @@ from deploy.errors import DataError
 from deploy.machine import files, known_files
 from stages.datasets.layouts import SPLITS
 from stages.datasets.layouts.entries import document
-from stages.datasets.layouts.image_names import ImageNames, is_file
+from stages.datasets.layouts.image_names import ImageNames, can_be_a_name, is_file
 from stages.notes import Kind, Note, Notes
 
 OTHERS = Kind("annotation file that is not used", "left out", "files")
@@ -183,7 +183,7 @@ def file_names(annotations: Path) -> list[str]:
 
 
 def _usable(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    return [row["file_name"] for row in rows if isinstance(row.get("file_name"), str) and "\0" not in row["file_name"]]
+    return [row["file_name"] for row in rows if isinstance(row.get("file_name"), str) and can_be_a_name(row["file_name"])]
 
 
 def _candidates(root: Path, split: str, annotations: Path) -> list[Path]:

@@ -1,5 +1,6 @@
 """Finding the image file that an annotation means, whatever machine or tool wrote its name."""
 
+import os
 import unicodedata
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
@@ -49,6 +50,14 @@ class ImageNames:
                 for start in range(len(parts)):
                     self._by_tail.setdefault(parts[start:], []).append(file)
         return self._by_tail
+
+
+def can_be_a_name(text: str) -> bool:
+    """Whether a system can have a file of this name, however long."""
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:  # a surrogate that is not a byte of a name in a different encoding
+        return False
 
 
 def is_file(path: Path) -> bool:

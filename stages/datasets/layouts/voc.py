@@ -4,14 +4,14 @@ Corners are used as they are written: labelImg and Roboflow count px from 0, VOC
 that VOC calls difficult becomes a COCO crowd: a detector need not find it and is not penalized for finding it.
 """
 
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from deploy.errors import DataError
 from stages.datasets import Source
-from stages.datasets.layouts import digest
+from stages.datasets.layouts import digest, shared_images, splits_digest
 from stages.datasets.layouts.pascal_voc import checks, folders, images, pages
 from stages.datasets.layouts.pascal_voc.folders import Pages
 from stages.datasets.layouts.pascal_voc.images import ImageFolder, Match
@@ -26,9 +26,8 @@ FOREIGN = Kind("XML file that is not Pascal VOC", "left out", "files")
 def identity(found: Mapping[str, Pages]) -> dict[str, str]:
     """Digests of the annotation files and lists, of the images' names, sizes and times, and of which file is in which split."""
     files = [path for page in found.values() for path in (*page.files, *page.lists)]
-    rows = [f"{split} {path.relative_to(page.base).as_posix()}\n" for split, page in found.items() for path in page.files]
-    splits = hashlib.sha256("".join(rows).encode("utf-8", "surrogateescape")).hexdigest()[:16]
-    return digest(files, [page.images for page in found.values()]) | {"splits": splits}
+    rows = [(split, path.relative_to(page.base).as_posix()) for split, page in found.items() for path in page.files]
+    return digest(files, [page.images for page in found.values()]) | splits_digest(rows)
 
 
 def sources(found: Mapping[str, Pages], names: Sequence[str] | None = None) -> dict[str, Source]:
@@ -42,8 +41,9 @@ def sources(found: Mapping[str, Pages], names: Sequence[str] | None = None) -> d
     places = {split: by_root[page.images] for split, page in found.items()}
     matches = _matches(found, places, notes)
     chosen = images.choose(places, matches, notes)
-    used = {places[match.split].root / image for match in matches if (image := chosen[match.page.path]) is not None}
-    images.unlabeled(found, places, used, notes)
+    used = {split: _images(places[split], [match for match in matches if match.split == split], chosen) for split in found}
+    images.unlabeled(found, places, {file for files in used.values() for file in files}, notes)
+    shared_images.add(notes, {split: files.items() for split, files in used.items()})
     rows = [(match.split, match.page) for match in matches]
     checks.units(page for _, page in rows)
     checks.percent(rows, notes)
@@ -56,6 +56,11 @@ def sources(found: Mapping[str, Pages], names: Sequence[str] | None = None) -> d
             files = [image.as_posix() if (image := chosen[match.page.path]) else _missing(match.page) for match in of_split]
             built[split] = Source(page.images, _coco(of_split, files, ids, notes))
     return {split: Source(source.images, source.coco, _notes(split, found, built, notes)) for split, source in built.items()}
+
+
+def _images(folder: ImageFolder, matches: Sequence[Match], chosen: Mapping[Path, Path | None]) -> dict[Path, str]:
+    """The image files that pages mean, with their names in the folder."""
+    return {folder.root / image: image.as_posix() for match in matches if (image := chosen[match.page.path]) is not None}
 
 
 def _matches(found: Mapping[str, Pages], places: Mapping[str, ImageFolder], notes: Notes) -> list[Match]:
@@ -93,7 +98,7 @@ def _why_foreign(page: VocPage) -> str:
 def _missing(page: VocPage) -> str:
     """The name under which an image that does not exist is reported."""
     named = page.filename.replace("\\", "/").rpartition("/")[2]
-    return named if 0 < len(named.encode()) < 256 else f"{page.path.stem}.jpg"
+    return named if 0 < len(named.encode(errors="replace")) < 256 else f"{page.path.stem}.jpg"
 
 
 def _coco(matches: Sequence[Match], files: Sequence[str], ids: Mapping[str, int], notes: Notes) -> dict[str, Any]:

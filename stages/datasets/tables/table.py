@@ -22,7 +22,7 @@ from stages.datasets.tables.outlines import Outlines
 class SplitTable:
     """The images of a split in the order of its COCO file, and the objects of each in the order of its annotations.
 
-    names: all file names, one after the other, in UTF-8; name_ends [I + 1]: where each begins, and the end.
+    names: all file names, one after the other, in UTF-8 or as the system has them; name_ends [I + 1]: where each begins, and the end.
     sizes [I, 2]: height and width in px. first [I + 1]: each image's first object, and N.
     boxes [N, 4]: x, y, width, height in px; labels [N] from 0. folder: where the files are.
     """
@@ -40,7 +40,7 @@ class SplitTable:
 
     def name(self, index: int) -> str:
         """The file name of an image, relative to the split's folder of images."""
-        return self.names[self.name_ends[index] : self.name_ends[index + 1]].tobytes().decode("utf-8")
+        return self.names[self.name_ends[index] : self.name_ends[index + 1]].tobytes().decode("utf-8", "surrogateescape")
 
     def objects(self, index: int) -> slice:
         """The rows of an image's objects."""

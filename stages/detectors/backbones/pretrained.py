@@ -52,9 +52,9 @@ def refuse_both(weights: str | None, backbone_weights: str | None) -> None:
 
 @dataclass(frozen=True)
 class Origin:
-    """A file of MMDetection's that a network comes from.
+    """A file of MMDetection's, or a checkpoint folder, that a network comes from.
 
-    classes: their names in the order of the logits; None: it names none, or the class layers are fresh.
+    classes: their names in the order of the logits; None: it names none, or the class layers are not its own.
     pixels: the keys of `data.preprocessing` that it was trained with.
     """
 
@@ -64,7 +64,7 @@ class Origin:
 
 
 def origin(network: nn.Module) -> Origin | None:
-    """The file of MMDetection's that a network comes from, if it does."""
+    """The file of MMDetection's, or the checkpoint folder, that a network comes from, if it does."""
     found = (getattr(module, "origin", None) for module in network.modules())
     return next((one for one in found if isinstance(one, Origin)), None)
 
@@ -113,6 +113,16 @@ def load_torchvision(
     if published is not None and zoo is not None:
         _remember(model, published, zoo.pixels, known=not fresh)
     return fresh
+
+
+def file_classes(weights: str) -> tuple[str, ...] | None:
+    """The names of the classes in a file of MMDetection's, in the order of its logits; None if it is none, or names none.
+
+    Raises:
+        ArtifactError: a file that is missing or damaged.
+    """
+    published = zoo_file(weights, _content("weights", weights, NoWeights))
+    return None if published is None else published.classes
 
 
 def _remember(model: nn.Module, published: ZooFile, pixels: Mapping[str, object], *, known: bool) -> None:

@@ -20,6 +20,9 @@ from stages.detectors.backbones.pretrained import DAMAGED, Unread
 _UNREADABLE = (*DAMAGED, TypeError)
 """Raised when reading a model that is missing, truncated or something else; TypeError by a configuration with wrong types."""
 
+_UNNAMED = re.compile(r"LABEL_\d+")
+"""What the library calls classes without names."""
+
 
 def library() -> Any:
     """The transformers package, imported only when a detector needs it.
@@ -77,6 +80,25 @@ def load(model_class: Any, weights: str, num_classes: int, class_layers: Sequenc
     return model
 
 
+def class_names(weights: str) -> tuple[str, ...] | None:
+    """The names of the classes of a hub id's or folder's weights, in the order of their logits; None if nothing names them.
+
+    Raises:
+        ValueError: transformers is not installed.
+        ArtifactError: the model does not exist.
+    """
+    _check_folder(weights)
+    read = library().PreTrainedConfig.get_config_dict
+    try:
+        labels = read(weights)[0].get("id2label") or {}
+        numbered = {int(number): str(name) for number, name in labels.items()}
+    except (*_UNREADABLE, AttributeError) as error:
+        raise _absent(weights, error) from error
+    names = tuple(numbered[number] for number in sorted(numbered))
+    in_order = sorted(numbered) == [*range(len(names))]
+    return names if names and in_order and not all(map(_UNNAMED.fullmatch, names)) else None
+
+
 def _check_folder(weights: str) -> None:
     """Refuse a folder that has something else than files and folders: the library would wait for it."""
     for path in Path(weights).rglob("*") if Path(weights).is_dir() else ():
@@ -121,9 +143,13 @@ def _configuration(model_class: Any, weights: str) -> Any:
         if found == kind.model_type:
             return kind.from_pretrained(weights)
     except _UNREADABLE as error:
-        reason = f"not a folder that save_pretrained wrote, and the hub does not provide it ({in_one_line(error)})"
-        raise ArtifactError(f"weights {weights}: {reason}; go online, or use such a folder") from error
+        raise _absent(weights, error) from error
     raise ArtifactError(f"weights {weights}: for a {found or 'nameless'} model, but this detector needs {kind.model_type}")
+
+
+def _absent(weights: str, error: Exception) -> ArtifactError:
+    reason = f"not a folder that save_pretrained wrote, and the hub does not provide it ({in_one_line(error)})"
+    return ArtifactError(f"weights {weights}: {reason}; go online, or use such a folder")
 
 
 def _check(weights: str, report: Mapping[str, Any], anew: Sequence[str], class_layers: Sequence[str]) -> None:

@@ -5,6 +5,7 @@ class that is left out would go to those that remain.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
@@ -13,9 +14,10 @@ from deploy import plugins
 from deploy.errors import ConfigError
 from deploy.plugins import OptionRole
 from stages.artifacts import Checkpoint
-from stages.config import DetectorConfig, TeacherConfig
+from stages.config import TeacherConfig
 from stages.detectors import Detector
-from stages.detectors.backbones.pretrained import origin
+from stages.detectors.backbones.pretrained import SUFFIXES, file_classes, origin
+from stages.detectors.set_prediction import hub
 from stages.training.checkpoint import build_detector, load_weights
 
 KEY = "distill.unlabelled.classes"
@@ -25,7 +27,7 @@ _MOST_NAMED = 12
 
 
 def reduced(config: TeacherConfig, wanted: Mapping[str, str], seed: int) -> Detector:
-    """The teacher for the classes that `wanted` names, in its order.
+    """The teacher for the classes that `wanted` names, in its order; its origin says for which values of pixels it is.
 
     Args:
         wanted: the data's classes, each with the teacher's name for it.
@@ -49,6 +51,8 @@ def reduced(config: TeacherConfig, wanted: Mapping[str, str], seed: int) -> Dete
         elif not any(part in name for part in _TRAINING_ONLY):
             state[name] = _rows(tensor, per_class, len(names), places, choice.name)
     small.load_state_dict(state)
+    if (found := origin(large)) is not None:
+        small.origin = replace(found, classes=None)  # type: ignore[assignment]
     return small
 
 
@@ -85,7 +89,7 @@ def known_classes(config: TeacherConfig) -> tuple[str, ...]:
         raise ConfigError(
             f"{KEY}: the teacher starts from no weights of a detector; set teacher.detector.weights, such as COCO_V1, or teacher.weights"
         )
-    found = _coco() if given[0].startswith("COCO_") else _named(config.detector, given[0])
+    found = _coco() if given[0].startswith("COCO_") else _named(given[0])
     if found is None:
         raise ConfigError(f"{KEY}: weights {given[0]} do not name their classes; use a checkpoint folder as teacher.weights")
     return found
@@ -97,15 +101,12 @@ def _coco() -> tuple[str, ...]:
     return tuple(FCOS_ResNet50_FPN_Weights.COCO_V1.meta["categories"])
 
 
-def _named(choice: DetectorConfig, weights: str) -> tuple[str, ...] | None:
+def _named(weights: str) -> tuple[str, ...] | None:
     """The classes that a file of MMDetection's, or a model of transformers', names."""
-    probe = build_detector(choice, 2, pretrained=False)
-    for module in probe.modules():
-        labels = getattr(getattr(module, "config", None), "id2label", None)
-        if labels:
-            return tuple(str(labels[number]) for number in sorted(labels))
-    found = origin(build_detector(choice, 2))
-    return None if found is None else found.classes
+    try:
+        return file_classes(weights) if weights.endswith(SUFFIXES) else hub.class_names(weights)
+    except ValueError as error:  # transformers is not installed
+        raise ConfigError(f"{KEY}: {error}") from error
 
 
 def _place(name: str, names: Sequence[str]) -> int:

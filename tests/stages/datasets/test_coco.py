@@ -6,10 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from deploy.errors import DataError
+from deploy.prediction import masks
 from stages.datasets import Source, coco
 from stages.datasets.cleaning import rules
 
@@ -67,6 +69,12 @@ def boxes(source: Source) -> list[tuple[str, str, list[float]]]:
     files = {row["id"]: row["file_name"] for row in source.coco["images"]}
     names = {row["id"]: row["name"] for row in source.coco["categories"]}
     return [(files[row["image_id"]], names[row["category_id"]], row["bbox"]) for row in source.coco["annotations"]]
+
+
+def expect(source: Source) -> None:
+    """The objects of `rows`, but for rounding."""
+    assert [row[:2] for row in boxes(source)] == [row[:2] for row in TRUTH]
+    assert [row[2] for row in boxes(source)] == [pytest.approx(row[2]) for row in TRUTH]
 
 
 def noted(source: Source) -> list[tuple[str, str, int]]:
@@ -335,6 +343,22 @@ def wide(content: Rows) -> None:
     content["annotations"] += [{"id": 10 + i, "image_id": 1, "category_id": 1, "bbox": [55 + i, 50, 20, 20]} for i in range(5)]
 
 
+class TestTwoSplits:
+    def test_an_image_in_both_is_noted_in_the_later_one(self, tmp_path: Path) -> None:
+        draw(tmp_path / "images")
+        for split in ("train", "val"):
+            content = rows()
+            if split == "val":
+                content["images"] = content["images"][:1]
+                content["annotations"] = content["annotations"][:1]
+                content["images"][0]["file_name"] = "./a.jpg"
+            save(tmp_path / f"annotations/instances_{split}.json", content)
+        found = coco.build(tmp_path, root=str(tmp_path))
+        (note,) = (note for note in found["val"].notes if note.kind == "image in two splits")
+        assert (note.action, note.count, note.images) == ("assumed", 1, ("a.jpg",))
+        assert not [note for note in found["train"].notes if note.kind == "image in two splits"]
+
+
 class TestUnits:
     @pytest.mark.parametrize(
         ("evidence", "change", "option", "why"),
@@ -403,6 +427,65 @@ class TestUnits:
             with_masks(content)
         row = data.build(boxes="fractions")["train"].coco["annotations"][0]
         assert row["segmentation"][0] == pytest.approx([10, 5, 30, 5, 30, 35, 10, 35])
+
+    @pytest.mark.parametrize(
+        ("changes", "option"),
+        [([], "fractions"), ([to_center], "cxcywh_fractions"), ([to_corners], "xyxy_fractions")],
+        ids=["size", "center", "corners"],
+    )
+    @pytest.mark.parametrize("share", [1.0, 0.5])
+    def test_areas_in_fractions_are_scaled_by_both_sides(
+        self, data: TwoSplits, changes: list[Callable[[Rows], None]], option: str, share: float
+    ) -> None:
+        """Of the boxes, or of masks that cover half of them."""
+        for content in (data.train, data.val):
+            for change in (*changes, to_fractions):
+                change(content)
+            for row, (*_, box) in zip(content["annotations"], TRUTH, strict=True):
+                row["area"] = share * box[2] * box[3] / (100 * 80)
+        rows = data.build(boxes=option)["train"].coco["annotations"]
+        assert [row["area"] for row in rows] == pytest.approx([share * box[2] * box[3] for *_, box in TRUTH])
+
+    def test_areas_in_px_stay_as_they_are(self, data: TwoSplits) -> None:
+        for content in (data.train, data.val):
+            with_area(content)
+            to_fractions(content)
+        assert [row["area"] for row in data.build(boxes="fractions")["train"].coco["annotations"]] == [600, 600, 525]
+
+    def test_a_box_taken_from_a_mask_in_px_is_not_scaled(self, data: TwoSplits) -> None:
+        code = masks.encode(np.ones((30, 20), bool), (80, 100), 10, 5)
+        for content in (data.train, data.val):
+            to_fractions(content)
+            content["annotations"][0] |= {"bbox": None, "segmentation": code}
+            content["annotations"][1] |= {"bbox": [], "segmentation": [polygon([50, 40, 30, 20])]}
+            content["annotations"][2] |= {"bbox": [], "segmentation": [polygon([0.6, 0.125, 0.35, 0.1875])]}
+        found = data.build(boxes="fractions")["train"]
+        expect(found)
+
+    @pytest.mark.parametrize("form", ["fractions", "xyxy_fractions"])
+    def test_a_box_in_fractions_whose_keys_say_what_each_number_is_is_scaled(self, data: TwoSplits, form: str) -> None:
+        for content in (data.train, data.val):
+            to_fractions(content)
+            for row in content["annotations"]:
+                row["bbox"] = dict(zip(("x", "y", "width", "height"), row["bbox"], strict=True))
+        expect(data.build(boxes=form)["train"])
+
+    @pytest.mark.parametrize("mask", [[[0.1, None]], [None], ["x"], [["x"] * 6], [[0.1, 0.2]], {"size": 5, "counts": "x"}, [[True] * 6]])
+    def test_masks_that_mean_nothing_are_left_as_they_are_for_cleaning_to_note(self, data: TwoSplits, mask: Any) -> None:
+        for content in (data.train, data.val):
+            to_fractions(content)
+            content["annotations"][0]["segmentation"] = mask
+        found = data.build(boxes="fractions")["train"]
+        assert found.coco["annotations"][0]["segmentation"] == mask
+        expect(found)
+
+    def test_the_usable_parts_of_a_mask_are_read_whatever_the_others_are(self, data: TwoSplits) -> None:
+        part = polygon([10, 5, 20, 30])
+        for content in (data.train, data.val):
+            content["annotations"][0] |= {"bbox": None, "segmentation": [[*map(str, part)], ["x", None]]}
+        found = data.build()["train"]
+        assert found.coco["annotations"][0]["segmentation"] == [part, ["x", None]]
+        assert boxes(found) == TRUTH
 
     def test_an_unknown_unit(self, data: TwoSplits) -> None:
         with pytest.raises(DataError, match=r"data\.boxes is 'px'; choose from xywh, xyxy"):

@@ -157,6 +157,23 @@ class TestCoco:
         draw(home / "images/b.png")
         assert coco.identity(root=str(home))["images"] != first["images"]
 
+    def test_identity_changes_if_a_split_gets_another_name(self, tmp_path: Path) -> None:
+        draw(tmp_path / "images/a.png")
+        for split in ("train", "valid"):
+            write(tmp_path / f"{split}/_annotations.coco.json", self.annotations("a.png"))
+        first = coco.identity(root=str(tmp_path))
+        (tmp_path / "valid").rename(tmp_path / "test")
+        assert coco.identity(root=str(tmp_path)) != first
+
+    def test_identity_changes_if_an_image_moves_to_another_splits_folder(self, tmp_path: Path) -> None:
+        for split, stem in (("train", "a"), ("train", "b"), ("val", "c")):
+            draw(tmp_path / f"images/{split}/{stem}.png")
+        for split, stem in (("train", "a"), ("val", "c")):
+            write(tmp_path / f"annotations/instances_{split}.json", self.annotations(f"{stem}.png"))
+        first = coco.identity(root=str(tmp_path))
+        (tmp_path / "images/train/b.png").rename(tmp_path / "images/val/b.png")
+        assert coco.identity(root=str(tmp_path)) != first
+
 
 class TestYolo:
     @pytest.fixture

@@ -69,6 +69,12 @@ class TestResized:
         assert mask.sum() == mask[20:30, 30:45].sum() == 150
         assert rows(dataset)[0]["bbox"] == [30, 20, 15, 10]
 
+    @pytest.mark.parametrize("code", [{"size": 5, "counts": "x"}, {"size": [80], "counts": [1]}, {"size": None, "counts": "x"}], ids=str)
+    def test_a_code_without_a_size_is_left_out(self, tmp_path: Path, code: Any) -> None:
+        dataset = prepared(folder(tmp_path, (48, 40), (96, 80), [[60, 40, 30, 20]], segmentation=code), max_doubtful=1)
+        assert counts(dataset.facts) == {"image resized after labeling": 1, "unusable mask": 1}
+        assert rows(dataset)[0]["bbox"] == [30, 20, 15, 10]
+
     def test_an_enlarged_image_with_boxes_all_over_the_old_size(self, tmp_path: Path) -> None:
         places = [[x, y, 8.0, 8.0] for x in (0.0, 12.0, 24.0, 36.0) for y in (0.0, 10.0, 20.0, 30.0)] * 2
         dataset = prepared(folder(tmp_path, (96, 80), (48, 40), places))

@@ -165,6 +165,29 @@ class TestLists:
         with pytest.raises(DataError, match=r"Train\.txt: none of its 1 names"):
             build(root)
 
+    @pytest.mark.parametrize("whole", ["trainval", "all"])
+    def test_without_a_list_for_train_it_is_what_the_others_leave_of_all(self, tmp_path: Path, whole: str) -> None:
+        root = devkit(tmp_path, ["a", "b", "c", "d"], **{whole: "a\nb\nc\nd\ngone\n"}, val="b\ngone\n", test="d\n")
+        found = build(root)
+        assert {split: sorted(lefts(source)) for split, source in found.items()} == {
+            "train": ["a.png", "c.png"],
+            "val": ["b.png"],
+            "test": ["d.png"],
+        }
+        kind = "image of another split in the list of all, not used for train"
+        assert notes(found)["train"] == {kind: 2}
+        (note,) = found["train"].notes
+        assert note.examples == (f"{whole}.txt: b is in val.txt", f"{whole}.txt: d is in test.txt")
+
+    def test_a_list_of_all_that_another_list_has_completely_is_refused(self, tmp_path: Path) -> None:
+        root = devkit(tmp_path, ["a", "b"], trainval="a\nb\n", val="b\na\n")
+        with pytest.raises(DataError, match=r"trainval\.txt: all of its images are in val\.txt; list those to train on in train\.txt$"):
+            build(root)
+
+    def test_an_image_in_two_splits_is_noted_in_the_later_one(self, tmp_path: Path) -> None:
+        root = devkit(tmp_path, ["a", "b"], train="a\nb\n", val="b\n")
+        assert notes(build(root)) == {"train": {}, "val": {"image in two splits": 1}}
+
     def test_identity_changes_with_the_lists(self, tmp_path: Path) -> None:
         root = devkit(tmp_path, ["a", "b", "c"], train="a\nb\n", val="c\n")
         first = voc.identity(root=str(root))

@@ -1,5 +1,6 @@
 """YOLO folders as tools export them and people rearrange them: what is read, what is noted, what is refused."""
 
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -614,3 +615,33 @@ def test_an_image_in_two_splits_is_noted(tmp_path: Path) -> None:
     found = read(root)
     assert noted(found["val"]) == {"assumed: image in two splits": 1}
     assert noted(found["train"]) == {}
+
+
+class TestIdentity:
+    def test_it_changes_if_an_image_and_its_label_move_to_another_split(self, tmp_path: Path) -> None:
+        for split, stem in (("train", "a"), ("train", "b"), ("val", "c")):
+            draw(tmp_path / split / f"images/{stem}.png")
+            write(tmp_path / split / f"labels/{stem}.txt", LINES)
+        write(tmp_path / "data.yaml", HEAD)
+        first = yolo.identity(root=str(tmp_path))
+        for name in ("images/b.png", "labels/b.txt"):
+            (tmp_path / "train" / name).rename(tmp_path / "val" / name)
+        moved = yolo.identity(root=str(tmp_path))
+        assert (moved["annotations"], moved["splits"] != first["splits"]) == (first["annotations"], True)
+
+    def test_it_changes_if_a_label_file_becomes_another_images(self, tmp_path: Path) -> None:
+        for folder in ("one", "two"):
+            draw(tmp_path / f"images/train/{folder}/a.png")
+        draw(tmp_path / "images/val/b.png")
+        write(tmp_path / "labels/train/one/a.txt", LINES)
+        write(tmp_path / "labels/val/b.txt", LINES)
+        write(tmp_path / "classes.txt", "cat\ndog\n")
+        first = yolo.identity(root=str(tmp_path))
+        (tmp_path / "labels/train/two").mkdir()
+        (tmp_path / "labels/train/one/a.txt").rename(tmp_path / "labels/train/two/a.txt")
+        assert yolo.identity(root=str(tmp_path)) != first
+
+    def test_it_is_the_same_in_another_place(self, tmp_path: Path) -> None:
+        fill(tmp_path / "one")
+        shutil.copytree(tmp_path / "one", tmp_path / "two")
+        assert yolo.identity(root=str(tmp_path / "one")) == yolo.identity(root=str(tmp_path / "two"))

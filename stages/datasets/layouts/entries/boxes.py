@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 
@@ -13,6 +13,7 @@ Box = tuple[float, float, float, float]
 
 _SIZED = (("x", "y", "width", "height"), ("x", "y", "w", "h"), ("left", "top", "width", "height"))
 _CORNERS = (("xmin", "ymin", "xmax", "ymax"), ("x1", "y1", "x2", "y2"), ("left", "top", "right", "bottom"))
+_LARGEST_FRACTION = 1.5
 MOST_PIXELS = 200_000_000
 """A mask larger than this is not decoded for its box."""
 
@@ -64,23 +65,25 @@ def usable(value: Any) -> Box | None:
 
 
 def read_mask(value: Any) -> tuple[Any, bool]:
-    """Polygons as flat lists of numbers, a run-length code as it is; and whether they were written in a different form."""
+    """Polygons as flat lists of numbers, a run-length code and what cannot be read as they are; and whether anything was rewritten."""
     if not isinstance(value, list) or not value:
         return value, False
     if all(isinstance(one, list) and {*map(type, one)} <= {int, float} for one in value) and not _is_points(value):
         return value, False  # not a copy, which would take half as much memory again
-    polygons = value if all(isinstance(one, list) for one in value) and not _is_points(value) else [value]
-    flat = [_flat(polygon) for polygon in polygons]
-    if any(polygon is None for polygon in flat):
-        return value, False
-    return flat, flat != value
+    nested = all(isinstance(one, list) for one in value) and not _is_points(value)
+    entire = None if nested else _flat(value)
+    if entire is not None:
+        return [entire], True
+    flat = [_flat(part) if isinstance(part, list) else None for part in value]
+    parts = [part if numbers is None else numbers for part, numbers in zip(value, flat, strict=True)]
+    return parts, parts != value
 
 
 def extent(mask: Any) -> Box | None:
     """The box around a mask, None if there is none or it is unusable."""
     if isinstance(mask, Mapping):
         return _code_extent(mask)
-    polygons = [one for one in mask if _is_polygon(one)] if isinstance(mask, list) else []
+    polygons = [one for one in mask if is_polygon(one)] if isinstance(mask, list) else []
     if not polygons:
         return None
     across = [value for polygon in polygons for value in polygon[::2]]
@@ -134,12 +137,16 @@ def _flat(polygon: Sequence[Any]) -> list[float] | None:
     return known if len(known) == len(values) else None
 
 
-def _is_polygon(value: Any) -> bool:
-    if not isinstance(value, list) or len(value) < 6 or len(value) % 2:
-        return False
-    if {*map(type, value)} <= {int, float}:  # nearly always, and five times as fast
-        return all(map(math.isfinite, value))
-    return None not in map(numeric, value)
+def is_polygon(value: Any) -> bool:
+    """Whether this is a polygon as `read_mask` returns it: x and y of at least three corners."""
+    is_list = isinstance(value, list) and len(value) >= 6 and len(value) % 2 == 0
+    return is_list and {*map(type, value)} <= {int, float} and all(map(math.isfinite, value))
+
+
+def are_fractions(mask: Any) -> TypeGuard[list[Any]]:
+    """Whether a mask's polygons can only be in fractions of the image; those of other sizes, and run-length codes, are in px."""
+    polygons = [one for one in mask if is_polygon(one)] if isinstance(mask, list) else []
+    return max((abs(one) for polygon in polygons for one in polygon), default=9) <= _LARGEST_FRACTION
 
 
 def _code_extent(code: Mapping[str, Any]) -> Box | None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy.errors import DataError
-from stages.datasets.layouts.entries.boxes import extent, numeric, read_box, read_mask, turned, usable
+from stages.datasets.layouts.entries.boxes import are_fractions, extent, numeric, read_box, read_mask, turned, usable
 from stages.datasets.layouts.entries.classes import Classes
 from stages.datasets.layouts.entries.document import Entries
 from stages.datasets.layouts.entries.ids import Key, key
@@ -25,7 +25,9 @@ REWRITTEN = Kind("mask written in an unusual form", "repaired", "masks")
 CROWD = Kind("iscrowd written in an unusual form", "repaired", "boxes")
 
 FIXED = "_fixed"
-"""Marks a row whose box is x, y, width, height in px for certain; removed before the rows are handed on."""
+FORM, PX = "form", "px"
+"""Marks a row whose box is x, y, width, height for certain, and perhaps px as well; empty: as the file's boxes are. It is removed before
+the rows are handed on."""
 _CROWD: dict[Any, int] = {None: 0, "": 0, "0": 0, "1": 1, "false": 0, "true": 1}
 
 
@@ -121,13 +123,13 @@ def _placed(path: Path, row: dict[str, Any], notes: Notes, split: str) -> dict[s
     written = read_box(row.get("bbox"))
     if written.mended:
         notes.add(MENDED, split, f"{where}, bbox {str(row['bbox'])[:80]}")
-    row = row | {"bbox": written.value, FIXED: written.fixed} | ({"segmentation": mask} if mask else {})
+    row = row | {"bbox": written.value, FIXED: FORM if written.fixed else ""} | ({"segmentation": mask} if mask else {})
     box = usable(written.value)
     if box is None or box[2] <= 0 or box[3] <= 0:
         around = extent(mask)
         if around is not None:
             notes.add(FROM_MASK, split, f"{where}, bbox {str(written.value)[:80]}")
-            return row | {"bbox": list(around), FIXED: True}
+            return row | {"bbox": list(around), FIXED: FORM if are_fractions(mask) else PX}
         if written.value is None:
             notes.add(NEITHER, split, where)
             return None
@@ -136,5 +138,5 @@ def _placed(path: Path, row: dict[str, Any], notes: Notes, split: str) -> dict[s
     degrees = numeric(attributes.get("rotation")) if isinstance(attributes, Mapping) else None
     if degrees and degrees % 180 and extent(mask) is None:
         notes.add(TURNED, split, f"{where}, rotation {degrees:g} degrees")
-        return row | {"bbox": list(turned(box, degrees)), FIXED: True}
+        return row | {"bbox": list(turned(box, degrees)), FIXED: FORM}
     return row

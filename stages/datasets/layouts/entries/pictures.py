@@ -13,7 +13,7 @@ from stages.datasets.layouts import SPLITS
 from stages.datasets.layouts.entries.boxes import numeric
 from stages.datasets.layouts.entries.document import Entries
 from stages.datasets.layouts.entries.ids import Ids
-from stages.datasets.layouts.image_names import RENAMED, ImageNames, is_file
+from stages.datasets.layouts.image_names import RENAMED, ImageNames, can_be_a_name, is_file
 from stages.notes import Kind, Notes
 
 TWICE = Kind("image listed twice", "repaired", "images")
@@ -92,7 +92,7 @@ def _name(path: Path, number: int, row: Mapping[str, Any], notes: Notes, split: 
             raise DataError(f"{path}: image {number} has no file_name; name its file")
         name = _last(row[other]) if other == "coco_url" else row[other]
         notes.add(ELSEWHERE, split, f"{path.name}: image {number} by {other}, {name}")
-    if "\0" in name or any(len(part.encode(errors="replace")) > _LONGEST for part in name.split("/")):
+    if not can_be_a_name(name) or any(len(part.encode(errors="replace")) > _LONGEST for part in name.split("/")):
         raise DataError(f"{path}: image {number} has a file_name that no file can have: {name[:40]!r}")
     return name
 

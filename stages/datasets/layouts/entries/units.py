@@ -14,8 +14,8 @@ from typing import Any, Literal, get_args
 
 from deploy.errors import DataError
 from stages.datasets.cleaning.images import size
-from stages.datasets.layouts.entries.boxes import Box, extent, numeric, usable
-from stages.datasets.layouts.entries.objects import FIXED
+from stages.datasets.layouts.entries.boxes import Box, are_fractions, extent, is_polygon, numeric, usable
+from stages.datasets.layouts.entries.objects import FIXED, PX
 from stages.datasets.tables.rows import Row, Rows
 from stages.notes import MAX_EXAMPLES, Kind, Notes
 
@@ -33,6 +33,8 @@ OVERWHELMING, DOUBTFUL = 0.95, 0.2
 MIN_BEYOND = 3
 _LARGEST_FRACTION = 2.0
 """Fractions exceed 1 if they were made with a size that is not the image's: a smaller one, or with width and height exchanged."""
+_MOST_OF_BOX = 1.05
+"""An area is that of a box or of a mask in it, but for rounding."""
 _MIN_SIDE = 4
 """In images up to this size in px, a box below 2 px may be a box."""
 
@@ -64,7 +66,7 @@ _FRACTIONS = {"xywh": "fractions", "xyxy": "xyxy_fractions", "cxcywh": "cxcywh_f
 
 
 def converted(rows: Rows, images: Sequence[Mapping[str, Any]], folder: Path, boxes: Boxes | None) -> Rows:
-    """The rows with every box, and every polygon in fractions, in px, and without the mark of boxes that are known to be so."""
+    """The rows with every box, and every polygon and area in fractions, in px, and without the mark of boxes that are known to be so."""
     fractions = boxes is not None and boxes.endswith("fractions")
     form = "xywh" if boxes in (None, "fractions") else str(boxes).removesuffix("_fractions")
     sizes = _sizes(images, folder) if fractions else None
@@ -82,11 +84,25 @@ def _in_px(row: Row, form: str, sizes: Mapping[int, tuple[int, int]] | None) -> 
         return row
     known = None if sizes is None else sizes.get(row["image_id"])
     box = box if fixed else _FORMS[form](box)
-    row["bbox"] = list(_scaled(box, known) if known else box)
-    mask = row.get("segmentation")
-    if known and isinstance(mask, list) and max((abs(one) for polygon in mask for one in polygon), default=9) <= 1.5:
-        row["segmentation"] = [[one * known[index % 2] for index, one in enumerate(polygon)] for polygon in mask]
+    if known:
+        box = box if fixed == PX else _scaled(box, known)
+        _scale_area(row, box, known)
+        mask = row.get("segmentation")
+        if are_fractions(mask):
+            row["segmentation"] = [_polygon(one, known) if is_polygon(one) else one for one in mask]
+    row["bbox"] = list(box)
     return row
+
+
+def _scale_area(row: Row, box: Box, sides: tuple[int, int]) -> None:
+    """Make an area px: one that is no larger than the box (in px) as a fraction of its image is such a fraction, too."""
+    area, px = row.get("area"), sides[0] * sides[1]
+    if isinstance(area, int | float) and 0 < area * px <= _MOST_OF_BOX * box[2] * box[3]:
+        row["area"] = area * px
+
+
+def _polygon(numbers: Sequence[float], sides: tuple[int, int]) -> list[float]:
+    return [one * sides[index % 2] for index, one in enumerate(numbers)]
 
 
 def judge(path: Path, rows: Rows, images: Sequence[Mapping[str, Any]], folder: Path, notes: Notes, split: str) -> None:

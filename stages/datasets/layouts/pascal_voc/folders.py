@@ -1,7 +1,7 @@
 """Which XML files and images belong to which split of a Pascal VOC folder."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from deploy.errors import DataError
@@ -11,6 +11,7 @@ from stages.datasets.layouts.pascal_voc.stems import Stems
 from stages.notes import Kind, Notes
 
 TWICE = Kind("name twice in a list", "repaired", "images")
+OTHER_SPLIT = Kind("image of another split in the list of all, not used for train", "repaired", "images")
 
 ELSEWHERE = Kind("XML file in no split's folder", "left out", "files")
 
@@ -47,7 +48,7 @@ def discover(root: Path) -> dict[str, Pages]:
     named = lists.find(home)
     if named:
         annotations = Stems(base, list_files(base, _XML))
-        return {split: _listed(split, paths, annotations, base, images) for split, paths in named.items()}
+        return _without_others({split: _listed(split, paths, annotations, base, images) for split, paths in named.items()})
     found = dict(_by_folder(home, base, images)) or dict(_by_image_folder(home, base, images))
     if found:
         _note_others(home, found)
@@ -102,6 +103,30 @@ def _listed(split: str, paths: tuple[Path, ...], annotations: Stems, base: Path,
         first = f", the first '{next(iter(absent))}'"
         raise DataError(f"{paths[0]}: none of its {len(absent)} names has an XML file in {base}{first}")
     return Pages(images, base, tuple(base / file for file in files), tuple(absent), paths, notes)
+
+
+def _without_others(found: dict[str, Pages]) -> dict[str, Pages]:
+    """The splits, in which train has no image of another one if its list is one of all images.
+
+    Raises:
+        DataError: then train has none.
+    """
+    train = found.get("train")
+    if train is None or not any(path.stem.casefold() in lists.WHOLE for path in train.lists):
+        return found
+    whole, kept = train.lists[0], dict.fromkeys(train.files)
+    absent = dict.fromkeys(train.absent)
+    for split, page in found.items():
+        for file in page.files if split != "train" else ():
+            if file in kept:
+                del kept[file]
+                train.notes.add(OTHER_SPLIT, "train", f"{whole.name}: {file.stem} is in {page.lists[0].name}")
+        for name in page.absent if split != "train" else ():
+            absent.pop(name, None)
+    if not kept:
+        others = ", ".join(page.lists[0].name for split, page in found.items() if split != "train")
+        raise DataError(f"{whole}: all of its images are in {others}; list those to train on in train.txt")
+    return found | {"train": replace(train, files=tuple(kept), absent=tuple(absent))}
 
 
 def _by_folder(home: Path, base: Path, images: Path) -> Iterator[tuple[str, Pages]]:

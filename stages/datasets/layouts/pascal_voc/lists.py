@@ -10,8 +10,8 @@ from stages.datasets.layouts.pascal_voc.stems import Stems, cut_suffix
 from stages.datasets.layouts.text import read_text
 from stages.notes import Notes
 
-_WHOLE = ("trainval", "default", "all")
-"""Lists of data without a split, which is then its train."""
+WHOLE = ("trainval", "default", "all")
+"""Lists of all images. Without a list for train, that is what no other list has of them."""
 
 _COLUMN = re.compile(r"""^(.*\S)\s+(?:-1|0|1)$""")
 _TWO_PATHS = re.compile(rf"^(.*?(?:{'|'.join(map(re.escape, SUFFIXES))}))\s+\S", re.IGNORECASE)
@@ -51,7 +51,7 @@ def _first_of(files: Mapping[str, Path], words: Mapping[str, tuple[str, ...]]) -
 
 def _plain_lists(files: Mapping[str, Path]) -> dict[str, tuple[Path, ...]]:
     found = _first_of(files, SPLITS)
-    whole = next((files[word] for word in _WHOLE if word in files), None)
+    whole = next((files[word] for word in WHOLE if word in files), None)
     return found if whole is None or "train" in found else {"train": (whole,)} | found
 
 

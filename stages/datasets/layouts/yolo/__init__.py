@@ -67,6 +67,18 @@ def discover(root: Path, given: Sequence[str] | None, notes: Notes) -> YoloFolde
     return YoloFolder(base, images, labels, named, data, (*heads, *lists, *finder.lists))
 
 
+def in_splits(layout: YoloFolder) -> Iterator[tuple[str, ...]]:
+    """Split, image and label file, if it has one, of every image, as paths from the data folder if they are in it."""
+    for split, images in layout.images.items():
+        for image in images:
+            files = filter(None, (image, layout.labels.of.get(image)))
+            yield split, *(_inside(layout.root, path) for path in files)
+
+
+def _inside(root: Path, path: Path) -> str:
+    return (path.relative_to(root) if path.is_relative_to(root) else path.absolute()).as_posix()
+
+
 def sources(layout: YoloFolder, notes: Notes) -> dict[str, Source]:
     """Every split as COCO; category ids are the class numbers.
 
@@ -154,14 +166,14 @@ def _coco(layout: YoloFolder, split: str, rows: Mapping[Path, Sequence[Place]], 
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for number, (path, found) in enumerate(rows.items(), start=1):
-        inside = path.relative_to(root) if path.is_relative_to(root) else path.absolute()
-        images.append({"id": number, "file_name": inside.as_posix()})
+        inside = _inside(root, path)
+        images.append({"id": number, "file_name": inside})
         measured = size(path) if found else None
         if measured is None:
             continue
         images[-1] |= {"width": measured[0], "height": measured[1]}
         for place in found:
-            fields = _object(place, _Context(layout, split, inside.as_posix(), notes), measured)
+            fields = _object(place, _Context(layout, split, inside, notes), measured)
             if fields is not None:
                 annotations.append({"id": len(annotations) + 1, "image_id": number, "iscrowd": 0} | fields)
     categories = [{"id": number, "name": name} for number, name in layout.names.items()]

@@ -8,6 +8,7 @@ from urllib.parse import unquote
 
 from deploy.machine.files import open_regular, read_bytes
 from stages.datasets.layouts import SPLITS, SUFFIXES, UNREAD_SUFFIXES, list_files
+from stages.datasets.layouts.shared_images import BOTH
 from stages.datasets.layouts.yolo import kinds
 from stages.notes import Notes
 
@@ -60,7 +61,7 @@ class Labels:
 
     def _claim(self, split: str, image: Path, label: Path) -> None:
         if self._users.get(label) == image:
-            self.notes.add(kinds.BOTH, split, f"{self._shown(image)}: accuracy is overstated", image=self._shown(image))
+            self.notes.add(BOTH, split, f"{self._shown(image)}: accuracy is overstated", image=self._shown(image))
         elif label in self._users:
             text = f"{self._shown(label)} is used for {self._shown(self._users[label])} and {self._shown(image)}"
             self.notes.add(kinds.SHARED, split, text, image=self._shown(image))
