@@ -27,7 +27,7 @@ def coco(split: str) -> Coco:
     """Three images, the last one empty."""
     del split
     return {
-        "images": [{"id": i, "file_name": f"{i}.png", "width": 64, "height": 64} for i in (1, 2, 3)],
+        "images": [{"id": i, "file_name": f"{'' if split == 'train' else 'val-'}{i}.png", "width": 64, "height": 64} for i in (1, 2, 3)],
         "annotations": [{"id": i, "image_id": i, "category_id": 7, "bbox": [8, 8, 30, 30], "area": 900, "iscrowd": 0} for i in (1, 2)],
         "categories": [{"id": 7, "name": "thing"}],
     }
@@ -40,8 +40,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "data" / "images").mkdir(parents=True)
     (tmp_path / "data" / "annotations").mkdir()
     random = np.random.default_rng(0)
-    for i in (1, 2, 3):
-        Image.fromarray(random.integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(tmp_path / f"data/images/{i}.png")
+    for name in ("1", "2", "3", "val-1", "val-2", "val-3"):
+        Image.fromarray(random.integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(tmp_path / f"data/images/{name}.png")
     for split in ("train", "val"):
         (tmp_path / f"data/annotations/instances_{split}.json").write_text(json.dumps(coco(split)))
     config = {

@@ -6,7 +6,10 @@ from dataclasses import dataclass
 
 from stages.datasets import Source
 from stages.datasets.tables.rows import light
-from stages.notes import Note, Unit
+from stages.notes import Kind, Note, Unit
+
+BOTH = Kind("image in two splits", "assumed", "images")
+"""Not counted: its labels are not in doubt, and who lets a network learn what it is judged on may mean to."""
 
 _COUNTED: tuple[Unit, ...] = ("images", "boxes", "masks", "files")
 """Units with a share that can be too large; a class that is left out is one of few."""
@@ -47,7 +50,7 @@ def doubts(split: str, source: Source, notes: Sequence[Note]) -> Iterator[Doubt]
     """The share of each unit that is doubtful; several kinds of notes on one unit add up. Files of unknown number count per image."""
     known = totals(source)
     for unit in _COUNTED:
-        own = [note for note in notes if note.unit == unit and note.action in ("left out", "assumed")]
+        own = [note for note in notes if note.unit == unit and note.action in ("left out", "assumed") and note.kind != BOTH.name]
         if not own:
             continue
         total, stated = max(note.total or 0 for note in own), any(note.total for note in own)

@@ -3,9 +3,8 @@
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from stages.notes import Kind, Notes
-
-BOTH = Kind("image in two splits", "assumed", "images")
+from stages.datasets.cleaning.limits import BOTH
+from stages.notes import Notes
 
 
 def add(notes: Notes, images: Mapping[str, Iterable[tuple[Path, str]]]) -> None:

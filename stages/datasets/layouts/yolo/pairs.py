@@ -7,8 +7,8 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from deploy.machine.files import open_regular, read_bytes
+from stages.datasets.cleaning.limits import BOTH
 from stages.datasets.layouts import SPLITS, SUFFIXES, UNREAD_SUFFIXES, list_files
-from stages.datasets.layouts.shared_images import BOTH
 from stages.datasets.layouts.yolo import kinds
 from stages.notes import Notes
 
