@@ -223,7 +223,8 @@ def run(examples: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (whole,) = (snippet for snippet in blocks(EXTENDING, "yaml") if "name" in yaml.safe_load(snippet))
     cells(root)
     (root / "pipeline.yaml").write_text(whole.replace("/path/to/cells", str(root)), encoding="utf-8")
-    assert cli.main(["run", str(root / "pipeline.yaml"), "--runs", str(root / "runs")]) == 0
+    quickly = ["--set", "validation.latency.ratio_width=100"]  # ratios need not settle
+    assert cli.main(["run", str(root / "pipeline.yaml"), "--runs", str(root / "runs"), *quickly]) == 0
     return root / "runs"
 
 

@@ -60,7 +60,6 @@ class Stop(NamedTuple):
 
 KILLS = (  # test_fifty_kills.py, which is slow, meets every stage
     Stop("prepare"),
-    Stop("train_teacher"),
     Stop("train_teacher", after_an_epoch),
     Stop("train_baseline", with_a_worker, alone=True),
     Stop("distill", after_an_epoch),
