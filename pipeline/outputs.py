@@ -17,7 +17,6 @@ from pipeline.results import history
 from pipeline.results.summary import summarize
 from pipeline.run_result import RunResult
 from pipeline.store.files import replace_folder, replace_json
-from pipeline.store.store import lock_of
 
 
 def publish(result: RunResult, folder: Path, *, redraw: bool = False) -> dict[str, Any]:
@@ -29,8 +28,8 @@ def publish(result: RunResult, folder: Path, *, redraw: bool = False) -> dict[st
     summary = summarize(result)
     if folder.is_dir() and not os.access(folder, os.W_OK) and not _is_outdated(summary, folder, redraw=redraw) and _has_all(result, folder):
         return summary
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(lock_of(folder)):
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock", mode=0o666):  # whoever may write the folder may write the lock, too
         if not _has_all(result, folder):
             copy_bundles(_bundles(result, folder / "bundle"), folder / "bundle")
         if _is_outdated(summary, folder, redraw=redraw):

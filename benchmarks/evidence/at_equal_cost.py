@@ -65,8 +65,8 @@ def missing(studies: Sequence[CostedStudy], seeds: Sequence[int]) -> Iterator[tu
 def work(studies: Sequence[CostedStudy], seeds: Sequence[int], units: int) -> None:
     """Run the missing trainings, at most `units` of them; a teacher whose weights are gone is trained again without a second row.
 
-    A teacher that a study of benchmarks/evidence/run.py or one of these has trained on this machine is not trained again. Rows of
-    students say what their teacher reaches (`teacher_map`).
+    A teacher that a study of benchmarks/evidence/run.py or one of these has trained on this machine is not trained again, if its row is
+    beside its weights. Rows of students say what their teacher reaches (`teacher_map`), as far as it has such a row.
     """
     RUNS.mkdir(parents=True, exist_ok=True)
     fetch_imagenet_start()

@@ -77,7 +77,7 @@ class Log:
                     return
                 more: dict[str, Any] = {"traceback": traceback.format_exception(record.exc_info[1])} if record.exc_info else {}
                 more |= {"left_out": said.take_left_out()} if said.left_out else {}
-                log.warning("library", name=record.name, message=record.getMessage()[:_LIBRARY_CHARACTERS], **more)
+                log.warning("library", name=record.name, message=_message(record)[:_LIBRARY_CHARACTERS], **more)
 
         return Handler(logging.WARNING)
 
@@ -124,6 +124,14 @@ class Log:
                 _write(file, _line("warning", "log lines dropped", {**self._common, "count": dropped}) + "\n")
             if self._lines.empty():
                 sleep(_PAUSE_S)
+
+
+def _message(record: logging.LogRecord) -> str:
+    """A record's text, and its form alone if a library has given it other values than it asks for."""
+    try:
+        return record.getMessage()
+    except (TypeError, ValueError, KeyError):
+        return str(record.msg)
 
 
 @contextlib.contextmanager

@@ -271,7 +271,7 @@ def _save(folder: Path, bundles: Mapping[str, Path | Bundle], code: int) -> str:
     if not bundles:
         raise ArtifactError(f"{folder}: nothing to keep, because no target was measured here")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(lock_of(folder)):
+    with FileLock(lock_of(folder), mode=0o666):
         return _add(folder, bundles)
 
 

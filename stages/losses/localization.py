@@ -127,7 +127,8 @@ def build(
         boxes: `distributions`: LD; `giou`: BCKD; `auto`: LD if both heads predict distributions over the same distances.
         temperature: temperature of the sides' distributions, for LD.
         class_temperature: temperature of the classes, for LD.
-        near: for LD, a place that learns no object is compared, too, if its DIoU with one is at least this share of what learning it takes.
+        near: for LD, a place that learns no object is compared, too, if its DIoU with one is at least this share of the overlap that
+            learning it takes.
 
     Raises:
         ConfigError: different kinds of heads, or numbers of boxes per position; distributions that the heads do not have.

@@ -121,7 +121,7 @@ def refuse_strange(config: RobustnessConfig, split: str, dataset: Dataset) -> No
                 for image in labeled_split(dataset, other).truth["images"]:
                     left.pop(image["file_name"], None)
         for file in left:
-            if any((dataset.images(other) / file).exists() for other in dataset.facts.splits):
+            if any((dataset.images(other) / file).is_file() for other in dataset.facts.splits):
                 continue
             raise DataError(f"robustness.groups.{name}: {one.csv} names {file}, which is not an image of any split; mend or remove it")
 

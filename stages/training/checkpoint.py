@@ -20,9 +20,10 @@ from stages.artifacts import WEIGHTS, Checkpoint, Dataset
 from stages.config import DetectorConfig, ExportConfig
 from stages.detectors import Detector, GraphOptions
 from stages.detectors.backbones.pretrained import Origin, Unread, origin
-from stages.facts import FACTS, CheckpointFacts, PluginChoice, write_facts
+from stages.facts import CheckpointFacts, PluginChoice, write_facts
 from stages.measurement.torch_accuracy import graph_options, judge_split
 from stages.processes import is_main_process
+from stages.training.digests import contract_of
 from stages.training.observer import Detections
 from stages.training.saved_state import discard
 
@@ -142,8 +143,7 @@ def load_weights(detector: Detector, path: Path, advice: str = "use one of the c
                 f"{file}: tensor {name} is {shapes}, so it belongs to a detector with different options or classes; {advice}"
             )
     detector.load_state_dict(state)
-    if path.is_dir() and (path / FACTS).is_file():
-        made = Checkpoint(path).facts.contract
+    if (made := contract_of(path)) is not None:
         pixels = {key: getattr(made.preprocessing, key) for key in _PIXELS}
         detector.origin = Origin(str(path), made.classes, pixels)  # type: ignore[assignment]
 

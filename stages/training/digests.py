@@ -1,8 +1,10 @@
 """The content of the weights that a training starts from, as part of its key; imports no torch."""
 
 import hashlib
+import json
 from pathlib import Path
 
+from deploy.contract import ModelContract
 from deploy.errors import ArtifactError
 from deploy.machine.files import sha256
 from deploy.plugins import OptionRole
@@ -12,7 +14,7 @@ from stages.facts import FACTS
 
 
 def weights_digest(weights: str | None) -> dict[str, str]:
-    """The sha256 of a safetensors file, or of the one in a checkpoint folder and of what the folder says of it.
+    """The sha256 of a safetensors file, or of the one in a checkpoint folder and of the classes and pixels that the folder says it has.
 
     Raises:
         ArtifactError: there is no such file.
@@ -20,9 +22,10 @@ def weights_digest(weights: str | None) -> dict[str, str]:
     if weights is None:
         return {}
     file = weights_file(Path(weights))
+    contract = contract_of(Path(weights))
+    said = {} if contract is None else {"weights.contract": hashlib.sha256(contract.model_dump_json().encode()).hexdigest()}
     try:
-        facts = {"weights.facts": sha256(file.with_name(FACTS))} if Path(weights, FACTS).is_file() else {}
-        return {"weights": sha256(file)} | facts
+        return {"weights": sha256(file)} | said
     except OSError as error:
         raise ArtifactError(f"{file}: {error.strerror}; `weights` names a safetensors file or a checkpoint folder") from error
 
@@ -30,6 +33,14 @@ def weights_digest(weights: str | None) -> dict[str, str]:
 def weights_file(path: Path) -> Path:
     """The file itself, or a checkpoint folder's."""
     return path / WEIGHTS if path.is_dir() else path
+
+
+def contract_of(path: Path) -> ModelContract | None:
+    """The classes and pixels of a checkpoint folder's detector; None for a file, and for a folder that does not say it as ours do."""
+    try:
+        return ModelContract.model_validate(json.loads((path / FACTS).read_bytes())["contract"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def option_digests(detector: DetectorConfig) -> dict[str, str]:

@@ -182,6 +182,12 @@ class TestMasks:
         assert folder.kept()[-1]["segmentation"] == [good]
         assert counts(folder.facts()) == {"unusable part of a mask": 1}
 
+    def test_parts_that_are_left_out_refuse_nothing(self, folder: Folder) -> None:
+        for rows in folder.splits.values():
+            for row in rows["annotations"]:
+                row["segmentation"] = [[1, 2, 4, 2, 4, 6, 1, 6], [1, 2, 1, 3]]
+        assert set(counts(folder.prepare(max_doubtful=0).facts)) == {"unusable part of a mask"}
+
     def test_an_empty_part_is_no_problem(self, folder: Folder) -> None:
         folder.box(segmentation=[[1, 2, 4, 2, 4, 6, 1, 6], []])
         assert folder.facts().notes == ()

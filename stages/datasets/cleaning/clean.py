@@ -18,6 +18,7 @@ from stages.datasets import Source
 from stages.datasets.cleaning import implausible, sizes
 from stages.datasets.cleaning.image_file import ImageFile
 from stages.datasets.cleaning.images import Unusable
+from stages.datasets.cleaning.limits import BAD_PART
 from stages.datasets.cleaning.sizes import Box, Fit, Labeled
 from stages.datasets.tables.rows import Row, Rows
 from stages.notes import Kind, Notes
@@ -26,7 +27,6 @@ DEGENERATE = Kind("degenerate box", "left out", "boxes")
 OUTSIDE = Kind("box outside its image", "left out", "boxes")
 BEYOND = Kind("box beyond the edge of its image", "assumed", "boxes")
 BAD_MASK = Kind("unusable mask", "left out", "masks")
-BAD_PART = Kind("unusable part of a mask", "left out", "masks")
 
 MANY_BEYOND = 0.05
 """With a larger share of boxes that leave their image, they are noted."""

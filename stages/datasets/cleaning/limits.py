@@ -9,7 +9,10 @@ from stages.datasets.tables.rows import light
 from stages.notes import Kind, Note, Unit
 
 BOTH = Kind("image in two splits", "assumed", "images")
-"""Not counted: its labels are not in doubt, and who lets a network learn what it is judged on may mean to."""
+"""Its labels are not in doubt, and who lets a network learn what it is judged on may mean to."""
+BAD_PART = Kind("unusable part of a mask", "left out", "masks")
+"""The mask stays, and most such parts are specks of one or two points."""
+_NOT_COUNTED = (BOTH.name, BAD_PART.name)
 
 _COUNTED: tuple[Unit, ...] = ("images", "boxes", "masks", "files")
 """Units with a share that can be too large; a class that is left out is one of few."""
@@ -50,7 +53,7 @@ def doubts(split: str, source: Source, notes: Sequence[Note]) -> Iterator[Doubt]
     """The share of each unit that is doubtful; several kinds of notes on one unit add up. Files of unknown number count per image."""
     known = totals(source)
     for unit in _COUNTED:
-        own = [note for note in notes if note.unit == unit and note.action in ("left out", "assumed") and note.kind != BOTH.name]
+        own = [note for note in notes if note.unit == unit and note.action in ("left out", "assumed") and note.kind not in _NOT_COUNTED]
         if not own:
             continue
         total, stated = max(note.total or 0 for note in own), any(note.total for note in own)

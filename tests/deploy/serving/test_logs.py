@@ -140,6 +140,12 @@ def test_a_library_that_says_the_same_again_and_again_fills_no_log(monkeypatch: 
     assert [len(line["message"]) for line in lines if line["name"] == "another"] == [2000]
 
 
+def test_a_library_that_logs_wrongly_breaks_nothing() -> None:
+    stream = io.StringIO()
+    Log(stream).handler().handle(logging.LogRecord("a.parser", logging.WARNING, "parser.py", 1, "%d bytes", ("three",), None))
+    assert json.loads(stream.getvalue())["message"] == "%d bytes"
+
+
 def test_warnings_are_logged_and_their_texts_are_not_kept() -> None:
     stream, kept = io.StringIO(), dict[str | tuple[str, type[Warning], int], int]()
     with warnings.catch_warnings():

@@ -446,6 +446,13 @@ class TestUnits:
         rows = data.build(boxes=option)["train"].coco["annotations"]
         assert [row["area"] for row in rows] == pytest.approx([share * box[2] * box[3] for *_, box in TRUTH])
 
+    def test_areas_that_are_neither_are_replaced_by_the_boxes(self, data: TwoSplits) -> None:
+        for content in (data.train, data.val):
+            to_fractions(content)
+            for row in content["annotations"]:
+                row["area"] = 0.5
+        assert not [row for row in data.build(boxes="fractions")["train"].coco["annotations"] if "area" in row]
+
     def test_areas_in_px_stay_as_they_are(self, data: TwoSplits) -> None:
         for content in (data.train, data.val):
             with_area(content)

@@ -617,6 +617,13 @@ def test_an_image_in_two_splits_is_noted(tmp_path: Path) -> None:
     assert noted(found["train"]) == {}
 
 
+def test_so_is_one_without_a_label_file(tmp_path: Path) -> None:
+    root = fill(tmp_path / "set", head=HEAD.replace("val/images", "val.txt"))
+    next(root.glob("train/labels/a.txt")).unlink()
+    write(root / "val.txt", "val/images/a.png\nval/images/b.png\ntrain/images/a.png\n")
+    assert noted(read(root)["val"])["assumed: image in two splits"] == 1
+
+
 class TestIdentity:
     def test_it_changes_if_an_image_and_its_label_move_to_another_split(self, tmp_path: Path) -> None:
         for split, stem in (("train", "a"), ("train", "b"), ("val", "c")):

@@ -71,6 +71,9 @@ def test_other_sizes_of_images_are_taken(folder: Path) -> None:
 
 def test_a_file_or_a_folder_that_says_nothing_is_taken_as_it_is(folder: Path) -> None:
     start(folder / "weights.safetensors", contract(("a", "b", "c")))
+    for text in ('{"epochs": 3}', "not JSON", "[1]"):
+        (folder / "artifact.json").write_text(text)
+        start(folder, contract(("a", "b", "c")))
     (folder / "artifact.json").unlink()
     start(folder, contract(("a", "b", "c")))
 
@@ -95,3 +98,6 @@ def test_what_the_folder_says_is_part_of_the_stages_key(folder: Path) -> None:
     facts["contract"]["classes"] = list(CLASSES[::-1])
     (folder / "artifact.json").write_text(json.dumps(facts))
     assert identity(config) != first
+    facts["contract"]["classes"] = list(CLASSES)
+    (folder / "artifact.json").write_text(json.dumps(facts | {"epochs": 7}))
+    assert identity(config) == first

@@ -95,10 +95,15 @@ def _in_px(row: Row, form: str, sizes: Mapping[int, tuple[int, int]] | None) -> 
 
 
 def _scale_area(row: Row, box: Box, sides: tuple[int, int]) -> None:
-    """Make an area px: one that is no larger than the box (in px) as a fraction of its image is such a fraction, too."""
-    area, px = row.get("area"), sides[0] * sides[1]
-    if isinstance(area, int | float) and 0 < area * px <= _MOST_OF_BOX * box[2] * box[3]:
+    """Make an area px: one that is no larger than the box (in px) as a fraction of its image is such a fraction, too.
+
+    One that is neither that nor an area in px, but rounded, is dropped; the box's is used in its place.
+    """
+    area, px, of_box = row.get("area"), sides[0] * sides[1], box[2] * box[3]
+    if isinstance(area, int | float) and 0 < area * px <= _MOST_OF_BOX * of_box:
         row["area"] = area * px
+    elif isinstance(area, int | float) and 0 < area <= 1 < of_box:
+        del row["area"]
 
 
 def _polygon(numbers: Sequence[float], sides: tuple[int, int]) -> list[float]:

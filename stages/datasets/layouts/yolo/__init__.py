@@ -13,7 +13,7 @@ from typing import Any
 from deploy.errors import DataError
 from stages.datasets import Source
 from stages.datasets.cleaning.images import size
-from stages.datasets.layouts import SPLITS, list_images, nearby
+from stages.datasets.layouts import SPLITS, list_images, nearby, shared_images
 from stages.datasets.layouts.text import read_text
 from stages.datasets.layouts.yolo import head, kinds, lines, meaning, names, places
 from stages.datasets.layouts.yolo.head import DataFile
@@ -88,6 +88,7 @@ def sources(layout: YoloFolder, notes: Notes) -> dict[str, Source]:
     read = {split: _read(layout, split, notes) for split in layout.images}
     meaning.check([place for rows in read.values() for found in rows.values() for place in found], layout.names, layout.data)
     found = {split: _coco(layout, split, rows, notes) for split, rows in read.items()}
+    shared_images.add(notes, {split: [(path, _inside(layout.root, path)) for path in paths] for split, paths in layout.images.items()})
     return {split: Source(layout.root, coco, tuple(note for note in notes if note.split == split)) for split, coco in found.items()}
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from deploy.machine.files import open_regular, read_bytes
-from stages.datasets.cleaning.limits import BOTH
 from stages.datasets.layouts import SPLITS, SUFFIXES, UNREAD_SUFFIXES, list_files
 from stages.datasets.layouts.yolo import kinds
 from stages.notes import Notes
@@ -60,9 +59,7 @@ class Labels:
         self._claim(split, image, present[0])
 
     def _claim(self, split: str, image: Path, label: Path) -> None:
-        if self._users.get(label) == image:
-            self.notes.add(BOTH, split, f"{self._shown(image)}: accuracy is overstated", image=self._shown(image))
-        elif label in self._users:
+        if self._users.get(label, image) != image:
             text = f"{self._shown(label)} is used for {self._shown(self._users[label])} and {self._shown(image)}"
             self.notes.add(kinds.SHARED, split, text, image=self._shown(image))
         self._users.setdefault(label, image)
