@@ -28,8 +28,9 @@ def publish(result: RunResult, folder: Path, *, redraw: bool = False) -> dict[st
     summary = summarize(result)
     if folder.is_dir() and not os.access(folder, os.W_OK) and not _is_outdated(summary, folder, redraw=redraw) and _has_all(result, folder):
         return summary
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".lock", mode=0o666):  # whoever may write the folder may write the lock, too
+    lock = folder.parent / ".store" / f".publish-{folder.name}.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(lock, mode=0o666):  # for other users of the same store
         if not _has_all(result, folder):
             copy_bundles(_bundles(result, folder / "bundle"), folder / "bundle")
         if _is_outdated(summary, folder, redraw=redraw):
