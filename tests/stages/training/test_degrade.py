@@ -12,8 +12,8 @@ from pydantic import ValidationError
 from deploy.accuracy.conditions import CORRUPTIONS, HELD_OUT, CorruptionName
 from deploy.errors import ConfigError
 from deploy.prediction import image_files, preprocess
-from stages.config import DistillConfig, StudentViewConfig, TrainConfig
-from stages.training.batches.degrade import degrade
+from stages.config import Corrupt, DistillConfig, StudentViewConfig, TrainConfig
+from stages.training.batches.degrade import degrade, views
 from stages.training.batches.loader import TrainingBatch, TrainingImages, collate
 
 pytest.importorskip("imagecorruptions")
@@ -60,6 +60,12 @@ def test_corrupt_as_an_augmentation_changes_every_networks_view_and_no_box(tmp_p
     assert clean is None
     assert torch.equal(target.boxes, plain[0, 0].target.boxes)
     assert not torch.equal(image, plain[0, 0].image)
+
+
+def test_corrupt_shrinks_and_corrupts_as_the_students_view_does() -> None:
+    options: dict[str, Any] = {"severity": (2, 4), "kinds": ("spatter",), "downscale": 0.25, "smallest": 0.4}
+    every, own = views([Corrupt(name="corrupt", p=0.5, **options)], None)
+    assert (every, own) == (StudentViewConfig(corrupt=0.5, **options), None)
 
 
 def test_both_together_give_the_teacher_the_view_that_every_network_has(tmp_path: Path) -> None:
