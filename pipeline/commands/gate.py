@@ -10,8 +10,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from filelock import FileLock
-
 from deploy import plugins
 from deploy.accuracy.judge import judge
 from deploy.bundles.bundle import Bundle, sha256
@@ -27,7 +25,6 @@ from pipeline.commands.run import reused
 from pipeline.config import PipelineConfig, load
 from pipeline.outputs import copy_bundles
 from pipeline.results.verdicts import annotate, text, write
-from pipeline.store.store import lock_of
 from stages.artifacts import DETECTIONS, Dataset, read_json
 from stages.config import GateConfig, ValidationConfig
 from stages.config.data import MAX_DOUBTFUL
@@ -270,12 +267,6 @@ def _save(folder: Path, bundles: Mapping[str, Path | Bundle], code: int) -> str:
         return f"{folder}: left as it is, because not every gate passed"
     if not bundles:
         raise ArtifactError(f"{folder}: nothing to keep, because no target was measured here")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(lock_of(folder), mode=0o666):
-        return _add(folder, bundles)
-
-
-def _add(folder: Path, bundles: Mapping[str, Path | Bundle]) -> str:
     kept = {path.name: path for path in folder.iterdir()} if folder.is_dir() else {}
     other = next((path for path in kept.values() if not (path / MANIFEST).is_file()), None)
     if other is not None or (folder.exists() and not folder.is_dir()):

@@ -247,6 +247,16 @@ class TestPackage:
         assert not (tmp_path / "new").exists()
 
 
+def foreign(place: Path) -> Bundle:
+    """A bundle whose engine comes from a different machine; labeled images are in `data` beside it."""
+    made = samples.bundle(place / "made")
+    manifest = json.loads((made.root / MANIFEST).read_text())
+    manifest["machine"]["cpu"] = "Imagined 3000"
+    samples.resign(made.root, manifest)
+    samples.dataset(place / "data")
+    return made
+
+
 class TestStart:
     """start.sh, as a container runs it."""
 
@@ -271,17 +281,13 @@ class TestStart:
         assert not (tmp_path / "built").exists()
 
     def test_an_engine_is_kept_inside_a_volume_which_stays(self, tmp_path: Path) -> None:
-        made = samples.bundle(tmp_path / "made")
-        manifest = json.loads((made.root / MANIFEST).read_text())
-        manifest["machine"]["cpu"] = "Imagined 3000"
-        samples.resign(made.root, manifest)
-        samples.dataset(tmp_path / "data")
+        root = foreign(tmp_path).root
         volume = tmp_path / "volume"
         (volume / "lost+found").mkdir(parents=True)
         places: dict[str, str] = {"EDGEDISTILL_BUILT": str(volume), "EDGEDISTILL_DATA": str(tmp_path / "data")}
         identity, stamps = volume.stat().st_ino, []
         for _ in range(2):
-            code, line = self.start(tmp_path, made.root, **places)
+            code, line = self.start(tmp_path, root, **places)
             assert (code, line.split()[:2]) == (0, ["serve", str(volume / "engine")])
             stamps.append((volume / "engine" / MANIFEST).stat().st_mtime_ns)
             shutil.rmtree(tmp_path / "bin")
@@ -290,23 +296,20 @@ class TestStart:
         assert {path.name for path in volume.iterdir()} == {"lost+found", "engine", "engine.from"}
 
     def test_a_foreign_one_is_built_and_judged_here(self, tmp_path: Path) -> None:
-        made = samples.bundle(tmp_path / "made")
-        manifest = json.loads((made.root / MANIFEST).read_text())
-        manifest["machine"]["cpu"] = "Imagined 3000"
-        samples.resign(made.root, manifest)
-        samples.dataset(tmp_path / "data")
-        code, line = self.start(tmp_path, made.root, EDGEDISTILL_DATA=str(tmp_path / "data"))
+        root = foreign(tmp_path).root
+        code, line = self.start(tmp_path, root, EDGEDISTILL_DATA=str(tmp_path / "data"))
         assert (code, line.split()[:2]) == (0, ["serve", str(tmp_path / "built")])
         Bundle.load(tmp_path / "built").refuse_ungated_here()
         # the next start finds it; of another bundle it is built anew
         stamp = (tmp_path / "built" / MANIFEST).stat().st_mtime_ns
         shutil.rmtree(tmp_path / "bin")
-        assert self.start(tmp_path, made.root)[1].split()[:2] == ["serve", str(tmp_path / "built")]
+        assert self.start(tmp_path, root)[1].split()[:2] == ["serve", str(tmp_path / "built")]
         assert (tmp_path / "built" / MANIFEST).stat().st_mtime_ns == stamp
+        manifest = json.loads((root / MANIFEST).read_text())
         manifest["description"] = "another"
-        samples.resign(made.root, manifest)
+        samples.resign(root, manifest)
         shutil.rmtree(tmp_path / "bin")
-        self.start(tmp_path, made.root, EDGEDISTILL_DATA=str(tmp_path / "data"))
+        self.start(tmp_path, root, EDGEDISTILL_DATA=str(tmp_path / "data"))
         assert (tmp_path / "built" / MANIFEST).stat().st_mtime_ns != stamp
 
 
@@ -334,11 +337,7 @@ class TestTrustedStart:
     def test_an_engine_built_here_is_served_by_its_hash_and_an_earlier_one_is_not(self, tmp_path: Path, key: Any) -> None:
         from signing_samples import signed
 
-        made = samples.bundle(tmp_path / "made")
-        manifest = json.loads((made.root / MANIFEST).read_text())
-        manifest["machine"]["cpu"] = "Imagined 3000"
-        samples.resign(made.root, manifest)
-        samples.dataset(tmp_path / "data")
+        made = foreign(tmp_path)
         folder = signed(made, tmp_path / "cells", key)
         shutil.copytree(made.root, tmp_path / "built")
         shutil.copy(folder / MANIFEST, tmp_path / "built.from")
