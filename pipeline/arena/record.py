@@ -85,8 +85,10 @@ def _difference(theirs: Mapping[str, Any], own: Mapping[str, Any]) -> str | None
         for path in [*new, *(path for path in old if path not in new)]:
             if old.get(path) != new.get(path):
                 return f"{path} {old.get(path, '(none)')} -> {new.get(path, '(none)')}"
-    for name, parts in own["trainings"].items():
-        before = theirs["trainings"].get(name)
+    for name in dict.fromkeys((*own["trainings"], *theirs["trainings"])):
+        before, parts = theirs["trainings"].get(name), own["trainings"].get(name)
+        if before is None or parts is None:
+            return f"{name}: {'(none) -> trained' if before is None else 'trained -> (none)'}"
         if before != parts:
-            return f"{name}: {'(none) -> trained' if before is None else keys.difference(before, parts)}"
+            return f"{name}: {keys.difference(before, parts)}"
     return None

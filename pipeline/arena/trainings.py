@@ -44,8 +44,16 @@ class Arena:
 
     @classmethod
     def of(cls, config: PipelineConfig, store: Store) -> "Arena":
-        """Prepare the images, or find them."""
-        return cls(config, store, prepared(config, store))
+        """Prepare the images, or find them.
+
+        Raises:
+            DataError: a split that networks are judged on has no objects.
+        """
+        dataset = prepared(config, store)
+        for split in filter(None, (config.validation.split, config.compare.tuning_split)):
+            if split in dataset.facts.splits and not dataset.facts.splits[split].num_boxes:
+                raise _undefined(split)
+        return cls(config, store, dataset)
 
     def looking(self, mode: Mode) -> "Arena":
         """The same, with a store in a different mode."""
@@ -217,7 +225,9 @@ def judged(trained: Checkpoint) -> float:
     """
     accuracy = trained.facts.accuracy
     if accuracy.map is None:
-        raise DataError(
-            f"mAP is undefined on split {accuracy.split}: it has no objects; choose a different one with --set validation.split=..."
-        )
+        raise _undefined(accuracy.split)
     return accuracy.map
+
+
+def _undefined(split: str) -> DataError:
+    return DataError(f"mAP is undefined on split {split}: it has no objects; choose a different one with --set validation.split=...")

@@ -3,6 +3,7 @@
 Without a teacher, with some losses, for longer, with a random teacher, with images without labels.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -135,7 +136,12 @@ def shares(usual: float, trials: int) -> tuple[float, ...]:
     """
     powers = [0, *(sign * step for step in range(1, trials) for sign in (-1, 1))][:trials]
     odds = [usual / (1 - usual) * FACTOR**power for power in powers]
-    return tuple(round(one / (1 + one), 4) for one in odds)
+    return (usual, *(_rounded(one / (1 + one)) for one in odds[1:]))[:trials]
+
+
+def _rounded(share: float) -> float:
+    """Four decimals; more for a share near 0 or 1, which it must not reach."""
+    return round(share, max(4, 3 - math.floor(math.log10(min(share, 1 - share)))))
 
 
 def with_share(variant: Variant, share: float) -> Variant:

@@ -78,8 +78,8 @@ class Contest:
 
     @property
     def rival(self) -> Entrant:
-        """The baseline that a method has to beat: the one of equal cost if there is one."""
-        return self.equal_cost or self.baseline
+        """The baseline that a method has to beat: the one with the higher mean, of equal cost if they are level."""
+        return max((one for one in (self.equal_cost, self.baseline) if one is not None), key=lambda one: one.mean)
 
     @property
     def entrants(self) -> list[Entrant]:

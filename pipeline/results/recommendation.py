@@ -70,14 +70,15 @@ def _ratio(one: Entrant) -> float:
 
 
 def _control(contest: Contest, best: Entrant) -> str:
-    """That a random teacher does as well, if it does."""
+    """That a random teacher does as well or better, if it does."""
     control = contest.control
     if control is None:
         return ""
     p = paired_p(best.maps, control.maps)
-    if p is not None and p < LEVEL and best.mean > control.mean:
-        return ""
-    return "; a random teacher cannot be told from it either, so the gain may come from regularization"
+    if p is None or p >= LEVEL:
+        either = " either" if contest.level_with(best) else ""
+        return f"; a random teacher cannot be told from it{either}, so the gain may come from regularization"
+    return "" if best.mean > control.mean else "; a random teacher gives more, so the gain does not come from what the teacher knows"
 
 
 def _yaml(section: Mapping[str, Any]) -> str:

@@ -4,13 +4,14 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import arena_samples
 import pytest
 
 from deploy.errors import ConfigError
 from pipeline import cli
-from pipeline.arena import lineup, opening, serving
+from pipeline.arena import lineup, opening, serving, trainings
 from pipeline.arena.lineup import Costs
 from pipeline.arena.variants import method, shares, untaught
 from pipeline.commands import compare
@@ -171,6 +172,14 @@ class TestPlan:
         assert found == (0.5, 0.25, 0.75, 0.1, 0.9)  # odds 1, 1/3, 3, 1/9, 9
         assert shares(0.7, 1) == (0.7,)
 
+    @pytest.mark.parametrize("usual", [1 / 3, 0.00004, 0.001, 0.999, 0.99999])
+    def test_the_first_is_the_files_and_none_is_0_or_1(self, usual: float) -> None:
+        found = shares(usual, 9)
+        assert found[0] == usual
+        assert all(0 < one < 1 for one in found)
+        ratios = [one / (1 - one) / (usual / (1 - usual)) for one in found]
+        assert ratios == pytest.approx([1, 1 / 3, 3, 1 / 9, 9, 1 / 27, 27, 1 / 81, 81], rel=2e-3)
+
     def test_a_method_has_the_options_of_the_file_and_is_weighted_alike(self, tmp_path: Path) -> None:
         file = tmp_path / "pipeline.yaml"
         file.write_text(arena_samples.CONFIG, encoding="utf-8")
@@ -248,6 +257,11 @@ def older_record(monkeypatch: pytest.MonkeyPatch) -> None:
 def damaged_record(monkeypatch: pytest.MonkeyPatch) -> None:
     share(monkeypatch)
     Path("runs/made-up/compare.lock.json").write_text('{"form')
+
+
+def val_without_objects(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = SimpleNamespace(facts=SimpleNamespace(splits={"val": SimpleNamespace(num_boxes=0)}))
+    monkeypatch.setattr(trainings, "prepared", lambda *_: made)
 
 
 def torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -330,6 +344,8 @@ BAD: list[tuple[list[str], Callable[[pytest.MonkeyPatch], None], int, str]] = [
     ),
     (["--share", "any", "--seeds", "3"], share, 2, "seeds.2 (none) -> 2; start every process"),
     (["--share", "any", *sets("student.train.epochs=3")], share, 2, "student.train.epochs 12 -> 3; start every process"),
+    (["--share", "any", *sets("baseline.equal=steps")], share, 2, "baseline, equal cost: trained -> (none); start every process"),
+    ([], val_without_objects, 3, "mAP is undefined on split val: it has no objects; choose a different one"),
     (["--share", "any"], older_record, 2, "was written by a different version of edgedistill"),
     (["--share", "any"], damaged_record, 2, "is not readable"),
     ([], torchrun, 2, "compare does not run under torchrun; start one process per GPU with --share any"),

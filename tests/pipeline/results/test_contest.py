@@ -92,8 +92,27 @@ class TestRecommendation:
 
     def test_a_random_teacher_that_does_as_well(self) -> None:
         found = contest()
-        advice = recommend(replace(found, control=replace(found.best, name="random teacher", role="control")))
-        assert "a random teacher cannot be told from it either" in advice.sentence
+        as_well = replace(found, control=replace(found.best, name="random teacher", role="control"))
+        assert "a random teacher cannot be told from it, so" in recommend(as_well).sentence
+        twin = replace(found.best, name="twin")
+        assert "a random teacher cannot be told from it either" in recommend(replace(as_well, methods=(found.best, twin))).sentence
+
+    def test_a_random_teacher_that_does_better(self) -> None:
+        found = contest()
+        ahead = replace(found.best, name="random teacher", role="control", maps=tuple(one + 0.04 for one in found.best.maps))
+        assert "a random teacher gives more" in recommend(replace(found, control=ahead)).sentence
+
+    def test_a_longer_training_that_makes_the_student_worse_is_no_rival(self) -> None:
+        found = contest()
+        assert found.equal_cost is not None
+        worse = replace(found.equal_cost, maps=tuple(one - 0.02 for one in found.baseline.maps))
+        between = replace(found.best, maps=tuple(one - 0.01 - step * 1e-4 for step, one in enumerate(found.baseline.maps)))
+        overfitted = replace(found, equal_cost=worse, methods=(between,))
+        assert overfitted.rival is found.baseline
+        advice = recommend(overfitted)
+        assert not advice.proven
+        assert yaml.safe_load(advice.lines) == {"student": {"train": {"epochs": found.baseline.epochs}}}
+        assert "every method is below that" in advice.sentence
 
     def test_it_is_one_sentence(self) -> None:
         for found in (contest(), contest(14), contest(gain=0.0), contest(gain=-0.1), contest(1), contest(equal_cost=None)):
