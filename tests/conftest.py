@@ -1,9 +1,12 @@
 """What most tests of the pipeline start from."""
 
+import os
 import signal
 from pathlib import Path
 
 import pytest
+
+from deploy.engines import fastest
 
 # A shell that starts the tests in the background has them ignore SIGINT, and so would the programs whose Ctrl-C they test.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -34,6 +37,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(3600))
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores: now and then a test waits for a program or a connection."""
+    return (os.cpu_count() or 1) + 1
+
+
+@pytest.fixture(autouse=True)
+def _quick_choices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Engines that are chosen among are timed for a second instead of ten."""
+    monkeypatch.setattr(fastest, "PROTOCOL", fastest.PROTOCOL.model_copy(update={"budget_seconds": 1.0}))
 
 
 @pytest.fixture(autouse=True)

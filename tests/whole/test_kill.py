@@ -59,13 +59,11 @@ class Stop(NamedTuple):
 
 
 KILLS = (  # test_fifty_kills.py, which is slow, meets every stage
-    Stop("prepare"),
     Stop("train_teacher", after_an_epoch),
     Stop("train_baseline", with_a_worker, alone=True),
     Stop("distill", after_an_epoch),
     Stop("export", after_a_second),
     Stop("optimize:cpu-int8"),
-    Stop("package:cpu-int8"),
 )
 CTRL_C = Stop("train_baseline", with_a_worker)
 

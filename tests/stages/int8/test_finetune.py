@@ -160,6 +160,7 @@ def test_what_is_not_better_is_not_kept(
     assert all(before[name].equal(after[name]) for name in before)
 
 
+@pytest.mark.slow
 def test_a_mobile_backbone_is_trained_and_judged(tmp_path: Path, dataset: Dataset, pair: tuple[Checkpoint, Checkpoint]) -> None:
     mobile = {key: value for key, value in samples.FCOS.items() if key != "width"} | {"backbone": "mobilenet_v3_small"}
     tuned = finetuned(tmp_path / "tuned", samples.config(), dataset, (network(tmp_path / "mobile", dataset, mobile, 0), pair[1]))
