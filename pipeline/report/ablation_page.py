@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
+from pipeline.report import environment
 from pipeline.report.charts import DETAIL_PX, AxisScale, Chart, Line, Mark, Tick, extent
 from pipeline.report.words import fraction, percent, points
 from pipeline.results.ablation import BASELINE, Ablation
@@ -16,10 +15,7 @@ WIDTH = 900
 
 def write_page(measured: Ablation, file: Path) -> None:
     """Write the page, completely or not at all."""
-    loader = FileSystemLoader(Path(__file__).parent)
-    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update({"fraction": fraction, "points": points, "percent": percent})
-    page = environment.get_template("ablation.html.j2")
+    page = environment({"fraction": fraction, "points": points, "percent": percent}).get_template("ablation.html.j2")
     tables = [("mAP", measured), *([("Mask mAP", measured.masks)] if measured.masks is not None else [])]
     drawn = [(title, one, gain_chart(one, title)) for title, one in tables]
     replace_text(file, page.render(ablation=measured, about_baseline=LEGEND, tables=drawn))

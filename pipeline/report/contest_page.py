@@ -3,11 +3,10 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
+from pipeline.report import environment
 from pipeline.report.ablation_page import gain_chart
 from pipeline.report.charts import AxisScale, Chart, Label, Line, Mark, extent
-from pipeline.report.words import change, count, fraction, milliseconds, points
+from pipeline.report.words import count, fraction, milliseconds, points
 from pipeline.results.ablation import BASELINE, Ablation, ablation_of
 from pipeline.results.contest import SIZES, Contest, Entrant
 from pipeline.results.contest_table import has_masks, megabytes, p_text, ratio_text
@@ -35,11 +34,8 @@ class ClassGain:
 
 def write_page(contest: Contest, file: Path) -> None:
     """Write the page, completely or not at all."""
-    loader = FileSystemLoader(Path(__file__).parent)
-    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    words = {"fraction": fraction, "points": points, "change": change, "count": count, "milliseconds": milliseconds}
-    environment.filters.update(words | {"p": p_text, "times": ratio_text, "megabytes": megabytes})
-    page = environment.get_template("contest.html.j2")
+    words = {"fraction": fraction, "points": points, "count": count, "milliseconds": milliseconds}
+    page = environment(words | {"p": p_text, "times": ratio_text, "megabytes": megabytes}).get_template("contest.html.j2")
     found = against_rival(contest)
     charts = gain_chart(found), narrow_chart(found)
     shown = {"charts": charts, "classes": classes(contest), "sizes": SIZES, "masks": has_masks(contest)}

@@ -5,8 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
+from pipeline.report import environment
 from pipeline.report.charts import NAME_PX, AxisScale, Chart, Label, Line, Mark, extent, path_of
 from pipeline.results.table import number
 from pipeline.store.files import replace_text
@@ -18,10 +17,7 @@ STYLES = ("student", "teacher", "baseline")
 
 def write_page(name: str, metric: str, past: Sequence[Mapping[str, Any]], series: Mapping[str, Sequence[float | None]], file: Path) -> None:
     """Write the page, completely or not at all."""
-    loader = FileSystemLoader(Path(__file__).parent)
-    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["number"] = number
-    page = environment.get_template("history.html.j2")
+    page = environment({"number": number}).get_template("history.html.j2")
     replace_text(file, page.render(name=name, metric=metric, past=past, series=series, chart=chart(metric, past, series)))
 
 

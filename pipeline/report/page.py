@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from deploy.machine import packages
-from pipeline.report import boxes, pictures, plots, words
+from pipeline.report import boxes, environment, pictures, plots, words
 from pipeline.report.data_notes import noted_kinds
 from pipeline.report.engines import engine_plots
 from pipeline.report.learning_plots import learning
@@ -66,10 +65,8 @@ def write_report(run: RunResult, file: Path) -> None:
     Raises:
         ArtifactError: an artifact of the run is damaged.
     """
-    loader = FileSystemLoader(Path(__file__).parent)
-    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update({name: getattr(words, name) for name in _FILTERS})
-    replace_text(file, environment.get_template("report.html.j2").render(content(run)))
+    page = environment({name: getattr(words, name) for name in _FILTERS}).get_template("report.html.j2")
+    replace_text(file, page.render(content(run)))
 
 
 def content(run: RunResult) -> dict[str, Any]:

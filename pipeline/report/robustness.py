@@ -7,7 +7,7 @@ from typing import Any
 from pipeline.report.boxes import match_boxes, objects_of, truth_view
 from pipeline.report.pictures import Photo, photo_of, readable
 from pipeline.report.words import UNDEFINED, fraction, points
-from pipeline.results.robustness import TITLES, columns, lead_lines, ordered
+from pipeline.results.robustness import TITLES, columns, ordered
 from pipeline.run_result import RunResult
 from stages.artifacts import WORST, read_json
 from stages.facts import WorstImage
@@ -58,7 +58,6 @@ def robustness(run: RunResult, summary: Mapping[str, Any]) -> dict[str, Any] | N
         "metrics": columns(found),
         "engines": engines,
         "leads": found["leads"],
-        "lead_lines": lead_lines(found),
         "splits": first["splits"],
         "groups": [(title, list(groups)) for title, groups in first["groups"].items()],
         "sweep": first["sweep"],

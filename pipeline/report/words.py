@@ -117,11 +117,6 @@ def duration(seconds: float | None) -> str:
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def times(ratio: float) -> str:
-    """'2.4 times'; whole numbers from ten on."""
-    return f"{ratio:.1f} times" if ratio < 10 else f"{ratio:.0f} times"
-
-
 def worst(gates: Sequence[Mapping[str, Any]], target: str) -> str | None:
     """The verdict on a target, which is its worst gate's; None without gates."""
     found = {gate["verdict"] for gate in gates if gate["target"] == target}
