@@ -94,6 +94,7 @@ class TestSaid:
             text = (tmp_path / "ablation.html").read_text(encoding="utf-8")
             assert "+5.0" in text or len(measured.seeds) == 1
             assert "Baseline: the student&#39;s network trained without the teacher." in text
+            assert text.count('<svg class="chart broad"') == text.count('<svg class="chart narrow"') == 1
             assert "<script" not in text
             assert "http" not in text.replace("http-equiv", "")
 
@@ -109,7 +110,7 @@ class TestSaid:
         page = (tmp_path / "ablation.html").read_text(encoding="utf-8")
         assert "Mean Mask mAP" in page
         assert "points of Mask mAP" in page
-        assert page.count("<svg") == 2
+        assert page.count('<svg class="chart broad"') == page.count('<svg class="chart narrow"') == 2
         assert "Mask" not in render(ablation())
 
 

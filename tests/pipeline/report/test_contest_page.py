@@ -9,7 +9,8 @@ import pytest
 from arena_samples import contest
 from waiting import PATIENCE
 
-from pipeline.report.contest_page import against_rival, narrow_chart, write_page
+from pipeline.report.ablation_page import narrow_chart
+from pipeline.report.contest_page import against_rival, write_page
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 

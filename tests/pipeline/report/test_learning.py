@@ -10,12 +10,13 @@ import artifact_samples
 import pytest
 import run_samples
 import tiny
+from chart_labels import label_box
 
 from deploy.bundles.card import model_card
 from deploy.comparison.learning_curve import CurvePoint, LearningCurve
 from deploy.contract import LastFifth
-from pipeline.report import charts
-from pipeline.report.learning_plots import apart, learning, learning_chart
+from pipeline.report.charts import apart
+from pipeline.report.learning_plots import learning, learning_chart
 from pipeline.report.page import write_report
 from pipeline.report.words import headline
 from pipeline.results.learning import learners, rising_lines
@@ -171,7 +172,7 @@ class TestChart:
         run = with_curves(sample, {"teacher": curve(LEVEL, 0.6), "baseline": curve(RISING, 0.599), "student": curve(RISING, 0.598)})
         found = learning(summarize(run), [*run.networks])
         for chart in found["charts"]:
-            boxes = [charts.label_box(label) for label in chart.labels]
+            boxes = [label_box(label) for label in chart.labels]
             assert {label.text for label in chart.labels} == {"teacher", "baseline", "student"}
             assert {label.detail for label in chart.labels} == {"0.600", "0.599, still rising", "0.598, still rising"}
             for one, other in combinations(boxes, 2):
