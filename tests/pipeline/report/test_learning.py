@@ -156,15 +156,19 @@ class TestSummary:
             "still_rising": True,
         }
 
-    def test_a_fourth_network_is_read_too_and_one_with_two_names_once(self, sample: RunResult) -> None:
+    def test_both_baselines_are_read_and_one_with_two_names_once(self, sample: RunResult) -> None:
         summary = summarize(with_curves(sample, {"baseline": curve(RISING), "student": curve(RISING)}))
         longer = {**summary["baseline"], "epochs": 80}
-        assert [one.name for one in learners({**summary, "baseline_longer": longer, "nothing": None})] == [
-            "baseline",
-            "student",
-            "baseline longer",
-        ]
-        assert [one.name for one in learners({**summary, "baseline_longer": summary["baseline"]})] == ["baseline", "student"]
+        both = learners({**summary, "baseline_equal_cost": longer, "teacher": None})
+        assert [one.name for one in both] == ["baseline", "baseline at equal cost", "student"]
+        assert [one.name for one in learners({**summary, "baseline_equal_cost": summary["baseline"]})] == ["baseline", "student"]
+
+    def test_a_target_may_be_called_curve(self, tmp_path: Path) -> None:
+        data = run_samples.dataset(tmp_path / "data")
+        run = run_samples.run(tmp_path / "run", data, targets=[{"name": "curve", "runtime": "ort"}], gates=())
+        summary = summarize(with_curves(run, {"student": curve(RISING)}))
+        assert [one.name for one in learners(summary)] == ["student"]
+        assert rising_lines(summary)[0].startswith("student: still rising")
 
 
 class TestChart:
