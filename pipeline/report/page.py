@@ -28,6 +28,7 @@ MOST_CLASSES = 80
 """With more classes than this, the report lists those that gained most and those that lost most."""
 
 _FILTERS = (
+    "begun",
     "fraction",
     "points",
     "change",

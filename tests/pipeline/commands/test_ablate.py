@@ -68,6 +68,10 @@ class TestSaid:
         assert f"{(0.56 - 0.51) / (0.7 - 0.51):.0%}" in text
         assert "3 seeds, 600 images of split val" in text
 
+    def test_a_share_that_is_rounded_to_zero_has_no_sign(self) -> None:
+        maps = {"baseline": (0.5, 0.5), "attention": (0.4995, 0.4995)}
+        assert render(ablation_of(("digits", "val", 600, (0, 1)), 0.7, maps)).splitlines()[-3].endswith("  0%")
+
     def test_one_seed_has_no_interval(self) -> None:
         assert render(ablation(seeds=1)).count(" to ") == 0
 

@@ -19,7 +19,8 @@ from deploy.prediction.masks import rectangle
 from pipeline.report import plots
 from pipeline.report.data_notes import noted_kinds
 from pipeline.report.page import MOST_CLASSES, ClassRow, most_changed, write_report
-from pipeline.report.words import duration, fastest, headline, percent, points
+from pipeline.report.words import change, count, drifted, duration, fastest, headline, percent, points
+from pipeline.results.gain_lines import figures_lines
 from pipeline.results.summary import summarize
 from pipeline.run_result import RunResult
 from stages.artifacts import Checkpoint, Dataset, Engine
@@ -382,3 +383,77 @@ class TestHeadline:
     def test_minus_is_a_minus(self) -> None:
         assert points(-0.0123) == "−1.2"
         assert percent(-0.1) == "−10%"
+
+    def test_what_is_rounded_to_zero_has_no_sign(self, sample: RunResult) -> None:
+        assert [points(value) for value in (-0.0004, 0.0, 0.0004, 0.0006)] == ["0.0", "0.0", "0.0", "+0.1"]
+        assert [change(value) for value in (-0.00004, 0.00004, -0.00006)] == ["0.00", "0.00", "−0.01"]
+        assert [percent(value) for value in (-0.004, -0.006)] == ["0%", "−1%"]
+        gained = self.gained(sample, {"equal_cost": -0.0002, "equal_steps": None})
+        assert figures_lines(gained)[1].startswith("0% of the gap to the teacher at equal cost")
+
+    @pytest.mark.parametrize(
+        ("value", "words"),
+        [
+            (999, "999"),
+            (1000, "1 k"),
+            (12_345, "12.3 k"),
+            (999_499, "999 k"),
+            (999_600, "1 M"),
+            (999_999_999, "1 G"),
+            (1_234_000_000_000, "1230 G"),
+        ],
+    )
+    def test_counts_are_never_written_with_an_exponent(self, value: int, words: str) -> None:
+        assert count(value) == words
+
+    @pytest.mark.parametrize(
+        ("value", "words"),
+        [(0.0, "0"), (0.00003, "3e-05"), (0.0123, "0.012"), (9.96, "10"), (99.7, "100"), (150.0, "150"), (1234.0, "1200")],
+    )
+    def test_distances_have_two_digits(self, value: float, words: str) -> None:
+        assert drifted(value) == words
+
+    def test_names_keep_their_capitals_at_the_beginning_of_a_sentence(self, sample: RunResult) -> None:
+        found = summarize(sample)["gain"]
+        agreement = {"map": 0.5, "map_50": 0.75, "num_boxes": 3}
+        unjudged = {**found, "equal_cost": None, "equal_steps": None, "agreement": agreement, "split": "ValNight"}
+        said = headline(self.summary(sample, gain=unjudged)).sentences[0]
+        assert said.startswith("Agreement with the teacher's boxes: map 0.5000, map_50 0.7500, with the 3 boxes")
+        assert "images of split ValNight" in said
+
+    @pytest.mark.parametrize(
+        ("low", "high", "title", "figure"),
+        [
+            (0.82, 0.85, "Speed next to the teacher", "0.82–0.85×"),
+            (0.98, 1.04, "Speed next to the teacher", "0.98–1.04×"),
+            (1.02, 1.04, "Faster than the teacher", "1.02–1.04×"),
+        ],
+    )
+    def test_only_what_is_faster_is_called_so(self, sample: RunResult, low: float, high: float, title: str, figure: str) -> None:
+        summary = self.summary(sample)
+        for target in summary["targets"].values():
+            target["speedups"] = {"teacher": {"ratio": (low + high) / 2, "low": low, "high": high}}
+        tile = headline(summary).tiles[-1]
+        assert (tile.title, tile.figure) == (title, figure)
+
+    def test_gates_without_an_engine_had_something_to_compare(self, sample: RunResult) -> None:
+        summary = self.summary(sample, exit_code=12)
+        assert {gate["verdict"] for gate in summary["gates"]} == {"pass", "unmeasured"}
+        assert headline(summary).verdict == "An engine could not be measured"
+        summary["gates"][0]["verdict"] = "incomparable"
+        assert headline(summary).verdict == "A gate found nothing to compare"
+
+    @pytest.mark.parametrize(
+        ("teacher", "gain", "detail"),
+        [
+            (None, 0.01, "mAP is undefined"),
+            (0.06, None, "mAP is undefined"),
+            (0.001, 0.01, "the teacher is less than a point ahead of the baseline"),
+        ],
+    )
+    def test_why_there_is_no_share_of_the_gap(self, sample: RunResult, teacher: float | None, gain: float | None, detail: str) -> None:
+        summary = self.gained(sample, {"equal_cost": None, "equal_steps": 0.01})
+        summary["gain"]["equal_steps"] |= {"map": 0.0, "gain": gain}
+        summary |= {"teacher": {**summary["teacher"], "map": teacher}, "gap_closed": None}
+        (tile,) = (tile for tile in headline(summary).tiles if tile.title == "Gap closed")
+        assert (tile.figure, tile.detail) == ("–", detail)
