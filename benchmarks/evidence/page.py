@@ -3,8 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader
-
+from pipeline.report import environment
 from pipeline.report.ablation_page import gain_chart
 from pipeline.results.ablation import BASELINE, HEADER, MASK_HEADER, TOGETHER, Ablation, counts, interval, table_rows
 from pipeline.results.gains import Gain, paired_gain
@@ -35,8 +34,7 @@ STYLE = (
 
 def write_page(docs: Path, studies: Path, found: Mapping[str, Ablation]) -> None:
     """Write evidence.md and one plot per study to `docs`; `studies` holds the pipeline files and optional notes (<study>.md)."""
-    environment = Environment(loader=PackageLoader("pipeline.report", ""), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string('{% from "chart.html.j2" import chart %}{{ chart(c) }}')
+    template = environment().from_string('{% from "chart.html.j2" import chart %}{{ chart(c) }}')
     parts = [HEAD, "## Results", *(result(name, one, about(studies / f"{name}.yaml")) for name, one in found.items())]
     for name, one in found.items():
         picture = docs / f"evidence-{name}.svg"

@@ -51,6 +51,7 @@ def outcome(bouts: Bouts) -> Contest:
         equal_cost=None if same or why else baselines[-1],
         methods=tuple(methods),
         control=control,
+        control_method=None if control is None else bouts.leader().name,
         left_out=left_out,
     )
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from deploy.accuracy.drift import overlaps
 from deploy.prediction.detections import by_image, corners
+from pipeline.report.charts import shortened
 
 SCORE = 0.3
 """Boxes with a lower score than this are not drawn."""
@@ -85,7 +86,8 @@ def match_boxes(series: str, truth: Sequence[MatchedObject], detections: Sequenc
             unfound.remove(max(same, key=lambda i: float(shares[i])))
         elif any(o.crowd and o.category == detection.category and _covered(detection.corners, o.corners) for o in truth):
             continue
-        boxes.append(_box("found" if same else "wrong", detection, f"{_shorten(names[detection.category])} {detection.score:.2f}"))
+        name = shortened(names[detection.category], LONGEST_TAG)
+        boxes.append(_box("found" if same else "wrong", detection, f"{name} {detection.score:.2f}"))
     boxes.sort(key=lambda box: box.kind)
     missed = [_box("missed", objects[i], "") for i in unfound]
     wrong = sum(box.kind == "wrong" for box in boxes)
@@ -109,7 +111,7 @@ def _array(objects: Sequence[MatchedObject]) -> NDArray[np.float64]:
 
 def truth_view(truth: Sequence[MatchedObject], names: Mapping[int, str]) -> View:
     """The objects of the ground truth."""
-    boxes = [_box("crowd" if o.crowd else "truth", o, _shorten(names[o.category])) for o in truth]
+    boxes = [_box("crowd" if o.crowd else "truth", o, shortened(names[o.category], LONGEST_TAG)) for o in truth]
     return View("truth", tuple(boxes), sum(box.kind == "truth" for box in boxes), 0, 0)
 
 
@@ -143,10 +145,6 @@ def _corners(tag: Tag) -> Corners:
 def _box(kind: BoxKind, found: MatchedObject, words: str) -> DrawnBox:
     x1, y1, x2, y2 = found.corners
     return DrawnBox(kind, round(x1, 1), round(y1, 1), round(x2 - x1, 1), round(y2 - y1, 1), words, shape=found.shape)
-
-
-def _shorten(name: str) -> str:
-    return name if len(name) <= LONGEST_TAG else name[: LONGEST_TAG - 1] + "…"
 
 
 def _shared(one: Corners, other: Corners) -> float:

@@ -21,6 +21,8 @@ _DISTANCES = range(24, 300, 12)
 _ROUNDS = 3
 """How often each label's place is chosen again, given the places of all others."""
 
+_UNITS = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
+
 Point = tuple[float, float]
 Rectangle = tuple[float, float, float, float]
 
@@ -51,9 +53,11 @@ class AxisScale:
     def ticks(self, count: int, *, whole: bool = False) -> tuple[Tick, ...]:
         """About `count` round values, only whole numbers if `whole`."""
         values = _round_ratios(self.low, self.high, count) if self.log else []
-        if len(values) < 3:
-            values = _round_steps(self.low, self.high, count, smallest=1.0 if whole else 0.0)
-        return tuple(Tick(self(value), tick_text(value)) for value in values)
+        if len(values) >= 3:
+            return tuple(Tick(self(value), tick_text(value, value, value)) for value in values)
+        step, values = _round_steps(self.low, self.high, count, smallest=1.0 if whole else 0.0)
+        largest = max(map(abs, values), default=0.0)
+        return tuple(Tick(self(value), tick_text(value, step, largest)) for value in values)
 
 
 @dataclass(frozen=True)
@@ -126,12 +130,23 @@ def path_of(points: Sequence[Point]) -> str:
     return "M" + "L".join(f"{x:g},{y:g}" for x, y in kept)
 
 
-def tick_text(value: float) -> str:
-    """A tick's value in a few characters."""
-    if 1e-12 < abs(value) < 1e-2:
-        mantissa, exponent = f"{value:.1e}".split("e")
-        return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
-    return (f"{value / 1000:g}k" if abs(value) >= 10_000 else f"{round(value, 10):g}").replace("-", MINUS)
+def tick_text(value: float, step: float, largest: float) -> str:
+    """A tick's value in as few characters as tell it from its neighbors, a round `step` away; `largest` chooses the axis' notation."""
+    if value == 0:
+        return "0"
+    sign = MINUS if value < 0 else ""
+    if largest < 1e-2:
+        digits = max(math.floor(math.log10(abs(value))) - math.floor(math.log10(step)), 0)
+        mantissa, exponent = f"{abs(value):.{digits}e}".split("e")
+        return f"{sign}{_trimmed(mantissa)}e{int(exponent)}"
+    unit, letter = next(((unit, letter) for unit, letter in _UNITS if largest >= 10 * unit), (1.0, ""))
+    digits = max(-math.floor(math.log10(step / unit)), 0)
+    return f"{sign}{_trimmed(f'{abs(value) / unit:.{digits}f}')}{letter}"
+
+
+def _trimmed(number: str) -> str:
+    """Without zeros that end a fraction."""
+    return number.rstrip("0").rstrip(".") if "." in number else number
 
 
 @dataclass(frozen=True)
@@ -179,11 +194,19 @@ def _label(mark: Mark, text: str, detail: str, place: _Place) -> Label:
     return Label(mark.series, round(x, 1), round(top + ASCENT, 1), text, detail, place.anchor, leader)
 
 
-def label_box(label: Label) -> Rectangle:
-    """The rectangle that a label fills, px."""
-    width, height = _extent_of(label.text, label.detail)
-    left = label.x - {"start": 0.0, "middle": width / 2, "end": width}[label.anchor]
-    return left, label.y - ASCENT, left + width, label.y - ASCENT + height
+def apart(places: Sequence[float], distance: float, low: float, high: float) -> list[float]:
+    """Ascending places moved as little as needed to be at least `distance` apart and between `low` and `high`, if there is room."""
+    moved: list[float] = []
+    for place in places:
+        moved.append(max(place, low, moved[-1] + distance if moved else low))
+    for index in range(len(moved) - 1, -1, -1):
+        moved[index] = min(moved[index], high - distance * (len(moved) - 1 - index))
+    return moved
+
+
+def shortened(text: str, most: int) -> str:
+    """At most so many letters of a text."""
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def _extent_of(text: str, detail: str) -> tuple[float, float]:
@@ -217,12 +240,12 @@ def _covers(box: Rectangle, points: Sequence[Point]) -> bool:
     return any(box[0] < x < box[2] and box[1] < y < box[3] for x, y in points)
 
 
-def _round_steps(low: float, high: float, count: int, *, smallest: float) -> list[float]:
-    """Multiples of the smallest round step with which no more than `count` steps are needed."""
+def _round_steps(low: float, high: float, count: int, *, smallest: float) -> tuple[float, list[float]]:
+    """The smallest round step with which no more than `count` steps are needed, and its multiples."""
     power = 10.0 ** math.floor(math.log10((high - low) / count))
     steps = (max(power * factor, smallest) for factor in (1, 2, 5, 10, 20))
     multiples = ((step, range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)) for step in steps)
-    return next([number * step for number in numbers] for step, numbers in multiples if len(numbers) <= count + 1)
+    return next((step, [number * step for number in numbers]) for step, numbers in multiples if len(numbers) <= count + 1)
 
 
 def _round_ratios(low: float, high: float, count: int) -> list[float]:

@@ -17,6 +17,7 @@ from pipeline.report.charts import (
     Mark,
     Point,
     Rectangle,
+    apart,
     extent,
     path_of,
     text_width,
@@ -116,13 +117,3 @@ def _labels(ends: Mapping[Learner, tuple[Point, tuple[str, str]]], frame: Rectan
         leader = path_of([(right, end), (left - 2, height)]) if abs(height - end) > _LEAST_LEADER else None
         labels.append(Label(one.series, left, round(height - LINE_HEIGHT + ASCENT, 1), *words, leader=leader))
     return tuple(labels)
-
-
-def apart(places: Sequence[float], distance: float, low: float, high: float) -> list[float]:
-    """Ascending places moved as little as needed to be at least `distance` apart and between `low` and `high`, if there is room."""
-    moved: list[float] = []
-    for place in places:
-        moved.append(max(place, low, moved[-1] + distance if moved else low))
-    for index in range(len(moved) - 1, -1, -1):
-        moved[index] = min(moved[index], high - distance * (len(moved) - 1 - index))
-    return moved

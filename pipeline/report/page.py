@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from deploy.machine import packages
-from pipeline.report import boxes, pictures, plots, words
+from pipeline.report import boxes, environment, pictures, plots, words
 from pipeline.report.data_notes import noted_kinds
 from pipeline.report.engines import engine_plots
 from pipeline.report.learning_plots import learning
@@ -26,9 +25,10 @@ from pipeline.store.files import replace_text
 from stages.artifacts import LOSS_CURVES
 
 MOST_CLASSES = 80
-"""With more classes than this, the report lists those that gained most and those that lost most."""
+"""With more classes than this, the report lists those whose AP changed most."""
 
 _FILTERS = (
+    "begun",
     "fraction",
     "points",
     "change",
@@ -66,10 +66,8 @@ def write_report(run: RunResult, file: Path) -> None:
     Raises:
         ArtifactError: an artifact of the run is damaged.
     """
-    loader = FileSystemLoader(Path(__file__).parent)
-    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update({name: getattr(words, name) for name in _FILTERS})
-    replace_text(file, environment.get_template("report.html.j2").render(content(run)))
+    page = environment({name: getattr(words, name) for name in _FILTERS}).get_template("report.html.j2")
+    replace_text(file, page.render(content(run)))
 
 
 def content(run: RunResult) -> dict[str, Any]:
@@ -79,12 +77,14 @@ def content(run: RunResult) -> dict[str, Any]:
     networks, gain = trained_networks(summary), gain_of(summary)
     over = {"baseline": gain.equal_steps, "baseline, equal cost": gain.equal_cost}
     series = {title: SERIES.get(title, title) for title in networks}
+    own = run.config.distill.from_unlabelled
     curves = {name: plots.read_curves(run.networks[name].root / LOSS_CURVES) for name in series.values()}
     return {
         "summary": summary,
         "networks": words.NETWORKS,
         "rows": [(title, series[title], figures, over.get(title)) for title, figures in networks.items()],
         "about_baseline": "; ".join(legend(gain)),
+        "sees_labels": own is None or not own.only,
         "unsure": warnings(gain),
         "forms": words.FORMS,
         "masks": any(figures["mask_map"] is not None for figures in (*networks.values(), *summary["targets"].values())),
@@ -117,12 +117,12 @@ def class_rows(run: RunResult) -> list[ClassRow]:
 
 
 def most_changed(rows: Sequence[ClassRow]) -> list[ClassRow]:
-    """All rows in their order or, if there are very many, those whose AP changed most, the largest gain first."""
+    """All rows in their order or, if there are very many, those whose AP changed most, the largest gain first; the first without gains."""
     if len(rows) <= MOST_CLASSES:
         return list(rows)
-    changed = sorted((row for row in rows if row.gain is not None), key=lambda row: -(row.gain or 0))
-    half = MOST_CLASSES // 2
-    return changed if len(changed) <= MOST_CLASSES else changed[:half] + changed[-half:]
+    gained = [(row.gain, row) for row in rows if row.gain is not None]
+    changed = sorted(gained, key=lambda one: -abs(one[0]))[:MOST_CLASSES]
+    return [row for _, row in sorted(changed, key=lambda one: -one[0])] or list(rows[:MOST_CLASSES])
 
 
 def _pictures(run: RunResult) -> dict[str, Any]:

@@ -2,10 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
+from pipeline.report import environment
 from pipeline.report.boxes import View
 
 
@@ -46,6 +44,4 @@ class Preview:
 
 def render_preview(page: Preview) -> str:
     """The page's text."""
-    loader = FileSystemLoader(Path(__file__).parent)
-    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.get_template("preview.html.j2").render(page=page)
+    return environment().get_template("preview.html.j2").render(page=page)

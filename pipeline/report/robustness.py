@@ -7,7 +7,8 @@ from typing import Any
 from pipeline.report.boxes import match_boxes, objects_of, truth_view
 from pipeline.report.pictures import Photo, photo_of, readable
 from pipeline.report.words import UNDEFINED, fraction, points
-from pipeline.results.robustness import TITLES, columns, lead_lines, ordered
+from pipeline.results.learning import listed
+from pipeline.results.robustness import TITLES, columns, ordered
 from pipeline.run_result import RunResult
 from stages.artifacts import WORST, read_json
 from stages.facts import WorstImage
@@ -55,16 +56,23 @@ def robustness(run: RunResult, summary: Mapping[str, Any]) -> dict[str, Any] | N
     engines = {TITLES.get(name, name): found["engines"][name] for name in names}
     first = next(iter(engines.values()))
     return {
+        "where": _where(first, found["split"]),
         "metrics": columns(found),
         "engines": engines,
         "leads": found["leads"],
-        "lead_lines": lead_lines(found),
         "splits": first["splits"],
         "groups": [(title, list(groups)) for title, groups in first["groups"].items()],
         "sweep": first["sweep"],
         "heat": heat_maps({name: one["sweep"] for name, one in engines.items() if one["sweep"] is not None}),
         "worst": _photos(run),
     }
+
+
+def _where(first: Mapping[str, Any], split: str) -> str:
+    """What was judged, from an engine's figures."""
+    groups = f"in groups of the images of split {split}"
+    every = {"splits": "on other splits", "groups": groups, "sweep": f"on corrupted images of split {split}"}
+    return listed([words for name, words in every.items() if first[name]])
 
 
 def heat_maps(sweeps: Mapping[str, Mapping[str, Any]]) -> list[HeatMap]:

@@ -52,17 +52,28 @@ def fraction(value: float | None) -> str:
 
 def points(value: float | None) -> str:
     """A difference of mAP, signed."""
-    return UNDEFINED if value is None else f"{value * 100:+.1f}".replace("-", MINUS)
+    return UNDEFINED if value is None else _signed(value * 100, 1)
 
 
 def change(value: float | None) -> str:
     """A difference of mAP in points, signed, in hundredths of a point."""
-    return UNDEFINED if value is None else f"{value * 100:+.2f}".replace("-0.00", "0.00").replace("+0.00", "0.00").replace("-", MINUS)
+    return UNDEFINED if value is None else _signed(value * 100, 2)
+
+
+def _signed(value: float, digits: int) -> str:
+    """With its sign, unless it is rounded to zero."""
+    rounded = f"{value:+.{digits}f}"
+    return rounded.replace("-", MINUS) if float(rounded) else rounded[1:]
 
 
 def drifted(value: float | None) -> str:
     """A small distance, with two digits."""
-    return UNDEFINED if value is None else f"{value:.2g}" if value >= 1e-4 else f"{value:.0e}" if value else "0"
+    return UNDEFINED if value is None else f"{_round(value, 2):g}" if value >= 1e-4 else f"{value:.0e}" if value else "0"
+
+
+def _round(value: float, digits: int) -> float:
+    """With this many digits that count."""
+    return float(f"{value:.{digits}g}")
 
 
 def convolutions(proof: Mapping[str, Any]) -> str:
@@ -77,7 +88,7 @@ def convolutions(proof: Mapping[str, Any]) -> str:
 
 def percent(value: float | None) -> str:
     """A share of a whole."""
-    return UNDEFINED if value is None else f"{value * 100:.0f}%".replace("-", MINUS)
+    return UNDEFINED if value is None else f"{value * 100:z.0f}%".replace("-", MINUS)
 
 
 def milliseconds(value: float | None) -> str:
@@ -94,9 +105,10 @@ def size(value: int | None) -> str:
 
 def count(value: int) -> str:
     """A large number in thousands, millions or billions."""
+    rounded = _round(value, 3)
     for unit, sign in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= unit:
-            return f"{value / unit:.3g} {sign}"
+        if rounded >= unit:
+            return f"{rounded / unit:g} {sign}"
     return str(value)
 
 
@@ -117,9 +129,9 @@ def duration(seconds: float | None) -> str:
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def times(ratio: float) -> str:
-    """'2.4 times'; whole numbers from ten on."""
-    return f"{ratio:.1f} times" if ratio < 10 else f"{ratio:.0f} times"
+def begun(clause: str) -> str:
+    """With a capital at its beginning, and nothing else changed."""
+    return clause[0].upper() + clause[1:]
 
 
 def worst(gates: Sequence[Mapping[str, Any]], target: str) -> str | None:
@@ -154,7 +166,7 @@ def _verdict(summary: Mapping[str, Any]) -> tuple[str, str]:
         5: "A required target could not be measured",
         10: f"{failed} of {judged} gates failed",
         11: "A gate is inconclusive",
-        12: "A gate found nothing to compare",
+        12: "A gate found nothing to compare" if "incomparable" in verdicts else "An engine could not be measured",
     }
     return ("fail" if code in (5, 10) else "open"), reasons.get(code, f"Exit code {code}")
 
@@ -162,7 +174,7 @@ def _verdict(summary: Mapping[str, Any]) -> tuple[str, str]:
 def _accuracy(summary: Mapping[str, Any]) -> str:
     teacher, student = summary["teacher"], summary["student"]
     if not gain_of(summary).ordered():
-        return f"{'; '.join(unjudged(gain_of(summary))).capitalize()}."
+        return f"{begun('; '.join(unjudged(gain_of(summary))))}."
     (equal, first), *others = gain_of(summary).ordered()
     if student["map"] is None or first.gain is None:
         return f"Accuracy is undefined: split {student['split']} has no objects."
@@ -205,7 +217,7 @@ def lead(over: GainOver | None) -> str:
 
 def _baseline_unfinished(gain: DistillationGain) -> str | None:
     clause = unfinished_baseline(gain)
-    return None if clause is None else f"{clause[0].upper()}{clause[1:]}."
+    return None if clause is None else f"{begun(clause)}."
 
 
 def unfinished(trained: Sequence[Learner]) -> str | None:
@@ -215,7 +227,7 @@ def unfinished(trained: Sequence[Learner]) -> str | None:
     if not every:
         return None
     subject, were = listed(every), "was" if len(every) == 1 else "were"
-    said = f"{subject[0].upper()}{subject[1:]} {were} still rising in the last fifth of {'its' if len(every) == 1 else 'their'} training."
+    said = f"{begun(subject)} {were} still rising in the last fifth of {'its' if len(every) == 1 else 'their'} training."
     if any(one.is_baseline for one in rising):
         return f"{said} A baseline that has not finished learning makes any teacher look good: longer training may close part of the gain."
     return f"{said} Longer training may give more."
@@ -259,11 +271,12 @@ def _gain_tiles(summary: Mapping[str, Any]) -> list[Tile]:
     (equal, first), *others = gain.ordered()
     lead = None if teacher["map"] is None or first.map is None else teacher["map"] - first.map
     closed = _closed(summary)
-    gap = (
-        "the teacher is less than a point ahead of the baseline"
-        if closed is None
-        else f"of the teacher's lead of {points(lead).lstrip('+')} points over the baseline"
-    )
+    if lead is None or first.gain is None:
+        gap = "mAP is undefined"
+    elif closed is None:
+        gap = "the teacher is less than a point ahead of the baseline"
+    else:
+        gap = f"of the teacher's lead of {points(lead).lstrip('+')} points over the baseline"
     change = f"points of mAP at equal {equal}, from {fraction(first.map)} to {fraction(student['map'])}"
     change += "".join(f"; {points(over.gain)} at equal {what}" for what, over in others)
     return [Tile("Gain from distillation", points(first.gain), change), Tile("Gap closed", percent(closed), gap)]
@@ -277,5 +290,6 @@ def _speed_tile(summary: Mapping[str, Any]) -> Tile:
     p50 = milliseconds(target["latency_ms"]["end_to_end"]["p50"])
     about = f"{name}, mAP {fraction(target['map'])}, {size(target['bytes'])}"
     if (speedup := target["speedups"].get("teacher")) is not None:
-        return Tile("Faster than the teacher", f"{between(speedup).replace(' to ', '–')}×", f"{p50} ms; {about}")
+        title = "Faster than the teacher" if speedup["low"] > 1 else "Speed next to the teacher"
+        return Tile(title, f"{between(speedup).replace(' to ', '–')}×", f"{p50} ms; {about}")
     return Tile("Fastest engine", f"{p50} ms", about)

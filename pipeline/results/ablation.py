@@ -68,7 +68,7 @@ def table_rows(measured: Ablation) -> list[list[str]]:
                 number(sum(values) / len(values)),
                 UNDEFINED if gain is None else f"{gain.mean * 100:+.2f}",
                 UNDEFINED if gain is None else interval(gain),
-                UNDEFINED if closed is None else f"{closed:.0%}",
+                UNDEFINED if closed is None else f"{closed:z.0%}",
             ]
         )
     return rows

@@ -60,7 +60,8 @@ class Contest:
     """Methods against baselines on one split.
 
     tuning: the seed and the split of the trials; None without trials. teacher, random_teacher: their own mAP. equal_cost: the baseline
-    that took as long as the slowest method; None without one. left_out: why something has no result, by its name.
+    that took as long as the slowest method; None without one. control_method: the method whose losses the control has; None without one.
+    left_out: why something has no result, by its name.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Contest:
     equal_cost: Entrant | None
     methods: tuple[Entrant, ...]
     control: Entrant | None
+    control_method: str | None
     left_out: Mapping[str, str]
 
     @property

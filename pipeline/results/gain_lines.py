@@ -25,7 +25,7 @@ def figures_lines(summary: Mapping[str, Any]) -> list[str]:
     closed = summary["gap_closed_equal_cost" if first == "cost" else "gap_closed"]
     images = f"{gain.num_images} images of split {gain.split}"
     intervals = "; in parentheses: 95% interval over the images" if gain.num_images >= MIN_IMAGES else ""
-    share = "" if closed is None else f"{closed:.0%} of the gap to the teacher at equal {first}; "
+    share = "" if closed is None else f"{closed:z.0%} of the gap to the teacher at equal {first}; "
     return [f"gain from distillation: {', '.join(every)}", f"{share}on {images}{intervals}"]
 
 

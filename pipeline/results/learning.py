@@ -6,6 +6,7 @@ from typing import Any
 
 from deploy.comparison.learning_curve import LearningCurve, still_rising
 from deploy.contract import LastFifth
+from pipeline.results.summary import NETWORKS
 
 LONGER = {
     "teacher": "longer training may make it teach more",
@@ -33,16 +34,12 @@ class Learner:
         return self.curve.last_fifth if still_rising(self.curve.last_fifth) else None
 
 
-def curve_figures(curve: LearningCurve | None) -> dict[str, Any] | None:
-    """A curve for summary.json, with its verdict; null if there is none."""
-    return None if curve is None else {**curve.model_dump(mode="json"), "still_rising": still_rising(curve.last_fifth)}
-
-
 def learners(summary: Mapping[str, Any]) -> list[Learner]:
-    """The networks that have a curve, in the summary's order; a baseline that has two names comes once, under the first."""
+    """The networks that have a curve; a baseline that has two names comes once, under the first."""
     found: dict[str, Learner] = {}
-    for series, figures in summary.items():
-        if not isinstance(figures, Mapping) or not figures.get("curve"):
+    for series in NETWORKS:
+        figures = summary[series]
+        if figures is None or figures["curve"] is None:
             continue
         if series.startswith("baseline") and any(one.is_baseline and summary[one.series] == figures for one in found.values()):
             continue

@@ -5,8 +5,8 @@ from typing import Any
 
 from deploy.bundles.manifest import Verdict
 from deploy.comparison import metrics
+from deploy.comparison.learning_curve import LearningCurve, still_rising
 from deploy.contract import Latency
-from pipeline.results.learning import curve_figures
 from pipeline.run_result import RunResult
 from pipeline.store.store import StageRecord
 from stages.artifacts import Checkpoint, Engine, Measurement, Parity, Report, StepTimes
@@ -85,6 +85,11 @@ def network_figures(checkpoint: Checkpoint) -> dict[str, Any]:
         "epochs": facts.epochs,
         "curve": curve_figures(facts.curve),
     }
+
+
+def curve_figures(curve: LearningCurve | None) -> dict[str, Any] | None:
+    """A network's curve, with its verdict; null if there is none."""
+    return None if curve is None else {**curve.model_dump(mode="json"), "still_rising": still_rising(curve.last_fifth)}
 
 
 def target_figures(report: Report, measurement: Measurement, name: str) -> dict[str, Any]:

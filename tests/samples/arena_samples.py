@@ -256,6 +256,7 @@ def contest(num_methods: int = 3, seeds: int = 5, gain: float = 0.05, **changes:
         "equal_cost": entrant("baseline, equal cost", maps(0.5), "baseline", epochs=470, distill=None),
         "methods": methods,
         "control": entrant("random teacher", maps(0.47), "control"),
+        "control_method": names[0],
         "left_out": {},
     }
     return Contest(**(found | changes))  # type: ignore[arg-type]

@@ -68,6 +68,10 @@ class TestSaid:
         assert f"{(0.56 - 0.51) / (0.7 - 0.51):.0%}" in text
         assert "3 seeds, 600 images of split val" in text
 
+    def test_a_share_that_is_rounded_to_zero_has_no_sign(self) -> None:
+        maps = {"baseline": (0.5, 0.5), "attention": (0.4995, 0.4995)}
+        assert render(ablation_of(("digits", "val", 600, (0, 1)), 0.7, maps)).splitlines()[-3].endswith("  0%")
+
     def test_one_seed_has_no_interval(self) -> None:
         assert render(ablation(seeds=1)).count(" to ") == 0
 
@@ -94,6 +98,7 @@ class TestSaid:
             text = (tmp_path / "ablation.html").read_text(encoding="utf-8")
             assert "+5.0" in text or len(measured.seeds) == 1
             assert "Baseline: the student&#39;s network trained without the teacher." in text
+            assert text.count('<svg class="chart broad"') == text.count('<svg class="chart narrow"') == 1
             assert "<script" not in text
             assert "http" not in text.replace("http-equiv", "")
 
@@ -109,7 +114,7 @@ class TestSaid:
         page = (tmp_path / "ablation.html").read_text(encoding="utf-8")
         assert "Mean Mask mAP" in page
         assert "points of Mask mAP" in page
-        assert page.count("<svg") == 2
+        assert page.count('<svg class="chart broad"') == page.count('<svg class="chart narrow"') == 2
         assert "Mask" not in render(ablation())
 
 

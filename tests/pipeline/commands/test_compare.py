@@ -44,6 +44,7 @@ class TestWhole:
         assert "15 of 15 trainings done" in out
         assert "distill:pearson, trial 2" in out
         first = figures()
+        assert first["control_method"] == "pearson", "the one that led"
         assert Path("runs/made-up/compare.html").exists()
         assert not Path("runs/made-up/compare.lock.json").exists()
         assert not Path("runs/made-up/teacher-outputs").exists()
@@ -62,6 +63,7 @@ class TestWhole:
         assert cli.main(["compare", "--set", "compare.trials=1", "--set", "distill.share=0.4"]) == 0
         found = figures()
         assert found["tuning"] is None
+        assert found["control_method"] == "attention", "the first one"
         assert [one["distill"]["share"] for one in found["methods"]] == [0.4, 0.4]  # type: ignore[attr-defined]
         assert len(Path("runs/.store/made.txt").read_text().split()) == 2 + 2 * 5
 
@@ -73,6 +75,7 @@ class TestWhole:
         assert cli.main(["compare", "--set", "compare.control=attention"]) == 0
         control = figures()["control"]
         assert control["distill"]["losses"][0]["name"] == "attention"  # type: ignore[index]
+        assert figures()["control_method"] == "attention"
         assert max(control["maps"]) < 0.5  # type: ignore[index]
 
     def test_a_method_that_diverges_is_left_out_and_not_repeated(self, config_file: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,9 @@ import pytest
 from arena_samples import contest
 from waiting import PATIENCE
 
-from pipeline.report.contest_page import against_rival, narrow_chart, write_page
+from pipeline.report.ablation_page import narrow_chart
+from pipeline.report.contest_page import against_rival, write_page
+from pipeline.results.contest import Tried
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -42,6 +45,18 @@ def test_it_is_whole_and_downloads_nothing(tmp_path: Path, options: dict[str, An
 def test_names_are_text_and_nothing_else(tmp_path: Path) -> None:
     text = page(tmp_path, name="<b>x</b>", left_out={"<i>hint</i>": "<u>nan</u>"})
     assert not any(tag in text for tag in ("<b>x", "<i>hint", "<u>nan"))
+
+
+def test_the_method_of_the_random_teacher_is_named_if_there_is_one(tmp_path: Path) -> None:
+    assert "The random teacher uses the losses of pearson." in page(tmp_path, control_method="pearson")
+    assert "The random teacher" not in page(tmp_path, control=None, control_method=None)
+
+
+def test_of_equal_trials_the_first_is_bold_because_it_was_used(tmp_path: Path) -> None:
+    trials = Tried(0.7, None), Tried(0.5, 0.4), Tried(0.875, 0.25), Tried(0.9, 0.4)
+    found = contest(1)
+    text = page(tmp_path, num_methods=1, methods=(replace(found.methods[0], trials=trials),))
+    assert "<td>diverged</td><td><b>0.400</b></td><td>0.250</td><td>0.400</td>" in text
 
 
 def test_every_row_of_the_narrow_plot_is_inside_and_named() -> None:

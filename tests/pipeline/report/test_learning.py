@@ -10,12 +10,13 @@ import artifact_samples
 import pytest
 import run_samples
 import tiny
+from chart_labels import label_box
 
 from deploy.bundles.card import model_card
 from deploy.comparison.learning_curve import CurvePoint, LearningCurve
 from deploy.contract import LastFifth
-from pipeline.report import charts
-from pipeline.report.learning_plots import apart, learning, learning_chart
+from pipeline.report.charts import apart
+from pipeline.report.learning_plots import learning, learning_chart
 from pipeline.report.page import write_report
 from pipeline.report.words import headline
 from pipeline.results.learning import learners, rising_lines
@@ -155,15 +156,19 @@ class TestSummary:
             "still_rising": True,
         }
 
-    def test_a_fourth_network_is_read_too_and_one_with_two_names_once(self, sample: RunResult) -> None:
+    def test_both_baselines_are_read_and_one_with_two_names_once(self, sample: RunResult) -> None:
         summary = summarize(with_curves(sample, {"baseline": curve(RISING), "student": curve(RISING)}))
         longer = {**summary["baseline"], "epochs": 80}
-        assert [one.name for one in learners({**summary, "baseline_longer": longer, "nothing": None})] == [
-            "baseline",
-            "student",
-            "baseline longer",
-        ]
-        assert [one.name for one in learners({**summary, "baseline_longer": summary["baseline"]})] == ["baseline", "student"]
+        both = learners({**summary, "baseline_equal_cost": longer, "teacher": None})
+        assert [one.name for one in both] == ["baseline", "baseline at equal cost", "student"]
+        assert [one.name for one in learners({**summary, "baseline_equal_cost": summary["baseline"]})] == ["baseline", "student"]
+
+    def test_a_target_may_be_called_curve(self, tmp_path: Path) -> None:
+        data = run_samples.dataset(tmp_path / "data")
+        run = run_samples.run(tmp_path / "run", data, targets=[{"name": "curve", "runtime": "ort"}], gates=())
+        summary = summarize(with_curves(run, {"student": curve(RISING)}))
+        assert [one.name for one in learners(summary)] == ["student"]
+        assert rising_lines(summary)[0].startswith("student: still rising")
 
 
 class TestChart:
@@ -171,7 +176,7 @@ class TestChart:
         run = with_curves(sample, {"teacher": curve(LEVEL, 0.6), "baseline": curve(RISING, 0.599), "student": curve(RISING, 0.598)})
         found = learning(summarize(run), [*run.networks])
         for chart in found["charts"]:
-            boxes = [charts.label_box(label) for label in chart.labels]
+            boxes = [label_box(label) for label in chart.labels]
             assert {label.text for label in chart.labels} == {"teacher", "baseline", "student"}
             assert {label.detail for label in chart.labels} == {"0.600", "0.599, still rising", "0.598, still rising"}
             for one, other in combinations(boxes, 2):

@@ -3,7 +3,7 @@
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -16,13 +16,16 @@ from PIL import Image
 from deploy.contract import Ratio
 from deploy.engines.choice import Choice, Measured
 from deploy.prediction.masks import rectangle
+from pipeline.baselines import Baselines
 from pipeline.report import plots
 from pipeline.report.data_notes import noted_kinds
 from pipeline.report.page import MOST_CLASSES, ClassRow, most_changed, write_report
-from pipeline.report.words import duration, fastest, headline, percent, points
+from pipeline.report.words import change, count, drifted, duration, fastest, headline, percent, points
+from pipeline.results.gain_lines import figures_lines
 from pipeline.results.summary import summarize
 from pipeline.run_result import RunResult
 from stages.artifacts import Checkpoint, Dataset, Engine
+from stages.config import UnlabelledConfig
 from stages.facts import CheckpointFacts, write_facts
 from stages.notes import Action, Note
 
@@ -95,6 +98,17 @@ def with_accuracy(network: Checkpoint, root: Path, **changes: Any) -> Checkpoint
     accuracy = facts.accuracy.model_copy(update=changes)
     write_facts(root, CheckpointFacts.model_validate({**facts.model_dump(), "accuracy": accuracy.model_dump()}))
     return Checkpoint(root)
+
+
+def without_baselines(run: RunResult, root: Path) -> RunResult:
+    """The same run if nothing had been trained without the teacher."""
+    gains = run_samples.compared(root / "no-gains", run.dataset, run.teacher, run.student, Baselines(None))
+    references = {name: report for name, report in run.references.items() if name != "baseline"}
+    return replace(run, baselines=Baselines(None), gains=gains, references=references)
+
+
+def class_row(name: str, gain: float | None) -> ClassRow:
+    return ClassRow(name, 0.9, 0.5, 0.5 + (gain or 0), gain)
 
 
 class TestPage:
@@ -172,6 +186,21 @@ class TestPage:
             assert gate["limit"].replace(">=", "≥").replace("<=", "≤") in text
         for stage in summary["stages"]:
             assert stage["instance"] in text
+
+    def test_says_what_baselines_and_student_have_in_common(self, sample: RunResult, tmp_path: Path) -> None:
+        said = "and student start from the same initialization"
+        assert f"). Baselines {said} and see the same images in the same order." in self.text_of(sample, tmp_path)
+        one = replace(sample, baselines=Baselines(sample.baselines.equal_steps))
+        gains = run_samples.compared(tmp_path / "gains", one.dataset, one.teacher, one.student, one.baselines)
+        assert f"Baseline {said}" in self.text_of(replace(one, gains=gains), tmp_path)
+        assert said not in self.text_of(without_baselines(sample, tmp_path), tmp_path)
+        only = UnlabelledConfig.model_validate({"only": True})
+        config = sample.config.model_copy(update={"distill": sample.config.distill.model_copy(update={"unlabelled": only})})
+        assert f"Baselines {said}." in self.text_of(replace(sample, config=config), tmp_path)
+
+    @staticmethod
+    def text_of(run: RunResult, folder: Path) -> str:
+        return Page(written(run, folder)).text
 
     def test_is_the_same_twice_but_for_its_date(self, sample: RunResult, tmp_path: Path) -> None:
         one, other = written(sample, tmp_path), written(sample, tmp_path)
@@ -284,12 +313,30 @@ class TestMissingParts:
         (run.dataset.images("val") / "3.png").write_bytes(b"no image")
         assert "2 of 6 images can no longer be read." in Page(written(run, tmp_path)).text
 
-    def test_of_many_classes_those_that_changed_most(self, sample: RunResult, tmp_path: Path) -> None:
-        rows = [ClassRow(f"{i}", 0.9, 0.5, 0.5 + i / 500, i / 500) for i in range(-50, 50)]
-        shown = most_changed([*rows, ClassRow("absent", None, None, None, None)])
-        half = MOST_CLASSES // 2
-        assert [row.name for row in shown] == [str(i) for i in (*range(49, 49 - half, -1), *range(half - 51, -51, -1))]
-        assert most_changed(rows[: 2 * half]) == rows[: 2 * half]
+    @pytest.mark.parametrize(
+        ("gains", "shown"),
+        [
+            (range(1, 101), range(100, 20, -1)),
+            (range(-100, 0), range(-21, -101, -1)),
+            (range(-30, 70), [*range(69, 19, -1), *range(19, 10, -1), *range(-10, -31, -1)]),
+        ],
+        ids=["all gained", "all lost", "mixed"],
+    )
+    def test_of_many_classes_those_that_changed_most(self, gains: Sequence[int], shown: Sequence[int]) -> None:
+        rows = [class_row(f"{gain}", gain / 500) for gain in gains]
+        found = most_changed([class_row("absent", None), *rows])
+        assert [row.name for row in found] == [str(gain) for gain in shown]
+        assert most_changed(rows[:MOST_CLASSES]) == rows[:MOST_CLASSES]
+
+    def test_of_many_classes_without_gains_the_first(self, tmp_path: Path) -> None:
+        rows = [class_row(f"{number}", None) for number in range(100)]
+        assert most_changed(rows) == rows[:MOST_CLASSES]
+        data = run_samples.dataset(tmp_path / "data", [f"thing {i}" for i in range(100)])
+        text = Page(written(without_baselines(run_samples.run(tmp_path / "run", data), tmp_path), tmp_path)).text
+        assert "Average precision over IoU 0.5 to 0.95. Of 100 classes, these are the first 80." in text
+        listed = text[text.index("these are the first 80") :].partition("Precision and recall")[0]
+        assert "thing 79" in listed
+        assert "thing 80" not in listed
 
     def test_more_classes_than_curves(self, tmp_path: Path) -> None:
         data = run_samples.dataset(tmp_path / "data", [f"thing {i}" for i in range(25)], num_images=12)
@@ -382,3 +429,77 @@ class TestHeadline:
     def test_minus_is_a_minus(self) -> None:
         assert points(-0.0123) == "−1.2"
         assert percent(-0.1) == "−10%"
+
+    def test_what_is_rounded_to_zero_has_no_sign(self, sample: RunResult) -> None:
+        assert [points(value) for value in (-0.0004, 0.0, 0.0004, 0.0006)] == ["0.0", "0.0", "0.0", "+0.1"]
+        assert [change(value) for value in (-0.00004, 0.00004, -0.00006)] == ["0.00", "0.00", "−0.01"]
+        assert [percent(value) for value in (-0.004, -0.006)] == ["0%", "−1%"]
+        gained = self.gained(sample, {"equal_cost": -0.0002, "equal_steps": None})
+        assert figures_lines(gained)[1].startswith("0% of the gap to the teacher at equal cost")
+
+    @pytest.mark.parametrize(
+        ("value", "words"),
+        [
+            (999, "999"),
+            (1000, "1 k"),
+            (12_345, "12.3 k"),
+            (999_499, "999 k"),
+            (999_600, "1 M"),
+            (999_999_999, "1 G"),
+            (1_234_000_000_000, "1230 G"),
+        ],
+    )
+    def test_counts_are_never_written_with_an_exponent(self, value: int, words: str) -> None:
+        assert count(value) == words
+
+    @pytest.mark.parametrize(
+        ("value", "words"),
+        [(0.0, "0"), (0.00003, "3e-05"), (0.0123, "0.012"), (9.96, "10"), (99.7, "100"), (150.0, "150"), (1234.0, "1200")],
+    )
+    def test_distances_have_two_digits(self, value: float, words: str) -> None:
+        assert drifted(value) == words
+
+    def test_names_keep_their_capitals_at_the_beginning_of_a_sentence(self, sample: RunResult) -> None:
+        found = summarize(sample)["gain"]
+        agreement = {"map": 0.5, "map_50": 0.75, "num_boxes": 3}
+        unjudged = {**found, "equal_cost": None, "equal_steps": None, "agreement": agreement, "split": "ValNight"}
+        said = headline(self.summary(sample, gain=unjudged)).sentences[0]
+        assert said.startswith("Agreement with the teacher's boxes: map 0.5000, map_50 0.7500, with the 3 boxes")
+        assert "images of split ValNight" in said
+
+    @pytest.mark.parametrize(
+        ("low", "high", "title", "figure"),
+        [
+            (0.82, 0.85, "Speed next to the teacher", "0.82–0.85×"),
+            (0.98, 1.04, "Speed next to the teacher", "0.98–1.04×"),
+            (1.02, 1.04, "Faster than the teacher", "1.02–1.04×"),
+        ],
+    )
+    def test_only_what_is_faster_is_called_so(self, sample: RunResult, low: float, high: float, title: str, figure: str) -> None:
+        summary = self.summary(sample)
+        for target in summary["targets"].values():
+            target["speedups"] = {"teacher": {"ratio": (low + high) / 2, "low": low, "high": high}}
+        tile = headline(summary).tiles[-1]
+        assert (tile.title, tile.figure) == (title, figure)
+
+    def test_gates_without_an_engine_had_something_to_compare(self, sample: RunResult) -> None:
+        summary = self.summary(sample, exit_code=12)
+        assert {gate["verdict"] for gate in summary["gates"]} == {"pass", "unmeasured"}
+        assert headline(summary).verdict == "An engine could not be measured"
+        summary["gates"][0]["verdict"] = "incomparable"
+        assert headline(summary).verdict == "A gate found nothing to compare"
+
+    @pytest.mark.parametrize(
+        ("teacher", "gain", "detail"),
+        [
+            (None, 0.01, "mAP is undefined"),
+            (0.06, None, "mAP is undefined"),
+            (0.001, 0.01, "the teacher is less than a point ahead of the baseline"),
+        ],
+    )
+    def test_why_there_is_no_share_of_the_gap(self, sample: RunResult, teacher: float | None, gain: float | None, detail: str) -> None:
+        summary = self.gained(sample, {"equal_cost": None, "equal_steps": 0.01})
+        summary["gain"]["equal_steps"] |= {"map": 0.0, "gain": gain}
+        summary |= {"teacher": {**summary["teacher"], "map": teacher}, "gap_closed": None}
+        (tile,) = (tile for tile in headline(summary).tiles if tile.title == "Gap closed")
+        assert (tile.figure, tile.detail) == ("–", detail)

@@ -2,16 +2,17 @@
 
 import base64
 import io
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import run_samples
+from chart_labels import label_box
 from PIL import Image
 
 from deploy.prediction.masks import encode
-from pipeline.report import charts, pictures, plots
+from pipeline.report import charts, history_page, pictures, plots
 from pipeline.report.boxes import SCORE, MatchedObject, match_boxes, tagged
 from pipeline.report.plots import EnginePoint
 
@@ -32,7 +33,7 @@ class TestCharts:
         ]
         chart = plots.tradeoff([*engines, EnginePoint("teacher", "teacher", 0.6, 40)], width, 430)
         assert chart is not None
-        boxes = [charts.label_box(label) for label in chart.labels]
+        boxes = [label_box(label) for label in chart.labels]
         assert len(boxes) == 8
         for one, other in combinations(boxes, 2):
             assert one[2] <= other[0] or other[2] <= one[0] or one[3] <= other[1] or other[3] <= one[1]
@@ -47,7 +48,7 @@ class TestCharts:
         below = (0, 38, 100, 62)
         (distant,) = charts.place_labels([alone], [("name", "0.5, 2 ms")], frame, [below])
         assert distant.leader is not None
-        assert charts.label_box(distant)[3] <= 38
+        assert label_box(distant)[3] <= 38
 
     @pytest.mark.parametrize("seed", [4, 13, 14, 65, 69])
     def test_leaders_of_a_handful_of_engines_do_not_run_through_words(self, seed: int) -> None:
@@ -55,7 +56,7 @@ class TestCharts:
         marks = [charts.Mark("student", 150 + random.random() * 90, 200 + random.random() * 30, "") for _ in range(6)]
         labels = charts.place_labels(marks, [(f"engine-{i}", "0.512, 2.1 ms") for i in range(6)], (0, 0, 380, 380))
         assert len(labels) == 6
-        boxes = [charts.label_box(label) for label in labels]
+        boxes = [label_box(label) for label in labels]
         for label in labels:
             if label.leader:
                 x0, y0, x1, y1 = map(float, label.leader.removeprefix("M").replace("L", ",").split(","))
@@ -73,6 +74,11 @@ class TestCharts:
             (0, 52000, False, ["0", "10k", "20k", "30k", "40k", "50k"]),
             (-2.5, 4.5, False, ["−2", "0", "2", "4"]),
             (58.0, 143.0, False, ["60", "80", "100", "120", "140"]),
+            (0.0009, 0.0011, False, ["9e-4", "9.5e-4", "1e-3", "1.05e-3", "1.1e-3"]),
+            (-0.0002, 0.0002, False, ["−2e-4", "−1e-4", "0", "1e-4", "2e-4"]),
+            (123_456_000, 123_457_000, False, ["123.456M", "123.4562M", "123.4564M", "123.4566M", "123.4568M", "123.457M"]),
+            (9_500, 10_500, False, ["9.6k", "9.8k", "10k", "10.2k", "10.4k"]),
+            (0.003, 0.03, True, ["3e-3", "5e-3", "0.01", "0.02", "0.03"]),
         ],
     )
     def test_ticks_are_round(self, low: float, high: float, log: bool, texts: list[str]) -> None:
@@ -82,6 +88,34 @@ class TestCharts:
         assert plots.tradeoff([EnginePoint("only", "student", 0.0, 2.0)], 380, 300) is not None
         assert plots.tradeoff([], 380, 300) is None
         assert charts.extent([3, 3]) == (2.7, 3.3)
+
+
+class TestHistory:
+    PAST = tuple({"time": f"2025-11-0{day}", "commit": None, "exit_code": 0} for day in range(1, 5))
+
+    @pytest.mark.parametrize("width", history_page.WIDTHS)
+    @pytest.mark.parametrize("num", [1, 3, 12])
+    def test_names_and_figures_are_inside_one_below_the_other(self, width: int, num: int) -> None:
+        series = {f"{n}, a target whose name is much longer than its plot": [None, 0.5, 0.6, 0.6 + n / 1000] for n in range(num)}
+        chart = history_page.chart("map", self.PAST, {**series, "never measured": [None] * 4}, width)
+        assert chart is not None
+        boxes = [label_box(label) for label in chart.labels]
+        assert len(boxes) == num
+        assert all(left >= 0 and right <= width and top >= 0 and bottom <= chart.height for left, top, right, bottom in boxes)
+        assert all(one[3] <= other[1] for one, other in pairwise(boxes))
+        assert chart.frame[2] - chart.frame[0] >= 0.3 * width
+        assert chart.marks[0].title == f"{next(iter(series))}, 2025-11-02: 0.5000"
+
+    def test_figures_beside_the_axis_are_inside(self) -> None:
+        for width in history_page.WIDTHS:
+            chart = history_page.chart("bytes", self.PAST, {"a": [123_456_000, 123_456_300, 123_456_500, 123_457_000]}, width)
+            assert chart is not None
+            assert chart.frame[0] - 7 >= charts.DETAIL_PX * max(len(tick.text) for tick in chart.y_ticks)
+
+    def test_small_screens_have_a_plot_too(self, tmp_path: Path) -> None:
+        history_page.write_page("digits", "map", self.PAST, {"cpu": [0.1, 0.2, 0.3, 0.4]}, tmp_path / "history.html")
+        page = (tmp_path / "history.html").read_text(encoding="utf-8")
+        assert page.count('<svg class="chart broad"') == page.count('<svg class="chart narrow"') == 1
 
 
 NAMES = {1: "cat", 2: "dog"}

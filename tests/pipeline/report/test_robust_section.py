@@ -64,6 +64,10 @@ def test_every_engine_has_its_figures(page: str) -> None:
     assert '+5.0<br><span class="note">+1.0 to +9.0</span>' in page
 
 
+def test_it_says_what_was_judged(page: str) -> None:
+    assert "mAP of the engines on other splits, in groups of the images of split val and on corrupted images of split val." in page
+
+
 def test_groups_say_which_have_too_few_images(page: str) -> None:
     assert '<td>3 <span class="note">too few</span></td>' in page
     assert "<td>30</td>" in page
