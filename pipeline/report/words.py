@@ -259,7 +259,8 @@ def _tiles(summary: Mapping[str, Any]) -> list[Tile]:
     teacher, student = summary["teacher"], summary["student"]
     ratio = teacher["parameters"] / max(student["parameters"], 1)
     parameters = f"{count(student['parameters'])} parameters, the teacher has {count(teacher['parameters'])}"
-    return [*_gain_tiles(summary), Tile("Smaller than the teacher", f"{ratio:.1f}×", parameters), _speed_tile(summary)]
+    size_tile = Tile("Smaller than the teacher" if ratio > 1 else "The teacher's size next to this", f"{ratio:.1f}×", parameters)
+    return [*_gain_tiles(summary), size_tile, _speed_tile(summary)]
 
 
 def _gain_tiles(summary: Mapping[str, Any]) -> list[Tile]:

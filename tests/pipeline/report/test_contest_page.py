@@ -52,6 +52,16 @@ def test_the_method_of_the_random_teacher_is_named_if_there_is_one(tmp_path: Pat
     assert "The random teacher" not in page(tmp_path, control=None, control_method=None)
 
 
+def test_the_better_baseline_is_named(tmp_path: Path) -> None:
+    found = contest()
+    assert found.equal_cost is not None
+    overfitted = replace(found.equal_cost, maps=tuple(one - 0.02 for one in found.baseline.maps))
+    assert "<h2>Gain over the baseline that trained for as long</h2>" in page(tmp_path)
+    text = page(tmp_path, equal_cost=overfitted)
+    assert "<h2>Gain over the baseline of as many epochs</h2>" in text
+    assert "higher mean mAP than the one that trained for 470 epochs" in text
+
+
 def test_of_equal_trials_the_first_is_bold_because_it_was_used(tmp_path: Path) -> None:
     trials = Tried(0.7, None), Tried(0.5, 0.4), Tried(0.875, 0.25), Tried(0.9, 0.4)
     found = contest(1)
