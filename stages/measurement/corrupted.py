@@ -16,7 +16,7 @@ from deploy.prediction.preprocess import Placement
 
 Pixels = NDArray[np.uint8]
 KEPT_BYTES = 2**28
-"""Decoded images of this size are kept between conditions."""
+"""So much of decoded images is kept in memory: between conditions, and to measure latency on."""
 
 
 class Fitted(NamedTuple):
