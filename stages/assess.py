@@ -36,7 +36,7 @@ def identity(config: RobustnessConfig, *others: object) -> dict[str, str]:
     return digests(config)
 
 
-@stage(version=1, identity=identity)
+@stage(version=2, identity=identity)
 def assess(
     out: Path, config: RobustnessConfig, split: str, dataset: Dataset, reports: Mapping[str, Report], sweep: Stress | None = None
 ) -> Robustness:
