@@ -5,6 +5,7 @@ Efron & Tibshirani, "An Introduction to the Bootstrap", 1993; percentile interva
 
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,10 +16,20 @@ from deploy.comparison.interval import ERROR_RATE, Effect
 Floats = NDArray[np.float64]
 Statistic = Callable[[Floats | None], float | None]
 """A figure for any weights of the images [I], once each by default; None if it is undefined."""
+
+
 RESAMPLES = 500
 BLOCK_RESAMPLES = 2000
 DRAWN_BYTES = 2**25
 """So much of drawn blocks is in memory at the same time, or one draw."""
+
+
+class Recomputed(NamedTuple):
+    """A figure for any weights of the images, their number, and how many of them have objects that count."""
+
+    statistic: Statistic
+    num_images: int
+    num_with_objects: int
 
 
 def drop(
