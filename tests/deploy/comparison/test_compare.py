@@ -47,7 +47,7 @@ def side(name: str, detections: Sequence[Mapping[str, Any]], mask_frame: MaskFra
         preprocessing=Preprocessing(height=64, width=64), classes=("common", "rare"), category_ids=(COMMON, RARE), mask_frame=mask_frame
     )
     statistic = None if findings is None else findings.statistic
-    return Side(name, Figures(), contract, nullcontext, lambda: detections, statistic=statistic)  # type: ignore[arg-type, return-value]
+    return Side(name, Figures(), contract, nullcontext, lambda: detections, statistic=statistic)  # type: ignore[arg-type]
 
 
 def change(truth: dict[str, Any], metric: str, *beside: tuple[int, int], relative: bool = False) -> Change:
