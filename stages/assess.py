@@ -36,7 +36,7 @@ def identity(config: RobustnessConfig, *others: object) -> dict[str, str]:
     return digests(config)
 
 
-@stage(version=1, identity=identity)
+@stage(version=2, identity=identity)
 def assess(
     out: Path, config: RobustnessConfig, split: str, dataset: Dataset, reports: Mapping[str, Report], sweep: Stress | None = None
 ) -> Robustness:
@@ -110,7 +110,7 @@ def _leads(engines: Mapping[str, RobustnessFigures], found: Mapping[str, Finding
     own, other = engines[STUDENT].values(), engines[BASELINE].values()
     for metric, value in own.items():
         resamples = SWEEP_RESAMPLES if metric in {metrics.MPC, metrics.RPC} else RESAMPLES
-        (statistic, num_images), (against, _) = (found[name].statistic(metric) for name in (STUDENT, BASELINE))
+        (statistic, num_images, _), (against, *_) = (found[name].statistic(metric) for name in (STUDENT, BASELINE))
         lower = None
         if num_images >= MIN_IMAGES:
             lower = fall(statistic, against, num_images, relative=False, error_rate=ERROR_RATE, resamples=resamples)

@@ -12,7 +12,7 @@ from stages.measurement.verdicts import Judge, side_of
 from stages.stage import stage
 
 
-@stage(version=4)
+@stage(version=5)
 def gate(
     out: Path,
     gates: tuple[GateConfig, ...],

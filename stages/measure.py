@@ -24,7 +24,7 @@ def identity(*args: object) -> Mapping[str, Any]:
     return machine.identity()
 
 
-@stage(version=2, identity=identity)
+@stage(version=3, identity=identity)
 def measure(out: Path, latency: LatencyConfig, split: str, engines: Mapping[str, Engine], dataset: Dataset | None) -> Measurement:
     """Alternate between the engines, see deploy.latency.measure; engines that cannot run on this machine are left out, with the reason.
 

@@ -51,10 +51,15 @@ def evaluate(
 
 def _judge_masks(coco_gt: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> CocoNumbers | None:
     """The same metrics for the overlap of masks; None if the ground truth has no masks."""
-    if not any(annotation.get("segmentation") for annotation in coco_gt["annotations"]):
+    if not has_masks(coco_gt):
         return None
     precision, recall, _ = _tables(coco_gt, results, "segm")
     return CocoNumbers(**_twelve(precision, recall))
+
+
+def has_masks(coco_gt: Mapping[str, Any]) -> bool:
+    """Whether any object has a mask; the others' boxes stand for theirs."""
+    return any(annotation.get("segmentation") for annotation in coco_gt["annotations"])
 
 
 def _tables(

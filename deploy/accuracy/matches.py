@@ -75,6 +75,11 @@ class Matches:
         rows = [row for one in self.classes.values() if (row := one.precision(counts, thresholds)) is not None]
         return float(np.mean([row.mean() for row in rows])) if rows else None
 
+    def num_with_objects(self, inside: Floats | None = None) -> int:
+        """The number of images with objects that count, of those with `inside` [I] above 0, all by default."""
+        objects = np.sum([one.objects for one in self.classes.values()], axis=0)
+        return int(np.count_nonzero(objects if inside is None else objects * inside))
+
 
 def match(
     truth: Mapping[str, Any],

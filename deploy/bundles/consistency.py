@@ -179,7 +179,7 @@ def _wrong(one: Verdict, manifest: Manifest, engine_bytes: int | None) -> str | 
         figure = None if one.effect is not None else metrics.value(metrics.check(one.metric), figures)
     except ValueError as error:
         return str(error)
-    if passed is None:
+    if passed is None or (one.effect is not None and one.why is not None):  # a clear verdict on a change has no reason
         passed = any(gate.get("on_noise") == "pass" and gate.get("metric") == one.metric for gate in manifest.plan.gates)
     if not passed:
         return f"{one.measured:g} is not within its limit, {one.limit}" if one.effect is None else f"its interval is not within {one.limit}"

@@ -5,6 +5,7 @@ Efron & Tibshirani, "An Introduction to the Bootstrap", 1993; percentile interva
 
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +16,20 @@ from deploy.comparison.interval import ERROR_RATE, Effect
 Floats = NDArray[np.float64]
 Statistic = Callable[[Floats | None], float | None]
 """A figure for any weights of the images [I], once each by default; None if it is undefined."""
+
+
 RESAMPLES = 500
 BLOCK_RESAMPLES = 2000
+DRAWN_BYTES = 2**25
+"""So much of drawn blocks is in memory at the same time, or one draw."""
+
+
+class Recomputed(NamedTuple):
+    """A figure for any weights of the images, their number, and how many of them have objects that count."""
+
+    statistic: Statistic
+    num_images: int
+    num_with_objects: int
 
 
 def drop(
@@ -77,6 +90,8 @@ def blocks(
         return after / before - 1 if relative else after - before
 
     point = float(change(np.arange(count)))
-    values = change(np.random.default_rng(seed).integers(0, count, (BLOCK_RESAMPLES, count)))
+    generator, together = np.random.default_rng(seed), max(1, DRAWN_BYTES // own.nbytes)
+    starts = range(0, BLOCK_RESAMPLES, together)
+    values = np.concatenate([change(generator.integers(0, count, (min(together, BLOCK_RESAMPLES - at), count))) for at in starts])
     low, high = np.quantile(values, (error_rate, 1 - error_rate)).tolist()
     return Effect(change=point, low=min(low, point), high=max(high, point), num=count)

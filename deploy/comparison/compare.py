@@ -2,16 +2,18 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from operator import attrgetter
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from deploy.accuracy.coco import has_masks
 from deploy.accuracy.judge import LabeledSplit
 from deploy.accuracy.matches import Matches, match
 from deploy.comparison import metrics
-from deploy.comparison.bootstrap import RESAMPLES, drop, fall
+from deploy.comparison.bootstrap import RESAMPLES, Recomputed, fall
 from deploy.comparison.interleaved import DEFAULT, InterleavedProtocol, take_turns
 from deploy.comparison.interval import Effect
 from deploy.comparison.side import Side
@@ -21,7 +23,7 @@ from deploy.prediction.predictor import SessionPredictor, Timings
 _THRESHOLDS = {"map_50": slice(0, 1), "map_75": slice(5, 6)}
 
 MIN_IMAGES = 20
-"""Resampling fewer images does not show how much they vary."""
+"""Resampling fewer images with objects that count does not show how much they vary."""
 
 SWEEP_RESAMPLES = 200
 """Each recomputes mAP for every corruption and severity of two engines."""
@@ -88,8 +90,7 @@ class Comparison:
         if own is None or reference is None:
             lacking = self.own if own is None else self.reference
             raise Incomparable(f"{metric} of {lacking.name} is unknown")
-        if relative and reference == 0:
-            raise Incomparable(f"{metric} of {self.reference.name} is 0, so a relative change is undefined")
+        self._refuse_share_of_nothing(metric, reference, relative=relative)
         change = (own - reference) / (reference if relative else 1)
         return Change(Effect(change=change, low=change, high=change), own, reference, "counted")
 
@@ -106,28 +107,40 @@ class Comparison:
         how = f"{seen.passes} passes per engine on {shown}, interleaved in {seen.blocks} blocks, {seen.seconds:.1f} s"
         return Change(seen.effect, seen.own_ms, seen.reference_ms, how, seen.load, lacking)
 
+    def _refuse_share_of_nothing(self, metric: str, reference: float, *, relative: bool) -> None:
+        if relative and reference == 0:
+            raise Incomparable(f"{metric} of {self.reference.name} is 0, so a relative change is undefined")
+
     def _accuracy(self, metric: str, *, relative: bool) -> Change:
-        own, reference = self._matched(metric)
         thresholds = _THRESHOLDS.get(metric.removeprefix("mask_"), slice(None))
-        lower = drop(own, reference, thresholds, relative=relative)
-        before, after = reference.mean_precision(None, thresholds), own.mean_precision(None, thresholds)
-        if lower is None or before is None or after is None:
-            raise Incomparable(f"{metric} is undefined on this data")
-        return Change(lower.reversed(), after, before, f"{lower.num} images", too_few=_too_few(lower.num))
+        own, reference = (
+            Recomputed(partial(one.mean_precision, thresholds=thresholds), one.num_images, one.num_with_objects())
+            for one in self._matched(metric)
+        )
+        return self._resampled(metric, own, reference, relative=relative)
 
     def _robust(self, metric: str, *, relative: bool) -> Change:
         lacking = next((side for side in (self.own, self.reference) if side.statistic is None), None)
         if lacking is not None or self.own.statistic is None or self.reference.statistic is None:
             raise Incomparable(f"{metric} of {'the other engine' if lacking is None else lacking.name} was not measured")
-        (own, num_images), (reference, other) = self.own.statistic(metric), self.reference.statistic(metric)
-        if num_images != other:
-            raise Incomparable(f"{metric}: {num_images} images here, {other} of {self.reference.name}")
-        resamples = SWEEP_RESAMPLES if metric in {metrics.MPC, metrics.RPC} else RESAMPLES
-        lower = fall(own, reference, num_images, relative=relative, resamples=resamples)
-        before, after = reference(None), own(None)
-        if lower is None or before is None or after is None:
+        own, reference = self.own.statistic(metric), self.reference.statistic(metric)
+        if own.num_images != reference.num_images:
+            raise Incomparable(f"{metric}: {own.num_images} images here, {reference.num_images} of {self.reference.name}")
+        return self._resampled(metric, own, reference, relative=relative)
+
+    def _resampled(self, metric: str, own: Recomputed, reference: Recomputed, *, relative: bool) -> Change:
+        before, after = reference.statistic(None), own.statistic(None)
+        if before is None or after is None:
             raise Incomparable(f"{metric} is undefined on this data")
-        return Change(lower.reversed(), after, before, f"{num_images} images", too_few=_too_few(num_images))
+        self._refuse_share_of_nothing(metric, before, relative=relative)
+        resamples = SWEEP_RESAMPLES if metric in {metrics.MPC, metrics.RPC} else RESAMPLES
+        lower = fall(own.statistic, reference.statistic, own.num_images, relative=relative, resamples=resamples)
+        assert lower is not None, "both figures are defined"
+        with_objects = f"with objects {'in the smallest group' if metric == metrics.WORST_GROUP else 'that count'}"
+        how = f"{own.num_images} images"
+        if own.num_with_objects < own.num_images:
+            how += f", {own.num_with_objects} {with_objects}"
+        return Change(lower.reversed(), after, before, how, too_few=_too_few(own, with_objects))
 
     def _matched(self, metric: str) -> tuple[Matches, Matches]:
         if self.split is None:
@@ -143,6 +156,8 @@ class Comparison:
             chosen["area"] = metric.rpartition("_")[2]
         if kind == "segm" and None in (self.own.contract.mask_frame, self.reference.contract.mask_frame):
             raise Incomparable(f"{metric} cannot be compared with a detector without masks")
+        if kind == "segm" and not has_masks(self.split.truth):
+            raise Incomparable(f"{metric} cannot be compared on data without masks")
         key = tuple(map(str, chosen.values()))
         if key not in self._matches:
             if self._found is None:
@@ -152,5 +167,9 @@ class Comparison:
         return self._matches[key]
 
 
-def _too_few(num_images: int) -> str | None:
-    return None if num_images >= MIN_IMAGES else f"{num_images} images are too few to tell; at least {MIN_IMAGES} are needed"
+def _too_few(given: Recomputed, with_objects: str) -> str | None:
+    """Images without objects that count hardly move the figure, so they cannot show how much it varies."""
+    if given.num_with_objects >= MIN_IMAGES:
+        return None
+    few, such = (given.num_images, "") if given.num_images < MIN_IMAGES else (given.num_with_objects, f" {with_objects}")
+    return f"{few} image{f's{such} are' if few != 1 else f'{such} is'} too few to tell; at least {MIN_IMAGES} are needed"

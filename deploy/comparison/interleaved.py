@@ -28,8 +28,8 @@ Value = Callable[[Timings], float]
 class InterleavedProtocol(Frozen):
     """How two engines are interleaved.
 
-    A block is about `block_ms` of one engine, then of the other, in random order. The interval is examined after `min_blocks` and
-    whenever their number has doubled; each of the possible `looks` has an equal share of the error rate. Measuring ends after
+    A block is about `block_ms` of one engine, then of the other, in random order. The interval is examined after `min_blocks`, whenever
+    their number has doubled, and at the end, `looks` times at most, each with an equal share of the error rate. Measuring ends after
     `max_seconds`. No verdict is possible until `tail` passes of each engine lie beyond the percentile.
     """
 
@@ -41,7 +41,10 @@ class InterleavedProtocol(Frozen):
 
     @property
     def looks(self) -> int:
-        """Maximum number of looks at the interval: at `min_blocks`, at each doubling that fits the budget, and at the end."""
+        """Maximum number of looks at the interval: at `min_blocks`, at each doubling that fits the budget, and at the end.
+
+        Engines that become faster make more blocks, but not more looks.
+        """
         most = self.max_seconds * 1e3 / (2 * self.block_ms)
         return 2 + max(0, math.floor(math.log2(max(1.0, most / self.min_blocks))))
 
@@ -118,12 +121,12 @@ def take_turns(
     shuffled = random.Random(seed)  # noqa: S311 - decides which engine begins
     supply = cycle(images)
     turns, watch, start = Turns(), Watch(), perf_counter()
-    next_look, clear = protocol.min_blocks, False
+    next_look, looks_left, clear = protocol.min_blocks, protocol.looks - 1, False  # one is kept for the end
     while not clear and turns.seconds < protocol.max_seconds:
         turns.add(sides, list(islice(supply, length)), value, shuffled)
         turns.seconds = perf_counter() - start
-        if len(turns.own) >= next_look and turns.enough(percentile, protocol):
-            next_look = 2 * len(turns.own)
+        if looks_left and len(turns.own) >= next_look and turns.enough(percentile, protocol):
+            next_look, looks_left = 2 * len(turns.own), looks_left - 1
             clear = turns.effect(percentile, protocol, relative=relative).verdict(limit) != "inconclusive"
     own_ms, reference_ms = (float(np.percentile(side, percentile)) for side in (turns.own, turns.reference))
     return Compared(

@@ -15,7 +15,7 @@ from pydantic import Field
 from deploy.accuracy.conditions import Condition, Corruptions
 from deploy.accuracy.matches import Matches, match
 from deploy.comparison import metrics
-from deploy.comparison.bootstrap import Statistic
+from deploy.comparison.bootstrap import Recomputed
 from deploy.contract import Frozen
 
 Floats = NDArray[np.float64]
@@ -103,20 +103,21 @@ class Findings:
     plain: Callable[[], Sequence[Mapping[str, Any]]]
     _matched: dict[tuple[Condition, str], Matches] = field(default_factory=dict)
 
-    def statistic(self, metric: str) -> tuple[Statistic, int]:
-        """A metric for any weights of the images, and the number of images."""
+    def statistic(self, metric: str) -> Recomputed:
+        """A metric for any weights of the images; of the worst group, the smallest one with objects decides how many have some."""
         if metric.startswith(metrics.ON_SPLIT):
             matches = self.matches(Condition(metric.removeprefix(metrics.ON_SPLIT)))
-            return matches.mean_precision, matches.num_images
+            return Recomputed(matches.mean_precision, matches.num_images, matches.num_with_objects())
         if metric == metrics.WORST_GROUP:
-            here = Condition(self.split)
             parts = [self.group(one) for one in self.groups]
-            return (lambda weights: lowest(parts, weights)), self.matches(here).num_images
+            smallest = min((count for one, inside in parts if (count := one.num_with_objects(inside))), default=0)
+            return Recomputed(lambda weights: lowest(parts, weights), self.matches(Condition(self.split)).num_images, smallest)
         corrupted = [self.matches(one) for one in self.sweep]
         clean = match(self.truth(self.sweep[0]), self.plain())
+        counts = clean.num_images, clean.num_with_objects()
         if metric == metrics.MPC:
-            return (lambda weights: mean(corrupted, weights)), clean.num_images
-        return (lambda weights: ratio(mean(corrupted, weights), clean.mean_precision(weights))), clean.num_images
+            return Recomputed(lambda weights: mean(corrupted, weights), *counts)
+        return Recomputed(lambda weights: ratio(mean(corrupted, weights), clean.mean_precision(weights)), *counts)
 
     def matches(self, condition: Condition, area: str = "all") -> Matches:
         """The matches under a condition, made once."""

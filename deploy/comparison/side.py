@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from deploy.comparison.bootstrap import Statistic
+from deploy.comparison.bootstrap import Recomputed
 from deploy.comparison.metrics import Figures
 from deploy.contract import ModelContract
 from deploy.runtimes import Session
@@ -16,7 +16,7 @@ class Side:
 
     detections: all detections on the split, as COCO results. open: opens a session, which the caller closes.
     data: hash and number of the images that accuracy was measured on, if known.
-    statistic: a metric of robustness for any weights of the images, and their number; None if nothing of it was measured.
+    statistic: a metric of robustness for any weights of the images; None if nothing of it was measured.
     """
 
     name: str
@@ -26,4 +26,4 @@ class Side:
     detections: Callable[[], Sequence[Mapping[str, Any]]]
     why: str | None = None
     data: tuple[str, int] | None = None
-    statistic: Callable[[str], tuple[Statistic, int]] | None = None
+    statistic: Callable[[str], Recomputed] | None = None

@@ -52,7 +52,7 @@ class LatencyProtocol(Frozen):
 class Latencies(Frozen):
     """Latencies by engine; `ratios[a][b]` is how many times as long as b engine a takes on average.
 
-    `settled` is false if the budget was spent before all ratios were known to the requested width. `drift` is how much slower all
+    `settled` is false if not all ratios were known to the requested width when the budget was spent. `drift` is how much slower all
     engines together were in the last quarter than in the first, as a fraction. `load` is the machine's other activity.
     """
 
@@ -109,21 +109,22 @@ def measure_together(
     slowest = max(_warm(engine, images, protocol.warmup) for engine in engines.values())
     length, order = max(1, round(protocol.block_ms / slowest)), random.Random(seed)  # noqa: S311 - decides who begins
     passes, supply, watch, start = Passes({name: [] for name in engines}), cycle(images), Watch(), perf_counter()
-    look, settled = MIN_ROUNDS, False
-    while not settled and not _spent(passes, length, perf_counter() - start, protocol):
+    look, done = MIN_ROUNDS, False
+    while not done and not _spent(passes, length, perf_counter() - start, protocol):
         chosen = list(islice(supply, length))
         for name in order.sample(list(engines), len(engines)):
             passes.blocks[name].append(_block(engines[name], chosen))
         if passes.rounds >= look:
             look = 2 * passes.rounds
-            settled = _enough(passes, protocol) and _widest(_ratios(passes.totals())) <= protocol.ratio_width
+            done = _enough(passes, protocol) and _settled(_ratios(passes.totals()), passes.rounds, protocol)
     totals = passes.totals()
+    ratios = _ratios(totals)
     return Latencies(
         latencies={name: _latency(blocks, totals[name]) for name, blocks in passes.blocks.items()},
-        ratios=_ratios(totals),
+        ratios=ratios,
         rounds=passes.rounds,
         seconds=perf_counter() - start,
-        settled=settled,
+        settled=_settled(ratios, passes.rounds, protocol),
         drift=_drift(totals),
         load=watch.seen(),
     )
@@ -177,9 +178,10 @@ def _ratio(point: float, drawn: Floats) -> Ratio:
     return Ratio(ratio=point, low=min(low, point), high=max(high, point))
 
 
-def _widest(ratios: Mapping[str, Mapping[str, Ratio]]) -> float:
-    """The widest interval, as a share of its ratio; 0 without ratios."""
-    return max(((one.high - one.low) / one.ratio for others in ratios.values() for one in others.values()), default=0.0)
+def _settled(ratios: Mapping[str, Mapping[str, Ratio]], rounds: int, protocol: LatencyProtocol) -> bool:
+    """Whether all ratios are known to the requested width: how narrow intervals are, not where, so it may be asked at any time."""
+    widest = max(((one.high - one.low) / one.ratio for others in ratios.values() for one in others.values()), default=None)
+    return widest is None or (rounds >= MIN_ROUNDS and widest <= protocol.ratio_width)
 
 
 def _latency(blocks: Sequence[Sequence[Timings]], totals: Floats) -> Latency:

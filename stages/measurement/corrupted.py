@@ -16,7 +16,7 @@ from deploy.prediction.preprocess import Placement
 
 Pixels = NDArray[np.uint8]
 KEPT_BYTES = 2**28
-"""Decoded images of this size are kept between conditions."""
+"""So much of decoded images is kept in memory: between conditions, and to measure latency on."""
 
 
 class Fitted(NamedTuple):
@@ -58,17 +58,15 @@ class Views:
             self._kept[index] = found
 
     def _to_corrupt(self, index: int) -> tuple[Pixels, preprocess.Size]:
-        """The pixels of which there are copies, and the image's own width and height."""
-        pixels = self._decoded(index)
+        """The pixels of which there are copies, decoded in full, and the image's own width and height."""
+        pixels = image_files.load_image(self.images.images[index], self.preprocessing)
         return corruptions.at_most(pixels, self._most), (pixels.shape[1], pixels.shape[0])
-
-    def _decoded(self, index: int) -> Pixels:
-        return image_files.load_image(self.images.images[index], self.preprocessing)
 
     def _view(self, task: tuple[Condition, int]) -> Fitted:
         condition, index = task
         if condition.corruption is None:
-            return Fitted(*preprocess.fit(self._decoded(index), self.preprocessing))
+            seen = image_files.load(self.images.images[index], self.preprocessing)
+            return Fitted(*preprocess.fit(seen.pixels, self.preprocessing, seen.size))
         pixels, size = self._kept.get(index) or self._to_corrupt(index)
         seed = corruptions.seed_of(self.images.truth["images"][index]["id"], condition.corruption, condition.severity)
         made = corruptions.corrupt(pixels, condition.corruption, condition.severity, seed)

@@ -80,7 +80,7 @@ def _by_size(name: str, truth: Mapping[str, Any]) -> list[ImageGroup]:
 
 
 def _by_crowding(truth: Mapping[str, Any]) -> dict[int, str]:
-    counts = Counter(row["image_id"] for row in truth["annotations"])
+    counts = Counter(row["image_id"] for row in truth["annotations"] if not row.get("iscrowd"))
     return {number: label for number, count in counts.items() for label, (low, high) in CROWDS.items() if low <= count <= high}
 
 

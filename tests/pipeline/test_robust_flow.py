@@ -35,7 +35,7 @@ GATES = """\
 @stage(version=1)
 def prepare(out: Path, config: DataConfig) -> Dataset:
     """Images of cells on gray."""
-    return robust_samples.dataset(out)
+    return robust_samples.dataset(out, num_images=48)
 
 
 @stage(version=1)
@@ -95,16 +95,16 @@ def test_all_engines_are_judged_on_the_other_split(whole: tuple[Path, str]) -> N
 def test_terminal_history_and_bundle_say_so(whole: tuple[Path, str]) -> None:
     folder, printed = whole
     assert "robustness  map@shifted  map_worst_group" in printed
-    assert "map@SPLIT: mAP on a split that was not validated on: shifted (24 images)" in printed
+    assert "map@SPLIT: mAP on a split that was not validated on: shifted (48 images)" in printed
     rows = (folder / "runs/small/history.jsonl").read_text().splitlines()
     assert json.loads(rows[-1])["targets"]["cpu"]["map@shifted"] == pytest.approx(1)
     bundle = Bundle.load(folder / "runs/small/bundle/cpu")
     assert bundle.manifest.robustness is not None
-    assert bundle.manifest.robustness.splits["shifted"].num_images == 24
+    assert bundle.manifest.robustness.splits["shifted"].num_images == 48
     card = (bundle.root / "README.md").read_text()
     assert "## Robustness" in card
-    assert "| mAP, split shifted | 24 | 1 |" in card
-    assert "| mAP, time: night | 12 | 1 |" in card
+    assert "| mAP, split shifted | 48 | 1 |" in card
+    assert "| mAP, time: night | 24 | 1 |" in card
 
 
 def test_gates_on_it_are_judged(whole: tuple[Path, str]) -> None:

@@ -54,7 +54,7 @@ class Swept:
     sweep: Stress
     found: Robustness
 
-    def verdicts(self, root: Path, *gates: dict[str, Any]) -> list[Verdict]:
+    def verdicts(self, root: Path, *gates: dict[str, Any], asked: RobustnessConfig = ASKED) -> list[Verdict]:
         """What gates say of the clipped engine."""
         root.mkdir()
         given = tuple(GateConfig.model_validate(one) for one in gates)
@@ -62,7 +62,7 @@ class Swept:
         rivals = {"float": self.engines["float"]}
         own = self.engines["here"], self.models["here"], self.reports["here"], timed
         others: Any = ({}, rivals, {"float": self.models["float"]}, {"float": self.reports["float"]}, "baseline")
-        robust: Any = ASKED, self.reports, self.sweep, self.found
+        robust: Any = asked, self.reports, self.sweep, self.found
         return list(gate(root, given, HOW, self.data, *own, *others, *robust).facts.verdicts)
 
 
@@ -222,8 +222,14 @@ class TestGates:
             {"metric": "map_worst_group", "max_drop": 0.001, "versus": "float"},
             {"metric": "map@shifted", "min": 1.01},
             {"metric": "map_worst_group", "max_drop": 0.01, "versus": "teacher"},
+            asked=ASKED.model_copy(update={"min_images": 24}),  # all have small cells; no other group has as many
         )
         assert [one.verdict for one in found] == ["pass", "pass", "fail", "incomparable"]
+
+    def test_a_group_of_few_images_may_be_the_worst_and_gives_no_verdict(self, judged: Swept, tmp_path: Path) -> None:
+        (found,) = judged.verdicts(tmp_path / "gate", {"metric": "map_worst_group", "max_drop": 0.001, "versus": "float"})
+        assert found.verdict == "inconclusive"
+        assert found.why == "12 images with objects in the smallest group are too few to tell; at least 20 are needed"
 
 
 def test_a_killed_sweep_goes_on_where_it_stopped(judged: Swept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -103,6 +103,8 @@ EDITS: dict[str, tuple[Callable[[Content], object], str]] = {
     "pass of a failed change": (verdict(limit=FELL, effect=effect(0.05, 0.04, 0.06)), "its interval is not within falls <= 0.01"),
     "pass of an unclear change": (verdict(limit=FELL, effect=effect(0.01, -0.02, 0.04)), "its interval is not within falls <= 0.01"),
     "pass of a share": (verdict(limit="rises <= 5% from teacher", effect=effect(0.06, 0.055, 0.07)), "its interval is not within"),
+    "pass of too little": (verdict(limit=FELL, effect=effect(0, 0, 0), why="6 images are too few to tell"), "its interval is not within"),
+    "pass of too little by a number": (verdict(measured=0.0, why="6 images are too few to tell"), "0 is not within its limit"),
     "interval beside its change": (verdict(limit=FELL, effect=effect(0.5, -0.02, 0.001)), "there is no interval of the change"),
     "size that is not the engine's": (lambda m: m["verdicts"][1].update(measured=5.0), "its bytes is 5, and"),
     "verdict on another target": (verdict(target="there"), "it is on target 'there', not 'here'"),
@@ -122,9 +124,17 @@ class TestEdited:
             (folder / MANIFEST).write_text(text)
             assert message in refusal(folder)
 
-    def test_a_pass_on_noise_is_allowed_by_the_gate_that_says_so(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize(
+        ("found", "why"),
+        [
+            (effect(0.01, -0.02, 0.04), "too few images to tell: 50 measured, about 90 would suffice"),
+            (effect(0.5, 0.4, 0.6), "6 images are too few to tell; at least 20 are needed"),  # all of it beyond the limit
+            (effect(0, 0, 0), "6 images are too few to tell; at least 20 are needed"),
+        ],
+    )
+    def test_a_pass_on_noise_is_allowed_by_the_gate_that_says_so(self, tmp_path: Path, found: dict[str, float], why: str) -> None:
         def change(m: Content) -> None:
-            m["verdicts"][0].update(limit=FELL, effect=effect(0.01, -0.02, 0.04))
+            m["verdicts"][0].update(limit=FELL, effect=found, why=why)
             m["plan"]["gates"][0] = {"metric": "map", "max_drop": 0.01, "versus": "teacher", "on_noise": "pass"}
 
         folder = edited(samples.bundle(tmp_path).root, change)

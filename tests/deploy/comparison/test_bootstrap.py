@@ -1,13 +1,20 @@
 """Changes, their intervals and verdicts."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from scene_samples import scene
 
 from deploy.accuracy.matches import match
-from deploy.comparison.bootstrap import blocks, drop
+from deploy.comparison import bootstrap
+from deploy.comparison.bootstrap import BLOCK_RESAMPLES, Floats, blocks, drop
 from deploy.comparison.interleaved import InterleavedProtocol
 from deploy.comparison.interval import ERROR_RATE, Effect
+
+
+def median(values: Floats) -> Floats:
+    return np.asarray(np.percentile(values, 50, axis=-1))
 
 
 def test_the_same_detections_have_no_uncertainty_and_fewer_have_some() -> None:
@@ -33,9 +40,33 @@ def test_the_interval_of_blocks_covers_what_it_says() -> None:
     for seed in range(200):
         moment = rng.normal(0, 0.1, (30, 1))  # what both have in common
         own, other = (level * np.exp(moment + rng.normal(0, 0.05, (30, 5))) for level in (1.2, 1.0))
-        seen = blocks(own, other, lambda values: np.asarray(np.percentile(values, 50, axis=-1)), relative=True, seed=seed)
+        seen = blocks(own, other, median, relative=True, seed=seed)
         missed += not seen.low <= 0.2 <= seen.high
     assert missed <= 200 * 2 * ERROR_RATE * 4
+
+
+def test_the_interval_of_blocks_is_that_of_all_draws_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    own, other = (level * np.exp(rng.normal(0, 0.1, (31, 7))) for level in (1.2, 1.0))
+    rows = np.random.default_rng(3).integers(0, 31, (BLOCK_RESAMPLES, 31))
+    after, before = (median(side[rows].reshape(BLOCK_RESAMPLES, -1)) for side in (own, other))
+    low, high = np.quantile(after / before - 1, (0.01, 0.99))
+    for size in (1, 10_000, 2**40):  # one draw at a time, some, all
+        monkeypatch.setattr(bootstrap, "DRAWN_BYTES", size)
+        seen = blocks(own, other, median, relative=True, error_rate=0.01, seed=3)
+        assert (seen.low, seen.high) == (low, high)
+
+
+@pytest.mark.parametrize(("count", "passes"), [(100, 100), (10_000, 1)])
+def test_many_passes_take_little_memory(count: int, passes: int) -> None:
+    own = np.random.default_rng(0).uniform(1, 2, (count, passes))
+    tracemalloc.start()
+    try:
+        blocks(own, own, median, relative=False)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 100 * 2**20  # all draws at once took 305 MiB or more
 
 
 @pytest.mark.parametrize(
@@ -65,7 +96,7 @@ def test_a_verdict_at_the_limit_itself_errs_as_seldom_as_it_says() -> None:
         own, other = (level * np.exp(rng.normal(0, 0.1, (192, 2))) for level in (1.1, 1.0))
         for count in (24, 48, 96, 192):
             seen = blocks(
-                *(own[:count], other[:count], lambda values: np.asarray(np.percentile(values, 50, axis=-1))),
+                *(own[:count], other[:count], median),
                 relative=True,
                 error_rate=ERROR_RATE / protocol.looks,
                 seed=seed,

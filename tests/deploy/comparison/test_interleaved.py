@@ -9,7 +9,7 @@ import onnx_samples
 import pytest
 from clock import Clock
 
-from deploy.comparison.interleaved import Compared, InterleavedProtocol, take_turns
+from deploy.comparison.interleaved import Compared, InterleavedProtocol, Turns, take_turns
 from deploy.precision import Batch
 from deploy.prediction.predictor import SessionPredictor
 from deploy.runtimes import Raw, Session
@@ -93,6 +93,27 @@ def test_the_looks_are_those_that_fit_the_budget() -> None:
     assert InterleavedProtocol().looks == 6  # at 24, 48, 96, 192 and 384 blocks, and when the time is up
     assert InterleavedProtocol(max_seconds=1).looks == 2
     assert InterleavedProtocol(max_seconds=120).looks == 8
+
+
+def test_engines_that_become_faster_are_not_looked_at_more_often(engines: Engines, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each look has its share of the error rate, by the number of blocks that were expected."""
+    looks, effect = [], Turns.effect
+
+    def seen(turns: Turns, *given: Any, **options: Any) -> Any:
+        looks.append(len(turns.own))
+        return effect(turns, *given, **options)
+
+    usual = engines.noisy(0.4)
+
+    def faster() -> float:
+        return 4.0 if engines.clock.seconds < 0.2 else usual()
+
+    monkeypatch.setattr(Turns, "effect", seen)
+    protocol = SHORT.model_copy(update={"max_seconds": 1.0})
+    found = engines.turns(faster, faster, 0.0, protocol=protocol)
+    assert found.blocks > 768
+    assert looks == [20, 40, 80, 160, found.blocks]  # ten passes lie beyond the median from the twentieth block on
+    assert len(looks) == protocol.looks
 
 
 def test_few_passes_say_nothing_of_a_tail(engines: Engines) -> None:

@@ -148,6 +148,23 @@ def test_the_budget_ends_a_measurement_that_does_not_settle_and_the_fewest_passe
     assert found.latencies["one"].num_passes >= 500
 
 
+def test_ratios_that_are_known_when_time_is_up_are_settled(clock: Clock) -> None:
+    sessions = {"slow": Slow(clock, lambda _: 0.006), "fast": Slow(clock, lambda _: 0.002)}
+    found = together(sessions, min_passes=50, min_seconds=2, budget_seconds=2)
+    assert found.rounds > measure.MIN_ROUNDS
+    assert found.latencies["fast"].seconds < 2  # so that it did not end before
+    assert (found.settled, found.warning()) == (True, None)
+    few = together(sessions, min_passes=1, min_seconds=2, budget_seconds=0.1, block_ms=1)
+    assert few.rounds < measure.MIN_ROUNDS
+    assert not few.settled  # so few are alike by chance
+
+
+def test_one_engine_has_no_ratios_to_settle(clock: Clock) -> None:
+    found = together({"own": Slow(clock)}, min_passes=10, min_seconds=2, budget_seconds=0.01)
+    assert found.rounds < measure.MIN_ROUNDS
+    assert (found.settled, found.warning()) == (True, None)
+
+
 def test_one_engine_has_no_ratio(clock: Clock) -> None:
     assert together({"own": Slow(clock)}, min_passes=10, min_seconds=0).ratios == {"own": {}}
 
