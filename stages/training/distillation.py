@@ -186,14 +186,18 @@ def _part(loss: str, term: str) -> str:
 
 
 def gradient_norms(parts: Mapping[str, Tensor], pyramid: Sequence[Tensor]) -> dict[str, Tensor]:
-    """The norm of each part's gradient at the pyramid, over all levels; where that is in half precision, scaled on its way."""
+    """The norm of each part's gradient at the pyramid, over all levels; where that is in half precision, scaled on its way.
+
+    Outside of autocast, as every backward pass.
+    """
     scale = FP16_SCALE if any(level.dtype == torch.float16 for level in pyramid) else 1.0
     norms = {}
     for name, part in parts.items():
         grads: Sequence[Tensor | None] = ()
         if part.requires_grad:
             up = torch.full_like(part, scale)
-            grads = torch.autograd.grad(part, list(pyramid), up, retain_graph=True, allow_unused=True)
+            with torch.autocast(part.device.type, enabled=False):
+                grads = torch.autograd.grad(part, list(pyramid), up, retain_graph=True, allow_unused=True)
         reached = [grad.detach().float().norm() / scale for grad in grads if grad is not None]
         norms[name] = torch.stack([part.new_zeros((), dtype=torch.float32), *reached]).norm()
     return norms
