@@ -223,6 +223,8 @@ CONSTANTS: list[tuple[str, str, dict[str, float]]] = [
     ("pearson", "two_stage", {"correlation": 6}),
     ("focal_global", "two_stage", {"foreground": 5e-5, "background": 2.5e-5, "attention": 5e-5, "relation": 5e-7}),
     ("focal_global", "set_prediction", {"foreground": 1e-3, "background": 5e-4, "attention": 5e-4, "relation": 5e-6}),
+    ("focal_global", "reppoints", {"foreground": 1.6e-3, "background": 8e-4, "attention": 8e-4, "relation": 8e-6}),
+    ("focal_global", "yolox", {"foreground": 2e-3, "background": 1e-3, "attention": 1e-3, "relation": 1e-5}),
     ("masked_generative", "two_stage", {"feature": 5e-7}),
     ("feature_richness", "two_stage", {"feature": 0.002, "classes": 0.1}),
     ("feature_richness", "gfl", {"feature": 0.1, "classes": 0.05}),
