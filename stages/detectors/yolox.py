@@ -31,7 +31,7 @@ from stages.detectors.dense.detector import DenseDetector, SelectiveGraph
 from stages.detectors.dense.model import OneStageModel, Squares
 from stages.detectors.dense.options import FileWeights
 from stages.detectors.dense.yolox_zoo import yolox_layout
-from stages.processes import mean_over_processes, num_processes
+from stages.processes import shared_count
 
 _SHAPES = {
     "nano": DarknetShape(0.33, 0.25, depthwise=True),
@@ -76,7 +76,7 @@ class YoloxDetector(DenseDetector):
         }
         if self.done >= 1 - self.l1_share:
             losses["bbox_l1"] = (codes[learning.where] - self.encode(learning.boxes, learning.anchors)).abs().sum()
-        count = mean_over_processes(torch.tensor(float(len(learning.labels)), device=logits.device)).clamp(min=1 / num_processes())
+        count = shared_count(torch.tensor(len(learning.labels), device=logits.device))
         return {name: loss / count for name, loss in losses.items()}
 
     def decode(self, deltas: Tensor, anchors: Tensor) -> Tensor:
