@@ -15,6 +15,7 @@ from deploy import plugins
 from deploy.contract import Preprocessing
 from deploy.prediction import preprocess
 from stages.config import DetectorConfig
+from stages.detectors import Detector
 from stages.detectors.boxes.coding import clip
 from stages.detectors.dense.cheapest import cheapest
 from stages.detectors.yolox import YoloxDetector, joint
@@ -143,12 +144,17 @@ def test_overlaps_are_those_of_boxes_that_are_not_clipped(agnostic: bool) -> Non
     assert not torch.equal(boxes[0], clip(boxes[0], *SIZE))
 
 
+def head_of(detector: Detector) -> Any:
+    assert isinstance(detector, YoloxDetector)
+    return detector.model.head
+
+
 class TestWhatLossesRead:
     def test_the_probability_of_a_class_is_that_of_an_object_of_the_class(self) -> None:
         detector = confident(yolox())
         with torch.no_grad():
             outputs = detector(images("yolox"))
-            raw = detector.model.head(list(outputs.pyramid))
+            raw = head_of(detector)(list(outputs.pyramid))
         assert outputs.head.keys() == {"class_logits", "box_deltas"}
         expected = raw["cls_logits"].double().sigmoid() * raw["objectness"].double().sigmoid()
         torch.testing.assert_close(torch.cat(outputs.head["class_logits"], dim=1).double().sigmoid(), expected, rtol=1e-5, atol=1e-6)
@@ -167,7 +173,7 @@ class TestWhatLossesRead:
 
     def test_a_teacher_that_is_sure_of_a_class_where_it_sees_no_object_teaches_none(self) -> None:
         teacher, student = yolox().eval(), yolox()
-        for level in teacher.model.head.levels:
+        for level in head_of(teacher).levels:
             level.cls_logits.bias.data[2], level.objectness.bias.data[:] = 8.0, -8.0
         built = plugins.load("stages.losses", "dense_labels").build(side_of(student), side_of(teacher))
         with torch.no_grad():
