@@ -74,5 +74,5 @@ def rescale(losses: dict[str, Tensor], num_positives: int, device: torch.device)
     """
     if num_processes() == 1:
         return losses
-    mean = mean_over_processes(torch.tensor(float(num_positives), device=device)).clamp(min=1 / num_processes())
+    mean = shared_count(torch.tensor(num_positives, device=device))
     return {name: loss * (max(1, num_positives) / mean) for name, loss in losses.items()}

@@ -65,7 +65,7 @@ class HeadShape:
     """What is known of a head before it is run.
 
     places: rows of the head, or of the proposal network, per position, for each level of the pyramid; () without rows.
-    bins: of the distribution of a box's side; 0 if sides are not distributions.
+    bins: of the distribution of a box's side; 0 without. product: whether a score is class times quality, in place of the root of that.
     convs: of each tower, for a head that gives "towers". channels: of its towers, or of a decoder's queries.
     """
 
@@ -73,6 +73,7 @@ class HeadShape:
     bins: int = 0
     convs: int = 0
     channels: int = 0
+    product: bool = False
 
 
 @dataclass(frozen=True)
@@ -130,8 +131,8 @@ class Outputs:
     context: entered for each computation that is asked for.
 
     The head of a dense detector has one entry per level, with rows of N = H * W * A: positions row by row, a position's anchors
-    together. "class_logits" are [B, N, K] without background, and their sigmoid is the probability; "box_deltas" are [B, N, 4] in the
-    detector's own coding, or "box_distributions" [B, N, 4, bins] over distances; "quality", if any, are logits [B, N, 1].
+    together. "class_logits" are [B, N, K] without background, and their sigmoid is the probability at every place; "box_deltas" are
+    [B, N, 4] in the detector's own coding, or "box_distributions" [B, N, 4, bins] over distances; "quality", if any, logits [B, N, 1].
     A two-stage detector's are its proposal network's, "objectness" logits [B, N, 1] in place of those of classes. Set prediction has
     one entry per name: "class_logits" [B, Q, K], "boxes" [B, Q, 4] (cx, cy, w, h) as fractions, "masks" [B, Q, h, w] if any.
     """
@@ -185,8 +186,7 @@ class GraphOptions:
     """How the deployed graph decides.
 
     candidates: number kept before NMS, by score: per level for one-stage heads, per class for SSD and for second stages.
-    proposals: number of regions passed to the second stage of a two-stage detector.
-    max_detections: maximum number per image, after NMS.
+    proposals: number of regions passed to the second stage of a two-stage detector. max_detections: per image, after NMS.
     agnostic: whether a box suppresses overlapping boxes of all classes, not only of its own.
     """
 

@@ -10,16 +10,16 @@ color bgr, mean [0, 0, 0], std [0.00392156862745098, 0.00392156862745098, 0.0039
 score_threshold 0.01, iou_threshold 0.65.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits, one_hot
+from torch.nn.functional import binary_cross_entropy_with_logits, one_hot, softplus
 
 from deploy.contract import BoxCode
-from stages.detectors import Detector, Graph, GraphOptions
+from stages.detectors import Detector, Graph, GraphOptions, Outputs
 from stages.detectors.backbones.csp_darknet import STRIDES, DarknetPyramid, DarknetShape
 from stages.detectors.backbones.pretrained import NoWeights, load_torchvision
 from stages.detectors.boxes.coding import clip
@@ -31,7 +31,7 @@ from stages.detectors.dense.detector import DenseDetector, SelectiveGraph
 from stages.detectors.dense.model import OneStageModel, Squares
 from stages.detectors.dense.options import FileWeights
 from stages.detectors.dense.yolox_zoo import yolox_layout
-from stages.processes import mean_over_processes, num_processes
+from stages.processes import shared_count
 
 _SHAPES = {
     "nano": DarknetShape(0.33, 0.25, depthwise=True),
@@ -76,7 +76,7 @@ class YoloxDetector(DenseDetector):
         }
         if self.done >= 1 - self.l1_share:
             losses["bbox_l1"] = (codes[learning.where] - self.encode(learning.boxes, learning.anchors)).abs().sum()
-        count = mean_over_processes(torch.tensor(float(len(learning.labels)), device=logits.device)).clamp(min=1 / num_processes())
+        count = shared_count(torch.tensor(len(learning.labels), device=logits.device))
         return {name: loss / count for name, loss in losses.items()}
 
     def decode(self, deltas: Tensor, anchors: Tensor) -> Tensor:
@@ -99,6 +99,19 @@ class YoloxDetector(DenseDetector):
     def graph(self, options: GraphOptions) -> Graph:
         """See Detector.graph."""
         return YoloxGraph(self, options)
+
+    def _outputs(
+        self, features: Sequence[Tensor], head: Mapping[str, Tensor], losses: Mapping[str, Tensor], size: tuple[int, int]
+    ) -> Outputs:
+        """Its classes are those of an object, if there is one, and say nothing elsewhere; what losses read has both in one."""
+        told = {"cls_logits": joint(head["cls_logits"], head["objectness"]), "bbox_regression": head["bbox_regression"]}
+        return super()._outputs(features, told, losses, size)
+
+
+def joint(classes: Tensor, present: Tensor) -> Tensor:
+    """The logits [B, N, K] in float32 of the products of two probabilities, from those of classes [B, N, K] and of objects [B, N, 1]."""
+    classes, present = classes.float(), present.float()
+    return -torch.logaddexp(-present, softplus(-present) - classes)
 
 
 class YoloxGraph(SelectiveGraph):

@@ -22,11 +22,11 @@ from torch import Tensor, nn
 
 from stages.detectors import Outputs, Target
 from stages.losses import Loss, NetworkSide
-from stages.losses.features.batch_statistics import mean_count
 from stages.losses.features.level_loss import LevelLoss, Pairing, pairing
 from stages.losses.features.levels import adapters
 from stages.losses.features.object_masks import in_cells, levels_of, union
 from stages.losses.features.options import Missing, Strides
+from stages.processes import shared_count
 
 READS = ("pyramid", "targets")
 INVARIANT_TO = ("batch",)
@@ -54,7 +54,7 @@ class Decoupled(LevelLoss):
             objects = torch.stack([union(in_cells(some, student.size, cells), cells) for some in boxes]).to(own.dtype)
             error = (own - other).square().sum(dim=1)
             for name, counted in (("foreground", objects), ("background", 1 - objects)):
-                terms[f"{name}/{stride}"] = (error * counted).sum() / (2 * own.shape[1] * mean_count(counted.sum()))
+                terms[f"{name}/{stride}"] = (error * counted).sum() / (2 * own.shape[1] * shared_count(counted.sum()))
         return terms
 
 

@@ -9,7 +9,7 @@ Constants: classes weigh 4, boxes and quality 1; classes are weighted by the squ
 
 Departures: every place has the teacher's probability as its target, where the paper takes the surest 1% of the places and no object in
 all others, because crowded images have objects at more places than that. Boxes and quality are learned at every place in proportion to
-the teacher's score there, and all sums are divided by the sum of these scores.
+the teacher's score there, with its quality even where the student has none, and all sums are divided by the sum of these scores.
 """
 
 from collections.abc import Sequence
@@ -31,29 +31,37 @@ INVARIANT_TO = ("batch",)
 
 
 class DenseLabels(Loss):
-    """See `build`."""
+    """See `build`; `product`: how the teacher's scores are made, see HeadShape."""
 
-    def __init__(self, levels: tuple[LevelPair, ...], strides: tuple[int, ...]) -> None:
+    def __init__(self, levels: tuple[LevelPair, ...], strides: tuple[int, ...], *, product: bool) -> None:
         super().__init__()
-        self.levels, self.strides = levels, strides
+        self.levels, self.strides, self.product = levels, strides, product
         self.weights = {"classes": 4.0}
 
     def forward(self, student: Outputs, teacher: Outputs, targets: Sequence[Target]) -> dict[str, Tensor]:
         """The terms "classes" and "boxes" of each level, and "quality" if both heads have it."""
         found = rows(student, teacher, self.levels)
-        judged = "quality" in student.head and "quality" in teacher.head
-        qualities = [_qualities(student, teacher, pair) if judged else None for pair in self.levels]
-        scores = [_scores(level, quality) for level, quality in zip(found, qualities, strict=True)]
+        qualities = [(_quality(student, pair.own), _quality(teacher, pair.other)) for pair in self.levels]
+        scores = [self._scores(level, quality) for level, (_, quality) in zip(found, qualities, strict=True)]
         count = shared_count(torch.stack([one.sum() for one in scores]).sum())
         terms: dict[str, Tensor] = {}
-        for stride, level, quality, score in zip(self.strides, found, qualities, scores, strict=True):
+        for stride, level, (own, other), score in zip(self.strides, found, qualities, scores, strict=True):
             terms[f"classes/{stride}"] = focused(level.logits, level.other_logits).sum() / count
             apart = generalized_box_iou_loss(level.boxes, level.other_boxes, reduction="none")
             terms[f"boxes/{stride}"] = (apart * score).sum() / count
-            if quality is not None:
-                wrong = binary_cross_entropy_with_logits(quality[0], quality[1].sigmoid(), reduction="none")
+            if own is not None and other is not None:
+                wrong = binary_cross_entropy_with_logits(own, other.detach().sigmoid(), reduction="none")
                 terms[f"quality/{stride}"] = (wrong * score).sum() / count
         return terms
+
+    @torch.no_grad()
+    def _scores(self, level: LevelRows, quality: Tensor | None) -> Tensor:
+        """The teacher's score of each place [B, N], as its graph computes it."""
+        best = level.other_logits.sigmoid().amax(dim=-1)
+        if quality is None:
+            return best
+        products = best * quality.sigmoid()
+        return products if self.product else products.sqrt()
 
 
 def focused(own: Tensor, other: Tensor) -> Tensor:
@@ -63,15 +71,9 @@ def focused(own: Tensor, other: Tensor) -> Tensor:
         return binary_cross_entropy_with_logits(own, wanted, reduction="none") * (wanted - own.sigmoid()).square()
 
 
-def _qualities(student: Outputs, teacher: Outputs, pair: LevelPair) -> tuple[Tensor, Tensor]:
-    """Both heads' logits of quality [B, N]."""
-    return student.head["quality"][pair.own][..., 0].float(), teacher.head["quality"][pair.other][..., 0].detach().float()
-
-
-def _scores(level: LevelRows, quality: tuple[Tensor, Tensor] | None) -> Tensor:
-    """The teacher's score of each place [B, N], as its graph computes it."""
-    best = level.other_logits.sigmoid().amax(dim=-1)
-    return best if quality is None else (best * quality[1].sigmoid()).sqrt()
+def _quality(outputs: Outputs, index: int) -> Tensor | None:
+    """A level's logits of quality [B, N]; None for heads without it."""
+    return outputs.head["quality"][index][..., 0].float() if "quality" in outputs.head else None
 
 
 def build(student: NetworkSide, teacher: NetworkSide, *, strides: Strides = None) -> Loss:
@@ -81,4 +83,4 @@ def build(student: NetworkSide, teacher: NetworkSide, *, strides: Strides = None
         ConfigError: different kinds of heads, or numbers of boxes per position.
     """
     levels = paired("dense_labels", student, teacher, strides)
-    return DenseLabels(levels, tuple(student.strides[level.own] for level in levels))
+    return DenseLabels(levels, tuple(student.strides[level.own] for level in levels), product=teacher.head.product)

@@ -21,10 +21,10 @@ from torchvision.ops import box_iou
 from deploy.errors import ConfigError
 from stages.detectors import Outputs, Target
 from stages.losses import Loss, NetworkSide
-from stages.losses.features.batch_statistics import mean_count
 from stages.losses.features.level_loss import LevelLoss, Pairing, pairing
 from stages.losses.features.object_masks import CHUNK, levels_of
 from stages.losses.features.options import Missing, Strides
+from stages.processes import shared_count
 
 READS = ("pyramid", "decoded", "targets")
 INVARIANT_TO = ("batch",)
@@ -50,7 +50,7 @@ class FineGrained(LevelLoss):
             boxes = [one.boxes[levels_of(one.boxes, len(student.strides)) == pair.own] for one in targets]
             near = torch.stack([_near(anchors[pair.own], some, own[0, 0]) for some in boxes])
             error = ((own - other).square().sum(dim=1) * near).sum()
-            terms[f"feature/{stride}"] = error / (2 * mean_count(near.sum()))
+            terms[f"feature/{stride}"] = error / (2 * shared_count(near.sum()))
         return terms
 
 

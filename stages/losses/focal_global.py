@@ -3,7 +3,8 @@
 Yang et al., "Focal and Global Knowledge Distillation for Detectors", CVPR 2022, https://arxiv.org/abs/2111.11837. For all detectors.
 
 Constants: weights of objects, background, attention and relation 1e-3, 5e-4, 5e-4, 5e-6, temperature 0.5; for FCOS 1.6e-3, 8e-4, 8e-4,
-8e-6 and 0.8; for two-stage students 5e-5, 2.5e-5, 5e-5, 5e-7 and 0.5 (yzd-v/FGD, configs/distillers/fgd).
+8e-6 and 0.8; for RepPoints the same and 0.5; for YOLOX 2e-3, 1e-3, 1e-3, 1e-5 and 0.5; for two-stage students 5e-5, 2.5e-5, 5e-5, 5e-7
+and 0.5 (yzd-v/FGD, configs/distillers/fgd).
 
 Students by set prediction have RetinaNet's, the first ones, as in BIVLab-USTC/DETRDistill (cfg_distill). Errors are summed over
 positions and channels and divided by the number of images only (mmdet/distillation/losses/fgd.py), so the weights hold for images of
@@ -47,6 +48,8 @@ class FocalWeights:
 CONSTANTS: Mapping[str, FocalWeights] = {
     "two_stage": FocalWeights(5e-5, 2.5e-5, 5e-5, 5e-7),
     "fcos": FocalWeights(1.6e-3, 8e-4, 8e-4, 8e-6, temperature=0.8),
+    "reppoints": FocalWeights(1.6e-3, 8e-4, 8e-4, 8e-6),
+    "yolox": FocalWeights(2e-3, 1e-3, 1e-3, 1e-5),
     "others": FocalWeights(1e-3, 5e-4, 5e-4, 5e-6),
 }
 

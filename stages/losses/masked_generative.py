@@ -7,8 +7,8 @@ Constants: weight 2e-5, 65% of the positions hidden; for two-stage students 5e-7
 Squared errors are summed and divided by the number of images only (det/mmdet/distillation/losses/mgd.py), so the weights hold for
 images of about 800 x 1333 px and 256 channels.
 
-Departures: hidden positions are drawn by a generator of its own, so a resumed training hides the same ones; every level that both
-pyramids have learns (`strides` chooses others); generators run outside of autocast in fp16, where their sums may overflow.
+Departures: hidden positions are drawn by a generator of its own, others in every step, so a resumed training hides the same ones; every
+level that both pyramids have learns (`strides` chooses others); generators run outside of autocast in fp16, where their sums may overflow.
 """
 
 from collections.abc import Sequence

@@ -122,6 +122,7 @@ class Distillation(Task):
         self.memory = (self.balance,) if any(weight == "auto" for _, weight in losses.values()) else ()
         self._factor = factor
         self._every = every
+        self._norms: list[dict[str, Tensor]] = []
         self.teacher = teacher
 
     def prepare(self, batch: TrainingBatch, step: int) -> Lesson | None:
@@ -137,7 +138,7 @@ class Distillation(Task):
 
         The named terms are unweighted; each comes with weighted/<term> and, if sampled, share/<term>: the norm of the term's gradient
         at all levels of the student's pyramid, as a share of the sum of all terms' norms. In steps in which weights that are found are
-        measured, they come as weight/<term>.
+        measured, they come as weight/<term>. If a step has several parts, all have the weights that were found before it.
         """
         if extra is None:
             return super().forward(batch, extra)
@@ -145,7 +146,7 @@ class Distillation(Task):
         terms = dict(student.losses)
         task = torch.stack(list(terms.values())).sum()
         found = [(name, loss, loss(student, extra.teacher, batch.targets)) for name, loss in self._named()]
-        looked = self._look(task, found, student.pyramid, extra)
+        looked = self._look(task, found, student.pyramid, extra, alone=batch.parts == 1)
         total = {TASK: task}
         for name, loss, values in found:
             for term, value in values.items():
@@ -155,13 +156,21 @@ class Distillation(Task):
                 total[part] = total[part] + weighted if part in total else weighted
         return torch.stack(list(total.values())).sum(), terms | looked
 
+    def end_step(self) -> None:
+        """See Task.end_step: what was measured in the step's parts is one measurement, their mean over all processes."""
+        if not self._norms:
+            return
+        measured, self._norms = self._norms, []
+        mean = torch.stack([torch.stack(list(norms.values())) for norms in measured]).mean(dim=0)
+        self.balance.see(dict(zip(measured[0], mean_over_processes(mean).tolist(), strict=True)))
+
     def _named(self) -> Iterator[tuple[str, Loss]]:
         for name, loss in self.losses.items():
             assert isinstance(loss, Loss)
             yield name, loss
 
-    def _look(self, task: Tensor, found: Sequence[Found], pyramid: Sequence[Tensor], extra: Lesson) -> dict[str, Tensor]:
-        """Measure the gradients if it is time to: the shares and the weights that are found, for the log."""
+    def _look(self, task: Tensor, found: Sequence[Found], pyramid: Sequence[Tensor], extra: Lesson, *, alone: bool) -> dict[str, Tensor]:
+        """Measure the gradients if it is time to: the shares and the weights that are found, for the log; `alone`: a step in one part."""
         if not (extra.sampled or extra.measured):
             return {}
         parts = {TASK: task}
@@ -172,8 +181,9 @@ class Distillation(Task):
         norms = gradient_norms(parts, pyramid)
         looked: dict[str, Tensor] = {}
         if extra.measured:
-            everywhere = mean_over_processes(torch.stack(list(norms.values()))).tolist()
-            self.balance.see(dict(zip(norms, everywhere, strict=True)))
+            self._norms.append(norms)
+            if alone:
+                self.end_step()
             looked = {f"weight/{part}": task.new_tensor(self.balance.factor(part)) for part in self.balance.found()}
         if extra.sampled:
             factors = {part: 1.0 if part == TASK else self.balance.factor(part) * extra.factor for part in norms}
@@ -186,14 +196,18 @@ def _part(loss: str, term: str) -> str:
 
 
 def gradient_norms(parts: Mapping[str, Tensor], pyramid: Sequence[Tensor]) -> dict[str, Tensor]:
-    """The norm of each part's gradient at the pyramid, over all levels; where that is in half precision, scaled on its way."""
+    """The norm of each part's gradient at the pyramid, over all levels; where that is in half precision, scaled on its way.
+
+    Outside of autocast, as every backward pass.
+    """
     scale = FP16_SCALE if any(level.dtype == torch.float16 for level in pyramid) else 1.0
     norms = {}
     for name, part in parts.items():
         grads: Sequence[Tensor | None] = ()
         if part.requires_grad:
             up = torch.full_like(part, scale)
-            grads = torch.autograd.grad(part, list(pyramid), up, retain_graph=True, allow_unused=True)
+            with torch.autocast(part.device.type, enabled=False):
+                grads = torch.autograd.grad(part, list(pyramid), up, retain_graph=True, allow_unused=True)
         reached = [grad.detach().float().norm() / scale for grad in grads if grad is not None]
         norms[name] = torch.stack([part.new_zeros((), dtype=torch.float32), *reached]).norm()
     return norms

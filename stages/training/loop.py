@@ -60,6 +60,9 @@ class Task(nn.Module):
         """What `forward` receives as `extra`; called outside the distributed module, without gradient."""
         return None
 
+    def end_step(self) -> None:
+        """Learn that all parts of a step's batch have been through `forward`."""
+
     def follow(self, averaged: nn.Module) -> None:
         """Learn which module has the averaged weights, before the first step; without averaging, the detector itself."""
 
@@ -221,6 +224,7 @@ class Trainer:
         parts = batch.to(self._accelerator.device).split(self._config.accumulate)
         for part in parts:
             self._part(part, len(part.targets) / len(batch.targets), last=part is parts[-1])
+        self._task.end_step()
         if self._config.clip is not None:
             self._log.add_norm(self._accelerator.clip_grad_norm_(self._model.parameters(), self._config.clip))
         self._optimizer.step()

@@ -42,12 +42,13 @@ def decoded(detector: Detector, outputs: Outputs) -> None:
     assert (found.anchors is None) == (detector.kind == "set_prediction")
     assert [len(boxes) for boxes in found.anchors or ()] == [row.shape[1] for row in rows if found.anchors]
     scores = torch.cat(outputs.head["objectness" if detector.kind == "two_stage" else "class_logits"], dim=1).sigmoid()
-    if "quality" in outputs.head:  # the graph scores by the geometric mean of both
-        scores = (scores * torch.cat(outputs.head["quality"], dim=1).sigmoid()).sqrt()
+    if "quality" in outputs.head:
+        products = scores * torch.cat(outputs.head["quality"], dim=1).sigmoid()
+        scores = products if detector.head_shape.product else products.sqrt()
     answer = detected(detector)
     for index, boxes in enumerate(torch.cat(found.boxes, dim=1)):
         if outputs.proposals is None:
-            assert_among(answer.boxes[index], answer.scores[index], boxes, scores[index].amax(dim=1))
+            assert_among(answer.boxes[index], answer.scores[index], boxes, scores[index], exactly=True)
         else:
             assert_among(outputs.proposals[index], scores.new_full(outputs.proposals[index].shape[:1], 1e-2), boxes, scores[index, :, 0])
 
@@ -128,13 +129,17 @@ def detected(detector: Detector) -> GraphOutput:
     return answer
 
 
-def assert_among(found: Tensor, scores: Tensor, boxes: Tensor, probabilities: Tensor) -> None:
-    """Found boxes [K, 4] with scores above 0 are, clipped, among boxes [N, 4] with at least these probabilities [N]."""
+def assert_among(found: Tensor, scores: Tensor, boxes: Tensor, probabilities: Tensor, *, exactly: bool = False) -> None:
+    """Found boxes [K, 4] with scores above 0 are, clipped, among boxes [N, 4] with at least one of these probabilities [N, ...].
+
+    exactly: they are these probabilities.
+    """
     inside = clip(boxes, *detector_samples.SIZE)
     for box, score in zip(found[scores > 0], scores[scores > 0], strict=True):
         near = (inside - box).abs().amax(dim=1) < 0.1
         assert near.any()
         assert probabilities[near].max() >= score - 1e-3
+        assert not exactly or (probabilities[near] - score).abs().min() < 1e-3
 
 
 GIVEN: dict[Reading, Callable[[Detector, Outputs], None]] = {

@@ -18,7 +18,7 @@ from stages.detectors.boxes.host import HostDecodable, head_levels
 from stages.detectors.boxes.nms import best, select
 from stages.detectors.dense.doubt import heeded, is_doubtful, row_of
 from stages.detectors.dense.model import OneStageModel
-from stages.detectors.dense.towers import rest_of_head, run, tower_steps
+from stages.detectors.dense.towers import multiplies, rest_of_head, run, tower_steps
 
 CLASS_LAYERS = ("head.classification_head.cls_logits.",)
 """Prefixes of the names of tensors that grow with the number of classes."""
@@ -58,7 +58,7 @@ class DenseDetector(Detector):
         width = model.backbone.out_channels
         assert isinstance(width, int)
         self.channels = (width,) * len(strides)
-        self.head_shape = HeadShape(tuple(model.anchor_generator.num_anchors_per_location()))
+        self.head_shape = HeadShape(tuple(model.anchor_generator.num_anchors_per_location()), product=multiplies(model.head))
         if steps := tower_steps(model.head):
             self.gives = (*self.gives, "towers")
             self.head_shape = replace(self.head_shape, convs=len(steps[0]), channels=width)

@@ -24,6 +24,11 @@ def tower_steps(head: nn.Module) -> Steps | None:
     return None
 
 
+def multiplies(head: nn.Module) -> bool:
+    """Whether a score is class times quality, as in MMDetection, in place of the root of that, as in torchvision."""
+    return isinstance(_without_cover(head), TowersHead)
+
+
 def _without_cover(head: nn.Module) -> nn.Module:
     """torchvision's models only take heads of its own types, so one of ours may be inside of such a one."""
     return dict(head.named_children()).get("towers", head)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from stages.processes import mean_over_processes, mean_with_gradient, num_processes
+from stages.processes import mean_over_processes, mean_with_gradient
 
 MOMENTUM = 0.1
 """Share of a batch in a running mean, as in batch normalization."""
@@ -18,14 +18,6 @@ def standardized_over_batch(features: Tensor, epsilon: float) -> Tensor:
     centered = features - mean_with_gradient(features.mean(dim=dims, keepdim=True))
     variance = mean_with_gradient(centered.square().mean(dim=dims, keepdim=True))
     return centered * (variance + epsilon).rsqrt()
-
-
-def mean_count(count: Tensor) -> Tensor:
-    """The mean of a count over processes, as if at least one were counted.
-
-    Sums that are divided by it and then averaged over processes, as gradients are, are divided by what all processes counted.
-    """
-    return mean_over_processes(count).clamp(min=1 / num_processes())
 
 
 class Margin(nn.Module):

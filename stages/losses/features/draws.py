@@ -19,9 +19,12 @@ class Draws(nn.Module):
         self._calls = 0
 
     def generator(self) -> torch.Generator:
-        """A new generator on the CPU for one call of the loss."""
+        """A new generator on the CPU for one call of the loss.
+
+        torch takes only the low 32 bits of a seed there, so all that a draw depends on is mixed into these.
+        """
         self._calls += 1
-        return torch.Generator().manual_seed(self._seed + 2**31 * (self._calls + 2**24 * process_index()))
+        return torch.Generator().manual_seed(hash((self._seed, self._calls, process_index())) % 2**63)
 
     def get_extra_state(self) -> Tensor:
         """For torch: saved as a tensor, which every file format holds."""

@@ -11,8 +11,8 @@ from torch.nn import functional
 from deploy.errors import ConfigError
 from stages.detectors import Outputs
 from stages.losses import NetworkSide
+from stages.losses.features.options import Missing
 
-Missing = Literal["skip", "interpolate"]
 Adapter = Literal["conv1x1", "conv3x3", "none"]
 
 

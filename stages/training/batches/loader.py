@@ -36,7 +36,7 @@ class TrainingBatch:
 
     `clean` is the teacher's view of the same geometry if the student's is corrupted; `others` are the images of other streams for the
     same step, by name. `weight`, of another stream, is a factor on its losses: 1, unless its part of a batch is not the same share of
-    the whole as that of the labeled images, by which every loss of a part is multiplied.
+    the whole as that of the labeled images, by which every loss of a part is multiplied. `parts`: of its step, it being one of them.
     """
 
     images: Tensor
@@ -44,6 +44,7 @@ class TrainingBatch:
     others: Mapping[str, "TrainingBatch"] = field(default_factory=dict)
     clean: Tensor | None = None
     weight: float = 1.0
+    parts: int = 1
 
     def to(self, device: torch.device) -> "TrainingBatch":
         """The batch on another device; from pinned memory, the copy is not waited for."""
@@ -60,12 +61,13 @@ class TrainingBatch:
         """The batch of what these functions make of its images and of the tensors of its targets."""
         targets = tuple(_target_with(target, of_targets) for target in self.targets)
         others = {name: batch.with_tensors(of_images, of_targets) for name, batch in self.others.items()}
-        return TrainingBatch(of_images(self.images), targets, others, None if self.clean is None else of_images(self.clean), self.weight)
+        clean = None if self.clean is None else of_images(self.clean)
+        return replace(self, images=of_images(self.images), targets=targets, others=others, clean=clean)
 
     def split(self, parts: int) -> "list[TrainingBatch]":
         """This many parts, but no more than there are images, about equal in size; every other stream is split alike."""
         ends = [0, *accumulate(len(part) for part in self.images.chunk(parts))]
-        return [replace(_slice(self, *span), others=self._others_in(*span)) for span in pairwise(ends)]
+        return [replace(_slice(self, *span), others=self._others_in(*span), parts=len(ends) - 1) for span in pairwise(ends)]
 
     def _others_in(self, start: int, end: int) -> "dict[str, TrainingBatch]":
         """The parts of the other streams that go with a part of this batch; without those of which no image does."""

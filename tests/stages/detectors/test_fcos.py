@@ -16,7 +16,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from deploy.errors import ArtifactError, ConfigError
 from stages.config import DetectorConfig
 from stages.detectors import GraphOptions, Target
-from stages.detectors.dense.detector import candidates
+from stages.detectors.dense.detector import DenseGraph, candidates
 from stages.detectors.fcos import FcosDetector
 from stages.training.checkpoint import build_detector
 
@@ -62,6 +62,14 @@ def test_losses_are_torchvisions() -> None:
     assert losses.keys() == expected.keys()
     for name, loss in losses.items():
         torch.testing.assert_close(loss, expected[name])
+
+
+@pytest.mark.parametrize("version", ["torchvision", "mmdet", "mmdet_normbbox"])
+def test_losses_are_told_how_the_graph_scores(version: str) -> None:
+    detector = fcos(version=version, range_scale=1.0)
+    graph = detector.graph(FEW)
+    assert isinstance(graph, DenseGraph)
+    assert detector.head_shape.product == (graph.scoring != "mean") == (version != "torchvision")
 
 
 class TestPretrained:

@@ -1,5 +1,6 @@
 """What is special about YOLOX: who learns an object, when codes are learned, its pixels, and how it scores and suppresses."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,12 @@ from deploy import plugins
 from deploy.contract import Preprocessing
 from deploy.prediction import preprocess
 from stages.config import DetectorConfig
+from stages.detectors import Detector
 from stages.detectors.boxes.coding import clip
 from stages.detectors.dense.cheapest import cheapest
-from stages.detectors.yolox import YoloxDetector
+from stages.detectors.yolox import YoloxDetector, joint
 from stages.training.checkpoint import build_detector
+from stages.training.distillation import side_of
 
 CASES = ("random", "none", "ties", "tiny", "huge", "both", "outside")
 SQUARE = torch.tensor([[12.0, 12, 20, 20]])
@@ -128,8 +131,7 @@ def test_overlaps_are_those_of_boxes_that_are_not_clipped(agnostic: bool) -> Non
     with torch.no_grad():
         outputs, answer = detector(images("yolox")), detector.graph(options).eval()(images("yolox"))
     boxes = torch.cat(outputs.decoded().boxes, dim=1)
-    likely, labels = torch.cat(outputs.head["class_logits"], dim=1).sigmoid().max(dim=2)
-    scores = likely * torch.cat(outputs.head["quality"], dim=1).sigmoid()[..., 0]
+    scores, labels = torch.cat(outputs.head["class_logits"], dim=1).sigmoid().max(dim=2)
     for index in range(2):
         inside = clip(boxes[index], *SIZE)
         there = torch.where((inside[:, 2:] > inside[:, :2]).all(dim=1))[0]
@@ -140,6 +142,44 @@ def test_overlaps_are_those_of_boxes_that_are_not_clipped(agnostic: bool) -> Non
         torch.testing.assert_close(answer.boxes[index, :count], inside[kept], atol=1e-3, rtol=1e-4)
         assert answer.labels[index, :count].tolist() == labels[index][kept].tolist()
     assert not torch.equal(boxes[0], clip(boxes[0], *SIZE))
+
+
+def head_of(detector: Detector) -> Any:
+    assert isinstance(detector, YoloxDetector)
+    return detector.model.head
+
+
+class TestWhatLossesRead:
+    def test_the_probability_of_a_class_is_that_of_an_object_of_the_class(self) -> None:
+        detector = confident(yolox())
+        with torch.no_grad():
+            outputs = detector(images("yolox"))
+            raw = head_of(detector)(list(outputs.pyramid))
+        assert outputs.head.keys() == {"class_logits", "box_deltas"}
+        expected = raw["cls_logits"].double().sigmoid() * raw["objectness"].double().sigmoid()
+        torch.testing.assert_close(torch.cat(outputs.head["class_logits"], dim=1).double().sigmoid(), expected, rtol=1e-5, atol=1e-6)
+
+    @pytest.mark.parametrize(("classes", "present"), [(0.0, 0.0), (3.0, -2.0), (-80.0, 60.0), (60.0, -80.0), (70.0, 70.0), (-90.0, -90.0)])
+    def test_the_logit_of_a_product_is_exact_and_so_is_its_gradient(self, classes: float, present: float) -> None:
+        """Logits a and b of p and q: that of pq is -log(exp(-a) + exp(-b) + exp(-a - b)), its slopes are (1 - p) / (1 - pq) and alike."""
+        a, b = (torch.full((1, 1, 1), value, requires_grad=True) for value in (classes, present))
+        found = joint(a, b)
+        found.sum().backward()
+        parts = [math.exp(-classes), math.exp(-present), math.exp(-classes - present)]
+        assert found.item() == pytest.approx(-math.log(sum(parts)), rel=1e-6)
+        for leaf, own in ((a, parts[0]), (b, parts[1])):
+            assert leaf.grad is not None
+            assert leaf.grad.item() == pytest.approx((own + parts[2]) / sum(parts), rel=1e-5, abs=1e-12)
+
+    def test_a_teacher_that_is_sure_of_a_class_where_it_sees_no_object_teaches_none(self) -> None:
+        teacher, student = yolox().eval(), yolox()
+        for level in head_of(teacher).levels:
+            level.cls_logits.bias.data[2], level.objectness.bias.data[:] = 8.0, -8.0
+        built = plugins.load("stages.losses", "dense_labels").build(side_of(student), side_of(teacher))
+        with torch.no_grad():
+            given = teacher(images("yolox"))
+        assert torch.cat(given.head["class_logits"], dim=1).sigmoid().max() < 0.01
+        assert not any(term.startswith("quality") for term in built(student(images("yolox")), given, ()))
 
 
 @pytest.mark.parametrize(("size", "millions"), [("nano", 0.91), ("tiny", 5.06), ("m", 25.3), ("l", 54.2), ("x", 99.1)])

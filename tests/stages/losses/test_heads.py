@@ -180,16 +180,18 @@ class TestLocalization:
 
 
 class TestDenseLabels:
-    @pytest.mark.parametrize("judged", [False, True])
-    def test_every_place_learns_the_teachers_answer_by_its_score(self, *, judged: bool) -> None:
-        loss, student, teacher = built("dense_labels"), outputs(1), outputs(2)
-        names = ["class_logits", "box_deltas"]
-        if judged:
-            student, teacher = (with_quality(one, seed) for one, seed in ((student, 5), (teacher, 6)))
-            names.append("quality")
-        theirs = [{name: array(teacher.head[name][i]) for name in names} for i in range(2)]
-        best = [sigmoid(level["class_logits"]).max(axis=-1) for level in theirs]
-        scores = [np.sqrt(one * sigmoid(level["quality"][..., 0])) if judged else one for one, level in zip(best, theirs, strict=True)]
+    @pytest.mark.parametrize("product", [False, True])
+    @pytest.mark.parametrize("judged", ["neither", "both", "teacher", "student"])
+    def test_every_place_learns_the_teachers_answer_by_its_score(self, judged: str, *, product: bool) -> None:
+        """The score has the teacher's quality, whether or not the student has any."""
+        loss, student, teacher = built("dense_labels", shape=replace(SHAPE, product=product)), outputs(1), outputs(2)
+        student = with_quality(student, 5) if judged in ("both", "student") else student
+        teacher = with_quality(teacher, 6) if judged in ("both", "teacher") else teacher
+        theirs = [{name: array(levels[i]) for name, levels in teacher.head.items()} for i in range(2)]
+        scores = [sigmoid(level["class_logits"]).max(axis=-1) for level in theirs]
+        if judged in ("both", "teacher"):
+            products = [one * sigmoid(level["quality"][..., 0]) for one, level in zip(scores, theirs, strict=True)]
+            scores = products if product else [np.sqrt(one) for one in products]
         count = sum(one.sum() for one in scores)
 
         def formula(x: Arrays, start: Arrays) -> dict[str, Any]:
@@ -199,11 +201,12 @@ class TestDenseLabels:
                 terms[f"classes/{stride}"] = (cross_entropy(own, wanted) * (sigmoid(own) - wanted) ** 2).sum() / count
                 apart = giou_loss(boxes_of(x[f"box_deltas/{i}"], i), boxes_of(theirs[i]["box_deltas"], i))
                 terms[f"boxes/{stride}"] = (apart * scores[i]).sum() / count
-                if judged:
+                if judged == "both":
                     wrong = cross_entropy(x[f"quality/{i}"][..., 0], sigmoid(theirs[i]["quality"][..., 0]))
                     terms[f"quality/{stride}"] = (wrong * scores[i]).sum() / count
             return terms
 
+        names = ("class_logits", "box_deltas", *(("quality",) if judged == "both" else ()))
         check(loss, student, teacher, leaves(student, *names), formula)
         assert [loss.weight(f"{term}/8") for term in ("classes", "boxes", "quality")] == [4, 1, 1]
 

@@ -18,6 +18,7 @@ from deploy.errors import ConfigError
 from stages.detectors import Outputs
 from stages.losses import Loss
 from stages.losses.features.batch_statistics import standardized_over_batch
+from stages.losses.features.draws import Draws
 from stages.losses.features.object_masks import in_cells, inverse_areas, levels_of, union
 from stages.training.distillation import side_of
 
@@ -222,6 +223,8 @@ CONSTANTS: list[tuple[str, str, dict[str, float]]] = [
     ("pearson", "two_stage", {"correlation": 6}),
     ("focal_global", "two_stage", {"foreground": 5e-5, "background": 2.5e-5, "attention": 5e-5, "relation": 5e-7}),
     ("focal_global", "set_prediction", {"foreground": 1e-3, "background": 5e-4, "attention": 5e-4, "relation": 5e-6}),
+    ("focal_global", "reppoints", {"foreground": 1.6e-3, "background": 8e-4, "attention": 8e-4, "relation": 8e-6}),
+    ("focal_global", "yolox", {"foreground": 2e-3, "background": 1e-3, "attention": 1e-3, "relation": 1e-5}),
     ("masked_generative", "two_stage", {"feature": 5e-7}),
     ("feature_richness", "two_stage", {"feature": 0.002, "classes": 0.1}),
     ("feature_richness", "gfl", {"feature": 0.1, "classes": 0.05}),
@@ -351,6 +354,26 @@ class TestWhatIsKept:
         shares = [float((torch.rand(100_000, generator=loss.draws.generator()) <= 1 - loss.hidden).float().mean()) for _ in range(2)]
         assert shares == [pytest.approx(0.7, abs=0.01)] * 2
         assert shares[0] != shares[1]
+
+    def test_every_step_of_every_process_hides_other_positions_and_a_resumed_training_the_same(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def drawn(draws: Draws, steps: int) -> list[tuple[float, ...]]:
+            return [tuple(torch.rand(4, generator=draws.generator()).tolist()) for _ in range(steps)]
+
+        def started(seed: int) -> Draws:
+            torch.manual_seed(seed)
+            return Draws()
+
+        seen = []
+        for process in range(4):
+            monkeypatch.setattr("stages.losses.features.draws.process_index", lambda process=process: process)
+            seen += [one for seed in range(3) for one in drawn(started(seed), 200)]
+        assert len(set(seen)) == len(seen) == 4 * 3 * 200
+        broken, resumed = started(0), started(1)
+        drawn(broken, 5)
+        resumed.load_state_dict(broken.state_dict())
+        assert drawn(resumed, 3) == drawn(broken, 3) == seen[-600:][5:8]
 
     def test_draws_leave_torchs_generator_alone(self) -> None:
         loss, (student, teacher) = fresh("masked_generative", STUDENT, OTHER), both()

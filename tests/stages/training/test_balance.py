@@ -4,6 +4,7 @@ import copy
 import csv
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -141,13 +142,19 @@ def test_a_term_that_is_not_finite_is_named_and_leaves_the_state_alone(dataset: 
     assert all(map(math.isfinite, task.balance.state_dict()["logs"].values()))
 
 
-def test_half_precision_finds_nearly_the_same(dataset: Dataset, tmp_path: Path) -> None:
-    found = {}
-    for precision in ("fp32", "bf16"):
-        task = distillation(every=0)
-        trained(dataset, tmp_path / precision, task, precision=precision, epochs=1)
-        found[precision] = {part: task.balance.factor(part) for part in task.balance.found()}
-    assert found["bf16"] == pytest.approx(found["fp32"], rel=0.1)
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_half_precision_finds_nearly_the_same(half: torch.dtype) -> None:
+    """Trainings use it on a GPU only, but autocast is here, too."""
+    factors, sampled = [], []
+    batch = TrainingBatch(torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(3)), (tiny.target(), tiny.target()))
+    for enabled in (False, True):
+        task = distillation().train()
+        with torch.autocast("cpu", half, enabled=enabled):
+            _, terms = task(batch, task.prepare(batch, 0))
+        factors.append({part: task.balance.factor(part) for part in task.balance.found()})
+        sampled.append({name: value.item() for name, value in terms.items() if name.startswith("share/")})
+    assert factors[1] == pytest.approx(factors[0], rel=0.1)
+    assert sampled[1] == pytest.approx(sampled[0], rel=0.1)
 
 
 def test_measuring_changes_no_weight_of_a_training_with_numbers(dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,6 +174,47 @@ def test_all_processes_take_the_mean_of_their_norms(monkeypatch: pytest.MonkeyPa
     together.train()(batch, together.prepare(batch, 0))
     assert set(together.balance.state_dict()["logs"].values()) == {0.0}
     assert alone.balance.state_dict()["logs"].keys() == together.balance.state_dict()["logs"].keys()
+
+
+class TestParts:
+    """A step whose batch is processed in parts."""
+
+    def test_they_are_one_measurement_the_mean_of_their_norms_which_counts_from_the_next_step_on(self) -> None:
+        images = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(3))
+        parts = TrainingBatch(images, (tiny.target(),) * 4).split(2)
+        norms = []
+        for part in parts:
+            single = distillation().train()
+            single(replace(part, parts=1), single.prepare(part, 0))
+            single.end_step()
+            norms.append({name: math.exp(log) for name, log in single.balance.state_dict()["logs"].items()})
+        task = distillation().train()
+        for step in range(2):
+            before = task.balance.state_dict()
+            for part in parts:
+                _, terms = task(part, task.prepare(part, step))
+                assert task.balance.state_dict() == before
+                weights = {name: value.item() for name, value in terms.items() if name.startswith("weighted/")}
+                assert all((value > 0) == (step > 0) for value in weights.values())
+            task.end_step()
+        means = {name: math.log((norms[0][name] + norms[1][name]) / 2) for name in norms[0]}
+        assert task.balance.state_dict()["logs"] == pytest.approx(means, rel=1e-4)
+        assert set(task.balance.state_dict()["counts"].values()) == {2}
+
+    def test_a_training_measures_as_often_as_one_without_parts(
+        self, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        seen: list[Mapping[str, float]] = []
+        see = Balance.see
+
+        def recorded(self: Balance, norms: Mapping[str, float]) -> None:
+            seen.append(norms)
+            see(self, norms)
+
+        monkeypatch.setattr(Balance, "see", recorded)
+        trained(dataset, tmp_path / "parts", distillation(), epochs=2, accumulate=2)
+        assert len(seen) == sum(Balance({"a": "auto"}, 0.5).due(step) for step in range(6)) == 4
+        assert all(row["weight/non_local/relation"] > 0 for row in rows(tmp_path / "parts"))
 
 
 class TestConfiguration:

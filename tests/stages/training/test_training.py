@@ -85,6 +85,12 @@ def test_a_training_broken_off_at_any_step_ends_with_the_same_weights(
     assert_resumes(partial(trainer, dataset, config=config, losses=losses), tmp_path, step, monkeypatch)
 
 
+def test_found_weights_resume_where_batches_are_processed_in_parts(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert_resumes(partial(trainer, dataset, config=tiny.schedule(accumulate=3), losses=tiny.AUTO), tmp_path, 4, monkeypatch)
+
+
 @pytest.mark.parametrize(
     ("name", "losses"),
     [("rt_detr_v2", [{"name": "shared_queries", "weight": "auto"}]), ("faster_rcnn", [{"name": "chen", "weight": "auto"}])],
@@ -251,6 +257,7 @@ def test_a_batch_is_split_with_its_targets() -> None:
     parts = TrainingBatch(torch.arange(5.0).reshape(5, 1, 1, 1), targets).split(2)
     assert [part.images.flatten().tolist() for part in parts] == [[0, 1, 2], [3, 4]]
     assert [[int(t.labels) for t in part.targets] for part in parts] == [[0, 1, 2], [3, 4]]
+    assert [part.parts for part in parts] == [2, 2]
 
 
 def test_the_first_term_that_is_not_finite_is_named_with_its_level(dataset: Dataset, tmp_path: Path) -> None:
