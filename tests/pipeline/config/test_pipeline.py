@@ -1,14 +1,18 @@
+from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args, get_origin
 
 import jsonschema
 import pytest
 import yaml
 from places import ROOT
+from pydantic import BaseModel
 
 from deploy.comparison.metrics import NAMES
 from deploy.errors import ConfigError
 from pipeline.commands.config import schema
-from pipeline.config import load
+from pipeline.config import PLUGIN_SECTIONS, PipelineConfig, load
+from pipeline.config.document import PLUGINS
 
 
 def write(folder: Path, name: str, text: str) -> Path:
@@ -186,6 +190,29 @@ class TestExtends:
         write(tmp_path, "base.yaml", f"extends: {small_file.name}\ndata: {{dataset: digits, val_images: 3}}\n")
         path = write(tmp_path, "over.yaml", "extends: base.yaml\nname: other\ndata: {dataset: coco, root: somewhere}\n")
         assert load(path).data.dataset == "coco"
+
+    def test_another_name_of_the_server_keeps_its_other_settings(self, tmp_path: Path, small_file: Path) -> None:
+        own = "serve: {name: a, port: 9000, host: 0.0.0.0, token_file: /run/secret}"
+        write(tmp_path, "base.yaml", f"extends: {small_file.name}\n{own}\n")
+        serve = load(write(tmp_path, "over.yaml", "extends: base.yaml\nserve: {name: b}\n")).serve
+        assert (serve.name, serve.port, serve.host, serve.token_file) == ("b", 9000, "0.0.0.0", Path("/run/secret"))
+
+    @pytest.mark.parametrize("key", ["name", "dataset", "runtime"])
+    def test_a_key_of_the_users_own_may_be_called_as_one_that_names_a_plugin(self, tmp_path: Path, small_file: Path, key: str) -> None:
+        write(tmp_path, "base.yaml", f"extends: {small_file.name}\ndata: {{splits: {{{key}: a, val: test}}}}\n")
+        path = write(tmp_path, "over.yaml", f"extends: base.yaml\ndata: {{splits: {{{key}: b}}}}\n")
+        assert load(path).data.splits == {key: "b", "val": "test"}
+
+    def test_every_section_of_a_plugin_that_can_be_merged_is_known_as_one(self) -> None:
+        def found(model: type[BaseModel], path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
+            for name, field in model.model_fields.items():
+                parts = () if get_origin(field.annotation) is tuple else (field.annotation, *get_args(field.annotation))
+                for kind in (one for one in parts if isinstance(one, type) and issubclass(one, BaseModel)):
+                    if kind in PLUGIN_SECTIONS:
+                        yield (*path, name), PLUGIN_SECTIONS[kind].key
+                    yield from found(kind, (*path, name))
+
+        assert dict(found(PipelineConfig, ())) == PLUGINS
 
     def test_a_circle_is_refused(self, tmp_path: Path) -> None:
         write(tmp_path, "a.yaml", "extends: b.yaml\n")
