@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from deploy.errors import ConfigError
-from deploy.machine.documents import Bounded, parse_yaml
+from deploy.machine.documents import NUMBERS, Bounded, parse_yaml
 from deploy.machine.files import read_text
 from pipeline.config.overrides import Setting, apply
 
@@ -23,8 +23,16 @@ PathPart = str | int
 _MOST_BYTES, _MOST_FILES = 2**20, 20
 """Bounds on the size of a file, and on how many files extend one another."""
 
+_OTHER_BASES = re.compile(r"[-+]?(0[\d_]+|0b.+|.+:.+)$")
+"""Numbers that YAML 1.1 reads in base 8, 2 and 60: 010 is 8 to it, 1:30 is 90."""
+
+
 class _Loader(Bounded, yaml.SafeLoader):
-    """Safe YAML in which a key given twice is an error and 1e-3 is a number."""
+    """Safe YAML in which a key given twice is an error, 1e-3 is a number, and what would be a number in an unexpected base is text."""
+
+    def resolve(self, kind: Any, value: Any, implicit: Any) -> Any:
+        tag = super().resolve(kind, value, implicit)
+        return self.DEFAULT_SCALAR_TAG if tag in NUMBERS and _OTHER_BASES.match(value) else tag
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node: yaml.MappingNode = super().compose_mapping_node(anchor)

@@ -65,6 +65,11 @@ def test_defaults_are_filled_in_and_the_value_is_frozen(small_file: Path) -> Non
         ("data.preprocessing.height=101", "data.preprocessing.height: got 101, allowed: a multiple of 4"),
         ("data.strict=1", "data.strict: got 1, allowed: true or false"),
         ("seed=.nan", "seed: got NaN, allowed: a finite number"),
+        ("seed=010", 'seed: got "010", allowed: a number'),
+        ("seed=1:30", 'seed: got "1:30", allowed: a valid integer'),
+        ("seed=0b11", 'seed: got "0b11", allowed: a valid integer'),
+        ("baseline.max_minutes=1:30.5", 'baseline.max_minutes: got "1:30.5", allowed: a valid number'),
+        ("data.seed=010", 'data.seed: got "010", allowed: a number'),
         ("seed=-1", "seed: got -1, allowed: greater than or equal to 0"),
         ("device=gpu", 'device: got "gpu" (did you mean cpu?), allowed: auto, cpu, cuda'),
         ("name=a/b", 'name: got "a/b", allowed: text that matches '),
@@ -94,6 +99,7 @@ def test_defaults_are_filled_in_and_the_value_is_frozen(small_file: Path) -> Non
         # the setting itself
         ("gates.1.min=0.5", "gates is a list, got index '1', allowed: 0 to 0"),
         ("gates.first.min=0.5", "gates is a list, got index 'first', allowed: 0 to 0"),
+        ("gates.².min=0.5", "gates is a list, got index '²', allowed: 0 to 0"),
         ("name.first=1", "name is 'small', which has no 'first'"),
         ("package.list.0=1", "package.list has no entries"),
         ("seed", "pass a path and a value, such as gates.0.min=0.5"),
@@ -161,6 +167,15 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
 def test_settings_take_their_type_from_yaml_and_the_last_one_wins(small_file: Path) -> None:
     config = load(small_file, ["seed=1", "seed=2", "student.train.learning_rate=1e-3", "gates.0.min=0.99", "teacher.weights=x=y"])
     assert (config.seed, config.student.train.learning_rate, config.gates[0].min, config.teacher.weights) == (2, 0.001, 0.99, "x=y")
+
+
+@pytest.mark.parametrize(("text", "value"), [("0x10", 16), ("1_000", 1000), ("0", 0), ("+7", 7)])
+def test_other_spellings_of_whole_numbers_have_one_meaning(small_file: Path, text: str, value: int) -> None:
+    assert load(small_file, [f"seed={text}"]).seed == value
+
+
+def test_a_class_may_be_called_as_a_number_that_starts_with_zero(small_file: Path) -> None:
+    assert load(small_file, ["data={dataset: yolo, root: here, names: [007, 010]}"]).data.model_dump()["names"] == ["007", "010"]
 
 
 def test_a_setting_makes_the_sections_on_its_way(small_file: Path) -> None:
