@@ -142,7 +142,8 @@ def data_findings(config: PipelineConfig, runs: Path = Path("runs")) -> list[Fin
             sources = find(Path(folder), config.data)
             strict, most = config.data.strict, config.data.max_doubtful
             found = examine(sources, config.data.preprocessing, strict=strict, max_doubtful=most)
-            return [*found, *_robustness_findings(config.robustness, sources), *_unlabelled_findings(config.data)]
+            ranges = [Finding("error", "", line) for line in config.uncalibrated(sources)]
+            return [*found, *_robustness_findings(config.robustness, sources), *ranges, *_unlabelled_findings(config.data)]
         except DataError as error:
             return [Finding("error", "", str(error))]
 

@@ -97,6 +97,18 @@ SETTINGS = [
     ("export.opset=99", 2, "opset"),
     ("targets.0.runtime=openvno", 2, "choose from auto, litert, ncnn, openvino, ort, trt"),
     ("targets.0.precision=int4", 2, "precision"),
+    (
+        "targets.0={name: a, runtime: ort, precision: int8, calibration_split: trian}",
+        3,
+        "targets.0.calibration_split: no split 'trian' (did you mean train?): the data has train, val",
+    ),
+    ("targets.0={name: a, runtime: trt, best_batch: 9}", 2, "targets.0: trt: best_batch 9 is above max_batch 8; raise max_batch"),
+    ("targets.0={name: a, runtime: auto, best_batch: 9}", 2, "best_batch 9 is above max_batch 8; raise max_batch"),
+    (
+        "targets.0={name: a, runtime: trt_rtx, compute_capability: RTX 4090}",
+        2,
+        "got RTX 4090, allowed: current, or major and",
+    ),
     ("targets=[{name: a, runtime: ort},{name: a, runtime: ort}]", 2, "a"),
     ("gates.0.metric=mapp", 2, "did you mean map"),
     ("gates.0.target=gpu", 2, "no target 'gpu'"),
