@@ -47,6 +47,8 @@ def test_defaults_are_filled_in_and_the_value_is_frozen(small_file: Path) -> Non
         ("student.train.epochs='3'", 'student.train.epochs: got "3", allowed: a number'),
         ("student.train.epochs=true", "student.train.epochs: got true, allowed: a number"),
         ("student.train.epochs=null", "student.train.epochs: got null, allowed: a valid integer"),
+        ("student.train.betas=[0.9, 1.0]", "student.train.betas.1: got 1.0, allowed: less than 1"),
+        ("student.train.betas=[-0.1, 0.9]", "student.train.betas.0: got -0.1, allowed: greater than or equal to 0"),
         ("student.train=fast", 'student.train: got "fast", allowed: a mapping'),
         ("student.train.optimizer=adam", 'student.train.optimizer: got "adam" (did you mean adamw?), allowed: sgd, adamw'),
         ("student.train.augment=[{name: flop}]", "student.train.augment.0: no 'flop' (did you mean flip?); choose from flip, "),
