@@ -31,7 +31,7 @@ class _Loader(Bounded, yaml.SafeLoader):
     """Safe YAML in which a key given twice is an error, 1e-3 is a number, and what would be a number in an unexpected base is text."""
 
     def resolve(self, kind: Any, value: Any, implicit: Any) -> Any:
-        tag = super().resolve(kind, value, implicit)
+        tag = super().resolve(kind, value, implicit)  # type: ignore[no-untyped-call]
         return self.DEFAULT_SCALAR_TAG if tag in NUMBERS and _OTHER_BASES.match(value) else tag
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
@@ -160,6 +160,5 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any], path: tuple[str, ..
     result = dict(base)
     for name, value in over.items():
         below = result.get(name)
-        both = isinstance(below, Mapping) and isinstance(value, Mapping)
-        result[name] = merged(below, value, (*path, name)) if both else value
+        result[name] = merged(below, value, (*path, name)) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
     return result
