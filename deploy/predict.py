@@ -103,14 +103,17 @@ def drawn_names(images: Sequence[Picture]) -> list[str]:
     For a video: the name of the folder of its frames.
     """
     names: list[str] = []
+    numbers: dict[str, int] = {}
     taken = {PREDICTIONS}  # in lowercase: many file systems do not tell a.jpg from A.jpg
     for given in images:
         path = Path("stdin.png") if isinstance(given, bytes) else given
         suffix = "" if video.is_named_video(given) else path.suffix.lower() if path.suffix.lower() in _DRAWN else ".png"
-        name, number = f"{path.stem}{suffix}", 1
+        plain = name = f"{path.stem}{suffix}"
+        number = numbers.get(plain.lower(), 1)
         while name.lower() in taken:
             number += 1
             name = f"{path.stem}-{number}{suffix}"
+        numbers[plain.lower()] = number
         names.append(name)
         taken.add(name.lower())
     return names
@@ -145,6 +148,7 @@ def _refuse_all(failed: Sequence[dict[str, str]]) -> None:
 
 def _refuse_to_replace(images: Sequence[Picture], drawn: Sequence[Path]) -> None:
     originals = {path.resolve() for path in images if isinstance(path, Path)}
+    kept = originals.union(parent for original in originals for parent in original.parents)
     for path in drawn:
-        if any(path.resolve() in (original, *original.parents) for original in originals):
+        if path.resolve() in kept:
             raise ConfigError(f"{path}: the drawn copy would overwrite this input image; pass a different --out")

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from deploy.comparison import metrics
+from deploy.errors import DataError
 from pipeline.baselines import Baselines, refuse_unjudged, unjudged
 from pipeline.config import FLOAT, REFERENCES, PipelineConfig
 from pipeline.config.derived import EQUAL_COST, FIRST, RIVALS, plan_of, reference
@@ -147,6 +148,8 @@ def prepared(config: PipelineConfig, store: Store) -> Dataset:
     if store.has(dataset):
         refuse(config.robustness, config.validation.split, dataset)
         refuse_unjudged(config, dataset)
+        for line in config.uncalibrated(name for name, split in dataset.facts.splits.items() if split.num_images):
+            raise DataError(line)
     return dataset
 
 

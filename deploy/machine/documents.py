@@ -9,7 +9,9 @@ from yaml.composer import Composer
 DEEPEST, LONGEST_NUMBER = 64, 100
 """Bounds on the levels of a document and on the characters of a number."""
 
-_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+"""YAML's tags of numbers."""
+
 _DIGITS = bytes(ord("0") if chr(code).isdigit() and code < 128 else ord(" ") for code in range(256))
 _NOT_BRACKETS = bytes(code for code in range(256) if code not in b"[]{}")
 
@@ -48,7 +50,7 @@ class Bounded(Composer):
 
     def _size(self, node: yaml.Node) -> tuple[int, int]:
         if isinstance(node, yaml.ScalarNode):
-            if node.tag in _NUMBERS and len(node.value) > LONGEST_NUMBER:
+            if node.tag in NUMBERS and len(node.value) > LONGEST_NUMBER:
                 problem = f"a number of {len(node.value):,} characters, allowed: {LONGEST_NUMBER}"
                 mark: Any = node.start_mark
                 raise yaml.MarkedYAMLError(problem=problem, problem_mark=mark)

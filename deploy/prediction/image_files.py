@@ -12,6 +12,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError, features
+from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TiffImageFile
 
 from deploy.contract import MAX_PIXELS, Preprocessing
 from deploy.errors import DataError
@@ -96,8 +97,7 @@ def load(
 
 def _reduce(image: Image.Image, preprocessing: Preprocessing) -> preprocess.Size:
     """Have a JPEG decoded at a reduced size; its width and height when upright."""
-    swapped = orientation_of(image) in SWAPPED
-    size = (image.height, image.width) if swapped else (image.width, image.height)
+    swapped, size = orientation_of(image) in SWAPPED, upright_size(image)
     across, down = preprocess.place(*size, preprocessing).fitted
     image.draft(None, (down, across) if swapped else (across, down))
     return size
@@ -154,9 +154,10 @@ def decode(image: Image.Image, preprocessing: Preprocessing) -> tuple[NDArray[np
     Raises:
         DataError: pixels of unknown range.
     """
+    stated = orientation_of(image) if isinstance(image, TiffImageFile) else 1  # Pillow undoes a TIFF's while it loads it, and forgets it
     pixels = decoding.to_rgb(image, preprocessing, _name(image))
-    orientation = orientation_of(image)
-    return upright(pixels, orientation), orientation
+    left = orientation_of(image)
+    return upright(pixels, left), stated if left == 1 else left
 
 
 @contextmanager
@@ -215,6 +216,13 @@ def orientation_of(image: Image.Image) -> int:
     except _UNREADABLE:
         return 1
     return value if value in range(1, 9) else 1
+
+
+def upright_size(image: Image.Image) -> preprocess.Size:
+    """Width and height in px when upright, of an opened image that is not loaded yet."""
+    tags = image.tag_v2 if isinstance(image, TiffImageFile) else None  # Pillow may have exchanged a TIFF's width and height already
+    width, height = image.size if tags is None else (tags[IMAGEWIDTH], tags[IMAGELENGTH])
+    return (height, width) if orientation_of(image) in SWAPPED else (width, height)
 
 
 def upright(pixels: NDArray[Scalar], orientation: int) -> NDArray[Scalar]:

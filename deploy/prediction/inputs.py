@@ -22,10 +22,11 @@ STANDARD_INPUT = "-"
 _LIST = ".txt"
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _IMAGE = re.compile(
-    rb"\xff\xd8\xff|\x89PNG\r\n|RIFF....WEBP|BM.{4}\0{4}|GIF8[79]a|II\*\0|MM\0\*|P[1-6]\s+(#|\d+\s)|\0\0\0\x0cjP|\xff\x4f\xff\x51",
+    rb"\xff\xd8\xff|\x89PNG\r\n|RIFF....WEBP|BM.{4}\0{4}|GIF8[79]a|II[*+]\0|MM\0[*+]|P[1-6]\s+(#|\d+\s)|\0\0\0\x0cjP|\xff\x4f\xff\x51"
+    rb"|\0\0..ftyp(avi[fs]|mif1|msf1|hei[cmsx]|hev[cx])",
     re.DOTALL,
 )
-"""How the formats that are read begin."""
+"""How the formats that are read begin; and HEIC, of which reading it says that it cannot be read."""
 
 
 def expand(given: Sequence[str], read_input: Callable[[], bytes], *, leave_out: Path | None = None) -> list[Picture]:

@@ -15,6 +15,8 @@ A file defines
 - `foreign(fingerprint: Mapping[str, str]) -> str | None`: why an engine with this fingerprint (`identity` on the machine that built it)
   cannot run on this machine; None if it can, or if engines run on any machine
 - `why_not() -> str | None`: why engines cannot run here, with the pip command if a package is missing; None if they can
+- `why_never(options) -> str | None`, only if not all options go together: why no engine with these can be built on any machine; asked when
+  a configuration is read
 - `why_not_build(options) -> str | None`, only if building needs something else than running: why no engine with these options can be
   built here. It is asked before the graph is converted, and compile is called only if the answer is None.
 
@@ -145,14 +147,14 @@ def fill(value: Any, own: tuple[str, ...]) -> dict[str, Any]:
         own: the target's keys that are not options of runtimes.
 
     Raises:
-        ValueError: see plugins.fill; with runtime `auto`, an option that no runtime has.
+        ValueError: see plugins.fill; options that do not go together; with runtime `auto`, an option that no runtime has.
     """
     runtime = value.get("runtime") if isinstance(value, Mapping) else None
     names = plugins.names(PACKAGE)
     if isinstance(runtime, str) and runtime not in (AUTO, *names):
         raise ValueError(f"no '{runtime}' in {PACKAGE}{plugins.suggest(runtime, (AUTO, *names))}; choose from {', '.join((AUTO, *names))}")
     if runtime != AUTO:
-        return plugins.fill(PACKAGE, value, own=own, key="runtime", function="compile")
+        return _filled(value, own)
     options = {key: one for key, one in value.items() if key not in own}
     known = {option for name in names for option in plugins.schema(PACKAGE, name, "compile").model_fields}
     for option in options:
@@ -164,6 +166,15 @@ def fill(value: Any, own: tuple[str, ...]) -> dict[str, Any]:
     return dict(value)
 
 
+def _filled(value: Any, own: tuple[str, ...]) -> dict[str, Any]:
+    found = plugins.fill(PACKAGE, value, own=own, key="runtime", function="compile")
+    runtime = plugins.load(PACKAGE, found["runtime"])
+    problem = runtime.why_never(found) if hasattr(runtime, "why_never") else None
+    if problem is not None:
+        raise ValueError(f"{found['runtime']}: {problem}")
+    return found
+
+
 def options_of(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """The options that a runtime has of those given with runtime `auto`; defaults are filled in, for this machine's device.
 
@@ -172,7 +183,7 @@ def options_of(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """
     known = plugins.schema(PACKAGE, name, "compile").model_fields
     own = {key: value for key, value in given.items() if key in known}
-    filled = plugins.fill(PACKAGE, {"runtime": name, **own}, key="runtime", function="compile")
+    filled = _filled({"runtime": name, **own}, ())
     return {key: value for key, value in on_site(name, filled).items() if key != "runtime"}
 
 

@@ -64,6 +64,11 @@ def foreign(fingerprint: Mapping[str, str]) -> str | None:
     return session.foreign(fingerprint, identity(), ("tensorrt", "compute_capability", "gpu"))
 
 
+def why_never(options: Mapping[str, Any]) -> str | None:
+    """See deploy.runtimes.nvidia.why_never."""
+    return nvidia.why_never(options)
+
+
 def why_not() -> str | None:
     """None if TensorRT and a GPU are available."""
     return session.why_not("tensorrt", "tensorrt")

@@ -1,5 +1,6 @@
 """TensorRT for RTX: can also build for a GPU that this machine lacks; runs on NVIDIA RTX GPUs."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from deploy.runtimes.nvidia.options import BestBatch, CudaGraph, MaxBatch, Tf32,
 
 DELIVERY = Delivery("tensorrt-rtx", ("gpu",))
 INTEGERS = nvidia.INTEGERS
+_CAPABILITY = re.compile(r"[0-9]{1,2}\.?[0-9]")
 
 
 def compile(
@@ -75,6 +77,14 @@ def on_site(options: Mapping[str, Any]) -> Mapping[str, Any]:
 def foreign(fingerprint: Mapping[str, str]) -> str | None:
     """See deploy.runtimes.nvidia.session.foreign."""
     return session.foreign(fingerprint, identity(), ("tensorrt_rtx", "compute_capability"))
+
+
+def why_never(options: Mapping[str, Any]) -> str | None:
+    """See deploy.runtimes.nvidia.why_never; also if the compute capability has no such form."""
+    capability = str(options["compute_capability"])
+    if capability != "current" and not _CAPABILITY.fullmatch(capability):
+        return f"compute_capability: got {capability}, allowed: current, or major and minor version such as 8.9"
+    return nvidia.why_never(options)
 
 
 def why_not() -> str | None:

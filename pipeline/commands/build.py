@@ -89,8 +89,8 @@ def _build(
 def with_auto(given: Bundle, name: str | None) -> Bundle:
     """The bundle, with a target `auto` in its plan if that is the name and the plan has none.
 
-    It is as the bundle's own target, gates included, but for runtime and precision. If that has no limit on the drop of mAP, the
-    smallest one of the other targets applies, or MAX_DROP.
+    It is as the bundle's own target, gates included, but for runtime, precision and training for int8. If that has no limit on the drop
+    of mAP, the smallest one of the other targets applies, or MAX_DROP.
     """
     carried = given.manifest.plan
     targets = {one["name"]: one for one in carried.targets}
@@ -100,7 +100,7 @@ def with_auto(given: Bundle, name: str | None) -> Bundle:
     limits = [one["max_map_drop"] for one in (own, *carried.targets) if one.get("max_map_drop") is not None]
     limit = limits[0] if own.get("max_map_drop") is not None else min(limits, default=MAX_DROP)
     say(f"target {AUTO}: may lose {limit:g} mAP; gates as for {given.manifest.target}", sys.stderr)
-    added = {**own, "name": AUTO, "runtime": AUTO, "precision": AUTO, "max_map_drop": limit}
+    added = {**own, "name": AUTO, "runtime": AUTO, "precision": AUTO, "max_map_drop": limit, "int8": None}
     gates = [{**gate, "target": AUTO} for gate in carried.gates if gate.get("target") == given.manifest.target]
     whole = carried.model_copy(update={"targets": (*carried.targets, added), "gates": (*carried.gates, *gates)})
     return replace(given, manifest=given.manifest.model_copy(update={"plan": whole}))

@@ -121,10 +121,11 @@ def _refuse_networks(config: PipelineConfig) -> None:
     if config.export.decode == "host":
         refuse_undecodable(student, anything, config.export)
     losses = build_losses(config.distill, student, teacher, config.seed)
-    for target in config.targets:
+    for index, target in enumerate(config.targets):
         if target.int8 is not None and target.finetunes:
             refuse_unroundable(student)
-            build_losses(config.distill.model_copy(update={"losses": target.int8.own_losses}), student, student, config.seed)
+            own_losses = config.distill.model_copy(update={"losses": target.int8.own_losses})
+            build_losses(own_losses, student, student, config.seed, key=f"targets.{index}.int8.losses")
     if (own := config.distill.from_unlabelled) is not None:
         refuse_unlearnable(student, own, losses, teacher)
     if (taught := config.distill.taught) is not None:
@@ -142,7 +143,8 @@ def data_findings(config: PipelineConfig, runs: Path = Path("runs")) -> list[Fin
             sources = find(Path(folder), config.data)
             strict, most = config.data.strict, config.data.max_doubtful
             found = examine(sources, config.data.preprocessing, strict=strict, max_doubtful=most)
-            return [*found, *_robustness_findings(config.robustness, sources), *_unlabelled_findings(config.data)]
+            ranges = [Finding("error", "", line) for line in config.uncalibrated(sources)]
+            return [*found, *_robustness_findings(config.robustness, sources), *ranges, *_unlabelled_findings(config.data)]
         except DataError as error:
             return [Finding("error", "", str(error))]
 

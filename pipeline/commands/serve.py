@@ -12,8 +12,8 @@ from deploy.errors import ConfigError
 from deploy.serving.options import ServeConfig
 from pipeline.answer import Answer
 from pipeline.config import load
-from pipeline.config.diagnose import finding
-from pipeline.config.document import parse
+from pipeline.config.diagnose import finding, refuse_coerced
+from pipeline.config.document import Document, parse
 from pipeline.config.overrides import Setting, apply
 
 
@@ -49,15 +49,18 @@ def serve_config(args: argparse.Namespace) -> ServeConfig:
         ConfigError: a key or a value is not allowed.
     """
     given = load(Path(args.config)).serve if args.config else ServeConfig()
-    values = given.model_dump()
-    for setting in (Setting.parse(text, parse) for text in args.settings):
+    values = given.model_dump(mode="json")
+    settings = tuple(Setting.parse(text, parse) for text in args.settings)
+    for setting in settings:
         apply(values, setting)
     flags = {key: value for key in ("host", "port", "grpc_port", "workers") if (value := getattr(args, key)) is not None}
     values |= flags
     try:
-        return ServeConfig.model_validate(values)
+        config = ServeConfig.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
         label = f"--{key.replace('_', '-')}" if key in flags else f"serve.{key}"
         raise ConfigError(f"{label}: {finding(first, ServeConfig)}; see docs/configuration.md") from error
+    refuse_coerced(Document(values, (("serve", values),), settings), config.model_dump(mode="json"))
+    return config

@@ -9,21 +9,30 @@ from typing import Any
 import yaml
 
 from deploy.errors import ConfigError
-from deploy.machine.documents import Bounded, parse_yaml
+from deploy.machine.documents import NUMBERS, Bounded, parse_yaml
 from deploy.machine.files import read_text
 from pipeline.config.overrides import Setting, apply
 
 EXTENDS = "extends"
-PLUGIN_KEYS = ("name", "dataset", "runtime")
+
+PLUGINS: Mapping[tuple[str, ...], str] = {("data",): "dataset", ("teacher", "detector"): "name", ("student", "detector"): "name"}
+"""The key that names the plugin, for each section of a plugin that is not in a list; lists are never merged."""
 
 PathPart = str | int
 
 _MOST_BYTES, _MOST_FILES = 2**20, 20
 """Bounds on the size of a file, and on how many files extend one another."""
 
+_OTHER_BASES = re.compile(r"[-+]?(0[\d_]+|0b.+|.+:.+)$")
+"""Numbers that YAML 1.1 reads in base 8, 2 and 60: 010 is 8 to it, 1:30 is 90."""
+
 
 class _Loader(Bounded, yaml.SafeLoader):
-    """Safe YAML in which a key given twice is an error and 1e-3 is a number."""
+    """Safe YAML in which a key given twice is an error, 1e-3 is a number, and what would be a number in an unexpected base is text."""
+
+    def resolve(self, kind: Any, value: Any, implicit: Any) -> Any:
+        tag = super().resolve(kind, value, implicit)  # type: ignore[no-untyped-call]
+        return self.DEFAULT_SCALAR_TAG if tag in NUMBERS and _OTHER_BASES.match(value) else tag
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node: yaml.MappingNode = super().compose_mapping_node(anchor)
@@ -102,7 +111,7 @@ def read_document(path: Path, settings: Sequence[str] = ()) -> Document:
     files = tuple(_chain(path, ()))
     data: dict[str, Any] = {}
     for _, layer in reversed(files):
-        data = merged(data, layer, top=True)
+        data = merged(data, layer)
     parsed = tuple(Setting.parse(text, parse) for text in settings)
     for setting in parsed:
         apply(data, setting)
@@ -140,15 +149,16 @@ def _read(path: Path) -> dict[str, Any]:
     return data
 
 
-def merged(base: Mapping[str, Any], over: Mapping[str, Any], *, top: bool = False) -> dict[str, Any]:
-    """`over` on top of `base`: mappings are merged, everything else is replaced.
+def merged(base: Mapping[str, Any], over: Mapping[str, Any], path: tuple[str, ...] = ()) -> dict[str, Any]:
+    """`over` on top of `base`, both at `path`: mappings are merged, everything else is replaced.
 
-    A mapping that names a different plugin replaces its base entirely: the old plugin's options mean nothing to the new one.
+    A plugin's section that names a different one replaces its base entirely: the old plugin's options mean nothing to the new one.
     """
-    if not top and any(key in base and key in over and base[key] != over[key] for key in PLUGIN_KEYS):
+    key = PLUGINS.get(path)
+    if key is not None and key in base and key in over and base[key] != over[key]:
         return dict(over)
     result = dict(base)
-    for key, value in over.items():
-        below = result.get(key)
-        result[key] = merged(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+    for name, value in over.items():
+        below = result.get(name)
+        result[name] = merged(below, value, (*path, name)) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
     return result

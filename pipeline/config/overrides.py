@@ -48,7 +48,7 @@ def apply(data: dict[str, Any], setting: Setting) -> None:
         if last:
             current[slot] = setting.value
         elif isinstance(current, dict) and current.get(key) is None:
-            if setting.path[depth + 1].isdigit():
+            if setting.path[depth + 1].isdecimal():
                 raise ConfigError(f"--set {setting.text}: {'.'.join(setting.path[: depth + 1])} has no entries")
             current[key] = current = {}
         else:
@@ -56,7 +56,7 @@ def apply(data: dict[str, Any], setting: Setting) -> None:
 
 
 def _index(entries: list[Any], key: str, place: str, setting: Setting) -> int:
-    if not key.isdigit() or int(key) >= len(entries):
+    if not key.isdecimal() or int(key) >= len(entries):
         allowed = f"0 to {len(entries) - 1}" if entries else "none, the list is empty"
         raise ConfigError(f"--set {setting.text}: {place} is a list, got index '{key}', allowed: {allowed}")
     return int(key)

@@ -1,7 +1,7 @@
 """pipeline.yaml as one typed value."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -104,6 +104,16 @@ class PipelineConfig(Frozen):
     def gates_of(self, target: str) -> tuple[GateConfig, ...]:
         """The gates that judge a target: those that name it and those that name none."""
         return tuple(gate for gate in self.gates if gate.target in (None, target))
+
+    def uncalibrated(self, there: Iterable[str]) -> list[str]:
+        """A line for each target whose int8 ranges would be read from a split that data with images in the splits `there` does not have."""
+        known = sorted(there)
+        asked = {index: target.calibration_split for index, target in enumerate(self.targets) if target.needs_calibration}
+        return [
+            f"targets.{index}.calibration_split: no split '{split}'{suggest(split, known)}: the data has {', '.join(known)}"
+            for index, split in asked.items()
+            if split not in known
+        ]
 
     @field_validator("targets")
     @classmethod

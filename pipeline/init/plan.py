@@ -25,7 +25,7 @@ PLENTY, LAVISH = 1.7, 2.5
 """How many times as many passes a larger pair, or a larger input, should have: a small network that is trained longer is better."""
 
 LONG = 8000
-"""Passes from which on a training has room for a second baseline, and for losses of full weight.
+"""Passes of each of the four trainings from which on there is room for a second baseline, and for losses of full weight.
 
 On nuclei, 3,000 passes: losses of weight 1 cost the student 1.1 points. With `weight: auto`, in 4,000 to 6,000 passes on nuclei and blood
 cells, it is level with its baseline at a share of 0.3, and at 0.7 it is not on one of three. On blood cells, 11,000 passes with weight 1:
@@ -91,8 +91,13 @@ class FirstPlan:
     @property
     def warning(self) -> str | None:
         """What is wrong with the minutes, if anything."""
-        if self.minutes > self.wished:
+        rest = self.seconds["rest"] / 60
+        epoch = self.minutes - rest
+        if epoch > self.wished:
             return f"a single epoch takes longer than the {self.wished:g} minutes asked for; use fewer images or a faster machine"
+        if self.minutes > self.wished:
+            parts = f"all that is not training takes about {rest:.1f} minutes and a single epoch {epoch:.1f}"
+            return f"{parts}, together more than the {self.wished:g} asked for; pass --minutes with a larger number"
         return None if self.learned else "too short to learn much; pass --minutes with a larger number"
 
     @property

@@ -3,7 +3,7 @@
 from collections import Counter
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from deploy import plugins
 from deploy.contract import Frozen
@@ -38,10 +38,21 @@ class LossConfig(Plugin):
         return plugins.fill("stages.losses", value, own=tuple(cls.model_fields))
 
 
+def _distinct(losses: tuple[LossConfig, ...]) -> tuple[LossConfig, ...]:
+    for name, count in Counter(loss.name for loss in losses).items():
+        if count > 1:
+            raise ValueError(f"{name} is listed {count} times; list each loss once")
+    return losses
+
+
+Losses = Annotated[tuple[LossConfig, ...], AfterValidator(_distinct)]
+"""Losses of which none is listed twice."""
+
+
 class DistillConfig(Frozen):
     """The losses that carry the teacher's knowledge."""
 
-    losses: tuple[LossConfig, ...] = Field(min_length=1)
+    losses: Losses = Field(min_length=1)
     warmup_steps: int = Field(
         default=150, ge=0, description="steps over which the losses' weights rise from 0, while the adapters are still random"
     )
@@ -83,11 +94,3 @@ class DistillConfig(Frozen):
     def taught(self) -> dict[str, str] | None:
         """The teacher's name of each of the data's classes if it was trained for more; None if it has the data's."""
         return None if self.from_unlabelled is None else self.from_unlabelled.taught
-
-    @field_validator("losses")
-    @classmethod
-    def _distinct(cls, losses: tuple[LossConfig, ...]) -> tuple[LossConfig, ...]:
-        for name, count in Counter(loss.name for loss in losses).items():
-            if count > 1:
-                raise ValueError(f"{name} is listed {count} times; list each loss once")
-        return losses

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from deploy.contract import Frozen
 from deploy.precision import RangeMethod, Recipe
-from stages.config.distillation import LossConfig
+from stages.config.distillation import LossConfig, Losses
 from stages.config.plugin import Positive
 from stages.config.training import TrainConfig
 
@@ -25,7 +25,7 @@ class Int8Config(Frozen):
     epochs: int | None = Field(default=None, ge=0, description="null: a tenth of the student's, rounded up; 0 trains nothing")
     learning_rate: Positive | None = Field(default=None, description="peak; null: a hundredth of the student's")
     weight: float = Field(default=1.0, ge=0, description="factor on the whole loss; 0 trains nothing")
-    losses: tuple[LossConfig, ...] | None = Field(
+    losses: Losses | None = Field(
         default=None,
         description="losses against the student in fp32, in addition to those of `distill` against the teacher; null: `pearson`; []: none",
     )

@@ -3,7 +3,7 @@
 Nothing here imports torch: a file is checked in milliseconds, also on a machine without torch.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -11,6 +11,8 @@ from deploy.contract import Frozen
 from stages.config.augmentations import Augmentation, Corrupt
 from stages.config.plugin import DetectorConfig, Fraction, Positive
 from stages.config.unlabelled import SelfTrainingConfig
+
+_DecayRate = Annotated[float, Field(ge=0, lt=1)]
 
 
 class TrainConfig(Frozen):
@@ -26,8 +28,9 @@ class TrainConfig(Frozen):
     optimizer: Literal["sgd", "adamw"] = "adamw"
     learning_rate: Positive = 1e-3
     momentum: Fraction = Field(default=0.9, description="momentum of SGD")
-    betas: tuple[Fraction, Fraction] = Field(
-        default=(0.9, 0.98), description="decay rates of AdamW; with a second one near 1, a short training never forgets its first steps"
+    betas: tuple[_DecayRate, _DecayRate] = Field(
+        default=(0.9, 0.98),
+        description="decay rates of AdamW, each 0 to below 1; with a second one near 1, a short training never forgets its first steps",
     )
     weight_decay: float = Field(default=0.05, ge=0)
     warmup_steps: int = Field(default=100, ge=0)

@@ -107,6 +107,6 @@ def task(
         ConfigError: a loss cannot be built for its pair.
     """
     losses = build_losses(config, detector, teacher, seed)
-    itself = build_losses(config.model_copy(update={"losses": own_losses}), detector, own, seed)
+    itself = build_losses(config.model_copy(update={"losses": own_losses}), detector, own, seed, key="int8.losses")
     guide = Teacher(teacher, config.teacher_precision)
     return Int8Distillation(detector, guide, Teacher(own, "fp32"), losses, itself, config, rounding, weight)

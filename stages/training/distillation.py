@@ -27,14 +27,19 @@ from stages.training.teacher import Teacher
 Found = tuple[str, Loss, Mapping[str, Tensor]]
 """A loss's name, the loss, and its terms in one step."""
 
+LOSSES = "distill.losses"
+"""Where losses are configured, and how errors of losses begin."""
+
 FP16_SCALE = 2.0**14
 """Keeps gradients of means over many positions above the least that half precision can hold."""
 
 
-def build_losses(config: DistillConfig, student: Detector, teacher: Detector, seed: int) -> dict[str, tuple[Loss, Weight]]:
+def build_losses(
+    config: DistillConfig, student: Detector, teacher: Detector, seed: int, *, key: str = LOSSES
+) -> dict[str, tuple[Loss, Weight]]:
     """The configured losses with weight above 0 or auto, and their weights.
 
-    New adapters depend on the seed; torch's random state is left as it is.
+    New adapters depend on the seed; torch's random state is left as it is. Errors name `key` as the place of the losses.
 
     Raises:
         ConfigError: options that do not go together, or a network that cannot give what a loss reads.
@@ -47,11 +52,13 @@ def build_losses(config: DistillConfig, student: Detector, teacher: Detector, se
             if not choice.enabled:
                 continue
             module = plugins.load("stages.losses", choice.name)
-            _refuse_unreadable(choice.name, module.READS, own, other)
             try:
+                _refuse_unreadable(choice.name, module.READS, own, other)
                 losses[choice.name] = (module.build(own, other, **choice.options), choice.weight)
             except ValueError as error:
-                raise ConfigError(f"distill.losses: {choice.name}: {error}") from error
+                raise ConfigError(f"{key}: {choice.name}: {error}") from error
+            except ConfigError as error:
+                raise ConfigError(f"{key}: {str(error).removeprefix(f'{LOSSES}: ')}") from error
     return losses
 
 

@@ -325,6 +325,7 @@ class TestBundleCommands:
             (["--workers", "0"], "--workers: got 0, allowed: greater than or equal to 1; see docs/configuration.md"),
             (["--workers", "65"], "--workers: got 65, allowed: less than or equal to 64"),
             (["--set", "sessions=many"], 'serve.sessions: got "many", allowed: '),
+            (["--set", "port=010"], '--set port=010: port: got "010", allowed: a number'),
             (["--port", "70000"], "--port: got 70000, allowed: less than or equal to 65535"),
             (["--set", "token_file=nowhere"], "serve.token_file nowhere: No such file or directory"),
         ],

@@ -281,16 +281,17 @@ class TestWhatIsLeftOut:
 class TestExifRotation:
     """A mark is drawn at a known box of the stored pixels; wherever rotation takes it, the prepared box must lie there."""
 
-    def image(self, folder: Folder, orientation: int) -> None:
+    def image(self, folder: Folder, orientation: int, kind: str) -> None:
         exif = Image.Exif()
         exif[0x0112] = orientation
         stored = Image.new("RGB", (20, 10))
         stored.paste("white", (2, 1, 7, 4))
-        stored.save(folder.root / "images/train1.png", exif=exif)
+        stored.save(folder.root / "images/train1.png", kind, exif=exif)
 
+    @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
     @pytest.mark.parametrize("orientation", [5, 6, 7, 8])
-    def test_annotations_of_the_stored_image_are_turned(self, folder: Folder, orientation: int) -> None:
-        self.image(folder, orientation)
+    def test_annotations_of_the_stored_image_are_turned(self, folder: Folder, orientation: int, kind: str) -> None:
+        self.image(folder, orientation, kind)
         folder.train["annotations"][0] |= {"bbox": [2, 1, 5, 3], "segmentation": [[2, 1, 7, 1, 7, 4, 2, 4]]}
         folder.box(bbox=[2, 1, 5, 3], segmentation=masks.encode(np.ones((3, 5), bool), (10, 20), 2, 1))
         dataset = folder.prepare()
@@ -307,16 +308,17 @@ class TestExifRotation:
         code = coco["annotations"][-1]["segmentation"]
         assert np.array_equal(masks.decode(code, (20, 10)), bright)
 
+    @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
     @pytest.mark.parametrize("orientation", [5, 6, 7, 8])
-    def test_annotations_of_the_upright_image_are_left_alone(self, folder: Folder, orientation: int) -> None:
-        self.image(folder, orientation)
+    def test_annotations_of_the_upright_image_are_left_alone(self, folder: Folder, orientation: int, kind: str) -> None:
+        self.image(folder, orientation, kind)
         folder.train["images"][0] |= {"width": 10, "height": 20}
         folder.train["annotations"][0]["bbox"] = [1, 12, 5, 6]
         assert folder.kept()[0]["bbox"] == [1, 12, 5, 6]
         assert folder.facts().notes == ()
 
     def test_a_degenerate_box_stays_one(self, folder: Folder) -> None:
-        self.image(folder, 6)
+        self.image(folder, 6, "PNG")
         folder.train["annotations"][0]["bbox"] = [2, 1, -5, 3]
         assert counts(folder.facts()) == {"degenerate box": 1}
 

@@ -41,10 +41,6 @@ class Settings:
     timing_cache: str | None = None
     compute_capability: float | str = "current"
 
-    def __post_init__(self) -> None:
-        if self.best_batch > self.max_batch:
-            raise BuildError(f"best_batch {self.best_batch} is above max_batch {self.max_batch}; raise max_batch")
-
 
 def build_plan(trt: Any, typed: Path, heads: Heads, out: Path, settings: Settings) -> Compiled:
     """Write out/engine.plan; `trt` is the module tensorrt or tensorrt_rtx.

@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 MaxBatch = Annotated[int, Field(ge=1, description="maximum batch size")]
-BestBatch = Annotated[int, Field(ge=1, description="batch size for which the engine is tuned")]
+BestBatch = Annotated[int, Field(ge=1, description="batch size for which the engine is tuned, at most `max_batch`")]
 WorkspaceMib = Annotated[
     Annotated[int, Field(ge=1)] | None,
     Field(description="scratch memory that a layer may use, in MiB; null: TensorRT's own choice"),

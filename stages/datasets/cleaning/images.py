@@ -16,10 +16,10 @@ from deploy.errors import DataError
 from deploy.machine.files import sha256
 from deploy.machine.parallel import mapped
 from deploy.prediction import decoding, guard
-from deploy.prediction.image_files import FORMATS, ORIENTATION, decode, opened
+from deploy.prediction.image_files import FORMATS, decode, opened, upright_size
 from deploy.progress import track
 from stages.datasets.cleaning import pixels
-from stages.datasets.cleaning.image_file import SWAPPED, ImageFile
+from stages.datasets.cleaning.image_file import ImageFile
 from stages.datasets.cleaning.journal import Journal, State, journal, state_of
 from stages.notes import Kind
 
@@ -116,8 +116,7 @@ def size(path: Path) -> tuple[int, int] | None:
     """Width and height in px of the upright image, from the file's header only; None if it cannot be read."""
     try:
         with guard.open_image(path, FORMATS) as image:
-            swapped = image.getexif().get(ORIENTATION, 1) in SWAPPED
-            return (image.height, image.width) if swapped else (image.width, image.height)
+            return upright_size(image)
     except (OSError, SyntaxError, ValueError):
         return None
 

@@ -23,6 +23,8 @@ from stages.datasets.cleaning.pixels import Stored
 
 FOLDER = ".images"
 FLUSH_S = 1.0
+_READING = 2
+"""Raised when the same file is found to be something else than before."""
 State = tuple[int, int, int]
 """Size in bytes, and times of the last change of content and of anything, in ns."""
 
@@ -72,7 +74,7 @@ def journal(paths: Sequence[Path], preprocessing: Preprocessing) -> Iterator[Jou
     if store is None or folder.is_relative_to(store.resolve()):
         yield None
         return
-    how = [str(folder), preprocessing.alpha, preprocessing.white, preprocessing.max_pixels, PIL.__version__]
+    how = [str(folder), preprocessing.alpha, preprocessing.white, preprocessing.max_pixels, PIL.__version__, _READING]
     name = hashlib.sha256(json.dumps(how).encode()).hexdigest()[:16]
     with Journal(store / FOLDER / f"{name}.jsonl") as kept:
         yield kept

@@ -40,12 +40,12 @@ def match(
     able = strides if missing == "interpolate" else tuple(stride for stride in strides if stride in teacher.strides)
     if not able:
         raise ConfigError(
-            f"distill: the student's levels have strides {student.strides}, the teacher's {teacher.strides}; "
+            f"distill.losses: the student's levels have strides {student.strides}, the teacher's {teacher.strides}; "
             "use detectors with at least one stride in common, or set missing: interpolate in the loss"
         )
     if chosen is not None and (not chosen or not set(chosen) <= set(able)):
         levels = "levels of the student" if missing == "interpolate" else "levels of both detectors"
-        raise ConfigError(f"distill: strides {chosen} are not all {levels}; choose from {able}")
+        raise ConfigError(f"distill.losses: strides {chosen} are not all {levels}; choose from {able}")
     learning = [stride for stride in able if chosen is None or stride in chosen]
     return tuple(LevelPair(student.strides.index(stride), _nearest(teacher.strides, stride)) for stride in learning)
 

@@ -1,5 +1,6 @@
 import json
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -235,6 +236,30 @@ class TestPredict:
             predict_images(made, [tmp_path / name], tmp_path / "made" / "..")
         assert photo.read_bytes() == before
         assert not (tmp_path / "predictions.json").exists()
+
+    def test_an_image_is_not_drawn_over_a_folder_of_another(self, tmp_path: Path) -> None:
+        images = [tmp_path / "a.png", tmp_path / "other" / "a.png" / "b.png"]
+        with pytest.raises(ConfigError, match=r"other/a\.png: the drawn copy .*; pass a different --out"):
+            predict_images(samples.bundle(tmp_path), images, tmp_path / "other")
+
+    def test_each_path_is_resolved_once_however_many_there_are(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        resolved: list[Path] = []
+        resolve = Path.resolve
+
+        def counted(path: Path, strict: bool = False) -> Path:
+            resolved.append(path)
+            return resolve(path, strict)
+
+        monkeypatch.setattr(Path, "resolve", counted)
+        images = [tmp_path / str(number) / "a.png" for number in range(100)]
+        with pytest.raises(DataError, match="none of the 100 images can be read"):
+            predict_images(samples.bundle(tmp_path), images, tmp_path / "out")
+        assert sum(path.name == "a.png" for path in resolved) == len(images) + 1  # and the first drawn copy, which is also called so
+
+    def test_many_images_of_one_name_are_numbered_at_once(self) -> None:
+        started = time.process_time()
+        assert drawn_names([Path("a.png")] * 20_000)[-1] == "a-20000.png"
+        assert time.process_time() - started < 5
 
     def test_errors_keep_their_exit_codes(self) -> None:
         assert {kind.exit_code for kind in (ArtifactError, DataError)} == {3, 4}

@@ -46,6 +46,8 @@ NUMBERS = {
     "base sixty": ":".join(["1"] * 20_000),
     "a fraction": "0." + "1" * 5_000,
 }
+TEXT = ("0b", "1:")
+"""How numbers begin that are text in a configuration, unless they are tagged as numbers."""
 
 
 class TestYaml:
@@ -60,9 +62,15 @@ class TestYaml:
 
     @pytest.mark.parametrize("number", NUMBERS.values(), ids=NUMBERS)
     def test_endless_numbers_are_refused_in_a_file_and_on_the_command_line(self, number: str) -> None:
+        message, text = r"a number of [\d,]+ characters, allowed: 100", f"seed: {number}"
         for label in ("p.yaml", "--set seed=..."):
-            with pytest.raises(ConfigError, match=r"a number of [\d,]+ characters, allowed: 100"):
-                parse(f"seed: {number}", label)
+            if number.startswith(TEXT):
+                assert parse(text, label) == {"seed": number}
+            else:
+                with pytest.raises(ConfigError, match=message):
+                    parse(text, label)
+            with pytest.raises(ConfigError, match=message):
+                parse(f"seed: !!int {number}", label)
 
     @pytest.mark.parametrize("value", ["!!bool x", "!!timestamp x", "!!int ''", "!!int x", "!!float x", "!!binary x", "2001-99-99"])
     def test_values_that_do_not_fit_their_tag_are_refused(self, value: str) -> None:

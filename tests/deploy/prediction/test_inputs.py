@@ -1,9 +1,14 @@
+import io
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+from PIL import Image
 
+from deploy.contract import Preprocessing
 from deploy.errors import ConfigError, DataError
+from deploy.prediction.image_files import FORMATS, load_image
 from deploy.prediction.inputs import Picture, expand
 
 
@@ -81,10 +86,28 @@ def test_standard_input_lists_paths(photos: Path, content: bytes) -> None:
 
 @pytest.mark.parametrize(
     "start",
-    [b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n", b"RIFF\n\0\0\0WEBP", b"BM\x36\n\0\0\0\0\0\0", b"GIF89a", b"II*\0", b"P6\n# x\n2 2\n"],
+    [
+        *(b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n", b"RIFF\n\0\0\0WEBP", b"BM\x36\n\0\0\0\0\0\0", b"GIF89a", b"II*\0", b"P6\n# x\n2 2\n"),
+        *(b"II+\0", b"MM\0+", *(b"\0\0\0\x1cftyp" + brand for brand in (b"avif", b"avis", b"mif1", b"heic"))),
+    ],
 )
 def test_standard_input_is_one_image_if_it_begins_as_one(photos: Path, start: bytes) -> None:
     assert expand(["-"], lambda: start) == [start]
+
+
+@pytest.mark.parametrize(("kind", "options"), [("TIFF", {"big_tiff": True}), ("AVIF", {}), ("WEBP", {}), ("JPEG2000", {})])
+def test_standard_input_may_be_of_every_format_that_is_read(photos: Path, kind: str, options: dict[str, Any]) -> None:
+    if kind not in FORMATS:
+        pytest.skip(f"this Pillow has no {kind}")
+    content = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(content, kind, **options)
+    (found,) = expand(["-"], content.getvalue)
+    assert load_image(found, Preprocessing()).shape == (8, 8, 3)
+
+
+def test_a_video_on_standard_input_is_refused(photos: Path) -> None:
+    with pytest.raises(DataError, match="standard input is a video"):
+        expand(["-"], lambda: b"\0\0\0\x1cftypisom\0\0\2\0")
 
 
 def test_a_path_that_begins_as_a_bitmap_is_a_path(photos: Path) -> None:

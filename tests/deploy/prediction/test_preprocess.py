@@ -90,6 +90,7 @@ class TestWhatFilesHold:
         loaded = load_image(encoded(image, "JPEG", quality=95))
         assert np.abs(loaded.astype(int) - [255, 0, 0]).max() <= 3
 
+    @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
     @pytest.mark.parametrize(
         ("orientation", "expected"),
         [
@@ -104,10 +105,15 @@ class TestWhatFilesHold:
             (9, [[1, 2, 3], [4, 5, 6]]),
         ],
     )
-    def test_the_cameras_rotation_is_applied(self, orientation: int, expected: list[list[int]]) -> None:
+    def test_the_cameras_rotation_is_applied_and_told(self, orientation: int, expected: list[list[int]], kind: str) -> None:
         exif = Image.Exif()
         exif[0x0112] = orientation
-        assert load_image(encoded(pixels([1, 2, 3], [4, 5, 6], mode="L"), exif=exif))[..., 1].tolist() == expected
+        content = encoded(pixels([1, 2, 3], [4, 5, 6], mode="L"), kind, exif=exif)
+        with image_files.opened(content, PLAIN) as image:
+            assert image_files.upright_size(image) == (len(expected[0]), len(expected))
+            found, undone = image_files.decode(image, PLAIN)
+        assert (found[..., 1].tolist(), undone) == (expected, orientation if orientation < 9 else 1)
+        assert load_image(content)[..., 1].tolist() == expected
 
     def test_damaged_exif_is_no_damaged_image(self) -> None:
         assert load_image(encoded(Image.new("RGB", (8, 8)), "JPEG", exif=b"Exif\x00\x00nonsense")).shape == (8, 8, 3)

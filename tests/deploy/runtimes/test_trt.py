@@ -19,7 +19,7 @@ from deploy.latency import measure
 from deploy.precision import Precision, fp16
 from deploy.prediction import preprocess
 from deploy.prediction.predictor import SessionPredictor
-from deploy.runtimes import Compiled, ort, trt, trt_rtx, why_not_build
+from deploy.runtimes import Compiled, fill, ort, trt, trt_rtx, why_not_build
 from deploy.runtimes.nvidia.cuda import Device
 from deploy.runtimes.nvidia.log import make_logger, plain
 from deploy.runtimes.nvidia.session import TensorRTSession
@@ -88,6 +88,17 @@ class TestBuildWithoutAGpu:
     def test_an_unknown_gpu_is_refused_with_those_known(self, tmp_path: Path) -> None:
         with pytest.raises(BuildError, match=r"compute capability 3\.5; choose from .*8\.9"):
             compile_rtx(tmp_path, compute_capability="3.5")
+
+    @pytest.mark.parametrize("capability", ["current", "8.9", 8.9, 12, 12.0, "120", "89"])
+    def test_the_forms_of_a_compute_capability(self, capability: float | str) -> None:
+        assert fill({"runtime": "trt_rtx", "compute_capability": capability}, ())["runtime"] == "trt_rtx"
+
+    @pytest.mark.parametrize("capability", ["", "RTX 4090", "8.9.1", "sm_89", 8.95, -8.9])
+    def test_other_forms_are_refused_when_the_configuration_is_read(self, capability: float | str) -> None:
+        with pytest.raises(
+            ValueError, match=r"trt_rtx: compute_capability: got .*, allowed: current, or major and minor version such as 8\.9"
+        ):
+            fill({"runtime": "trt_rtx", "compute_capability": capability}, ())
 
     def test_this_machines_gpu_must_be_there(self, monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.importorskip("tensorrt_rtx")

@@ -71,6 +71,15 @@ def test_what_a_limit_is_measured_from_is_said(
     assert (said in capsys.readouterr().err) == (limit is not None)
 
 
+def test_target_auto_trains_for_no_int8_and_is_built(
+    tmp_path: Path, ranges: dict[str, tuple[float, float]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = bundle(tmp_path / "given", Int8Training(**FIGURES, recipe=asdict(ort.INTEGERS), ranges=ranges))
+    command = ["build", str(given.root), "--target", "auto", "--data", str(tmp_path / "cells"), "--out", str(tmp_path / "here")]
+    assert main(command) == 0, capsys.readouterr().err
+    assert Bundle.load(tmp_path / "here").manifest.plan.targets[-1]["int8"] is None
+
+
 @pytest.mark.parametrize("other", [{"kept": False}, {"recipe": asdict(replace(ort.INTEGERS, narrow_weights=False))}], ids=["kept", "kind"])
 def test_ranges_for_something_else_are_not_used(
     tmp_path: Path, ranges: dict[str, tuple[float, float]], capsys: pytest.CaptureFixture[str], other: dict[str, Any]

@@ -1,4 +1,4 @@
-"""What `edgedistill check` says of the section robustness and of OpenCV."""
+"""What `edgedistill check` says of the section robustness, of splits that targets name, and of OpenCV."""
 
 import importlib.metadata
 import json
@@ -24,6 +24,14 @@ def test_a_split_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
     errors = [one["message"] for one in found["data"] if one["level"] == "error"]
     line = "robustness.splits: no split 'shiftet' (did you mean shifted?): the data has shifted, test, train, val"
     assert errors == [f"{line}; to go without, write splits: []"]
+
+
+def test_a_split_to_read_ranges_from_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    wrong = "runtime: ort, calibration_split: trian"
+    code, found = check(capsys, f"targets=[{{name: a, {wrong}}}, {{name: b, {wrong}, precision: int8}}]")
+    assert code == 3
+    errors = [one["message"] for one in found["data"] if one["level"] == "error"]
+    assert errors == ["targets.1.calibration_split: no split 'trian' (did you mean train?): the data has shifted, test, train, val"]
 
 
 def test_a_missing_extra(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,14 +1,18 @@
+from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args, get_origin
 
 import jsonschema
 import pytest
 import yaml
 from places import ROOT
+from pydantic import BaseModel
 
 from deploy.comparison.metrics import NAMES
 from deploy.errors import ConfigError
 from pipeline.commands.config import schema
-from pipeline.config import load
+from pipeline.config import PLUGIN_SECTIONS, PipelineConfig, load
+from pipeline.config.document import PLUGINS
 
 
 def write(folder: Path, name: str, text: str) -> Path:
@@ -43,6 +47,8 @@ def test_defaults_are_filled_in_and_the_value_is_frozen(small_file: Path) -> Non
         ("student.train.epochs='3'", 'student.train.epochs: got "3", allowed: a number'),
         ("student.train.epochs=true", "student.train.epochs: got true, allowed: a number"),
         ("student.train.epochs=null", "student.train.epochs: got null, allowed: a valid integer"),
+        ("student.train.betas=[0.9, 1.0]", "student.train.betas.1: got 1.0, allowed: less than 1"),
+        ("student.train.betas=[-0.1, 0.9]", "student.train.betas.0: got -0.1, allowed: greater than or equal to 0"),
         ("student.train=fast", 'student.train: got "fast", allowed: a mapping'),
         ("student.train.optimizer=adam", 'student.train.optimizer: got "adam" (did you mean adamw?), allowed: sgd, adamw'),
         ("student.train.augment=[{name: flop}]", "student.train.augment.0: no 'flop' (did you mean flip?); choose from flip, "),
@@ -61,6 +67,11 @@ def test_defaults_are_filled_in_and_the_value_is_frozen(small_file: Path) -> Non
         ("data.preprocessing.height=101", "data.preprocessing.height: got 101, allowed: a multiple of 4"),
         ("data.strict=1", "data.strict: got 1, allowed: true or false"),
         ("seed=.nan", "seed: got NaN, allowed: a finite number"),
+        ("seed=010", 'seed: got "010", allowed: a number'),
+        ("seed=1:30", 'seed: got "1:30", allowed: a valid integer'),
+        ("seed=0b11", 'seed: got "0b11", allowed: a valid integer'),
+        ("baseline.max_minutes=1:30.5", 'baseline.max_minutes: got "1:30.5", allowed: a valid number'),
+        ("data.seed=010", 'data.seed: got "010", allowed: a number'),
         ("seed=-1", "seed: got -1, allowed: greater than or equal to 0"),
         ("device=gpu", 'device: got "gpu" (did you mean cpu?), allowed: auto, cpu, cuda'),
         ("name=a/b", 'name: got "a/b", allowed: text that matches '),
@@ -90,6 +101,7 @@ def test_defaults_are_filled_in_and_the_value_is_frozen(small_file: Path) -> Non
         # the setting itself
         ("gates.1.min=0.5", "gates is a list, got index '1', allowed: 0 to 0"),
         ("gates.first.min=0.5", "gates is a list, got index 'first', allowed: 0 to 0"),
+        ("gates.².min=0.5", "gates is a list, got index '²', allowed: 0 to 0"),
         ("name.first=1", "name is 'small', which has no 'first'"),
         ("package.list.0=1", "package.list has no entries"),
         ("seed", "pass a path and a value, such as gates.0.min=0.5"),
@@ -159,6 +171,15 @@ def test_settings_take_their_type_from_yaml_and_the_last_one_wins(small_file: Pa
     assert (config.seed, config.student.train.learning_rate, config.gates[0].min, config.teacher.weights) == (2, 0.001, 0.99, "x=y")
 
 
+@pytest.mark.parametrize(("text", "value"), [("0x10", 16), ("1_000", 1000), ("0", 0), ("+7", 7)])
+def test_other_spellings_of_whole_numbers_have_one_meaning(small_file: Path, text: str, value: int) -> None:
+    assert load(small_file, [f"seed={text}"]).seed == value
+
+
+def test_a_class_may_be_called_as_a_number_that_starts_with_zero(small_file: Path) -> None:
+    assert load(small_file, ["data={dataset: yolo, root: here, names: [007, 010]}"]).data.model_dump()["names"] == ["007", "010"]
+
+
 def test_a_setting_makes_the_sections_on_its_way(small_file: Path) -> None:
     assert load(small_file, ["validation.latency.min_passes=3"]).validation.latency.min_passes == 3
 
@@ -186,6 +207,29 @@ class TestExtends:
         write(tmp_path, "base.yaml", f"extends: {small_file.name}\ndata: {{dataset: digits, val_images: 3}}\n")
         path = write(tmp_path, "over.yaml", "extends: base.yaml\nname: other\ndata: {dataset: coco, root: somewhere}\n")
         assert load(path).data.dataset == "coco"
+
+    def test_another_name_of_the_server_keeps_its_other_settings(self, tmp_path: Path, small_file: Path) -> None:
+        own = "serve: {name: a, port: 9000, host: 0.0.0.0, token_file: /run/secret}"
+        write(tmp_path, "base.yaml", f"extends: {small_file.name}\n{own}\n")
+        serve = load(write(tmp_path, "over.yaml", "extends: base.yaml\nserve: {name: b}\n")).serve
+        assert (serve.name, serve.port, serve.host, serve.token_file) == ("b", 9000, "0.0.0.0", Path("/run/secret"))
+
+    @pytest.mark.parametrize("key", ["name", "dataset", "runtime"])
+    def test_a_key_of_the_users_own_may_be_called_as_one_that_names_a_plugin(self, tmp_path: Path, small_file: Path, key: str) -> None:
+        write(tmp_path, "base.yaml", f"extends: {small_file.name}\ndata: {{splits: {{{key}: a, val: test}}}}\n")
+        path = write(tmp_path, "over.yaml", f"extends: base.yaml\ndata: {{splits: {{{key}: b}}}}\n")
+        assert load(path).data.splits == {key: "b", "val": "test"}
+
+    def test_every_section_of_a_plugin_that_can_be_merged_is_known_as_one(self) -> None:
+        def found(model: type[BaseModel], path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
+            for name, field in model.model_fields.items():
+                parts = () if get_origin(field.annotation) is tuple else (field.annotation, *get_args(field.annotation))
+                for kind in (one for one in parts if isinstance(one, type) and issubclass(one, BaseModel)):
+                    if kind in PLUGIN_SECTIONS:
+                        yield (*path, name), PLUGIN_SECTIONS[kind].key
+                    yield from found(kind, (*path, name))
+
+        assert dict(found(PipelineConfig, ())) == PLUGINS
 
     def test_a_circle_is_refused(self, tmp_path: Path) -> None:
         write(tmp_path, "a.yaml", "extends: b.yaml\n")

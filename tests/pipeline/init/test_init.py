@@ -204,10 +204,19 @@ class TestMinutes:
 
     def test_too_few_minutes_are_said(self, tmp_path: Path) -> None:
         root = write_coco(tmp_path / "cells", MIXED, images={"train": 400, "val": 100})
-        text, config = written(root, tmp_path, minutes=0.5)
-        assert "A single epoch takes longer than the 0.5 minutes asked for" in text
+        text, config = written(root, tmp_path, minutes=0.05)
+        assert "A single epoch takes longer than the 0.05 minutes asked for; use fewer images or a faster machine" in text
         assert config.teacher.train.epochs == 1
         assert "Too short to learn much" in written(root, tmp_path, minutes=3.5)[0]
+
+    def test_what_is_not_training_is_named_where_it_takes_the_minutes(self, tmp_path: Path) -> None:
+        root = write_coco(tmp_path / "cells", MIXED, images={"train": 40, "val": 10})
+        _, chosen = planned(root, minutes=1.0)
+        assert chosen.minutes > 1 > chosen.minutes - chosen.seconds["rest"] / 60
+        assert chosen.warning is not None
+        assert chosen.warning.startswith("all that is not training takes about 2.")
+        assert chosen.warning.endswith("together more than the 1 asked for; pass --minutes with a larger number")
+        assert "asked for" not in (planned(root, minutes=math.ceil(chosen.minutes))[1].warning or "")
 
     def test_a_latency_excludes_slow_students(self, tmp_path: Path) -> None:
         root = write_coco(tmp_path / "cells", ((4, 4, 12, 12),), images={"train": 200, "val": 50}, side=512)

@@ -50,6 +50,7 @@ def test_each_kind_of_int8_has_a_training_and_targets_of_one_kind_share_it() -> 
         ({"precision": "auto"}, "precision auto"),
         ({"int8": {"finetune": True, "learning_rate": 0}}, "greater than 0"),
         ({"int8": {"finetune": True, "losses": [{"name": "pearso"}]}}, "did you mean pearson"),
+        ({"int8": {"finetune": True, "losses": [{"name": "pearson"}, {"name": "pearson", "weight": 2}]}}, "pearson is listed 2 times"),
         ({"int8": {"finetuned": True}}, "Extra inputs"),
     ],
 )

@@ -226,10 +226,12 @@ class TestYolo:
         assert row["bbox"] == pytest.approx([2, 2, 8, 6])
         assert row["segmentation"] == [pytest.approx([2, 2, 10, 2, 10, 8])]
 
-    def test_fractions_are_of_the_upright_image(self, root: Path) -> None:
+    @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+    def test_fractions_are_of_the_upright_image(self, root: Path, kind: str) -> None:
         exif = Image.Exif()
         exif[0x0112] = 6
-        Image.new("RGB", (20, 10)).save(root / "images/train/a.png", exif=exif)
+        (root / "images/train/a.png").unlink()
+        Image.new("RGB", (20, 10)).save(root / f"images/train/a.{kind.lower()}", kind, exif=exif)
         row = yolo.build(root, root=str(root), names=["cat", "dog"])["train"].coco["annotations"][0]
         assert row["bbox"] == pytest.approx([4, 6, 2, 8])
 
