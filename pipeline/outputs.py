@@ -16,7 +16,7 @@ from deploy.bundles.signature import SIGNATURE
 from pipeline.results import history
 from pipeline.results.summary import summarize
 from pipeline.run_result import RunResult
-from pipeline.store.files import replace_folder, replace_json
+from pipeline.store.files import put_back, replace_folder, replace_json
 
 
 def publish(result: RunResult, folder: Path, *, redraw: bool = False) -> dict[str, Any]:
@@ -31,6 +31,7 @@ def publish(result: RunResult, folder: Path, *, redraw: bool = False) -> dict[st
     lock = folder.parent / ".store" / f".publish-{folder.name}.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(lock, mode=0o666):  # for other users of the same store
+        put_back(folder / "bundle")
         if not _has_all(result, folder):
             copy_bundles(_bundles(result, folder / "bundle"), folder / "bundle")
         if _is_outdated(summary, folder, redraw=redraw):

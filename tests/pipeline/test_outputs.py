@@ -78,6 +78,16 @@ def test_signatures_of_bundles_that_have_not_changed_are_kept_when_others_are_re
     assert [(folder / SIGNATURE).read_text() for folder in kept] == ["signed"] * len(kept)
 
 
+def test_bundles_are_put_back_after_a_kill_between_two_renames(result: RunResult, tmp_path: Path) -> None:
+    outputs.publish(result, tmp_path)
+    for target in result.targets:
+        (tmp_path / "bundle" / target.config.name / SIGNATURE).write_text("signed")
+    before = written(tmp_path / "bundle")
+    (tmp_path / "bundle").rename(tmp_path / ".bundle.old")
+    outputs.publish(result, tmp_path)
+    assert written(tmp_path / "bundle") == before
+
+
 def test_runs_that_end_together_publish_one_after_the_other(result: RunResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     copy = outputs.copy_bundles
 
