@@ -21,12 +21,12 @@ def identity() -> dict[str, str]:
 
 @cache
 def gpu() -> dict[str, str]:
-    """`gpu`, `driver` and `compute_capability` of the first NVIDIA GPU; empty without one.
+    """`gpu`, `driver` and `compute_capability` of the first NVIDIA GPU; empty without one, or if CUDA_VISIBLE_DEVICES hides all.
 
     nvidia-smi comes with the driver, so no CUDA library has to be loaded.
     """
     program = shutil.which("nvidia-smi")
-    if program is None:
+    if program is None or os.environ.get("CUDA_VISIBLE_DEVICES", "all").strip() in ("", "-1"):
         return {}
     command = [program, "--query-gpu=name,driver_version,compute_cap", "--format=csv,noheader", "--id=0"]
     try:

@@ -29,9 +29,15 @@ def test_a_gpu_is_read_from_the_drivers_own_program(tmp_path: Path, monkeypatch:
     program.write_text("#!/bin/sh\necho 'NVIDIA L4, 580.65.06, 8.9'\n")
     program.chmod(0o755)
     monkeypatch.setattr(shutil, "which", lambda _: str(program))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     machine.gpu.cache_clear()
     try:
         assert machine.gpu() == {"gpu": "NVIDIA L4", "driver": "580.65.06", "compute_capability": "8.9"}
+        for hidden in ("", "-1"):
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+            machine.gpu.cache_clear()
+            assert machine.gpu() == {}
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
         program.write_text("#!/bin/sh\necho 'No devices were found'; exit 6\n")
         machine.gpu.cache_clear()
         assert machine.gpu() == {}
