@@ -164,7 +164,7 @@ def _has_ranges(given: Bundle, target: TargetConfig) -> bool:
     """Whether the bundle's graph was trained for the target's int8, so that no images are needed to read ranges from."""
     if INT8 not in given.manifest.files or target.max_map_drop is not None or target.is_chosen:
         return False
-    trained, recipe = int8_training.read(given.root), getattr(plugins.load(PACKAGE, target.runtime), "INTEGERS", None)
+    trained, recipe = int8_training.read(given.file(INT8).parent), getattr(plugins.load(PACKAGE, target.runtime), "INTEGERS", None)
     return trained is not None and recipe is not None and (trained.fits(recipe) or trained.fits(recipe.for_training))
 
 

@@ -127,7 +127,7 @@ def gate_run(config: PipelineConfig, runs: Path, options: GateOptions) -> GateRe
     code = exit_code(verdicts, config.gates, required=required, unmeasured=unmeasured)
     bundles = {target.config.name: target.bundle.root for target in result.targets if target.report.facts.why is None}
     digests = {name: sha256(root / MANIFEST) for name, root in bundles.items()}
-    return GateResult(tuple(verdicts), code if verdicts or options.first else EXIT_INCOMPARABLE, config.gates, bundles, digests)
+    return GateResult(tuple(verdicts), code if code or verdicts or options.first else EXIT_INCOMPARABLE, config.gates, bundles, digests)
 
 
 def gate_bundle(given: Bundle, options: GateOptions) -> GateResult:
