@@ -24,6 +24,7 @@ from deploy.runtimes import AUTO, PACKAGE, on_site
 from pipeline.answer import Answer, say, silent
 from pipeline.images import announce
 from pipeline.results.table import choice_table, verdict_table
+from pipeline.shipped_engine import shipped_engine
 from pipeline.store.files import replace_folder
 from pipeline.store.store import Store
 from stages import artifacts
@@ -244,7 +245,7 @@ def _make(
             say(f"{limited}; the student's, before it was trained for int8, is in no bundle", sys.stderr)
     write_facts(folder, OnnxFacts(contract=manifest.contract, **dict(manifest.graph)))
     model = OnnxModel(folder)
-    engine = store.run(optimize, target, model, dataset, *judging(target, validation))
+    engine = shipped_engine(given, target, scratch) or store.run(optimize, target, model, dataset, *judging(target, validation))
     if engine.facts.why is not None:
         raise RuntimeUnavailable(f"target {target.name}: {engine.facts.why}")
     report = store.run(validate, validation, engine, dataset)

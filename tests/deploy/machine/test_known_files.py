@@ -47,7 +47,8 @@ def test_an_unchanged_file_is_read_once(question: Question, tmp_path: Path) -> N
 def test_processes_of_the_same_number_in_two_containers_write_side_by_side(
     question: Question, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    replace, inner = Path.replace, []
+    replace = Path.replace
+    inner: list[Path] = []
 
     def meanwhile(scratch: Path, path: Path) -> Path:
         if not inner:
