@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from deploy.bundles.signature import SIGNATURE
 from pipeline.results import history
 from pipeline.results.summary import summarize
 from pipeline.run_result import RunResult
-from pipeline.store.files import replace_folder, replace_json
+from pipeline.store.files import put_back, replace_folder, replace_json
 
 
 def publish(result: RunResult, folder: Path, *, redraw: bool = False) -> dict[str, Any]:
@@ -31,6 +32,7 @@ def publish(result: RunResult, folder: Path, *, redraw: bool = False) -> dict[st
     lock = folder.parent / ".store" / f".publish-{folder.name}.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(lock, mode=0o666):  # for other users of the same store
+        put_back(folder / "bundle")
         if not _has_all(result, folder):
             copy_bundles(_bundles(result, folder / "bundle"), folder / "bundle")
         if _is_outdated(summary, folder, redraw=redraw):
@@ -47,10 +49,10 @@ def _is_outdated(summary: dict[str, Any], folder: Path, *, redraw: bool) -> bool
     return redraw or not (folder / "report.html").exists() or _outcome(summary) != _outcome(_previous(folder / "summary.json"))
 
 
-def _bundles(result: RunResult, folder: Path) -> dict[str, Path]:
-    """The folders to copy bundles from: where `folder` has one already, itself, with its signature."""
-    made = {target.config.name: target.bundle.root for target in result.targets}
-    return {name: folder / name if _is_copy(folder / name, Bundle.load(root)) else root for name, root in made.items()}
+def _bundles(result: RunResult, folder: Path) -> dict[str, Path | Bundle]:
+    """What to copy bundles from: where `folder` has one already, itself, with its signature, but without files that it does not list."""
+    made = {target.config.name: Bundle.load(target.bundle.root) for target in result.targets}
+    return {name: replace(one, root=folder / name) if _holds(folder / name, one) else one for name, one in made.items()}
 
 
 def _has_all(result: RunResult, folder: Path) -> bool:
@@ -80,9 +82,15 @@ def _are_published(bundles: Mapping[str, Path], folder: Path) -> bool:
 
 
 def _is_copy(folder: Path, bundle: Bundle) -> bool:
-    shipped = {name: sha256(bundle.root / name) for name in (MANIFEST, *bundle.manifest.files)}
-    there = {str(path.relative_to(folder)): path for path in folder.rglob("*") if not path.is_dir()}
-    return shipped == {name: sha256(path) for name, path in there.items() if name not in (PROVENANCE, SIGNATURE)}
+    """Whether a folder holds a bundle and, apart from its signature, nothing else."""
+    there = {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir()}
+    return there - {PROVENANCE, SIGNATURE} == {MANIFEST, *bundle.manifest.files} and _holds(folder, bundle)
+
+
+def _holds(folder: Path, bundle: Bundle) -> bool:
+    """Whether every file of a bundle is in a folder, byte for byte."""
+    names = (MANIFEST, *bundle.manifest.files)
+    return all((folder / name).is_file() and sha256(folder / name) == sha256(bundle.root / name) for name in names)
 
 
 def _previous(path: Path) -> Any:

@@ -26,7 +26,10 @@ _EXTRAS = {
     "timm": ("timm",),
     "transformers": ("transformers",),
 }
-_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
+_UNWRITABLE = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS),
+    *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY),
+)
 _FULL = "No space left on device"
 """What safetensors and torch write into their messages on a full disk, in errors without an errno."""
 

@@ -105,13 +105,18 @@ class Bundle:
         return f"gate '{bad.name}' is {bad.verdict}" if bad else self.manifest.why or "no gate was set"
 
     def why_ungated_here(self) -> str | None:
-        """As `why_ungated`; otherwise how this machine differs, apart from its number of cores, from the one where the gates passed."""
+        """As `why_ungated`; otherwise how this machine differs from the one where the gates passed.
+
+        Compared are the operating system, the processor's model, its instructions, of which bundles of earlier versions say nothing, and
+        the GPU: not the number of cores, memory, clock or versions.
+        """
         if (reason := self.why_ungated()) is not None:
             return reason
         here, there = machine.identity(), self.manifest.machine
-        for key in ("platform", "cpu", "gpu"):
+        for key in ("platform", "cpu", *({"cpu_features"} & there.keys()), "gpu"):
             if here.get(key) != there.get(key):
-                judged, own = there.get(key) or f"no {key}", here.get(key) or f"no {key}"
+                none = f"no {key.replace('_', ' ')}"
+                judged, own = there.get(key) or none, here.get(key) or none
                 return f"its gates passed on a machine with {judged}, and this one has {own}; judge it here: {self._again()}"
         return None
 

@@ -72,7 +72,7 @@ def _usage(manifest: Manifest) -> str:
 From this folder:
 
     pip install "edgedistill[serve]"
-    edgedistill predict . photo.jpg --out found
+    edgedistill predict . photo.jpg --out ~/found
     edgedistill serve .
     curl --data-binary @photo.jpg http://127.0.0.1:8000/v1/detect
 

@@ -23,6 +23,7 @@ def problems(manifest: Manifest, engine_bytes: int | None) -> Iterator[str]:
     """
     yield from _of_classes(manifest)
     yield from _of_options(manifest)
+    yield from _of_plan(manifest)
     yield from _of_presence(manifest)
     yield from _of_figures(manifest)
     for one in manifest.verdicts:
@@ -111,6 +112,20 @@ def _of_options(manifest: Manifest) -> Iterator[str]:
         plugins.fill("deploy.runtimes", {"runtime": manifest.runtime, **own}, key="runtime", function="compile")
     except ValueError as error:
         yield f"options: {error}"
+
+
+def _of_plan(manifest: Manifest) -> Iterator[str]:
+    """What is read of a plan before its targets and gates are checked as a whole."""
+    for number, target in enumerate(manifest.plan.targets):
+        if not isinstance(target.get("name"), str):
+            yield f"plan.targets.{number}.name should be text"
+        if not isinstance(target.get("max_map_drop"), int | float | None):
+            yield f"plan.targets.{number}.max_map_drop should be a number"
+    yield from (
+        f"plan.gates.{number}.metric should be text"
+        for number, gate in enumerate(manifest.plan.gates)
+        if not isinstance(gate.get("metric"), str)
+    )
 
 
 def _of_presence(manifest: Manifest) -> Iterator[str]:

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from deploy.bundles.bundle import Bundle
+from deploy.bundles.manifest import Manifest
 from deploy.errors import ArtifactError, plain
 from deploy.machine import files
-from deploy.runtimes import ONNX_BACKEND, delivery
+from deploy.runtimes import ONNX_BACKEND, TritonBackend, delivery
 
 _MAX_BATCH = 8
 _QUEUE_DELAY_US = 1000
@@ -49,7 +50,7 @@ def config(bundle: Bundle, name: str, *, max_batch_size: int, max_queue_delay_us
     Args:
         max_batch_size: 0 for a graph with a fixed batch of one image, whose shapes then include the batch.
     """
-    backend = delivery(bundle.manifest.runtime).triton or ONNX_BACKEND
+    backend = _own_backend(bundle.manifest) or ONNX_BACKEND
     inputs, outputs = tensors(bundle)
     if max_batch_size == 0:
         inputs, outputs = ([replace(one, shape=(1, *one.shape)) for one in side] for side in (inputs, outputs))
@@ -78,7 +79,7 @@ def write(bundle: Bundle, repository: Path) -> None:
         )
     folder = repository / manifest.name
     (folder / "1").mkdir(parents=True)
-    own = delivery(manifest.runtime).triton
+    own = _own_backend(manifest)
     backend = own or ONNX_BACKEND
     graph, *tensor_files = bundle.parts(manifest.engine if own and manifest.engine else manifest.onnx)
     for name in tensor_files:
@@ -93,6 +94,11 @@ def write(bundle: Bundle, repository: Path) -> None:
     described |= {"model_warmup": [warm_up], "default_model_filename": backend.file}
     (folder / "config.pbtxt").write_text(to_pbtxt(described), encoding="utf-8")
     (folder / "labels.txt").write_text("".join(f"{plain(name)}\n" for name in manifest.contract.classes), encoding="utf-8")
+
+
+def _own_backend(manifest: Manifest) -> TritonBackend | None:
+    """The backend that runs the engine; None if there is none, or no engine."""
+    return None if manifest.engine is None else delivery(manifest.runtime).triton
 
 
 def to_pbtxt(message: dict[str, Any], indent: str = "") -> str:

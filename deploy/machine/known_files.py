@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -46,7 +47,7 @@ class KnownFiles:
         """Write what was found, completely or not at all; nothing if the folder does not exist or may not be written to."""
         if not self._changed or not os.access(self.path.parent, os.W_OK):
             return
-        scratch = self.path.with_name(f".{self.path.name}.{os.getpid()}.partial")
+        scratch = self.path.with_name(f".{self.path.name}.{secrets.token_hex(8)}.partial")
         try:
             scratch.write_text(json.dumps(self._known()), encoding="utf-8")
             scratch.replace(self.path)

@@ -22,6 +22,11 @@ def first(*distributions: str) -> str:
     return next((f"{name} {installed}" for name, installed in found if installed), "not installed")
 
 
+def present(**distributions: str) -> dict[str, str]:
+    """The versions of those of these packages that are installed, by the names given to them."""
+    return {name: installed for name, distribution in distributions.items() if (installed := version(distribution))}
+
+
 def dependencies() -> dict[str, str | None]:
     """The version of each package that edgedistill depends on, extras included; None if it is not installed.
 

@@ -66,7 +66,7 @@ def open(file: Path, *, threads: int | None = None, options: Mapping[str, Any] =
 
 def identity() -> dict[str, str]:
     """LiteRT's version and the processor."""
-    return {"ai-edge-litert": packages.version("ai-edge-litert") or "not installed", "cpu": machine.cpu_model()}
+    return {"ai-edge-litert": packages.version("ai-edge-litert") or "not installed", **machine.cpu()}
 
 
 def foreign(fingerprint: Mapping[str, str]) -> None:

@@ -52,8 +52,8 @@ def open(file: Path, *, threads: int | None = None, options: Mapping[str, Any] =
 
 
 def identity() -> dict[str, str]:
-    """ncnn's version and the processor."""
-    return {"ncnn": packages.version("ncnn") or "not installed", "cpu": machine.cpu_model()}
+    """ncnn's version, that of pnnx if it is installed, and the processor."""
+    return {"ncnn": packages.version("ncnn") or "not installed", **machine.cpu(), **packages.present(pnnx="pnnx")}
 
 
 def foreign(fingerprint: Mapping[str, str]) -> None:

@@ -65,7 +65,7 @@ def open(file: Path, *, threads: int | None = None, options: Mapping[str, Any] =
 
 def identity() -> dict[str, str]:
     """OpenVINO's version and the processor."""
-    return {"openvino": packages.version("openvino") or "not installed", "cpu": machine.cpu_model()}
+    return {"openvino": packages.version("openvino") or "not installed", **machine.cpu()}
 
 
 def foreign(fingerprint: Mapping[str, str]) -> None:

@@ -98,8 +98,10 @@ def open(file: Path, *, threads: int | None = None, options: Mapping[str, Any] =
 
 
 def identity() -> dict[str, str]:
-    """ONNX Runtime's version, the processor and the GPU."""
-    return {"onnxruntime": packages.first(*_DISTRIBUTIONS), "cpu": machine.cpu_model(), **machine.gpu()}
+    """ONNX Runtime's distribution and version, the processor, and the GPU with the library that the CUDA provider needs."""
+    gpu = machine.gpu()
+    library = {"cudnn": packages.first("nvidia-cudnn-cu13", "nvidia-cudnn-cu12")} if gpu else {}
+    return {"onnxruntime": packages.first(*_DISTRIBUTIONS), **machine.cpu(), **gpu, **library}
 
 
 def foreign(fingerprint: Mapping[str, str]) -> None:

@@ -55,8 +55,9 @@ def open(file: Path, *, threads: int | None = None, options: Mapping[str, Any] =
 
 
 def identity() -> dict[str, str]:
-    """TensorRT's version and the GPU."""
-    return {"tensorrt": packages.first("tensorrt", "tensorrt-cu13", "tensorrt-cu12"), **machine.gpu()}
+    """TensorRT's version, that of NVIDIA's bindings if they are installed, and the GPU."""
+    installed = packages.first("tensorrt", "tensorrt-cu13", "tensorrt-cu12")
+    return {"tensorrt": installed, **packages.present(cuda_bindings="cuda-bindings"), **machine.gpu()}
 
 
 def foreign(fingerprint: Mapping[str, str]) -> str | None:

@@ -57,8 +57,9 @@ def open(file: Path, *, threads: int | None = None, options: Mapping[str, Any] =
 
 
 def identity() -> dict[str, str]:
-    """TensorRT for RTX's version and the GPU."""
-    return {"tensorrt_rtx": packages.first("tensorrt-rtx-cu13", "tensorrt-rtx-cu12", "tensorrt-rtx"), **machine.gpu()}
+    """TensorRT for RTX's version, that of NVIDIA's bindings if they are installed, and the GPU."""
+    installed = packages.first("tensorrt-rtx-cu13", "tensorrt-rtx-cu12", "tensorrt-rtx")
+    return {"tensorrt_rtx": installed, **packages.present(cuda_bindings="cuda-bindings"), **machine.gpu()}
 
 
 def fingerprint(options: Mapping[str, Any]) -> dict[str, str]:

@@ -67,7 +67,8 @@ def stage(bundle: Bundle, out: Path, weights: Path | None, *, engine: bool = Fal
         files.copy(weights, out / WEIGHTS)
     sent = None
     if engine and manifest.engine is not None:
-        machine = "-".join("".join(c if c.isalnum() else "-" for c in value) for value in manifest.fingerprint.values() if len(value) < 60)
+        short = (value for key, value in manifest.fingerprint.items() if key != "cpu_features" and len(value) < 60)
+        machine = "-".join("".join(c if c.isalnum() else "-" for c in value) for value in short)
         sent = f"{Path(manifest.engine).stem}-{machine}{Path(manifest.engine).suffix}"
         tensor_files += bundle.parts(manifest.engine)[1:]
         for name, copied in ((manifest.engine, sent), *((one, one) for one in tensor_files)):

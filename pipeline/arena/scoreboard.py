@@ -13,8 +13,9 @@ from pipeline.arena.bouts import Bouts
 from pipeline.arena.trainings import Arena, Call
 from pipeline.arena.variants import Variant, with_share
 from pipeline.results.table import grid
+from pipeline.store.keys import lock_of, scratch_of
 from pipeline.store.stamp import stamped
-from pipeline.store.store import Mode, lock_of, scratch_of
+from pipeline.store.store import Mode
 
 State = Literal["done", "running", "stopped", "waiting", "diverged"]
 

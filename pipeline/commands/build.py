@@ -24,6 +24,7 @@ from deploy.runtimes import AUTO, PACKAGE, on_site
 from pipeline.answer import Answer, say, silent
 from pipeline.images import announce
 from pipeline.results.table import choice_table, verdict_table
+from pipeline.shipped_engine import shipped_engine
 from pipeline.store.files import replace_folder
 from pipeline.store.store import Store
 from stages import artifacts
@@ -164,7 +165,7 @@ def _has_ranges(given: Bundle, target: TargetConfig) -> bool:
     """Whether the bundle's graph was trained for the target's int8, so that no images are needed to read ranges from."""
     if INT8 not in given.manifest.files or target.max_map_drop is not None or target.is_chosen:
         return False
-    trained, recipe = int8_training.read(given.root), getattr(plugins.load(PACKAGE, target.runtime), "INTEGERS", None)
+    trained, recipe = int8_training.read(given.file(INT8).parent), getattr(plugins.load(PACKAGE, target.runtime), "INTEGERS", None)
     return trained is not None and recipe is not None and (trained.fits(recipe) or trained.fits(recipe.for_training))
 
 
@@ -244,7 +245,7 @@ def _make(
             say(f"{limited}; the student's, before it was trained for int8, is in no bundle", sys.stderr)
     write_facts(folder, OnnxFacts(contract=manifest.contract, **dict(manifest.graph)))
     model = OnnxModel(folder)
-    engine = store.run(optimize, target, model, dataset, *judging(target, validation))
+    engine = shipped_engine(given, target, scratch) or store.run(optimize, target, model, dataset, *judging(target, validation))
     if engine.facts.why is not None:
         raise RuntimeUnavailable(f"target {target.name}: {engine.facts.why}")
     report = store.run(validate, validation, engine, dataset)

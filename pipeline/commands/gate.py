@@ -25,6 +25,7 @@ from pipeline.commands.run import reused
 from pipeline.config import PipelineConfig, load
 from pipeline.outputs import copy_bundles
 from pipeline.results.verdicts import annotate, text, write
+from pipeline.store.files import put_back
 from stages.artifacts import DETECTIONS, Dataset, read_json
 from stages.config import GateConfig, ValidationConfig
 from stages.config.data import MAX_DOUBTFUL
@@ -126,7 +127,7 @@ def gate_run(config: PipelineConfig, runs: Path, options: GateOptions) -> GateRe
     code = exit_code(verdicts, config.gates, required=required, unmeasured=unmeasured)
     bundles = {target.config.name: target.bundle.root for target in result.targets if target.report.facts.why is None}
     digests = {name: sha256(root / MANIFEST) for name, root in bundles.items()}
-    return GateResult(tuple(verdicts), code if verdicts or options.first else EXIT_INCOMPARABLE, config.gates, bundles, digests)
+    return GateResult(tuple(verdicts), code if code or verdicts or options.first else EXIT_INCOMPARABLE, config.gates, bundles, digests)
 
 
 def gate_bundle(given: Bundle, options: GateOptions) -> GateResult:
@@ -267,6 +268,7 @@ def _save(folder: Path, bundles: Mapping[str, Path | Bundle], code: int) -> str:
         return f"{folder}: left as it is, because not every gate passed"
     if not bundles:
         raise ArtifactError(f"{folder}: nothing to keep, because no target was measured here")
+    put_back(folder)
     kept = {path.name: path for path in folder.iterdir()} if folder.is_dir() else {}
     other = next((path for path in kept.values() if not (path / MANIFEST).is_file()), None)
     if other is not None or (folder.exists() and not folder.is_dir()):

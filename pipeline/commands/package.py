@@ -34,7 +34,7 @@ def package(args: argparse.Namespace) -> Answer:
     lines = [
         f"{out}: a page; serve it as static files" if args.web else f"{out}: bundle/",
         *(f"  {file}" for file in files),
-        f"sha256 of bundle/{MANIFEST}: {bundle.digest}",
+        f"sha256 of {args.bundle if args.web else 'bundle'}/{MANIFEST}: {bundle.digest}",
     ]
     bundle.close()
     return Answer({"out": str(out), "files": files, "sha256": bundle.digest}, "\n".join(lines))

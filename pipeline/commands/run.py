@@ -13,7 +13,7 @@ from deploy.plugins import suggest
 from pipeline.answer import Answer, say, silent
 from pipeline.commands.check import before_trainings
 from pipeline.config import PipelineConfig, load
-from pipeline.config.derived import instances
+from pipeline.config.derived import instances, interim
 from pipeline.flow import compress
 from pipeline.init.own_figure import fill_in, reached
 from pipeline.outputs import publish
@@ -108,6 +108,7 @@ def open_store(config: PipelineConfig, runs: Path, mode: Mode, log: Callable[[st
         asked |= {"finetune_int8": config.finetunes}
         if stage is not None and not asked.get(stage, True):
             raise ConfigError(f"stage '{stage}' runs only if it is asked for; set {_ASKED_BY[stage]}")
+    mode = replace(mode, interim=interim(config))
     store = Store(runs, config.name, mode, say=log, before=before_trainings(config))
     if store.rank > 0:
         last = last_distributed(config)

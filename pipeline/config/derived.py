@@ -30,6 +30,14 @@ def instances(config: PipelineConfig) -> list[str]:
     return [f"{stage}:{label}" for stage in STAGES for label in labels.get(stage, ())]
 
 
+def interim(config: PipelineConfig) -> frozenset[str]:
+    """The instances after which a different stage runs, and then another instance of the same."""
+    if (own := config.teacher.from_unlabelled) is None or own.labels != "first":
+        return frozenset()
+    again = ("train_teacher",) if config.distill.from_unlabelled is None else ("train_teacher", "label")
+    return frozenset(f"{stage}:{FIRST}" for stage in again)
+
+
 def plan_of(config: PipelineConfig) -> Plan:
     """The plan that each bundle contains, with which any of the targets can be built and judged on a different machine."""
     return Plan(

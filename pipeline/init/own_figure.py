@@ -4,8 +4,8 @@ Only a line that `init` wrote and nobody changed is touched, and only its number
 """
 
 import math
-import os
 import re
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ def _hold(figure: float) -> str:
 
 def _replace(path: Path, content: bytes) -> None:
     """Replace a file in one step, with its permissions."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    scratch = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
     try:
         scratch.write_bytes(content)
         scratch.chmod(path.stat().st_mode & 0o7777)

@@ -6,6 +6,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from deploy.errors import ArtifactError
+
 
 def replace_text(path: Path, text: str) -> None:
     r"""Write a file under a temporary name, then rename it: no reader sees and no crash leaves half a file.
@@ -29,9 +31,31 @@ def replace_json(path: Path, value: Any) -> None:
 
 def replace_folder(scratch: Path, path: Path) -> None:
     """Rename a finished folder to `path`; an old folder there is also renamed first, so `path` is never half deleted."""
-    old = path.with_name(f".{path.name}.old")
+    old = _old(path)
     shutil.rmtree(old, ignore_errors=True)
     if path.exists():
         path.rename(old)
     scratch.rename(path)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def put_back(path: Path) -> None:
+    """Rename the old folder back if a process was killed in `replace_folder` after it had renamed it, and before the new one."""
+    if _old(path).is_dir() and not path.exists():
+        _old(path).rename(path)
+
+
+def make_folder(path: Path) -> None:
+    """Create a folder of the store, and those above it.
+
+    Raises:
+        ArtifactError: it cannot be created.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be created ({error.strerror}); choose a different folder with --runs") from error
+
+
+def _old(path: Path) -> Path:
+    return path.with_name(f".{path.name}.old")

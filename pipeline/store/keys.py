@@ -5,6 +5,7 @@ import inspect
 import json
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
@@ -70,10 +71,8 @@ def parts_of(stage: Callable[..., Any], *args: Any, **kwargs: Any) -> Parts:
     config: dict[str, Any] = {}
     inputs: dict[str, str] = {}
     for parameter, value in given:
-        if isinstance(value, Artifact):
-            inputs[parameter] = value.root.name
-        elif isinstance(value, Mapping) and value and all(isinstance(one, Artifact) for one in value.values()):
-            inputs |= {f"{parameter}.{key}": one.root.name for key, one in value.items()}
+        if artifacts := _artifacts(parameter, value):
+            inputs |= {name: one.root.name for name, one in artifacts.items()}
         else:
             config[_section(parameter, value)] = _plain(value)
     assert len(config) + len({name.partition(".")[0] for name in inputs}) == len(given), (
@@ -89,6 +88,12 @@ def parts_of(stage: Callable[..., Any], *args: Any, **kwargs: Any) -> Parts:
     }
 
 
+def inputs_of(stage: Callable[..., Any], *args: Any, **kwargs: Any) -> dict[str, Artifact]:
+    """The stage's input artifacts, under the names that they have in `parts_of`."""
+    given = inspect.signature(stage).bind(None, *args, **kwargs).arguments
+    return {name: one for parameter, value in given.items() for name, one in _artifacts(parameter, value).items()}
+
+
 def are_parts(value: Any) -> bool:
     """Whether a value read from a file has the form that `parts_of` returns."""
     groups = ("config", "plugins", "identity", "inputs")
@@ -99,6 +104,16 @@ def key_of(parts: Parts) -> str:
     """The artifact's folder name."""
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return f"{parts['stage']}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def lock_of(path: Path) -> Path:
+    """The lock of an artifact's folder."""
+    return path.with_name(f".{path.name}.lock")
+
+
+def scratch_of(path: Path) -> Path:
+    """Where an artifact is made before it is complete."""
+    return path.with_name(f".{path.name}.partial")
 
 
 def difference(before: Parts, now: Parts) -> str | None:
@@ -124,6 +139,15 @@ def flat(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
             yield from flat(inner, f"{path}.{key}" if path else str(key))
     else:
         yield path, value if isinstance(value, str) else json.dumps(value)
+
+
+def _artifacts(parameter: str, value: Any) -> dict[str, Artifact]:
+    """The artifacts that an argument is made of; empty if it is something else."""
+    if isinstance(value, Artifact):
+        return {parameter: value}
+    if isinstance(value, Mapping) and value and all(isinstance(one, Artifact) for one in value.values()):
+        return {f"{parameter}.{key}": one for key, one in value.items()}
+    return {}
 
 
 def _section(parameter: str, value: Any) -> str:

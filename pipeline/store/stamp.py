@@ -1,7 +1,10 @@
 """stage.json: what a stage wrote, so that a result that is not whole any more is found."""
 
 import hashlib
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from deploy.machine import files
@@ -10,16 +13,20 @@ from pipeline.store.files import replace_json
 from stages.facts import FACTS
 
 STAMP = "stage.json"
+Inputs = Mapping[str, str | None]
+"""The `content` of each input of a stage."""
 _BLOCK = 1 << 20
+_LOG = "tensorboard/"
 
 
-def stamp(folder: Path, instance: str, seconds: float) -> None:
-    """Write stage.json: sizes and hashes of all files that the stage wrote."""
+def stamp(folder: Path, instance: str, seconds: float, inputs: Inputs = MappingProxyType({})) -> None:
+    """Write stage.json: sizes and hashes of all files that the stage wrote, and the contents of what it was made from."""
     written = {file.relative_to(folder).as_posix(): file for file in sorted(folder.rglob("*")) if file.is_file()}
+    written.pop(STAMP, None)  # of a process that was killed before the folder got its name
     assert FACTS in written, f"{instance} wrote no {FACTS}"
     sizes = {name: file.stat().st_size for name, file in written.items()}
     hashes = {name: _sha256(file, sizes[name]) for name, file in written.items()}
-    replace_json(folder / STAMP, {"stage": instance, "seconds": seconds, "files": sizes, "sha256": hashes})
+    replace_json(folder / STAMP, {"stage": instance, "seconds": seconds, "inputs": dict(inputs), "files": sizes, "sha256": hashes})
 
 
 def stamped(folder: Path) -> dict[str, Any] | None:
@@ -33,15 +40,21 @@ def stamped(folder: Path) -> dict[str, Any] | None:
 
 
 def changed(folder: Path) -> str | None:
-    """The first file of a stamped artifact whose bytes are not those that the stage wrote; None if there is none.
+    """The first file of a stamped artifact that is gone, cut short or has other bytes than the stage wrote; None if there is none.
 
-    A file may have grown: TensorBoard's writer flushes when the process ends. Artifacts of earlier versions have no hashes.
+    None as well for a folder without a stamp. A file may have grown: TensorBoard's writer flushes when the process ends. Artifacts of
+    earlier versions have no hashes.
     """
-    found = stamped(folder) or {}
-    sizes = found.get("files", {})
+    if not (folder / STAMP).exists():
+        return None
     try:
-        return next((name for name, expected in found.get("sha256", {}).items() if _sha256(folder / name, sizes[name]) != expected), None)
-    except (OSError, KeyError, TypeError, AttributeError):
+        found = parse_json(files.read_bytes(folder / STAMP))
+        short = next((name for name, size in found["files"].items() if not _has(folder / name, size)), None)
+        if short is not None or stamped(folder) is None:
+            return short or STAMP
+        sizes, hashes = found["files"], found.get("sha256", {})
+        return next((name for name, expected in hashes.items() if _sha256(folder / name, sizes[name]) != expected), None)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return STAMP
 
 
@@ -52,6 +65,30 @@ def finished(folder: Path) -> dict[str, Any] | None:
     """
     found = stamped(folder)
     return found if found is not None and changed(folder) is None else None
+
+
+def content(folder: Path) -> str | None:
+    """A hash of what the stage wrote, apart from logs, whose names are times; None without a stamp, or with one of an earlier version."""
+    try:
+        hashes = parse_json(files.read_bytes(folder / STAMP))["sha256"]
+        written = sorted((name, digest) for name, digest in hashes.items() if not name.startswith(_LOG))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return hashlib.sha256(json.dumps(written).encode()).hexdigest()
+
+
+def outdated(made: Mapping[str, Any], inputs: Inputs) -> str | None:
+    """The first input that has another content than when this was made.
+
+    None if there is none, or if a stamp does not say, as in earlier versions.
+    """
+    before = made.get("inputs")
+    known = before if isinstance(before, dict) else {}
+    return next((name for name, now in inputs.items() if now is not None and known.get(name) not in (None, now)), None)
+
+
+def _has(path: Path, size: int) -> bool:
+    return path.is_file() and path.stat().st_size >= size
 
 
 def _sha256(path: Path, size: int) -> str:

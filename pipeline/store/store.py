@@ -1,6 +1,6 @@
 """The folders of the stages' results, each named after the hash of everything that the result depends on.
 
-runs/.store/<stage>-<hash>/            a finished artifact with stage.json: seconds, sizes and hashes of its files
+runs/.store/<stage>-<hash>/            a finished artifact with stage.json: seconds, sizes and hashes of its files, contents of its inputs
 runs/.store/.<stage>-<hash>.partial/   scratch, renamed when complete; a resumable stage continues from what a kill left there
 runs/.store/.files.json                what was found in files of the data, with their sizes and times
 runs/.store/.<stage>-<hash>.lock       held by the process that runs the stage
@@ -19,14 +19,14 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar, get_type_hints
 
 from filelock import FileLock, Timeout
 
-from deploy.errors import ArtifactError, ConfigError, EdgedistillError, in_one_line
+from deploy.errors import ConfigError, EdgedistillError, in_one_line
 from deploy.machine import known_files
 from pipeline.answer import silent
 from pipeline.store import keys
-from pipeline.store.files import replace_folder, replace_json
+from pipeline.store.files import make_folder, replace_folder, replace_json
 from pipeline.store.past import remembered
 from pipeline.store.peers import Peers
-from pipeline.store.stamp import changed, finished, stamp, stamped
+from pipeline.store.stamp import Inputs, changed, content, finished, outdated, stamp, stamped
 from stages.artifacts import Artifact
 
 P = ParamSpec("P")
@@ -72,6 +72,7 @@ class Mode:
     """How a store treats stages that have no result yet.
 
     force: a stage (or instance) to run again with everything that depends on it. until: the stage to stop after.
+    interim: instances of a stage after which it runs again.
     dry: run nothing, only report what would run. only: the stages that may run; any other raises NothingMeasured.
     wait: whether to wait for a stage that a different process runs; otherwise it raises TakenElsewhere.
     """
@@ -80,6 +81,7 @@ class Mode:
     until: str | None = None
     dry: bool = False
     only: Collection[str] | None = None
+    interim: Collection[str] = ()
     wait: bool = True
 
 
@@ -143,17 +145,18 @@ class Store:
         with self._known_files():
             parts = keys.parts_of(stage, *args, **kwargs)
         path = self.folder / keys.key_of(parts)
+        inputs = {one: self._content(given.root) for one, given in keys.inputs_of(stage, *args, **kwargs).items()}
         instance = f"{name}:{self.label}" if self.label else name
         if not alone:
             self.peers.agree(instance, parts, keys.difference)
-        reason = self._why_stale(instance, parts, path)
+        reason = self._why_stale(instance, parts, path, inputs)
         if reason is not None and not self.mode.dry:
             if self.mode.only is not None and name not in self.mode.only:
                 raise NothingMeasured(f"nothing measured for this configuration ({instance}: {reason}); run: edgedistill run")
             if name in self.before:
                 self.before[name]()
             with self._known_files():
-                reason = self._make(stage, path, instance, reason, args, kwargs)
+                reason = self._make(stage, path, instance, reason, inputs, args, kwargs)
         made = stamped(path)
         seconds = None if made is None else float(made["seconds"])
         if reason is None:
@@ -197,10 +200,11 @@ class Store:
         return known_files.kept_in(self.root / ".store" / ".files.json", writes=not self.mode.dry and self.rank == 0)
 
     def _end_before(self, name: str) -> None:
-        if self.mode.until and name != self.mode.until and any(record.name == self.mode.until for record in self.records):
-            raise UntilReached(self.mode.until)
+        until, interim = self.mode.until, self.mode.interim
+        if until and name != until and any(one.name == until and one.instance not in interim for one in self.records):
+            raise UntilReached(until)
 
-    def _why_stale(self, instance: str, parts: keys.Parts, path: Path) -> str | None:
+    def _why_stale(self, instance: str, parts: keys.Parts, path: Path, inputs: Inputs) -> str | None:
         """The reason to run, or None if the artifact can be reused."""
         forced = next((f"input {name} runs again" for name, key in parts["inputs"].items() if key in self._forced), None)
         if self.mode.force in (parts["stage"], instance):
@@ -208,8 +212,9 @@ class Store:
         if forced:
             self._forced.add(path.name)
             return forced
-        if finished(path) is not None:
-            return None
+        if (made := finished(path)) is not None:
+            again = outdated(made, inputs)
+            return None if again is None else f"input {again} {'was made' if inputs[again] else 'runs'} again"
         if (name := changed(path)) is not None:
             return f"{name} in the store is not as it was written"
         before = self._last.get(instance)
@@ -217,23 +222,34 @@ class Store:
             return "never ran"
         return keys.difference(before, parts) or "its result is gone"
 
+    def _content(self, root: Path) -> str | None:
+        """What an input holds; in a dry run that would make it again, something else than before."""
+        return "" if self.mode.dry and any(one.key == root.name and not one.reused for one in self.records) else content(root)
+
     def _make(
-        self, stage: Callable[..., Artifact], path: Path, instance: str, reason: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+        self,
+        stage: Callable[..., Artifact],
+        path: Path,
+        instance: str,
+        reason: str,
+        inputs: Inputs,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
     ) -> str | None:
         """Run the stage and return the reason; None if another process made the artifact in the meantime."""
-        scratch = scratch_of(path)
+        scratch = keys.scratch_of(path)
         if self.rank > 0:
             # the first process creates or clears the scratch folder before it joins the stage's process group; the others wait for that
             if keys.info(stage).distributed:
                 stage(scratch, *args, **kwargs)
-            while finished(path) is None:
+            while not _is_current(path, inputs):
                 self.peers.check()
                 time.sleep(POLL_SECONDS)
             return reason
-        _make_folder(scratch.parent)
+        make_folder(scratch.parent)
         with self._locked(path, instance):
             again = path.name in self._forced
-            if not again and finished(path) is not None:
+            if not again and _is_current(path, inputs):
                 return None
             if again or not keys.info(stage).resumable:
                 shutil.rmtree(scratch, ignore_errors=True)
@@ -243,14 +259,14 @@ class Store:
             started = time.perf_counter()
             stage(scratch, *args, **kwargs)
             seconds = time.perf_counter() - started
-            stamp(scratch, instance, seconds)
+            stamp(scratch, instance, seconds, inputs)
             replace_folder(scratch, path)
             self.say(f"{instance:<28} done in {seconds:.1f} s")
         return reason
 
     @contextmanager
     def _locked(self, path: Path, instance: str) -> Iterator[None]:
-        lock = FileLock(lock_of(path))
+        lock = FileLock(keys.lock_of(path))
         try:
             lock.acquire(timeout=0)
         except Timeout:
@@ -274,18 +290,6 @@ class Store:
             replace_json(self.lock_file, {"format": 1, "stages": self._last})
 
 
-def lock_of(path: Path) -> Path:
-    """The lock of an artifact's folder."""
-    return path.with_name(f".{path.name}.lock")
-
-
-def scratch_of(path: Path) -> Path:
-    """Where an artifact is made before it is complete."""
-    return path.with_name(f".{path.name}.partial")
-
-
-def _make_folder(path: Path) -> None:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ArtifactError(f"{path}: cannot be created ({error.strerror}); choose a different folder with --runs") from error
+def _is_current(path: Path, inputs: Inputs) -> bool:
+    made = finished(path)
+    return made is not None and outdated(made, inputs) is None

@@ -61,6 +61,7 @@ class TestExitCodes:
             (KeyboardInterrupt(), 130, "interrupted; run the same command again to continue"),
             (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "runs/x"), 4, "runs/x: cannot be written (No space left on device)"),
             (PermissionError(errno.EACCES, os.strerror(errno.EACCES), "runs/x"), 4, "runs/x: cannot be written (Permission denied)"),
+            (OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), "a", None, "b"), 4, "b: cannot be written (Directory not empty)"),
             (OSError(errno.EROFS, os.strerror(errno.EROFS), "runs"), 4, "runs: cannot be written (Read-only file system)"),
             (disk_full(), 4, "No space left on device; free some"),
             (ModuleNotFoundError("", name="torch.nn"), 2, "this needs torch.nn, which is not installed; run: pip install "),

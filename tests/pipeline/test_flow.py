@@ -189,6 +189,11 @@ class TestSummary:
         assert Path("runs/small/report.html").exists()
         assert Path("runs/small/bundle/gpu/manifest.json").exists()
 
+    def test_gate_gives_the_exit_code_of_run_without_any_gate(self, again: Run) -> None:
+        settings = ("--set", "gates=[]", "--set", "targets.1.required=true")
+        assert again("run", *settings)[0] == 5
+        assert again("gate", "pipeline.yaml", *settings)[0] == 5
+
     def test_an_undefined_figure_is_null(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(flow_samples.MAPS, "baseline", None)
         _, summary = run("run")

@@ -78,6 +78,43 @@ def test_signatures_of_bundles_that_have_not_changed_are_kept_when_others_are_re
     assert [(folder / SIGNATURE).read_text() for folder in kept] == ["signed"] * len(kept)
 
 
+@pytest.mark.parametrize("link", [False, True])
+def test_signatures_are_kept_when_other_files_are_removed(result: RunResult, tmp_path: Path, link: bool) -> None:
+    outputs.publish(result, tmp_path)
+    folder = tmp_path / "bundle" / result.targets[0].config.name
+    for name in (SIGNATURE, PROVENANCE):
+        (folder / name).write_text("signed")
+    if link:
+        (folder / "link").symlink_to("nowhere")
+    else:
+        (folder / "found").mkdir()
+        (folder / "found" / "photo.jpg").write_text("boxes")
+    before = sorted(path.name for path in folder.iterdir() if path.name not in ("found", "link"))
+    outputs.publish(result, tmp_path)
+    assert sorted(path.name for path in folder.iterdir()) == before
+    assert (folder / SIGNATURE).read_text() == "signed"
+
+
+def test_a_file_that_became_a_link_to_nowhere_is_replaced(result: RunResult, tmp_path: Path) -> None:
+    outputs.publish(result, tmp_path)
+    file = tmp_path / "bundle" / result.targets[0].config.name / "labels.txt"
+    intact = file.read_bytes()
+    file.unlink()
+    file.symlink_to("nowhere")
+    outputs.publish(result, tmp_path)
+    assert (file.is_symlink(), file.read_bytes()) == (False, intact)
+
+
+def test_bundles_are_put_back_after_a_kill_between_two_renames(result: RunResult, tmp_path: Path) -> None:
+    outputs.publish(result, tmp_path)
+    for target in result.targets:
+        (tmp_path / "bundle" / target.config.name / SIGNATURE).write_text("signed")
+    before = written(tmp_path / "bundle")
+    (tmp_path / "bundle").rename(tmp_path / ".bundle.old")
+    outputs.publish(result, tmp_path)
+    assert written(tmp_path / "bundle") == before
+
+
 def test_runs_that_end_together_publish_one_after_the_other(result: RunResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     copy = outputs.copy_bundles
 

@@ -8,6 +8,7 @@ import flow_samples
 import pytest
 
 from pipeline import cli, flow
+from pipeline.store.past import remembered
 from stages.artifacts import Checkpoint, Dataset, ImagePool, PseudoLabels
 from stages.config import DataConfig, ExportConfig, UnlabelledConfig
 from stages.facts import write_facts
@@ -79,6 +80,17 @@ def test_images_of_something_else_are_warned_of_whoever_learns_from_them(
     assert f"! unlabelled: {WARNING}\n" in capsys.readouterr().out
     assert summary["data"]["unlabelled"]["labels"]["warnings"] == [WARNING]
     assert [one["instance"] for one in summary["stages"] if one["instance"].partition(":")[0] in NAMES] == asked
+
+
+@pytest.mark.parametrize(
+    ("until", "student", "last"),
+    [("train_teacher", False, "train_teacher"), ("label", False, "label:first"), ("label", True, "label")],
+)
+def test_until_a_stage_that_runs_twice_stops_after_the_second(until: str, student: bool, last: str) -> None:
+    settings = ["data.unlabelled=photos", "teacher.unlabelled={labels: first}", *(["distill.unlabelled={}"] if student else [])]
+    command = ["run", "--until", until, *(word for one in settings for word in ("--set", one))]
+    assert cli.main(command) == 0
+    assert list(remembered(Path("runs/small/lock.json")))[-1] == last
 
 
 def test_at_ratio_0_everything_is_reused_from_the_run_without_the_sections() -> None:

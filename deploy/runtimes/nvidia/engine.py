@@ -4,7 +4,7 @@ Networks are strongly typed: deploy/precision writes the precision into the ONNX
 in the parsed network are therefore the types in which the engine computes.
 """
 
-import os
+import secrets
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,7 +92,7 @@ def _load_cache(config: Any, name: str | None) -> Path | None:
 
 def _keep(cache: Path, content: bytes) -> None:
     """Replace a timing cache atomically, because other builds may be reading it."""
-    scratch = cache.with_name(f".{cache.name}.{os.getpid()}.partial")
+    scratch = cache.with_name(f".{cache.name}.{secrets.token_hex(8)}.partial")
     try:
         scratch.write_bytes(content)
         scratch.replace(cache)

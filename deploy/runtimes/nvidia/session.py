@@ -19,7 +19,7 @@ from deploy.errors import ArtifactError, RuntimeUnavailable
 from deploy.machine import files
 from deploy.machine.peak import Peak, gpu
 from deploy.precision import Batch, Precision
-from deploy.runtimes import HOST_OUTPUT, Raw, Session, refuse_raw
+from deploy.runtimes import HOST_OUTPUT, Raw, Session, checked, refuse_raw
 from deploy.runtimes.nvidia.cuda import Device
 from deploy.runtimes.nvidia.log import make_logger
 
@@ -137,7 +137,7 @@ class TensorRTSession(Session):
     def infer(self, images: Batch) -> Raw:
         """Run on images [B, 3, H, W] float32."""
         refuse_raw(() if HOST_OUTPUT in self._outputs else self._outputs)
-        return Raw(**self._run(images))
+        return checked(Raw(**self._run(images)), len(images))
 
     def heads(self, images: Batch, names: Sequence[str]) -> tuple[NDArray[np.float32], ...]:
         """See Session.heads."""

@@ -2,7 +2,7 @@
 
 import hashlib
 import io
-import os
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ class KeptOutputs:
             return
         self._left -= len(content)
         path = self._path(images, precision)
-        scratch = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        scratch = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
         try:
             scratch.write_bytes(hashlib.sha256(content).digest() + content)
             scratch.replace(path)

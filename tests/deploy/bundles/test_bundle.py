@@ -2,6 +2,7 @@ import json
 import re
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -12,6 +13,7 @@ import onnx_samples
 import pytest
 from PIL import Image
 
+from deploy import machine
 from deploy.bundles import bundle
 from deploy.bundles.bundle import Bundle
 from deploy.bundles.manifest import Manifest
@@ -69,6 +71,18 @@ class TestPackage:
         assert set(made.manifest.files) == {"model.onnx", "labels.txt", "README.md"}
         with pytest.raises(RuntimeUnavailable, match="tensorrt is not installed"):
             made.open()
+
+    def test_gates_passed_with_the_instructions_of_another_processor(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        made = samples.bundle(tmp_path)
+        here = {**machine.identity(), "cpu_features": "avx2 fma"}
+        monkeypatch.setattr(machine, "identity", lambda: here)
+        there = {**here, "cpu_features": "avx2 fma avx512_vnni"}
+        other = replace(made, manifest=made.manifest.model_copy(update={"machine": there}))
+        reason = other.why_ungated_here()
+        assert reason is not None
+        assert "on a machine with avx2 fma avx512_vnni, and this one has avx2 fma; judge it here" in reason
+        former = {key: value for key, value in here.items() if key != "cpu_features"}
+        assert replace(made, manifest=made.manifest.model_copy(update={"machine": former})).why_ungated_here() is None
 
     def test_the_commit_is_none_outside_a_repository(self, tmp_path: Path) -> None:
         assert git_commit(tmp_path) is None

@@ -108,6 +108,10 @@ EDITS: dict[str, tuple[Callable[[Content], object], str]] = {
     "interval beside its change": (verdict(limit=FELL, effect=effect(0.5, -0.02, 0.001)), "there is no interval of the change"),
     "size that is not the engine's": (lambda m: m["verdicts"][1].update(measured=5.0), "its bytes is 5, and"),
     "verdict on another target": (verdict(target="there"), "it is on target 'there', not 'here'"),
+    "target without a name": (lambda m: m["plan"]["targets"][0].pop("name"), "plan.targets.0.name should be text"),
+    "list as a target's name": (lambda m: m["plan"]["targets"][0].update(name=["a"]), "plan.targets.0.name should be text"),
+    "words as a drop": (lambda m: m["plan"]["targets"][0].update(max_map_drop="x"), "plan.targets.0.max_map_drop should be a number"),
+    "list as a gate's metric": (lambda m: m["plan"]["gates"][0].update(metric=["map"]), "plan.gates.0.metric should be text"),
     "a verdict that was removed": (lambda m: m["verdicts"].pop(0), "its plan has the gate map >= 0.5, on which there is no verdict"),
 }
 

@@ -44,6 +44,23 @@ def test_an_unchanged_file_is_read_once(question: Question, tmp_path: Path) -> N
     assert question.asked == 2
 
 
+def test_processes_of_the_same_number_in_two_containers_write_side_by_side(
+    question: Question, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace = Path.replace
+    inner: list[Path] = []
+
+    def meanwhile(scratch: Path, path: Path) -> Path:
+        if not inner:
+            inner.append(scratch)
+            question(tmp_path / "kept.json", "another question")
+        return replace(scratch, path)
+
+    monkeypatch.setattr(Path, "replace", meanwhile)
+    assert question(tmp_path / "kept.json") == "abc"
+    assert [path.name for path in tmp_path.iterdir() if path.suffix == ".partial"] == []
+
+
 @pytest.mark.parametrize(("text", "seconds"), [("abcd", 0), ("xyz", 1)], ids=["size", "time"])
 def test_a_change_of_size_or_time_is_seen(question: Question, tmp_path: Path, text: str, seconds: int) -> None:
     question(tmp_path / "kept.json")

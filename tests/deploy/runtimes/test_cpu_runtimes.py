@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from places import ROOT
 
-from deploy import plugins
+from deploy import machine, plugins
 from deploy.contract import MaskFrame
 from deploy.errors import ArtifactError, RuntimeUnavailable
+from deploy.machine import packages
 from deploy.precision import Precision
 from deploy.prediction import preprocess
-from deploy.runtimes import Raw, ort
+from deploy.runtimes import PACKAGE, Raw, ort
 
 CELLS = {(0, 1): 0, (2, 3): 2, (3, 0): 1}
 HEADS = onnx_samples.HEADS
@@ -163,6 +164,21 @@ def test_a_missing_package_is_named_with_its_pip_line(tmp_path: Path, monkeypatc
     with pytest.raises(RuntimeUnavailable, match=f"is not installed: pip install {pip}$"):
         runtime.open(tmp_path / "engine.onnx")
     assert re.search(f"is not installed: pip install {pip}$", runtime.why_not())
+
+
+@pytest.mark.parametrize(
+    ("runtime", "distribution"),
+    [("ncnn", "pnnx"), ("trt", "cuda-bindings"), ("trt_rtx", "cuda-bindings"), ("ort", "nvidia-cudnn-cu12")],
+)
+def test_identity_tells_whether_what_an_engine_needs_is_installed(runtime: str, distribution: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    plugin = plugins.load(PACKAGE, runtime)
+    monkeypatch.setattr(machine, "gpu", lambda: {"gpu": "NVIDIA L4"})
+    found = []
+    for installed in (None, "1.0", "1.1"):
+        monkeypatch.setattr(packages, "version", lambda name, known=installed: known if name == distribution else None)
+        found.append(plugin.identity())
+    assert found[0] != found[1] != found[2]
+    assert all(plugin.foreign(one) is None for one in found)
 
 
 def test_identity_names_version_and_processor_without_loading_anything() -> None:

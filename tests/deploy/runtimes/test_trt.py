@@ -234,6 +234,12 @@ class TestSessionAgainstAStandIn:
         with self.session(tmp_path) as session, pytest.raises(ArtifactError, match=r"not built for images \(3, 3, 64, 64\)"):
             session.infer(images({}, {}, {}))
 
+    def test_an_answer_of_another_shape_is_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        run = TensorRTSession._run
+        monkeypatch.setattr(TensorRTSession, "_run", lambda *given: {**(found := run(*given)), "labels": found["labels"][:, :1]})
+        with self.session(tmp_path) as session, pytest.raises(ArtifactError, match="the engine's labels are int64"):
+            session.infer(images({}))
+
     def test_a_failure_on_the_gpu_is_one_line(self, tmp_path: Path) -> None:
         with self.session(tmp_path, works=False) as session, pytest.raises(ArtifactError, match="failed on the GPU"):
             session.infer(images({}))

@@ -114,6 +114,15 @@ class TestPackage:
         engine = "model.onnx" if runtime == "trt_rtx" else "engine.bin"  # Triton has no backend for it
         assert sha256(folder / "1" / file) == sha256(foreign.root / engine)
 
+    def test_without_an_engine_the_graph_is_for_onnx_runtime(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("deploy.runtimes.nvidia.session.why_not_installed", lambda *_: "tensorrt is not installed")
+        made = samples.bundle(tmp_path, why="tensorrt is not installed", built=samples.engine(tmp_path, samples.target(runtime="trt")))
+        assert made.manifest.engine is None
+        triton.write(made, tmp_path / "repository")
+        folder = tmp_path / "repository" / made.manifest.name
+        assert 'platform: "onnxruntime_onnx"' in (folder / "config.pbtxt").read_text()
+        assert [path.name for path in (folder / "1").iterdir()] == ["model.onnx"]
+
     def test_what_is_decoded_on_the_host_is_described_as_it_is(self, tmp_path: Path) -> None:
         made = samples.bundle(tmp_path, built=samples.engine(tmp_path, samples.target(), raw=True))
         out = tmp_path / "ready"

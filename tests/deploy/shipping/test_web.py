@@ -45,7 +45,9 @@ def package(bundle: Bundle, out: Path, *more: str) -> int:
     return cli.main(["package", str(bundle.root), "--out", str(out), *more])
 
 
-def test_it_writes_the_page_the_graph_and_the_runtime_and_nothing_from_elsewhere(bundle: Bundle, ort_web: Path, tmp_path: Path) -> None:
+def test_it_writes_the_page_the_graph_and_the_runtime_and_nothing_from_elsewhere(
+    bundle: Bundle, ort_web: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "page"
     assert package(bundle, out, "--web", "--ort-web", str(ort_web)) == 0
     own = {path.name for path in web.PAGE.iterdir()}
@@ -54,6 +56,7 @@ def test_it_writes_the_page_the_graph_and_the_runtime_and_nothing_from_elsewhere
     contract = json.loads((out / "contract.json").read_text())
     assert contract["classes"] == list(onnx_samples.CLASSES)
     assert contract["model"] == {"bytes": (out / "model.onnx").stat().st_size, "sha256": bundle.manifest.graph.sha256}
+    assert f"sha256 of {bundle.root}/manifest.json: {bundle.digest}" in capsys.readouterr().out
     for name in own:
         assert "http:" not in (text := (out / name).read_text(encoding="utf-8")), name
         assert "https:" not in text, name

@@ -8,11 +8,12 @@ from typing import Any
 import artifact_samples as samples
 import pytest
 
+from deploy import machine
 from deploy.bundles.bundle import Bundle, write
 from deploy.comparison.gain import DistillationGain, GainOver
 from deploy.contract import Ratio
 from deploy.errors import ArtifactError
-from deploy.runtimes import fingerprint
+from deploy.runtimes import fingerprint, ncnn
 from pipeline.cli import main
 from pipeline.commands.build import plan, with_auto
 from stages.artifacts import Dataset
@@ -269,6 +270,29 @@ def test_images_to_read_ranges_from_need_no_boxes(given: Bundle, data: Dataset, 
     file.write_text(json.dumps({**json.loads(file.read_text()), "annotations": []}))
     code, answer = build(capsys, given.root, "--target", "int8", "--data", data.root, "--out", tmp_path / "here")
     assert (code, answer["map"]) == (0, 1.0)
+
+
+@pytest.mark.skipif(ncnn.why_not_build({}) is not None or ncnn.why_not() is not None, reason="ncnn or pnnx is not installed")
+def test_an_engine_that_runs_but_cannot_be_built_here_is_judged_as_it_is(
+    data: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = samples.bundle(tmp_path / "given", built=samples.engine(tmp_path / "built", samples.target(runtime="ncnn")))
+    here = {**machine.identity(), "cpu": "Raspberry Pi 5"}
+    monkeypatch.setattr(machine, "identity", lambda: here)
+    monkeypatch.setattr(ncnn, "why_not_build", lambda _: "pnnx is not installed")
+    assert made.why_ungated_here() is not None
+    assert main(["build", str(made.root), "--data", str(data.root), "--out", str(tmp_path / "here")]) == 0
+    said = capsys.readouterr().err
+    assert "target here: pnnx is not installed; the bundle's own engine, which runs here, is judged" in said
+    judged = Bundle.load(tmp_path / "here")
+    assert judged.why_ungated_here() is None
+    assert judged.manifest.files["engine.ncnn.zip"] == made.manifest.files["engine.ncnn.zip"]
+    assert judged.manifest.accuracy != made.manifest.accuracy
+    assert {path.name for path in judged.root.iterdir()} == {*judged.manifest.files, "manifest.json"}
+
+    monkeypatch.setattr(ncnn, "why_not", lambda: "ncnn is not installed")
+    assert main(["build", str(made.root), "--data", str(data.root), "--out", str(tmp_path / "other")]) == 5
+    assert "pnnx is not installed" in capsys.readouterr().err
 
 
 def test_interrupted_it_says_that_nothing_was_written(

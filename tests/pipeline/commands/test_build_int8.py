@@ -10,11 +10,13 @@ import onnx_samples
 import pytest
 
 from deploy.bundles.bundle import Bundle, write
+from deploy.bundles.trust import Trust
 from deploy.engines import int8_training
 from deploy.engines.int8_training import INT8, Int8Training
 from deploy.precision.int8 import Quantizer
 from deploy.runtimes import ort
 from pipeline.cli import main
+from pipeline.commands import build
 from stages.measurement.calibration_images import CalibrationImages
 
 FIGURES: dict[str, Any] = {"split": "val", "num_images": 6, "epochs": 1, "float_map": 0.9, "post_training_map": 0.8, "trained_map": 0.9}
@@ -56,6 +58,16 @@ def test_it_is_built_without_images_and_keeps_its_ranges(
     assert "trained for int8 over 1 epoch: mAP 0.9000, post-training int8 0.8000 (+10.0 points, +5.0 to +15.0); kept" in (
         made.root / "README.md"
     ).read_text(encoding="utf-8")
+
+
+def test_ranges_are_read_from_the_copy_that_was_verified(tmp_path: Path, ranges: dict[str, tuple[float, float]]) -> None:
+    made = bundle(tmp_path / "given", Int8Training(**FIGURES, recipe=asdict(ort.INTEGERS), ranges=ranges))
+    given = Bundle.load(made.root, Trust.of([], made.digest))
+    try:
+        (given.root / INT8).write_text("{}")
+        assert build._has_ranges(given, build.plan(given, None)[0])
+    finally:
+        given.close()
 
 
 @pytest.mark.parametrize("limit", [None, 0.5])

@@ -305,6 +305,13 @@ def test_nothing_else_is_deleted_for_a_reference(make: Any, gate: Gate, tmp_path
     assert sorted(path.name for path in kept.iterdir()) == ["here", "other"]
 
 
+def test_references_are_put_back_after_a_kill_between_two_renames(make: Any, gate: Gate, tmp_path: Path) -> None:
+    case = make({"metric": "bytes", "max": 1e9})
+    shutil.copytree(case.reference, tmp_path / ".kept.old" / "other")
+    assert gate(case.new, "--save-reference", tmp_path / "kept")[0] == 0
+    assert sorted(path.name for path in (tmp_path / "kept").iterdir()) == ["here", "other"]
+
+
 def test_what_failed_is_not_kept(make: Any, gate: Gate, tmp_path: Path) -> None:
     case = make({"metric": "bytes", "max": 1})
     assert gate(case.new, "--save-reference", tmp_path / "kept")[0] == 10

@@ -1,10 +1,12 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from deploy.contract import Frozen
 from deploy.errors import ConfigError
 from pipeline.store import keys
 from pipeline.store.past import past_stages
-from pipeline.store.stamp import finished
+from pipeline.store.stamp import STAMP, changed, finished
 from pipeline.store.store import Mode, NothingMeasured, Store, UntilReached
 from stages.artifacts import Artifact
 from stages.config import DetectorConfig, DistillConfig, LossConfig, TargetConfig
@@ -63,6 +65,21 @@ def climb(out: Path, steps: int, fail_at: int | None) -> Artifact:
         calls.append(f"step {step}")
         (out / f"step-{step}").touch()
     write_facts(out, Facts(text="top"))
+    return Artifact(out)
+
+
+@stage(version=1)
+def clock(out: Path, seed: int) -> Artifact:
+    calls.append("clock")
+    (out / "tensorboard").mkdir()
+    (out / "tensorboard" / f"events.{time.time_ns()}").touch()
+    write_facts(out, Facts(text=f"{len(calls)} ms"))
+    return Artifact(out)
+
+
+@stage(version=1)
+def read(out: Path, clocks: Mapping[str, Artifact]) -> Artifact:
+    write_facts(out, Facts(text=",".join(one.file("artifact.json").read_text() for one in clocks.values())))
     return Artifact(out)
 
 
@@ -158,10 +175,18 @@ class TestReasons:
 
     def test_a_result_that_was_deleted(self, tmp_path: Path) -> None:
         root = flow(Store(tmp_path, "a")).root
-        (root / "artifact.json").unlink()
+        shutil.rmtree(root)
         store = Store(tmp_path, "a")
         flow(store)
         assert reasons(store) == [None, "its result is gone"]
+
+    @pytest.mark.parametrize("name", ["artifact.json", "deep/wood.txt"])
+    def test_a_file_that_was_deleted(self, tmp_path: Path, name: str) -> None:
+        root = flow(Store(tmp_path, "a")).root
+        (root / name).unlink()
+        store = Store(tmp_path, "a")
+        flow(store)
+        assert reasons(store) == [None, f"{name} in the store is not as it was written"]
 
     def test_a_dry_run_runs_and_remembers_nothing(self, tmp_path: Path) -> None:
         for _ in range(2):
@@ -291,6 +316,35 @@ class TestDamage:
         assert calls == ["step 0", "step 1", "step 2"]
         assert lines[0].endswith("running: never ran, continues where it stopped")
 
+    def test_killed_before_its_folder_had_its_name(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def killed(scratch: Path, _: Path) -> None:
+            assert (scratch / STAMP).exists()
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr("pipeline.store.store.replace_folder", killed)
+            with pytest.raises(KeyboardInterrupt):
+                Store(tmp_path, "a").run(climb, 2, None)
+        assert finished(Store(tmp_path, "a").run(climb, 2, None).root)
+        again = Store(tmp_path, "a")
+        again.run(climb, 2, None)
+        assert reasons(again) == [None]
+        assert calls == ["step 0", "step 1"]
+
+    @pytest.mark.parametrize("damage", [Path.unlink, lambda file: os.truncate(file, 2)], ids=["gone", "cut short"])
+    def test_a_file_that_is_not_whole_is_named(self, tmp_path: Path, damage: Callable[[Path], object]) -> None:
+        artifact = flow(Store(tmp_path, "a"))
+        damage(artifact.file("deep/wood.txt"))
+        assert changed(artifact.root) == "deep/wood.txt"
+
+    @pytest.mark.parametrize("text", ["", "[]", '{"files": {}, "seconds": 1}'])
+    def test_a_stamp_that_is_none_is_named(self, tmp_path: Path, text: str) -> None:
+        artifact = flow(Store(tmp_path, "a"))
+        artifact.file(STAMP).write_text(text)
+        assert changed(artifact.root) == STAMP
+        artifact.file(STAMP).unlink()
+        assert changed(artifact.root) is None
+
     def test_another_stage_starts_from_nothing(self, tmp_path: Path) -> None:
         path = tmp_path / ".store" / keys.key_of(keys.parts_of(grow, 0))
         scratch = path.with_name(f".{path.name}.partial")
@@ -298,6 +352,62 @@ class TestDamage:
         (scratch / "left.txt").touch()
         artifact = Store(tmp_path, "a").run(grow, 0)
         assert not (artifact.root / "left.txt").exists()
+
+
+class TestInputsMadeAgain:
+    """Results of stages that do not give the same twice."""
+
+    def timed(self, root: Path, mode: Mode = PLAIN) -> list[str | None]:
+        """The reasons of a run; what was read is what the clock shows now."""
+        store = Store(root, "a", mode)
+        clocks = {"one": store.run(clock, 0)}
+        found = store.run(read, clocks)
+        if not mode.dry:
+            shown = clocks["one"].file("artifact.json").read_text()
+            assert json.loads(found.file("artifact.json").read_text())["text"] == shown
+        return reasons(store)
+
+    def test_after_a_folder_was_deleted(self, tmp_path: Path) -> None:
+        self.timed(tmp_path)
+        shutil.rmtree(next((tmp_path / ".store").glob("clock-*")))
+        assert self.timed(tmp_path, Mode(dry=True)) == ["its result is gone", "input clocks.one runs again"]
+        assert self.timed(tmp_path) == ["its result is gone", "input clocks.one was made again"]
+        assert self.timed(tmp_path) == [None, None]
+
+    def test_after_a_file_was_damaged(self, tmp_path: Path) -> None:
+        self.timed(tmp_path)
+        file = next((tmp_path / ".store").glob("clock-*/artifact.json"))
+        file.write_bytes(file.read_bytes().replace(b"ms", b"ns"))
+        assert self.timed(tmp_path)[1] == "input clocks.one was made again"
+
+    def test_after_a_forced_run_that_went_no_further(self, tmp_path: Path) -> None:
+        self.timed(tmp_path)
+        with pytest.raises(UntilReached):
+            self.timed(tmp_path, Mode(force="clock", until="clock"))
+        assert self.timed(tmp_path) == [None, "input clocks.one was made again"]
+
+    def test_the_same_again_changes_nothing(self, tmp_path: Path) -> None:
+        flow(Store(tmp_path, "a"))
+        shutil.rmtree(next((tmp_path / ".store").glob("grow-*")))
+        store = Store(tmp_path, "a")
+        flow(store)
+        assert reasons(store) == ["its result is gone", None]
+
+    def test_logs_do_not_count(self, tmp_path: Path) -> None:
+        self.timed(tmp_path)
+        shutil.rmtree(next((tmp_path / ".store").glob("clock-*")))
+        calls.clear()
+        assert self.timed(tmp_path) == ["its result is gone", None]
+
+    @pytest.mark.parametrize("inputs", [None, [], {"clocks.one": None}])
+    def test_artifacts_of_earlier_versions_stay(self, tmp_path: Path, inputs: object) -> None:
+        self.timed(tmp_path)
+        file = next((tmp_path / ".store").glob("read-*/stage.json"))
+        file.write_text(json.dumps({**json.loads(file.read_text()), "inputs": inputs}))
+        shutil.rmtree(next((tmp_path / ".store").glob("clock-*")))
+        store = Store(tmp_path, "a")
+        store.run(read, {"one": store.run(clock, 0)})
+        assert reasons(store) == ["its result is gone", None]
 
 
 class TestForce:
@@ -343,6 +453,16 @@ def test_until_ends_before_the_next_stage(tmp_path: Path) -> None:
     with pytest.raises(UntilReached):
         store.run(cut, CONFIG, Artifact(tmp_path))
     assert calls == ["grow", "grow"]
+
+
+def test_until_goes_on_to_the_last_instance(tmp_path: Path) -> None:
+    store = Store(tmp_path, "a", Mode(until="grow", interim={"grow:first"}))
+    first = store.at("first").run(grow, 0)
+    store.run(cut, CONFIG, first)
+    store.run(grow, 1)
+    with pytest.raises(UntilReached):
+        store.run(cut, CONFIG, first)
+    assert calls == ["grow", "cut", "grow"]
 
 
 def test_a_reading_command_runs_only_what_it_may(tmp_path: Path) -> None:
