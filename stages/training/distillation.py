@@ -21,6 +21,7 @@ from stages.losses.features.attention_maps import spatial_attention, standardize
 from stages.processes import mean_over_processes
 from stages.training.balance import TASK, Balance
 from stages.training.batches.loader import TrainingBatch
+from stages.training.compiling import passes_again
 from stages.training.loop import Task
 from stages.training.teacher import Teacher
 
@@ -213,7 +214,7 @@ def gradient_norms(parts: Mapping[str, Tensor], pyramid: Sequence[Tensor]) -> di
         grads: Sequence[Tensor | None] = ()
         if part.requires_grad:
             up = torch.full_like(part, scale)
-            with torch.autocast(part.device.type, enabled=False):
+            with torch.autocast(part.device.type, enabled=False), passes_again():
                 grads = torch.autograd.grad(part, list(pyramid), up, retain_graph=True, allow_unused=True)
         reached = [grad.detach().float().norm() / scale for grad in grads if grad is not None]
         norms[name] = torch.stack([part.new_zeros((), dtype=torch.float32), *reached]).norm()
