@@ -239,6 +239,19 @@ def test_a_student_may_learn_from_unlabeled_images_only(data: Dataset, labels: P
     assert "classification" not in found
 
 
+@pytest.mark.parametrize("options", [{"features": False}, {"losses": [{"name": "attention"}, {"name": "fine_grained"}]}])
+def test_a_step_on_unlabeled_images_only_reaches_all_that_is_trained(data: Dataset, labels: PseudoLabels, options: dict[str, Any]) -> None:
+    """The condition on which several processes exchange gradients."""
+    task = student(data, labels, unlabeled_samples.config(only=True, **options), tiny.schedule()).train()
+    views = task.streams["unlabelled"].views
+    other = collate([views[0, 0], views[0, 1]])
+    assert isinstance(other, TrainingBatch)
+    batch = TrainingBatch(other.images, (), others={"unlabelled": other})
+    task(batch, task.prepare(batch, 0))[0].backward()
+    assert [name for name, weight in task.named_parameters() if weight.requires_grad and weight.grad is None] == []
+    assert any(weight.requires_grad for name, weight in task.named_parameters() if name.startswith("losses.")) != ("features" in options)
+
+
 def test_views_depend_on_seed_turn_and_index_only_and_share_their_geometry(data: Dataset, labels: PseudoLabels) -> None:
     schedule = tiny.schedule(augment=[{"name": "flip"}, {"name": "scale"}, {"name": "color"}])
     found = labels.coco()
