@@ -20,7 +20,7 @@ from deploy.errors import ConfigError
 from deploy.prediction.masks import encode
 from stages.artifacts import Dataset, ImagePool, PseudoLabels
 from stages.config import DistillConfig, ExportConfig, PseudoConfig, SelfTrainingConfig, TeacherConfig, TrainConfig, UnlabelledConfig
-from stages.detectors import Target
+from stages.detectors import Graph, GraphOutput, Target
 from stages.facts import write_facts
 from stages.train import train_teacher
 from stages.training.batches.augment import mask_boxes
@@ -137,6 +137,24 @@ def test_after_an_invalid_answer_thresholds_are_chosen_a_little_later(data: Data
     assert len(tried) == 4
     live.thresholds(0.13)
     assert len(tried) == 5
+
+
+def test_a_box_without_a_pixel_of_width_or_height_is_no_target(data: Dataset) -> None:
+    live = LiveLabels(data, "val", ExportConfig(), PseudoConfig(threshold=0.5))
+    live.follow(build_detector(tiny.detector(), CLASSES, 1))
+    boxes = torch.tensor([[4.0, 4.0, 9.0, 5.0], [64.0, 4.0, 64.0, 9.0], [4.0, 4.0, 4.5, 9.0], [0.0, 0.0, 9.0, 0.5], [1.0, 2.0, 30.0, 40.0]])
+    labels, scores = torch.arange(5), torch.tensor([0.9, 0.8, 0.7, 0.6, 0.0])
+
+    class Answer(Graph):
+        def forward(self, images: Tensor) -> GraphOutput:
+            return GraphOutput(boxes[None], scores[None], labels[None], torch.tensor([True]), ())
+
+    live._graph = Answer()
+    (found,) = live.find(torch.zeros(1, 3, 64, 64))
+    assert torch.equal(found.boxes, boxes[:1])
+    assert torch.equal(found.labels, labels[:1])
+    assert found.scores is not None
+    assert torch.equal(found.scores, scores[:1])
 
 
 @pytest.fixture
