@@ -145,11 +145,11 @@ def test_a_box_without_a_pixel_of_width_or_height_is_no_target(data: Dataset) ->
     boxes = torch.tensor([[4.0, 4.0, 9.0, 5.0], [64.0, 4.0, 64.0, 9.0], [4.0, 4.0, 4.5, 9.0], [0.0, 0.0, 9.0, 0.5], [1.0, 2.0, 30.0, 40.0]])
     labels, scores = torch.arange(5), torch.tensor([0.9, 0.8, 0.7, 0.6, 0.0])
 
-    class Answer(Graph):
+    class Clipped(Graph):
         def forward(self, images: Tensor) -> GraphOutput:
             return GraphOutput(boxes[None], scores[None], labels[None], torch.tensor([True]), ())
 
-    live._graph = Answer()
+    live._graph = Clipped()
     (found,) = live.find(torch.zeros(1, 3, 64, 64))
     assert torch.equal(found.boxes, boxes[:1])
     assert torch.equal(found.labels, labels[:1])
