@@ -22,6 +22,8 @@ from stages.training.distillation import Distillation, build_losses
 from stages.training.loop import Task, Trainer
 from stages.training.teacher import Teacher
 
+pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # which torch looks at while it compiles
+
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
@@ -95,7 +97,6 @@ class TestLayers:
             teacher(torch.zeros(1, 3, 64, 64))
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # which torch looks at while it compiles
 def test_the_first_step_whose_gradient_is_measured_may_be_a_later_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """torch would reuse buffers of a backward pass that was first run where nothing runs it again."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
