@@ -53,7 +53,7 @@ class Color(Frozen):
 
 
 class Mosaic(Frozen):
-    """Join four images into one with probability p."""
+    """Join four images into one with probability p, before all other augmentations."""
 
     name: Literal["mosaic"]
     p: Fraction = 0.5

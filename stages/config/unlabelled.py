@@ -122,7 +122,7 @@ class UnlabelledConfig(_Stream):
         description="which classes of a teacher that was trained for more are taught: `[person, car]`, or the data's name for each: "
         "`{pedestrian: person}`; null: the teacher has the data's",
     )
-    only: bool = Field(default=False, description="train the student on unlabeled images only, as many per step as `batch_size`")
+    only: bool = Field(default=False, description="train the student on unlabeled images only, `ratio` times `batch_size` of them per step")
 
     @field_validator("classes", mode="before")
     @classmethod

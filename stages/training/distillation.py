@@ -21,7 +21,9 @@ from stages.losses.features.attention_maps import spatial_attention, standardize
 from stages.processes import mean_over_processes
 from stages.training.balance import TASK, Balance
 from stages.training.batches.loader import TrainingBatch
+from stages.training.compiling import passes_again
 from stages.training.loop import Task
+from stages.training.step_log import SHARE
 from stages.training.teacher import Teacher
 
 Found = tuple[str, Loss, Mapping[str, Tensor]]
@@ -194,7 +196,7 @@ class Distillation(Task):
             looked = {f"weight/{part}": task.new_tensor(self.balance.factor(part)) for part in self.balance.found()}
         if extra.sampled:
             factors = {part: 1.0 if part == TASK else self.balance.factor(part) * extra.factor for part in norms}
-            looked |= {f"share/{part}": share for part, share in shares({p: n * factors[p] for p, n in norms.items()}).items()}
+            looked |= {f"{SHARE}{part}": share for part, share in shares({p: n * factors[p] for p, n in norms.items()}).items()}
         return looked
 
 
@@ -203,17 +205,19 @@ def _part(loss: str, term: str) -> str:
 
 
 def gradient_norms(parts: Mapping[str, Tensor], pyramid: Sequence[Tensor]) -> dict[str, Tensor]:
-    """The norm of each part's gradient at the pyramid, over all levels; where that is in half precision, scaled on its way.
+    """The norm of each part's gradient at the pyramid, over all levels; where any of it is in half precision, scaled on its way.
 
     Outside of autocast, as every backward pass.
     """
-    scale = FP16_SCALE if any(level.dtype == torch.float16 for level in pyramid) else 1.0
+    device = pyramid[0].device.type
+    types = {torch.get_autocast_dtype(device)} if torch.is_autocast_enabled(device) else set()
+    scale = FP16_SCALE if torch.float16 in types.union(level.dtype for level in pyramid) else 1.0
     norms = {}
     for name, part in parts.items():
         grads: Sequence[Tensor | None] = ()
         if part.requires_grad:
             up = torch.full_like(part, scale)
-            with torch.autocast(part.device.type, enabled=False):
+            with torch.autocast(part.device.type, enabled=False), passes_again():
                 grads = torch.autograd.grad(part, list(pyramid), up, retain_graph=True, allow_unused=True)
         reached = [grad.detach().float().norm() / scale for grad in grads if grad is not None]
         norms[name] = torch.stack([part.new_zeros((), dtype=torch.float32), *reached]).norm()
@@ -221,8 +225,9 @@ def gradient_norms(parts: Mapping[str, Tensor], pyramid: Sequence[Tensor]) -> di
 
 
 def shares(norms: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Each divided by the sum of all."""
+    """Each divided by the sum of all; if any is not finite, all are NaN."""
     total = torch.stack(list(norms.values())).sum().clamp(min=1e-30)
+    total = torch.where(total.isfinite(), total, torch.nan)
     return {name: norm / total for name, norm in norms.items()}
 
 

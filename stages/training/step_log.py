@@ -17,6 +17,9 @@ from stages.processes import mean_over_processes
 EVERY_GPU = 50
 """Steps after which the terms are fetched from a GPU; on a CPU, where they are at hand, after each."""
 
+SHARE = "share/"
+"""How names of terms begin that only inform: a step goes without those that are not finite, and the training goes on."""
+
 
 @dataclass
 class _Part:
@@ -65,6 +68,8 @@ class StepLog:
     def fetch(self) -> list[dict[str, float]]:
         """The terms of all steps that are waiting, averaged over processes; the norms of the gradients are those of this process.
 
+        Norms that are not finite are left out, and shares with a part or process that has none.
+
         Raises:
             Diverged: a term is not finite; the message names it and its step.
         """
@@ -80,8 +85,8 @@ class StepLog:
             self._refuse(one, values)
         rows = [self._joined(one, values) for one, values in zip(steps, found, strict=True)]
         for one, row in zip(steps, rows, strict=True):
-            if one.norm is not None:
-                row["grad_norm"] = next(numbers)
+            if one.norm is not None and math.isfinite(norm := next(numbers)):
+                row["grad_norm"] = norm
         self.note = f"loss {rows[-1]['loss']:.3f}"
         return rows
 
@@ -90,10 +95,10 @@ class StepLog:
         for part, values in zip(step.parts, parts, strict=True):
             for name, value in values.items():
                 row[name] += value * part.share
-        return row
+        return {name: value for name, value in row.items() if math.isfinite(value) or not name.startswith(SHARE)}
 
     def _refuse(self, step: _Step, parts: list[dict[str, float]]) -> None:
         for name, value in (pair for part in parts for pair in part.items()):
-            if not math.isfinite(value):
+            if not math.isfinite(value) and not name.startswith(SHARE):
                 where = f"step {step.step} (epoch {step.epoch + 1})"
                 raise Diverged(f"{self._label}: {name} is {value} at {where}; lower train.learning_rate or the loss's weight")

@@ -11,6 +11,7 @@ from torch import Tensor
 from stages.detectors import Detector, Outputs
 from stages.training.batches.kept_outputs import KeptOutputs
 from stages.training.batches.shared_folder import current
+from stages.training.compiling import lazily_compiled
 
 TeacherPrecision = Literal["same", "fp32", "bf16", "fp16"]
 _TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -22,13 +23,16 @@ class Teacher:
     Args:
         precision: precision of its products; "same" follows the student's training.
         compiled: whether torch.compile compiles its forward pass, which takes about a minute once and pays off on a GPU.
+
+    Raises:
+        ConfigError: at the first images: torch.compile does not work on this machine.
     """
 
     def __init__(self, detector: Detector, precision: TeacherPrecision = "same", *, compiled: bool = False) -> None:
         self.detector = detector.eval().requires_grad_(False)
         self._precision = precision
         self._device: torch.device | None = None
-        self._forward = torch.compile(self.detector, dynamic=False) if compiled else self.detector
+        self._forward = lazily_compiled(self.detector, "distill.compile_teacher", dynamic=False) if compiled else self.detector
         shared = None if compiled else current()
         self._kept = None if shared is None else KeptOutputs(*shared.opened())
 

@@ -65,7 +65,10 @@ class TrainingBatch:
         return replace(self, images=of_images(self.images), targets=targets, others=others, clean=clean)
 
     def split(self, parts: int) -> "list[TrainingBatch]":
-        """This many parts, but no more than there are images, about equal in size; every other stream is split alike."""
+        """At most this many parts, equal in size but for a smaller last one: of five images in four parts, 2, 2 and 1.
+
+        Every other stream is split alike.
+        """
         ends = [0, *accumulate(len(part) for part in self.images.chunk(parts))]
         return [replace(_slice(self, *span), others=self._others_in(*span), parts=len(ends) - 1) for span in pairwise(ends)]
 

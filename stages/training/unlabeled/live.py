@@ -25,6 +25,8 @@ SOON = 0.01
 """The same after weights that hardly know anything have given an invalid answer, so that none could be chosen."""
 MOST_IMAGES = 200
 """Of the judged split, evenly spread, on which thresholds are chosen."""
+LEAST_SIDE_PX = 1.0
+"""Of a box that teaches, as of one that was given: what is clipped to nothing at the border has no center that could be learned."""
 
 
 class LiveLabels:
@@ -56,7 +58,7 @@ class LiveLabels:
         return None if self._chosen is None else thresholds_of(self._chosen, self._dataset.facts.contract.classes)
 
     def find(self, images: Tensor) -> tuple[Target, ...]:
-        """All detections in images [B, 3, H, W]; where an answer is invalid, none, and doubt everywhere."""
+        """All detections in images [B, 3, H, W] of a pixel or more; where an answer is invalid, none, and doubt everywhere."""
         assert self._graph is not None, "nobody to label"
         assert self._network is not None
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
@@ -91,7 +93,7 @@ class LiveLabels:
 
 
 def _found(boxes: Tensor, scores: Tensor, labels: Tensor, masks: Tensor | None, size: tuple[int, int], frame: MaskFrame | None) -> Target:
-    kept = scores > 0
+    kept = (scores > 0) & (boxes[:, 2:] - boxes[:, :2] >= LEAST_SIDE_PX).all(dim=1)
     target = Target(boxes[kept], labels[kept], scores=scores[kept])
     if masks is None or frame is None:
         return target

@@ -67,7 +67,7 @@ class DistillationWithUnlabeled(Distillation):
     Args:
         compared: names of the losses that compare the networks on these images: they read no targets.
         images: None if they are put into batches by somebody else.
-        only: whether labeled images are left out.
+        only: whether labeled images are left out. Adapters of losses that are not compared then learn nothing, and are not trained.
     """
 
     def __init__(
@@ -88,6 +88,9 @@ class DistillationWithUnlabeled(Distillation):
         self.streams = {} if images is None else {UNLABELLED: images}
         self.reads_labeled = not only
         self._labeler, self._compared, self._only = labeler, frozenset(compared), only
+        for name, loss in self._named():
+            if only and name not in self._compared:
+                loss.requires_grad_(False)
         if labeler.live is not None:
             self.memory = (*self.memory, labeler.live)
 

@@ -1,6 +1,7 @@
 """torch.compile in a training: the same losses and weights up to rounding, and a checkpoint of a plain network."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,14 @@ from torch._dynamo.exc import TorchDynamoException
 from deploy import plugins
 from deploy.errors import ConfigError
 from stages.artifacts import Dataset
+from stages.training.batches.loader import TrainingBatch
 from stages.training.checkpoint import build_detector, load_weights
 from stages.training.compiling import compile_layers, restore_layers
+from stages.training.distillation import Distillation, build_losses
 from stages.training.loop import Task, Trainer
+from stages.training.teacher import Teacher
+
+pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # which torch looks at while it compiles
 
 
 @pytest.fixture(scope="module")
@@ -81,11 +87,33 @@ class TestLayers:
         def fail(*_: Any) -> Any:
             raise TorchDynamoException("no C++ compiler")
 
-        monkeypatch.setattr(torch, "compile", lambda _: fail)
+        monkeypatch.setattr(torch, "compile", lambda _, **__: fail)
         detector = build_detector(tiny.detector(), 10, 0)
         compile_layers(detector)
         with pytest.raises(ConfigError, match=r"train\.compile: .*no C\+\+ compiler.*set it to false"):
             detector(torch.zeros(1, 3, 64, 64))
+        teacher = Teacher(build_detector(tiny.detector(tiny.TEACHER), 10, 0), compiled=True)
+        with pytest.raises(ConfigError, match=r"distill\.compile_teacher: .*no C\+\+ compiler.*set it to false"):
+            teacher(torch.zeros(1, 3, 64, 64))
+
+
+def test_the_first_step_whose_gradient_is_measured_may_be_a_later_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch would reuse buffers of a backward pass that was first run where nothing runs it again."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    batch = TrainingBatch(torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(3)), (tiny.target(), tiny.target()))
+    sampled = []
+    for compiled in (False, True):
+        student, teacher = build_detector(tiny.detector(), 10, 0), build_detector(tiny.detector(tiny.TEACHER), 10, 5)
+        losses = build_losses(tiny.distillation(), student, teacher, 0)
+        task = Distillation(student, Teacher(teacher), losses, lambda _: 1.0, every=2).train()
+        if compiled:
+            compile_layers(student)
+        for step in (1, 2):
+            loss, terms = task(batch, task.prepare(batch, step))
+            loss.backward()
+        sampled.append({name: value.item() for name, value in terms.items() if name.startswith("share/")})
+    assert len(sampled[0]) > 1
+    assert sampled[1] == pytest.approx(sampled[0], rel=1e-3)
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,18 @@ def test_terms_are_weighted_by_their_parts_and_come_in_the_order_of_steps() -> N
     assert [(row["a"], row["b"], row["grad_norm"]) for row in rows] == [(2.0, 2.0, 0.0), (2.0, 2.0, 10.0), (2.0, 2.0, 20.0)]
     assert log.note == "loss 4.000"
     assert log.fetch() == []
+
+
+def test_a_step_goes_without_norms_and_shares_that_are_not_finite() -> None:
+    """As in half precision, whose overflows the scaled loss survives."""
+    log = StepLog("x", GPU)
+    nan, inf, loss = (torch.tensor(value) for value in (math.nan, math.inf, 2.0))
+    for shares, norm in (((loss, nan), inf), ((loss, loss), nan), ((inf, loss), loss)):
+        log.begin(0, 0)
+        for share in shares:
+            log.add(0.5, loss, {"a": loss, "share/a": share})
+        log.add_norm(norm)
+    assert log.fetch() == [{"loss": 2.0, "a": 2.0}, {"loss": 2.0, "a": 2.0, "share/a": 2.0}, {"loss": 2.0, "a": 2.0, "grad_norm": 2.0}]
 
 
 def test_a_gpu_is_asked_once_for_many_steps_a_cpu_after_each(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 import copy
 import csv
 import json
+import math
 import shutil
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -195,6 +196,23 @@ def test_gradient_shares_are_those_of_the_norms() -> None:
     assert {name: norm.item() for name, norm in norms.items()} == pytest.approx({"one": 4, "other": 52**0.5})
     assert shares(norms)["one"].item() == pytest.approx(4 / (4 + 52**0.5))
     assert shares(norms)["other"].item() == pytest.approx(52**0.5 / (4 + 52**0.5))
+
+
+@pytest.mark.parametrize("broken", [math.inf, math.nan])
+def test_shares_of_a_norm_that_is_not_finite_are_none_at_all(broken: float) -> None:
+    found = shares({"task": torch.tensor(2.0), "a": torch.tensor(broken), "b": torch.tensor(1.0)})
+    assert all(math.isnan(value) for value in found.values())
+
+
+def test_norms_in_half_precision_are_scaled_also_where_the_pyramid_is_not_in_half() -> None:
+    features = torch.rand(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    weight, norms = torch.rand(4, 4, 1, 1, generator=torch.Generator().manual_seed(1)), []
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.float16, enabled=enabled):
+            part = torch.nn.functional.conv2d(features, weight).float().mean() * 1e-6
+            norms.append(gradient_norms({"a": part}, (features,))["a"].item())
+    assert norms[0] > 0
+    assert norms[1] == pytest.approx(norms[0], rel=1e-2)
 
 
 def test_a_term_that_does_not_reach_the_pyramid_has_no_share() -> None:

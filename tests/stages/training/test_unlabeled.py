@@ -20,7 +20,7 @@ from deploy.errors import ConfigError
 from deploy.prediction.masks import encode
 from stages.artifacts import Dataset, ImagePool, PseudoLabels
 from stages.config import DistillConfig, ExportConfig, PseudoConfig, SelfTrainingConfig, TeacherConfig, TrainConfig, UnlabelledConfig
-from stages.detectors import Target
+from stages.detectors import Graph, GraphOutput, Target
 from stages.facts import write_facts
 from stages.train import train_teacher
 from stages.training.batches.augment import mask_boxes
@@ -139,6 +139,24 @@ def test_after_an_invalid_answer_thresholds_are_chosen_a_little_later(data: Data
     assert len(tried) == 5
 
 
+def test_a_box_without_a_pixel_of_width_or_height_is_no_target(data: Dataset) -> None:
+    live = LiveLabels(data, "val", ExportConfig(), PseudoConfig(threshold=0.5))
+    live.follow(build_detector(tiny.detector(), CLASSES, 1))
+    boxes = torch.tensor([[4.0, 4.0, 9.0, 5.0], [64.0, 4.0, 64.0, 9.0], [4.0, 4.0, 4.5, 9.0], [0.0, 0.0, 9.0, 0.5], [1.0, 2.0, 30.0, 40.0]])
+    labels, scores = torch.arange(5), torch.tensor([0.9, 0.8, 0.7, 0.6, 0.0])
+
+    class Clipped(Graph):
+        def forward(self, images: Tensor) -> GraphOutput:
+            return GraphOutput(boxes[None], scores[None], labels[None], torch.tensor([True]), ())
+
+    live._graph = Clipped()
+    (found,) = live.find(torch.zeros(1, 3, 64, 64))
+    assert torch.equal(found.boxes, boxes[:1])
+    assert torch.equal(found.labels, labels[:1])
+    assert found.scores is not None
+    assert torch.equal(found.scores, scores[:1])
+
+
 @pytest.fixture
 def chosen(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Grows whenever live labels choose thresholds, which they do once in a training."""
@@ -237,6 +255,19 @@ def test_a_student_may_learn_from_unlabeled_images_only(data: Dataset, labels: P
     found = columns(tmp_path)
     assert "unlabelled/classification" in found
     assert "classification" not in found
+
+
+@pytest.mark.parametrize("options", [{"features": False}, {"losses": [{"name": "attention"}, {"name": "fine_grained"}]}])
+def test_a_step_on_unlabeled_images_only_reaches_all_that_is_trained(data: Dataset, labels: PseudoLabels, options: dict[str, Any]) -> None:
+    """The condition on which several processes exchange gradients."""
+    task = student(data, labels, unlabeled_samples.config(only=True, **options), tiny.schedule()).train()
+    views = task.streams["unlabelled"].views
+    other = collate([views[0, 0], views[0, 1]])
+    assert isinstance(other, TrainingBatch)
+    batch = TrainingBatch(other.images, (), others={"unlabelled": other})
+    task(batch, task.prepare(batch, 0))[0].backward()
+    assert [name for name, weight in task.named_parameters() if weight.requires_grad and weight.grad is None] == []
+    assert any(weight.requires_grad for name, weight in task.named_parameters() if name.startswith("losses.")) != ("features" in options)
 
 
 def test_views_depend_on_seed_turn_and_index_only_and_share_their_geometry(data: Dataset, labels: PseudoLabels) -> None:
