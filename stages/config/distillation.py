@@ -18,7 +18,7 @@ Weight = Annotated[float, Field(ge=0)] | Literal["auto"]
 class LossConfig(Plugin):
     """A file of stages/losses with its options, times `weight`; auto gives its terms the share that `DistillConfig.share` leaves them."""
 
-    weight: Weight = 1.0
+    weight: Weight = "auto"
 
     @field_validator("weight", mode="before")
     @classmethod

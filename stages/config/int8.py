@@ -15,7 +15,7 @@ _SHARE_OF_EPOCHS, _SHARE_OF_RATE = 0.1, 0.01
 """Of the student's own training: the network is nearly right already, and large steps would undo what it knows."""
 
 _WARMUP = 50
-_OWN_LOSS = {"name": "pearson"}
+_OWN_LOSS = {"name": "pearson", "weight": 1.0}
 
 
 class Int8Config(Frozen):
