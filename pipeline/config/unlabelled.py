@@ -27,5 +27,5 @@ def problem(data: DataConfig, teacher: TeacherConfig, student: StudentConfig, di
             "refine",
         ), "the averaged student labels, and student.train.ema averages none; set it, such as 0.998"
     if own.only and any(loss.weight == "auto" for loss in distill.losses):
-        return ("distill", "unlabelled", "only"), "weight: auto, the default, is measured on labeled images; give the losses numbers as weights"
+        return ("distill", "unlabelled", "only"), "weight: auto (the default) needs labeled images; give the losses numbers as weights"
     return None
