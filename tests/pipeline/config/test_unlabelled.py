@@ -76,7 +76,10 @@ def file(tmp_path: Path) -> Path:
         ("distill.unlabelled={only: true, pseudo: {start: 0.2}}", "distill.unlabelled: only: true has nothing to learn before"),
         ("distill.unlabelled={refine: 0.5}|student.train.ema=null", "distill.unlabelled.refine: the averaged student labels"),
         ("distill.unlabelled={refine: 0.5}|student.train.ema=0", "distill.unlabelled.refine: the averaged student labels"),
-        ("distill.unlabelled={only: true}|distill.losses.0.weight=auto", "distill.unlabelled.only: weight: auto (the default) needs labeled"),
+        (
+            "distill.unlabelled={only: true}|distill.losses.0.weight=auto",
+            "distill.unlabelled.only: weight: auto (the default) needs labeled",
+        ),
         ("teacher.unlabelled={}|teacher.train.ema=null", "teacher: unlabelled needs averaged weights"),
         ("teacher.unlabelled={}|teacher.train.ema=0", "teacher: unlabelled needs averaged weights"),
         ("teacher.unlabelled={}|teacher.weights=w.safetensors", "teacher: weights are loaded, not trained"),
