@@ -20,6 +20,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from run import hashed
 from turns import alone
 
 from deploy.engines import int8_training
@@ -95,7 +96,7 @@ class Int8Unit:
         """Hash of everything that its figures depend on."""
         config = self.config
         sections = (config.data, config.teacher, config.student, config.distill, config.export, config.validation)
-        given = [config.seed, *(one.model_dump(mode="json", exclude_defaults=True) for one in sections)]
+        given = [config.seed, *(hashed(one) for one in sections)]
         parts = [self.student, given, SETTINGS[self.setting], dict(TRAINING), LIMIT, self.seed]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -126,7 +126,18 @@ def digest(study: Study, role: str, seed: int) -> str:
 
 
 def _set(section: BaseModel, exclude: set[str] | None = None) -> dict[str, Any]:
-    return _without_defaults(section, section.model_dump(mode="json", exclude_defaults=True, exclude=exclude))
+    return _without_defaults(section, hashed(section, exclude))
+
+
+def hashed(section: BaseModel, exclude: set[str] | None = None) -> dict[str, Any]:
+    """What a hash is made of: a section without options at their defaults; of a loss's weight, that is 1, as when the first rows were made."""
+    given = section.model_dump(mode="json", exclude_defaults=True, exclude=exclude)
+    losses = [(section, given)] if isinstance(section, LossConfig) else zip(getattr(section, "losses", ()), given.get("losses", ()))
+    for loss, values in losses:
+        values.pop("weight", None)
+        if loss.weight != 1.0:
+            values["weight"] = loss.weight
+    return given
 
 
 def _without_defaults(section: BaseModel, given: dict[str, Any]) -> dict[str, Any]:

@@ -43,7 +43,7 @@ from statistics import fmean
 from typing import Any
 
 from imagenet_start import fetch_imagenet_start
-from run import RUNS, STUDIES, commit
+from run import RUNS, STUDIES, commit, hashed
 from turns import alone
 
 from deploy.machine import known_files
@@ -74,7 +74,7 @@ BETTER: Mapping[str, dict[str, Any]] = {
     "teacher, taught by the first": {"labels": "first", "pseudo": PSEUDO},
 }
 """The section teacher.unlabelled of each teacher that learns from the unlabeled images."""
-DENSE = LossConfig.model_validate({"name": "dense_labels"})
+DENSE = LossConfig.model_validate({"name": "dense_labels", "weight": 1.0})
 ARMS: Mapping[str, dict[str, Any]] = {
     "features": {"pseudo": None},
     "pseudo-labels": {"features": False, "pseudo": PSEUDO},
@@ -124,9 +124,7 @@ class UnlabeledUnit:
     def digest(self) -> str:
         """Hash of everything that its figures depend on."""
         config = self.config
-        sections = [
-            one.model_dump(mode="json", exclude_defaults=True) for one in (config.data, config.teacher, config.student, config.distill)
-        ]
+        sections = [hashed(one) for one in (config.data, config.teacher, config.student, config.distill)]
         chosen = [
             section(self.role),
             BETTER.get(better(self.role) or ""),
