@@ -32,7 +32,7 @@ from pipeline.config.pipeline import PLUGIN_SECTIONS
 from pipeline.results.ablation import BASELINE, TOGETHER, Ablation, ablation_of, render
 from pipeline.store.store import Store
 from stages.artifacts import Checkpoint, Dataset
-from stages.config import DataConfig, LossConfig, TrainConfig
+from stages.config import DataConfig, DistillConfig, LossConfig, TrainConfig
 
 ROOT = Path(__file__).parents[2]
 STUDIES = Path(__file__).parent
@@ -130,9 +130,11 @@ def _set(section: BaseModel, exclude: set[str] | None = None) -> dict[str, Any]:
 
 
 def hashed(section: BaseModel, exclude: set[str] | None = None) -> dict[str, Any]:
-    """What a hash is made of: a section without options at their defaults; of a loss's weight, that is 1, as when the first rows were made."""
+    """What a hash is made of: a section without options at their defaults, which for a loss's weight is 1, as when the study began."""
     given = section.model_dump(mode="json", exclude_defaults=True, exclude=exclude)
-    losses = [(section, given)] if isinstance(section, LossConfig) else zip(getattr(section, "losses", ()), given.get("losses", ()))
+    losses = [(section, given)] if isinstance(section, LossConfig) else []
+    if isinstance(section, DistillConfig) and "losses" in given:
+        losses = list(zip(section.losses, given["losses"], strict=True))
     for loss, values in losses:
         values.pop("weight", None)
         if loss.weight != 1.0:
