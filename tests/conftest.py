@@ -1,6 +1,5 @@
 """What most tests of the pipeline start from."""
 
-import os
 import signal
 from pathlib import Path
 
@@ -37,11 +36,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(3600))
-
-
-def pytest_xdist_auto_num_workers() -> int:
-    """One more than there are cores: now and then a test waits for a program or a connection."""
-    return (os.cpu_count() or 1) + 1
 
 
 @pytest.fixture(autouse=True)

@@ -76,7 +76,7 @@ def test_thirteen_kinds_see_equally_many_images_and_share_three_teachers(thirtee
     assert len(known) == 13
     assert {kind.config.data.options["train_images"] * kind.config.student.train.epochs for kind in known} == {16_000}
     assert len({evidence.digest(kind, evidence.TEACHER, 0) for kind in known}) == 3
-    assert {tuple(loss.weight for loss in kind.losses(thirteen.STUDENT)) for kind in known} == {(1.0, 1.0)}
+    assert {tuple(loss.weight for loss in kind.losses(thirteen.STUDENT)) for kind in known} == {("auto", "auto")}
     for kind in known:
         units = list(kind.units())
         assert (len(units), len(set(units))) == (8, 8)

@@ -138,7 +138,7 @@ class TestReasons:
         flow(Store(tmp_path, "a"))
         store = Store(tmp_path, "a", Mode(dry=True))
         flow(store, weighted(2.0))
-        assert reasons(store) == [None, "distill.losses.0.weight 1.0 -> 2.0"]
+        assert reasons(store) == [None, "distill.losses.0.weight auto -> 2.0"]
 
     def test_an_input(self, tmp_path: Path) -> None:
         flow(Store(tmp_path, "a"))
@@ -202,7 +202,7 @@ class TestReasons:
         flow(Store(tmp_path, "a"))
         store = Store(tmp_path, "a", Mode(dry=True))
         flow(store, weighted(3.0))
-        assert reasons(store) == [None, "distill.losses.0.weight 1.0 -> 3.0"]
+        assert reasons(store) == [None, "distill.losses.0.weight auto -> 3.0"]
         assert calls == ["grow", "cut", "cut"]
 
     @pytest.mark.parametrize("content", ["", "[]", '{"stages": 3}', '{"stages": {"grow": 3, "cut": {}}}', "\x00"])
