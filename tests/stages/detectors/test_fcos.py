@@ -44,7 +44,8 @@ def test_decides_as_torchvision_does(options: GraphOptions, seed: int) -> None:
     assert difference(by_torch(detector, images(), options), expected).within(box_px=0.01, score=1e-4)
 
 
-@pytest.mark.parametrize("options", [FEW, pytest.param(TORCHVISIONS, marks=pytest.mark.slow)], ids=["few", "torchvision's"])
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [FEW, TORCHVISIONS], ids=["few", "torchvision's"])
 def test_decides_so_in_onnx_runtime(options: GraphOptions, tmp_path: Path) -> None:
     detector = lively(fcos())
     expected = torchvisions(detector, images(), options)

@@ -23,7 +23,7 @@ from deploy.errors import ConfigError, DataError
 from deploy.precision import fp16, network
 from deploy.precision.proof import proof
 from stages.config import DetectorConfig
-from stages.detectors import Graph, GraphOutput, Target
+from stages.detectors import GraphOutput, Target
 from stages.detectors.two_stage.detector import TwoStageDetector
 from stages.exports.to_onnx import write_onnx
 from stages.training.checkpoint import build_detector, count_macs
@@ -96,7 +96,6 @@ CASES: dict[str, tuple[str, dict[str, Any], Callable[[], Any]]] = {
     "mask_rcnn v1": ("mask_rcnn", MASKS, lambda: with_small_parts(1, masks=True)),
     "mask_rcnn v2": ("mask_rcnn", {**MASKS, "version": 2}, lambda: with_small_parts(2, masks=True)),
 }
-SOME_SLOW = [pytest.param(case, marks=() if case == "faster_rcnn v1" else pytest.mark.slow) for case in CASES]
 
 
 def spread(layer: nn.Module, inputs: Tensor, deviation: float) -> None:
@@ -190,9 +189,8 @@ def in_onnx_runtime(file: Path, given: Tensor) -> GraphOutput:
 
 
 class ExportedCase(NamedTuple):
-    """A case's graph at torchvision's settings, in torch and as a file, and torchvision's own answer to `images()`."""
+    """A case's graph at torchvision's settings as a file, and torchvision's own answer to `images()`."""
 
-    graph: Graph
     file: Path
     heads: Heads
     expected: list[dict[str, Tensor]]
@@ -203,22 +201,28 @@ def export_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Exp
     @cache
     def exported(case: str) -> ExportedCase:
         detector, own = pair(case)
-        graph = detector.graph(OWN).eval()
         file = tmp_path_factory.mktemp("exported") / "model.onnx"
-        return ExportedCase(graph, file, write_onnx(graph, (HEIGHT, WIDTH), file), torchvisions(own, images()))
+        heads = write_onnx(detector.graph(OWN).eval(), (HEIGHT, WIDTH), file)
+        return ExportedCase(file, heads, torchvisions(own, images()))
 
     return exported
 
 
-@pytest.mark.parametrize("case", SOME_SLOW)
-def test_torch_and_onnx_runtime_find_what_torchvision_finds(case: str, export_once: Callable[[str], ExportedCase]) -> None:
-    graph, file, _, expected = export_once(case)
+@pytest.mark.parametrize("case", CASES)
+def test_finds_what_torchvision_finds(case: str) -> None:
+    detector, own = pair(case)
     with torch.no_grad():
-        answer = graph(images())
+        answer = detector.graph(OWN).eval()(images())
     assert answer.converged.all()
-    assert_same(expected, answer)
-    assert_same(expected, in_onnx_runtime(file, images()))
-    assert_same(expected[1:], in_onnx_runtime(file, images()[1:]))
+    assert_same(torchvisions(own, images()), answer)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_finds_it_in_onnx_runtime(case: str, export_once: Callable[[str], ExportedCase]) -> None:
+    exported = export_once(case)
+    assert_same(exported.expected, in_onnx_runtime(exported.file, images()))
+    assert_same(exported.expected[1:], in_onnx_runtime(exported.file, images()[1:]))
 
 
 @pytest.mark.parametrize("case", ["faster_rcnn v2", "mask_rcnn v1"])
@@ -369,11 +373,12 @@ def test_mask_rcnn_refuses_objects_without_masks() -> None:
         build("mask_rcnn", **TINY["mask_rcnn"])(images(), targets(masks=False))
 
 
-@pytest.mark.parametrize("case", SOME_SLOW)
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
 def test_half_precision_is_in_the_backbone_and_the_heads_alone(
     case: str, tmp_path: Path, export_once: Callable[[str], ExportedCase]
 ) -> None:
-    _, file, heads, _ = export_once(case)
+    file, heads, _ = export_once(case)
     model = network.read(file)
     assert not {node.op_type for node in model.graph.node} & {"RoiAlign", "NonZero", "NonMaxSuppression", "Loop", "If", "Scan"}
     half = fp16.to_fp16(model, heads)
@@ -392,10 +397,11 @@ def test_half_precision_is_in_the_backbone_and_the_heads_alone(
     assert (answer.scores[:, 0] > 0.5).all()
 
 
-@pytest.mark.parametrize("case", SOME_SLOW)
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
 def test_tensorrt_builds_it_in_half_precision(case: str, tmp_path: Path, export_once: Callable[[str], ExportedCase]) -> None:
     pytest.importorskip("tensorrt_rtx")
-    _, file, heads, _ = export_once(case)
+    file, heads, _ = export_once(case)
     found = compiled("trt_rtx", file, tmp_path, "fp16", heads=heads, options={"compute_capability": "8.9"}).proof
     assert found["convolutions_fp16"] > 20
     assert found["low_precision_after_head"] == 0
