@@ -12,6 +12,9 @@ from pipeline.results.table import UNDEFINED
 
 TWICE = "baseline, twice the steps"
 
+SECTIONS = Path(__file__).parent / "sections"
+"""Parts of the page that studies with scripts of their own have written."""
+
 HEAD = """# Evidence
 
 Does distillation help? Each study trains a teacher and, at several seeds, the same student: without the teacher (the baseline), with
@@ -50,6 +53,7 @@ def write_page(docs: Path, studies: Path, found: Mapping[str, Ablation]) -> None
             by_seed(one),
         ]
         parts += [notes.read_text(encoding="utf-8").strip()] if notes.exists() else []
+    parts += [file.read_text(encoding="utf-8").strip() for file in sorted(SECTIONS.glob("*.md"))]
     (docs / "evidence.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 

@@ -1,6 +1,7 @@
 """Are distilled engines more robust? Trains with and without a teacher, on clean and corrupted views, and sweeps the engines.
 
     python benchmarks/evidence/robustness.py                      print what has been measured
+    python benchmarks/evidence/robustness.py page                 write what run.py page puts into docs/evidence.md
     python benchmarks/evidence/robustness.py run [--study NAME ...] [--role NAME ...] [--seed N ...] [--units N]
 
 Data, folds, teachers, baselines, students and seeds are those of run.py's studies digits and bccd; what it left in runs/evidence is not
@@ -17,15 +18,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import robust_page
 from imagenet_start import fetch_imagenet_start
+from page import SECTIONS
+from robust_page import ROLES
 from run import RUNS, STUDIES, TEACHER, Study, commit, data, digest, run, studies
 from turns import alone
 
 from deploy.accuracy.conditions import Corruptions
 from pipeline.config import PipelineConfig
 from pipeline.results.ablation import BASELINE, TOGETHER
-from pipeline.results.gains import paired_gain
-from pipeline.results.table import grid, number
+from pipeline.results.table import grid
 from pipeline.store.store import Store
 from stages.artifacts import Checkpoint, Dataset, Engine
 from stages.assess import assess
@@ -41,12 +44,10 @@ from stages.validate import validate
 
 ROWS = STUDIES / "robustness.jsonl"
 NAMES = ("digits", "bccd")
-ROLES = ("baseline", "baseline with corrupt", "student", "student with student_view")
 SHARED = {"baseline": BASELINE, "student": TOGETHER}
 """Roles that run.py trains too, by its names."""
 SPLIT = "test"
 VIEW = StudentViewConfig(corrupt=0.5, severity=(1, 3), downscale=0.25)
-PAIRS = (("student", "baseline"), ("student with student_view", "baseline"), ("student with student_view", "baseline with corrupt"))
 
 
 @dataclass(frozen=True)
@@ -180,58 +181,29 @@ def work(args: argparse.Namespace) -> None:
 
 
 def show() -> None:
-    """Means over the seeds, and paired gains with their 95% intervals, in points."""
-    every = measured()
-    for name in NAMES:
-        mine = [row for row in every if row["study"] == name]
-        for engine in ("fp32", "int8"):
-            values = {role: {row["seed"]: row["engines"][engine] for row in mine if row["role"] == role} for role in ROLES}
-            metrics = [one for one in ("map", "map_shifted", "mpc", "rpc") if any(one in row["engines"][engine] for row in mine)]
-            if metrics:
-                print(f"\n{name}, {engine}\n{table(values, metrics)}")
+    """The tables of the page, for a terminal."""
+    for title, (header, lines) in robust_page.tables(measured()).items():
+        print(f"\n{title}\n{grid(header, lines)}")
 
 
-def table(values: Mapping[str, Mapping[int, Mapping[str, float | None]]], metrics: Sequence[str]) -> str:
-    """A row per role and per pair of roles."""
-    lines = []
-    for role, by_seed in values.items():
-        means = [mean([one[metric] for one in by_seed.values()]) for metric in metrics]
-        lines.append([role, str(len(by_seed)), *map(number, means)])
-    for role, other in PAIRS:
-        seeds = sorted(values[role].keys() & values[other].keys())
-        if seeds:
-            cells = [gained([(values[role][seed][metric], values[other][seed][metric]) for seed in seeds]) for metric in metrics]
-            lines.append([f"{role} minus {other}", str(len(seeds)), *cells])
-    return grid(["network", "seeds", *metrics], lines)
-
-
-def mean(values: Sequence[float | None]) -> float | None:
-    """The mean; None if there is none, or one is undefined, as the ratio to a clean mAP of 0 is."""
-    defined = [value for value in values if value is not None]
-    return sum(defined) / len(values) if values and len(defined) == len(values) else None
-
-
-def gained(pairs: Sequence[tuple[float | None, float | None]]) -> str:
-    """The paired gain and its interval, in points."""
-    defined = [(own, other) for own, other in pairs if own is not None and other is not None]
-    if len(defined) < len(pairs):
-        return "-"
-    gain = paired_gain([own for own, _ in defined], [other for _, other in defined])
-    end = "" if gain.low is None or gain.high is None else f" ({100 * gain.low:+.1f} to {100 * gain.high:+.1f})"
-    return f"{100 * gain.mean:+.1f}{end}"
+def write() -> None:
+    """Write the page's part."""
+    notes = (STUDIES / "robustness.md").read_text(encoding="utf-8")
+    SECTIONS.mkdir(exist_ok=True)
+    (SECTIONS / "robustness.md").write_text(robust_page.section(measured(), notes), encoding="utf-8")
 
 
 def main() -> None:
     """The command line; the module's docstring describes it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("action", nargs="?", choices=("show", "run"), default="show")
+    parser.add_argument("action", nargs="?", choices=("show", "run", "page"), default="show")
     parser.add_argument("--study", nargs="+", default=[], choices=NAMES)
     parser.add_argument("--role", nargs="+", default=[], choices=ROLES)
     parser.add_argument("--seed", nargs="+", type=int, default=[])
     parser.add_argument("--units", type=int, default=-1, help="stop after N networks (default: no limit)")
     args = parser.parse_args()
-    if args.action == "show":
-        show()
+    if args.action != "run":
+        (show if args.action == "show" else write)()
         return
     with alone(RUNS):
         work(args)

@@ -147,3 +147,40 @@ def test_found_weights_are_as_good_unless_a_pair_says_otherwise(auto_weights: Mo
     assert "mean of the pairs: auto over baseline +7.50 (+7.25 to +7.75), over baseline, equal cost +5.50" in lines[-1]
     assert not auto_weights.verdict({"one": maps(0.6, 0.7), "other": maps(0.6, 0.5)})[0]
     assert not auto_weights.verdict({"one": maps(0.5, 0.5), "other": maps(0.5, 0.5)})[0]
+
+
+@pytest.fixture
+def robustness(monkeypatch: pytest.MonkeyPatch, evidence: ModuleType) -> ModuleType:
+    monkeypatch.setitem(sys.modules, "run", evidence)
+    return loaded("robustness", monkeypatch)
+
+
+def test_rows_on_robustness_are_of_networks_that_are_asked_for(robustness: ModuleType) -> None:
+    lines = robustness.ROWS.read_text(encoding="utf-8").splitlines() if robustness.ROWS.exists() else []
+    assert len(robustness.measured()) == len(lines)
+    assert len({row["digest"] for row in robustness.measured()}) == len(lines)
+
+
+def test_tables_on_robustness_pair_networks_of_the_same_seed(robustness: ModuleType) -> None:
+    page = robustness.robust_page
+
+    def row(role: str, seed: int, level: float, rpc: float | None = 0.5) -> dict[str, object]:
+        figures = {"map": level, "mpc": level / 2, "rpc": rpc, "maps": {"fog": {"3": level / 2}}}
+        more = {"mpc_full": 0.25, "rpc_full": 0.5} if seed == 0 else {}
+        return {"study": "one", "role": role, "seed": seed, "engines": {name: {**figures, **more} for name in page.ENGINES}}
+
+    rows = [row("baseline", 0, 0.5), row("baseline", 1, 0.7), row("student", 1, 0.8), row("student", 0, 0.58, None)]
+    found = page.tables(rows)
+    header, means = found["one: means over the seeds"]
+    assert header == ["engine", "network", "seeds", "clean", "mpc", "rpc"]
+    assert means[0] == ["fp32", "baseline", "2", "0.6000", "0.3000", "0.5000"]
+    assert means[2] == ["fp32", "student", "2", "0.6900", "0.3450", "-"]
+    _, gains = found["one: paired gains in points, with 95% intervals"]
+    assert gains[0] == ["fp32", "student over baseline", "+9.0 (-3.7 to +21.7)", "+4.5 (-1.9 to +10.9)", "-"]
+    assert gains[1][2:] == ["-"] * 3
+    _, whole = found["one: all images and severities 1 to 5, first seed"]
+    assert whole[0] == ["fp32", "baseline", "0.2500", "0.5000"]
+    assert found["one: mAP by corruption, fp32, severity 3, means over the seeds"][1] == [["fog", "0.3000", "-", "0.3450", "-"]]
+    text = page.section(rows, "More robust.\n")
+    assert text.startswith("## Robustness\n\nMore robust.\n\none: means over the seeds:\n\n| engine | network |")
+    assert text.count("<details>") == 1
