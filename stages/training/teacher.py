@@ -12,13 +12,14 @@ from stages.detectors import Detector, Outputs
 from stages.training.batches.kept_outputs import KeptOutputs
 from stages.training.batches.shared_folder import current
 from stages.training.compiling import lazily_compiled
+from stages.training.folding import fold_norms
 
 TeacherPrecision = Literal["same", "fp32", "bf16", "fp16"]
 _TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Teacher:
-    """Runs a detector in eval mode without gradient; its weights stay as they are.
+    """Runs a detector in eval mode without gradient; what it computes stays as it is, in fewer operations.
 
     Args:
         precision: precision of its products; "same" follows the student's training.
@@ -40,6 +41,8 @@ class Teacher:
         """The outputs for images [B, 3, H, W], on the images' device; the pyramid is cast to float32, once for all losses."""
         if images.device != self._device:  # asking all of a small network's tensors takes a thirtieth of a step
             self.detector.to(images.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            if self._device is None:
+                fold_norms(self.detector, images[:1])
             self._device = images.device
         outputs = self._run(images) if self._kept is None or images.device.type != "cpu" else self._recalled(self._kept, images)
         return replace(outputs, context=partial(self._autocast, images.device.type))
