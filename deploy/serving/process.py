@@ -122,12 +122,17 @@ def grpc_port(config: ServeConfig) -> Iterator[ServeConfig]:
     if config.grpc_port is None:
         yield config
         return
-    with socket.socket(socket.AF_INET6 if ":" in config.host else socket.AF_INET) as held:
+    family, address = socket.AF_INET6 if ":" in config.host else socket.AF_INET, (config.host, config.grpc_port)
+    with socket.socket(family) as alone, socket.socket(family) as held:
+        alone.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         try:
-            held.bind((config.host, config.grpc_port))
+            alone.bind(address)  # refused beside the workers of another server, which would share its clients with these
+            alone.close()
+            held.bind(address)
         except OSError as error:
-            raise ConfigError(f"cannot listen for gRPC on {config.host}, port {config.grpc_port}; pass a different --grpc-port") from error
+            where = f"{config.host}, port {config.grpc_port} ({error.strerror})"
+            raise ConfigError(f"cannot listen for gRPC on {where}; pass a different --grpc-port") from error
         yield config.model_copy(update={"grpc_port": held.getsockname()[1]})
 
 

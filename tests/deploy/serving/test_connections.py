@@ -169,7 +169,7 @@ def test_an_offer_of_another_protocol_is_ignored(running: Running, offer: str, p
 
 def test_a_tunnel_is_refused(running: Running) -> None:
     assert answered(running, b"CONNECT localhost:80 HTTP/1.1\r\nHost: localhost\r\n\r\n") == b"HTTP/1.1 400 Bad Request"
-    assert answered(running, b"CONNECT / HTTP/1.1\r\nHost: localhost\r\n\r\n") == b"HTTP/1.1 400 Bad Request"
+    assert answered(running, b"CONNECT / HTTP/1.1\r\nHost: localhost\r\n\r\n") == b"HTTP/1.1 405 Method Not Allowed"
 
 
 def test_health_is_answered_beside_a_client_that_holds_all_it_can(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:

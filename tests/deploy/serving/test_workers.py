@@ -17,8 +17,11 @@ from serving_samples import SLOW, Client, Reply, Server, encoded, load, once, re
 from waiting import PATIENCE, until
 
 from deploy.bundles.bundle import Bundle
+from deploy.errors import ConfigError
+from deploy.serving.options import ServeConfig
 
 pytest.importorskip("uvicorn")
+process = pytest.importorskip("deploy.serving.process")
 sums = pytest.importorskip("deploy.serving.workers.sums")
 parser = pytest.importorskip("prometheus_client.parser")
 
@@ -201,6 +204,16 @@ def test_a_client_keeps_its_worker(server: Server) -> None:
     asyncio.run(ask())
     until(lambda: sum(str(line.get("request_id")).startswith("kept-") for line in list(server.lines)) == 6, "its lines in the log")
     assert len({line["worker"] for line in list(server.lines) if str(line.get("request_id")).startswith("kept-")}) == 1
+
+
+def test_workers_of_two_servers_share_no_port_for_grpc() -> None:
+    """The system would let them, and deal clients out to both bundles."""
+    with (
+        process.grpc_port(ServeConfig(grpc_port=0, workers=2)) as ours,
+        pytest.raises(ConfigError, match=f"gRPC on 127.0.0.1, port {ours.grpc_port} .Address already in use"),
+        process.grpc_port(ours),
+    ):
+        pass
 
 
 TEXT = """\
