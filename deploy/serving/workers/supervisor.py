@@ -133,8 +133,9 @@ class Supervisor:
                 raise ArtifactError("no worker is alive; see the log")
             try:
                 opened = await self._open(chosen[0], folder, version, None)
-                others = await asyncio.gather(*(self._open(one, folder, version, opened["size"]) for one in chosen[1:]))
-                if any(one["sha256"] != opened["sha256"] for one in others):
+                others = [self._loop.create_task(self._open(one, folder, version, opened["size"])) for one in chosen[1:]]
+                await asyncio.gather(*others, return_exceptions=True)  # of a failed load, too, each worker has something to drop
+                if any(one.result()["sha256"] != opened["sha256"] for one in others):
                     raise ArtifactError(f"{folder}: has changed while the workers opened it; load it again")
             except EdgedistillError:
                 self._crew.tell_all({"do": "drop"})
