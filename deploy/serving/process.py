@@ -102,11 +102,15 @@ def most_connections(*, grpc: bool) -> tuple[int, int]:
 def listen(host: str, port: int) -> socket.socket:
     """An open port; opened here, because uvicorn would end the program with its own exit code if the port is taken.
 
+    On `::` it takes connections over IPv4, too, as gRPC's does.
+
     Raises:
         ConfigError: the port cannot be opened.
     """
+    wide = ":" in host
+    family, both = socket.AF_INET6 if wide else socket.AF_INET, wide and socket.has_dualstack_ipv6()
     try:
-        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=_MAX_CONNECTIONS)
+        return socket.create_server((host, port), family=family, backlog=_MAX_CONNECTIONS, dualstack_ipv6=both)
     except OSError as error:
         reason = str(error.strerror).partition(" (while")[0]
         raise ConfigError(f"cannot listen on {host}, port {port} ({reason}); pass a different --host or --port") from error

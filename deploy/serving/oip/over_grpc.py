@@ -99,14 +99,16 @@ async def _stream(
     service: Service, methods: Methods, arrivals: "_Arrivals", requests: AsyncIterator[bytes], context: Any
 ) -> AsyncIterator[Any]:
     """Answers in order; a request that is refused or fails is answered with the reason, and the stream continues."""
+    call = _Call(service, _STREAM, context)
     try:
-        service.authorize(_Call(service, _STREAM, context).metadata.get("authorization"))
+        service.authorize(call.metadata.get("authorization"))
         with arrivals.streams.place(_client(context)):
             while (request := await _next(requests, STREAM_SECONDS)) is not None:
                 yield await _stream_answer(service, methods, request, context)
     except Refusal as error:
         code, text = _code(service, error)
-        await context.abort(getattr(grpc.StatusCode, code), text)
+        call.end(code, text, error)
+        await context.abort(getattr(grpc.StatusCode, code), text, (("x-request-id", call.identity),))
 
 
 async def _stream_answer(service: Service, methods: Methods, request: bytes, context: Any) -> Any:
@@ -139,7 +141,7 @@ def _client(context: Any) -> str:
 
 
 class _Call:
-    """One call, or one message of a stream: has an id, and at its end is counted in the metrics and logged."""
+    """One call, one message of a stream, or a stream that is refused: has an id, and at its end is counted in the metrics and logged."""
 
     def __init__(self, service: Service, name: str, context: Any) -> None:
         self.metadata = {key: value for key, value in context.invocation_metadata() if isinstance(value, str)}

@@ -320,6 +320,12 @@ def test_trusted_proxies_are_addresses() -> None:
         ServeConfig(trusted_proxies=("proxy",))
 
 
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this system has no IPv6")
+def test_all_addresses_of_ipv6_are_those_of_ipv4_too() -> None:
+    with process.listen("::", 0) as listener, socket.create_connection(("127.0.0.1", listener.getsockname()[1]), timeout=PATIENCE):
+        pass
+
+
 def test_many_new_connections_are_taken_in_few_turns_of_a_busy_loop() -> None:
     """Counted in turns, of which an overloaded server makes few per second; uvloop takes one connection per listener and turn."""
     uvloop = pytest.importorskip("uvloop")

@@ -48,9 +48,17 @@ def test_a_stream_that_sends_nothing_ends(running: Running, monkeypatch: pytest.
     never = Event()
     with grpc.insecure_channel(running.grpc) as channel:
         stream = channel.stream_stream(SERVICE + "ModelStreamInfer", None, None)(nothing(never), timeout=PATIENCE)
-        with pytest.raises(grpc.RpcError, match="nothing was sent"):
+        with pytest.raises(grpc.RpcError, match="nothing was sent") as refused:
             next(stream)
         never.set()
+    identity = dict(refused.value.trailing_metadata())["x-request-id"]
+    (line,) = (line for line in running.log() if line.get("request_id") == identity)
+    assert (line["path"], line["status"]) == ("ModelStreamInfer", "DEADLINE_EXCEEDED")
+    assert 'edgedistill_requests_total{code="DEADLINE_EXCEEDED",endpoint="grpc_ModelStreamInfer"} 1.0' in metrics(running)
+
+
+def metrics(running: Running) -> str:
+    return running.service.metrics.text(pending=0, ready=True).decode()
 
 
 def nothing(never: Event) -> Iterator[Any]:

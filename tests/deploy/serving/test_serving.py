@@ -349,6 +349,7 @@ class TestOperations:
         early = service.Service(bundle.root, ServeConfig(), log=Log(io.StringIO()))
         client = testclient.TestClient(api.app(early), base_url="http://localhost")
         assert client.get("/v2/health/ready").status_code == 400
+        assert client.get("/v2/models/cells-here/ready").status_code == 400
         answer = client.post("/v1/detect", content=encoded())
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
         early.close()
