@@ -322,6 +322,34 @@ class TestStart:
         assert (tmp_path / "built" / MANIFEST).stat().st_mtime_ns != stamp
 
 
+class TestStartWithoutProgram:
+    """start.sh beside a program that does what the test says."""
+
+    def start(self, tmp_path: Path, program: str) -> tuple[int, list[str]]:
+        """The exit code, and what the program was asked for."""
+        (tmp_path / "edgedistill").write_text(f'#!/bin/sh\necho "$1" >> {tmp_path}/asked\n{program}\n')
+        (tmp_path / "edgedistill").chmod(0o755)
+        script = Path(cli.__file__).parents[1] / "deploy" / "shipping" / "files" / "start.sh"
+        environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "EDGEDISTILL_BUILT": str(tmp_path / "built")}
+        silent = subprocess.DEVNULL
+        done = subprocess.run(["sh", str(script)], env=environment, stdout=silent, stderr=silent, check=False)
+        return done.returncode, (tmp_path / "asked").read_text().split()
+
+    def test_wrong_options_are_not_answered_with_a_new_engine(self, tmp_path: Path) -> None:
+        (tmp_path / "built").mkdir()
+        assert self.start(tmp_path, "exit 2") == (2, ["serve"])
+        assert (tmp_path / "built").exists()
+
+    def test_a_signal_before_the_server_runs_ends_the_start(self, tmp_path: Path) -> None:
+        """As it must of a container's first process, which hears only signals that it traps."""
+        assert self.start(tmp_path, "kill -TERM $PPID") == (143, ["serve"])
+
+    def test_a_build_that_is_ended_can_clean_up(self, tmp_path: Path) -> None:
+        build = f"trap 'sleep 0.2; touch {tmp_path}/clean; exit' TERM\nkill -TERM $PPID\nwhile :; do sleep 0.01; done"
+        assert self.start(tmp_path, f'[ "$1" = build ] || exit 4\n{build}') == (143, ["serve", "build"])
+        assert (tmp_path / "clean").exists()
+
+
 class TestTrustedStart:
     """start.sh and triton.sh with EDGEDISTILL_TRUSTED."""
 
