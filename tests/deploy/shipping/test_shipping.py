@@ -498,6 +498,9 @@ class TestPush:
         client.upload_folder.side_effect = broken("no route\nto host")
         assert cli.main(["push", str(bundle.root), "--repo", "me/cells", "--without-weights"]) == 4
         assert capsys.readouterr().err == "edgedistill: me/cells: the upload to the hub failed (no route to host)\n"
+        client.upload_folder.side_effect = ValueError('Invalid metadata in README.md.\n- "license" must be one of [mit]')  # as it says it
+        assert cli.main(["push", str(bundle.root), "--repo", "me/cells", "--without-weights"]) == 4
+        assert 'refuses the model card (Invalid metadata in README.md. - "license" must be one of [mit]); pack' in capsys.readouterr().err
 
     def test_a_missing_client_is_named(self, bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
         monkeypatch.setitem(sys.modules, "huggingface_hub", None)
