@@ -251,7 +251,7 @@ class TestPackage:
             command[2] = command[1]  # no image
             refused = subprocess.run(command, capture_output=True, check=False)
         assert refused.returncode == 1
-        assert refused.stderr.startswith(b'HTTP Error 400: Bad Request: {"error":"image of ')
+        assert refused.stderr.startswith(b'HTTP Error 400: Bad Request: {"error":"')
         assert [{**one, "image_id": 0} for one in found] == expected(bundle, photo)
 
     def test_what_is_refused(self, bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
