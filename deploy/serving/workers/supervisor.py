@@ -85,11 +85,11 @@ class Supervisor:
         """Start the workers, load the bundle in all of them, and serve until a signal, which is returned."""
         self._listener.setblocking(False)
         try:
-            for number in range(self._config.workers):  # before anything starts a thread, which the log does
-                self._crew.fork(number)
             for stop in (signal.SIGTERM, signal.SIGINT):
                 self._loop.add_signal_handler(stop, self._stop, stop)
             self._loop.add_signal_handler(signal.SIGHUP, self._swap)
+            for number in range(self._config.workers):  # before anything starts a thread, which the log does
+                self._crew.fork(number)
             self._loop.add_reader(self._listener.fileno(), self._accept)
             process.say_address(self._log, self._config, self._listener)
             await self._first_load()
