@@ -10,10 +10,10 @@ from typing import Any
 import grpc
 
 from deploy.errors import ArtifactError, ConfigError
-from deploy.serving.clients import Share, client_key, peer_host
+from deploy.serving.clients import Share
 from deploy.serving.logs import request_id
 from deploy.serving.oip.messages import MESSAGES, PACKAGE
-from deploy.serving.oip.methods import Methods, parse
+from deploy.serving.oip.methods import Methods, client, parse
 from deploy.serving.refusals import Refusal, TooSlow
 from deploy.serving.service import Service
 
@@ -102,7 +102,7 @@ async def _stream(
     call = _Call(service, _STREAM, context)
     try:
         service.authorize(call.metadata.get("authorization"))
-        with arrivals.streams.place(_client(context)):
+        with arrivals.streams.place(client(service, context)):
             while (request := await _next(requests, STREAM_SECONDS)) is not None:
                 yield await _stream_answer(service, methods, request, context)
     except Refusal as error:
@@ -134,10 +134,6 @@ async def _next(requests: AsyncIterator[bytes], seconds: float) -> bytes | None:
             return await anext(requests, None)
     except TimeoutError as error:
         raise TooSlow(f"nothing was sent for {seconds:g} s") from error
-
-
-def _client(context: Any) -> str:
-    return client_key(peer_host(context.peer()))
 
 
 class _Call:
@@ -196,7 +192,7 @@ class _Arrivals:
             Busy: see Share.place.
             TooSlow: it does not come in time.
         """
-        with self._waiting.place(_client(context)):
+        with self._waiting.place(client(self._service, context)):
             return await _next(requests, self._service.config.timeout_ms / 1000) or b""
 
     async def probe(self, requests: AsyncIterator[bytes]) -> bytes:

@@ -81,6 +81,21 @@ def test_streams_that_send_nothing_leave_room_for_other_calls(running: Running) 
         never.set()
 
 
+def test_streams_through_a_trusted_proxy_are_those_of_many_clients(bundle: Bundle) -> None:
+    """All eight places; of one client's streams, half."""
+    made, never = Running(bundle.root, queue_size=4, trusted_proxies=("127.0.0.1",)), Event()
+    try:
+        with grpc.insecure_channel(made.grpc) as channel:
+            open_stream = channel.stream_stream(SERVICE + "ModelStreamInfer", None, None)
+            held = [open_stream(nothing(never), timeout=PATIENCE) for _ in range(7)]
+            assert b"not a ModelInferRequest" in next(open_stream(iter([b"\xff"]), timeout=PATIENCE))
+            for stream in held:
+                stream.cancel()
+            never.set()
+    finally:
+        made.stop()
+
+
 @pytest.mark.parametrize("name", ["ModelInfer", "ModelMetadata", "ServerLive"])
 def test_calls_that_send_no_message_leave_room_for_other_calls_and_end(
     running: Running, monkeypatch: pytest.MonkeyPatch, name: str
