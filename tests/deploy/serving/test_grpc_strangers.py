@@ -149,5 +149,5 @@ def test_one_client_holds_half_of_the_places() -> None:
         ("unix:", ""),
     ],
 )
-def test_clients_over_grpc_are_known_by_their_address(peer: str, client: str) -> None:
-    assert over_grpc._client(SimpleNamespace(peer=lambda: peer)) == client
+def test_clients_over_grpc_are_known_by_their_address(running: Running, peer: str, client: str) -> None:
+    assert over_grpc.client(running.service, SimpleNamespace(peer=lambda: peer)) == client
