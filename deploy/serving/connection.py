@@ -99,6 +99,8 @@ class Connection(HttpToolsProtocol):
     being answered, its own time limit applies.
     """
 
+    parser: Parser
+
     def __init__(self, entrance: Entrance, **given: Any) -> None:
         super().__init__(**given)
         self.parser = Parser(self)

@@ -21,7 +21,7 @@ class Parser(HttpRequestParser):
         """Whether the request's head offers another protocol; CONNECT demands one."""
         return self.should_upgrade() and self.get_method() != b"CONNECT"
 
-    def feed_data(self, data: bytes) -> None:
+    def feed_data(self, data: Any) -> None:
         """Parse a piece; raises what httptools raises."""
         try:
             super().feed_data(data)

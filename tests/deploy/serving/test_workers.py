@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import artifact_samples as samples
 import pytest
@@ -210,26 +211,20 @@ def test_a_client_keeps_its_worker(server: Server) -> None:
 
 def test_a_bundle_that_one_worker_refuses_is_dropped_when_all_have_opened_it(bundle: Bundle) -> None:
     """Earlier, those that were still busy would have kept it, and its engine, for ever."""
-    said = []
+    said: list[object] = []
 
-    class Crew:
-        living = (0, 1, 2)
-
-        async def ask(self, one: int, message: dict[str, object]) -> dict[str, object]:
-            if one == 2:
-                await asyncio.sleep(0.01)
-            said.append(one)
-            return (
-                {"failed": "no memory", "kind": "ArtifactError"} if one == 1 else {"failed": None, "size": 1, "sha256": "", "gated": True}
-            )
-
-        def tell_all(self, message: dict[str, str]) -> None:
-            said.append(message["do"])
+    async def ask(one: int, message: object) -> dict[str, object]:
+        if one == 2:
+            await asyncio.sleep(0.01)
+        said.append(one)
+        if one == 1:
+            return {"failed": "no memory", "kind": "ArtifactError"}
+        return {"failed": None, "size": 1, "sha256": "", "gated": True}
 
     async def run() -> None:
         with socket.socket() as listener:
             supervisor = supervisors.Supervisor(bundle.root, ServeConfig(workers=3), listener, allow_ungated=False)
-            supervisor._crew = Crew()
+            supervisor._crew = SimpleNamespace(living=(0, 1, 2), ask=ask, tell_all=lambda message: said.append(message["do"]))
             await supervisor._load()
 
     with pytest.raises(ArtifactError, match="no memory"):
