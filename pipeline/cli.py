@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import NoReturn, TypeAlias
 
-from deploy.errors import ConfigError
+from deploy.errors import ConfigError, EdgedistillError
 from pipeline.answer import Answer, emit, open_closed_streams, say
-from pipeline.refusals import EXIT_CODES, TERMINATED, end_by_sigterm, refusal, sigterm_raises
+from pipeline.refusals import EXIT_CODES, TERMINATED, Terminated, end_by_sigterm, refusal, sigterm_raises
 
 _FILE = ("CONFIG", "configuration file (default pipeline.yaml)")
 _DOUBTFUL = "largest share of the data that may be left out or assumed, 0 to 1 (default 0.2)"
@@ -42,13 +42,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else list(arguments)
     as_json = "--json" in given
     open_closed_streams()
+    came: list[int] = []
     try:
-        with sigterm_raises():
+        with sigterm_raises() as came:
             args = parser().parse_args(given)
             answer = _function(args.command)(args)
             emit(answer, as_json=as_json)
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - unexpected errors keep their traceback
-        code = _refuse(error, as_json=as_json)
+        lost = came and not isinstance(error, (EdgedistillError, KeyboardInterrupt))  # an import that it hit raises something else
+        code = _refuse(Terminated() if lost else error, as_json=as_json)
         if code == TERMINATED:
             from deploy.bundles.snapshot import remove_all
 

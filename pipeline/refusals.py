@@ -55,21 +55,23 @@ class Terminated(KeyboardInterrupt):
 
 
 @contextmanager
-def sigterm_raises() -> Iterator[None]:
-    """SIGTERM raises Terminated in the main thread, unless somebody handles or ignores it already."""
+def sigterm_raises() -> Iterator[list[int]]:
+    """SIGTERM raises Terminated in the main thread, unless somebody handles or ignores it already; gives the list of those that came."""
+    came: list[int] = []
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield
+        yield came
         return
     owner = os.getpid()
 
     def end(number: int, frame: FrameType | None) -> None:
         if os.getpid() != owner:  # a process forked from this one
             end_by_sigterm()
+        came.append(number)
         raise Terminated
 
     signal.signal(signal.SIGTERM, end)
     try:
-        yield
+        yield came
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 

@@ -119,8 +119,6 @@ def place(width: int, height: int, preprocessing: Preprocessing) -> Placement:
         size = preprocessing.width, preprocessing.height
     else:
         scale = min(preprocessing.width / width, preprocessing.height / height)
-        if preprocessing.resize == "shortest_edge":
-            scale = min(scale, min(preprocessing.width, preprocessing.height) / min(width, height))
         size = max(round(width * scale), 1), max(round(height * scale), 1)
     left, top = (preprocessing.width - size[0]) // 2, (preprocessing.height - size[1]) // 2
     if preprocessing.resize == "shortest_edge":

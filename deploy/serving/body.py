@@ -2,12 +2,13 @@
 
 import asyncio
 import zlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from starlette.datastructures import Headers, UploadFile
-from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 from starlette.types import Message, Receive
 
@@ -45,8 +46,7 @@ async def read(request: Request, limits: Limits) -> bytes:
         Busy: the bodies of other requests take up too much memory.
     """
     content = await _in_time(_join(_limited(request.headers, request.receive, limits)), limits.seconds)
-    encoding = request.headers.get("content-encoding", "identity")
-    if encoding in _PLAIN:
+    if (encoding := _encoding(request)) in _PLAIN:
         return content
     unpacked = await _in_turn(limits, unpack, content, encoding, limits)
     limits.hold(-len(content))
@@ -59,15 +59,15 @@ async def read_files(request: Request, limits: Limits, max_files: int) -> list[F
     Raises:
         As `read`; Invalid: the form is malformed or contains no file, or the text holds no image; TooLarge: more than max_files.
     """
-    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         content = await read(request, limits)
         if not text.is_text(content):
             return [File(content)]
         return await _in_turn(limits, text.images, content, max_files, limits.hold)
-    if (encoding := request.headers.get("content-encoding", "identity")) not in _PLAIN:
+    if (encoding := _encoding(request)) not in _PLAIN:
         raise Unsupported(f"content-encoding {encoding[:40]!r} of a form; send the form uncompressed")
     limited = Request(request.scope, _limited(request.headers, request.receive, limits))
-    return await _in_time(_files(limited, max_files), limits.seconds)
+    return await _in_time(_files(limited, limits, max_files), limits.seconds)
 
 
 async def until_gone(receive: Receive) -> None:
@@ -104,6 +104,10 @@ def unpack(content: bytes, encoding: str, limits: Limits) -> bytes:
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
+def _encoding(request: Request) -> str:
+    return request.headers.get("content-encoding", "identity").lower()
+
+
 async def _in_turn(limits: Limits, function: Callable[..., T], *given: Any) -> T:
     try:
         async with asyncio.timeout(limits.seconds):
@@ -133,17 +137,34 @@ async def _join(receive: Receive) -> bytes:
             return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-async def _files(request: Request, max_files: int) -> list[File]:
+async def _files(request: Request, limits: Limits, max_files: int) -> list[File]:
+    """The files of a form, which stay in memory: on disk they would need room there, and a client's images would lie there."""
     try:
-        async with request.form(max_files=max_files, max_fields=64) as form:
-            uploads: Sequence[UploadFile] = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
-            if not uploads:
-                raise Invalid("the form contains no file; send images as files, or one image as the body itself")
-            return [File(await upload.read(), upload.filename) for upload in uploads]
-    except HTTPException as error:
-        if not error.detail.startswith("Too many files"):
-            raise
+        async with aclosing(request.stream()) as stream:
+            parser = MultiPartParser(request.headers, stream, max_files=max_files, max_fields=64)
+            parser.spool_max_size = 0  # unlimited
+            form = await parser.parse()
+    except MultiPartException as error:
+        if not error.message.startswith("Too many files"):
+            raise Invalid(error.message) from error
         raise TooLarge(f"more than {max_files} images in one request") from error
+    except UnicodeError as error:
+        raise Invalid(f"the form's charset cannot be read ({error}); leave it out") from error
+    uploads = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
+    if not uploads:
+        raise Invalid("the form contains no file; send images as files, or one image as the body itself")
+    files = []
+    for upload in uploads:
+        limits.hold(upload.size or 0)
+        files.append(File(await upload.read(), _name(upload.filename)))
+        await upload.close()
+        limits.hold(-(upload.size or 0))
+    return files
+
+
+def _name(given: str | None) -> str | None:
+    """A file's name as text that JSON can hold: some charsets stand for letters that are none."""
+    return None if given is None else given.encode("utf-8", "backslashreplace").decode()
 
 
 def _limited(headers: Headers, receive: Receive, limits: Limits) -> Callable[[], Awaitable[Message]]:

@@ -18,6 +18,7 @@ from deploy.serving.clients import Proxies, client_key
 from deploy.serving.front import HEALTH
 from deploy.serving.joined import Joined
 from deploy.serving.pace import Pace
+from deploy.serving.parser import Parser
 
 HEADER_SECONDS = 10.0
 """Time for the headers of a request, and for the rest of a body that was refused before it had come."""
@@ -98,8 +99,11 @@ class Connection(HttpToolsProtocol):
     being answered, its own time limit applies.
     """
 
+    parser: Parser
+
     def __init__(self, entrance: Entrance, **given: Any) -> None:
         super().__init__(**given)
+        self.parser = Parser(self)
         self._entrance = entrance
         self._due = inf
         self._unread_due = inf
@@ -132,6 +136,8 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """End the time limit; from here on the request's applies."""
+        if self.parser.has_offer:
+            return
         if self._loose > MAX_HEADER_BYTES and self._head_bytes > MAX_HEADER_BYTES:
             self._too_large = True
             raise ValueError("the headers are too large")  # the parser reports it to `send_400_response`
@@ -148,6 +154,8 @@ class Connection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """The end of a request, which may have been answered already."""
+        if self.parser.has_offer:
+            return
         self._loose = 0
         self._in_message = False
         super().on_message_complete()

@@ -102,11 +102,15 @@ def most_connections(*, grpc: bool) -> tuple[int, int]:
 def listen(host: str, port: int) -> socket.socket:
     """An open port; opened here, because uvicorn would end the program with its own exit code if the port is taken.
 
+    On `::` it takes connections over IPv4, too, as gRPC's does.
+
     Raises:
         ConfigError: the port cannot be opened.
     """
+    wide = ":" in host
+    family, both = socket.AF_INET6 if wide else socket.AF_INET, wide and socket.has_dualstack_ipv6()
     try:
-        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=_MAX_CONNECTIONS)
+        return socket.create_server((host, port), family=family, backlog=_MAX_CONNECTIONS, dualstack_ipv6=both)
     except OSError as error:
         reason = str(error.strerror).partition(" (while")[0]
         raise ConfigError(f"cannot listen on {host}, port {port} ({reason}); pass a different --host or --port") from error
@@ -122,12 +126,17 @@ def grpc_port(config: ServeConfig) -> Iterator[ServeConfig]:
     if config.grpc_port is None:
         yield config
         return
-    with socket.socket(socket.AF_INET6 if ":" in config.host else socket.AF_INET) as held:
+    family, address = socket.AF_INET6 if ":" in config.host else socket.AF_INET, (config.host, config.grpc_port)
+    with socket.socket(family) as alone, socket.socket(family) as held:
+        alone.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         try:
-            held.bind((config.host, config.grpc_port))
+            alone.bind(address)  # refused beside the workers of another server, which would share its clients with these
+            alone.close()
+            held.bind(address)
         except OSError as error:
-            raise ConfigError(f"cannot listen for gRPC on {config.host}, port {config.grpc_port}; pass a different --grpc-port") from error
+            where = f"{config.host}, port {config.grpc_port} ({error.strerror})"
+            raise ConfigError(f"cannot listen for gRPC on {where}; pass a different --grpc-port") from error
         yield config.model_copy(update={"grpc_port": held.getsockname()[1]})
 
 

@@ -49,6 +49,9 @@ def push(bundle: Bundle, repository: str, weights: Path | None, *, private: bool
             raise ConfigError(f"--repo {repository}: {in_one_line(error)}") from error
         except LocalTokenNotFoundError as error:
             raise ConfigError("push needs a token for the hub: set HF_TOKEN, or run hf auth login") from error
+        except ValueError as error:  # it validates the card's header
+            advice = "package.license may be one of https://huggingface.co/docs/hub/repositories-licenses, or other"
+            raise ArtifactError(f"{repository}: the hub refuses the model card ({in_one_line(error)}); {advice}") from error
         except broken as error:
             raise ArtifactError(f"{repository}: the upload to the hub failed ({in_one_line(error)})") from error
     return str(getattr(done, "commit_url", done))

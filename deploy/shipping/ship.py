@@ -41,7 +41,7 @@ def ship(bundle: Bundle, out: Path, *, image: str | None = None) -> None:
     needs = delivery(manifest.runtime)
     words = {
         "name": manifest.name,
-        "kubernetes_name": "".join(c if c.isalnum() else "-" for c in manifest.name.lower()).strip("-"),
+        "kubernetes_name": kubernetes_name(manifest.name),
         "image": image or f"edgedistill/{manifest.name.lower()}:{digest[:12]}",
         "kind": needs.devices[0],
         "dockerfiles": " and ".join(f"`Dockerfile.{kind}`" for kind in needs.devices),
@@ -58,6 +58,12 @@ def ship(bundle: Bundle, out: Path, *, image: str | None = None) -> None:
             readme.write(_WITHOUT)
     for name in (*_COPIED, *(_OF_WHOLE_GRAPHS if whole else ())):
         shutil.copy(FILES / name, out / name)
+
+
+def kubernetes_name(name: str) -> str:
+    """A bundle's name as KServe takes it: it begins with a letter, and leaves room in the 63 letters of a service for what KServe adds."""
+    plain = "".join(c if c.isalnum() else "-" for c in name.lower())
+    return (plain if plain[0].isalpha() else f"model-{plain}")[:40].strip("-")
 
 
 def container(needs: Delivery, kind: str) -> dict[str, str]:

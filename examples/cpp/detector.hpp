@@ -119,8 +119,7 @@ inline Placement placed(const Image& image, const Json& how) {
   const int width = how["width"], height = how["height"];
   const std::string resize = how["resize"];
   if (resize == "stretch") return {width, height, 0, 0};
-  double scale = std::min(double(width) / image.width, double(height) / image.height);
-  if (resize == "shortest_edge") scale = std::min(scale, double(std::min(width, height)) / std::min(image.width, image.height));
+  const double scale = std::min(double(width) / image.width, double(height) / image.height);
   const int wide = std::max(int(std::nearbyint(image.width * scale)), 1), high = std::max(int(std::nearbyint(image.height * scale)), 1);
   if (resize == "shortest_edge") return {wide, high, 0, 0};
   return {wide, high, (width - wide) / 2, (height - high) / 2};

@@ -1,6 +1,10 @@
 """`edgedistill serve`: serves a bundle over HTTP and gRPC, or checks whether it can be served."""
 
 import argparse
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -34,12 +38,26 @@ def serve(args: argparse.Namespace) -> Answer:
         answer = {"model": model.name, "max_batch_size": size, "why_ungated": reason, "sha256": bundle.digest}
         line = f"{bundle.root}: can be served here, up to {size} images per pass{ungated}; sha256 of {MANIFEST}: {bundle.digest}"
         return Answer(answer, line)
-    from deploy.serving import process  # the web framework is an extra
-    from deploy.serving.workers import supervisor
+    with hangup_ignored():
+        from deploy.serving import process  # the web framework is an extra
+        from deploy.serving.workers import supervisor
 
-    serving = process.serve if config.workers == 1 else supervisor.serve
-    serving(Path(args.bundle), config, allow_ungated=args.allow_ungated, trust=trust)
+        serving = process.serve if config.workers == 1 else supervisor.serve
+        serving(Path(args.bundle), config, allow_ungated=args.allow_ungated, trust=trust)
     return Answer({}, "")
+
+
+@contextmanager
+def hangup_ignored() -> Iterator[None]:
+    """SIGHUP does not end a server that does not hear it yet, and has yet to load the bundle anyway."""
+    if not hasattr(signal, "SIGHUP") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def serve_config(args: argparse.Namespace) -> ServeConfig:

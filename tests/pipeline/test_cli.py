@@ -1,3 +1,4 @@
+import contextlib
 import errno
 import json
 import os
@@ -212,6 +213,20 @@ class TestProcess:
         assert (process.returncode, err) == (-signal.SIGTERM, f"edgedistill: {line}\n")
         assert json.loads(out) == {"error": line, "exit_code": 143}
 
+    def test_a_sigterm_that_an_import_turned_into_another_error_is_still_one(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], small_file: Path
+    ) -> None:
+        def broken(args: object) -> Answer:
+            with contextlib.suppress(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGTERM)
+            raise AttributeError("partially initialized module")
+
+        ended: list[bool] = []
+        monkeypatch.setattr(run, "run", broken)
+        monkeypatch.setattr(cli, "end_by_sigterm", lambda: ended.append(True))
+        code, _, err = outcome(capsys, "run", str(small_file))
+        assert (code, err, ended) == (143, "edgedistill: terminated; run the same command again to continue\n", [True])
+
     def test_ctrl_c_is_one_line(self, small_file: Path) -> None:
         wait = "import time; from pipeline.commands import run; run.run = lambda args: (print('in', flush=True), time.sleep(600))"
         script = f"import sys\nfrom pipeline.cli import main\n{wait}\nsys.exit(main(['run', {str(small_file)!r}]))"
@@ -310,12 +325,14 @@ class TestBundleCommands:
 
         def serve(folder: Path, config: ServeConfig, *, allow_ungated: bool, trust: Trust) -> None:
             served.append((config.host, config.port, config.grpc_port, config.sessions, allow_ungated))
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN  # until the server hears it
 
         monkeypatch.setattr("deploy.serving.process.serve", serve)
         small_file.write_text(small_file.read_text() + "serve: {port: 9000, sessions: 2}\n")
         cli.main(["serve", "bundle"])
         given = ["--config", str(small_file), "--host", "0.0.0.0", "--set", "sessions=3", "--grpc-port", "9001", "--allow-ungated"]
         cli.main(["serve", "bundle", *given])
+        assert signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
         assert served == [("127.0.0.1", 8000, None, 1, False), ("0.0.0.0", 9000, 9001, 3, True)]
 
     @pytest.mark.parametrize(

@@ -85,8 +85,8 @@ class Methods:
     async def ModelInfer(self, request: bytes, context: Any) -> Any:  # noqa: N802
         """Run the engine on tensors."""
         left = context.time_remaining()
-        client = self.service.client(peer_host(context.peer()), id(context))
-        with self.service.admit(timeout_ms=None if left is None else max(left, 0.0) * 1000, client=client) as work:
+        timeout_ms = None if left is None else max(left, 0.0) * 1000
+        with self.service.admit(timeout_ms=timeout_ms, client=client(self.service, context)) as work:
             work.claim.hold(len(request))
             return await self.service.run(work, partial(self._infer, work, request))
 
@@ -111,6 +111,11 @@ class Methods:
             else:
                 getattr(tensor.contents, _CONTENTS[kind]).extend(value.ravel().tolist())
         return answer
+
+
+def client(service: Service, context: Any) -> str:
+    """Who counts as one client: an address, or of a trusted proxy each call."""
+    return service.client(peer_host(context.peer()), id(context))
 
 
 def parse(content: bytes, kind: str = "ModelInferRequest") -> Any:

@@ -10,10 +10,10 @@ from typing import Any
 import grpc
 
 from deploy.errors import ArtifactError, ConfigError
-from deploy.serving.clients import Share, client_key, peer_host
+from deploy.serving.clients import Share
 from deploy.serving.logs import request_id
 from deploy.serving.oip.messages import MESSAGES, PACKAGE
-from deploy.serving.oip.methods import Methods, parse
+from deploy.serving.oip.methods import Methods, client, parse
 from deploy.serving.refusals import Refusal, TooSlow
 from deploy.serving.service import Service
 
@@ -99,14 +99,16 @@ async def _stream(
     service: Service, methods: Methods, arrivals: "_Arrivals", requests: AsyncIterator[bytes], context: Any
 ) -> AsyncIterator[Any]:
     """Answers in order; a request that is refused or fails is answered with the reason, and the stream continues."""
+    call = _Call(service, _STREAM, context)
     try:
-        service.authorize(_Call(service, _STREAM, context).metadata.get("authorization"))
-        with arrivals.streams.place(_client(context)):
+        service.authorize(call.metadata.get("authorization"))
+        with arrivals.streams.place(client(service, context)):
             while (request := await _next(requests, STREAM_SECONDS)) is not None:
                 yield await _stream_answer(service, methods, request, context)
     except Refusal as error:
         code, text = _code(service, error)
-        await context.abort(getattr(grpc.StatusCode, code), text)
+        call.end(code, text, error)
+        await context.abort(getattr(grpc.StatusCode, code), text, (("x-request-id", call.identity),))
 
 
 async def _stream_answer(service: Service, methods: Methods, request: bytes, context: Any) -> Any:
@@ -134,12 +136,8 @@ async def _next(requests: AsyncIterator[bytes], seconds: float) -> bytes | None:
         raise TooSlow(f"nothing was sent for {seconds:g} s") from error
 
 
-def _client(context: Any) -> str:
-    return client_key(peer_host(context.peer()))
-
-
 class _Call:
-    """One call, or one message of a stream: has an id, and at its end is counted in the metrics and logged."""
+    """One call, one message of a stream, or a stream that is refused: has an id, and at its end is counted in the metrics and logged."""
 
     def __init__(self, service: Service, name: str, context: Any) -> None:
         self.metadata = {key: value for key, value in context.invocation_metadata() if isinstance(value, str)}
@@ -194,7 +192,7 @@ class _Arrivals:
             Busy: see Share.place.
             TooSlow: it does not come in time.
         """
-        with self._waiting.place(_client(context)):
+        with self._waiting.place(client(self._service, context)):
             return await _next(requests, self._service.config.timeout_ms / 1000) or b""
 
     async def probe(self, requests: AsyncIterator[bytes]) -> bytes:

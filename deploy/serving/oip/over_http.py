@@ -121,8 +121,8 @@ class HttpEndpoints:
 
     async def model_ready(self, request: Request) -> Response:
         """As `ready`, for one model."""
+        await self.ready(request)
         with self._lease(request) as model:
-            await self.ready(request)
             return JSONResponse({"name": model.name, "ready": True})
 
     async def config(self, request: Request) -> Response:

@@ -85,11 +85,11 @@ class Supervisor:
         """Start the workers, load the bundle in all of them, and serve until a signal, which is returned."""
         self._listener.setblocking(False)
         try:
-            for number in range(self._config.workers):  # before anything starts a thread, which the log does
-                self._crew.fork(number)
             for stop in (signal.SIGTERM, signal.SIGINT):
                 self._loop.add_signal_handler(stop, self._stop, stop)
             self._loop.add_signal_handler(signal.SIGHUP, self._swap)
+            for number in range(self._config.workers):  # before anything starts a thread, which the log does
+                self._crew.fork(number)
             self._loop.add_reader(self._listener.fileno(), self._accept)
             process.say_address(self._log, self._config, self._listener)
             await self._first_load()
@@ -133,8 +133,9 @@ class Supervisor:
                 raise ArtifactError("no worker is alive; see the log")
             try:
                 opened = await self._open(chosen[0], folder, version, None)
-                others = await asyncio.gather(*(self._open(one, folder, version, opened["size"]) for one in chosen[1:]))
-                if any(one["sha256"] != opened["sha256"] for one in others):
+                others = [self._loop.create_task(self._open(one, folder, version, opened["size"])) for one in chosen[1:]]
+                await asyncio.gather(*others, return_exceptions=True)  # of a failed load, too, each worker has something to drop
+                if any(one.result()["sha256"] != opened["sha256"] for one in others):
                     raise ArtifactError(f"{folder}: has changed while the workers opened it; load it again")
             except EdgedistillError:
                 self._crew.tell_all({"do": "drop"})

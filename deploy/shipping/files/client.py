@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import urllib.error
 import urllib.request
 from typing import Any
 
@@ -18,4 +19,7 @@ def detect(image: str, server: str = "http://127.0.0.1:8000") -> Any:
 
 
 if __name__ == "__main__":
-    print(json.dumps(detect(*sys.argv[1:3]), indent=1))
+    try:
+        print(json.dumps(detect(*sys.argv[1:3]), indent=1))
+    except urllib.error.HTTPError as refused:
+        sys.exit(f"{refused}: {refused.read().decode()}")  # the server says why

@@ -10,6 +10,9 @@
 #                         of a folder that is there already, such as a volume's, its subfolder engine
 #   EDGEDISTILL_HOST      default 0.0.0.0
 set -eu
+child=
+# the first process of a container hears no signal that it does not trap
+trap 'if [ -n "$child" ]; then kill "$child"; wait "$child" || :; fi; exit 143' TERM INT
 absolute() { case $1 in /*) echo "$1" ;; *) echo "$PWD/$1" ;; esac; }
 bundle=$(absolute "${EDGEDISTILL_BUNDLE:-/bundle}")
 built=$(absolute "${EDGEDISTILL_BUILT:-/tmp/built}")
@@ -26,8 +29,9 @@ serve=${EDGEDISTILL_SERVE:-}
 ungated=
 if [ "${EDGEDISTILL_UNGATED:-0}" = 1 ]; then ungated=--allow-ungated; fi
 
+# no engine mends options that are wrong, exit code 2
 # shellcheck disable=SC2086 # several options
-can_serve() { edgedistill serve "$@" --check $ungated $serve; }
+can_serve() { edgedistill serve "$@" --check $ungated $serve || { [ $? != 2 ] || exit 2; false; }; }
 of_this_bundle() { cmp -s "$bundle/manifest.json" "$built.from"; }
 
 if can_serve "$bundle" ${trusted:+--trusted "$trusted"}; then
@@ -40,10 +44,9 @@ else
     rm -rf "$built" "$built.from"
     edgedistill build "$bundle" ${trusted:+--trusted "$trusted"} ${EDGEDISTILL_DATA:+--data "$EDGEDISTILL_DATA"} --out "$built" &
     child=$!
-    trap 'kill $child; exit 143' TERM INT
     # exit codes 10 to 12 are verdicts, which serve checks
     wait $child || { code=$?; [ -e "$built/manifest.json" ] || exit $code; }
-    trap - TERM INT
+    child=
     cp "$bundle/manifest.json" "$built.from"
     served=$built
     if [ -n "$trusted" ]; then set -- --sha256 "$(sha256sum < "$built/manifest.json" | cut -c 1-64)"; fi

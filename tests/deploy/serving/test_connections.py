@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import socket
 import time
 from collections.abc import Iterator
@@ -136,6 +137,39 @@ def test_headers_that_come_at_once_are_bounded(running: Running) -> None:
     long = b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\nx: %s\r\n\r\n"
     assert answered(running, long % (b"a" * 60_000)) == b"HTTP/1.1 200 OK"
     assert answered(running, long % (b"a" * 90_000)).startswith(b"HTTP/1.1 431 ")
+
+
+OFFERS = {
+    "Java's client": "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABk\r\n",
+    "a web socket": "Connection: Upgrade\r\nUpgrade: websocket\r\n",
+}
+
+
+@pytest.mark.parametrize("offer", OFFERS)
+@pytest.mark.parametrize("pieces", [1, 50])
+def test_an_offer_of_another_protocol_is_ignored(running: Running, offer: str, pieces: int) -> None:
+    """The body is the request's own, and not another request; the next one on the connection may offer it, too."""
+    asked = 2 * request(IMAGE, headers=OFFERS[offer]) + LIVE
+    step = -(-len(asked) // pieces)
+    with call(running) as one:
+        one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        answers = one.makefile("rb")
+        for place in range(0, len(asked), step):
+            one.sendall(asked[place : place + step])
+            time.sleep(0.001 if pieces > 1 else 0)
+        found = []
+        for _ in range(3):
+            assert answers.readline() == b"HTTP/1.1 200 OK\r\n"
+            headers = dict(line.rstrip().split(b": ", 1) for line in iter(answers.readline, b"\r\n"))
+            found.append(json.loads(answers.read(int(headers[b"content-length"]))))
+    assert found[0]["annotations"] == found[1]["annotations"] != []
+    assert found[2] == {"live": True}
+    assert [line for line in running.log() if line["event"] == "library"] == []
+
+
+def test_a_tunnel_is_refused(running: Running) -> None:
+    assert answered(running, b"CONNECT localhost:80 HTTP/1.1\r\nHost: localhost\r\n\r\n") == b"HTTP/1.1 400 Bad Request"
+    assert answered(running, b"CONNECT / HTTP/1.1\r\nHost: localhost\r\n\r\n") == b"HTTP/1.1 405 Method Not Allowed"
 
 
 def test_health_is_answered_beside_a_client_that_holds_all_it_can(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -284,6 +318,12 @@ def test_trusted_proxies_are_addresses() -> None:
     assert ServeConfig(trusted_proxies=("10.0.0.1", "10.0.0.0/8", "::1")).trusted_proxies[1] == "10.0.0.0/8"
     with pytest.raises(ValueError, match="not an IP address"):
         ServeConfig(trusted_proxies=("proxy",))
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this system has no IPv6")
+def test_all_addresses_of_ipv6_are_those_of_ipv4_too() -> None:
+    with process.listen("::", 0) as listener, socket.create_connection(("127.0.0.1", listener.getsockname()[1]), timeout=PATIENCE):
+        pass
 
 
 def test_many_new_connections_are_taken_in_few_turns_of_a_busy_loop() -> None:

@@ -48,9 +48,17 @@ def test_a_stream_that_sends_nothing_ends(running: Running, monkeypatch: pytest.
     never = Event()
     with grpc.insecure_channel(running.grpc) as channel:
         stream = channel.stream_stream(SERVICE + "ModelStreamInfer", None, None)(nothing(never), timeout=PATIENCE)
-        with pytest.raises(grpc.RpcError, match="nothing was sent"):
+        with pytest.raises(grpc.RpcError, match="nothing was sent") as refused:
             next(stream)
         never.set()
+    identity = dict(refused.value.trailing_metadata())["x-request-id"]
+    (line,) = (line for line in running.log() if line.get("request_id") == identity)
+    assert (line["path"], line["status"]) == ("ModelStreamInfer", "DEADLINE_EXCEEDED")
+    assert 'edgedistill_requests_total{code="DEADLINE_EXCEEDED",endpoint="grpc_ModelStreamInfer"} 1.0' in metrics(running)
+
+
+def metrics(running: Running) -> str:
+    return running.service.metrics.text(pending=0, ready=True).decode()
 
 
 def nothing(never: Event) -> Iterator[Any]:
@@ -71,6 +79,21 @@ def test_streams_that_send_nothing_leave_room_for_other_calls(running: Running) 
         for stream in streams:
             stream.cancel()
         never.set()
+
+
+def test_streams_through_a_trusted_proxy_are_those_of_many_clients(bundle: Bundle) -> None:
+    """All eight places; of one client's streams, half."""
+    made, never = Running(bundle.root, queue_size=4, trusted_proxies=("127.0.0.1",)), Event()
+    try:
+        with grpc.insecure_channel(made.grpc) as channel:
+            open_stream = channel.stream_stream(SERVICE + "ModelStreamInfer", None, None)
+            held = [open_stream(nothing(never), timeout=PATIENCE) for _ in range(7)]
+            assert b"not a ModelInferRequest" in next(open_stream(iter([b"\xff"]), timeout=PATIENCE))
+            for stream in held:
+                stream.cancel()
+            never.set()
+    finally:
+        made.stop()
 
 
 @pytest.mark.parametrize("name", ["ModelInfer", "ModelMetadata", "ServerLive"])
@@ -126,5 +149,5 @@ def test_one_client_holds_half_of_the_places() -> None:
         ("unix:", ""),
     ],
 )
-def test_clients_over_grpc_are_known_by_their_address(peer: str, client: str) -> None:
-    assert over_grpc._client(SimpleNamespace(peer=lambda: peer)) == client
+def test_clients_over_grpc_are_known_by_their_address(running: Running, peer: str, client: str) -> None:
+    assert over_grpc.client(running.service, SimpleNamespace(peer=lambda: peer)) == client

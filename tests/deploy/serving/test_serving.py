@@ -1,6 +1,7 @@
 """The HTTP application, in this process."""
 
 import base64
+import errno
 import gzip
 import hashlib
 import io
@@ -143,6 +144,16 @@ class TestDetect:
         assert [one["id"] for one in body["images"]] == [1, 2, 3]
         assert body["annotations"] == expected(bundle, *contents)
 
+    def test_files_of_a_form_need_no_disk(self, client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("starlette.formparsers.MultiPartParser.spool_max_size", 100)
+        monkeypatch.setattr("tempfile.TemporaryFile", lambda *_, **__: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
+        assert client.post("/v1/detect", files=[("images", ("a.png", encoded()))]).status_code == 200
+
+    def test_a_name_that_json_cannot_hold_is_returned_as_escapes(self, client: Any) -> None:
+        head = b'--x\r\nContent-Disposition: form-data; name="a"; filename="+2AA-.png"\r\n\r\n'
+        sent = {"content": head + encoded() + b"\r\n--x--\r\n", "headers": {"content-type": f"{FORM['content-type']}; charset=utf-7"}}
+        assert client.post("/v1/detect", **sent).json()["images"][0]["file_name"] == "\\ud800.png"
+
     def test_min_score_leaves_out_lower_scores(self, client: Any) -> None:
         scores = sorted(one["score"] for one in client.post("/v1/detect", content=encoded()).json()["annotations"])
         least = (scores[0] + scores[1]) / 2
@@ -174,9 +185,9 @@ class TestDetect:
     def test_an_image_without_objects_gives_an_empty_list(self, client: Any) -> None:
         assert client.post("/v1/detect", content=encoded({})).json()["annotations"] == []
 
-    @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+    @pytest.mark.parametrize("encoding", ["gzip", "GZIP", "deflate"])
     def test_a_compressed_body_is_decompressed(self, client: Any, encoding: str) -> None:
-        packed = gzip.compress(encoded()) if encoding == "gzip" else zlib.compress(encoded())
+        packed = gzip.compress(encoded()) if encoding.lower() == "gzip" else zlib.compress(encoded())
         answer = client.post("/v1/detect", content=packed, headers={"content-encoding": encoding})
         assert answer.json()["annotations"] == client.post("/v1/detect", content=encoded()).json()["annotations"]
 
@@ -222,6 +233,8 @@ class TestRefusals:
             (encoded(), {"x-timeout-ms": "soon"}, "", 400, "X-Timeout-Ms 'soon'"),
             (NO_FILE, FORM, "", 400, "no file"),
             (b"broken", FORM, "", 400, ""),
+            (NO_FILE, {"content-type": "Multipart/Form-Data; boundary=x"}, "", 400, "no file"),
+            (NO_FILE, {"content-type": "multipart/form-data; boundary=x; charset=undefined"}, "", 400, "the form's charset cannot be read"),
             (b"x" * (LIMIT + 1), {}, "", 413, "larger than 20,000 bytes"),
             (gzip.compress(bytes(LIMIT + 1), mtime=0), {"content-encoding": "gzip"}, "", 413, "decompresses to more than 20,000"),
             (gzip.compress(encoded(), mtime=0)[:-9], {"content-encoding": "gzip"}, "", 400, "is truncated"),
@@ -336,6 +349,7 @@ class TestOperations:
         early = service.Service(bundle.root, ServeConfig(), log=Log(io.StringIO()))
         client = testclient.TestClient(api.app(early), base_url="http://localhost")
         assert client.get("/v2/health/ready").status_code == 400
+        assert client.get("/v2/models/cells-here/ready").status_code == 400
         answer = client.post("/v1/detect", content=encoded())
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
         early.close()

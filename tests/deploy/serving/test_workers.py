@@ -5,11 +5,13 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import artifact_samples as samples
 import pytest
@@ -17,9 +19,13 @@ from serving_samples import SLOW, Client, Reply, Server, encoded, load, once, re
 from waiting import PATIENCE, until
 
 from deploy.bundles.bundle import Bundle
+from deploy.errors import ArtifactError, ConfigError
+from deploy.serving.options import ServeConfig
 
 pytest.importorskip("uvicorn")
+process = pytest.importorskip("deploy.serving.process")
 sums = pytest.importorskip("deploy.serving.workers.sums")
+supervisors = pytest.importorskip("deploy.serving.workers.supervisor")
 parser = pytest.importorskip("prometheus_client.parser")
 
 IMAGE = encoded({(0, 1): 0, (2, 3): 2})
@@ -201,6 +207,39 @@ def test_a_client_keeps_its_worker(server: Server) -> None:
     asyncio.run(ask())
     until(lambda: sum(str(line.get("request_id")).startswith("kept-") for line in list(server.lines)) == 6, "its lines in the log")
     assert len({line["worker"] for line in list(server.lines) if str(line.get("request_id")).startswith("kept-")}) == 1
+
+
+def test_a_bundle_that_one_worker_refuses_is_dropped_when_all_have_opened_it(bundle: Bundle) -> None:
+    """Earlier, those that were still busy would have kept it, and its engine, for ever."""
+    said: list[object] = []
+
+    async def ask(one: int, message: object) -> dict[str, object]:
+        if one == 2:
+            await asyncio.sleep(0.01)
+        said.append(one)
+        if one == 1:
+            return {"failed": "no memory", "kind": "ArtifactError"}
+        return {"failed": None, "size": 1, "sha256": "", "gated": True}
+
+    async def run() -> None:
+        with socket.socket() as listener:
+            supervisor = supervisors.Supervisor(bundle.root, ServeConfig(workers=3), listener, allow_ungated=False)
+            supervisor._crew = SimpleNamespace(living=(0, 1, 2), ask=ask, tell_all=lambda message: said.append(message["do"]))
+            await supervisor._load()
+
+    with pytest.raises(ArtifactError, match="no memory"):
+        asyncio.run(run())
+    assert said == [0, 1, 2, "drop"]
+
+
+def test_workers_of_two_servers_share_no_port_for_grpc() -> None:
+    """The system would let them, and deal clients out to both bundles."""
+    with (
+        process.grpc_port(ServeConfig(grpc_port=0, workers=2)) as ours,
+        pytest.raises(ConfigError, match=f"gRPC on 127.0.0.1, port {ours.grpc_port} .Address already in use"),
+        process.grpc_port(ours),
+    ):
+        pass
 
 
 TEXT = """\

@@ -33,7 +33,7 @@ from deploy.prediction.image_files import load_image
 from deploy.prediction.predictor import SessionPredictor
 from deploy.runtimes import ort
 from deploy.runtimes.onnx_files import header
-from deploy.shipping import hub
+from deploy.shipping import hub, ship
 from pipeline import cli
 
 CELLS = {(0, 1): 0, (2, 3): 2}
@@ -142,12 +142,19 @@ class TestPackage:
         api = pytest.importorskip("deploy.serving.api")
         service = yaml.safe_load((shipped / "kserve.yaml").read_text())
         assert (service["apiVersion"], service["kind"]) == ("serving.kserve.io/v1beta1", "InferenceService")
-        assert re.fullmatch(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?", service["metadata"]["name"])
+        assert service["metadata"]["name"] == "cells-here"
         container = service["spec"]["predictor"]["containers"][0]
         assert container["image"] == "registry/cells:1"
         assert container["securityContext"]["runAsNonRoot"] is True
         for probe in ("livenessProbe", "readinessProbe", "startupProbe"):
             assert container[probe]["httpGet"]["path"] in api.openapi()["paths"]
+
+    @pytest.mark.parametrize("name", ["2024.cells_cpu-int8", "Cells", "a" * 200, "1" + "-" * 199])
+    def test_kserve_takes_the_name_of_any_bundle(self, name: str) -> None:
+        """KServe's own pattern, and a service's longest name."""
+        made = ship.kubernetes_name(name)
+        assert re.fullmatch("[a-z]([-a-z0-9]*[a-z0-9])?", made)
+        assert len(f"{made}-predictor-default") <= 63
 
     @pytest.mark.parametrize("kind", ["cpu", "gpu"])
     def test_dockerfiles_copy_what_is_there_and_run_as_nobody_special(self, shipped: Path, kind: str) -> None:
@@ -192,24 +199,19 @@ class TestPackage:
     def test_a_runtime_that_says_nothing_of_it_is_delivered_too(
         self, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from deploy.runtimes import ort
-        from deploy.shipping.ship import ship
-
         monkeypatch.delattr(ort, "DELIVERY")
-        ship(bundle, tmp_path)
+        ship.ship(bundle, tmp_path)
         assert "[serve,build,signing]" in (tmp_path / "Dockerfile.cpu").read_text()
         assert 'backend: "onnxruntime"' in (tmp_path / "triton" / "cells-here" / "config.pbtxt").read_text()
 
     def test_a_runtime_of_one_device_has_one_dockerfile(self, tmp_path: Path) -> None:
-        from deploy.shipping.ship import ship
-
         made = samples.bundle(tmp_path / "made")
         manifest = json.loads((made.root / MANIFEST).read_text())
         for runtime, kind in (("trt", "gpu"), ("openvino", "cpu")):
             samples.resign(made.root, {**manifest, "runtime": runtime, "options": {}})
             out = tmp_path / runtime
             out.mkdir()
-            ship(Bundle.load(made.root), out)
+            ship.ship(Bundle.load(made.root), out)
             assert [path.name for path in out.glob("Dockerfile.*")] == [f"Dockerfile.{kind}"]
             assert f"-f Dockerfile.{kind}" in (out / "README.md").read_text()
 
@@ -246,6 +248,10 @@ class TestPackage:
         with Server(bundle.root, "max_batch_size=1") as server:
             command = [sys.executable, *map(str, (shipped / "client.py", photo, f"http://127.0.0.1:{server.port}"))]
             found = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)["annotations"]
+            command[2] = command[1]  # no image
+            refused = subprocess.run(command, capture_output=True, check=False)
+        assert refused.returncode == 1
+        assert refused.stderr.startswith(b'HTTP Error 400: Bad Request: {"error":"')
         assert [{**one, "image_id": 0} for one in found] == expected(bundle, photo)
 
     def test_what_is_refused(self, bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -320,6 +326,34 @@ class TestStart:
         shutil.rmtree(tmp_path / "bin")
         self.start(tmp_path, root, EDGEDISTILL_DATA=str(tmp_path / "data"))
         assert (tmp_path / "built" / MANIFEST).stat().st_mtime_ns != stamp
+
+
+class TestStartWithoutProgram:
+    """start.sh beside a program that does what the test says."""
+
+    def start(self, tmp_path: Path, program: str) -> tuple[int, list[str]]:
+        """The exit code, and what the program was asked for."""
+        (tmp_path / "edgedistill").write_text(f'#!/bin/sh\necho "$1" >> {tmp_path}/asked\n{program}\n')
+        (tmp_path / "edgedistill").chmod(0o755)
+        script = Path(cli.__file__).parents[1] / "deploy" / "shipping" / "files" / "start.sh"
+        environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "EDGEDISTILL_BUILT": str(tmp_path / "built")}
+        silent = subprocess.DEVNULL
+        done = subprocess.run(["sh", str(script)], env=environment, stdout=silent, stderr=silent, check=False)
+        return done.returncode, (tmp_path / "asked").read_text().split()
+
+    def test_wrong_options_are_not_answered_with_a_new_engine(self, tmp_path: Path) -> None:
+        (tmp_path / "built").mkdir()
+        assert self.start(tmp_path, "exit 2") == (2, ["serve"])
+        assert (tmp_path / "built").exists()
+
+    def test_a_signal_before_the_server_runs_ends_the_start(self, tmp_path: Path) -> None:
+        """As it must of a container's first process, which hears only signals that it traps."""
+        assert self.start(tmp_path, "kill -TERM $PPID") == (143, ["serve"])
+
+    def test_a_build_that_is_ended_can_clean_up(self, tmp_path: Path) -> None:
+        build = f"trap 'sleep 0.2; touch {tmp_path}/clean; exit' TERM\nkill -TERM $PPID\nwhile :; do sleep 0.01; done"
+        assert self.start(tmp_path, f'[ "$1" = build ] || exit 4\n{build}') == (143, ["serve", "build"])
+        assert (tmp_path / "clean").exists()
 
 
 class TestTrustedStart:
@@ -470,6 +504,9 @@ class TestPush:
         client.upload_folder.side_effect = broken("no route\nto host")
         assert cli.main(["push", str(bundle.root), "--repo", "me/cells", "--without-weights"]) == 4
         assert capsys.readouterr().err == "edgedistill: me/cells: the upload to the hub failed (no route to host)\n"
+        client.upload_folder.side_effect = ValueError('Invalid metadata in README.md.\n- "license" must be one of [mit]')  # as it says it
+        assert cli.main(["push", str(bundle.root), "--repo", "me/cells", "--without-weights"]) == 4
+        assert 'refuses the model card (Invalid metadata in README.md. - "license" must be one of [mit]); pack' in capsys.readouterr().err
 
     def test_a_missing_client_is_named(self, bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
         monkeypatch.setitem(sys.modules, "huggingface_hub", None)

@@ -105,8 +105,7 @@ export function resized(pixels, width, height, wide, high, interpolation) {
 // Where an image lies in the network's input: its size there, and the corner that it starts at.
 function placed(width, height, how) {
   if (how.resize === "stretch") return { wide: how.width, high: how.height, left: 0, top: 0 };
-  let scale = Math.min(how.width / width, how.height / height);
-  if (how.resize === "shortest_edge") scale = Math.min(scale, Math.min(how.width, how.height) / Math.min(width, height));
+  const scale = Math.min(how.width / width, how.height / height);
   const wide = Math.max(round(width * scale), 1);
   const high = Math.max(round(height * scale), 1);
   if (how.resize === "shortest_edge") return { wide, high, left: 0, top: 0 };
