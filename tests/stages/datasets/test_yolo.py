@@ -575,6 +575,18 @@ class TestMeaning:
         write(tmp_path / "data.yaml", HEAD + "kpt_shape: [3, 2]\n")
         expect(read(tmp_path))
 
+    @pytest.mark.parametrize(
+        "long",
+        [
+            "1 0.5 0.5 0.2 0.4 0.45 0.45 0.5 0.6 0.55 0.4",
+            "1 0.5 0.5 0.2 0.4 0.45 0.45 0.9 0.5 0.6 0.95 0.55 0.4 0.87 0.5 0.4 0.9",  # x, y and how visible a detector found it
+        ],
+    )
+    def test_keypoints_or_polygons_among_boxes(self, tmp_path: Path, long: str) -> None:
+        fill(tmp_path, lines=f"1 0.5 0.5 0.2 0.4\n{long}\n")
+        with pytest.raises(DataError, match=r"a\.txt:2: .*a polygon, or a box and its keypoints, as all 2 lines longer than a box"):
+            read(tmp_path)
+
     @pytest.mark.parametrize("shape", ["3", "[0, 2]", "[2, 4]", "[a, 2]", "[1, 2, 3]"])
     def test_a_bad_kpt_shape(self, tmp_path: Path, shape: str) -> None:
         fill(tmp_path, head=HEAD + f"kpt_shape: {shape}\n")
