@@ -1,11 +1,11 @@
 """Finding the image file that an annotation means, whatever machine or tool wrote its name."""
 
 import os
-import unicodedata
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 from stages.datasets.layouts import list_images
+from stages.datasets.layouts.text import fold
 from stages.notes import Kind, Notes
 
 RENAMED = Kind("image named differently from its file", "repaired", "images")
@@ -34,7 +34,7 @@ class ImageNames:
 
     def _by_parts(self, name: str) -> Path | None:
         """The file whose path shares the most trailing parts with the name, if it is the only one."""
-        parts = tuple(_fold(part) for part in PurePosixPath(name).parts if part not in ("/", ".", ".."))
+        parts = tuple(fold(part) for part in PurePosixPath(name).parts if part not in ("/", ".", ".."))
         for length in range(len(parts), 0, -1):
             fitting = self._tails().get(parts[-length:], [])
             if fitting:
@@ -46,7 +46,7 @@ class ImageNames:
         if self._by_tail is None:
             self._by_tail = {}
             for file in self.files:
-                parts = tuple(map(_fold, file.parts))
+                parts = tuple(map(fold, file.parts))
                 for start in range(len(parts)):
                     self._by_tail.setdefault(parts[start:], []).append(file)
         return self._by_tail
@@ -83,7 +83,3 @@ def _spellings(name: str) -> list[str]:
     except ValueError:  # such as http://[x
         address = slashed
     return list(dict.fromkeys((slashed, unquote(slashed), address, unquote(address))))
-
-
-def _fold(part: str) -> str:
-    return unicodedata.normalize("NFC", part).casefold()

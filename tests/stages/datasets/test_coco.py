@@ -284,6 +284,10 @@ class TestClasses:
         data.val["categories"][0]["name"] = "CAT"
         assert boxes(data.build()["val"]) == TRUTH
 
+    def test_composed_and_decomposed_accents(self, data: TwoSplits) -> None:
+        data.train["categories"][1]["name"], data.val["categories"][1]["name"] = "Ko\u0308ter", "K\u00f6ter"
+        assert [name for _, name, _ in boxes(data.build()["val"])] == ["Ko\u0308ter", "cat", "Ko\u0308ter"]
+
     def test_more_in_val_without_objects(self, data: TwoSplits) -> None:
         data.val["categories"].append({"id": 3, "name": "bird"})
         found = data.build()["val"]
@@ -552,6 +556,14 @@ class TestFiles:
         found = coco.build(data.root, root=str(data.root))["train"]
         assert boxes(found) == TRUTH
         assert noted(found) == [("repaired", "text in an unusual encoding", 1)]
+
+    def test_names_in_a_chinese_encoding_are_refused(self, data: TwoSplits) -> None:
+        data.train["categories"][0]["name"] = data.val["categories"][0]["name"] = "红"
+        data.build()
+        file = data.root / "annotations/instances_train.json"
+        file.write_bytes(json.dumps(data.train, ensure_ascii=False).encode("gbk"))
+        with pytest.raises(DataError, match=r"instances_train\.json: neither UTF-8 nor Windows-1252 text; save it as UTF-8"):
+            coco.build(data.root, root=str(data.root))
 
     @pytest.mark.parametrize(
         ("text", "message"),

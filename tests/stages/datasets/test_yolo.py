@@ -117,6 +117,23 @@ class TestNames:
         expect(found)
         assert noted(found["val"]) == {"repaired: text in an unusual encoding": 2}
 
+    @pytest.mark.parametrize("names", [("Größe", "Käfer"), ("créée", "señor")])
+    def test_western_text_that_is_not_utf_8(self, tmp_path: Path, names: tuple[str, str]) -> None:
+        fill(tmp_path, head=HEAD.replace("[cat, dog]", f"[{', '.join(names)}]"))
+        write(tmp_path / "data.yaml", (tmp_path / "data.yaml").read_text(encoding="utf-8").encode("cp1252"))
+        found = read(tmp_path)["train"]
+        assert [row["name"] for row in found.coco["categories"]] == [*names]
+        assert noted(found) == {"assumed: text in an unknown encoding": 1}
+
+    @pytest.mark.parametrize(
+        ("names", "encoding"), [("红\n绿色\n", "gbk"), ("红杯\n杯cup\n", "gbk"), ("кот\nсобака\n", "cp1251"), ("빨강\n초록\n", "euc_kr")]
+    )
+    def test_other_text_that_is_not_utf_8_is_refused(self, tmp_path: Path, names: str, encoding: str) -> None:
+        fill(tmp_path, head=None)
+        write(tmp_path / "classes.txt", names.encode(encoding))
+        with pytest.raises(DataError, match=r"classes\.txt: neither UTF-8 nor Windows-1252 text; save it as UTF-8"):
+            read(tmp_path)
+
     @pytest.mark.parametrize("place", ["classes.txt", "obj.names", "labels/classes.txt", "predefined_classes.txt", "train/_darknet.labels"])
     def test_lists(self, tmp_path: Path, place: str) -> None:
         fill(tmp_path, images="images/{0}", labels="labels/{0}", head=None)

@@ -9,7 +9,8 @@ from deploy.errors import DataError
 from stages.datasets.layouts.image_names import RENAMED, ImageNames
 from stages.datasets.layouts.pascal_voc.folders import Pages
 from stages.datasets.layouts.pascal_voc.pages import VocPage
-from stages.datasets.layouts.pascal_voc.stems import Stems, cut_suffix, fold
+from stages.datasets.layouts.pascal_voc.stems import Stems, cut_suffix
+from stages.datasets.layouts.text import fold
 from stages.notes import Kind, Notes
 
 OTHER = Kind("<filename> names a different image", "assumed", "images")
