@@ -142,10 +142,13 @@ class TestNames:
         expect(found)
         assert not noted(found["train"])
 
-    def test_numbered_lines(self, tmp_path: Path) -> None:
+    def test_numbered_lines_and_names_in_quotes(self, tmp_path: Path) -> None:
         fill(tmp_path, images="images/{0}", labels="labels/{0}", head=None)
-        write(tmp_path / "classes.txt", "0: cat\n1: dog\n")
-        expect(read(tmp_path))
+        for text in ("0: cat\n1: dog\n", "0 cat\n1 dog\n", "'cat'\n'dog'\n", '"cat",\n"dog"\n'):
+            write(tmp_path / "classes.txt", text)
+            found = read(tmp_path)
+            expect(found)
+            assert noted(found["train"]) == {"repaired: class names in an unusual form": 1}
 
     def test_notes_json_of_label_studio(self, tmp_path: Path) -> None:
         fill(tmp_path, images="images/{0}", labels="labels/{0}", head=None)
@@ -175,6 +178,7 @@ class TestNames:
         ("text", "message"),
         [
             ("cat\n\ndog\n", r"classes\.txt:2: a blank line among the class names"),
+            ("# my classes\ncat\ndog\n", r"classes\.txt:1: a comment among the class names"),
             ("cat,dog\n", r"classes\.txt:1: several class names in one line"),
             ("cat\ncat\n", r"classes\.txt: two classes are named 'cat'"),
         ],
@@ -240,6 +244,8 @@ class TestDataFile:
             ("train: [train/images]\nval: [val/images]\n", {}),
             ("train: train\\images\nval: val\\images\n", {}),
             ("train: train/images/*.png\nval: val/images/*.png\n", {}),
+            ("train: train/**/*.png\nval: val/images/**/*.png\n", {}),
+            ("path: .\ntrain: train/images/*.png\nval: val/*/*.png\n", {}),
             ("path: .\ntrain: train/images\nval: val/images\n", {}),
             ("path: /gone\ntrain: train/images\nval: val/images\n", {"repaired: path that does not exist on this machine": 1}),
             ("path: ../datasets/x\ntrain: train/images\nval: val/images\n", {"repaired: path that does not exist on this machine": 1}),
@@ -468,6 +474,19 @@ class TestPairs:
         assert examples["label file without an image"] == ("train/labels/d.txt",)
         assert examples["image in a format that is not read"] == ("train/images/c.heic: convert it to JPEG or PNG",)
 
+    @pytest.mark.parametrize("text", ["\n0 0.5 0.5 1 1\n", "# objects\n0 0.5 0.5 1 1\n", "0;0.5;0.5;1;1\n", "0 0,5 0,5 1 1\n"])
+    def test_lost_labels_however_they_are_written(self, tmp_path: Path, text: str) -> None:
+        write(fill(tmp_path) / "train/labels/d.txt", text)
+        assert noted(read(tmp_path)["train"]) == {"left out: label file without an image": 1}
+
+    def test_a_pattern_takes_no_hidden_files(self, tmp_path: Path) -> None:
+        fill(tmp_path, head="train: train/**/*.png\nval: val/images/*.png\nnames: [cat, dog]\n")
+        for name in ("train/images/.ipynb_checkpoints/a-checkpoint.png", "train/images/@eaDir/a.png", "val/images/._a.png"):
+            draw(tmp_path / name)
+        found = read(tmp_path)
+        expect(found)
+        assert not noted(found["train"])
+
     def test_suffixes_of_jpeg(self, tmp_path: Path) -> None:
         fill(tmp_path)
         for suffix in (".jfif", ".JPE", ".JPG", ".Jpeg"):
@@ -675,6 +694,21 @@ class TestIdentity:
         first = yolo.identity(root=str(tmp_path))
         (tmp_path / "labels/train/two").mkdir()
         (tmp_path / "labels/train/one/a.txt").rename(tmp_path / "labels/train/two/a.txt")
+        assert yolo.identity(root=str(tmp_path)) != first
+
+    @pytest.mark.parametrize(
+        ("head", "file", "text"),
+        [
+            ("train: train/images\nval: val/images\n", "notes.json", '{"categories": [{"id": 0, "name": "cat"}, {"id": 1, "name": "dog"}]}'),
+            ("train: train/images\nval: val/images\nnames: own.csv\n", "own.csv", "cat\ndog\n"),
+        ],
+    )
+    def test_it_changes_with_the_names_wherever_they_are(self, tmp_path: Path, head: str, file: str, text: str) -> None:
+        fill(tmp_path, head=head)
+        write(tmp_path / file, text)
+        expect(read(tmp_path))
+        first = yolo.identity(root=str(tmp_path))
+        write(tmp_path / file, text.replace("dog", "cow"))
         assert yolo.identity(root=str(tmp_path)) != first
 
     def test_it_is_the_same_in_another_place(self, tmp_path: Path) -> None:

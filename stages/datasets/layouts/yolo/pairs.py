@@ -16,6 +16,9 @@ _HASH = re.compile(r"^[0-9a-f]{8}[-_]+")
 """What Label Studio puts before the names of uploaded files."""
 
 
+_BLANKS = bytes.maketrans(b",;", b"  ")
+
+
 class Labels:
     """The label files of a folder's images.
 
@@ -162,13 +165,14 @@ def _same(one: Path, other: Path) -> bool:
 
 
 def _has_objects(path: Path) -> bool:
-    """Whether the file's first line is a word and at least four numbers."""
+    """Whether one of the file's first lines is a word and at least four numbers."""
     try:
         with open_regular(path) as file:
-            words = file.read(2000).replace(b"\0", b"").split(b"\n", 1)[0].replace(b",", b" ").split()
-        return len(words) > 4 and all(map(_is_number, words[1:]))
+            lines = file.read(2000).replace(b"\0", b"").translate(_BLANKS).splitlines()
     except OSError:
         return False
+    rows = [line.split() for line in lines if not line.startswith(b"#")]
+    return any(len(words) > 4 and all(map(_is_number, words[1:])) for words in rows)
 
 
 def _is_number(word: bytes) -> bool:
