@@ -14,7 +14,6 @@ from stages.datasets.tables.rows import Rows, light
 from stages.notes import Kind, Notes
 
 ORPHAN = Kind("box of an image that is not listed", "left out", "boxes")
-AGAIN = Kind("box repeated with its image", "repaired", "boxes")
 BY_NAME = Kind("class or image given by name instead of id", "repaired", "boxes")
 NUMBERED = Kind("annotation without an id of its own, numbered", "repaired", "boxes")
 MENDED = Kind("box written in an unusual form", "repaired", "boxes")
@@ -48,8 +47,6 @@ def read(document: Entries, pictures: Pictures, classes: Classes, notes: Notes, 
 def _read(document: Entries, pictures: Pictures, classes: Classes, notes: Notes, split: str) -> Iterator[dict[str, Any]]:
     path = document.path
     numbers = _numbers(path, light(document.annotations), notes, split)
-    seen = set()
-    doubled = {*pictures.merged.values()}
     for number, row in zip(numbers, document.annotations, strict=True):
         image = pictures.find(row.get("image_id"))
         if image is None:
@@ -58,12 +55,6 @@ def _read(document: Entries, pictures: Pictures, classes: Classes, notes: Notes,
         if isinstance(row.get("image_id"), str) and pictures.ids.find(row["image_id"]) is None:
             notes.add(BY_NAME, split, f"annotation {number} in {path.name} has image_id {row['image_id']!r}")
         known = {"id": number, "image_id": image, "category_id": _category(path, number, row, classes, notes, split)}
-        if image in doubled:
-            same = str((image, known["category_id"], row.get("bbox"), row.get("segmentation")))
-            if same in seen:
-                notes.add(AGAIN, split, f"annotation {number} in {path.name}")
-                continue
-            seen.add(same)
         kept = _placed(path, row | known | {"iscrowd": _crowd(path, number, row, notes, split)}, notes, split)
         if kept is not None:
             yield kept
