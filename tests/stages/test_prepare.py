@@ -366,6 +366,10 @@ REFUSED: list[tuple[Callable[[Folder], Any], str]] = [
         lambda f: [p.write_text("") for p in (f.root / "images").glob("val*")],
         "val: no usable image; val: left out: unreadable image: 2 of 2 images, first: ",
     ),
+    (
+        lambda f: [row.update(file_name=f"gone{row['file_name']}", height=-1) for row in f.splits["val"]["images"]],
+        "val: no usable image; val: left out: missing image: 2 of 2 images, first: ",
+    ),
     (lambda f: f.splits.pop("val"), "no val split: the data has train, and train and val are needed; set data.val_share: 0.2"),
     (lambda f: f.splits.pop("train"), "no train split: the data has val, and train and val are needed"),
 ]

@@ -126,7 +126,7 @@ class TestNames:
         assert noted(found) == {"assumed: text in an unknown encoding": 1}
 
     @pytest.mark.parametrize(
-        ("names", "encoding"), [("红\n绿色\n", "gbk"), ("红杯\n杯cup\n", "gbk"), ("кот\nсобака\n", "cp1251"), ("빨강\n초록\n", "euc_kr")]
+        ("names", "encoding"), [("红\n绿色\n", "gbk"), ("红杯\n杯cup\n", "gbk"), ("красный\nжёлтый\n", "cp1251"), ("빨강\n초록\n", "euc_kr")]
     )
     def test_other_text_that_is_not_utf_8_is_refused(self, tmp_path: Path, names: str, encoding: str) -> None:
         fill(tmp_path, head=None)
@@ -365,6 +365,8 @@ class TestLists:
             ("  'images/{0}/{1}.png'  ", False),
             ("data/images/{0}/{1}.png", True),
             ("/home/me/set/images/{0}/{1}.png", True),
+            ("images/{0}/{1}.jpg", True),
+            ("images/{0}/{1}", True),
             ("C:\\set\\images\\{0}\\{1}.png", True),
             ("images\\{0}\\{1}.png", False),
             ("images/{0}/{1}.PNG", True),
@@ -699,12 +701,12 @@ class TestIdentity:
     @pytest.mark.parametrize(
         ("head", "file", "text"),
         [
-            ("train: train/images\nval: val/images\n", "notes.json", '{"categories": [{"id": 0, "name": "cat"}, {"id": 1, "name": "dog"}]}'),
-            ("train: train/images\nval: val/images\nnames: own.csv\n", "own.csv", "cat\ndog\n"),
+            ("", "notes.json", '{"categories": [{"id": 0, "name": "cat"}, {"id": 1, "name": "dog"}]}'),
+            ("names: own.csv\n", "own.csv", "cat\ndog\n"),
         ],
     )
     def test_it_changes_with_the_names_wherever_they_are(self, tmp_path: Path, head: str, file: str, text: str) -> None:
-        fill(tmp_path, head=head)
+        fill(tmp_path, head="train: train/images\nval: val/images\n" + head)
         write(tmp_path / file, text)
         expect(read(tmp_path))
         first = yolo.identity(root=str(tmp_path))

@@ -78,7 +78,7 @@ class Images:
         _check_length(str(self.data.path), text)
         if has_magic(text):
             for base in self._bases():
-                names = map(Path, sorted(glob("/".join(_parts(text)), root_dir=base, recursive=True)))
+                names = map(Path, sorted(glob("/".join(_parts(text)), root_dir=base, recursive=True)))  # noqa: PTH207 - Path.glob takes hidden files
                 paths = [base / name for name in names if name.suffix.lower() in SUFFIXES and not any(map(is_hidden, name.parts))]
                 if paths:
                     return paths
