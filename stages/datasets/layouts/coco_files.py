@@ -46,7 +46,7 @@ def discover(root: Path) -> dict[str, Pair]:
     """
     base = _base(root)
     files = _json_files(base)
-    pairs = {}
+    pairs: dict[str, tuple[Path, Notes]] = {}
     for split in SPLITS:
         mine = [path for path in files if _split_of(path.relative_to(base)) == split]
         if mine and pairs and all(map(_is_unlabeled, mine)):

@@ -210,7 +210,7 @@ class TestAnnotations:
             row["id"] += start - 1
         for row in data.train["annotations"]:
             row["image_id"] -= start
-        message = rf"train\.json: images are counted from {start}, and image_id seems to be from {1 - start}: {2 - 2 * start} is no image's"
+        message = rf"train\.json: images are counted from {start}, image_id seems to be from {1 - start}: {2 - 2 * start} is no image's"
         with pytest.raises(DataError, match=message):
             data.build()
 

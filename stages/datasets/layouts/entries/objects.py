@@ -55,7 +55,7 @@ def _check_references(document: Entries, pictures: Pictures) -> None:
         raise DataError(f"{document.path}: {text}; image ids and image_id must match")
     for start, beyond, unused in ((1, 0, len(ids)), (0, len(ids), 0)):
         if lost == {beyond} and unused not in wanted and ids == {*range(start, start + len(ids))}:
-            text = f"images are counted from {start}, and image_id seems to be from {1 - start}: {beyond} is no image's, and none is {unused}"
+            text = f"images are counted from {start}, image_id seems to be from {1 - start}: {beyond} is no image's, and none is {unused}"
             raise DataError(f"{document.path}: {text}; image ids and image_id must match")
 
 
