@@ -19,7 +19,7 @@ from stages.datasets.splits.arrange import arrange
 from stages.datasets.tables import table
 from stages.datasets.tables.rows import Rows, light
 from stages.facts import DatasetFacts, Split, write_facts
-from stages.notes import Note, Notes
+from stages.notes import Note, Notes, Unit
 from stages.stage import stage
 
 COCO_KEYS = frozenset({"id", "file_name", "width", "height"})
@@ -136,11 +136,17 @@ def _check_strict(config: DataConfig, notes: Sequence[Note]) -> None:
 
 
 def _check_enough(split: str, coco: Mapping[str, Any], notes: Sequence[Note], *, learns: bool) -> None:
-    why = f"; {notes[0]}" if notes else ""
     if not coco["images"]:
-        raise DataError(f"{split}: no usable image{why}")
+        raise DataError(f"{split}: no usable image{_why(notes, 'images')}")
     if learns and split == "train" and not any(not row["iscrowd"] for row in light(coco["annotations"])):
-        raise DataError(f"train: no usable box to learn from{why}")
+        raise DataError(f"train: no usable box to learn from{_why(notes, 'boxes')}")
+
+
+def _why(notes: Sequence[Note], unit: Unit) -> str:
+    """What most of these were left out for; otherwise the first note."""
+    lost = sorted((note for note in reversed(notes) if (note.action, note.unit) == ("left out", unit)), key=lambda note: -note.count)
+    found = next(iter((*lost, *notes)), None)
+    return "" if found is None else f"; {found}"
 
 
 def _json(coco: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[str]:

@@ -51,8 +51,9 @@ class Folder:
         return self.splits["train"]
 
     def box(self, **changes: Any) -> None:
-        """One more annotation of the first training image."""
-        row = self.train["annotations"][0] | {"id": 100 + len(self.train["annotations"])} | changes
+        """One more annotation of the first training image, with a box of its own."""
+        number = len(self.train["annotations"])
+        row = self.train["annotations"][0] | {"id": 100 + number, "bbox": [number, 2, 3, 4]} | changes
         self.train["annotations"].append({key: value for key, value in row.items() if value is not ...})
 
     def prepare(self, **options: Any) -> Dataset:
@@ -138,6 +139,24 @@ class TestWhatIsWritten:
         assert load_image(dataset.images("train") / "deep/x.png", Preprocessing()).shape == (10, 20, 3)
 
 
+class TestTwice:
+    def test_an_object_counts_once(self, folder: Folder) -> None:
+        folder.box(bbox=[5, 2, 3, 4], segmentation=[[5, 2, 8, 2, 8, 6]])
+        folder.box(bbox=[1, 2, 3, 4])
+        folder.box(bbox=[5, 2, 3, 4], area=1, segmentation=[[5, 2, 8, 2, 8, 6]])
+        assert [row["bbox"] for row in folder.kept()] == [[1, 2, 3, 4], [1, 2, 3, 4], [5, 2, 3, 4]]
+        assert counts(folder.facts()) == {"object written twice": 2}
+        assert examples(folder.facts(), "object written twice")[0] == "annotation 103 of train1.png, bbox [1.0, 2.0, 3.0, 4.0]"
+
+    def test_what_differs_in_anything_is_another_one(self, folder: Folder) -> None:
+        for changes in ({"category_id": 3}, {"iscrowd": 1}, {"segmentation": [[1, 2, 4, 2, 4, 6]]}, {"image_id": 2, "bbox": [2, 2, 3, 4]}):
+            folder.box(**{"bbox": [1, 2, 3, 4]} | changes)
+        for left in (-1, -2):  # which have one hash in Python
+            folder.box(bbox=[left, 2, 3, 4])
+        assert len(folder.kept()) == 8
+        assert "object written twice" not in counts(folder.facts())
+
+
 class TestMasks:
     CODES = (
         {"size": [10, 20], "counts": [13, 4, 6, 4, 173]},
@@ -190,6 +209,7 @@ class TestMasks:
 
     def test_an_empty_part_is_no_problem(self, folder: Folder) -> None:
         folder.box(segmentation=[[1, 2, 4, 2, 4, 6, 1, 6], []])
+        folder.box(segmentation=[[]])
         assert folder.facts().notes == ()
 
     @pytest.mark.parametrize("mask", [[[0.1, None]], [None], ["x"], [[0.1, 0.2, 0.3]]], ids=str)
@@ -197,7 +217,7 @@ class TestMasks:
         for rows in folder.splits.values():
             for row in rows["annotations"]:
                 row |= {"bbox": [0.1, 0.2, 0.15, 0.4], "area": 0.06}
-        folder.box(segmentation=mask)
+        folder.box(bbox=[0.5, 0.2, 0.15, 0.4], segmentation=mask)
         facts = folder.prepare(boxes="fractions").facts
         assert counts(facts) == {"unusable mask": 1}
         kept = json.loads((folder.out / "annotations/train.json").read_text())["annotations"]
@@ -345,6 +365,10 @@ REFUSED: list[tuple[Callable[[Folder], Any], str]] = [
     (
         lambda f: [p.write_text("") for p in (f.root / "images").glob("val*")],
         "val: no usable image; val: left out: unreadable image: 2 of 2 images, first: ",
+    ),
+    (
+        lambda f: [row.update(file_name=f"gone{row['file_name']}", height=-1) for row in f.splits["val"]["images"]],
+        "val: no usable image; val: left out: missing image: 2 of 2 images, first: ",
     ),
     (lambda f: f.splits.pop("val"), "no val split: the data has train, and train and val are needed; set data.val_share: 0.2"),
     (lambda f: f.splits.pop("train"), "no train split: the data has val, and train and val are needed"),

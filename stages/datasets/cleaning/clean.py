@@ -1,10 +1,10 @@
 """Removes from COCO annotations what cannot be learned or measured, and reports what was removed.
 
 Removed: images that are missing or cannot be decoded, with their objects; boxes without an area, with a coordinate that is not
-finite, or entirely outside their image; masks, or parts of masks, that cannot be read, whose objects stay. Kept as COCO defines
-them: crowds, images without objects, boxes that extend beyond the edge (they show how large the object is; training clips its own
-views). Width and height are the upright image's, whatever the annotations state; if these were made on an image before its EXIF
-rotation or before it was resized, their boxes and masks are fitted to it.
+finite, or entirely outside their image; objects that are written twice; masks, or parts of masks, that cannot be read, whose objects
+stay. Kept as COCO defines them: crowds, images without objects, boxes that extend beyond the edge (they show how large the object is;
+training clips its own views). Width and height are the upright image's, whatever the annotations state; if these were made on an image
+before its EXIF rotation or before it was resized, their boxes and masks are fitted to it.
 """
 
 import json
@@ -15,7 +15,7 @@ from typing import Any, TypeGuard
 
 from deploy.prediction import masks
 from stages.datasets import Source
-from stages.datasets.cleaning import implausible, sizes
+from stages.datasets.cleaning import implausible, repeats, sizes
 from stages.datasets.cleaning.image_file import ImageFile
 from stages.datasets.cleaning.images import Unusable
 from stages.datasets.cleaning.limits import BAD_PART
@@ -40,7 +40,8 @@ def clean(split: str, source: Source, files: Sequence[ImageFile | Unusable], not
         notes: everything that is left out or corrected is added to them.
     """
     images = _images(split, source, files, notes)
-    annotations = Rows.kept(_annotations(split, source, images, notes))
+    names = {number: image.name for number, image in images.items()}
+    annotations = repeats.once(Rows.kept(_annotations(split, source, images, notes)), names, notes, split)
     _note_beyond(split, annotations.light(), images, notes)
     rows = [image.row() for image in images.values()]
     implausible.add(notes, split, rows, annotations.light().changed(lambda row: _as_written(row, images[row["image_id"]])))
@@ -158,7 +159,8 @@ def _annotation(split: str, row: Mapping[str, Any], image: _Image, notes: Notes)
     kept |= {"area": float(area) * scale if _number(area) and area > 0 else w * h, "iscrowd": int(row.get("iscrowd") in (1, True))}
     written = row.get("segmentation")
     segmentation = _segmentation(written, image)
-    if written and (not segmentation or (isinstance(written, list) and len(segmentation) < sum(map(bool, written)))):
+    parts = [part for part in written if part != []] if isinstance(written, list) else [written] if written else []
+    if len(parts) > (len(segmentation) if isinstance(written, list) else bool(segmentation)):
         where = f"annotation {row['id']} of {image.name}, segmentation {str(written)[:80]}"
         notes.add(BAD_PART if segmentation else BAD_MASK, split, where, image=image.name)
     return kept | ({"segmentation": segmentation} if segmentation else {})

@@ -16,6 +16,7 @@ from stages.datasets.layouts.image_names import ImageNames, can_be_a_name, is_fi
 from stages.notes import Kind, Note, Notes
 
 OTHERS = Kind("annotation file that is not used", "left out", "files")
+UNLABELED = Kind("split whose file has no annotations", "left out", "files")
 
 _DEPTH = 3
 _ODD = re.compile(r"keypoint|caption|panoptic|stuff|image_info|result|prediction|detection|unlabeled")
@@ -45,10 +46,13 @@ def discover(root: Path) -> dict[str, Pair]:
     """
     base = _base(root)
     files = _json_files(base)
-    pairs = {}
+    pairs: dict[str, tuple[Path, Notes]] = {}
     for split in SPLITS:
         mine = [path for path in files if _split_of(path.relative_to(base)) == split]
-        if mine:
+        if mine and pairs and all(map(_is_unlabeled, mine)):
+            first, (_, notes) = next(iter(pairs.items()))
+            notes.add(UNLABELED, first, f"{split}: {mine[0].name}")
+        elif mine:
             notes = Notes()
             chosen = _choose(mine, split, notes)
             pairs[split] = (chosen, notes)
@@ -73,6 +77,10 @@ def _has_annotations(folder: Path) -> bool:
 
 def _is_coco(path: Path) -> bool:
     return known_files.recall("is a COCO file", [path], partial(document.is_coco, path))
+
+
+def _is_unlabeled(path: Path) -> bool:
+    return b'"annotations"' not in _content(path) and document.is_unlabeled(path)
 
 
 def _is_place(folder: Path) -> bool:

@@ -89,7 +89,7 @@ def data_sets(draw: Draw, root: Path) -> tuple[WrittenPage, list[DrawnObject]]:
         folder.images.append(root / images / f"{stem}.png")
         for path in (folder.xml[-1], folder.images[-1]):
             path.parent.mkdir(parents=True, exist_ok=True)
-        things = draw(st.lists(objects(), min_size=1, max_size=3))
+        things = draw(st.lists(objects(), min_size=1, max_size=3, unique=True))
         writer(folder.xml[-1], f"{stem}.png", things)
         folder.images[-1].write_bytes(drawn_data.png(WIDTH, HEIGHT, number))
         split = SPLITS[number % 2] if layout in ("lists", "split folders") else "train"

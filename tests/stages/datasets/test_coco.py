@@ -123,10 +123,9 @@ def repeat_ids(content: Rows) -> None:
 
 
 def list_twice(content: Rows) -> None:
-    """A second entry of b.jpg, with the last annotation and a copy of the one before."""
+    """A second entry of b.jpg, with the last annotation."""
     content["images"].append(content["images"][1] | {"id": 3})
     content["annotations"][2]["image_id"] = 3
-    content["annotations"].append(content["annotations"][1] | {"id": 4, "image_id": 3})
 
 
 SAME = [
@@ -162,7 +161,7 @@ SAME = [
     ),
     (polygons_only, [("repaired", "box taken from its mask", 3)]),
     (lambda content: [row.update(segmentation=[]) for row in content["annotations"]] and None, []),
-    (list_twice, [("repaired", "image listed twice", 1), ("repaired", "box repeated with its image", 1)]),
+    (list_twice, [("repaired", "image listed twice", 1)]),
     (each("name", lambda name: f"\ufeff {name} ", "categories"), [("repaired", "class name written in an unusual form", 2)]),
     (lambda content: content["categories"].append(content["categories"][0]), [("repaired", "class listed twice", 1)]),
     (
@@ -180,6 +179,8 @@ SAME = [
         [("repaired", "image named differently from its file", 2)],
     ),
     (each("file_name", lambda name: f"http://[x/{name}", "images"), [("repaired", "image named differently from its file", 2)]),
+    (each("file_name", lambda name: name.replace(".jpg", ".PNG"), "images"), [("repaired", "image named differently from its file", 2)]),
+    (each("file_name", lambda name: name.removesuffix(".jpg"), "images"), [("repaired", "image named differently from its file", 2)]),
     (each("file_name", str.upper, "images"), [("repaired", "image named differently from its file", 2)]),
     (each("width", str, "images"), []),
     (each("height", lambda _: NAN, "images"), [("repaired", "unusable width and height of an image", 2)]),
@@ -202,6 +203,16 @@ class TestAnnotations:
         assert boxes(found) == TRUTH
         assert noted(found) == [("left out", "box of an image that is not listed", 1)]
         assert found.notes[0].examples == ("annotation 9 in instances_train.json has image_id 5",)
+
+    @pytest.mark.parametrize("start", [0, 1])
+    def test_image_ids_that_are_counted_differently_are_refused(self, data: TwoSplits, start: int) -> None:
+        for row in data.train["images"]:
+            row["id"] += start - 1
+        for row in data.train["annotations"]:
+            row["image_id"] -= start
+        message = rf"train\.json: images are counted from {start}, image_id seems to be from {1 - start}: {2 - 2 * start} is no image's"
+        with pytest.raises(DataError, match=message):
+            data.build()
 
     def test_neither_box_nor_mask(self, data: TwoSplits) -> None:
         data.train["annotations"].append({"id": 9, "image_id": 1, "category_id": 1, "bbox": [], "segmentation": []})
@@ -283,6 +294,10 @@ class TestClasses:
     def test_upper_and_lower_case(self, data: TwoSplits) -> None:
         data.val["categories"][0]["name"] = "CAT"
         assert boxes(data.build()["val"]) == TRUTH
+
+    def test_composed_and_decomposed_accents(self, data: TwoSplits) -> None:
+        data.train["categories"][1]["name"], data.val["categories"][1]["name"] = "Ko\u0308ter", "K\u00f6ter"
+        assert [name for _, name, _ in boxes(data.build()["val"])] == ["Ko\u0308ter", "cat", "Ko\u0308ter"]
 
     def test_more_in_val_without_objects(self, data: TwoSplits) -> None:
         data.val["categories"].append({"id": 3, "name": "bird"})
@@ -421,6 +436,13 @@ class TestUnits:
         data.train["annotations"][1]["bbox"] = [-20, 40, 180, 90]
         assert noted(data.build()["train"]) == []
 
+    @pytest.mark.parametrize(("stated", "box"), [((80, 100), [10, 5, 80, 60]), ((64, 48), [10, 5, 60, 45])])
+    def test_a_wrong_size_is_no_evidence_of_another_form(self, data: TwoSplits, stated: tuple[int, int], box: list[float]) -> None:
+        for row in data.train["images"]:
+            row |= dict(zip(("width", "height"), stated, strict=True))
+        data.train["annotations"][0]["bbox"] = box
+        assert noted(data.build()["train"]) == []
+
     def test_polygons_in_fractions_are_scaled_too(self, data: TwoSplits) -> None:
         for content in (data.train, data.val):
             to_fractions(content)
@@ -553,6 +575,14 @@ class TestFiles:
         assert boxes(found) == TRUTH
         assert noted(found) == [("repaired", "text in an unusual encoding", 1)]
 
+    def test_names_in_a_chinese_encoding_are_refused(self, data: TwoSplits) -> None:
+        data.train["categories"][0]["name"] = data.val["categories"][0]["name"] = "红"
+        data.build()
+        file = data.root / "annotations/instances_train.json"
+        file.write_bytes(json.dumps(data.train, ensure_ascii=False).encode("gbk"))
+        with pytest.raises(DataError, match=r"instances_train\.json: neither UTF-8 nor Windows-1252 text; save it as UTF-8"):
+            coco.build(data.root, root=str(data.root))
+
     @pytest.mark.parametrize(
         ("text", "message"),
         [
@@ -619,6 +649,18 @@ class TestLayouts:
         draw(tmp_path / "set/images")
         found = coco.build(tmp_path, root=str(tmp_path / "set"))["train"]
         assert noted(found) == [("left out", "annotation file that is not used", 2)]
+
+    def test_a_split_without_annotations_is_left_out(self, data: TwoSplits) -> None:
+        for name in ("image_info_test2017", "image_info_test-dev2017"):
+            save(data.root / f"annotations/{name}.json", {"info": name, "images": data.train["images"], "categories": []})
+        found = data.build()
+        assert [*found] == ["train", "val"]
+        assert noted(found["train"]) == [("left out", "split whose file has no annotations", 1)]
+
+    def test_a_damaged_file_of_a_split_is_refused(self, data: TwoSplits) -> None:
+        save(data.root / "annotations/instances_test.json", '{"images": [')
+        with pytest.raises(DataError, match=r"instances_test\.json: not JSON"):
+            data.build()
 
     def test_two_files_for_one_split_are_refused(self, tmp_path: Path) -> None:
         for year in (2014, 2017):

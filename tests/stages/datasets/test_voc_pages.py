@@ -64,6 +64,8 @@ class TestEncodings:
             ("красный", "windows-1251", "cp1251", b""),
             ("红色", "utf-16", "utf-16-le", codecs.BOM_UTF16_LE),
             ("红色", "utf-16", "utf-16-be", codecs.BOM_UTF16_BE),
+            ("红色", "utf-16", "utf-16-le", b""),
+            ("cat", "utf-16", "utf-16-be", b""),
             ("红色", "gb2312", "utf-8", codecs.BOM_UTF8),
             ("红色", "gb2312", "utf-8", b""),
             ("红色", "utf-16", "utf-8", b""),

@@ -117,6 +117,23 @@ class TestNames:
         expect(found)
         assert noted(found["val"]) == {"repaired: text in an unusual encoding": 2}
 
+    @pytest.mark.parametrize("names", [("Größe", "Käfer"), ("créée", "señor")])
+    def test_western_text_that_is_not_utf_8(self, tmp_path: Path, names: tuple[str, str]) -> None:
+        fill(tmp_path, head=HEAD.replace("[cat, dog]", f"[{', '.join(names)}]"))
+        write(tmp_path / "data.yaml", (tmp_path / "data.yaml").read_text(encoding="utf-8").encode("cp1252"))
+        found = read(tmp_path)["train"]
+        assert [row["name"] for row in found.coco["categories"]] == [*names]
+        assert noted(found) == {"assumed: text in an unknown encoding": 1}
+
+    @pytest.mark.parametrize(
+        ("names", "encoding"), [("红\n绿色\n", "gbk"), ("杯cup\n杯\n", "gbk"), ("красный\nжёлтый\n", "cp1251"), ("빨강\n초록\n", "euc_kr")]
+    )
+    def test_other_text_that_is_not_utf_8_is_refused(self, tmp_path: Path, names: str, encoding: str) -> None:
+        fill(tmp_path, head=None)
+        write(tmp_path / "classes.txt", names.encode(encoding))
+        with pytest.raises(DataError, match=r"classes\.txt: neither UTF-8 nor Windows-1252 text; save it as UTF-8"):
+            read(tmp_path)
+
     @pytest.mark.parametrize("place", ["classes.txt", "obj.names", "labels/classes.txt", "predefined_classes.txt", "train/_darknet.labels"])
     def test_lists(self, tmp_path: Path, place: str) -> None:
         fill(tmp_path, images="images/{0}", labels="labels/{0}", head=None)
@@ -125,10 +142,13 @@ class TestNames:
         expect(found)
         assert not noted(found["train"])
 
-    def test_numbered_lines(self, tmp_path: Path) -> None:
+    def test_numbered_lines_and_names_in_quotes(self, tmp_path: Path) -> None:
         fill(tmp_path, images="images/{0}", labels="labels/{0}", head=None)
-        write(tmp_path / "classes.txt", "0: cat\n1: dog\n")
-        expect(read(tmp_path))
+        for text in ("0: cat\n1: dog\n", "0 cat\n1 dog\n", "'cat'\n'dog'\n", '"cat",\n"dog"\n'):
+            write(tmp_path / "classes.txt", text)
+            found = read(tmp_path)
+            expect(found)
+            assert noted(found["train"]) == {"repaired: class names in an unusual form": 1}
 
     def test_notes_json_of_label_studio(self, tmp_path: Path) -> None:
         fill(tmp_path, images="images/{0}", labels="labels/{0}", head=None)
@@ -158,6 +178,7 @@ class TestNames:
         ("text", "message"),
         [
             ("cat\n\ndog\n", r"classes\.txt:2: a blank line among the class names"),
+            ("# my classes\ncat\ndog\n", r"classes\.txt:1: a comment among the class names"),
             ("cat,dog\n", r"classes\.txt:1: several class names in one line"),
             ("cat\ncat\n", r"classes\.txt: two classes are named 'cat'"),
         ],
@@ -223,6 +244,8 @@ class TestDataFile:
             ("train: [train/images]\nval: [val/images]\n", {}),
             ("train: train\\images\nval: val\\images\n", {}),
             ("train: train/images/*.png\nval: val/images/*.png\n", {}),
+            ("train: train/**/*.png\nval: val/images/**/*.png\n", {}),
+            ("path: .\ntrain: train/images/*.png\nval: val/*/*.png\n", {}),
             ("path: .\ntrain: train/images\nval: val/images\n", {}),
             ("path: /gone\ntrain: train/images\nval: val/images\n", {"repaired: path that does not exist on this machine": 1}),
             ("path: ../datasets/x\ntrain: train/images\nval: val/images\n", {"repaired: path that does not exist on this machine": 1}),
@@ -342,6 +365,8 @@ class TestLists:
             ("  'images/{0}/{1}.png'  ", False),
             ("data/images/{0}/{1}.png", True),
             ("/home/me/set/images/{0}/{1}.png", True),
+            ("images/{0}/{1}.jpg", True),
+            ("images/{0}/{1}", True),
             ("C:\\set\\images\\{0}\\{1}.png", True),
             ("images\\{0}\\{1}.png", False),
             ("images/{0}/{1}.PNG", True),
@@ -450,6 +475,19 @@ class TestPairs:
         examples = {note.kind: note.examples for note in found["train"].notes}
         assert examples["label file without an image"] == ("train/labels/d.txt",)
         assert examples["image in a format that is not read"] == ("train/images/c.heic: convert it to JPEG or PNG",)
+
+    @pytest.mark.parametrize("text", ["\n0 0.5 0.5 1 1\n", "# objects\n0 0.5 0.5 1 1\n", "0;0.5;0.5;1;1\n", "0 0,5 0,5 1 1\n"])
+    def test_lost_labels_however_they_are_written(self, tmp_path: Path, text: str) -> None:
+        write(fill(tmp_path) / "train/labels/d.txt", text)
+        assert noted(read(tmp_path)["train"]) == {"left out: label file without an image": 1}
+
+    def test_a_pattern_takes_no_hidden_files(self, tmp_path: Path) -> None:
+        fill(tmp_path, head="train: train/**/*.png\nval: val/images/*.png\nnames: [cat, dog]\n")
+        for name in ("train/images/.ipynb_checkpoints/a-checkpoint.png", "train/images/@eaDir/a.png", "val/images/._a.png"):
+            draw(tmp_path / name)
+        found = read(tmp_path)
+        expect(found)
+        assert not noted(found["train"])
 
     def test_suffixes_of_jpeg(self, tmp_path: Path) -> None:
         fill(tmp_path)
@@ -575,6 +613,18 @@ class TestMeaning:
         write(tmp_path / "data.yaml", HEAD + "kpt_shape: [3, 2]\n")
         expect(read(tmp_path))
 
+    @pytest.mark.parametrize(
+        "long",
+        [
+            "1 0.5 0.5 0.2 0.4 0.45 0.45 0.5 0.6 0.55 0.4",
+            "1 0.5 0.5 0.2 0.4 0.45 0.45 0.9 0.5 0.6 0.95 0.55 0.4 0.87 0.5 0.4 0.9",  # x, y and how visible a detector found it
+        ],
+    )
+    def test_keypoints_or_polygons_among_boxes(self, tmp_path: Path, long: str) -> None:
+        fill(tmp_path, lines=f"1 0.5 0.5 0.2 0.4\n{long}\n")
+        with pytest.raises(DataError, match=r"a\.txt:2: .*a polygon, or a box and its keypoints, as all 2 lines longer than a box"):
+            read(tmp_path)
+
     @pytest.mark.parametrize("shape", ["3", "[0, 2]", "[2, 4]", "[a, 2]", "[1, 2, 3]"])
     def test_a_bad_kpt_shape(self, tmp_path: Path, shape: str) -> None:
         fill(tmp_path, head=HEAD + f"kpt_shape: {shape}\n")
@@ -646,6 +696,21 @@ class TestIdentity:
         first = yolo.identity(root=str(tmp_path))
         (tmp_path / "labels/train/two").mkdir()
         (tmp_path / "labels/train/one/a.txt").rename(tmp_path / "labels/train/two/a.txt")
+        assert yolo.identity(root=str(tmp_path)) != first
+
+    @pytest.mark.parametrize(
+        ("head", "file", "text"),
+        [
+            ("", "notes.json", '{"categories": [{"id": 0, "name": "cat"}, {"id": 1, "name": "dog"}]}'),
+            ("names: own.csv\n", "own.csv", "cat\ndog\n"),
+        ],
+    )
+    def test_it_changes_with_the_names_wherever_they_are(self, tmp_path: Path, head: str, file: str, text: str) -> None:
+        fill(tmp_path, head="train: train/images\nval: val/images\n" + head)
+        write(tmp_path / file, text)
+        expect(read(tmp_path))
+        first = yolo.identity(root=str(tmp_path))
+        write(tmp_path / file, text.replace("dog", "cow"))
         assert yolo.identity(root=str(tmp_path)) != first
 
     def test_it_is_the_same_in_another_place(self, tmp_path: Path) -> None:

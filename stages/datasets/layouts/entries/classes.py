@@ -11,6 +11,7 @@ from typing import Any
 from deploy.errors import DataError
 from stages.datasets.layouts.entries.document import Entries
 from stages.datasets.layouts.entries.ids import Ids
+from stages.datasets.layouts.text import fold
 from stages.datasets.tables.rows import Row, Rows
 from stages.notes import Kind, Notes
 
@@ -175,10 +176,10 @@ def _renumbered(row: Row, change: Mapping[int, int]) -> Row:
 
 
 def _match(name: str, own: list[str], names: Mapping[int, str]) -> int | None:
-    """The category of that name; otherwise the only one that differs in upper and lower case."""
+    """The category of that name; otherwise the only one that differs in upper and lower case, or in how accents are composed."""
     exact = [number for number, other in names.items() if other == name]
     if exact:
         return exact[0]
-    alike = [number for number, other in names.items() if other.casefold() == name.casefold()]
-    unique = len(alike) == 1 and sum(other.casefold() == name.casefold() for other in own) == 1
+    alike = [number for number, other in names.items() if fold(other) == fold(name)]
+    unique = len(alike) == 1 and sum(fold(other) == fold(name) for other in own) == 1
     return alike[0] if unique else None

@@ -95,6 +95,15 @@ def is_coco(path: Path) -> bool:
     return isinstance(found, dict) and all(isinstance(found.get(key), list | Rows) for key in LISTS)
 
 
+def is_unlabeled(path: Path) -> bool:
+    """Whether a file lists images and has no annotations, as COCO's of its test images."""
+    try:
+        found = parse(path, Notes(), "")
+    except DataError:
+        return False
+    return isinstance(found, dict) and isinstance(found.get("images"), list) and "annotations" not in found
+
+
 def _kind_of_list(found: Any) -> str:
     first = found[0] if isinstance(found, list) and found else None
     if not isinstance(first, Mapping):

@@ -14,7 +14,6 @@ from stages.datasets.tables.rows import Rows, light
 from stages.notes import Kind, Notes
 
 ORPHAN = Kind("box of an image that is not listed", "left out", "boxes")
-AGAIN = Kind("box repeated with its image", "repaired", "boxes")
 BY_NAME = Kind("class or image given by name instead of id", "repaired", "boxes")
 NUMBERED = Kind("annotation without an id of its own, numbered", "repaired", "boxes")
 MENDED = Kind("box written in an unusual form", "repaired", "boxes")
@@ -37,19 +36,32 @@ def read(document: Entries, pictures: Pictures, classes: Classes, notes: Notes, 
     Raises:
         DataError: a class that the file does not list, an id that is neither number nor text, or no annotation has an image.
     """
-    path = document.path
     rows = Rows.kept(_read(document, pictures, classes, notes, split))
-    if document.annotations and all(pictures.find(row.get("image_id")) is None for row in light(document.annotations)):
-        first = document.annotations[0].get("image_id")
-        raise DataError(f"{path}: no image has the image_id of any annotation, the first {first!r}; image ids and image_id must match")
+    _check_references(document, pictures)
     return rows
+
+
+def _check_references(document: Entries, pictures: Pictures) -> None:
+    """Refuse references of which none is an image's id, or that seem to be counted from 0 where images are counted from 1, or so.
+
+    Raises:
+        DataError: they are so.
+    """
+    given = [row.get("image_id") for row in light(document.annotations)]
+    lost = {key(one) for one in given if pictures.find(one) is None}
+    wanted, ids = {key(one) for one in given}, {*pictures.ids.number}
+    if given and lost == wanted:
+        text = f"no image has the image_id of any annotation, the first {given[0]!r}"
+        raise DataError(f"{document.path}: {text}; image ids and image_id must match")
+    for start, beyond, unused in ((1, 0, len(ids)), (0, len(ids), 0)):
+        if lost == {beyond} and unused not in wanted and ids == {*range(start, start + len(ids))}:
+            text = f"images are counted from {start}, image_id seems to be from {1 - start}: {beyond} is no image's, and none is {unused}"
+            raise DataError(f"{document.path}: {text}; image ids and image_id must match")
 
 
 def _read(document: Entries, pictures: Pictures, classes: Classes, notes: Notes, split: str) -> Iterator[dict[str, Any]]:
     path = document.path
     numbers = _numbers(path, light(document.annotations), notes, split)
-    seen = set()
-    doubled = {*pictures.merged.values()}
     for number, row in zip(numbers, document.annotations, strict=True):
         image = pictures.find(row.get("image_id"))
         if image is None:
@@ -58,12 +70,6 @@ def _read(document: Entries, pictures: Pictures, classes: Classes, notes: Notes,
         if isinstance(row.get("image_id"), str) and pictures.ids.find(row["image_id"]) is None:
             notes.add(BY_NAME, split, f"annotation {number} in {path.name} has image_id {row['image_id']!r}")
         known = {"id": number, "image_id": image, "category_id": _category(path, number, row, classes, notes, split)}
-        if image in doubled:
-            same = str((image, known["category_id"], row.get("bbox"), row.get("segmentation")))
-            if same in seen:
-                notes.add(AGAIN, split, f"annotation {number} in {path.name}")
-                continue
-            seen.add(same)
         kept = _placed(path, row | known | {"iscrowd": _crowd(path, number, row, notes, split)}, notes, split)
         if kept is not None:
             yield kept

@@ -7,8 +7,8 @@ badly are noted.
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -116,11 +116,12 @@ def judge(path: Path, rows: Rows, images: Sequence[Mapping[str, Any]], folder: P
     Raises:
         DataError: they are most likely something else; the message names the option.
     """
-    sizes = _sizes(images, folder)
+    sizes, paths = _sizes(images, folder), {row["id"]: folder / row["file_name"] for row in images}
+    found = cache(lambda number: size(paths[number]))
     tally = _Tally()
     for row in rows:
         if (box := usable(row["bbox"])) is not None and min(box[2:]) > 0:
-            tally.add(_evidence(row, box, sizes), path)
+            tally.add(_evidence(row, box, sizes, found), path)
     if tally.num_boxes and tally.num_below_1 >= OVERWHELMING * tally.num_boxes:
         text = f"{tally.num_below_1} of {tally.num_boxes} boxes have no number above 1, as if they were fractions of the image"
         raise DataError(f"{path}: {text}; set data.boxes: {tally.best_of_fractions} to read them so, or data.boxes: xywh if they are px")
@@ -204,10 +205,15 @@ def _sizes(images: Sequence[Mapping[str, Any]], folder: Path) -> dict[int, tuple
     return {number: sides for number, sides in found.items() if sides is not None}
 
 
-def _evidence(row: Mapping[str, Any], box: Box, sizes: Mapping[int, tuple[int, int]]) -> _Evidence:
+def _evidence(row: Row, box: Box, stated: Mapping[int, tuple[int, int]], found: Callable[[int], tuple[int, int] | None]) -> _Evidence:
+    """What is known of a box; a stated size that it leaves, but not its image's file, is wrong."""
     area, mask = numeric(row.get("area")), row.get("segmentation")
     around = extent(mask) if isinstance(mask, list) else None
-    return _Evidence(row, box, sizes.get(row["image_id"]), area if area and area > 0 else None, around)
+    one = _Evidence(row, box, stated.get(row["image_id"]), area if area and area > 0 else None, around)
+    if _inside(one, "xywh") or (own := found(row["image_id"])) is None:
+        return one
+    other = replace(one, size=own)
+    return other if _inside(other, "xywh") else one
 
 
 def _fits_mask(one: _Evidence, form: str) -> bool | None:

@@ -9,7 +9,7 @@ from deploy.errors import DataError
 from stages.datasets.layouts.entries.units import may_be_fractions
 from stages.datasets.layouts.pascal_voc.boxes import Corners
 from stages.datasets.layouts.pascal_voc.pages import Thing, VocPage
-from stages.datasets.layouts.pascal_voc.stems import fold
+from stages.datasets.layouts.text import fold
 from stages.notes import Kind, Notes
 
 SWAPPED = Kind("box with its corners swapped", "repaired", "boxes")

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.errors import DataError
-from stages.datasets.layouts.image_names import RENAMED, ImageNames
+from stages.datasets.layouts.image_names import RENAMED, ImageNames, cut_suffix
 from stages.datasets.layouts.pascal_voc.folders import Pages
 from stages.datasets.layouts.pascal_voc.pages import VocPage
-from stages.datasets.layouts.pascal_voc.stems import Stems, cut_suffix, fold
+from stages.datasets.layouts.pascal_voc.stems import Stems
+from stages.datasets.layouts.text import fold
 from stages.notes import Kind, Notes
 
 OTHER = Kind("<filename> names a different image", "assumed", "images")

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from deploy.errors import DataError
 from stages.datasets.layouts import SPLITS, SUFFIXES
-from stages.datasets.layouts.pascal_voc.stems import Stems, cut_suffix
+from stages.datasets.layouts.image_names import cut_suffix
+from stages.datasets.layouts.pascal_voc.stems import Stems
 from stages.datasets.layouts.text import read_text
 from stages.notes import Notes
 

@@ -1,10 +1,9 @@
 """Finding a file by its path without the suffix."""
 
-import unicodedata
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
-from stages.datasets.layouts import SUFFIXES
+from stages.datasets.layouts.text import fold
 
 
 class Stems:
@@ -29,17 +28,6 @@ class Stems:
         most = max((_shared(file, path) for file in fitting), default=0)
         near = [file for file in fitting if _shared(file, path) == most]
         return near if most or len(path.parts) == 1 else [file for file in near if len(file.parts) == 1]
-
-
-def fold(text: str) -> str:
-    """The text without differences of case and of composed accents."""
-    return unicodedata.normalize("NFC", text).casefold()
-
-
-def cut_suffix(name: str) -> str:
-    """The name without the suffix of an image or XML file; any other dot is part of the name."""
-    suffix = next((one for one in (".xml", *SUFFIXES) if name.lower().endswith(one)), "")
-    return name[: len(name) - len(suffix)]
 
 
 def _shared(file: Path, name: PurePosixPath) -> int:

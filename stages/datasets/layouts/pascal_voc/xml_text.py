@@ -16,7 +16,13 @@ AMPERSAND = Kind("XML with a bare &", "repaired", "files")
 UNREADABLE = "\ufffd"
 """Stands for bytes that are not in the file's encoding."""
 
-_MARKS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+_STARTS = {
+    codecs.BOM_UTF8: "utf-8",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+    "<".encode("utf-16-le"): "utf-16-le",
+    "<".encode("utf-16-be"): "utf-16-be",
+}
 _DECLARATION = re.compile(rb"""^\s*<\?xml[^>]*?encoding\s*=\s*["']([A-Za-z0-9._:-]+)["']""")
 _ANY_DECLARATION = re.compile(r"^\s*<\?xml\b[^>]*\?>")
 _BARE = re.compile(r"&(?!(?:amp|lt|gt|quot|apos|#[0-9]+|#x[0-9A-Fa-f]+);)")
@@ -61,18 +67,18 @@ def _parse(path: Path, text: str, notes: Notes, split: str) -> ET.Element:
 
 def _decode(path: Path, raw: bytes, notes: Notes, split: str) -> str:
     """The text; bytes that do not belong to its encoding become UNREADABLE."""
-    mark = next((mark for mark in _MARKS if raw.startswith(mark)), b"")
+    start = next((start for start in _STARTS if raw.startswith(start)), b"")
     found = _DECLARATION.match(raw[:300])
     declared = found[1].decode("ascii").lower() if found else "utf-8"
-    encoding = _MARKS.get(mark) or _usable(declared)
-    if mark or (encoding != "utf-8" and not _is_utf8(raw)):
+    encoding = _STARTS.get(start) or _usable(declared)
+    if start or (encoding != "utf-8" and not _is_utf8(raw)):
         try:
-            text = raw[len(mark) :].decode(encoding) if encoding == "utf-8" else raw.decode(encoding)
+            text = raw[len(start) :].decode(encoding) if encoding == "utf-8" else raw.decode(encoding)
         except (LookupError, ValueError):  # not a text encoding, or not this one
             pass
         else:
-            if not raw.isascii():
-                notes.add(EITHER if not mark and _has_utf8(raw) else ENCODING, split, f"{path.name}: read as {encoding}")
+            if not raw.isascii() or encoding.startswith("utf-16"):
+                notes.add(EITHER if not start and _has_utf8(raw) else ENCODING, split, f"{path.name}: read as {encoding}")
             return text
     text = raw.decode("utf-8", errors="replace")
     if UNREADABLE in text:

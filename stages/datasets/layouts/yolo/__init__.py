@@ -59,7 +59,7 @@ def discover(root: Path, given: Sequence[str] | None, notes: Notes) -> YoloFolde
     if base.resolve() != root.resolve():
         notes.add(kinds.ROOT, first, f"{base} is read, not {root}")
     named = names.read(base, data, given, notes, first)
-    lists = names.lists(base)
+    lists = names.files_of(base, data)
     labels = Labels(base, images, [*lists, *finder.lists, *_lists(base)], notes)
     if not labels.of:
         _refuse_unlabeled(base, images)

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from stages.datasets.layouts.text import fold
 from stages.datasets.layouts.yolo import kinds
 from stages.notes import Kind
 
@@ -73,5 +74,5 @@ def _category(words: list[str], names: Mapping[str, int]) -> tuple[int, tuple[Ki
         return (int(value[0]), (kinds.FLOAT_CLASS,)) if value[0].is_integer() else None
     if text in names:
         return names[text], (kinds.NAMED_CLASS,)
-    alike = {number for name, number in names.items() if name.casefold() == text.casefold()}
+    alike = {number for name, number in names.items() if fold(name) == fold(text)}
     return (alike.pop(), (kinds.NAMED_CLASS,)) if len(alike) == 1 else None

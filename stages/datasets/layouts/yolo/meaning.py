@@ -113,17 +113,18 @@ def _check_corners(boxes: Sequence[Place]) -> None:
 
 
 def _check_keypoints(places: Sequence[Place], data: DataFile) -> None:
-    lengths = {len(place.line.values) for place in places}
-    if len(lengths) != 1 or min(lengths) < 6 or min(lengths) % 2:
+    long = [place for place in places if len(place.line.values) > 5]
+    lengths = {len(place.line.values) for place in long}
+    if len(lengths) != 1 or min(lengths) % 2:
         return
-    fitting = [place for place in places if _points_inside(place.line.values)]
-    if len(fitting) < _NEARLY_ALL * len(places):
+    fitting = [place for place in long if _points_inside(place.line.values)]
+    if len(fitting) < _NEARLY_ALL * len(long):
         return
-    if lengths == {8} and len(places) >= _ENOUGH_QUADS and all(_is_convex(place.line.values) for place in places):
+    if lengths == {8} and len(long) >= _ENOUGH_QUADS and all(_is_convex(place.line.values) for place in long):
         return
     file = data.path.name if data.path is not None else "a data.yaml"
     raise DataError(
-        f"{fitting[0]}: a polygon, or a box and its keypoints, as all {len(places)} lines; "
+        f"{fitting[0]}: a polygon, or a box and its keypoints, as all {len(long)} lines longer than a box; "
         f"for keypoints set kpt_shape: [number, 2 or 3] in {file}, for polygons kpt_shape: none"
     )
 
@@ -138,7 +139,7 @@ def _points_inside(values: Sequence[float]) -> bool:
             (px, py) == (0, 0) or (abs(px - x) <= w / 2 + EDGE and abs(py - y) <= h / 2 + EDGE)
             for px, py in zip(values[4::step], values[5::step], strict=False)
         )
-        for step in (2, *((3,) if has_visibility(values) else ()))
+        for step in ((2, 3) if (len(values) - 4) % 3 == 0 else (2,))
     )
 
 

@@ -16,7 +16,9 @@ from stages.notes import Notes
 
 LISTS = ("classes.txt", "predefined_classes.txt", "labels.txt", "names.txt", "class_names.txt", "_darknet.labels")
 LIST_SUFFIXES = (".names",)
-_NUMBERED = re.compile(r"^(\d{1,9})\s*[:=,;]\s*(.+)$")
+_NOTES = "notes.json"
+_NUMBERED = re.compile(r"^(\d{1,9})(?:\s*[:=,;]\s*|\s+)(.+)$")
+_QUOTED = re.compile(r"""^(["'])(.+)\1,?$""")
 
 
 def is_list(path: Path) -> bool:
@@ -28,6 +30,13 @@ def lists(root: Path) -> list[Path]:
     """Every file in or below a folder that lists class names, those nearest to the root first."""
     found = [path for path in list_files(root, (".txt", ".labels", *LIST_SUFFIXES)) if is_list(path)]
     return sorted(found, key=lambda path: (len(path.parts), path))
+
+
+def files_of(root: Path, data: DataFile) -> list[Path]:
+    """Every file that class names may be read from, besides the data file."""
+    named = _file(root, data.names.strip()) if isinstance(data.names, str) else None
+    others = [path for path in (named, root / _NOTES) if path is not None and path.is_file()]
+    return [*dict.fromkeys((*lists(root), *others))]
 
 
 def read(root: Path, data: DataFile, given: Sequence[str] | None, notes: Notes, split: str) -> dict[int, str]:
@@ -130,21 +139,26 @@ def _file(root: Path, text: str) -> Path | None:
 
 
 def _lines(path: Path, notes: Notes, split: str) -> dict[int, str]:
-    """One name per line; a blank line between names is refused, because tools disagree on whether it counts.
+    """One name per line; a blank line or a comment among them is refused, because tools disagree on whether it counts.
 
     Raises:
         DataError: as above, or several names in the only line.
     """
     lines = [line.strip() for line in read_text(path, notes, split).rstrip().splitlines()]
     for number, line in enumerate(lines, start=1):
-        if not line:
-            raise DataError(f"{path}:{number}: a blank line among the class names; write one name per line")
+        if not line or line.startswith(("# ", "//")):
+            what = "comment" if line else "blank line"
+            raise DataError(f"{path}:{number}: a {what} among the class names; write one name per line and nothing else")
     if len(lines) == 1 and "," in lines[0]:
         raise DataError(f"{path}:1: several class names in one line; write one name per line")
     numbered = [_NUMBERED.match(line) for line in lines]
     if lines and all(match is not None and int(match[1]) == index for index, match in enumerate(numbered)):
         notes.add(kinds.NAMES, split, f"{path.name}: numbered lines")
         lines = [match[2].strip() for match in numbered if match is not None]
+    quoted = [_QUOTED.match(line) for line in lines]
+    if lines and all(quoted):
+        notes.add(kinds.NAMES, split, f"{path.name}: names in quotes")
+        lines = [match[2].strip() for match in quoted if match is not None]
     return _checked(str(path), dict(enumerate(lines))) if lines else {}
 
 
@@ -161,7 +175,7 @@ def _listed(root: Path, notes: Notes, split: str) -> dict[int, str]:
 
 def _label_studio(root: Path) -> dict[int, str]:
     """The categories of Label Studio's notes.json, which it writes next to classes.txt."""
-    path = root / "notes.json"
+    path = root / _NOTES
     try:
         rows = parse_json(files.read_bytes(path)).get("categories", []) if path.is_file() else []
     except (OSError, ValueError, AttributeError):

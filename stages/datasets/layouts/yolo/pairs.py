@@ -1,19 +1,22 @@
 """Which label file belongs to which image, and which belong to none."""
 
 import re
-import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import unquote
 
 from deploy.machine.files import open_regular, read_bytes
 from stages.datasets.layouts import SPLITS, SUFFIXES, UNREAD_SUFFIXES, list_files
+from stages.datasets.layouts.text import fold
 from stages.datasets.layouts.yolo import kinds
 from stages.notes import Notes
 
 _IMAGES = ("images", "image", "imgs", "img", "jpegimages")
 _HASH = re.compile(r"^[0-9a-f]{8}[-_]+")
 """What Label Studio puts before the names of uploaded files."""
+
+
+_BLANKS = bytes.maketrans(b",;", b"  ")
 
 
 class Labels:
@@ -49,7 +52,7 @@ class Labels:
     def _pair(self, split: str, image: Path) -> None:
         places = list(candidates(self.root, image))
         for place in places[:2]:
-            self._folders.setdefault(_fold(place.parent), split)
+            self._folders.setdefault(fold(str(place.parent)), split)
         present = [path for path in dict.fromkeys(places) if path in self._known or (not path.is_relative_to(self.root) and path.is_file())]
         if not present:
             return
@@ -63,7 +66,7 @@ class Labels:
             text = f"{self._shown(label)} is used for {self._shown(self._users[label])} and {self._shown(image)}"
             self.notes.add(kinds.SHARED, split, text, image=self._shown(image))
         self._users.setdefault(label, image)
-        self._folders.setdefault(_fold(label.parent), split)
+        self._folders.setdefault(fold(str(label.parent)), split)
         self.of[image] = label
 
     def _pair_by_likeness(self) -> None:
@@ -72,12 +75,12 @@ class Labels:
         for label in self.files:
             if label not in self._users:
                 for key in _keys(label.stem):
-                    left.setdefault((_fold(label.parent), key), set()).add(label)
+                    left.setdefault((fold(str(label.parent)), key), set()).add(label)
         if not left:
             return
         wanted: dict[Path, list[tuple[str, Path]]] = {}
         for split, image in self._unlabeled():
-            folders = {_fold(place.parent) for place in candidates(self.root, image)}
+            folders = {fold(str(place.parent)) for place in candidates(self.root, image)}
             names = {*_keys(image.stem), *_keys(image.name)}
             fitting = {label for folder in folders for key in names for label in left.get((folder, key), ())}
             if len(fitting) == 1:
@@ -102,21 +105,21 @@ class Labels:
         folders: dict[str, str] = {}
         for split, paths in self._images.items():
             for path in paths:
-                folders.setdefault(_fold(path.parent), split)
+                folders.setdefault(fold(str(path.parent)), split)
         stems = set()
         for path in self.unread:
             owner = self._split(path, folders)
             if owner is not None and path not in used:
-                stems.add(_fold(path.stem))
+                stems.add(fold(path.stem))
                 self.notes.add(kinds.UNREAD, owner, f"{self._shown(path)}: convert it to JPEG or PNG")
         for path in self.files:
             owner = self._split(path, self._folders)
-            if owner is not None and path not in self._users and _fold(path.stem) not in stems and _has_objects(path):
+            if owner is not None and path not in self._users and fold(path.stem) not in stems and _has_objects(path):
                 self.notes.add(kinds.ORPHAN, owner, self._shown(path))
 
     def _split(self, path: Path, folders: Mapping[str, str]) -> str | None:
         """The split that a file belongs to: by its folder, otherwise by a folder's name."""
-        found = folders.get(_fold(path.parent))
+        found = folders.get(fold(str(path.parent)))
         if found is not None:
             return found
         words = {part.lower() for part in path.relative_to(self.root).parts[:-1]}
@@ -150,11 +153,7 @@ def _keys(stem: str) -> set[str]:
     stems = {stem, unquote(stem)}
     stems |= {Path(one).stem for one in stems if Path(one).suffix.lower() in SUFFIXES}
     stems |= {_HASH.sub("", one) for one in stems}
-    return {_fold(one).replace(" ", "_") for one in stems if one}
-
-
-def _fold(path: Path | str) -> str:
-    return unicodedata.normalize("NFC", str(path)).casefold()
+    return {fold(one).replace(" ", "_") for one in stems if one}
 
 
 def _same(one: Path, other: Path) -> bool:
@@ -166,13 +165,14 @@ def _same(one: Path, other: Path) -> bool:
 
 
 def _has_objects(path: Path) -> bool:
-    """Whether the file's first line is a word and at least four numbers."""
+    """Whether one of the file's first lines is a word and at least four numbers."""
     try:
         with open_regular(path) as file:
-            words = file.read(2000).replace(b"\0", b"").split(b"\n", 1)[0].replace(b",", b" ").split()
-        return len(words) > 4 and all(map(_is_number, words[1:]))
+            lines = file.read(2000).replace(b"\0", b"").translate(_BLANKS).splitlines()
     except OSError:
         return False
+    rows = [line.split() for line in lines if not line.startswith(b"#")]
+    return any(len(words) > 4 and all(map(_is_number, words[1:])) for words in rows)
 
 
 def _is_number(word: bytes) -> bool:

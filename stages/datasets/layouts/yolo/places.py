@@ -2,10 +2,11 @@
 
 import os
 from collections.abc import Iterable
-from glob import has_magic
+from glob import glob, has_magic
 from pathlib import Path, PureWindowsPath
 
 from deploy.errors import DataError
+from deploy.prediction.image_folders import is_hidden
 from stages.datasets.layouts import SPLITS, SUFFIXES, list_files, list_images
 from stages.datasets.layouts.image_names import RENAMED, ImageNames
 from stages.datasets.layouts.text import read_text
@@ -76,10 +77,11 @@ class Images:
         """The images of a folder, of a text file that lists them, or of a pattern."""
         _check_length(str(self.data.path), text)
         if has_magic(text):
-            pattern = "/".join(_parts(text)).replace("**", "*")
-            paths = [path for base in self._bases() for path in sorted(base.glob(pattern)) if path.suffix.lower() in SUFFIXES]
-            if paths:
-                return paths
+            for base in self._bases():
+                names = map(Path, sorted(glob("/".join(_parts(text)), root_dir=base, recursive=True)))  # noqa: PTH207 - Path.glob takes hidden files
+                paths = [base / name for name in names if name.suffix.lower() in SUFFIXES and not any(map(is_hidden, name.parts))]
+                if paths:
+                    return paths
         path = self._place(split, text)
         if path is None:
             folder = conventional(self.root, split)
