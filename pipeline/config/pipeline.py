@@ -166,7 +166,7 @@ class PipelineConfig(Frozen):
 
     @model_validator(mode="after")
     def _unlabelled_images_fit(self) -> "PipelineConfig":
-        if (problem := unlabelled.problem(self.data, self.teacher, self.student, self.distill)) is not None:
+        if (problem := unlabelled.problem(self.data, self.teacher, self.student, self.distill, self.targets)) is not None:
             raise Misfit(*problem)
         return self
 
