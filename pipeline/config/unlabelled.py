@@ -30,9 +30,15 @@ def problem(
             "unlabelled",
             "refine",
         ), "the averaged student labels, and student.train.ema averages none; set it, such as 0.998"
-    if own.only and any(loss.weight == "auto" for loss in distill.losses):
+    return _needs_labels(distill, targets) if own.only else None
+
+
+def _needs_labels(distill: DistillConfig, targets: Sequence[TargetConfig]) -> Problem | None:
+    """What learns from labeled images, where the student is to see none."""
+    if any(loss.weight == "auto" for loss in distill.losses):
         return ("distill", "unlabelled", "only"), "weight: auto (the default) needs labeled images; give the losses numbers as weights"
-    if own.only and (tuned := [index for index, target in enumerate(targets) if target.finetunes]):
-        key = "targets", tuned[0], "int8", "finetune"
-        return key, "it trains on labeled images, of which the student sees none with distill.unlabelled.only; leave out one of them"
+    for index, target in enumerate(targets):
+        if target.finetunes:
+            key = "targets", index, "int8", "finetune"
+            return key, "it trains on labeled images, of which the student sees none with distill.unlabelled.only; leave out one of them"
     return None
