@@ -20,7 +20,7 @@ from deploy.machine.packages import DISTRIBUTION
 from pipeline.answer import Answer
 from pipeline.config import PipelineConfig, load, weight_files
 from stages.config import DataConfig, RobustnessConfig
-from stages.datasets.cleaning.findings import Finding, examine, noted
+from stages.datasets.cleaning.findings import Finding, examine, of_note
 from stages.datasets.unlabeled.footage import videos_in
 from stages.datasets.unlabeled.pool import UNLABELLED, folders, listed, readable, refusal
 from stages.notes import Notes
@@ -170,7 +170,7 @@ def _unlabelled_findings(config: DataConfig) -> list[Finding]:
     counts = [f"{count} {thing}{'' if count == 1 else 's'}" for count, thing in ((len(paths), "image"), (videos, "video")) if count]
     lines = [Finding("info", UNLABELLED, f"{' and '.join(counts)} without labels")]
     found = [note.model_copy(update={"total": len(paths)}) for note in notes]
-    lines += [noted(UNLABELLED, note, strict=config.strict) for note in found]
+    lines += [of_note(UNLABELLED, note, strict=config.strict) for note in found]
     refused = refusal(found, len(paths), strict=False, max_doubtful=config.max_doubtful)
     if not videos and (refused or not usable):  # how many frames there are is not known before they are read
         lines.append(Finding("error", "", refused or f"{UNLABELLED}: no usable image"))

@@ -70,7 +70,7 @@ def examine(sources: Mapping[str, Source], preprocessing: Preprocessing, *, stri
         doubts += limits.doubts(split, source, noted)
         found = {row["id"]: file for row, file in zip(source.coco["images"], files, strict=True) if isinstance(file, ImageFile)}
         examined[split] = _Examined(coco, found, rules.categories(source.coco))
-        findings += [noted(split, note, strict=strict) for note in noted]
+        findings += [of_note(split, note, strict=strict) for note in noted]
         findings += _boxes(split, examined[split], preprocessing)
         findings += _same_files(split, examined[split])
     if refused := limits.refusal(doubts, max_doubtful):
@@ -81,7 +81,7 @@ def examine(sources: Mapping[str, Source], preprocessing: Preprocessing, *, stri
     return sorted(findings, key=lambda finding: order[finding.level])
 
 
-def noted(split: str, note: Note, *, strict: bool) -> Finding:
+def of_note(split: str, note: Note, *, strict: bool) -> Finding:
     """A note on reading or cleaning a split."""
     level: Level = "error" if strict else "info" if note.action == "repaired" else "warning"
     return Finding(level, split, str(note).removeprefix(f"{note.split}: "))
