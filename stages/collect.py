@@ -40,7 +40,8 @@ def collect(out: Path, config: DataConfig, dataset: Dataset) -> ImagePool:
     preprocessing = dataset.facts.contract.preprocessing
     roots = folders(config.unlabelled_folders)
     frames = saved_frames(videos_in(roots), out / ImagePool.FRAMES, preprocessing, UNLABELLED, notes)
-    found = pool(roots, frames, {split: _files(dataset, split) for split in dataset.facts.splits}, preprocessing, notes)
+    labeled = {name: _files(dataset, name) for name, split in dataset.facts.splits.items() if name != "train" or split.num_boxes}
+    found = pool(roots, frames, labeled, preprocessing, notes)
     total = len(found) + sum(note.count for note in notes if note.action == "left out")
     every = tuple(note.model_copy(update={"total": total}) for note in notes)
     if refused := refusal(every, total, strict=config.strict, max_doubtful=config.max_doubtful):

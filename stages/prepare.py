@@ -50,8 +50,8 @@ def prepare(out: Path, config: DataConfig) -> Dataset:
 
     Raises:
         DataError: annotations that contradict themselves (see stages/datasets/cleaning/rules.py), a split without a usable image, a train
-            split without a usable box; more left out or assumed than `max_doubtful` allows; with `strict`, anything that reading or
-            cleaning repairs, assumes or leaves out.
+            split with boxes of which none is usable; more left out or assumed than `max_doubtful` allows; with `strict`, anything that
+            reading or cleaning repairs, assumes or leaves out.
     """
     with _begun(config) as ahead:
         return _collect(out, config, find(out, config), rules.REQUIRED_SPLITS, ahead=ahead)
@@ -102,7 +102,7 @@ def _collect(
     cleaned = {split: _clean(split, source, config.preprocessing, ahead) for split, source in sources.items()}
     _check_strict(config, [note for _, notes in cleaned.values() for note in notes])
     for split, (coco, notes) in cleaned.items():
-        _check_enough(split, coco, notes, learns="train" in required)
+        _check_enough(split, sources[split], coco, notes, learns="train" in required)
     doubts = [doubt for split, (_, notes) in cleaned.items() for doubt in limits.doubts(split, sources[split], notes)]
     if refused := limits.refusal(doubts, config.max_doubtful, remedy):
         raise DataError(refused)
@@ -132,12 +132,12 @@ def _check_strict(config: DataConfig, notes: Sequence[Note]) -> None:
         raise DataError(f"{found[0]}{more}; fix the data, or set data.strict to false")
 
 
-def _check_enough(split: str, coco: Mapping[str, Any], notes: Sequence[Note], *, learns: bool) -> None:
+def _check_enough(split: str, source: Source, coco: Mapping[str, Any], notes: Sequence[Note], *, learns: bool) -> None:
     why = f"; {notes[0]}" if notes else ""
     if not coco["images"]:
         raise DataError(f"{split}: no usable image{why}")
-    if learns and split == "train" and not any(not row["iscrowd"] for row in light(coco["annotations"])):
-        raise DataError(f"train: no usable box to learn from{why}")
+    if learns and split == "train" and limits.totals(source)["boxes"] and all(row["iscrowd"] for row in light(coco["annotations"])):
+        raise DataError(f"train: {rules.NO_BOX}{why}")
 
 
 def _keep_fields(out: Path, sources: Mapping[str, Source]) -> None:

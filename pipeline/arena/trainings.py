@@ -11,6 +11,7 @@ from typing import Any
 from deploy.errors import ArtifactError, DataError, Diverged
 from pipeline.answer import silent
 from pipeline.arena.variants import Variant
+from pipeline.baselines import refuse_unlearnable
 from pipeline.config import PipelineConfig
 from pipeline.flow import collected, first_labels, labeled, prepared
 from pipeline.store import keys
@@ -47,9 +48,10 @@ class Arena:
         """Prepare the images, or find them.
 
         Raises:
-            DataError: a split that networks are judged on has no objects.
+            DataError: a split that networks are trained or judged on has no objects.
         """
         dataset = prepared(config, store)
+        refuse_unlearnable(dataset)
         for split in filter(None, (config.validation.split, config.compare.tuning_split)):
             if split in dataset.facts.splits and not dataset.facts.splits[split].num_boxes:
                 raise _undefined(split)

@@ -142,7 +142,7 @@ def data_findings(config: PipelineConfig, runs: Path = Path("runs")) -> list[Fin
         try:
             sources = find(Path(folder), config.data)
             strict, most = config.data.strict, config.data.max_doubtful
-            found = examine(sources, config.data.preprocessing, strict=strict, max_doubtful=most)
+            found = examine(sources, config.data.preprocessing, strict=strict, max_doubtful=most, learns=config.learns_from_labels)
             ranges = [Finding("error", "", line) for line in config.uncalibrated(sources)]
             return [*found, *_robustness_findings(config.robustness, sources), *ranges, *_unlabelled_findings(config.data)]
         except DataError as error:

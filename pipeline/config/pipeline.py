@@ -97,6 +97,12 @@ class PipelineConfig(Frozen):
         return self.teacher.from_unlabelled is not None or self.distill.from_unlabelled is not None
 
     @property
+    def learns_from_labels(self) -> bool:
+        """Whether the teacher or the student learns from the labels of training images; a baseline always does."""
+        own, teacher = self.distill.from_unlabelled, self.teacher
+        return own is None or not own.only or (teacher.weights is None and teacher.train.epochs > 0)
+
+    @property
     def finetunes(self) -> bool:
         """Whether the student is trained for the int8 of any target."""
         return any(target.finetunes for target in self.targets)

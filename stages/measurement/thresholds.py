@@ -100,6 +100,6 @@ def _judged(scores: Scores, hits: Sequence[Hits], num_objects: int, thresholds: 
 def _least(scores: Scores, hit: Hits, precision: float) -> float | None:
     """The least score from which on this share of the detections are hits; None if no score has it."""
     counts = np.arange(1, len(hit) + 1)
-    last = np.append(scores[1:] < scores[:-1], [True] * len(scores[:1]))  # of those with the same score, which are accepted together
+    last = np.append(scores[1:] < scores[:-1], True)[: len(scores)]  # of those with the same score, which are accepted together
     enough = np.flatnonzero((np.cumsum(hit) >= precision * counts) & (counts >= min(MIN_DETECTIONS, len(hit))) & last)
     return float(scores[enough[-1]]) if len(enough) else None

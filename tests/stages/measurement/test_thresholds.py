@@ -56,6 +56,10 @@ def test_detections_of_one_score_are_accepted_together_or_not_at_all() -> None:
     assert chosen(sure + same, precision=0.5).accept == 0.5
 
 
+def test_nothing_that_is_found_is_no_target() -> None:
+    assert (chosen([]).accept, chosen([]).recall) == (None, 0)
+
+
 def test_a_crowd_is_right_but_none_of_the_objects_that_are_counted() -> None:
     labeled = truth(12)
     for row in labeled["annotations"][:6]:
