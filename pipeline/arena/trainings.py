@@ -69,9 +69,10 @@ class Arena:
             trained = self._once("random", untrained_teacher, config.teacher.detector, config.seed, split, self.dataset, decisions)
         else:
             own = self._pool if config.teacher.from_unlabelled is not None else None
-            with indispensable():
-                first = first_labels(config, self.store, self.dataset, own)
-            large = config.teacher if own is not None else config.teacher.labeled
+            if "first labels" not in self.found:
+                with indispensable():
+                    self.found["first labels"] = first_labels(config, self.store, self.dataset, own)
+            large, first = config.teacher if own is not None else config.teacher.labeled, self.found["first labels"]
             given = large, config.seed, config.device, split, self.dataset, decisions, own, config.distill.taught, first
             trained = self._once("teacher", train_teacher, *given)
         return trained
