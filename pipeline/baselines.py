@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 
 from deploy.comparison import metrics
-from deploy.errors import ConfigError
+from deploy.errors import ConfigError, DataError
 from pipeline.config import PipelineConfig
 from pipeline.store.store import Store
 from stages.artifacts import Checkpoint, Dataset, StepTimes
+from stages.datasets.cleaning import rules
 
 
 @dataclass(frozen=True)
@@ -59,35 +60,52 @@ class Baselines:
         return "baseline" if self.times is None or self.equal_steps == self.equal_cost else f"baseline at equal {equal}"
 
 
-def unjudged(config: PipelineConfig, dataset: Dataset) -> str | None:
-    """Why there is no baseline: nothing is labeled that it could be judged on, and the student learns from no labels; None if there is."""
+def why_no_baseline(config: PipelineConfig, dataset: Dataset) -> str | None:
+    """Why there is no baseline: the student learns from no labels, and there are none to train or judge one on; None if there is."""
     own, split = config.distill.from_unlabelled, config.validation.split
-    if own is None or not own.only or _num_objects(dataset, split):
+    if own is None or not own.only:
         return None
-    return f"split {split} has no labels to judge one on, and the student sees none"
+    if not _num_objects(dataset, split):
+        return f"split {split} has no labels to judge one on, and the student sees none"
+    return None if _num_objects(dataset, "train") else "split train has no labels to train one on, and the student sees none"
 
 
-def refuse_unjudged(config: PipelineConfig, dataset: Dataset) -> None:
-    """Refuse what cannot be judged without labels, and thresholds that would have to be found on them.
+def refuse_unlabeled(config: PipelineConfig, dataset: Dataset) -> None:
+    """Refuse what cannot be learned or judged without labels, and thresholds that would have to be found on them.
 
     Raises:
+        DataError: there is nothing to learn from.
         ConfigError: the first gate that needs labels or a baseline; pseudo-labels without a threshold.
     """
-    if unjudged(config, dataset) is None:
+    if config.learns_from_labels:
+        refuse_unlearnable(dataset)
+    if why_no_baseline(config, dataset) is None:
         return
-    split = config.validation.split
-    remedy = f"label some images of split {split} (50 suffice)"
+    judged = config.validation.split
+    split, how_many = ("train", "") if _num_objects(dataset, judged) else (judged, " (50 suffice)")
+    remedy = f"label some images of split {split}{how_many}"
     for index, gate in enumerate(config.gates):
-        if metrics.is_accuracy(gate.metric) or metrics.is_robust(gate.metric):
+        if split == judged and (metrics.is_accuracy(gate.metric) or metrics.is_robust(gate.metric)):
             raise ConfigError(
                 f"gates.{index}.metric: {gate.metric} cannot be judged: split {split} has no labels; {remedy}, or leave it out"
             )
-        if gate.other == "baseline" or gate.metric == "speedup_over_baseline":
+        if gate.other == "baseline" or gate.metric in ("speedup_over_baseline", *metrics.GAINS, *metrics.MASK_GAINS):
             raise ConfigError(f"gates.{index}: there is no baseline where split {split} has no labels; {remedy}, or leave it out")
     own = config.distill.from_unlabelled
-    if own is not None and own.pseudo is not None and own.pseudo.threshold == "auto":
+    if split == judged and own is not None and own.pseudo is not None and own.pseudo.threshold == "auto":
         problem = f"auto chooses a score on the labels of split {split}, which has none"
         raise ConfigError(f"distill.unlabelled.pseudo.threshold: {problem}; {remedy}, or set a number, such as 0.5")
+
+
+def refuse_unlearnable(dataset: Dataset) -> None:
+    """Refuse data without any label that a network could be trained on.
+
+    Raises:
+        DataError: split train has none.
+    """
+    if not _num_objects(dataset, "train"):
+        remedy = "label some, or train only a student, with distill.unlabelled.only and teacher.weights"
+        raise DataError(f"train: {rules.NO_BOX}; {remedy}")
 
 
 def _num_objects(dataset: Dataset, split: str) -> int:

@@ -6,7 +6,7 @@ from typing import Any
 
 from deploy.comparison import metrics
 from deploy.errors import DataError
-from pipeline.baselines import Baselines, refuse_unjudged, unjudged
+from pipeline.baselines import Baselines, refuse_unlabeled, why_no_baseline
 from pipeline.config import FLOAT, REFERENCES, PipelineConfig
 from pipeline.config.derived import EQUAL_COST, FIRST, RIVALS, plan_of, reference
 from pipeline.images import announce, warn
@@ -75,7 +75,7 @@ def compress(config: PipelineConfig, store: Store) -> RunResult:
     teacher = store.run(train_teacher, large, seed, device, split, dataset, decisions, own, config.distill.taught, first)
     labels = labeled(config, store, dataset, pool, teacher, config.distill)
     learned = self_labels(config, store, dataset, own, teacher, first) if labels is None else labels
-    why = unjudged(config, dataset) if store.has(dataset) else None
+    why = why_no_baseline(config, dataset) if store.has(dataset) else None
     baselines = _baselines(config, store, dataset) if why is None else Baselines(None, left_out=why)
     taught = config.distill if labels is not None else config.distill.labeled
     student = store.run(distill, taught, config.student, seed, device, split, dataset, teacher, decisions, labels)
@@ -147,7 +147,7 @@ def prepared(config: PipelineConfig, store: Store) -> Dataset:
         announce(dataset.facts.notes, store)
     if store.has(dataset):
         refuse(config.robustness, config.validation.split, dataset)
-        refuse_unjudged(config, dataset)
+        refuse_unlabeled(config, dataset)
         for line in config.uncalibrated(name for name, split in dataset.facts.splits.items() if split.num_images):
             raise DataError(line)
     return dataset

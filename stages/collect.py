@@ -7,17 +7,13 @@ from pathlib import Path
 from deploy.errors import DataError
 from stages.artifacts import Dataset, ImagePool
 from stages.config import DataConfig
-from stages.datasets.cleaning import limits
 from stages.datasets.layouts import digest
 from stages.datasets.unlabeled.footage import saved_frames, videos_in
-from stages.datasets.unlabeled.pool import IN_TRAIN, JUDGED, TWICE, UNLABELLED, PoolImage, folders, pool, unread
+from stages.datasets.unlabeled.pool import UNLABELLED, PoolImage, folders, pool, refusal, unread
 from stages.facts import write_facts
-from stages.notes import Note, Notes
+from stages.notes import Notes
 from stages.stage import stage
 from stages.unlabeled_facts import PoolFacts
-
-NO_DOUBT = {kind.name for kind in (TWICE, IN_TRAIN, JUDGED)}
-"""Left out because the image is known already, which casts no doubt on the others."""
 
 
 def identity(config: DataConfig, *others: object) -> dict[str, str]:
@@ -44,10 +40,12 @@ def collect(out: Path, config: DataConfig, dataset: Dataset) -> ImagePool:
     preprocessing = dataset.facts.contract.preprocessing
     roots = folders(config.unlabelled_folders)
     frames = saved_frames(videos_in(roots), out / ImagePool.FRAMES, preprocessing, UNLABELLED, notes)
-    found = pool(roots, frames, {split: _files(dataset, split) for split in dataset.facts.splits}, preprocessing, notes)
+    labeled = {name: _files(dataset, name) for name, split in dataset.facts.splits.items() if name != "train" or split.num_boxes}
+    found = pool(roots, frames, labeled, preprocessing, notes)
     total = len(found) + sum(note.count for note in notes if note.action == "left out")
     every = tuple(note.model_copy(update={"total": total}) for note in notes)
-    _refuse(config, every, total)
+    if refused := refusal(every, total, strict=config.strict, max_doubtful=config.max_doubtful):
+        raise DataError(refused)
     (out / ImagePool.IMAGES).write_text(json.dumps(_coco(out, found, dataset)), encoding="utf-8")
     write_facts(out, PoolFacts(num_images=len(found), sha256=_digest(found), notes=every))
     return ImagePool(out)
@@ -56,16 +54,6 @@ def collect(out: Path, config: DataConfig, dataset: Dataset) -> ImagePool:
 def _files(dataset: Dataset, split: str) -> list[Path]:
     table = dataset.table(split)
     return [dataset.images(split) / table.name(index) for index in range(len(table))]
-
-
-def _refuse(config: DataConfig, notes: tuple[Note, ...], total: int) -> None:
-    doubtful = [note for note in notes if note.kind not in NO_DOUBT and note.action in ("left out", "assumed")]
-    if config.strict and doubtful:
-        raise DataError(f"{doubtful[0]}; remove those files, or set data.strict to false")
-    count = sum(note.count for note in doubtful)
-    text = f"unlabelled: {count} of {total} images are left out or assumed, first: {doubtful[0].examples[0]}" if doubtful else ""
-    if refused := limits.refusal([limits.Doubt(min(1.0, count / total), text)], config.max_doubtful):
-        raise DataError(refused)
 
 
 def _coco(out: Path, found: list[PoolImage], dataset: Dataset) -> dict[str, object]:

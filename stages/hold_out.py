@@ -1,6 +1,5 @@
 """Holds a part of the training images out of them, to choose settings on."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from deploy.errors import DataError
 from stages.artifacts import TABLES, Dataset, read_json
 from stages.datasets import Source
 from stages.datasets.splits.arrange import held_out
-from stages.datasets.tables import table
+from stages.datasets.tables import coco_file, table
 from stages.facts import DatasetFacts, Split, write_facts
 from stages.stage import stage
 
@@ -42,7 +41,6 @@ def hold_out(out: Path, dataset: Dataset, share: float, seed: int) -> Dataset:
 
 def _write(out: Path, name: str, coco: Any, images: str, labels: Mapping[int, int]) -> Split:
     table.write(out / TABLES / name, coco, labels)
-    (out / "annotations").mkdir(exist_ok=True)
-    file = Path("annotations") / f"{name}.json"
-    (out / file).write_text(json.dumps(coco), encoding="utf-8")
-    return Split(images=images, annotations=file.as_posix(), num_images=len(coco["images"]), num_boxes=len(coco["annotations"]))
+    file = f"annotations/{name}.json"
+    coco_file.write(out / file, coco)
+    return Split(images=images, annotations=file, num_images=len(coco["images"]), num_boxes=len(coco["annotations"]))

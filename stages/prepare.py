@@ -3,21 +3,19 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from deploy import plugins
 from deploy.contract import ModelContract, Preprocessing
 from deploy.errors import DataError
-from deploy.machine.parallel import mapped
 from stages.artifacts import FIELDS, TABLES, Dataset
 from stages.config import DataConfig
 from stages.datasets import Source
 from stages.datasets.cleaning import bundle_classes, clean, images, limits, pixels, rules
 from stages.datasets.splits.arrange import arrange
-from stages.datasets.tables import table
-from stages.datasets.tables.rows import Rows, light
+from stages.datasets.tables import coco_file, table
+from stages.datasets.tables.rows import light
 from stages.facts import DatasetFacts, Split, write_facts
 from stages.notes import Note, Notes, Unit
 from stages.stage import stage
@@ -52,8 +50,8 @@ def prepare(out: Path, config: DataConfig) -> Dataset:
 
     Raises:
         DataError: annotations that contradict themselves (see stages/datasets/cleaning/rules.py), a split without a usable image, a train
-            split without a usable box; more left out or assumed than `max_doubtful` allows; with `strict`, anything that reading or
-            cleaning repairs, assumes or leaves out.
+            split with boxes of which none is usable; more left out or assumed than `max_doubtful` allows; with `strict`, anything that
+            reading or cleaning repairs, assumes or leaves out.
     """
     with _begun(config) as ahead:
         return _collect(out, config, find(out, config), rules.REQUIRED_SPLITS, ahead=ahead)
@@ -104,11 +102,10 @@ def _collect(
     cleaned = {split: _clean(split, source, config.preprocessing, ahead) for split, source in sources.items()}
     _check_strict(config, [note for _, notes in cleaned.values() for note in notes])
     for split, (coco, notes) in cleaned.items():
-        _check_enough(split, coco, notes, learns="train" in required)
+        _check_enough(split, sources[split], coco, notes, learns="train" in required)
     doubts = [doubt for split, (_, notes) in cleaned.items() for doubt in limits.doubts(split, sources[split], notes)]
     if refused := limits.refusal(doubts, config.max_doubtful, remedy):
         raise DataError(refused)
-    (out / "annotations").mkdir(parents=True, exist_ok=True)
     labels = {category: label for label, category in enumerate(names)}
     splits = {split: _write(out, split, sources[split], coco, labels) for split, (coco, _) in cleaned.items()}
     _keep_fields(out, sources)
@@ -135,11 +132,11 @@ def _check_strict(config: DataConfig, notes: Sequence[Note]) -> None:
         raise DataError(f"{found[0]}{more}; fix the data, or set data.strict to false")
 
 
-def _check_enough(split: str, coco: Mapping[str, Any], notes: Sequence[Note], *, learns: bool) -> None:
+def _check_enough(split: str, source: Source, coco: Mapping[str, Any], notes: Sequence[Note], *, learns: bool) -> None:
     if not coco["images"]:
         raise DataError(f"{split}: no usable image{_why(notes, 'images')}")
-    if learns and split == "train" and not any(not row["iscrowd"] for row in light(coco["annotations"])):
-        raise DataError(f"train: no usable box to learn from{_why(notes, 'boxes')}")
+    if learns and split == "train" and limits.totals(source)["boxes"] and all(row["iscrowd"] for row in light(coco["annotations"])):
+        raise DataError(f"train: {rules.NO_BOX}{_why(notes, 'boxes')}")
 
 
 def _why(notes: Sequence[Note], unit: Unit) -> str:
@@ -147,27 +144,6 @@ def _why(notes: Sequence[Note], unit: Unit) -> str:
     lost = sorted((note for note in reversed(notes) if (note.action, note.unit) == ("left out", unit)), key=lambda note: -note.count)
     found = next(iter((*lost, *notes)), None)
     return "" if found is None else f"; {found}"
-
-
-def _json(coco: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[str]:
-    """A COCO dictionary as JSON, in parts: the whole text would need as much memory again as all polygons.
-
-    Rows that are not in memory are written out with all cores.
-    """
-    for number, (key, rows) in enumerate(coco.items()):
-        parts = mapped(partial(_block, rows), range(rows.num_blocks)) if isinstance(rows, Rows) else map(_encode, rows)
-        yield f"{', ' if number else '{'}{_encode(key)}: ["
-        for place, part in enumerate(parts):
-            yield f"{', ' if place else ''}{part}"
-        yield "]"
-    yield "}"
-
-
-_encode = json.JSONEncoder(allow_nan=False).encode
-
-
-def _block(rows: Rows, number: int) -> str:
-    return ", ".join(map(_encode, rows.block(number)))
 
 
 def _keep_fields(out: Path, sources: Mapping[str, Source]) -> None:
@@ -188,8 +164,7 @@ def _fields(row: Mapping[str, Any]) -> dict[str, str]:
 def _write(out: Path, split: str, source: Source, coco: Mapping[str, Any], labels: Mapping[int, int]) -> Split:
     table.write(out / TABLES / split, coco, labels)
     file = f"annotations/{split}.json"
-    with (out / file).open("w", encoding="utf-8") as written:
-        written.writelines(_json(coco))
+    coco_file.write(out / file, coco)
     inside = source.images.is_relative_to(out)
     return Split(
         images=source.images.relative_to(out).as_posix() if inside else str(source.images.resolve()),

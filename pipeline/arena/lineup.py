@@ -148,15 +148,19 @@ class Costs:
         raise ConfigError(f"--minutes {minutes:g}: {smallest}; pass {needed} or more, or lower compare.trials or student.train.epochs")
 
     def _teachers(self) -> int:
-        return 0 if self.config.teacher.weights is not None else 1
+        teacher = self.config.teacher
+        first = teacher.from_unlabelled is not None and teacher.from_unlabelled.labels == "first"
+        return 0 if teacher.weights is not None else 2 if first else 1
 
     def teacher_s(self) -> float:
-        """From its forward pass, which the distilled steps contain; a training step takes about three times as long."""
-        if not self._teachers():
+        """Of all teachers: from a forward pass, which the distilled steps contain; a training step takes about three times as long."""
+        if not (count := self._teachers()):
             return 0.0
         train, batch = self.config.teacher.train, self.config.student.train.batch_size
         forward = self.plain_s * max(0.0, min(one.ratio.ratio for one in self.times.values()) - 1)
-        return train.num_steps(self.num_train) * forward / FORWARD * train.batch_size / batch
+        own = self.config.teacher.from_unlabelled
+        more = 0.0 if own is None else own.ratio
+        return train.num_steps(self.num_train) * forward / FORWARD * train.batch_size / batch * (count + more)
 
 
 def cheapest_first(field: Lineup, own: int, times: Mapping[str, StepTimeFacts]) -> Lineup:

@@ -12,7 +12,7 @@ from pipeline.arena.trainings import judged
 from pipeline.arena.variants import EQUAL_COST, RANDOM, Variant
 from pipeline.results.contest import SIZES, Contest, Entrant, StepCost, Tried
 from stages.artifacts import Checkpoint
-from stages.config import DistillConfig, LossConfig
+from stages.config import DistillConfig, LossConfig, UnlabelledConfig
 
 
 def outcome(bouts: Bouts) -> Contest:
@@ -24,7 +24,7 @@ def outcome(bouts: Bouts) -> Contest:
     """
     arena, field, costs = bouts.arena, bouts.lineup, bouts.costs
     left_out: dict[str, str] = {} if (why := costs.why_no_longer()) is None else {EQUAL_COST: why}
-    baselines = [_entrant(one, "baseline", [bouts.train_baseline(one, seed) for seed in field.seeds]) for one in costs.baselines()]
+    baselines = [_entrant(bouts, one, "baseline", [bouts.train_baseline(one, seed) for seed in field.seeds]) for one in costs.baselines()]
     methods = []
     for one in field.methods:
         try:
@@ -33,7 +33,7 @@ def outcome(bouts: Bouts) -> Contest:
         except Diverged as error:
             left_out[one.name] = str(error)
             continue
-        methods.append(_entrant(tuned.variant, "method", trained, tuned.trials, _cost(bouts, one)))
+        methods.append(_entrant(bouts, tuned.variant, "method", trained, tuned.trials, _cost(bouts, one)))
     if not methods:
         raise ArtifactError(f"no method could be trained at every seed; {'; '.join(left_out.values())}")
     teacher = arena.teacher().facts.accuracy
@@ -59,13 +59,14 @@ def outcome(bouts: Bouts) -> Contest:
 def _control(bouts: Bouts, left_out: dict[str, str]) -> Entrant | None:
     try:
         variant = bouts.control()
-        return _entrant(variant, "control", [bouts.train_control(seed) for seed in bouts.lineup.seeds])
+        return _entrant(bouts, variant, "control", [bouts.train_control(seed) for seed in bouts.lineup.seeds])
     except Diverged as error:
         left_out[RANDOM] = str(error)
         return None
 
 
 def _entrant(
+    bouts: Bouts,
     variant: Variant,
     role: Literal["baseline", "method", "control"],
     trained: Sequence[Checkpoint],
@@ -83,7 +84,7 @@ def _entrant(
         masks=tuple(known) if len(known) == len(every) else None,
         sizes={size: _mean(getattr(one, size) for one in every) for size in SIZES},
         classes={name: _mean(one.per_class[name] for one in every) for name in every[0].per_class},
-        distill=None if variant.distill is None else to_paste(variant.distill),
+        distill=None if variant.distill is None else to_paste(variant.distill, bouts.arena.config.distill.unlabelled),
         trials=trials,
         cost=cost,
     )
@@ -100,8 +101,14 @@ def _cost(bouts: Bouts, method: Variant) -> StepCost:
     return StepCost(bouts.costs.plain_s * times.ratio.ratio, times.ratio, more, memory.extra_parameters)
 
 
-def to_paste(config: DistillConfig) -> dict[str, Any]:
-    """The section of pipeline.yaml, without what has its default."""
+def to_paste(config: DistillConfig, given: UnlabelledConfig | None = None) -> dict[str, Any]:
+    """The section of pipeline.yaml, without what has its default.
+
+    Args:
+        given: the file's `distill.unlabelled`. Without such images, its ratio is 0: the file may name them, and classes of the teacher.
+    """
+    if config.unlabelled is None and given is not None:
+        config = config.model_copy(update={"unlabelled": UnlabelledConfig(ratio=0, classes=given.classes)})
     section = config.model_dump(mode="json", exclude_defaults=True, exclude={"losses"})
     return {**section, "losses": [_set(loss) for loss in config.losses]}
 

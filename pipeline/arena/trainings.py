@@ -11,6 +11,7 @@ from typing import Any
 from deploy.errors import ArtifactError, DataError, Diverged
 from pipeline.answer import silent
 from pipeline.arena.variants import Variant
+from pipeline.baselines import refuse_unlearnable
 from pipeline.config import PipelineConfig
 from pipeline.flow import collected, first_labels, labeled, prepared
 from pipeline.store import keys
@@ -47,9 +48,10 @@ class Arena:
         """Prepare the images, or find them.
 
         Raises:
-            DataError: a split that networks are judged on has no objects.
+            DataError: a split that networks are trained or judged on has no objects.
         """
         dataset = prepared(config, store)
+        refuse_unlearnable(dataset)
         for split in filter(None, (config.validation.split, config.compare.tuning_split)):
             if split in dataset.facts.splits and not dataset.facts.splits[split].num_boxes:
                 raise _undefined(split)
@@ -67,9 +69,10 @@ class Arena:
             trained = self._once("random", untrained_teacher, config.teacher.detector, config.seed, split, self.dataset, decisions)
         else:
             own = self._pool if config.teacher.from_unlabelled is not None else None
-            with indispensable():
-                first = first_labels(config, self.store, self.dataset, own)
-            large = config.teacher if own is not None else config.teacher.labeled
+            if "first labels" not in self.found:
+                with indispensable():
+                    self.found["first labels"] = first_labels(config, self.store, self.dataset, own)
+            large, first = config.teacher if own is not None else config.teacher.labeled, self.found["first labels"]
             given = large, config.seed, config.device, split, self.dataset, decisions, own, config.distill.taught, first
             trained = self._once("teacher", train_teacher, *given)
         return trained

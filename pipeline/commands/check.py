@@ -20,10 +20,10 @@ from deploy.machine.packages import DISTRIBUTION
 from pipeline.answer import Answer
 from pipeline.config import PipelineConfig, load, weight_files
 from stages.config import DataConfig, RobustnessConfig
-from stages.datasets.cleaning.findings import Finding, Level, examine
-from stages.datasets.cleaning.images import Unusable, scan
+from stages.datasets.cleaning.findings import Finding, examine, of_note
 from stages.datasets.unlabeled.footage import videos_in
-from stages.datasets.unlabeled.pool import folders, listed
+from stages.datasets.unlabeled.pool import UNLABELLED, folders, listed, readable, refusal
+from stages.notes import Notes
 from stages.prepare import find
 
 IMPORT_NAMES = ("edgedistill", "pipeline", "stages", "deploy")
@@ -142,7 +142,7 @@ def data_findings(config: PipelineConfig, runs: Path = Path("runs")) -> list[Fin
         try:
             sources = find(Path(folder), config.data)
             strict, most = config.data.strict, config.data.max_doubtful
-            found = examine(sources, config.data.preprocessing, strict=strict, max_doubtful=most)
+            found = examine(sources, config.data.preprocessing, strict=strict, max_doubtful=most, learns=config.learns_from_labels)
             ranges = [Finding("error", "", line) for line in config.uncalibrated(sources)]
             return [*found, *_robustness_findings(config.robustness, sources), *ranges, *_unlabelled_findings(config.data)]
         except DataError as error:
@@ -164,16 +164,16 @@ def _unlabelled_findings(config: DataConfig) -> list[Finding]:
         roots = folders(config.unlabelled_folders)
         videos, paths = len(videos_in(roots)), listed(roots)
     except (ConfigError, DataError) as error:
-        return [Finding("error", "unlabelled", str(error))]
-    scanned = scan(paths, "read unlabeled images", config.preprocessing, fingerprints=True)
-    bad = [(path, found.reason) for path, found in zip(paths, scanned, strict=True) if isinstance(found, Unusable)]
+        return [Finding("error", UNLABELLED, str(error))]
+    notes = Notes()
+    usable = readable(paths, config.preprocessing, notes)
     counts = [f"{count} {thing}{'' if count == 1 else 's'}" for count, thing in ((len(paths), "image"), (videos, "video")) if count]
-    lines = [Finding("info", "unlabelled", f"{' and '.join(counts)} without labels")]
-    if bad:
-        path, reason = bad[0]
-        first = reason if str(path) in reason else f"{path}: {reason}"
-        level: Level = "error" if len(bad) == len(paths) and not videos else "warning"
-        lines.append(Finding(level, "unlabelled", f"{len(bad)} of {counts[0]} cannot be used, first: {first}"))
+    lines = [Finding("info", UNLABELLED, f"{' and '.join(counts)} without labels")]
+    found = [note.model_copy(update={"total": len(paths)}) for note in notes]
+    lines += [of_note(UNLABELLED, note, strict=config.strict) for note in found]
+    refused = refusal(found, len(paths), strict=False, max_doubtful=config.max_doubtful)
+    if not videos and (refused or not usable):  # how many frames there are is not known before they are read
+        lines.append(Finding("error", "", refused or f"{UNLABELLED}: no usable image"))
     return lines
 
 

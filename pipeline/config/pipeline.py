@@ -97,6 +97,12 @@ class PipelineConfig(Frozen):
         return self.teacher.from_unlabelled is not None or self.distill.from_unlabelled is not None
 
     @property
+    def learns_from_labels(self) -> bool:
+        """Whether the teacher or the student learns from the labels of training images; a baseline always does."""
+        own, teacher = self.distill.from_unlabelled, self.teacher
+        return own is None or not own.only or (teacher.weights is None and teacher.train.epochs > 0)
+
+    @property
     def finetunes(self) -> bool:
         """Whether the student is trained for the int8 of any target."""
         return any(target.finetunes for target in self.targets)
@@ -166,7 +172,7 @@ class PipelineConfig(Frozen):
 
     @model_validator(mode="after")
     def _unlabelled_images_fit(self) -> "PipelineConfig":
-        if (problem := unlabelled.problem(self.data, self.teacher, self.student, self.distill)) is not None:
+        if (problem := unlabelled.problem(self.data, self.teacher, self.student, self.distill, self.targets)) is not None:
             raise Misfit(*problem)
         return self
 

@@ -1,12 +1,16 @@
 """What the sections on images without labels need of each other."""
 
-from stages.config import DataConfig, DistillConfig, StudentConfig, TeacherConfig
+from collections.abc import Sequence
 
-Problem = tuple[tuple[str, ...], str]
+from stages.config import DataConfig, DistillConfig, StudentConfig, TargetConfig, TeacherConfig
+
+Problem = tuple[tuple[str | int, ...], str]
 """The key, and what is wrong with it."""
 
 
-def problem(data: DataConfig, teacher: TeacherConfig, student: StudentConfig, distill: DistillConfig) -> Problem | None:
+def problem(
+    data: DataConfig, teacher: TeacherConfig, student: StudentConfig, distill: DistillConfig, targets: Sequence[TargetConfig]
+) -> Problem | None:
     """The first section that cannot work with the others; None if all fit."""
     sections = {("teacher", "unlabelled"): teacher.unlabelled, ("distill", "unlabelled"): distill.unlabelled}
     given = [key for key, section in sections.items() if section is not None]
@@ -26,6 +30,15 @@ def problem(data: DataConfig, teacher: TeacherConfig, student: StudentConfig, di
             "unlabelled",
             "refine",
         ), "the averaged student labels, and student.train.ema averages none; set it, such as 0.998"
-    if own.only and any(loss.weight == "auto" for loss in distill.losses):
+    return _needs_labels(distill, targets) if own.only else None
+
+
+def _needs_labels(distill: DistillConfig, targets: Sequence[TargetConfig]) -> Problem | None:
+    """What learns from labeled images, where the student is to see none."""
+    if any(loss.weight == "auto" for loss in distill.losses):
         return ("distill", "unlabelled", "only"), "weight: auto (the default) needs labeled images; give the losses numbers as weights"
+    for index, target in enumerate(targets):
+        if target.finetunes:
+            key = "targets", index, "int8", "finetune"
+            return key, "it trains on labeled images, of which the student sees none with distill.unlabelled.only; leave out one of them"
     return None

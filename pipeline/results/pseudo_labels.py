@@ -24,9 +24,12 @@ HEADER = ("pseudo-labels", "from score", "objects", "ignored", "precision", "rec
 def about(found: Mapping[str, Any]) -> list[str]:
     """What the columns are, and what speaks against using the images."""
     labels = found["labels"]
-    counts = f"unlabeled images: {found['num_images']}, without a target: {labels['empty']}"
+    learned = "" if found["num_learned"] == found["num_images"] else f", of which {found['num_learned']} are learned"
+    targets = "none has targets: only features are compared"
+    if labels["classes"]:
+        targets = f"without a target: {labels['empty']}; precision and recall of targets on the labeled objects of split {labels['split']}"
     return [
-        f"{counts}; precision and recall of targets on the labeled objects of split {labels['split']}",
+        f"unlabeled images: {found['num_images']}{learned}; {targets}",
         *_joined(labels),
         *(f"! unlabelled: {line}" for line in labels["warnings"]),
     ]

@@ -60,12 +60,14 @@ def summarize(result: RunResult) -> dict[str, Any]:
 
 
 def unlabelled_figures(result: RunResult) -> dict[str, Any] | None:
-    """The images, and the teacher's detections in them by class; null if the run uses none."""
-    if result.pool is None:
+    """The images, how many of them are learned, and the teacher's detections in them by class; null if the run uses none."""
+    own = result.config.distill.from_unlabelled or result.config.teacher.from_unlabelled
+    if result.pool is None or own is None:
         return None
     facts = result.pool.facts
+    learned = facts.num_images if own.images is None else min(own.images, facts.num_images)
     labels = None if result.labels is None else result.labels.facts.model_dump(mode="json")
-    return {"num_images": facts.num_images, "sha256": facts.sha256, "labels": labels}
+    return {"num_images": facts.num_images, "num_learned": learned, "sha256": facts.sha256, "labels": labels}
 
 
 def step_figures(times: StepTimes | None) -> dict[str, Any] | None:

@@ -93,4 +93,4 @@ class DistillConfig(Frozen):
     @property
     def taught(self) -> dict[str, str] | None:
         """The teacher's name of each of the data's classes if it was trained for more; None if it has the data's."""
-        return None if self.from_unlabelled is None else self.from_unlabelled.taught
+        return None if self.unlabelled is None else self.unlabelled.taught

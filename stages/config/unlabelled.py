@@ -120,7 +120,7 @@ class UnlabelledConfig(_Stream):
     classes: dict[str, str] | tuple[str, ...] | None = Field(
         default=None,
         description="which classes of a teacher that was trained for more are taught: `[person, car]`, or the data's name for each: "
-        "`{pedestrian: person}`; null: the teacher has the data's",
+        "`{pedestrian: person}`, whatever `ratio` is; null: the teacher has the data's",
     )
     only: bool = Field(default=False, description="train the student on unlabeled images only, `ratio` times `batch_size` of them per step")
 

@@ -40,18 +40,22 @@ def choose(truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], rule:
     found = match(truth, results)
     names = {category["id"]: str(category["name"]) for category in truth["categories"]}
     scores = {name: _scores(results, key) for key, name in names.items()}
-    hits = {name: (one.hit[_FOUND] | one.ignored[_FOUND], one.hit[_EXACT] | one.ignored[_EXACT]) for name, one in found.classes.items()}
+    # what lies in a crowd, or on an object that is difficult, is right, but none of the objects that are counted
+    hits = {
+        name: (one.hit[_FOUND] | one.ignored[_FOUND], one.hit[_EXACT] | one.ignored[_EXACT], one.hit[_FOUND])
+        for name, one in found.classes.items()
+    }
     objects = {name: int(one.objects.sum()) for name, one in found.classes.items()}
     if rule.threshold == "auto" and not sum(objects.values()):
         raise DataError("pseudo-labels: the judged split has no objects to choose thresholds on; label some, or set pseudo.threshold")
     order = np.argsort(-np.concatenate(list(scores.values())), kind="mergesort")
-    every = tuple(np.concatenate([pair[row] for pair in hits.values()])[order] for row in (0, 1))
-    pooled = _class(np.concatenate(list(scores.values()))[order], (every[0], every[1]), sum(objects.values()), rule)
+    every = [np.concatenate([rows[row] for rows in hits.values()])[order] for row in range(3)]
+    pooled = _class(np.concatenate(list(scores.values()))[order], every, sum(objects.values()), rule)
     chosen = {}
     for name in names.values():
         own = _class(scores[name], hits[name], objects[name], rule)
         if objects[name] < MIN_OBJECTS:
-            own = _judged(scores[name], hits[name][0], objects[name], pooled)
+            own = _judged(scores[name], hits[name], objects[name], pooled)
         chosen[name] = own
     return chosen
 
@@ -66,7 +70,8 @@ def _scores(results: Sequence[Mapping[str, Any]], category: int) -> Scores:
     return np.array(sorted(kept, reverse=True), dtype=np.float64)
 
 
-def _class(scores: Scores, hits: tuple[Hits, Hits], num_objects: int, rule: PseudoConfig) -> PseudoClass:
+def _class(scores: Scores, hits: Sequence[Hits], num_objects: int, rule: PseudoConfig) -> PseudoClass:
+    """The thresholds of detections that are right, exact, or one of the objects [D each]."""
     if not num_objects:  # nothing says how good a detection is: all of an accepted one is learned
         given = None if rule.threshold == "auto" else float(rule.threshold)
         return PseudoClass(accept=given, low=given, sure=given, num_objects=0, precision=None, recall=None)
@@ -74,20 +79,20 @@ def _class(scores: Scores, hits: tuple[Hits, Hits], num_objects: int, rule: Pseu
     sure = _least(scores, hits[1], rule.box_precision)
     objects = scores[hits[0]]
     low = float(np.quantile(objects, MISSED)) if len(objects) else accept
-    return _judged(scores, hits[0], num_objects, PseudoClass(accept=accept, low=low, sure=sure, num_objects=0, precision=None, recall=None))
+    return _judged(scores, hits, num_objects, PseudoClass(accept=accept, low=low, sure=sure, num_objects=0, precision=None, recall=None))
 
 
-def _judged(scores: Scores, hit: Hits, num_objects: int, thresholds: PseudoClass) -> PseudoClass:
+def _judged(scores: Scores, hits: Sequence[Hits], num_objects: int, thresholds: PseudoClass) -> PseudoClass:
     """The thresholds, with what they accept of this class."""
     accept, low, sure = thresholds.accept, thresholds.low, thresholds.sure
-    accepted = hit[scores >= accept] if accept is not None else hit[:0]
+    right, _, objects = (hit[scores >= accept] if accept is not None else hit[:0] for hit in hits)
     return thresholds.model_copy(
         update={
             "low": low if accept is None or low is None else min(low, accept),
             "sure": sure if accept is None or sure is None else max(sure, accept),
             "num_objects": num_objects,
-            "precision": float(accepted.mean()) if len(accepted) and num_objects else None,
-            "recall": min(1.0, float(accepted.sum()) / num_objects) if num_objects else None,
+            "precision": float(right.mean()) if len(right) and num_objects else None,
+            "recall": float(objects.sum()) / num_objects if num_objects else None,
         }
     )
 
@@ -95,5 +100,6 @@ def _judged(scores: Scores, hit: Hits, num_objects: int, thresholds: PseudoClass
 def _least(scores: Scores, hit: Hits, precision: float) -> float | None:
     """The least score from which on this share of the detections are hits; None if no score has it."""
     counts = np.arange(1, len(hit) + 1)
-    enough = np.flatnonzero((np.cumsum(hit) >= precision * counts) & (counts >= min(MIN_DETECTIONS, len(hit))))
+    last = np.append(scores[1:] < scores[:-1], True)[: len(scores)]  # of those with the same score, which are accepted together
+    enough = np.flatnonzero((np.cumsum(hit) >= precision * counts) & (counts >= min(MIN_DETECTIONS, len(hit))) & last)
     return float(scores[enough[-1]]) if len(enough) else None

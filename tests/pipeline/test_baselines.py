@@ -133,7 +133,16 @@ def prepare(out: Path, config: DataConfig) -> Dataset:
     data = artifact_samples.dataset(out)
     truth = json.loads(data.annotations("val").read_text())
     data.annotations("val").write_text(json.dumps({**truth, "annotations": []}))
-    splits = {name: one.model_copy(update={"num_boxes": 0}) for name, one in data.facts.splits.items()}
+    splits = {**data.facts.splits, "val": data.facts.splits["val"].model_copy(update={"num_boxes": 0})}
+    write_facts(out, data.facts.model_copy(update={"splits": splits}))
+    return data
+
+
+@stage(version=1)
+def prepare_unlabeled_train(out: Path, config: DataConfig) -> Dataset:
+    """Images of colored cells, of which only those of val have labels."""
+    data = artifact_samples.dataset(out)
+    splits = {**data.facts.splits, "train": data.facts.splits["train"].model_copy(update={"num_boxes": 0})}
     write_facts(out, data.facts.model_copy(update={"splits": splits}))
     return data
 
@@ -216,6 +225,42 @@ class TestWithoutLabels:
         printed = capsys.readouterr()
         assert line in printed.err
         assert len(printed.err.splitlines()) == 1
+        assert "train_teacher" not in printed.out
+
+
+class TestWithoutLabelsInTrain:
+    TEACHER = "teacher.weights=teacher.safetensors"
+    SETTINGS = ("data.unlabelled=photos", "distill.unlabelled={only: true}", TEACHER, "gates=[{metric: map, min: 0}]")
+
+    @pytest.fixture
+    def unlabeled(self, fresh: Run, monkeypatch: pytest.MonkeyPatch) -> Run:
+        for one in (prepare_unlabeled_train, collect, label):
+            monkeypatch.setattr(flow, one.__name__.removesuffix("_unlabeled_train"), one)
+        Path("teacher.safetensors").write_bytes(b"")
+        return fresh
+
+    def test_a_student_that_sees_none_is_trained_and_judged_without_a_baseline(self, unlabeled: Run) -> None:
+        code, summary = unlabeled("run", *self.SETTINGS)
+        assert (code, trained(summary)) == (0, [])
+        assert summary["gain"]["left_out"] == "split train has no labels to train one on, and the student sees none"
+        assert summary["gain"]["agreement"] is None
+        assert (summary["student"]["map"], summary["gates"][0]["verdict"]) == (flow_samples.MAPS["student"], "pass")
+
+    @pytest.mark.parametrize(
+        ("settings", "code", "line"),
+        [
+            ("distill.unlabelled={}", 3, "train: no usable box to learn from; label some, or train only a student, with distill"),
+            ("teacher.weights=null", 3, "train: no usable box to learn from"),
+            ("gates=[{metric: gain_map, min: 0}]", 2, "gates.0: there is no baseline where split train has no labels; label some images"),
+        ],
+    )
+    def test_what_needs_them_is_refused_before_any_training(
+        self, unlabeled: Run, capsys: pytest.CaptureFixture[str], settings: str, code: int, line: str
+    ) -> None:
+        given = [word for setting in (ONE_TARGET, *self.SETTINGS, settings) for word in ("--set", setting)]
+        assert cli.main(["run", *given]) == code
+        printed = capsys.readouterr()
+        assert line in printed.err
         assert "train_teacher" not in printed.out
 
 

@@ -356,7 +356,6 @@ REFUSED: list[tuple[Callable[[Folder], Any], str]] = [
     (lambda f: f.train.pop("annotations"), "instances_train.json: no 'annotations' in it"),
     (lambda f: f.train["images"].append("a.png"), "instances_train.json: 'images' should be a list of objects"),  # type: ignore[arg-type]
     (lambda f: f.train.update(images=[], annotations=[]), "train: no usable image"),
-    (lambda f: f.train["annotations"].clear(), "train: no usable box to learn from"),
     (lambda f: [row.update(iscrowd=1) for row in f.train["annotations"]], "train: no usable box to learn from"),
     (
         lambda f: [row.update(bbox=[0, 0, 0, 0]) for row in f.train["annotations"]],
@@ -383,6 +382,11 @@ def test_what_is_refused(folder: Folder, spoil: Callable[[Folder], Any], message
     assert message in str(error.value)
     assert "\n" not in str(error.value)
     assert not (folder.root / "out/artifact.json").exists()
+
+
+def test_a_train_split_without_any_annotation_is_prepared_for_whoever_learns_from_no_labels(folder: Folder) -> None:
+    folder.train["annotations"].clear()
+    assert folder.facts().splits["train"].num_boxes == 0
 
 
 def test_nothing_is_written_elsewhere(folder: Folder) -> None:

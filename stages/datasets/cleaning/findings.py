@@ -46,12 +46,20 @@ class _Examined:
     names: Mapping[int, str]
 
 
-def examine(sources: Mapping[str, Source], preprocessing: Preprocessing, *, strict: bool = False, max_doubtful: float = 1) -> list[Finding]:
+def examine(
+    sources: Mapping[str, Source],
+    preprocessing: Preprocessing,
+    *,
+    strict: bool = False,
+    max_doubtful: float = 1,
+    learns: bool = True,
+) -> list[Finding]:
     """All findings, errors first.
 
     Args:
         strict: whether every note counts as an error, as it does in the pipeline.
         max_doubtful: the largest share that may be left out or assumed, 0 to 1; more is an error.
+        learns: whether any network learns from labels, so that train must have some.
     """
     try:
         rules.check_splits(sources)
@@ -70,8 +78,11 @@ def examine(sources: Mapping[str, Source], preprocessing: Preprocessing, *, stri
         doubts += limits.doubts(split, source, noted)
         found = {row["id"]: file for row, file in zip(source.coco["images"], files, strict=True) if isinstance(file, ImageFile)}
         examined[split] = _Examined(coco, found, rules.categories(source.coco))
-        findings += [_noted(split, note, strict=strict) for note in noted]
+        findings += [of_note(split, note, strict=strict) for note in noted]
         findings += _boxes(split, examined[split], preprocessing)
+        needed = split == "train" and coco["images"] and (learns or limits.totals(source)["boxes"])
+        if needed and all(row["iscrowd"] for row in light(coco["annotations"])):
+            findings.append(Finding("error", split, rules.NO_BOX))
         findings += _same_files(split, examined[split])
     if refused := limits.refusal(doubts, max_doubtful):
         findings.append(Finding("error", "", refused))
@@ -81,7 +92,8 @@ def examine(sources: Mapping[str, Source], preprocessing: Preprocessing, *, stri
     return sorted(findings, key=lambda finding: order[finding.level])
 
 
-def _noted(split: str, note: Note, *, strict: bool) -> Finding:
+def of_note(split: str, note: Note, *, strict: bool) -> Finding:
+    """A note on reading or cleaning a split."""
     level: Level = "error" if strict else "info" if note.action == "repaired" else "warning"
     return Finding(level, split, str(note).removeprefix(f"{note.split}: "))
 
@@ -90,8 +102,6 @@ def _boxes(split: str, examined: _Examined, preprocessing: Preprocessing) -> Ite
     rows, images = light(examined.coco["annotations"]), examined.coco["images"]
     if not images:
         yield Finding("error", split, "no usable image")
-    if split == "train" and images and all(row["iscrowd"] for row in rows):
-        yield Finding("error", split, "no usable box to learn from")
     empty = len(images) - len({row["image_id"] for row in rows})
     if empty:
         yield Finding("info", split, f"images without an object: {empty} of {len(images)}")

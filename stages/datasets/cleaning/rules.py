@@ -11,6 +11,7 @@ from deploy.errors import DataError
 from stages.datasets import Source
 from stages.datasets.tables.rows import Rows, light
 
+NO_BOX = "no usable box to learn from"
 REQUIRED_SPLITS = ("train", "val")
 """Splits that training data must have."""
 

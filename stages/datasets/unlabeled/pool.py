@@ -7,12 +7,12 @@ from pathlib import Path
 from deploy.contract import Preprocessing
 from deploy.errors import DataError
 from deploy.prediction.video import SUFFIXES, is_named_video
-from stages.datasets.cleaning import pixels
+from stages.datasets.cleaning import limits, pixels
 from stages.datasets.cleaning.image_file import ImageFile
 from stages.datasets.cleaning.images import Unusable, scan
 from stages.datasets.cleaning.likeness import Looks
 from stages.datasets.layouts import UNREAD_SUFFIXES, has_file, list_files, list_images
-from stages.notes import Kind, Notes
+from stages.notes import Kind, Note, Notes
 
 UNLABELLED = "unlabelled"
 """What notes call these images, in place of a split's name; the name of their stream, too."""
@@ -20,6 +20,8 @@ UNLABELLED = "unlabelled"
 TWICE = Kind("image that is twice among the unlabeled ones", "left out", "images")
 IN_TRAIN = Kind("unlabeled image that is in train", "left out", "images")
 JUDGED = Kind("unlabeled image that looks like one that networks are judged on", "left out", "images")
+_NO_DOUBT = {kind.name for kind in (TWICE, IN_TRAIN, JUDGED)}
+"""Left out because the image is known already, which casts no doubt on the others."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,16 @@ def pool(
         DataError: a folder has no image and no video, or no image remains.
     """
     paths = [*listed(roots), *frames]
+    files = readable(paths, preprocessing, notes)
+    kept = _less_labeled(_once(files, frames, notes), frames, labeled, preprocessing, notes)
+    if not kept:
+        first = next(iter(notes), None)
+        raise DataError(f"data.unlabelled: no usable image remains of {len(paths)}{f'; {first}' if first else ''}")
+    return [PoolImage(path, file.width, file.height, file.sha256) for path, file in kept]
+
+
+def readable(paths: Sequence[Path], preprocessing: Preprocessing, notes: Notes) -> list[tuple[Path, ImageFile]]:
+    """The images that can be read, in their order; others, and pixels that are shown wrongly, are noted."""
     scanned = scan(paths, "read unlabeled images", preprocessing, fingerprints=True)
     files: list[tuple[Path, ImageFile]] = []
     for path, found in zip(paths, scanned, strict=True):
@@ -72,11 +84,19 @@ def pool(
         else:
             files.append((path, found))
     pixels.add(notes, UNLABELLED, [(str(path), file.stored) for path, file in files], preprocessing)
-    kept = _less_labeled(_once(files, frames, notes), frames, labeled, preprocessing, notes)
-    if not kept:
-        first = next(iter(notes), None)
-        raise DataError(f"data.unlabelled: no usable image remains of {len(paths)}{f'; {first}' if first else ''}")
-    return [PoolImage(path, file.width, file.height, file.sha256) for path, file in kept]
+    return files
+
+
+def refusal(notes: Sequence[Note], total: int, *, strict: bool, max_doubtful: float) -> str | None:
+    """Why these of `total` images are refused: more than `max_doubtful` are unreadable or assumed, or with `strict` any; None if not."""
+    doubtful = [note for note in notes if note.kind not in _NO_DOUBT and note.action in ("left out", "assumed")]
+    if not doubtful:
+        return None
+    if strict:
+        return f"{doubtful[0]}; remove those files, or set data.strict to false"
+    count = sum(note.count for note in doubtful)
+    text = f"{UNLABELLED}: {count} of {total} images are left out or assumed, first: {doubtful[0].examples[0]}"
+    return limits.refusal([limits.Doubt(min(1.0, count / total), text)], max_doubtful)
 
 
 def listed(roots: Sequence[Path]) -> list[Path]:

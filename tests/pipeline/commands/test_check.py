@@ -211,6 +211,7 @@ def test_images_without_objects_and_boxes_over_the_edge(data: Data) -> None:
 def test_nothing_left_is_an_error(data: Data) -> None:
     data.rows["train"]["annotations"].clear()
     assert ("error", "train", "no usable box to learn from") in [(one.level, one.split, one.message) for one in data.findings()]
+    assert not [one for one in data.findings(learns=False) if one.level == "error"]
     for path in (data.root / "val").iterdir():
         path.unlink()
     found = data.findings()

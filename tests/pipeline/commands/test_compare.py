@@ -13,7 +13,8 @@ from deploy.errors import ConfigError
 from pipeline import cli
 from pipeline.arena import lineup, opening, serving, trainings
 from pipeline.arena.lineup import Costs
-from pipeline.arena.variants import method, shares, untaught
+from pipeline.arena.outcome import to_paste
+from pipeline.arena.variants import method, shares, untaught, with_share
 from pipeline.commands import compare
 from pipeline.config import PipelineConfig, load
 from pipeline.store import exclusion
@@ -109,12 +110,36 @@ class TestWhole:
         names = [one["name"] for one in found["methods"]]  # type: ignore[attr-defined]
         assert names == ["attention", "attention + unlabelled", "attention + unlabelled.pseudo"]
         sections = [one["distill"].get("unlabelled") for one in found["methods"]]  # type: ignore[attr-defined]
-        assert sections == [None, {}, {"features": False}]
+        assert sections == [{"ratio": 0.0}, {}, {"features": False}]
         assert "unlabelled: {}" in found["recommendation"]["lines"]  # type: ignore[index]
         # all students share the teacher's labels; a teacher that knows nothing has none that could be targets
         labeled = [line.split() for line in Path("runs/.store/labeled.txt").read_text().splitlines()]
         assert sorted((round(float(teacher)), what) for teacher, what in labeled) == [(0, "features"), (1, "pseudo")]
         assert max(found["control"]["maps"]) < 0.5  # type: ignore[index]
+
+    def test_lines_to_paste_are_a_section_for_this_file(self, tmp_path: Path) -> None:
+        file = tmp_path / "pipeline.yaml"
+        file.write_text(arena_samples.CONFIG, encoding="utf-8")
+        settings = ["data.unlabelled=photos", "distill.unlabelled={classes: [cat], images: 5, strong: [{name: color, hue: 0.1}]}"]
+        config = load(file, settings)
+        for name in ("attention", "attention + pearson+unlabelled", "attention+unlabelled.features", "pearson+unlabelled.pseudo"):
+            one = with_share(method(config, name), 0.4).distill
+            assert one is not None
+            lines = json.dumps({"distill": to_paste(one, config.distill.unlabelled)})
+            (tmp_path / "pasted.yaml").write_text(f"extends: pipeline.yaml\n{lines[1:-1]}", encoding="utf-8")
+            pasted = load(tmp_path / "pasted.yaml", settings[:1]).distill
+            assert (pasted if one.unlabelled else pasted.labeled) == one
+            assert (pasted.from_unlabelled is None) == (one.unlabelled is None)
+            assert pasted.taught == {"cat": "cat"}, "the teacher is the same, too"
+
+    def test_a_teacher_that_labels_for_another_is_counted_and_looked_up_once(
+        self, config_file: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        given = sets("data.unlabelled=photos", "teacher.unlabelled={labels: first}")
+        assert cli.main(["compare", *given, "--dry-run", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["portions"][0]["trainings"] == 2
+        assert cli.main(["compare", *given]) == 0
+        assert capsys.readouterr().out.count("train_teacher:first") == 2, "running and done"
 
     def test_as_json(self, config_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert cli.main(["compare", "--json"]) == 0
@@ -263,7 +288,7 @@ def damaged_record(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def val_without_objects(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = SimpleNamespace(facts=SimpleNamespace(splits={"val": SimpleNamespace(num_boxes=0)}))
+    made = SimpleNamespace(facts=SimpleNamespace(splits={"train": SimpleNamespace(num_boxes=9), "val": SimpleNamespace(num_boxes=0)}))
     monkeypatch.setattr(trainings, "prepared", lambda *_: made)
 
 
@@ -399,7 +424,7 @@ def test_losses_that_read_targets_compare_nothing_on_images_without_labels(
     taught = load(config_file, [*with_images, losses]).distill
     assert untaught(taught).from_unlabelled is None
     assert cli.main(["compare", *sets(*with_images, "compare.methods=[focal_global, focal_global+unlabelled]", "compare.trials=1")]) == 0
-    assert figures()["control"]["distill"].get("unlabelled") is None  # type: ignore[index]
+    assert figures()["control"]["distill"]["unlabelled"] == {"ratio": 0.0}  # type: ignore[index]
 
 
 def test_the_methods_by_default(config_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

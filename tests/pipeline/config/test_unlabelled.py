@@ -80,6 +80,10 @@ def file(tmp_path: Path) -> Path:
             "distill.unlabelled={only: true}|distill.losses.0.weight=auto",
             "distill.unlabelled.only: weight: auto (the default) needs labeled",
         ),
+        (
+            "distill.losses.0.weight=1|distill.unlabelled={only: true}|targets.0.precision=int8|targets.0.int8.finetune=true",
+            "targets.0.int8.finetune: it trains on labeled images, of which the student sees none with distill.unlabelled.only",
+        ),
         ("teacher.unlabelled={}|teacher.train.ema=null", "teacher: unlabelled needs averaged weights"),
         ("teacher.unlabelled={}|teacher.train.ema=0", "teacher: unlabelled needs averaged weights"),
         ("teacher.unlabelled={}|teacher.weights=w.safetensors", "teacher: weights are loaded, not trained"),

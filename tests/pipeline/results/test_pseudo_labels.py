@@ -1,6 +1,7 @@
 """What the teacher found in images without labels: in summary.json, in the terminal, in the report."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from pipeline.results.summary import summarize
 from pipeline.results.table import render
 from pipeline.run_result import RunResult
 from stages.artifacts import ImagePool, PseudoLabels
+from stages.config import UnlabelledConfig
 from stages.facts import write_facts
 from stages.notes import Note
 from stages.unlabeled_facts import PoolFacts, PseudoClass, PseudoFacts
@@ -42,7 +44,9 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> RunResult:
     write_facts(labels, PseudoFacts(split="val", num_images=1, empty=0, classes=found, unlike=0.97, warnings=(WARNING,)))
     lost = Note(kind="unreadable image", action="left out", unit="images", split="unlabelled", count=1, total=2, examples=("bad.png: no",))
     write_facts(pool, PoolFacts(num_images=1, sha256="ab", notes=(lost,)))
-    return replace(run, pool=ImagePool(pool), labels=PseudoLabels(labels))
+    section = run.config.distill.model_copy(update={"unlabelled": UnlabelledConfig()})
+    config = run.config.model_copy(update={"distill": section})
+    return replace(run, config=config, pool=ImagePool(pool), labels=PseudoLabels(labels))
 
 
 def test_the_summary_has_the_images_the_classes_and_the_notes(result: RunResult) -> None:
@@ -61,16 +65,34 @@ def test_the_terminal_shows_thresholds_counts_and_how_right_they_are(result: Run
     (line,) = (one for one in text.splitlines() if one.startswith(name) and "88%" in one)
     assert line.split() == [name, "0.80", "1", "1", "88%", "58%", "12"]
     assert f"! unlabelled: {WARNING}" in text
-    assert "unlabeled images: 1, without a target: 0" in text
+    assert "unlabeled images: 1; without a target: 0; precision and recall" in text
     assert "pseudo-labels" not in render(summarize(replace(result, pool=None, labels=None)))
 
 
 def test_what_several_views_gave_is_said() -> None:
     facts = PseudoFacts(split="val", num_images=1, empty=0, classes={}, views=("mirror", "zoom"), map=0.471, plain_map=0.45)
-    lines = about({"num_images": 1, "labels": facts.model_dump(mode="json")})
+    lines = about({"num_images": 1, "num_learned": 1, "labels": facts.model_dump(mode="json")})
     assert "joined with those in other views (mirror, zoom): map 0.4710 on split val, 0.4500 by one view" in lines[1]
     plain = facts.model_copy(update={"views": (), "map": None, "plain_map": None})
-    assert len(about({"num_images": 1, "labels": plain.model_dump(mode="json")})) == 1
+    assert len(about({"num_images": 1, "num_learned": 1, "labels": plain.model_dump(mode="json")})) == 1
+
+
+def test_images_that_are_not_learned_or_have_no_targets_are_said_to_be_so(result: RunResult, tmp_path: Path) -> None:
+    assert result.pool is not None
+    assert result.labels is not None
+    folders = [Path(shutil.copytree(one.root, tmp_path / one.root.name)) for one in (result.pool, result.labels)]
+    pool, labels = ImagePool(folders[0]), PseudoLabels(folders[1])
+    write_facts(pool.root, pool.facts.model_copy(update={"num_images": 14}))
+    write_facts(labels.root, labels.facts.model_copy(update={"num_images": 14, "empty": 14, "classes": {}}))
+    section = result.config.distill.model_copy(update={"unlabelled": UnlabelledConfig(pseudo=None, images=5)})
+    run = replace(result, config=result.config.model_copy(update={"distill": section}), pool=pool, labels=labels)
+    assert summarize(run)["data"]["unlabelled"]["num_learned"] == 5
+    text = render(summarize(run))
+    assert "unlabeled images: 14, of which 5 are learned; none has targets: only features are compared" in text
+    assert "precision and recall of targets" not in text
+    write_report(run, tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "14 images, of which 5 are learned. None has targets: only features are compared." in page
 
 
 def test_the_report_shows_the_table_the_warning_and_pictures(result: RunResult, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from PIL import Image
 from deploy.errors import ConfigError, DataError
 from stages.artifacts import Dataset, ImagePool
 from stages.collect import collect, identity
+from stages.facts import write_facts
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +74,16 @@ def test_broken_files_copies_and_known_pictures_are_left_out_and_counted(tmp_pat
     assert {note.total for note in pool.facts.notes} == {10}
     lines = [str(note) for note in pool.facts.notes]
     assert any("resized.png is val's" in line for line in lines)
+
+
+def test_images_of_a_train_split_without_labels_are_used(tmp_path: Path, data: Dataset) -> None:
+    bare = Dataset(Path(shutil.copytree(data.root, tmp_path / "data")))
+    splits = {**bare.facts.splits, "train": bare.facts.splits["train"].model_copy(update={"num_boxes": 0})}
+    write_facts(bare.root, bare.facts.model_copy(update={"splits": splits}))
+    shutil.copytree(data.images("train"), tmp_path / "pool")
+    shutil.copytree(data.images("val"), tmp_path / "pool" / "val")
+    pool = collected(tmp_path, bare)
+    assert (pool.facts.num_images, list(kinds(pool).values())) == (12, [4])
 
 
 def test_formats_that_are_not_read_are_counted(tmp_path: Path, data: Dataset) -> None:

@@ -48,6 +48,26 @@ def test_the_least_score_that_is_precise_enough_is_taken() -> None:
     assert chosen(hits + misses, precision=1.0).accept == pytest.approx(0.92)
 
 
+def test_detections_of_one_score_are_accepted_together_or_not_at_all() -> None:
+    sure = [result(number, 0.9, BOX) for number in range(1, 6)]
+    same = [result(6, 0.5, BOX), *(result(number, 0.5, AWAY) for number in range(1, 6))]
+    found = chosen(sure + same, precision=0.8)
+    assert (found.accept, found.precision) == (0.9, 1.0)
+    assert chosen(sure + same, precision=0.5).accept == 0.5
+
+
+def test_nothing_that_is_found_is_no_target() -> None:
+    assert (chosen([]).accept, chosen([]).recall) == (None, 0)
+
+
+def test_a_crowd_is_right_but_none_of_the_objects_that_are_counted() -> None:
+    labeled = truth(12)
+    for row in labeled["annotations"][:6]:
+        row["iscrowd"] = 1
+    found = choose(labeled, [result(number, 0.9, BOX) for number in range(1, 10)], PseudoConfig())["cell"]
+    assert (found.num_objects, found.precision, found.recall) == (6, 1.0, 0.5)
+
+
 def test_boxes_need_a_higher_overlap_to_be_learned() -> None:
     exact = [result(number, 0.9, BOX) for number in range(1, 7)]
     rough = [result(number, 0.6, NEAR) for number in range(7, 13)]
