@@ -18,7 +18,7 @@ from deploy.machine.files import NotRegular, check_regular
 from deploy.plugins import suggest
 from deploy.progress import note
 from stages.detectors.zoo import inert
-from stages.detectors.zoo.layout import FROZEN, ZooFile, ZooLayout, translated, zoo_file
+from stages.detectors.zoo.layout import FROZEN, IMAGENET, ZooFile, ZooLayout, translated, zoo_file
 
 SUFFIXES = (".pth", ".pt", ".safetensors")
 _OTHER = "so they are for a different architecture; use weights for the configured one"
@@ -52,10 +52,10 @@ def refuse_both(weights: str | None, backbone_weights: str | None) -> None:
 
 @dataclass(frozen=True)
 class Origin:
-    """A file of MMDetection's, or a checkpoint folder, that a network comes from.
+    """Weights of a whole detector that a network comes from: torchvision's, MMDetection's, transformers' or a checkpoint folder's.
 
-    classes: their names in the order of the logits; None: it names none, or the class layers are not its own.
-    pixels: the keys of `data.preprocessing` that it was trained with.
+    classes: their names in the order of the logits; None: nothing names them, or the class layers are not theirs.
+    pixels: the keys of `data.preprocessing` that they were trained with; empty if nothing says.
     """
 
     weights: str
@@ -64,13 +64,18 @@ class Origin:
 
 
 def origin(network: nn.Module) -> Origin | None:
-    """The file of MMDetection's, or the checkpoint folder, that a network comes from, if it does."""
+    """What a network comes from, if anything says it."""
     found = (getattr(module, "origin", None) for module in network.modules())
     return next((one for one in found if isinstance(one, Origin)), None)
 
 
 def load_torchvision(
-    model: nn.Module, weights: str, choices: type[WeightsEnum], class_layers: Sequence[str], zoo: ZooLayout | None = None
+    model: nn.Module,
+    weights: str,
+    choices: type[WeightsEnum],
+    class_layers: Sequence[str],
+    zoo: ZooLayout | None = None,
+    pixels: Mapping[str, object] = IMAGENET,
 ) -> tuple[str, ...]:
     """Fill a model; every tensor must exist in the model's shape, except class layers for a different number of classes.
 
@@ -80,6 +85,7 @@ def load_torchvision(
         weights: a name of `choices`, such as COCO_V1, or a state dict in a file (.pth, .pt, .safetensors); Unread changes nothing.
         class_layers: prefixes of the names of tensors whose first dimension grows with the number of classes.
         zoo: how a file of MMDetection's is read; None: it is refused.
+        pixels: the keys of `data.preprocessing` that those of `choices` were trained with.
 
     Returns:
         The names of the tensors that kept their values.
@@ -112,6 +118,8 @@ def load_torchvision(
         note(f"weights {weights}: for a different number of classes, so these are re-initialized: {', '.join(fresh)}")
     if published is not None and zoo is not None:
         _remember(model, published, zoo.pixels, known=not fresh)
+    elif weights in choices.__members__:
+        model.origin = Origin(weights, None, pixels)  # type: ignore[assignment]
     return fresh
 
 
