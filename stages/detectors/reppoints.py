@@ -2,8 +2,9 @@
 
 Yang et al., "RepPoints: Point Set Representation for Object Detection", ICCV 2019, https://arxiv.org/abs/1904.11490. As MMDetection
 trains and decides, with boxes by moments. Departures: the objects' size per level, the pyramid's strides and the heads' depth are
-options; losses are divided by the mean number of positives over all processes; groups of normalization have 8 channels, which at 256
-channels gives the paper's 32 groups.
+options; losses are divided by the mean number of positives over all processes; an object that no box of first points overlaps is learned
+by its first points alone, where MMDetection has every position that does not overlap it learn it; groups of normalization have 8 channels,
+which at 256 channels gives the paper's 32 groups.
 
 Its own thresholds in `export` are score_threshold 0.05, iou_threshold 0.5, candidates 1000, max_detections 100.
 """

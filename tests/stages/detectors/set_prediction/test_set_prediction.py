@@ -373,7 +373,7 @@ class TestGivenWeights:
         hub.library().RTDetrImageProcessor().save_pretrained(folder)
         detector = build("rt_detr_v2", weights=str(folder))
         check_origin(detector, contract(mean=(0, 0, 0), std=(1, 1, 1)))
-        with pytest.raises(ArtifactError, match=r"were trained with data\.preprocessing\.mean \(0.0, 0.0, 0.0\), not \(0.485.*; set it to that"):
+        with pytest.raises(ArtifactError, match=r"trained with data\.preprocessing\.mean \(0.0, 0.0, 0.0\), not \(0.485.*; set it to that"):
             check_origin(detector, contract())
 
     @pytest.mark.parametrize(
