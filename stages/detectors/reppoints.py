@@ -31,7 +31,7 @@ from stages.detectors.dense.model import FRESH_LAYERS, OneStageModel, Squares
 from stages.detectors.dense.options import Extra, FileWeights, FpnChannels, HeadConvs, Strides
 from stages.detectors.dense.point_assignment import nearest_point
 from stages.detectors.dense.points import PointsHead
-from stages.detectors.dense.zoo import TOWERS, pyramid_settings
+from stages.detectors.dense.zoo import TOWERS, group_settings, pyramid_settings
 from stages.detectors.zoo.layout import ZooLayout
 from stages.detectors.zoo.settings import ZooSetting
 from stages.processes import mean_over_processes
@@ -156,13 +156,14 @@ def build(
     head = PointsHead(fpn_channels, num_classes, head_convs, norm=group_norm)
     model = OneStageModel(pyramid, head, Squares(strides, object_scale))
     if weights is not None:
-        load_torchvision(model, weights, NoWeights, FRESH_LAYERS, _zoo(extra, object_scale))
+        load_torchvision(model, weights, NoWeights, FRESH_LAYERS, _zoo(fpn_channels, extra, object_scale))
     return RepPointsDetector(model, strides)
 
 
-def _zoo(extra: Extra, object_scale: float) -> ZooLayout:
+def _zoo(channels: int, extra: Extra, object_scale: float) -> ZooLayout:
     settings = (
         *pyramid_settings(extra),
+        *group_settings(channels, absent=None),
         ZooSetting("bbox_head.transform_method", ("moment",), absent="moment"),
         ZooSetting("bbox_head.num_points", (9,), absent=9),
         ZooSetting("bbox_head.point_base_scale", (object_scale,), absent=4, remedy="set object_scale to this"),

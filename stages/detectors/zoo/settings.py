@@ -25,16 +25,20 @@ class ZooSetting:
 
 
 def model_of(text: str) -> Mapping[str, Any]:
-    """The dictionary `model` of a configuration; empty if the text has none."""
+    """The dictionary `model` of a configuration, empty if the text has none; with version 2's `img_norm_cfg` where version 3 has pixels."""
     try:
         tree = ast.parse(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return {}
-    for node in tree.body:
-        if isinstance(node, ast.Assign) and any(isinstance(target, ast.Name) and target.id == "model" for target in node.targets):
-            found = _value(node.value)
-            return found if isinstance(found, dict) else {}
-    return {}
+    assigned = (node for node in tree.body if isinstance(node, ast.Assign))
+    named = {target.id: node.value for node in assigned for target in node.targets if isinstance(target, ast.Name)}
+    model, pixels = (_value(named[name]) if name in named else None for name in ("model", "img_norm_cfg"))
+    if not isinstance(model, dict):
+        return {}
+    if not isinstance(pixels, dict) or "data_preprocessor" in model:
+        return model
+    renamed = {"to_rgb": "bgr_to_rgb"}
+    return {**model, "data_preprocessor": {renamed.get(key, key): value for key, value in pixels.items()}}
 
 
 def misfit(model: Mapping[str, Any], setting: ZooSetting) -> Any:
