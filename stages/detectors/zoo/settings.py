@@ -31,8 +31,10 @@ def model_of(text: str) -> Mapping[str, Any]:
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return {}
     assigned = (node for node in tree.body if isinstance(node, ast.Assign))
-    named = {target.id: node.value for node in assigned for target in node.targets if isinstance(target, ast.Name)}
-    model, pixels = (_value(named[name]) if name in named else None for name in ("model", "img_norm_cfg"))
+    named = [(target.id, node.value) for node in assigned for target in node.targets if isinstance(target, ast.Name)]
+    # the text may be that of several files: those that a configuration is based on, then its own
+    models, all_pixels = ([_value(value) for name, value in named if name == wanted] for wanted in ("model", "img_norm_cfg"))
+    model, pixels = models[0] if models else None, all_pixels[-1] if all_pixels else None
     if not isinstance(model, dict):
         return {}
     if not isinstance(pixels, dict) or "data_preprocessor" in model:

@@ -261,6 +261,13 @@ class TestConfigurations:
         else:
             assert said in refused("atss", file)
 
+    def test_of_files_that_are_based_on_others_the_last_has_the_pixels(self, tmp_path: Path, state: dict[str, Tensor]) -> None:
+        pixels = "img_norm_cfg = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb={})\n"
+        base = re.sub(r"data_preprocessor=dict\(.*?\),\n", "", configured()) + pixels.format(True)
+        own = "model = dict(backbone=dict(depth=18))\n"
+        built("atss", with_meta(tmp_path / "w.pth", state, config=base + own))
+        assert "bgr_to_rgb False" in refused("atss", with_meta(tmp_path / "w.pth", state, config=base + own + pixels.format(False)))
+
     def test_what_is_no_plain_value_is_not_run(self, tmp_path: Path, state: dict[str, Tensor]) -> None:
         trace = tmp_path / "ran"
         text = configured(("type='ATSSAssigner'", f"type=open({str(trace)!r}, 'w')"))
