@@ -116,10 +116,8 @@ def load_torchvision(
     _fill(model, state, what, (*fresh, *own_alone))
     if fresh:
         note(f"weights {weights}: for a different number of classes, so these are re-initialized: {', '.join(fresh)}")
-    if published is not None and zoo is not None:
-        _remember(model, published, zoo.pixels, known=not fresh)
-    elif weights in choices.__members__:
-        model.origin = Origin(weights, None, pixels)  # type: ignore[assignment]
+    if published is not None or weights in choices.__members__:
+        _remember(model, weights, published, pixels if zoo is None or published is None else zoo.pixels, known=not fresh)
     return fresh
 
 
@@ -133,11 +131,12 @@ def file_classes(weights: str) -> tuple[str, ...] | None:
     return None if published is None else published.classes
 
 
-def _remember(model: nn.Module, published: ZooFile, pixels: Mapping[str, object], *, known: bool) -> None:
+def _remember(model: nn.Module, weights: str, published: ZooFile | None, pixels: Mapping[str, object], *, known: bool) -> None:
     """Attach where it comes from; `known` is whether its class layers do."""
-    if known and published.classes is None:
-        note(f"weights {published.name}: the file names no classes; assumed to be the data's, in the same order")
-    model.origin = Origin(published.name, published.classes if known else None, pixels)  # type: ignore[assignment]
+    if published is not None and known and published.classes is None:
+        note(f"weights {weights}: the file names no classes; assumed to be the data's, in the same order")
+    classes = published.classes if published is not None and known else None
+    model.origin = Origin(weights, classes, pixels)  # type: ignore[assignment]
 
 
 def load_backbone(model: nn.Module, weights: str, choices: type[WeightsEnum], classifier: Sequence[str], added: str | None = None) -> None:
