@@ -24,7 +24,7 @@ from stages.detectors.dense.assignment import positives
 from stages.detectors.dense.detector import DenseDetector, SelectiveGraph
 from stages.detectors.dense.model import FRESH_LAYERS, OneStageModel, Squares, TowersHead
 from stages.detectors.dense.options import AnchorScale, Extra, FileWeights, FpnChannels, HeadConvs, Nearest, Strides
-from stages.detectors.dense.zoo import TOWERS, predicting, pyramid_settings, square_settings
+from stages.detectors.dense.zoo import TOWERS, group_settings, predicting, pyramid_settings, square_settings
 from stages.detectors.zoo.layout import ZooLayout
 from stages.detectors.zoo.settings import ZooSetting
 from stages.processes import mean_over_processes, num_processes
@@ -112,11 +112,11 @@ def build(
     head = TowersHead(fpn_channels, num_classes, head_convs, quality=True, num_scales=len(strides))
     model = OneStageModel(pyramid, head, Squares(strides, anchor_scale))
     if weights is not None:
-        load_torchvision(model, weights, NoWeights, FRESH_LAYERS, _zoo(extra, anchor_scale))
+        load_torchvision(model, weights, NoWeights, FRESH_LAYERS, _zoo(fpn_channels, extra, anchor_scale))
     return AtssDetector(model, strides, nearest)
 
 
-def _zoo(extra: Extra, anchor_scale: float) -> ZooLayout:
+def _zoo(channels: int, extra: Extra, anchor_scale: float) -> ZooLayout:
     names = (*TOWERS, *predicting(cls_logits="atss_cls", bbox_reg="atss_reg", bbox_ctrness="atss_centerness"))
     coding_of = ZooSetting("bbox_head.bbox_coder.target_stds", ([0.1, 0.1, 0.2, 0.2],))
-    return ZooLayout(("ATSS",), names, (*pyramid_settings(extra), *square_settings(anchor_scale), coding_of))
+    return ZooLayout(("ATSS",), names, (*pyramid_settings(extra), *group_settings(channels), *square_settings(anchor_scale), coding_of))

@@ -169,5 +169,5 @@ def _zoo_detector(
     anchors = ExactAnchors(strides, [(float(stride),) for stride in strides], (1.0,), offset=0.5)
     model = FCOS(pyramid, num_classes, anchor_generator=anchors, head=_ZooHead(towers, channels, num_classes))
     if weights is not None:
-        load_torchvision(model, weights, NoWeights, fcos_zoo.CLASS_LAYERS, fcos_zoo.fcos_layout(version, extra))
+        load_torchvision(model, weights, NoWeights, fcos_zoo.CLASS_LAYERS, fcos_zoo.fcos_layout(version, channels, extra))
     return FcosDetector(model, strides)

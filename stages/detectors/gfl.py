@@ -29,7 +29,7 @@ from stages.detectors.dense.assignment import positives
 from stages.detectors.dense.detector import DenseDetector, SelectiveGraph
 from stages.detectors.dense.model import FRESH_LAYERS, OneStageModel, Squares, TowersHead
 from stages.detectors.dense.options import AnchorScale, Extra, FileWeights, FpnChannels, HeadConvs, Nearest, Strides
-from stages.detectors.dense.zoo import TOWERS, predicting, pyramid_settings, square_settings
+from stages.detectors.dense.zoo import TOWERS, group_settings, predicting, pyramid_settings, square_settings
 from stages.detectors.zoo.layout import ZooLayout
 from stages.detectors.zoo.settings import ZooSetting
 from stages.processes import mean_over_processes, num_processes
@@ -163,11 +163,11 @@ def build(
     pyramid = PyramidBackbone(backbone, width, norm, fpn_channels, strides, backbone_weights, extra, extra_relu=False, deformable=deformed)
     model = OneStageModel(pyramid, _Head(fpn_channels, num_classes, head_convs, reach, len(strides)), Squares(strides, anchor_scale))
     if weights is not None:
-        load_torchvision(model, weights, NoWeights, FRESH_LAYERS, _zoo(extra, anchor_scale, reach))
+        load_torchvision(model, weights, NoWeights, FRESH_LAYERS, _zoo(fpn_channels, extra, anchor_scale, reach))
     return GflDetector(model, strides, nearest)
 
 
-def _zoo(extra: Extra, anchor_scale: float, reach: int) -> ZooLayout:
+def _zoo(channels: int, extra: Extra, anchor_scale: float, reach: int) -> ZooLayout:
     farthest = ZooSetting("bbox_head.reg_max", (reach,), absent=16, remedy="set reach to this")
     names = (*TOWERS, *predicting(cls_logits="gfl_cls", bbox_reg="gfl_reg"))
-    return ZooLayout(("GFL",), names, (*pyramid_settings(extra), *square_settings(anchor_scale), farthest))
+    return ZooLayout(("GFL",), names, (*pyramid_settings(extra), *group_settings(channels), *square_settings(anchor_scale), farthest))

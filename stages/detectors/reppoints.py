@@ -2,8 +2,9 @@
 
 Yang et al., "RepPoints: Point Set Representation for Object Detection", ICCV 2019, https://arxiv.org/abs/1904.11490. As MMDetection
 trains and decides, with boxes by moments. Departures: the objects' size per level, the pyramid's strides and the heads' depth are
-options; losses are divided by the mean number of positives over all processes; groups of normalization have 8 channels, which at 256
-channels gives the paper's 32 groups.
+options; losses are divided by the mean number of positives over all processes; an object that no box of first points overlaps is learned
+by its first points alone, where MMDetection has every position that does not overlap it learn it; groups of normalization have 8 channels,
+which at 256 channels gives the paper's 32 groups.
 
 Its own thresholds in `export` are score_threshold 0.05, iou_threshold 0.5, candidates 1000, max_detections 100.
 """
@@ -30,7 +31,7 @@ from stages.detectors.dense.model import FRESH_LAYERS, OneStageModel, Squares
 from stages.detectors.dense.options import Extra, FileWeights, FpnChannels, HeadConvs, Strides
 from stages.detectors.dense.point_assignment import nearest_point
 from stages.detectors.dense.points import PointsHead
-from stages.detectors.dense.zoo import TOWERS, pyramid_settings
+from stages.detectors.dense.zoo import TOWERS, group_settings, pyramid_settings
 from stages.detectors.zoo.layout import ZooLayout
 from stages.detectors.zoo.settings import ZooSetting
 from stages.processes import mean_over_processes
@@ -155,13 +156,14 @@ def build(
     head = PointsHead(fpn_channels, num_classes, head_convs, norm=group_norm)
     model = OneStageModel(pyramid, head, Squares(strides, object_scale))
     if weights is not None:
-        load_torchvision(model, weights, NoWeights, FRESH_LAYERS, _zoo(extra, object_scale))
+        load_torchvision(model, weights, NoWeights, FRESH_LAYERS, _zoo(fpn_channels, extra, object_scale))
     return RepPointsDetector(model, strides)
 
 
-def _zoo(extra: Extra, object_scale: float) -> ZooLayout:
+def _zoo(channels: int, extra: Extra, object_scale: float) -> ZooLayout:
     settings = (
         *pyramid_settings(extra),
+        *group_settings(channels, absent=None),
         ZooSetting("bbox_head.transform_method", ("moment",), absent="moment"),
         ZooSetting("bbox_head.num_points", (9,), absent=9),
         ZooSetting("bbox_head.point_base_scale", (object_scale,), absent=4, remedy="set object_scale to this"),

@@ -30,6 +30,8 @@ _STRIDES = (8, 16, 32, 64, 128, 256)
 _RATIOS = [[2], [2, 3], [2, 3], [2, 3], [2], [2]]
 _SCALES = [0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05]
 _STEPS = [8, 16, 32, 64, 100, 300]
+_PIXELS = {"color": "rgb", "mean": (0.48235, 0.45882, 0.40784), "std": (1 / 255, 1 / 255, 1 / 255)}
+"""The keys of `data.preprocessing` that torchvision's weights need."""
 _MIN_SIDE_PX = {5: 140, 6: 268}
 """The convolutions before the last two levels are not padded."""
 
@@ -145,5 +147,5 @@ def build(
     boxes = DefaultBoxGenerator(_RATIOS[:levels], scales=_SCALES[: levels + 1], steps=_STEPS[:levels])
     model = SSD(backbone, boxes, (300, 300), num_classes + 1)
     if weights is not None:
-        load_torchvision(model, weights, SSD300_VGG16_Weights, CLASS_LAYERS)
+        load_torchvision(model, weights, SSD300_VGG16_Weights, CLASS_LAYERS, pixels=_PIXELS)
     return SsdDetector(model, _STRIDES[:levels], tuple(backbone.out_channels), _MIN_SIDE_PX.get(levels, 1))

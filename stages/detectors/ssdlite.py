@@ -30,6 +30,8 @@ from stages.detectors.single_shot.detector import CLASS_LAYERS, SsdDetector
 
 _STRIDES = (16, 32, 64, 128, 256, 512)
 _EPSILON = 0.001
+_PIXELS = {"color": "rgb", "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+"""The keys of `data.preprocessing` that torchvision's weights need."""
 _NORMS: dict[str, Callable[[int], nn.Module]] = {
     "batch": partial(nn.BatchNorm2d, eps=_EPSILON, momentum=0.03),
     "group": group_norm,
@@ -81,7 +83,7 @@ def build(
     head = SSDLiteHead(channels, boxes.num_anchors_per_location(), num_classes + 1, fresh)
     model = SSD(levels, boxes, (320, 320), num_classes + 1, head=head)
     if weights is not None:
-        load_torchvision(model, weights, SSDLite320_MobileNet_V3_Large_Weights, CLASS_LAYERS)
+        load_torchvision(model, weights, SSDLite320_MobileNet_V3_Large_Weights, CLASS_LAYERS, pixels=_PIXELS)
     return SsdDetector(model, _STRIDES, tuple(channels))
 
 

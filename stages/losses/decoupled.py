@@ -24,7 +24,7 @@ from stages.detectors import Outputs, Target
 from stages.losses import Loss, NetworkSide
 from stages.losses.features.level_loss import LevelLoss, Pairing, pairing
 from stages.losses.features.levels import adapters
-from stages.losses.features.object_masks import in_cells, levels_of, union
+from stages.losses.features.object_masks import by_level, in_cells, union
 from stages.losses.features.options import Missing, Strides
 from stages.processes import shared_count
 
@@ -47,10 +47,10 @@ class Decoupled(LevelLoss):
 
     def forward(self, student: Outputs, teacher: Outputs, targets: Sequence[Target]) -> dict[str, Tensor]:
         """The terms "foreground" and "background" of each level: half the mean squared error inside and outside objects."""
+        by_levels = by_level([one.boxes for one in targets], [pair.own for pair in self.paired.levels])
         terms: dict[str, Tensor] = {}
-        for pair, (stride, own, other) in zip(self.paired.levels, self.adapted(student, teacher), strict=True):
+        for boxes, (stride, own, other) in zip(by_levels, self.adapted(student, teacher), strict=True):
             cells = (own.shape[2], own.shape[3])
-            boxes = [one.boxes[levels_of(one.boxes, len(student.strides)) == pair.own] for one in targets]
             objects = torch.stack([union(in_cells(some, student.size, cells), cells) for some in boxes]).to(own.dtype)
             error = (own - other).square().sum(dim=1)
             for name, counted in (("foreground", objects), ("background", 1 - objects)):

@@ -22,7 +22,7 @@ from deploy.errors import ConfigError
 from stages.detectors import Outputs, Target
 from stages.losses import Loss, NetworkSide
 from stages.losses.features.level_loss import LevelLoss, Pairing, pairing
-from stages.losses.features.object_masks import CHUNK, levels_of
+from stages.losses.features.object_masks import CHUNK, by_level
 from stages.losses.features.options import Missing, Strides
 from stages.processes import shared_count
 
@@ -45,10 +45,11 @@ class FineGrained(LevelLoss):
         with torch.no_grad():
             anchors = student.decoded().anchors
         assert anchors is not None
+        learning = [pair.own for pair in self.paired.levels]
+        objects = by_level([one.boxes for one in targets], learning)
         terms = {}
-        for pair, (stride, own, other) in zip(self.paired.levels, self.adapted(student, teacher), strict=True):
-            boxes = [one.boxes[levels_of(one.boxes, len(student.strides)) == pair.own] for one in targets]
-            near = torch.stack([_near(anchors[pair.own], some, own[0, 0]) for some in boxes])
+        for level, boxes, (stride, own, other) in zip(learning, objects, self.adapted(student, teacher), strict=True):
+            near = torch.stack([_near(anchors[level], some, own[0, 0]) for some in boxes])
             error = ((own - other).square().sum(dim=1) * near).sum()
             terms[f"feature/{stride}"] = error / (2 * shared_count(near.sum()))
         return terms

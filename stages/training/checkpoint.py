@@ -27,7 +27,9 @@ from stages.training.digests import contract_of
 from stages.training.observer import Detections
 from stages.training.saved_state import discard
 
-_WORDS = re.compile(r"[\s_-]+")
+_SEPARATORS = re.compile(r"[\s_-]+")
+_OTHER_NAMES = {"aeroplane": "airplane", "motorbike": "motorcycle", "sofa": "couch", "tvmonitor": "tv"}
+"""What some weights for COCO call its classes, after Pascal VOC."""
 _PIXELS = ("color", "mean", "std")
 """The keys of `data.preprocessing` that decide what values a network gets for the colors of an image."""
 
@@ -89,7 +91,7 @@ def check_size(detector: Detector, choice: DetectorConfig, contract: ModelContra
 
 
 def check_origin(detector: Detector, contract: ModelContract) -> None:
-    """Refuse weights of MMDetection's or of a checkpoint folder for other classes, for another order of them or other values of pixels.
+    """Refuse weights that say that they are for other classes, for another order of them or for other values of pixels.
 
     Raises:
         ArtifactError: the first of these; the message says what differs.
@@ -102,9 +104,15 @@ def check_origin(detector: Detector, contract: ModelContract) -> None:
         if not _alike(value := getattr(given, key), learned):
             raise ArtifactError(f"{what} were trained with data.preprocessing.{key} {learned}, not {value}; set it to that")
     for index, (theirs, own) in enumerate(zip(found.classes or (), contract.classes, strict=False)):
-        if _WORDS.sub(" ", theirs).casefold() != _WORDS.sub(" ", own).casefold():
+        if _meant(theirs) != _meant(own):
             remedy = "put the data's classes in the weights' order and spelling, or use weights for them"
             raise ArtifactError(f"{what}: class {index} is {plain(theirs)} in the weights and {plain(own)} in the data; {remedy}")
+
+
+def _meant(name: str) -> str:
+    """The same for all spellings of a class."""
+    plainly = _SEPARATORS.sub("", name).casefold()
+    return _OTHER_NAMES.get(plainly, plainly)
 
 
 def _alike(given: object, learned: object) -> bool:

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from deploy.comparison.learning_curve import LearningCurve
 from deploy.errors import DataError
@@ -29,7 +28,7 @@ from stages.training.compiling import compile_layers, restore_layers
 from stages.training.device import accelerator_for, leave_cores
 from stages.training.normalization import restore_norms, single_values_refused, synchronize_norms
 from stages.training.observer import Detections, Observer
-from stages.training.optimizer import learning_rate, optimizer_for
+from stages.training.optimizer import averaged, learning_rate, optimizer_for
 from stages.training.saved_state import Progress, SavedState, Stateful
 from stages.training.step_log import StepLog
 
@@ -103,7 +102,7 @@ class Trainer:
         schedule = learning_rate(config, self._num_steps)
         self._scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
         self._task = task
-        self._ema = AveragedModel(task.detector, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True) if config.ema else None
+        self._ema = averaged(task.detector, config.ema) if config.ema else None
         task.follow(self._ema.module if self._ema else task.detector)
         self._progress = Progress()
         self._model, self._optimizer = self._accelerator.prepare(task, optimizer)

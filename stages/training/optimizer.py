@@ -1,10 +1,12 @@
-"""The optimizer of a training, and its learning rate over the steps."""
+"""The optimizer of a training, its learning rate over the steps, and the moving average of the weights."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from stages.config import TrainConfig
 
@@ -34,3 +36,17 @@ def learning_rate(config: TrainConfig, num_steps: int) -> Callable[[int], float]
         return warmup
 
     return factor
+
+
+def averaged(network: nn.Module, decay: float) -> AveragedModel:
+    """A copy of the network that follows its weights and statistics as a moving average; whole numbers, such as indices, are its own."""
+    average = get_ema_multi_avg_fn(decay)
+
+    def follow(own: Sequence[Tensor], current: Sequence[Tensor], count: Any) -> None:
+        if own[0].is_floating_point():  # torch gives tensors of one type at a time, and would round down what is not
+            average(own, current, count)
+            return
+        for one, other in zip(own, current, strict=True):
+            one.copy_(other)
+
+    return AveragedModel(network, multi_avg_fn=follow, use_buffers=True)

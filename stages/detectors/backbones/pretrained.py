@@ -18,7 +18,7 @@ from deploy.machine.files import NotRegular, check_regular
 from deploy.plugins import suggest
 from deploy.progress import note
 from stages.detectors.zoo import inert
-from stages.detectors.zoo.layout import FROZEN, ZooFile, ZooLayout, translated, zoo_file
+from stages.detectors.zoo.layout import FROZEN, IMAGENET, ZooFile, ZooLayout, translated, zoo_file
 
 SUFFIXES = (".pth", ".pt", ".safetensors")
 _OTHER = "so they are for a different architecture; use weights for the configured one"
@@ -52,10 +52,10 @@ def refuse_both(weights: str | None, backbone_weights: str | None) -> None:
 
 @dataclass(frozen=True)
 class Origin:
-    """A file of MMDetection's, or a checkpoint folder, that a network comes from.
+    """Weights of a whole detector that a network comes from: torchvision's, MMDetection's, transformers' or a checkpoint folder's.
 
-    classes: their names in the order of the logits; None: it names none, or the class layers are not its own.
-    pixels: the keys of `data.preprocessing` that it was trained with.
+    classes: their names in the order of the logits; None: nothing names them, or the class layers are not theirs.
+    pixels: the keys of `data.preprocessing` that they were trained with; empty if nothing says.
     """
 
     weights: str
@@ -64,13 +64,18 @@ class Origin:
 
 
 def origin(network: nn.Module) -> Origin | None:
-    """The file of MMDetection's, or the checkpoint folder, that a network comes from, if it does."""
+    """What a network comes from, if anything says it."""
     found = (getattr(module, "origin", None) for module in network.modules())
     return next((one for one in found if isinstance(one, Origin)), None)
 
 
 def load_torchvision(
-    model: nn.Module, weights: str, choices: type[WeightsEnum], class_layers: Sequence[str], zoo: ZooLayout | None = None
+    model: nn.Module,
+    weights: str,
+    choices: type[WeightsEnum],
+    class_layers: Sequence[str],
+    zoo: ZooLayout | None = None,
+    pixels: Mapping[str, object] = IMAGENET,
 ) -> tuple[str, ...]:
     """Fill a model; every tensor must exist in the model's shape, except class layers for a different number of classes.
 
@@ -80,6 +85,7 @@ def load_torchvision(
         weights: a name of `choices`, such as COCO_V1, or a state dict in a file (.pth, .pt, .safetensors); Unread changes nothing.
         class_layers: prefixes of the names of tensors whose first dimension grows with the number of classes.
         zoo: how a file of MMDetection's is read; None: it is refused.
+        pixels: the keys of `data.preprocessing` that those of `choices` were trained with.
 
     Returns:
         The names of the tensors that kept their values.
@@ -110,8 +116,8 @@ def load_torchvision(
     _fill(model, state, what, (*fresh, *own_alone))
     if fresh:
         note(f"weights {weights}: for a different number of classes, so these are re-initialized: {', '.join(fresh)}")
-    if published is not None and zoo is not None:
-        _remember(model, published, zoo.pixels, known=not fresh)
+    if published is not None or weights in choices.__members__:
+        _remember(model, weights, published, pixels if zoo is None or published is None else zoo.pixels, known=not fresh)
     return fresh
 
 
@@ -125,11 +131,12 @@ def file_classes(weights: str) -> tuple[str, ...] | None:
     return None if published is None else published.classes
 
 
-def _remember(model: nn.Module, published: ZooFile, pixels: Mapping[str, object], *, known: bool) -> None:
+def _remember(model: nn.Module, weights: str, published: ZooFile | None, pixels: Mapping[str, object], *, known: bool) -> None:
     """Attach where it comes from; `known` is whether its class layers do."""
-    if known and published.classes is None:
-        note(f"weights {published.name}: the file names no classes; assumed to be the data's, in the same order")
-    model.origin = Origin(published.name, published.classes if known else None, pixels)  # type: ignore[assignment]
+    if published is not None and known and published.classes is None:
+        note(f"weights {weights}: the file names no classes; assumed to be the data's, in the same order")
+    classes = published.classes if published is not None and known else None
+    model.origin = Origin(weights, classes, pixels)  # type: ignore[assignment]
 
 
 def load_backbone(model: nn.Module, weights: str, choices: type[WeightsEnum], classifier: Sequence[str], added: str | None = None) -> None:

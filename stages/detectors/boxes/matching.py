@@ -1,7 +1,8 @@
 """Which object each box learns, by their overlaps.
 
 As in mmdet: a box learns the object that it overlaps most, if it overlaps it enough. An object that no box overlaps enough may claim the
-boxes that overlap it most, whichever object they would learn otherwise; later objects take boxes from earlier ones.
+boxes that overlap it most, whichever object they would learn otherwise; later objects take boxes from earlier ones. Departure: an object
+that no box overlaps claims none; in mmdet, with claims from an overlap of 0 on, it claims all that do not overlap it.
 """
 
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ BACKGROUND, IGNORED = -1, -2
 class MatchRule:
     """From which overlap on (IoU, 0 to 1) a box learns its object, and below which it learns the background.
 
-    claim: from which overlap on an object claims the boxes that overlap it most; None: objects claim none.
+    claim: from which overlap on, above 0, an object claims the boxes that overlap it most; None: objects claim none.
     """
 
     object_from: float | Tensor
@@ -45,7 +46,7 @@ def assign(boxes: Tensor, objects: Tensor, rule: MatchRule) -> Assignment:
     found = torch.where(largest >= rule.object_from, nearest, found)
     if rule.claim is not None:
         best = overlaps.amax(dim=1, keepdim=True)
-        claims = (overlaps == best) & (best >= rule.claim)
+        claims = (overlaps == best) & (best >= rule.claim) & (best > 0)
         order = torch.arange(len(objects), device=boxes.device)[:, None]
         claimed = torch.where(claims, order, torch.full_like(order, IGNORED)).amax(dim=0)
         found = torch.where(claimed >= 0, claimed, found)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from stages.detectors.dense.model import TowersHead
-from stages.detectors.dense.zoo import predicting, pyramid_settings
+from stages.detectors.dense.zoo import group_settings, predicting, pyramid_settings
 from stages.detectors.zoo.layout import ZooLayout
 from stages.detectors.zoo.settings import ZooSetting
 
@@ -45,12 +45,13 @@ class FcosTowers(TowersHead):
         }
 
 
-def fcos_layout(version: str, extra: str) -> ZooLayout:
+def fcos_layout(version: str, channels: int, extra: str) -> ZooLayout:
     """How MMDetection writes FCOS down."""
     normalized = version == NORMALIZED
     other = "mmdet" if normalized else NORMALIZED
     settings = (
         *pyramid_settings(extra, relu=True),
+        *group_settings(channels),
         ZooSetting("bbox_head.norm_on_bbox", (normalized,), absent=False, remedy=f"set version to {other}"),
         ZooSetting("bbox_head.centerness_on_reg", (normalized,), absent=False),
         ZooSetting("bbox_head.dcn_on_last_conv", (False,), absent=False),

@@ -21,6 +21,12 @@ def pyramid_settings(extra: str, *, relu: bool = False) -> tuple[ZooSetting, ...
     )
 
 
+def group_settings(channels: int, absent: int | None = 32) -> tuple[ZooSetting, ...]:
+    """Group normalization in groups of 8 channels, as weights for other groups have the same shapes; `absent`: the head's own groups."""
+    groups = (channels // 8,)
+    return ZooSetting("bbox_head.norm_cfg.num_groups", groups, absent), ZooSetting("neck.norm_cfg.num_groups", groups)
+
+
 def square_settings(scale: float) -> tuple[ZooSetting, ...]:
     """One square anchor at every position."""
     return (

@@ -15,13 +15,16 @@ from torch import nn
 from deploy.errors import ArtifactError, in_one_line
 from deploy.machine.files import check_regular
 from deploy.progress import note
-from stages.detectors.backbones.pretrained import DAMAGED, Unread
+from stages.detectors.backbones.pretrained import DAMAGED, Origin, Unread
 
 _UNREADABLE = (*DAMAGED, TypeError)
 """Raised when reading a model that is missing, truncated or something else; TypeError by a configuration with wrong types."""
 
 _UNNAMED = re.compile(r"LABEL_\d+")
 """What the library calls classes without names."""
+
+_LARGEST = 255.0
+"""The value of a color, which `data.preprocessing.mean` and `std` count as 1."""
 
 
 def library() -> Any:
@@ -50,7 +53,7 @@ def refuse_sizes(weights: str, sizes: Mapping[str, object]) -> None:
 def load(model_class: Any, weights: str, num_classes: int, class_layers: Sequence[str]) -> Any:
     """A model with the weights of a hub id or folder; class layers for a different number of classes are re-initialized, see stderr.
 
-    Parameters are float32, whatever the file has.
+    Parameters are float32, whatever the file has. What the id or folder says of its classes and pixels is remembered as their origin.
 
     Args:
         weights: the id or the folder; if Unread, only the configuration is read, and the weights are fresh.
@@ -77,6 +80,7 @@ def load(model_class: Any, weights: str, num_classes: int, class_layers: Sequenc
     _check(weights, report, anew, class_layers if previous != num_classes else ())
     if anew:
         note(f"weights {weights}: for {previous} classes instead of {num_classes}, so these are re-initialized: {', '.join(anew)}")
+    model.model.origin = Origin(weights, None if anew else class_names(weights), _pixels(weights))
     return model
 
 
@@ -97,6 +101,19 @@ def class_names(weights: str) -> tuple[str, ...] | None:
     names = tuple(numbered[number] for number in sorted(numbered))
     in_order = sorted(numbered) == [*range(len(names))]
     return names if names and in_order and not all(map(_UNNAMED.fullmatch, names)) else None
+
+
+def _pixels(weights: str) -> Mapping[str, object]:
+    """The keys of `data.preprocessing` that do what the weights' own image processor does; empty, which a line says, if there is none."""
+    try:
+        given = importlib.import_module("transformers.models.auto.image_processing_auto").get_image_processor_config(weights)
+        shifted = given["do_normalize"]
+        unit = _LARGEST * given["rescale_factor"] if given["do_rescale"] else _LARGEST
+        mean, std = (given["image_mean"], given["image_std"]) if shifted else ((0.0,) * 3, (1.0,) * 3)
+        return {"color": "rgb", **{key: tuple(one / unit for one in value) for key, value in (("mean", mean), ("std", std))}}
+    except _UNREADABLE:
+        note(f"weights {weights}: nothing says with which mean and std they were trained; assumed to be those of data.preprocessing")
+        return {}
 
 
 def _check_folder(weights: str) -> None:

@@ -25,16 +25,22 @@ class ZooSetting:
 
 
 def model_of(text: str) -> Mapping[str, Any]:
-    """The dictionary `model` of a configuration; empty if the text has none."""
+    """The dictionary `model` of a configuration, empty if the text has none; with version 2's `img_norm_cfg` where version 3 has pixels."""
     try:
         tree = ast.parse(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return {}
-    for node in tree.body:
-        if isinstance(node, ast.Assign) and any(isinstance(target, ast.Name) and target.id == "model" for target in node.targets):
-            found = _value(node.value)
-            return found if isinstance(found, dict) else {}
-    return {}
+    assigned = (node for node in tree.body if isinstance(node, ast.Assign))
+    named = [(target.id, node.value) for node in assigned for target in node.targets if isinstance(target, ast.Name)]
+    # the text may be that of several files: those that a configuration is based on, then its own
+    models, all_pixels = ([_value(value) for name, value in named if name == wanted] for wanted in ("model", "img_norm_cfg"))
+    model, pixels = models[0] if models else None, all_pixels[-1] if all_pixels else None
+    if not isinstance(model, dict):
+        return {}
+    if not isinstance(pixels, dict) or "data_preprocessor" in model:
+        return model
+    renamed = {"to_rgb": "bgr_to_rgb"}
+    return {**model, "data_preprocessor": {renamed.get(key, key): value for key, value in pixels.items()}}
 
 
 def misfit(model: Mapping[str, Any], setting: ZooSetting) -> Any:

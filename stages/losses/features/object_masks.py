@@ -3,6 +3,8 @@
 N boxes (x1, y1, x2, y2) in px of an image of a given (height, width), on a level of H x W cells. No mask carries gradient.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -11,14 +13,24 @@ CHUNK = 64
 """Boxes whose masks are in memory at the same time."""
 
 
-def levels_of(boxes: Tensor, num_levels: int) -> Tensor:
-    """The index of the level that each box [N, 4] belongs to: the finest up to a side of 112 px, then one level per doubling.
+def levels_of(boxes: Tensor, learning: Sequence[int]) -> Tensor:
+    """The position in `learning` of the level that each box [N, 4] belongs to: the finest up to a side of 112 px, then one per doubling.
 
     The side is the square root of the area. This is how feature pyramids pool regions from strides 4 and up (Lin et al., "Feature
-    Pyramid Networks for Object Detection", CVPR 2017).
+    Pyramid Networks for Object Detection", CVPR 2017). An object of a level that does not learn belongs to the nearest that does.
+
+    Args:
+        learning: indices of the student's levels that learn, ascending.
     """
     side = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).clamp(min=1).sqrt()
-    return (side / 56 + 1e-6).log2().floor().clamp(0, num_levels - 1).long()
+    level = (side / 56 + 1e-6).log2().floor().clamp(min=0)
+    return (level[:, None] - level.new_tensor(learning)).abs().argmin(dim=1)
+
+
+def by_level(boxes: Sequence[Tensor], learning: Sequence[int]) -> list[list[Tensor]]:
+    """For each level that learns, which boxes [N, 4] of each image belong to it; see `levels_of`."""
+    levels = [levels_of(one, learning) for one in boxes]
+    return [[one[level == index] for one, level in zip(boxes, levels, strict=True)] for index in range(len(learning))]
 
 
 def in_cells(boxes: Tensor, size: Size, cells: Size) -> Tensor:

@@ -36,7 +36,7 @@ def load_library(*asked: StudentViewConfig | None) -> None:
         return
     if (missing := corruptions.why_not()) is not None:
         raise ConfigError(f"training on corrupted images: {missing}")
-    corruptions.load()  # before loader processes are forked, of which there are new ones in each epoch
+    corruptions.load()  # before loader processes are forked, so that none loads it again
 
 
 def degrade(pixels: Pixels, how: StudentViewConfig, seed: int) -> Pixels:

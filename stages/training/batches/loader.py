@@ -171,7 +171,7 @@ class TrainingImages(Views):
     def _pixels(self, index: int) -> tuple[NDArray[np.uint8], tuple[int, int]]:
         """The image, shrunk to what its views can show, and its height and width before.
 
-        The first KEPT_BYTES of images are read once and kept, except in a loader process, which ends with its epoch.
+        The first KEPT_BYTES of images are read once and kept, except in loader processes, of which each would keep its own.
         """
         if index not in self._kept:
             seen = image_files.load(self._folder / self._table.name(index), self._preprocessing)

@@ -147,6 +147,13 @@ def test_between_the_overlaps_nothing_is_learned() -> None:
     assert (logits.grad[0, 2] > 0).all()
 
 
+def test_an_object_that_no_box_overlaps_makes_no_position_learn_it() -> None:
+    boxes = torch.tensor([[0.0, 0, 8, 8], [8, 0, 16, 8], [40, 40, 40, 40]])
+    small, met = [20.0, 20.0, 24.0, 24.0], [10.0, 0.0, 30.0, 20.0]
+    assert assign(boxes, torch.tensor([small]), _RULE).objects.tolist() == [-1, -1, -1]
+    assert assign(boxes, torch.tensor([small, met]), _RULE).objects.tolist() == [-1, 1, -1]
+
+
 def test_losses_may_read_the_boxes_in_strides() -> None:
     outputs = tiny("reppoints")(images("reppoints"))
     assert set(outputs.head) == {"class_logits", "box_deltas"}

@@ -17,14 +17,15 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import FrozenBatchNorm2d
 
 from deploy.contract import ModelContract, Preprocessing
-from deploy.errors import ConfigError
+from deploy.errors import ArtifactError, ConfigError
 from stages.config import DetectorConfig
 from stages.detectors import GraphOptions, Target
+from stages.detectors.backbones import pretrained
 from stages.detectors.single_shot import softmax_head
 from stages.detectors.single_shot.detector import SsdDetector
 from stages.detectors.ssd import _normalize
 from stages.exports.to_onnx import write_onnx
-from stages.training.checkpoint import build_detector, check_size
+from stages.training.checkpoint import build_detector, check_origin, check_size
 
 SIZE = {"ssd": 300, "ssdlite": 320}
 OWN_SETTINGS = {"ssd": GraphOptions(200, 400, 0.01, 0.45, 300), "ssdlite": GraphOptions(300, 300, 0.001, 0.55, 300)}
@@ -50,8 +51,8 @@ def images(name: str) -> Tensor:
     return torch.randn(2, 3, SIZE[name], SIZE[name], generator=torch.Generator().manual_seed(5))
 
 
-def contract(size: int) -> ModelContract:
-    return ModelContract(preprocessing=Preprocessing(height=size, width=size), classes=("a",), category_ids=(1,))
+def contract(size: int, **pixels: Any) -> ModelContract:
+    return ModelContract(preprocessing=Preprocessing(height=size, width=size, **pixels), classes=("a",), category_ids=(1,))
 
 
 @pytest.mark.parametrize("name", ["ssd", "ssdlite"])
@@ -259,6 +260,19 @@ def test_normalization_keeps_to_the_range_of_half_precision() -> None:
 def test_options_that_do_not_go_together_are_refused(options: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         build_detector(DetectorConfig.model_validate(options), 5)
+
+
+@pytest.mark.parametrize("name", ["ssd", "ssdlite"])
+def test_torchvisions_coco_weights_need_its_pixels(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    make: Any = {"ssd": ssd300_vgg16, "ssdlite": ssdlite320_mobilenet_v3_large}[name]
+    with torch.device("meta"):  # shapes alone
+        own = make(weights=None, weights_backbone=None)
+        monkeypatch.setattr(pretrained, "_fetch", lambda *_: own.state_dict())
+        detector = build_detector(DetectorConfig.model_validate({"name": name, "weights": "COCO_V1"}), 90)
+    theirs = {"mean": tuple(own.transform.image_mean), "std": tuple(own.transform.image_std)}
+    check_origin(detector, contract(SIZE[name], **theirs))
+    with pytest.raises(ArtifactError, match=r"weights COCO_V1 were trained with data\.preprocessing\.mean .*; set it to that"):
+        check_origin(detector, contract(SIZE[name]))
 
 
 def test_class_logits_have_no_background_and_their_sigmoid_is_the_probability() -> None:

@@ -316,7 +316,19 @@ class TestMasks:
     def test_objects_belong_to_one_level_by_their_size(self) -> None:
         sides = torch.tensor([0.0, 20.0, 111.0, 113.0, 223.0, 225.0, 9000.0])
         boxes = torch.stack((sides * 0, sides * 0, sides, sides), dim=1)
-        assert levels_of(boxes, 4).tolist() == [0, 0, 0, 1, 1, 2, 3]
+        assert levels_of(boxes, range(4)).tolist() == [0, 0, 0, 1, 1, 2, 3]
+
+    def test_objects_of_a_level_that_does_not_learn_belong_to_the_nearest_one(self) -> None:
+        sides = torch.tensor([0.0, 113.0, 225.0, 450.0, 9000.0])
+        boxes = torch.stack((sides * 0, sides * 0, sides, sides), dim=1)
+        assert levels_of(boxes, (1, 3)).tolist() == [0, 0, 0, 1, 1]
+        assert levels_of(boxes, (2,)).tolist() == [0] * 5
+
+    @pytest.mark.parametrize(("name", "term"), [("fine_grained", "feature/16"), ("decoupled", "foreground/16")])
+    def test_small_objects_are_learned_at_the_finest_level_that_both_have(self, name: str, term: str) -> None:
+        student, teacher = both()
+        terms = fresh(name, STUDENT, replace(OTHER, strides=(4, 16, 32)))(student, teacher, objects())
+        assert terms[term] > 0
 
     def test_a_thin_box_at_the_edge_covers_a_cell(self) -> None:
         boxes = in_cells(torch.tensor([[64.0, 10.0, 64.0, 30.0], [0.0, 0.0, 0.0, 0.0]]), (64, 64), (8, 8))

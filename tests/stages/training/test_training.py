@@ -18,7 +18,7 @@ import torch
 from detector_samples import tiny_options
 from PIL import Image
 from pydantic import ValidationError
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision import tv_tensors
 
 from deploy import plugins
@@ -35,7 +35,7 @@ from stages.training.batches.streams import EpochBatches
 from stages.training.checkpoint import build_detector
 from stages.training.distillation import Distillation, build_losses, gradient_norms, loss_factor, shares
 from stages.training.loop import Task, Trainer
-from stages.training.optimizer import learning_rate
+from stages.training.optimizer import averaged, learning_rate
 from stages.training.teacher import Teacher
 
 
@@ -322,6 +322,21 @@ def test_learning_rate_warms_up_and_follows_the_schedule() -> None:
     assert cosine(100) == pytest.approx(0.0)
     steps = learning_rate(tiny.schedule(warmup_steps=0, schedule="multistep", milestones=(0.5, 0.9), gamma=0.1), 100)
     assert [steps(i) for i in (0, 49, 50, 89, 90)] == pytest.approx([1, 1, 0.1, 0.1, 0.01])
+
+
+def test_the_average_of_the_weights_leaves_indices_alone() -> None:
+    network = nn.BatchNorm1d(2)
+    network.register_buffer("index", torch.arange(100))
+    follower = averaged(network, 0.9999)
+    follower.update_parameters(network)
+    nn.init.zeros_(network.weight)
+    network.load_state_dict(network.state_dict() | {"running_mean": torch.ones(2)})
+    for _ in range(2):
+        follower.update_parameters(network)
+    found = follower.module.state_dict()
+    assert torch.equal(found["index"], torch.arange(100))
+    assert found["weight"].tolist() == pytest.approx([0.9999**2] * 2, rel=1e-6)
+    assert found["running_mean"].tolist() == pytest.approx([1 - 0.9999**2] * 2, rel=1e-3)
 
 
 @pytest.mark.parametrize(("fade", "expected"), [("none", [1, 1, 1]), ("linear", [1, 0.5, 0]), ("cosine", [1, 0.5, 0])])

@@ -17,7 +17,8 @@ from deploy.errors import ArtifactError
 from stages import distill, train
 from stages.artifacts import Checkpoint, Dataset
 from stages.config import ExportConfig, StudentConfig, TeacherConfig
-from stages.detectors.backbones.pretrained import Unread, load_backbone, load_torchvision
+from stages.detectors.backbones.pretrained import Origin, Unread, load_backbone, load_torchvision, origin
+from stages.detectors.zoo.layout import IMAGENET
 from stages.training.checkpoint import build_detector, load_detector, save
 
 UNREACHABLE = "http://127.0.0.1:9/tiny-0123abcd.pth"
@@ -64,12 +65,14 @@ class TestWholeModels:
         assert load_torchvision(own, stored(tmp_path / f"w{suffix}", model()), Choices, ("cls.",)) == ()
         assert_equal(own, model())
         assert capsys.readouterr() == ("", "")
+        assert origin(own) is None
 
     def test_a_name_is_read_from_torchs_cache(self, cache: Path) -> None:
         stored(cache / "tiny-0123abcd.pth", model())
         own = model(seed=1)
         load_torchvision(own, "COCO_V1", Choices, ("cls.",))
         assert_equal(own, model())
+        assert origin(own) == Origin("COCO_V1", None, IMAGENET)
 
     def test_class_layers_of_another_number_of_classes_stay_and_are_named(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         own, file = model(5, seed=1), stored(tmp_path / "w.pth", model(3))

@@ -16,7 +16,7 @@ from engine_samples import compiled
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from deploy.contract import Heads
+from deploy.contract import Heads, ModelContract
 from deploy.errors import ArtifactError, ConfigError, DataError
 from deploy.precision import fp16
 from deploy.precision.proof import proof
@@ -28,7 +28,7 @@ from stages.detectors.set_prediction.detector import SetPredictionDetector, as_l
 from stages.detectors.set_prediction.groups import GroupQueryDetector
 from stages.detectors.set_prediction.resampling import bicubic
 from stages.exports.to_onnx import write_onnx
-from stages.training.checkpoint import build_detector
+from stages.training.checkpoint import build_detector, check_origin
 
 pytest.importorskip("transformers")
 
@@ -259,6 +259,11 @@ def saved(name: str, folder: Path, **changes: Any) -> Path:
     return folder
 
 
+def contract(classes: tuple[str, ...] = ("a", "b", "c", "d", "e"), **pixels: Any) -> ModelContract:
+    preprocessing = {"height": 96, "width": 128} | pixels
+    return ModelContract.model_validate({"preprocessing": preprocessing, "classes": classes, "category_ids": range(len(classes))})
+
+
 def answers(detector: SetPredictionDetector) -> Tensor:
     with torch.no_grad():
         return detector.eval().predict(images()).boxes
@@ -362,6 +367,47 @@ class TestGivenWeights:
         with pytest.raises(ArtifactError, match=f"weights {weights}: not a folder .* go online, or use") as caught:
             build("d_fine", weights=weights)
         assert "\n" not in str(caught.value)
+
+    def test_pixels_of_the_weights_own_processor_are_compared_with_the_datas(self, tmp_path: Path) -> None:
+        folder = saved("rt_detr_v2", tmp_path)
+        hub.library().RTDetrImageProcessor().save_pretrained(folder)
+        detector = build("rt_detr_v2", weights=str(folder))
+        check_origin(detector, contract(mean=(0, 0, 0), std=(1, 1, 1)))
+        with pytest.raises(ArtifactError, match=r"trained with data\.preprocessing\.mean \(0.0, 0.0, 0.0\), not \(0.485.*; set it to that"):
+            check_origin(detector, contract())
+
+    @pytest.mark.parametrize(
+        ("changes", "pixels"),
+        [
+            ({}, {}),
+            ({"do_rescale": False}, {"mean": (0.485 / 255, 0.456 / 255, 0.406 / 255), "std": (0.229 / 255, 0.224 / 255, 0.225 / 255)}),
+            ({"rescale_factor": 2 / 255, "image_mean": [1, 1, 1], "image_std": [1, 1, 1]}, {"mean": (0.5,) * 3, "std": (0.5,) * 3}),
+        ],
+    )
+    def test_pixels_follow_from_the_processors_scale_and_shift(
+        self, changes: dict[str, Any], pixels: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        folder = saved("lw_detr", tmp_path)
+        hub.library().DeformableDetrImageProcessor(**changes).save_pretrained(folder)
+        check_origin(build("lw_detr", weights=str(folder)), contract(**pixels))
+        assert "nothing says" not in capfd.readouterr().err
+
+    def test_without_a_processor_pixels_are_assumed_which_a_line_says(self, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+        folder = saved("d_fine", tmp_path)
+        check_origin(build("d_fine", weights=str(folder)), contract(mean=(0.5, 0.5, 0.5)))
+        said = "nothing says with which mean and std they were trained; assumed to be those of data.preprocessing"
+        assert f"weights {folder}: {said}\n" in capfd.readouterr().err
+
+    def test_classes_are_compared_with_the_datas(self, tmp_path: Path) -> None:
+        names = ("person", "motorbike", "traffic light", "sofa", "tvmonitor")
+        labels = {str(index): name for index, name in enumerate(names)}
+        folder = saved("rf_detr", tmp_path, id2label=labels, label2id={name: int(index) for index, name in labels.items()})
+        detector = build("rf_detr", weights=str(folder))
+        check_origin(detector, contract(("Person", "motorcycle", "traffic_light", "couch", "tv")))
+        with pytest.raises(ArtifactError, match="class 3 is sofa in the weights and tv in the data; put the data's classes"):
+            check_origin(detector, contract(("person", "motorcycle", "traffic light", "tv", "couch")))
+        other = build("rf_detr", weights=str(folder), num_classes=2)
+        check_origin(other, contract(("tv", "couch")))
 
     def test_sizes_beside_weights_are_refused(self) -> None:
         with pytest.raises(ConfigError, match="bring their own sizes; leave out width, queries"):

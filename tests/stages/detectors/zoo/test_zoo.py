@@ -205,7 +205,7 @@ model = dict(
     backbone=dict(type='ResNet', depth=18, norm_cfg=dict(type='BN', requires_grad=True), style='pytorch'),
     neck=dict(type='FPN', start_level=1, add_extra_convs='on_output', num_outs=5),
     bbox_head=dict(
-        type='ATSSHead',
+        type='ATSSHead', norm_cfg=dict(type='GN', num_groups=4, requires_grad=True),
         anchor_generator=dict(type='AnchorGenerator', ratios=[1.0], octave_base_scale=8, scales_per_octave=1, strides=[8, 16, 32, 64, 128]),
         bbox_coder=dict(type='DeltaXYWHBBoxCoder', target_means=[0.0, 0.0, 0.0, 0.0], target_stds=[0.1, 0.1, 0.2, 0.2])),
     train_cfg=dict(assigner=dict(type='ATSSAssigner', topk=9)))
@@ -227,6 +227,9 @@ class TestConfigurations:
             ("'pytorch'", "'caffe'", "model.backbone.style caffe, while this network needs pytorch; use weights of the pytorch style"),
             ("bgr_to_rgb=True", "bgr_to_rgb=False", "model.data_preprocessor.bgr_to_rgb False"),
             ("[123.675", "[102.9801", "model.data_preprocessor.mean"),
+            ("num_groups=4", "num_groups=32", "bbox_head.norm_cfg.num_groups 32, while this network needs 4; use weights"),
+            (", norm_cfg=dict(type='GN', num_groups=4, requires_grad=True)", "", "bbox_head.norm_cfg.num_groups 32, while this network"),
+            ("num_outs=5", "norm_cfg=dict(type='GN', num_groups=32)", "neck.norm_cfg.num_groups 32, while this network needs 4"),
             ("octave_base_scale=8", "octave_base_scale=4", "octave_base_scale 4, while this network needs 8.0; set anchor_scale to this"),
             ("'on_output'", "'on_input'", "add_extra_convs on_input"),
             ("target_stds=[0.1", "target_stds=[1.0", "target_stds"),
@@ -236,6 +239,34 @@ class TestConfigurations:
     def test_another_is_refused_with_what_differs(self, tmp_path: Path, state: dict[str, Tensor], old: str, new: str, said: str) -> None:
         file = with_meta(tmp_path / "w.pth", state, cfg=configured((old, new)))
         assert said in refused("atss", file)
+
+    @pytest.mark.parametrize(
+        ("pixels", "said"),
+        [
+            ("mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True", None),
+            (
+                "mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=False",
+                "bgr_to_rgb False, while this network needs True",
+            ),
+            ("mean=[103.53, 116.28, 123.675], std=[58.395, 57.12, 57.375], to_rgb=True", "model.data_preprocessor.mean [103.53"),
+            ("mean=[123.675, 116.28, 103.53], std=[57.375, 57.12, 58.395], to_rgb=True", "model.data_preprocessor.std [57.375"),
+        ],
+    )
+    def test_version_2_has_pixels_in_another_place(self, tmp_path: Path, state: dict[str, Tensor], pixels: str, said: str | None) -> None:
+        text = re.sub(r"data_preprocessor=dict\(.*?\),\n", "", configured()) + f"img_norm_cfg = dict({pixels})\n"
+        assert "data_preprocessor" not in text
+        file = with_meta(tmp_path / "w.pth", state, config=text)
+        if said is None:
+            built("atss", file)
+        else:
+            assert said in refused("atss", file)
+
+    def test_of_files_that_are_based_on_others_the_last_has_the_pixels(self, tmp_path: Path, state: dict[str, Tensor]) -> None:
+        pixels = "img_norm_cfg = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb={})\n"
+        base = re.sub(r"data_preprocessor=dict\(.*?\),\n", "", configured()) + pixels.format(True)
+        own = "model = dict(backbone=dict(depth=18))\n"
+        built("atss", with_meta(tmp_path / "w.pth", state, config=base + own))
+        assert "bgr_to_rgb False" in refused("atss", with_meta(tmp_path / "w.pth", state, config=base + own + pixels.format(False)))
 
     def test_what_is_no_plain_value_is_not_run(self, tmp_path: Path, state: dict[str, Tensor]) -> None:
         trace = tmp_path / "ran"
