@@ -71,12 +71,15 @@ def refuse_unjudged(config: PipelineConfig, dataset: Dataset) -> None:
     """Refuse what cannot be judged without labels, and thresholds that would have to be found on them.
 
     Raises:
-        ConfigError: the first gate that needs labels or a baseline; pseudo-labels without a threshold.
+        ConfigError: a limit on the drop of mAP; the first gate that needs labels or a baseline; pseudo-labels without a threshold.
     """
-    if unjudged(config, dataset) is None:
-        return
     split = config.validation.split
     remedy = f"label some images of split {split} (50 suffice)"
+    limited = next((index for index, target in enumerate(config.targets) if target.max_map_drop is not None), None)
+    if limited is not None and not _num_objects(dataset, split):
+        raise ConfigError(f"targets.{limited}.max_map_drop cannot be judged: split {split} has no labels; {remedy}, or leave it out")
+    if unjudged(config, dataset) is None:
+        return
     for index, gate in enumerate(config.gates):
         if metrics.is_accuracy(gate.metric) or metrics.is_robust(gate.metric):
             raise ConfigError(

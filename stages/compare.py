@@ -8,6 +8,7 @@ from deploy.accuracy import coco
 from deploy.accuracy.matches import Matches, match
 from deploy.comparison.bootstrap import lead
 from deploy.comparison.gain import Agreement, DistillationGain, GainOver
+from deploy.comparison.interval import MIN_IMAGES
 from stages.artifacts import DETECTIONS, Checkpoint, Dataset, Gains, PseudoLabels, StepTimes, read_json
 from stages.facts import write_facts
 from stages.measurement.splits import labeled_split
@@ -35,7 +36,7 @@ def compare(
     """
     judged = student.facts.accuracy
     truth = labeled_split(dataset, judged.split).truth
-    own = _matches(truth, student)
+    own = _matches(truth, student) if judged.num_images >= MIN_IMAGES else None
     over = {equal: _over(baseline, judged.map, own, truth) for equal, baseline in baselines.items()}
     facts = DistillationGain(
         split=judged.split,
@@ -73,11 +74,11 @@ def _accepted(score: float, limits: PseudoClass) -> bool:
     return limits.accept is not None and score >= limits.accept
 
 
-def _over(baseline: Checkpoint, student: float | None, own: Matches, truth: Mapping[str, Any]) -> GainOver:
+def _over(baseline: Checkpoint, student: float | None, own: Matches | None, truth: Mapping[str, Any]) -> GainOver:
     facts = baseline.facts
     reached = facts.accuracy.map
     gain = None if student is None or reached is None else student - reached
-    rise = lead(own, _matches(truth, baseline))
+    rise = None if own is None else lead(own, _matches(truth, baseline))
     return GainOver(epochs=facts.epochs, map=reached, gain=gain, low=rise and rise.low, high=rise and rise.high)
 
 
