@@ -20,14 +20,13 @@ def columns(robustness: Mapping[str, Any]) -> list[str]:
 
 
 def lead_lines(robustness: Mapping[str, Any]) -> list[str]:
-    """The student's lead over the baseline in each metric, and on how many images."""
+    """The student's lead over the baseline in each metric."""
     leads: Sequence[Mapping[str, Any]] = robustness["leads"]
     told = []
     for one in leads:
         if one["gain"] is not None:
-            ends = "" if one["low"] is None else f" ({one['low']:+.3f} to {one['high']:+.3f})"
-            few = ", too few images with objects" if one["low"] is None else ""
-            told.append(f"{one['gain']:+.4f}{ends} {one['metric']}{few}")
+            ends = "too few images with objects" if one["low"] is None else f"{one['low']:+.3f} to {one['high']:+.3f}"
+            told.append(f"{one['gain']:+.4f} ({ends}) {one['metric']}")
     return [f"student over baseline: {', '.join(told)}; in parentheses: 95% interval over the images"] if told else []
 
 
