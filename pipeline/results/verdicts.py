@@ -68,7 +68,7 @@ def junit(verdicts: Sequence[Verdict]) -> str:
     suites = ET.Element("testsuites", {key: totals[key] for key in ("name", "tests", "failures", "errors", "time")})
     suite = ET.SubElement(suites, "testsuite", totals)
     for one in verdicts:
-        case = ET.SubElement(suite, "testcase", {"name": plain(one.name), "classname": f"{plain(one.target)}.{one.metric}", "time": "0"})
+        case = ET.SubElement(suite, "testcase", {"name": plain(one.name), "classname": plain(f"{one.target}.{one.metric}"), "time": "0"})
         tag = {"fail": "failure", "incomparable": "error", "unmeasured": "skipped", "inconclusive": "skipped"}.get(one.verdict)
         if tag is not None:
             kind = {} if tag == "skipped" else {"type": one.verdict}
