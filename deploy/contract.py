@@ -128,7 +128,7 @@ class Heads(Frozen):
 
 
 class LastFifth(Frozen):
-    """How much mAP rose in the last fifth of a training, with its interval, image by image on the same `num_images` images."""
+    """How much mAP rose in the last fifth of a training, with its interval, image by image on the same `num_images` images with objects."""
 
     gain: float
     low: float

@@ -75,15 +75,18 @@ def refuse_unlabeled(config: PipelineConfig, dataset: Dataset) -> None:
 
     Raises:
         DataError: there is nothing to learn from.
-        ConfigError: the first gate that needs labels or a baseline; pseudo-labels without a threshold.
+        ConfigError: a limit on the drop of mAP; the first gate that needs labels or a baseline; pseudo-labels without a threshold.
     """
     if config.learns_from_labels:
         refuse_unlearnable(dataset)
-    if why_no_baseline(config, dataset) is None:
-        return
     judged = config.validation.split
     split, how_many = ("train", "") if _num_objects(dataset, judged) else (judged, " (50 suffice)")
     remedy = f"label some images of split {split}{how_many}"
+    limited = next((index for index, target in enumerate(config.targets) if target.max_map_drop is not None), None)
+    if limited is not None and not _num_objects(dataset, judged):
+        raise ConfigError(f"targets.{limited}.max_map_drop cannot be judged: split {split} has no labels; {remedy}, or leave it out")
+    if why_no_baseline(config, dataset) is None:
+        return
     for index, gate in enumerate(config.gates):
         if split == judged and (metrics.is_accuracy(gate.metric) or metrics.is_robust(gate.metric)):
             raise ConfigError(

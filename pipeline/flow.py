@@ -148,7 +148,8 @@ def prepared(config: PipelineConfig, store: Store) -> Dataset:
     if store.has(dataset):
         refuse(config.robustness, config.validation.split, dataset)
         refuse_unlabeled(config, dataset)
-        for line in config.uncalibrated(name for name, split in dataset.facts.splits.items() if split.num_images):
+        splits = [name for name, split in dataset.facts.splits.items() if split.num_images]
+        for line in config.unmet(splits, dataset.facts.contract.classes):
             raise DataError(line)
     return dataset
 

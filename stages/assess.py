@@ -11,7 +11,8 @@ from deploy.accuracy import coco
 from deploy.accuracy.conditions import Condition
 from deploy.comparison import metrics
 from deploy.comparison.bootstrap import RESAMPLES, fall
-from deploy.comparison.compare import MIN_IMAGES, SWEEP_RESAMPLES
+from deploy.comparison.compare import SWEEP_RESAMPLES
+from deploy.comparison.interval import MIN_IMAGES, OUTSIDE
 from deploy.comparison.robustness import Findings, InGroup, OnSplit, RobustnessFigures, SweepFigures, ratio
 from stages.artifacts import WORST, Dataset, Report, Robustness, Stress
 from stages.config import RobustnessConfig
@@ -19,9 +20,6 @@ from stages.facts import RobustLead, RobustnessFacts, WorstImage, write_facts
 from stages.measurement.groups import digests, groups_of
 from stages.measurement.robust import AT, Elsewhere
 from stages.stage import stage
-
-ERROR_RATE = 0.025
-"""On each side of the interval, which covers 95%."""
 
 STUDENT, BASELINE, TEACHER = "float", "baseline", "teacher"
 """The engines that are compared as networks: all three are exported graphs in fp32."""
@@ -36,7 +34,7 @@ def identity(config: RobustnessConfig, *others: object) -> dict[str, str]:
     return digests(config)
 
 
-@stage(version=2, identity=identity)
+@stage(version=3, identity=identity)
 def assess(
     out: Path, config: RobustnessConfig, split: str, dataset: Dataset, reports: Mapping[str, Report], sweep: Stress | None = None
 ) -> Robustness:
@@ -110,10 +108,10 @@ def _leads(engines: Mapping[str, RobustnessFigures], found: Mapping[str, Finding
     own, other = engines[STUDENT].values(), engines[BASELINE].values()
     for metric, value in own.items():
         resamples = SWEEP_RESAMPLES if metric in {metrics.MPC, metrics.RPC} else RESAMPLES
-        (statistic, num_images, _), (against, *_) = (found[name].statistic(metric) for name in (STUDENT, BASELINE))
+        (statistic, num_images, num_with_objects), (against, *_) = (found[name].statistic(metric) for name in (STUDENT, BASELINE))
         lower = None
-        if num_images >= MIN_IMAGES:
-            lower = fall(statistic, against, num_images, relative=False, error_rate=ERROR_RATE, resamples=resamples)
+        if num_with_objects >= MIN_IMAGES:
+            lower = fall(statistic, against, num_images, relative=False, error_rate=OUTSIDE, resamples=resamples)
         rise = None if lower is None else lower.reversed()
         before = other.get(metric)
         gain = None if value is None or before is None else value - before

@@ -6,20 +6,17 @@ from typing import Any
 
 from deploy.accuracy import coco
 from deploy.accuracy.matches import Matches, match
-from deploy.comparison.bootstrap import drop
-from deploy.comparison.compare import MIN_IMAGES
+from deploy.comparison.bootstrap import lead
 from deploy.comparison.gain import Agreement, DistillationGain, GainOver
+from deploy.comparison.interval import MIN_IMAGES
 from stages.artifacts import DETECTIONS, Checkpoint, Dataset, Gains, PseudoLabels, StepTimes, read_json
 from stages.facts import write_facts
 from stages.measurement.splits import labeled_split
 from stages.stage import stage
 from stages.unlabeled_facts import PseudoClass
 
-ERROR_RATE = 0.025
-"""On each side of the interval, which covers 95%."""
 
-
-@stage(version=1)
+@stage(version=2)
 def compare(
     out: Path,
     dataset: Dataset,
@@ -39,8 +36,7 @@ def compare(
     """
     judged = student.facts.accuracy
     truth = labeled_split(dataset, judged.split).truth
-    enough = judged.num_images >= MIN_IMAGES
-    own = _matches(truth, student) if enough else None
+    own = _matches(truth, student) if judged.num_images >= MIN_IMAGES else None
     over = {equal: _over(baseline, judged.map, own, truth) for equal, baseline in baselines.items()}
     facts = DistillationGain(
         split=judged.split,
@@ -82,8 +78,7 @@ def _over(baseline: Checkpoint, student: float | None, own: Matches | None, trut
     facts = baseline.facts
     reached = facts.accuracy.map
     gain = None if student is None or reached is None else student - reached
-    fall = None if own is None else drop(own, _matches(truth, baseline), slice(None), relative=False, error_rate=ERROR_RATE)
-    rise = None if fall is None else fall.reversed()
+    rise = None if own is None else lead(own, _matches(truth, baseline))
     return GainOver(epochs=facts.epochs, map=reached, gain=gain, low=rise and rise.low, high=rise and rise.high)
 
 

@@ -205,7 +205,10 @@ class StressFacts(Frozen):
 
 
 class RobustLead(Frozen):
-    """The student's lead over the baseline in a metric, both as exported graphs in fp32; `low` and `high` are its 95% interval."""
+    """The student's lead over the baseline in a metric, both as exported graphs in fp32.
+
+    `low` and `high` are its 95% interval, null if too few images have objects to tell.
+    """
 
     metric: str
     num_images: int

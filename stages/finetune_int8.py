@@ -7,6 +7,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from deploy.accuracy.matches import match
+from deploy.comparison.bootstrap import lead
 from deploy.engines import int8_training
 from deploy.engines.int8_training import Int8Training
 from stages.artifacts import DETECTIONS, OTHER_INT8, WEIGHTS, Checkpoint, Dataset
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from stages.int8.forms import Int8Forms
 
 
-@stage(version=1, resumable=True, distributed=True)
+@stage(version=2, resumable=True, distributed=True)
 def finetune_int8(
     out: Path,
     config: FinetuneConfig,
@@ -105,16 +107,17 @@ def _decide(
     export: ExportConfig,
 ) -> None:
     """Judge both int8 graphs on the split, and write the network that is kept."""
-    from stages.int8.forms import lead
     from stages.measurement.torch_accuracy import graph_options
     from stages.training.checkpoint import save
 
     images = labeled_split(dataset, split)
     before = forms.judged(forms.post_training, images, "post-training int8")
     after = None if trained is None else forms.judged(forms.trained(trained), images, "trained int8")
-    effect = None if after is None else lead(images, after, before)
+    effect = None if after is None else lead(match(images.truth, after.detections), match(images.truth, before.detections))
     kept = is_better(effect)
-    figures: dict[str, Any] = {} if effect is None else {"gain": effect.change, "low": effect.low, "high": effect.high}
+    figures: dict[str, Any] = {} if effect is None else {"low": effect.low, "high": effect.high}
+    if after is not None and after.accuracy.map is not None and before.accuracy.map is not None:
+        figures["gain"] = after.accuracy.map - before.accuracy.map
     training = Int8Training(
         split=split,
         num_images=len(images.images),

@@ -1,6 +1,7 @@
 """The first stage: any kind of data set becomes cleaned COCO files and a contract of classes and preprocessing."""
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -156,9 +157,10 @@ def _keep_fields(out: Path, sources: Mapping[str, Source]) -> None:
 
 
 def _fields(row: Mapping[str, Any]) -> dict[str, str]:
-    """The short values, as text."""
+    """The short values, as text; NaN is how some tools write that there is none."""
     own = {key: value for key, value in row.items() if key not in COCO_KEYS and isinstance(value, str | int | float)}
-    return {key: str(value) for key, value in own.items() if 0 < len(str(value)) <= LONGEST_FIELD}
+    told = {key: str(value) for key, value in own.items() if isinstance(value, str) or not math.isnan(value)}
+    return {key: value for key, value in told.items() if 0 < len(value) <= LONGEST_FIELD}
 
 
 def _write(out: Path, split: str, source: Source, coco: Mapping[str, Any], labels: Mapping[int, int]) -> Split:

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from deploy.bundles.manifest import Manifest
+from deploy.bundles.manifest import Manifest, Verdict
+from deploy.comparison import limits
 from deploy.comparison.gain import DistillationGain, GainOver
 from deploy.comparison.learning_curve import still_rising
 from deploy.comparison.robustness import RobustnessFigures
@@ -167,8 +168,14 @@ def _latency(latency: Latency, machine: dict[str, str], lowest: float | None) ->
 def _gates(manifest: Manifest) -> str:
     if not manifest.verdicts:
         return "## Gates\n\nNone were set."
-    rows = [(one.name, one.verdict, _number(one.measured), one.limit, one.why or "") for one in manifest.verdicts]
+    rows = [(one.name, one.verdict, _judged(one), one.limit, one.why or "") for one in manifest.verdicts]
     return "## Gates\n\n" + _table(("gate", "verdict", "measured", "limit", ""), rows)
+
+
+def _judged(one: Verdict) -> str:
+    """The number that a gate judged, with enough digits to tell it from the gate's limit."""
+    text = _number(one.measured)
+    return text if one.measured is None else limits.told_apart(one.measured, text, limits.bounds(one.limit))
 
 
 def _contract(manifest: Manifest) -> str:

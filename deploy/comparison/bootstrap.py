@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.accuracy.matches import Matches
-from deploy.comparison.interval import ERROR_RATE, Effect
+from deploy.comparison.interval import ERROR_RATE, MIN_IMAGES, OUTSIDE, Effect
 
 Floats = NDArray[np.float64]
 Statistic = Callable[[Floats | None], float | None]
@@ -30,6 +30,12 @@ class Recomputed(NamedTuple):
     statistic: Statistic
     num_images: int
     num_with_objects: int
+
+
+def lead(own: Matches, reference: Matches) -> Effect | None:
+    """How much higher the mAP of `own` is, with its 95% interval; None if fewer than MIN_IMAGES images have objects."""
+    fallen = drop(own, reference, slice(None), relative=False, error_rate=OUTSIDE) if own.num_with_objects() >= MIN_IMAGES else None
+    return None if fallen is None else fallen.reversed()
 
 
 def drop(

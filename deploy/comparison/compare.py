@@ -14,16 +14,13 @@ from deploy.accuracy.judge import LabeledSplit
 from deploy.accuracy.matches import Matches, match
 from deploy.comparison import metrics
 from deploy.comparison.bootstrap import RESAMPLES, Recomputed, fall
-from deploy.comparison.interleaved import DEFAULT, InterleavedProtocol, take_turns
-from deploy.comparison.interval import Effect
+from deploy.comparison.interleaved import DEFAULT, MIN_BLOCKS, InterleavedProtocol, take_turns
+from deploy.comparison.interval import MIN_IMAGES, Effect
 from deploy.comparison.side import Side
 from deploy.machine.load import Load
 from deploy.prediction.predictor import SessionPredictor, Timings
 
 _THRESHOLDS = {"map_50": slice(0, 1), "map_75": slice(5, 6)}
-
-MIN_IMAGES = 20
-"""Resampling fewer images with objects that count does not show how much they vary."""
 
 SWEEP_RESAMPLES = 200
 """Each recomputes mAP for every corruption and severity of two engines."""
@@ -101,9 +98,9 @@ class Comparison:
             sides = SessionPredictor(first, self.own.contract), SessionPredictor(second, self.reference.contract)
             seen = take_turns(*sides, images, value=value, percentile=percentile, limit=limit, relative=relative, protocol=self.protocol)
         shown = "noise" if self.split is None else "photographs"
-        lacking = (
-            None if seen.enough else f"{seen.passes} passes per engine in {seen.blocks} blocks are too few for percentile {percentile:g}"
-        )
+        needed = f"{MIN_BLOCKS} blocks and {self.protocol.least_passes(percentile)} passes for percentile {percentile:g}"
+        few = f"{seen.passes} passes per engine in {seen.blocks} blocks are too few to tell; at least {needed} are needed"
+        lacking = None if seen.enough else f"{few}; raise validation.latency.max_seconds"
         how = f"{seen.passes} passes per engine on {shown}, interleaved in {seen.blocks} blocks, {seen.seconds:.1f} s"
         return Change(seen.effect, seen.own_ms, seen.reference_ms, how, seen.load, lacking)
 

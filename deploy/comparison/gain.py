@@ -6,7 +6,7 @@ from deploy.contract import Frozen, Ratio
 class GainOver(Frozen):
     """The student's lead in mAP over a baseline that was trained for `epochs` and reaches `map`.
 
-    `low` and `high` are its 95% interval, from images drawn with replacement; null if there are too few images to tell.
+    `low` and `high` are its 95% interval, from images drawn with replacement; null if too few images have objects to tell.
     """
 
     epochs: int

@@ -48,6 +48,10 @@ class InterleavedProtocol(Frozen):
         most = self.max_seconds * 1e3 / (2 * self.block_ms)
         return 2 + max(0, math.floor(math.log2(max(1.0, most / self.min_blocks))))
 
+    def least_passes(self, percentile: float) -> int:
+        """Passes of each engine of which `tail` lie beyond a percentile."""
+        return math.ceil(self.tail / (1 - percentile / 100) - 1e-6)
+
 
 DEFAULT = InterleavedProtocol()
 MIN_BLOCKS = 12
@@ -76,8 +80,7 @@ class Turns:
 
     def enough(self, percentile: float, protocol: InterleavedProtocol) -> bool:
         """Whether there are enough blocks and passes for any verdict on the percentile."""
-        beyond = sum(map(len, self.own)) * (1 - percentile / 100)
-        return len(self.own) >= MIN_BLOCKS and beyond >= protocol.tail
+        return len(self.own) >= MIN_BLOCKS and sum(map(len, self.own)) >= protocol.least_passes(percentile)
 
 
 class Compared(Frozen):

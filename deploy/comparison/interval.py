@@ -8,6 +8,12 @@ from deploy.contract import Frozen
 ERROR_RATE = 0.01
 """Probability of each wrong verdict (a pass beyond the limit, a fail within it), over all looks at the data together."""
 
+OUTSIDE = 0.025
+"""What lies on each side of an interval that is shown, which covers 95%."""
+
+MIN_IMAGES = 20
+"""Resampling fewer images with objects that count does not show how much they vary."""
+
 
 class Effect(Frozen):
     """How much something rose, in its own unit or as a fraction of the reference, with its interval at the stated error rate.
@@ -36,4 +42,4 @@ class Effect(Frozen):
 
     def reversed(self) -> "Effect":
         """How much it fell."""
-        return Effect(change=-self.change, low=-self.high, high=-self.low, num=self.num)
+        return Effect(change=0.0 - self.change, low=0.0 - self.high, high=0.0 - self.low, num=self.num)

@@ -1,5 +1,6 @@
 """How mAP rose during a training, and whether it was still rising at the end."""
 
+from deploy.comparison.interval import MIN_IMAGES
 from deploy.contract import Frozen, LastFifth
 
 SHARES = (0.2, 0.4, 0.6, 0.8)
@@ -7,9 +8,6 @@ SHARES = (0.2, 0.4, 0.6, 0.8)
 
 SHARE_OF_IMAGES, MIN_JUDGED, MAX_JUDGED = 1 / 40, 50, 200
 """Images judged at each point, as a share of the training images, and their least and largest number."""
-
-ENOUGH_IMAGES = 20
-"""On fewer images, resampling does not show how much a gain varies."""
 
 LEAST_GAIN = 0.01
 """A smaller gain of mAP from the last fifth of a training is not worth a longer one."""
@@ -44,7 +42,7 @@ def still_rising(last_fifth: LastFifth | None) -> bool | None:
 
     None if that is unknown: nothing was measured, or only on a few images.
     """
-    if last_fifth is None or last_fifth.num_images < ENOUGH_IMAGES:
+    if last_fifth is None or last_fifth.num_images < MIN_IMAGES:
         return None
     return last_fifth.gain >= LEAST_GAIN and last_fifth.low > 0
 

@@ -113,10 +113,10 @@ class Findings:
             smallest = min((count for one, inside in parts if (count := one.num_with_objects(inside))), default=0)
             return Recomputed(lambda weights: lowest(parts, weights), self.matches(Condition(self.split)).num_images, smallest)
         corrupted = [self.matches(one) for one in self.sweep]
-        clean = match(self.truth(self.sweep[0]), self.plain())
-        counts = clean.num_images, clean.num_with_objects()
+        counts = corrupted[0].num_images, corrupted[0].num_with_objects()
         if metric == metrics.MPC:
             return Recomputed(lambda weights: mean(corrupted, weights), *counts)
+        clean = match(self.truth(self.sweep[0]), self.plain())
         return Recomputed(lambda weights: ratio(mean(corrupted, weights), clean.mean_precision(weights)), *counts)
 
     def matches(self, condition: Condition, area: str = "all") -> Matches:

@@ -20,9 +20,9 @@ _MOST = 2**24
 class Int8Figures(Frozen):
     """mAP of the student in fp32, of post-training int8 and of the network trained for int8, on the same images of a split.
 
-    `gain` is the last one's lead over post-training int8 with its 95% interval, image by image on the same images; null if mAP is
-    undefined or nothing was trained. The network is kept only if the whole interval is above 0. The graphs are computed by ONNX Runtime
-    as they are written.
+    `gain` is the last one's lead over post-training int8; null if mAP is undefined or nothing was trained. `low` and `high` are its 95%
+    interval, image by image on the same images; null, too, if fewer than 20 of them have objects. The network is kept only if the whole
+    interval is above 0. The graphs are computed by ONNX Runtime as they are written.
     """
 
     split: str
@@ -42,7 +42,8 @@ class Int8Figures(Frozen):
             return "nothing was trained for int8"
         interval = f", {100 * self.low:+.1f} to {100 * self.high:+.1f}" if self.low is not None and self.high is not None else ""
         lead = f" ({100 * (self.gain or 0):+.1f} points{interval})"
-        verdict = "kept" if self.kept else "not kept, because the interval is not above 0"
+        why = "too few images have objects to tell" if self.low is None else "the interval is not above 0"
+        verdict = "kept" if self.kept else f"not kept, because {why}"
         maps = f"mAP {self.trained_map:.4f}, post-training int8 {self.post_training_map:.4f}{lead}"
         epochs = "1 epoch" if self.epochs == 1 else f"{self.epochs} epochs"
         return f"trained for int8 over {epochs}: {maps}; {verdict}"

@@ -20,6 +20,8 @@ from deploy.machine.packages import DISTRIBUTION
 from pipeline.answer import Answer
 from pipeline.config import PipelineConfig, load, weight_files
 from stages.config import DataConfig, RobustnessConfig
+from stages.datasets import Source
+from stages.datasets.cleaning import rules
 from stages.datasets.cleaning.findings import Finding, examine, of_note
 from stages.datasets.unlabeled.footage import videos_in
 from stages.datasets.unlabeled.pool import UNLABELLED, folders, listed, readable, refusal
@@ -143,10 +145,16 @@ def data_findings(config: PipelineConfig, runs: Path = Path("runs")) -> list[Fin
             sources = find(Path(folder), config.data)
             strict, most = config.data.strict, config.data.max_doubtful
             found = examine(sources, config.data.preprocessing, strict=strict, max_doubtful=most, learns=config.learns_from_labels)
-            ranges = [Finding("error", "", line) for line in config.uncalibrated(sources)]
-            return [*found, *_robustness_findings(config.robustness, sources), *ranges, *_unlabelled_findings(config.data)]
+            unmet = [] if any(one.level == "error" for one in found) else _unmet(config, sources)
+            return [*found, *_robustness_findings(config.robustness, sources), *unmet, *_unlabelled_findings(config.data)]
         except DataError as error:
             return [Finding("error", "", str(error))]
+
+
+def _unmet(config: PipelineConfig, sources: Mapping[str, Source]) -> list[Finding]:
+    """What targets and gates ask for that sound data does not have."""
+    classes = [*rules.categories(next(iter(sources.values())).coco).values()]
+    return [Finding("error", "", line) for line in config.unmet(sources, classes)]
 
 
 def _robustness_findings(asked: RobustnessConfig, there: Iterable[str]) -> list[Finding]:

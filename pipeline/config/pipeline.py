@@ -111,14 +111,23 @@ class PipelineConfig(Frozen):
         """The gates that judge a target: those that name it and those that name none."""
         return tuple(gate for gate in self.gates if gate.target in (None, target))
 
-    def uncalibrated(self, there: Iterable[str]) -> list[str]:
-        """A line for each target whose int8 ranges would be read from a split that data with images in the splits `there` does not have."""
-        known = sorted(there)
+    def unmet(self, splits: Iterable[str], classes: Sequence[str]) -> list[str]:
+        """A line for each target whose int8 ranges would be read from a split that data with images in these does not have.
+
+        Likewise for each gate on a class that is none of these.
+        """
+        known = sorted(splits)
+        metric = {index: gate.metric for index, gate in enumerate(self.gates) if gate.metric.startswith(metrics.OF_CLASS)}
+        named = {index: one.removeprefix(metrics.OF_CLASS) for index, one in metric.items()}
         asked = {index: target.calibration_split for index, target in enumerate(self.targets) if target.needs_calibration}
         return [
             f"targets.{index}.calibration_split: no split '{split}'{suggest(split, known)}: the data has {', '.join(known)}"
             for index, split in asked.items()
             if split not in known
+        ] + [
+            f"gates.{index}.metric: no class '{name}'{suggest(name, classes)}: the data has {', '.join(classes)}"
+            for index, name in named.items()
+            if name not in classes
         ]
 
     @field_validator("targets")

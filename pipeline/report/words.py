@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from deploy.comparison import limits
 from deploy.comparison.gain import DistillationGain, GainOver
 from pipeline.results.gain_lines import gain_of, unfinished_baseline, unjudged, untold
 from pipeline.results.learning import Learner, learners, listed
@@ -112,11 +113,12 @@ def count(value: int) -> str:
     return str(value)
 
 
-def measured(value: float | None, metric: str) -> str:
-    """The number that a gate judged, with enough digits to tell it from a limit close by."""
+def measured(value: float | None, metric: str, limit: str) -> str:
+    """The number that a gate judged, with enough digits to tell it from the gate's limit."""
     if value is None:
         return UNDEFINED
-    return f"{value:,.0f}" if metric == "bytes" else f"{value:.3f}" if metric.endswith("_ms") else f"{value:.4f}"
+    rounded = f"{value:,.0f}" if metric == "bytes" else f"{value:.3f}" if metric.endswith("_ms") else f"{value:.4f}"
+    return limits.told_apart(value, rounded, limits.bounds(limit))
 
 
 def duration(seconds: float | None) -> str:

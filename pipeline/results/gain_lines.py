@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from deploy.comparison.compare import MIN_IMAGES
 from deploy.comparison.gain import DistillationGain, GainOver
+from deploy.comparison.interval import MIN_IMAGES
 
 LEGEND = "baseline: the student's network trained without the teacher"
 
@@ -24,7 +24,7 @@ def figures_lines(summary: Mapping[str, Any]) -> list[str]:
     first = next(equal for equal, _ in gain.ordered())
     closed = summary["gap_closed_equal_cost" if first == "cost" else "gap_closed"]
     images = f"{gain.num_images} images of split {gain.split}"
-    intervals = "; in parentheses: 95% interval over the images" if gain.num_images >= MIN_IMAGES else ""
+    intervals = "; in parentheses: 95% interval over the images" if any(map(_interval, dict(gain.ordered()).values())) else ""
     share = "" if closed is None else f"{closed:z.0%} of the gap to the teacher at equal {first}; "
     return [f"gain from distillation: {', '.join(every)}", f"{share}on {images}{intervals}"]
 
@@ -69,6 +69,9 @@ def untold(gain: DistillationGain) -> str | None:
         return None
     if gain.num_images < MIN_IMAGES:
         return f"{gain.num_images} images are too few to tell any of these gains from 0; at least {MIN_IMAGES} are needed"
+    if all(over.gain is not None and over.low is None for _, over in gain.ordered()):
+        few = f"too few of the {gain.num_images} images have objects to tell any of these gains from 0"
+        return f"{few}; at least {MIN_IMAGES} are needed"
     unsure = [f"at equal {equal}" for equal, over in gain.ordered() if over.low is not None and not over.is_told]
     return f"{gain.num_images} images are too few to tell the gain {' or '.join(unsure)} from 0" if unsure else None
 

@@ -3,8 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from deploy.comparison.compare import MIN_IMAGES
-
 TITLES = {"float": "student", "teacher": "teacher", "baseline": "baseline"}
 """The engines that stand for networks, all in fp32; the student's is its graph as exported."""
 
@@ -22,14 +20,13 @@ def columns(robustness: Mapping[str, Any]) -> list[str]:
 
 
 def lead_lines(robustness: Mapping[str, Any]) -> list[str]:
-    """The student's lead over the baseline in each metric, and on how many images."""
+    """The student's lead over the baseline in each metric."""
     leads: Sequence[Mapping[str, Any]] = robustness["leads"]
     told = []
     for one in leads:
         if one["gain"] is not None:
-            ends = "" if one["low"] is None else f" ({one['low']:+.3f} to {one['high']:+.3f})"
-            few = f", too few images ({one['num_images']})" if one["num_images"] < MIN_IMAGES else ""
-            told.append(f"{one['gain']:+.4f}{ends} {one['metric']}{few}")
+            ends = "too few images with objects" if one["low"] is None else f"{one['low']:+.3f} to {one['high']:+.3f}"
+            told.append(f"{one['gain']:+.4f} ({ends}) {one['metric']}")
     return [f"student over baseline: {', '.join(told)}; in parentheses: 95% interval over the images"] if told else []
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from deploy.comparison import limits
 from deploy.errors import plain
 from pipeline.results import pseudo_labels, robustness
 from pipeline.results.gain_lines import figures_lines, gain_of, legend, unfinished_baseline, warnings
@@ -40,7 +41,9 @@ def _column(cells: Sequence[str]) -> list[str]:
 
 def verdict_table(gates: Sequence[Mapping[str, Any]]) -> str:
     """The gates with their measurements and limits; below, the reasons why gates judged nothing."""
-    rows = [[gate["name"], gate["target"], gate["metric"], number(gate["measured"]), gate["limit"], gate["verdict"]] for gate in gates]
+    rows = [
+        [one["name"], one["target"], one["metric"], judged(one["measured"], one["limit"]), one["limit"], one["verdict"]] for one in gates
+    ]
     notes = [plain(f"! {gate['target']}, gate {gate['name']}: {gate['why']}") for gate in gates if gate["why"]]
     return "\n".join([grid(["gate", "target", "metric", "measured", "limit", "verdict"], rows), *notes])
 
@@ -65,10 +68,15 @@ def _rounded(value: float | None, digits: int = 4) -> float | None:
 
 
 def number(value: float | None, digits: int = 4) -> str:
-    """Enough digits to tell two figures apart; "-" where undefined."""
+    """With four digits after the point; "-" where undefined."""
     if value is None:
         return UNDEFINED
     return str(int(value)) if float(value).is_integer() and abs(value) >= 1000 else f"{value:.{digits}f}"
+
+
+def judged(value: float | None, limit: str) -> str:
+    """The number that a gate judged, with enough digits to tell it from the gate's limit."""
+    return UNDEFINED if value is None else limits.told_apart(value, number(value), limits.bounds(limit))
 
 
 def _shown(figures: Iterable[Mapping[str, Any]], *names: str) -> list[str]:

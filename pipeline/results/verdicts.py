@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from deploy.bundles.manifest import Verdict
+from deploy.comparison import limits
 from deploy.errors import in_cell, plain
 from pipeline.config.gate_lines import gate_lines
-from pipeline.results.table import number, verdict_table
+from pipeline.results.table import judged, number, verdict_table
 from pipeline.store.files import replace_json, replace_text
 from stages.config import GateConfig
 from stages.measurement.verdicts import limit
@@ -31,12 +32,18 @@ def details(one: Verdict) -> str | None:
     if one.effect is None:
         return None
     effect = one.effect.reversed() if one.limit.startswith("falls") else one.effect
-    share = one.limit.split(" from ")[0].endswith("%")
-    change, low, high = (f"{value:+.2%}" if share else f"{value + 0:+.3g}" for value in (effect.change, effect.low, effect.high))
+    change, low, high = (_changed(value, one.limit) for value in (effect.change, effect.low, effect.high))
     interval = f" ({low} to {high})" if effect.num else ""
     disturbed = None if one.load is None else one.load.warning()
     warning = f"; {disturbed}" if disturbed is not None else ""
     return f"changed by {change}{interval} from {number(one.reference)}; {one.how}{warning}"
+
+
+def _changed(value: float, limit: str) -> str:
+    """A change, in percent if its limit is, with enough digits to tell it from the limit."""
+    share = "%" in limit
+    value, digits = (value * 100, "+.2f") if share else (value, "+.3g")
+    return limits.told_apart(value, f"{value + 0:{digits}}", limits.bounds_of_change(limit)) + ("%" if share else "")
 
 
 def write(folder: Path, verdicts: Sequence[Verdict], code: int) -> list[Path]:
@@ -61,7 +68,7 @@ def junit(verdicts: Sequence[Verdict]) -> str:
     suites = ET.Element("testsuites", {key: totals[key] for key in ("name", "tests", "failures", "errors", "time")})
     suite = ET.SubElement(suites, "testsuite", totals)
     for one in verdicts:
-        case = ET.SubElement(suite, "testcase", {"name": plain(one.name), "classname": f"{plain(one.target)}.{one.metric}", "time": "0"})
+        case = ET.SubElement(suite, "testcase", {"name": plain(one.name), "classname": plain(f"{one.target}.{one.metric}"), "time": "0"})
         tag = {"fail": "failure", "incomparable": "error", "unmeasured": "skipped", "inconclusive": "skipped"}.get(one.verdict)
         if tag is not None:
             kind = {} if tag == "skipped" else {"type": one.verdict}
@@ -73,7 +80,11 @@ def junit(verdicts: Sequence[Verdict]) -> str:
 
 def message(one: Verdict) -> str:
     """A verdict in one line: measured, limit, interval, reason."""
-    parts = [f"{one.verdict}: {one.metric} on {one.target} is {number(one.measured)}, allowed {one.limit}", details(one), one.why]
+    parts = [
+        f"{one.verdict}: {one.metric} on {one.target} is {judged(one.measured, one.limit)}, allowed {one.limit}",
+        details(one),
+        one.why,
+    ]
     return "; ".join(part for part in parts if part)
 
 
@@ -86,7 +97,7 @@ def markdown(verdicts: Sequence[Verdict], code: int) -> str:
         lines += ["| | gate | target | measured | allowed | |", "| --- | --- | --- | ---: | --- | --- |"]
     for one in verdicts:
         notes = "; ".join(part for part in (details(one), one.why) if part)
-        cells = [_MARKS[one.verdict], one.name, one.target, f"{number(one.measured)}", one.limit, notes]
+        cells = [_MARKS[one.verdict], one.name, one.target, judged(one.measured, one.limit), one.limit, notes]
         lines.append("| " + " | ".join(in_cell(cell) for cell in cells) + " |")
     return "\n".join(lines) + "\n"
 

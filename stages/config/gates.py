@@ -1,6 +1,7 @@
 """The section `gates` of pipeline.yaml: limits on measured numbers, and on how far they may differ from others."""
 
 import re
+from fractions import Fraction
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -55,7 +56,7 @@ class GateConfig(Frozen):
         """A change's limit, and whether it is a share."""
         given = self.max_increase if self.max_drop is None else self.max_drop
         assert given is not None
-        return (float(given.removesuffix("%")) / 100, True) if isinstance(given, str) else (given, False)
+        return (float(Fraction(given.removesuffix("%")) / 100), True) if isinstance(given, str) else (given, False)
 
     @field_validator("max_drop", "max_increase", mode="before")
     @classmethod
@@ -69,6 +70,8 @@ class GateConfig(Frozen):
         absolute = self.min is not None or self.max is not None
         if not absolute and not self.is_change:
             raise ValueError("set min, max or both, or one of max_drop and max_increase")
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"min {self.min:.12g} is above max {self.max:.12g}, so no number passes; lower min or raise max")
         if self.max_drop is not None and self.max_increase is not None:
             raise ValueError("max_drop and max_increase in one gate; use a separate gate for each")
         if absolute and self.is_change:

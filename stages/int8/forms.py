@@ -1,4 +1,4 @@
-"""The student's graph in int8, before and after its training, and which of the two finds more."""
+"""The student's graph in int8, before and after its training."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,9 +12,6 @@ from torch import Tensor
 
 from deploy import plugins
 from deploy.accuracy.judge import Judged, LabeledSplit, judge
-from deploy.accuracy.matches import match
-from deploy.comparison.bootstrap import drop
-from deploy.comparison.interval import Effect
 from deploy.contract import Heads, ModelContract
 from deploy.precision import Calibration, Ranges, network, placement
 from deploy.precision.int8 import Quantizer
@@ -97,12 +94,6 @@ class Int8Forms:
 
     def _folder(self) -> Path:
         return Path(mkdtemp(dir=self._scratch))
-
-
-def lead(split: LabeledSplit, trained: Judged, post_training: Judged) -> Effect | None:
-    """How much higher the trained graph's mAP is, with its interval over the same images; None if there is no object."""
-    fall = drop(match(split.truth, trained.detections), match(split.truth, post_training.detections), slice(None), relative=False)
-    return None if fall is None else Effect(change=0.0 - fall.change, low=0.0 - fall.high, high=0.0 - fall.low, num=fall.num)
 
 
 def arrays(tensors: Sequence[Tensor]) -> list[Array]:

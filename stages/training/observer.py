@@ -76,5 +76,9 @@ class Observer:
 
 def gained(images: LabeledSplit, before: Detections, after: Detections) -> LastFifth | None:
     """How much mAP rose from one network's detections to the other's; None if there is no object."""
-    fall = drop(match(images.truth, after), match(images.truth, before), slice(None), relative=False)
-    return None if fall is None else LastFifth(gain=0.0 - fall.change, low=0.0 - fall.high, high=0.0 - fall.low, num_images=fall.num)
+    own, earlier = (match(images.truth, found) for found in (after, before))
+    fall = drop(own, earlier, slice(None), relative=False)
+    if fall is None:
+        return None
+    rise = fall.reversed()
+    return LastFifth(gain=rise.change, low=rise.low, high=rise.high, num_images=own.num_with_objects())

@@ -214,6 +214,10 @@ class TestWithoutLabels:
             ("gates=[{metric: gain_map, min: 0}]", "gates.0.metric: gain_map cannot be judged: split val has no labels"),
             ("gates=[{metric: bytes, max_increase: 1, versus: baseline}]", "gates.0: there is no baseline where split val has no labels"),
             ("gates=[{metric: speedup_over_baseline, min: 1}]", "gates.0: there is no baseline where split val has no labels"),
+            (
+                "targets=[{name: cpu, runtime: ort, precision: int8, max_map_drop: 0.01}]",
+                "targets.0.max_map_drop cannot be judged: split val has no labels; label some images of split val",
+            ),
             ("distill.unlabelled={only: true}", "distill.unlabelled.pseudo.threshold: auto chooses a score on the labels of split val"),
         ],
     )

@@ -1,5 +1,6 @@
 """The gains over both baselines, their intervals, and what is said of them."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,18 @@ def test_too_few_images_have_no_interval_and_that_is_said_of_every_gain(tmp_path
     found = Networks(tmp_path / "run", run_samples.dataset(tmp_path / "data", num_images=19)).gain(0.4, 0.7)
     assert [(over.low, over.high, over.is_told) for _, over in found.ordered()] == [(None, None, False)] * 2
     assert warnings(found) == ["19 images are too few to tell any of these gains from 0; at least 20 are needed"]
+
+
+def test_images_without_objects_do_not_make_up_for_others(tmp_path: Path) -> None:
+    data = run_samples.dataset(tmp_path / "data", num_images=60)
+    truth = read_json(data.annotations("val"))
+    truth["annotations"] = [one for one in truth["annotations"] if one["image_id"] <= 5]
+    data.annotations("val").write_text(json.dumps(truth))
+    found = Networks(tmp_path / "run", data).gain(0.4, 0.7)
+    assert [(over.low, over.is_told) for _, over in found.ordered()] == [(None, False)] * 2
+    assert None not in [over.gain for _, over in found.ordered()]
+    assert warnings(found) == ["too few of the 60 images have objects to tell any of these gains from 0; at least 20 are needed"]
+    assert "interval" not in figures_lines({"gain": found.model_dump(), "gap_closed": None, "gap_closed_equal_cost": None})[1]
 
 
 @pytest.mark.parametrize(

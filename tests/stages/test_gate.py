@@ -50,6 +50,15 @@ def test_a_measured_number_against_its_limit(one: GateConfig, verdict: str, meas
     assert (found.why is not None) == (verdict == "incomparable")
 
 
+@pytest.mark.parametrize("share", ["0.7%", "1.4%", "2.8%", "5.6%", "7%", "33.3%"])
+def test_a_share_equal_to_its_limit_passes(share: str) -> None:
+    """As fractions of two, 0.7 / 100 is less than 7 / 1000."""
+    bound, relative = of("bytes", max_increase=share).limit
+    reference = 10_000
+    own = reference + round(float(share[:-1]) * reference / 100)
+    assert (relative, (own - reference) / reference <= bound) == (True, True)
+
+
 def test_nan_never_passes() -> None:
     accuracy = samples.accuracy().model_copy(update={"map": float("nan")})
     report = samples.report_facts().model_copy(update={"accuracy": accuracy})

@@ -108,6 +108,12 @@ class TestWhatIsWritten:
         last = folder.kept()[-1]
         assert set(last) == {"id", "image_id", "category_id", "bbox", "area", "iscrowd", "segmentation"}
 
+    def test_short_values_of_images_are_kept_as_text_and_nan_is_none(self, folder: Folder) -> None:
+        first, second = folder.train["images"]
+        first |= {"weather": "rain", "camera": 3, "hour": NAN, "site": None, "view": ""}
+        second |= {"weather": NAN}
+        assert folder.prepare().image_fields("train") == {1: {"weather": "rain", "camera": "3"}}
+
     def test_what_is_missing_is_filled_in(self, folder: Folder) -> None:
         del folder.train["images"][0]["width"], folder.train["images"][0]["height"]
         folder.box(area=..., iscrowd=...)

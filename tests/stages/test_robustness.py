@@ -188,6 +188,18 @@ class TestFigures:
         assert maps == sorted(maps, key=lambda value: -1.0 if value is None else value)
 
 
+@pytest.mark.parametrize(("with_objects", "is_told"), [(20, True), (19, False)])
+def test_a_lead_takes_enough_images_with_objects(judged: Swept, tmp_path: Path, with_objects: int, is_told: bool) -> None:
+    data = robust_samples.dataset(tmp_path / "data")
+    truth = read_json(data.annotations("shifted"))
+    truth["annotations"] = [one for one in truth["annotations"] if one["image_id"] <= with_objects]
+    data.annotations("shifted").write_text(json.dumps(truth))
+    names = {"float": "float", "baseline": "here"}
+    reports = {f"{name}{at}": judged.reports[f"{own}{at}"] for name, own in names.items() for at in ("", "@shifted")}
+    (lead,) = assess(folder(tmp_path / "found"), RobustnessConfig(splits=("shifted",)), "val", data, reports).facts.leads
+    assert (lead.num_images, lead.gain is not None, lead.low is not None) == (24, True, is_told)
+
+
 @pytest.fixture
 def fewer_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("deploy.comparison.compare.SWEEP_RESAMPLES", 40)

@@ -8,9 +8,9 @@ from scene_samples import scene
 
 from deploy.accuracy.matches import match
 from deploy.comparison import bootstrap
-from deploy.comparison.bootstrap import BLOCK_RESAMPLES, Floats, blocks, drop
+from deploy.comparison.bootstrap import BLOCK_RESAMPLES, Floats, blocks, drop, lead
 from deploy.comparison.interleaved import InterleavedProtocol
-from deploy.comparison.interval import ERROR_RATE, Effect
+from deploy.comparison.interval import ERROR_RATE, MIN_IMAGES, Effect
 
 
 def median(values: Floats) -> Floats:
@@ -31,6 +31,27 @@ def test_the_same_detections_have_no_uncertainty_and_fewer_have_some() -> None:
     back = drop(whole, less, slice(None), relative=False)
     assert back is not None
     assert back.change == -seen.change
+
+
+def test_the_interval_of_a_lead_covers_95_percent_of_the_draws() -> None:
+    truth, found = scene(2, 80)
+    whole, less = match(truth, found), match(truth, [one for one in found if one["score"] > 0.3])
+    generator, even = np.random.default_rng(0), np.full(80, 1 / 80)
+    draws = [generator.multinomial(80, even).astype(np.float64) for _ in range(bootstrap.RESAMPLES)]
+    rises = [(whole.mean_precision(weights) or 0) - (less.mean_precision(weights) or 0) for weights in draws]
+    seen = lead(whole, less)
+    assert seen is not None
+    assert (seen.low, seen.high) == pytest.approx(np.quantile(rises, (0.025, 0.975)), abs=1e-12)
+
+
+@pytest.mark.parametrize(("with_objects", "is_told"), [(MIN_IMAGES, True), (MIN_IMAGES - 1, False)])
+def test_a_lead_takes_enough_images_with_objects(with_objects: int, is_told: bool) -> None:
+    images = [{"id": number, "width": 50, "height": 50, "file_name": f"{number}.png"} for number in range(60)]
+    box = {"category_id": 1, "bbox": [5, 5, 20, 20], "area": 400, "iscrowd": 0}
+    truth = {"images": images, "annotations": [{**box, "image_id": number} for number in range(with_objects)]}
+    truth["categories"] = [{"id": 1, "name": "thing"}]
+    found = [{"image_id": number, "category_id": 1, "bbox": [5, 5, 20, 20], "score": 0.9} for number in range(with_objects)]
+    assert (lead(match(truth, found), match(truth, [])) is not None) == is_told
 
 
 def test_the_interval_of_blocks_covers_what_it_says() -> None:

@@ -10,10 +10,13 @@ import pytest
 from deploy.accuracy.conditions import Condition
 from deploy.accuracy.judge import LabeledSplit
 from deploy.comparison.compare import Change, Comparison, Incomparable
+from deploy.comparison.interleaved import Compared
+from deploy.comparison.interval import Effect
 from deploy.comparison.metrics import Figures
 from deploy.comparison.robustness import Findings, ImageGroup
 from deploy.comparison.side import Side
 from deploy.contract import MaskFrame, ModelContract, Preprocessing
+from deploy.machine.load import Load
 from deploy.prediction.masks import encode, rectangle
 
 COMMON, RARE = 1, 2
@@ -98,6 +101,18 @@ class TestTooFew:
         assert seen.how == f"60 images, {members} with objects in the smallest group"
         assert (seen.too_few is not None) == too_few
         assert seen.too_few is None or seen.too_few.startswith("12 images with objects in the smallest group are too few")
+
+
+def test_latency_without_a_verdict_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    load = Load(other_cores=None, load_average=None, governor=None, frequency_mhz=None, throttled=None)
+    times: dict[str, Any] = {"own_ms": 1.0, "reference_ms": 1.0, "blocks": 7, "passes": 175, "seconds": 2.0, "load": load}
+    seen = Compared(effect=Effect(change=0, low=-0.1, high=0.1, num=7), enough=False, **times)
+    monkeypatch.setattr("deploy.comparison.compare.SessionPredictor", lambda *_: None)
+    monkeypatch.setattr("deploy.comparison.compare.take_turns", lambda *_, **__: seen)
+    compared = Comparison(side("here", []), side("there", []), None, tuple)
+    measured = compared.change("latency_end_to_end_p99_ms", 0.1, relative=True, falls=False)
+    needed = "at least 12 blocks and 1000 passes for percentile 99 are needed; raise validation.latency.max_seconds"
+    assert measured.too_few == f"175 passes per engine in 7 blocks are too few to tell; {needed}"
 
 
 class TestIncomparable:

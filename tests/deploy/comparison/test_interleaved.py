@@ -125,3 +125,4 @@ def test_few_passes_say_nothing_of_a_tail(engines: Engines) -> None:
     assert seen.passes < 1000
     assert not seen.enough
     assert engines.turns(engines.noisy(0.5), engines.noisy(0.5), 9.0).enough
+    assert [brief.least_passes(percentile) for percentile in (50, 90, 95, 99)] == [20, 100, 200, 1000]

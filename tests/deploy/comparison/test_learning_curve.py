@@ -3,7 +3,8 @@
 import pytest
 from pydantic import ValidationError
 
-from deploy.comparison.learning_curve import ENOUGH_IMAGES, LEAST_GAIN, CurvePoint, images_judged, judged_steps, still_rising
+from deploy.comparison.interval import MIN_IMAGES
+from deploy.comparison.learning_curve import LEAST_GAIN, CurvePoint, images_judged, judged_steps, still_rising
 from deploy.contract import LastFifth
 
 
@@ -21,8 +22,8 @@ def gave(gain: float, low: float, num_images: int = 100) -> LastFifth:
         (gave(0.2, -0.1), False),
         (gave(0.0, 0.0), False),
         (gave(-0.03, -0.05), False),
-        (gave(0.2, 0.1, ENOUGH_IMAGES), True),
-        (gave(0.2, 0.1, ENOUGH_IMAGES - 1), None),
+        (gave(0.2, 0.1, MIN_IMAGES), True),
+        (gave(0.2, 0.1, MIN_IMAGES - 1), None),
         (gave(0.2, 0.2, 1), None),  # the interval of one image has no width
         (None, None),
     ],

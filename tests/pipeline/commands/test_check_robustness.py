@@ -34,6 +34,13 @@ def test_a_split_to_read_ranges_from_that_is_not_there(capsys: pytest.CaptureFix
     assert errors == ["targets.1.calibration_split: no split 'trian' (did you mean train?): the data has shifted, test, train, val"]
 
 
+def test_a_gate_on_a_class_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    code, found = check(capsys, "gates=[{metric: map/7, min: 0}, {metric: map/77, min: 0}]")
+    assert code == 3
+    errors = [one["message"] for one in found["data"] if one["level"] == "error"]
+    assert errors == ["gates.1.metric: no class '77' (did you mean 7?): the data has 0, 1, 2, 3, 4, 5, 6, 7, 8, 9"]
+
+
 def test_a_missing_extra(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("deploy.accuracy.corruptions.why_not", lambda: "not installed: pip install it")
     code, found = check(capsys, "robustness.corruptions=quick")

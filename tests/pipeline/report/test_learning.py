@@ -78,6 +78,10 @@ def trained(root: Path, epochs: int, schedule: str) -> LearningCurve:
 
 
 class TestTrainings:
+    @pytest.fixture(autouse=True)
+    def enough(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("deploy.comparison.learning_curve.MIN_IMAGES", 16)  # of the 24 images, the others have no objects
+
     def test_a_baseline_stopped_early_is_named_on_the_first_page_in_the_terminal_and_in_the_summary(
         self, sample: RunResult, tmp_path: Path
     ) -> None:

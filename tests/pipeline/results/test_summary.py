@@ -2,6 +2,7 @@ import pytest
 
 from deploy.contract import Ratio
 from deploy.engines.choice import Choice, Measured
+from pipeline.results.robustness import lead_lines
 from pipeline.results.summary import difference, gap_closed
 from pipeline.results.table import _shown, choice_table, grid, number, verdict_table
 
@@ -79,3 +80,10 @@ def test_choices_of_earlier_versions_name_no_runtime() -> None:
     assert lines[0] == "best: int8 was chosen, the fastest"
     rows = [line.split() for line in lines[3:5]]
     assert rows == [["fp32", "0.6000", "-", "3.00", "-", "tie"], ["int8", "0.6000", "-", "2.00", "-", "chosen"]]
+
+
+def test_leads_in_robustness_say_where_too_few_images_have_objects() -> None:
+    told = {"metric": "map@night", "num_images": 60, "gain": 0.0312, "low": 0.012, "high": 0.05}
+    leads = [told, {**told, "metric": "mpc", "gain": -0.1, "low": None, "high": None}, {**told, "metric": "rpc", "gain": None}]
+    words = "+0.0312 (+0.012 to +0.050) map@night, -0.1000 (too few images with objects) mpc"
+    assert lead_lines({"leads": leads}) == [f"student over baseline: {words}; in parentheses: 95% interval over the images"]

@@ -3,6 +3,7 @@
 import os
 import xml.etree.ElementTree as ET
 from pathlib import Path
+from typing import Any
 
 import pytest
 from junitparser import Error, Failure, JUnitXml, Skipped
@@ -55,6 +56,37 @@ on photographs, interleaved in 60 blocks, 30.0 s; other processes kept 1.0 of \
 """
 
 
+@pytest.mark.parametrize(
+    ("measured", "limit", "shown"),
+    [
+        (0.29996, ">= 0.3", "0.29996"),
+        (0.2999999996, ">= 0.3", "0.2999999996"),
+        (0.3, ">= 0.3", "0.3000"),
+        (0.30004, ">= 0.3", "0.30004"),
+        (0.123456, ">= 0.123456", "0.123456"),
+        (20.00004, "<= 20", "20.00004"),
+        (0.59999, ">= 0.3 and <= 0.6", "0.59999"),
+        (0.25, ">= 0.3", "0.2500"),
+        (1234567.0, "<= 1234567", "1234567"),
+        (0.01, "falls <= 0.01 from float", "0.0100"),  # it is the change that is limited
+    ],
+)
+def test_a_number_close_to_its_limit_is_told_from_it(measured: float, limit: str, shown: str) -> None:
+    one = of("close", "fail", measured=measured, limit=limit)
+    assert f"map on cpu is {shown}, allowed {limit}" in verdicts.message(one)
+    assert f" {shown}  {limit}" in verdicts.text([one])
+    assert f"| {shown} |" in verdicts.markdown([one], 10)
+
+
+def test_a_change_close_to_its_limit_is_told_from_it() -> None:
+    effect = Effect(change=0.004, low=-0.00999, high=0.010004, num=60)
+    given: dict[str, Any] = {"effect": effect, "reference": 0.5, "how": "60 images"}
+    fell = verdicts.details(of("close", "inconclusive", limit="falls <= 0.01 from float", **given))
+    assert fell == "changed by -0.004 (-0.010004 to +0.00999) from 0.5000; 60 images"
+    rose = verdicts.details(of("close", "inconclusive", limit="rises <= 1% from float", **given))
+    assert rose == "changed by +0.40% (-1.00% to +1.0004%) from 0.5000; 60 images"
+
+
 def test_markdown_is_a_table_for_people() -> None:
     assert verdicts.markdown(VERDICTS, 10) == MARKDOWN
     assert verdicts.markdown([], 12) == "### edgedistill gate: no gate is configured (exit code 12)\n\n"
@@ -75,6 +107,11 @@ def test_junit_as_another_program_reads_it(tmp_path: Path) -> None:
         "fail: map on cpu is 0.2500, allowed falls <= 0.01 from reference; changed by -0.021 (-0.0275 to -0.015) from 0.2710; 1000 images"
     )
     assert cases[0].system_out == "pass: map on cpu is 0.6235, allowed >= 0.3"
+
+
+def test_junit_is_xml_whatever_a_class_is_called() -> None:
+    (case,) = ET.fromstring(verdicts.junit([of("odd", "fail", metric="map/a\x00\x1b[1m")]))[0]
+    assert case.attrib["classname"] == "cpu.map/a\\x00\\x1b[1m"
 
 
 def test_junit_keeps_the_order_and_attributes_of_the_schema() -> None:

@@ -8,7 +8,7 @@ import pytest
 import tiny
 from safetensors.torch import load_file
 
-from deploy.comparison.interval import Effect
+from deploy.comparison.interval import MIN_IMAGES, Effect
 from deploy.engines import int8_training
 from deploy.engines.int8_training import INT8
 from stages.artifacts import Checkpoint, Dataset, Engine
@@ -57,7 +57,7 @@ TRAINED = samples.config(train=tiny.schedule(epochs=2, ema=None, weight_decay=0.
 def whole(tmp_path_factory: pytest.TempPathFactory, dataset: Dataset, pair: tuple[Checkpoint, Checkpoint]) -> Checkpoint:
     """Trained over two epochs and kept."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("stages.finetune_int8.is_better", lambda effect: effect is not None)
+        patched.setattr("stages.finetune_int8.is_better", lambda _: True)
         return finetuned(tmp_path_factory.mktemp("whole") / "out", TRAINED, dataset, pair)
 
 
@@ -106,7 +106,7 @@ def stop_after(epochs: int) -> Callable[[SavedState], None]:
 def test_killed_and_resumed_equals_undisturbed(
     tmp_path: Path, dataset: Dataset, pair: tuple[Checkpoint, Checkpoint], whole: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stages.finetune_int8.is_better", lambda effect: effect is not None)
+    monkeypatch.setattr("stages.finetune_int8.is_better", lambda _: True)
     with monkeypatch.context() as killed:
         killed.setattr(SavedState, "save", stop_after(1))
         with pytest.raises(KeyboardInterrupt):
@@ -167,6 +167,16 @@ def test_a_mobile_backbone_is_trained_and_judged(tmp_path: Path, dataset: Datase
     found = int8_training.read(tuned.root)
     assert found is not None
     assert found.trained_map is not None
+
+
+def test_few_images_decide_nothing(whole: Checkpoint) -> None:
+    found = int8_training.read(whole.root)
+    assert found is not None
+    assert found.num_images < MIN_IMAGES
+    assert (found.low, found.high) == (None, None)
+    assert found.gain == (found.trained_map or 0) - (found.post_training_map or 0)
+    refused = found.model_copy(update={"kept": False})
+    assert str(refused).endswith("points); not kept, because too few images have objects to tell")
 
 
 @pytest.mark.parametrize(("low", "kept"), [(0.001, True), (0.0, False), (-0.001, False)])

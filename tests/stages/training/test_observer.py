@@ -240,11 +240,16 @@ def trained(dataset: Dataset, out: Path, epochs: int, **options: Any) -> Checkpo
 
 
 class TestCheckpoint:
-    def test_stopped_early_it_is_still_rising_and_trained_to_the_end_it_is_not(self, dataset: Dataset, tmp_path: Path) -> None:
+    def test_stopped_early_it_is_still_rising_and_trained_to_the_end_it_is_not(
+        self, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("deploy.comparison.learning_curve.MIN_IMAGES", 16)
         early = trained(dataset, tmp_path / "early", 5, ema=None).facts.curve
         late = trained(dataset, tmp_path / "late", 40, ema=None, schedule="cosine").facts.curve
         assert early is not None
         assert late is not None
+        assert early.last_fifth is not None
+        assert (early.num_images, early.last_fifth.num_images) == (24, 16)  # only these have objects
         assert still_rising(early.last_fifth) is True
         assert still_rising(late.last_fifth) is False
         assert len(late.points) == 5
