@@ -8,7 +8,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import NoReturn, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 from deploy.errors import ConfigError, EdgedistillError
 from pipeline.answer import Answer, emit, open_closed_streams, say
@@ -25,6 +25,15 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message}; see {self.prog} --help")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """Refuse here what is left over: the parser of a command knows its name and its options."""
+        found, left = super().parse_known_args(args, namespace)
+        if left:
+            from deploy.plugins import suggest
+
+            self.error(f"unrecognized arguments: {' '.join(left)}{suggest(left[0].split('=')[0], self._option_string_actions)}")
+        return found, left
 
 
 class _Version(argparse.Action):
@@ -144,17 +153,13 @@ def _add_compare(commands: _Commands) -> argparse.ArgumentParser:
     command.add_argument("--minutes", metavar="N", type=float, help="leave out methods and seeds until the estimate is at most this")
     command.add_argument("--share", choices=("any",), help="any: train what no other process is training, until all is done; draw nothing")
     command.add_argument("--dry-run", action="store_true", help="measure steps, print what would be trained and about how long it takes")
-    command.add_argument("--status", action="store_true", help="print how far all processes have come; train nothing")
+    command.add_argument("--status", action="store_true", help="measure steps, print how far all processes have come; train nothing")
     return command
 
 
 def _add_check(commands: _Commands) -> argparse.ArgumentParser:
-    return _configured(
-        commands,
-        "check",
-        "check the environment, the configuration and the data; without a pipeline.yaml, only the environment",
-        stored=False,
-    )
+    purpose = "check the environment, the configuration and the data; without a pipeline.yaml, only the environment"
+    return _configured(commands, "check", purpose, stored=False)
 
 
 def _add_gate(commands: _Commands) -> argparse.ArgumentParser:

@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
 from deploy.errors import ArtifactError, ConfigError, EdgedistillError
@@ -32,6 +33,9 @@ _UNWRITABLE = (
 )
 _FULL = "No space left on device"
 """What safetensors and torch write into their messages on a full disk, in errors without an errno."""
+
+_NOWHERE = "No usable temporary directory"
+"""What tempfile says where no folder for temporary files can be written to."""
 
 
 EXIT_CODES = """\
@@ -97,17 +101,37 @@ def as_user_error(error: BaseException) -> EdgedistillError | None:
     if isinstance(error, EdgedistillError):
         return error
     for cause in _chain(error):
-        if isinstance(cause, NotRegular):
-            return ArtifactError(f"{cause.filename}: {cause.strerror}")
-        if isinstance(cause, OSError) and cause.errno in _UNWRITABLE:
-            place = cause.filename2 or cause.filename  # when copying, the second is the file being written
-            problem = f"{f'{place}:' if place else 'results'} cannot be written ({cause.strerror})"
-            return ArtifactError(f"{problem}; free space or change permissions, or choose a different folder (--runs, --out)")
+        if isinstance(cause, OSError) and (known := _place_problem(cause)) is not None:
+            return known
         if _FULL in str(cause):
             return ArtifactError(f"{_FULL}; free some, or choose a different folder (--runs, --out)")
         if isinstance(cause, ModuleNotFoundError) and (extra := _extra(cause)):
             return ConfigError(f"this needs {cause.name}, which is not installed; run: pip install 'edgedistill[{extra}]'")
     return None
+
+
+def _place_problem(error: OSError) -> EdgedistillError | None:
+    """What is wrong with the place that an error of the system names; None if that is not for the user to change."""
+    if isinstance(error, NotRegular):
+        return ArtifactError(f"{error.filename}: {error.strerror}")
+    if error.errno in _UNWRITABLE:
+        place = error.filename2 or error.filename  # when copying, the second is the file being written
+        problem = f"{f'{place}:' if place else 'results'} cannot be written ({error.strerror})"
+        return ArtifactError(f"{problem}; free space or change permissions, or choose a different folder (--runs, --out)")
+    if _NOWHERE in str(error):
+        return ArtifactError(f"{error.strerror}; free space there, or set TMPDIR to a folder with room")
+    if isinstance(error, FileNotFoundError) and error.filename is None and _is_nowhere():
+        return ConfigError("the working directory was deleted; change into one that exists")
+    return None
+
+
+def _is_nowhere() -> bool:
+    """Whether the working directory is gone."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        return True
+    return False
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

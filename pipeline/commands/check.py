@@ -16,9 +16,11 @@ from deploy.accuracy import corruptions
 from deploy.contract import ModelContract
 from deploy.errors import ArtifactError, ConfigError, DataError, EdgedistillError, plain
 from deploy.machine import known_files, packages
+from deploy.machine.files import read_text
 from deploy.machine.packages import DISTRIBUTION
 from pipeline.answer import Answer
 from pipeline.config import PipelineConfig, load, weight_files
+from pipeline.config.document import read_document
 from stages.config import DataConfig, RobustnessConfig
 from stages.datasets import Source
 from stages.datasets.cleaning import rules
@@ -55,7 +57,8 @@ def check(args: argparse.Namespace) -> Answer:
         if problem is not None:
             lines.append(f"error: {problem}")
             code = code or problem.exit_code
-        missing = list(weight_files.problems(config, Path(args.config).read_text(encoding="utf-8")))
+        files = (Path(label) for label, _ in read_document(Path(args.config)).files)
+        missing = list(weight_files.problems(config, "\n".join(map(read_text, files))))
         lines += [f"error: {plain(line)}" for line in missing]
         code = code or (ArtifactError.exit_code if missing else 0)
         found["weights"] = missing

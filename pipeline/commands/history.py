@@ -30,6 +30,10 @@ def history(args: argparse.Namespace) -> Answer:
         if args.target not in names:
             raise ConfigError(f"--target {args.target}{suggest(args.target, names)}: past runs have {', '.join(names) or 'none'}")
         names = [args.target]
+    own = dict.fromkeys(name for row in past for known in row["targets"].values() for name in known if name not in metrics.NAMES)
+    if past and args.metric not in (*metrics.NAMES, *own):
+        measured = ", ".join(own) or "none of a class or a split"
+        raise ConfigError(f"--metric {args.metric}{suggest(args.metric, own)}: no past run has measured it; they have {measured}")
     series = {name: [row["targets"].get(name, {}).get(args.metric) for row in past] for name in names}
     data = {"metric": args.metric, "runs": [{key: row[key] for key in ("time", "commit", "exit_code")} for row in past], "targets": series}
     if not past:

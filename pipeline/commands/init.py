@@ -3,6 +3,7 @@
 import argparse
 import errno
 import math
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,7 @@ def _lines(folder: LabeledFolder, chosen: FirstPlan, decoded: Decoding, out: Pat
         f"input {chosen.size.width} x {chosen.size.height} px: {chosen.size.small:.1%} of the objects are below 8 px",
         f"about {chosen.minutes:.0f} minutes: {parts}",
         *slow,
-        f"wrote {out}; next: edgedistill run {out}",
+        f"wrote {out}; next: edgedistill run {shlex.quote(str(out))}",
         *([] if page is None else [f"wrote {page}"]),
     ]
     return [plain(line) for line in lines]

@@ -26,13 +26,16 @@ _MOST_BYTES, _MOST_FILES = 2**20, 20
 _OTHER_BASES = re.compile(r"[-+]?(0[\d_]+|0b.+|.+:.+)$")
 """Numbers that YAML 1.1 reads in base 8, 2 and 60: 010 is 8 to it, 1:30 is 90."""
 
+_DATE = "tag:yaml.org,2002:timestamp"
+"""YAML's tag of dates, which no key takes."""
+
 
 class _Loader(Bounded, yaml.SafeLoader):
-    """Safe YAML in which a key given twice is an error, 1e-3 is a number, and what would be a number in an unexpected base is text."""
+    """Safe YAML: a key given twice is an error, 1e-3 is a number, dates and what would be a number in an unexpected base are text."""
 
     def resolve(self, kind: Any, value: Any, implicit: Any) -> Any:
         tag = super().resolve(kind, value, implicit)  # type: ignore[no-untyped-call]
-        return self.DEFAULT_SCALAR_TAG if tag in NUMBERS and _OTHER_BASES.match(value) else tag
+        return self.DEFAULT_SCALAR_TAG if tag == _DATE or (tag in NUMBERS and _OTHER_BASES.match(value)) else tag
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node: yaml.MappingNode = super().compose_mapping_node(anchor)
@@ -123,7 +126,7 @@ def _chain(path: Path, inside: tuple[Path, ...]) -> Iterator[tuple[str, Mapping[
         raise ConfigError(f"{inside[-1]}: extends {path}, which extends it in turn")
     if len(inside) >= _MOST_FILES:
         raise ConfigError(f"{inside[0]}: more than {_MOST_FILES} files that extend one another; join some")
-    data = _read(path)
+    data = _read(path, inside)
     base = data.pop(EXTENDS, None)
     yield str(path), data
     if base is None:
@@ -133,16 +136,18 @@ def _chain(path: Path, inside: tuple[Path, ...]) -> Iterator[tuple[str, Mapping[
     yield from _chain(path.parent / base, (*inside, path.resolve()))
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, inside: Sequence[Path]) -> dict[str, Any]:
     try:
         text = read_text(path, most=_MOST_BYTES)
     except FileNotFoundError as error:
-        raise ConfigError(f"{path}: no such file; pass a configuration file such as pipeline.yaml") from error
+        remedy = f"{inside[-1]} extends it: name one relative to that" if inside else "pass a configuration file such as pipeline.yaml"
+        raise ConfigError(f"{path}: no such file; {remedy}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
     data = parse(text, str(path))
     if not isinstance(data, dict):
-        raise ConfigError(f"{path}: got {type(data).__name__}, allowed: a mapping with name, data, teacher, student, ...")
+        given = "an empty file" if data is None else type(data).__name__
+        raise ConfigError(f"{path}: got {given}, allowed: a mapping with name, data, teacher, student, ...")
     for key in data:
         if not isinstance(key, str):
             raise ConfigError(f"{path}: key {key!r} is not text; put it in quotes")

@@ -49,7 +49,7 @@ def problems(config: PipelineConfig, text: str) -> Iterator[str]:
     """One line for each file of weights that is missing or is not what its name says.
 
     Args:
-        text: the configuration's file, whose comments may hold addresses.
+        text: the configuration's file and those that it extends, whose comments may hold addresses.
     """
     for key, given in _named(config):
         file = Path(given)

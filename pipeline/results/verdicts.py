@@ -1,6 +1,7 @@
 """Verdicts for machines and people: gate.json, JUnit XML, Markdown for a pull request, annotations in a GitHub run."""
 
 import os
+import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 from deploy.bundles.manifest import Verdict
 from deploy.comparison import limits
 from deploy.errors import in_cell, plain
+from pipeline.answer import say
 from pipeline.config.gate_lines import gate_lines
 from pipeline.results.table import judged, number, verdict_table
 from pipeline.store.files import replace_json, replace_text
@@ -47,15 +49,18 @@ def _changed(value: float, limit: str) -> str:
 
 
 def write(folder: Path, verdicts: Sequence[Verdict], code: int) -> list[Path]:
-    """Write gate.json, gate.xml and gate.md; in a GitHub job, also add the Markdown to the job's summary."""
+    """Write gate.json, gate.xml and gate.md; in a GitHub job, also add the Markdown to the job's summary, if that can be written."""
     paths = [folder / "gate.json", folder / "gate.xml", folder / "gate.md"]
     replace_json(paths[0], {"format": 1, "exit_code": code, "gates": [one.model_dump(mode="json") for one in verdicts]})
     replace_text(paths[1], junit(verdicts))
     replace_text(paths[2], markdown(verdicts, code))
     summary = os.environ.get("GITHUB_STEP_SUMMARY")
     if summary:
-        with Path(summary).open("a", encoding="utf-8") as file:
-            file.write(markdown(verdicts, code))
+        try:
+            with Path(summary).open("a", encoding="utf-8") as file:
+                file.write(markdown(verdicts, code))
+        except OSError as error:  # in a container, the file of the host
+            say(f"$GITHUB_STEP_SUMMARY {summary}: cannot be written ({error.strerror}); the job's summary lacks the gates", sys.stderr)
     return paths
 
 

@@ -120,10 +120,11 @@ def difference(before: Parts, now: Parts) -> str | None:
     """The first change found, in the order that matters most to the user; None if nothing changed."""
     if before["version"] != now["version"]:
         return f"stage code version {before['version']} -> {now['version']}"
+    moved = {*before["inputs"], *now["inputs"]}  # an input that may be left out is null among the values
     for group in ("config", "identity"):
         old, new = dict(flat(before[group])), dict(flat(now[group]))
         for path in [*new, *(path for path in old if path not in new)]:
-            if old.get(path, "(none)") != new.get(path, "(none)"):
+            if path not in moved and old.get(path, "(none)") != new.get(path, "(none)"):
                 return f"{path} {old.get(path, '(none)')} -> {new.get(path, '(none)')}"
     for group, change in (("plugins", "{} changed"), ("inputs", "input {} changed")):
         for path in {**now[group], **before[group]}:

@@ -64,6 +64,7 @@ class TestExitCodes:
             (PermissionError(errno.EACCES, os.strerror(errno.EACCES), "runs/x"), 4, "runs/x: cannot be written (Permission denied)"),
             (OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), "a", None, "b"), 4, "b: cannot be written (Directory not empty)"),
             (OSError(errno.EROFS, os.strerror(errno.EROFS), "runs"), 4, "runs: cannot be written (Read-only file system)"),
+            (FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/x']"), 4, "No usable temporary directory found in"),
             (disk_full(), 4, "No space left on device; free some"),
             (ModuleNotFoundError("", name="torch.nn"), 2, "this needs torch.nn, which is not installed; run: pip install "),
         ],
@@ -97,7 +98,11 @@ class TestExitCodes:
         [
             ([], "the following arguments are required: COMMAND; see edgedistill --help"),
             (["destill"], "argument COMMAND: invalid choice: 'destill'"),
-            (["run", "--dry"], "unrecognized arguments: --dry; see edgedistill --help"),
+            (["run", "--dry"], "unrecognized arguments: --dry (did you mean --dry-run?); see edgedistill run --help"),
+            (
+                ["init", "photos", "--latenzy=5"],
+                "unrecognized arguments: --latenzy=5 (did you mean --latency?); see edgedistill init --help",
+            ),
             (["predict", "bundle", "--out", "x"], "the following arguments are required: INPUT; see edgedistill predict --help"),
             (["serve", "bundle", "--port", "many"], "argument --port: invalid int value: 'many'; see edgedistill serve --help"),
             (["run", "a.yaml", "b.yaml"], "unrecognized arguments: b.yaml"),
@@ -138,6 +143,14 @@ class TestWriting:
         found = refusal(caught.value)
         assert found is not None
         assert found[0] == 4
+
+    def test_a_working_directory_that_was_deleted(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    ) -> None:
+        (tmp_path / "gone").mkdir()
+        monkeypatch.chdir(tmp_path / "gone")
+        (tmp_path / "gone").rmdir()
+        assert outcome(capsys, "config") == (2, "", "edgedistill: the working directory was deleted; change into one that exists\n")
 
     def test_a_summary_that_cannot_be_written_leaves_the_old_one(self, tmp_path: Path) -> None:
         from pipeline.store.files import replace_json

@@ -81,6 +81,13 @@ def test_an_address_in_a_comment_is_given(tmp_path: Path, text: str) -> None:
     ]
 
 
+def test_an_address_in_a_file_that_is_extended(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said("teacher:\n  detector:\n    weights: mine.pth  # https://example.org/files/17\n", tmp_path)
+    (tmp_path / "own.yaml").write_text("extends: pipeline.yaml\nseed: 1\n", encoding="utf-8")
+    assert cli.main(["check", str(tmp_path / "own.yaml")]) != 0
+    assert "mine.pth does not exist; download it: curl -L -o mine.pth https://example.org/files/17\n" in capsys.readouterr().out
+
+
 def test_content_that_is_not_what_the_name_says(tmp_path: Path) -> None:
     good = hashlib.sha256(b"good").hexdigest()[:8]
     file = tmp_path / f"fsaf_r50_fpn_1x_coco-{good}.pth"

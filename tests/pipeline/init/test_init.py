@@ -279,6 +279,14 @@ class TestCommand:
         assert main(["init", str(root), "--out", str(out), "--device", "cpu"]) == 0
         assert load(out).data.options["root"] == str(root)
 
+    def test_the_next_command_can_be_pasted(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        root = write_coco(tmp_path / "cells", MIXED, images={"train": 20, "val": 5})
+        monkeypatch.chdir(tmp_path)
+        assert main(["init", str(root), "--out", "my first.yaml", "--device", "cpu"]) == 0
+        assert "next: edgedistill run 'my first.yaml'\n" in capsys.readouterr().out
+
     def test_it_replaces_nothing(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         root = write_coco(tmp_path / "cells", MIXED, images={"train": 20, "val": 5})
         out = tmp_path / "my.yaml"

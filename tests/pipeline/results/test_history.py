@@ -1,6 +1,9 @@
 import json
 from pathlib import Path
 
+import pytest
+
+from pipeline import cli
 from pipeline.results.history import rows
 
 
@@ -29,3 +32,14 @@ def test_targets_without_figures_are_no_run(tmp_path: Path) -> None:
     file = tmp_path / "history.jsonl"
     file.write_text(json.dumps({"time": "", "commit": None, "exit_code": 0, "targets": {"cpu": 3}}) + "\n")
     assert rows(file) == []
+
+
+@pytest.mark.parametrize(("metric", "code"), [("map/dog", 0), ("map/dgo", 2), ("map@night", 2), ("mask_map", 0)])
+def test_a_class_or_a_split_that_no_run_has_is_refused(
+    tmp_path: Path, small_file: Path, capsys: pytest.CaptureFixture[str], metric: str, code: int
+) -> None:
+    past = {"time": "2026-11-01T12:00:00+00:00", "commit": None, "exit_code": 0, "targets": {"cpu": {"map": 0.5, "map/dog": 0.25}}}
+    (tmp_path / "small").mkdir()
+    (tmp_path / "small" / "history.jsonl").write_text(json.dumps(past) + "\n")
+    assert cli.main(["history", str(small_file), "--runs", str(tmp_path), "--metric", metric]) == code
+    assert code == 0 or "no past run has measured it; they have map/dog" in capsys.readouterr().err

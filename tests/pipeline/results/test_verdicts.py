@@ -220,3 +220,11 @@ def test_files_appear_together_and_in_the_jobs_summary(tmp_path: Path, monkeypat
     paths = verdicts.write(tmp_path / "out", VERDICTS, 10)
     assert [path.name for path in paths] == ["gate.json", "gate.xml", "gate.md"]
     assert summary.read_text(encoding="utf-8") == "before\n" + MARKDOWN
+
+
+def test_a_summary_of_the_job_that_cannot_be_written_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "host" / "summary.md"))
+    assert all(path.is_file() for path in verdicts.write(tmp_path / "out", VERDICTS, 10))
+    assert "summary.md: cannot be written (No such file or directory)" in capsys.readouterr().err

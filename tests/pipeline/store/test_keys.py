@@ -35,3 +35,10 @@ def test_stored_keys_hold_these_names() -> None:
     names = ["data", "teacher", "student", "distill", "export", "target", "validation", "latency", "package", "robustness", "detector"]
     names += ["distill.unlabelled", "int8"]
     assert list(keys.SECTIONS.values()) == names
+
+
+def test_an_input_that_is_left_out_is_the_reason() -> None:
+    """Where there is an artifact or nothing, nothing is null among the values."""
+    without: keys.Parts = {"version": 1, "config": {"seed": 0, "times": None}, "identity": {}, "plugins": {}, "inputs": {}}
+    having = {**without, "config": {"seed": 0}, "inputs": {"times": "time_steps-1"}}
+    assert (keys.difference(having, without), keys.difference(without, having)) == ("input times changed", "input times changed")
