@@ -48,13 +48,12 @@ class _Version(argparse.Action):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
-    given = sys.argv[1:] if arguments is None else list(arguments)
-    as_json = "--json" in given
+    as_json = "--json" in (sys.argv[1:] if arguments is None else arguments)
     open_closed_streams()
     came: list[int] = []
     try:
         with sigterm_raises() as came:
-            args = parser().parse_args(given)
+            args = parser().parse_args(arguments)
             answer = _function(args.command)(args)
             emit(answer, as_json=as_json)
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - unexpected errors keep their traceback

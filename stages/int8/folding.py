@@ -4,14 +4,11 @@ A convolution takes its batch norm's factor; the batch norm keeps only what is a
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import FrozenBatchNorm2d
 
-_CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
-_NORMS = (nn.BatchNorm2d, FrozenBatchNorm2d)
+from stages.training.layers.folding import followed
 
 
 @torch.no_grad()
@@ -21,7 +18,7 @@ def fold(network: nn.Module, run: Callable[[], object]) -> dict[nn.Module, nn.Mo
     Args:
         run: computes the network once, in eval mode.
     """
-    pairs = _pairs(network, run)
+    pairs = {convolution: norm for norm, convolution in followed(network, run).items() if norm.weight is not None}
     for convolution, norm in pairs.items():
         _fold(convolution, norm)
     return pairs
@@ -38,33 +35,6 @@ def freeze(folded: Mapping[nn.Module, nn.Module]) -> None:
 def norms(network: nn.Module) -> Iterator[nn.Module]:
     """All batch norms, whose statistics stay as they are."""
     return (module for module in network.modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d))
-
-
-def _pairs(network: nn.Module, run: Callable[[], object]) -> dict[nn.Module, nn.Module]:
-    made: dict[int, tuple[nn.Module, Tensor]] = {}
-    calls: dict[nn.Module, int] = {}
-    read: dict[nn.Module, list[nn.Module | None]] = {}
-
-    def after(module: nn.Module, given: Any, result: Tensor) -> None:
-        made[id(result)] = module, result
-        calls[module] = calls.get(module, 0) + 1
-
-    def before(module: nn.Module, given: tuple[Any, ...]) -> None:
-        read.setdefault(module, []).append(made.get(id(given[0]), (None, None))[0])
-
-    hooks = [module.register_forward_hook(after) for module in network.modules() if isinstance(module, _CONVOLUTIONS)]
-    hooks += [module.register_forward_pre_hook(before) for module in network.modules() if isinstance(module, _NORMS)]
-    try:
-        run()
-    finally:
-        for hook in hooks:
-            hook.remove()
-    pairs: dict[nn.Module, nn.Module] = {}
-    for norm, own in read.items():
-        first = own[0]
-        if first is not None and set(own) == {first} and calls[first] == len(own) and norm.weight is not None:
-            pairs[first] = norm
-    return pairs
 
 
 def _fold(convolution: nn.Module, norm: nn.Module) -> None:

@@ -21,7 +21,7 @@ from stages.losses.features.attention_maps import spatial_attention, standardize
 from stages.processes import mean_over_processes
 from stages.training.balance import TASK, Balance
 from stages.training.batches.loader import TrainingBatch
-from stages.training.compiling import passes_again
+from stages.training.layers.compiling import passes_again
 from stages.training.loop import Task
 from stages.training.step_log import SHARE
 from stages.training.teacher import Teacher

@@ -24,9 +24,9 @@ from stages.config import StudentViewConfig, TrainConfig
 from stages.detectors import Detector
 from stages.training.batches.loader import TrainingBatch, TrainingImages, default_workers, loader
 from stages.training.batches.streams import EpochBatches, Stream, Unseen
-from stages.training.compiling import compile_layers, restore_layers
 from stages.training.device import accelerator_for, leave_cores
-from stages.training.normalization import restore_norms, single_values_refused, synchronize_norms
+from stages.training.layers.compiling import compile_layers, restore_layers
+from stages.training.layers.normalization import restore_norms, single_values_refused, synchronize_norms
 from stages.training.observer import Detections, Observer
 from stages.training.optimizer import averaged, learning_rate, optimizer_for
 from stages.training.saved_state import Progress, SavedState, Stateful

@@ -11,8 +11,8 @@ from torch import Tensor
 from stages.detectors import Detector, Outputs
 from stages.training.batches.kept_outputs import KeptOutputs
 from stages.training.batches.shared_folder import current
-from stages.training.compiling import lazily_compiled
-from stages.training.folding import fold_norms
+from stages.training.layers.compiling import lazily_compiled
+from stages.training.layers.folding import fold_norms
 
 TeacherPrecision = Literal["same", "fp32", "bf16", "fp16"]
 _TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}

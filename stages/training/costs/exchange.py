@@ -7,7 +7,7 @@ from math import ceil, log2
 
 from torch import nn
 
-from stages.training.normalization import norms
+from stages.training.layers.normalization import norms
 
 _FLOAT = 4
 FIRST_BUCKET, BUCKET = 1 << 20, 25 << 20

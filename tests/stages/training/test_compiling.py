@@ -17,8 +17,8 @@ from deploy.errors import ConfigError
 from stages.artifacts import Dataset
 from stages.training.batches.loader import TrainingBatch
 from stages.training.checkpoint import build_detector, load_weights
-from stages.training.compiling import compile_layers, restore_layers
 from stages.training.distillation import Distillation, build_losses
+from stages.training.layers.compiling import compile_layers, restore_layers
 from stages.training.loop import Task, Trainer
 from stages.training.teacher import Teacher
 

@@ -12,7 +12,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from deploy import plugins
 from stages.detectors import Outputs
-from stages.training.folding import fold_norms
+from stages.training.layers.folding import fold_norms
 
 
 def uneven(detector: nn.Module) -> Any:

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, distributed, multiprocessing, nn
 
 from deploy.errors import ConfigError
-from stages.training.normalization import restore_norms, single_values_refused, synchronize_norms
+from stages.training.layers.normalization import restore_norms, single_values_refused, synchronize_norms
 
 
 @pytest.mark.parametrize(

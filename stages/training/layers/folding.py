@@ -1,6 +1,7 @@
 """Batch normalization of a network that no longer learns, folded into the convolutions before it: the same outputs, sooner."""
 
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,8 +11,8 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from stages.detectors import Detector
 
+_CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 _NORMS = (nn.BatchNorm2d, FrozenBatchNorm2d)
-"""These alone: a class derived from one may compute something else, as timm's do."""
 _CLOSE = 1e-2
 """Of the largest output; rounding, of TensorFloat-32 too, remains below."""
 
@@ -29,7 +30,9 @@ def fold_norms(detector: Detector, images: Tensor) -> int:
         the number of normalizations that are gone.
     """
     with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
-        pairs, before = _seen(detector, images)
+        before: list[Tensor] = []
+        found = followed(detector, lambda: before.extend(_tensors(detector, images)))
+        pairs: dict[Any, Any] = {norm: conv for norm, conv in found.items() if _plain(norm, conv)}
         weights = {conv: (conv.weight, conv.bias) for conv in pairs.values()}
         places = {name: one for name, one in detector.named_modules(remove_duplicate=False) if one in pairs}
         for norm, conv in pairs.items():
@@ -47,27 +50,37 @@ def fold_norms(detector: Detector, images: Tensor) -> int:
     return 0
 
 
-def _seen(detector: Detector, images: Tensor) -> tuple[dict[Any, nn.Conv2d], list[Tensor]]:
-    """The convolution that each normalization follows at every call, if all that it makes goes there; and the outputs."""
-    made: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # the tensor too: another one's id would be the same after its end
-    calls, follows = Counter[nn.Conv2d | None](), defaultdict[Any, list[nn.Conv2d | None]](list)
+def _plain(norm: Any, conv: nn.Module) -> bool:
+    """Whether they are nothing else: a class derived from one may compute something more, as timm's do."""
+    return type(norm) in _NORMS and type(conv) is nn.Conv2d and norm.running_mean is not None
 
-    def convolved(conv: nn.Conv2d, _: object, output: Tensor) -> None:
+
+def followed(network: nn.Module, run: Callable[[], object]) -> dict[Any, nn.Module]:
+    """The convolution that each batch normalization follows at every call, if all that it makes goes there and to no other one.
+
+    Args:
+        run: computes the network once, in eval mode.
+    """
+    made: dict[int, tuple[nn.Module, Tensor]] = {}  # the tensor too: another one's id would be the same after its end
+    calls, reads = Counter[nn.Module | None](), defaultdict[nn.Module, list[nn.Module | None]](list)
+
+    def convolved(conv: nn.Module, _: object, output: Tensor) -> None:
         calls[conv] += 1
         made[id(output)] = conv, output
 
     def normalizes(norm: nn.Module, given: tuple[Tensor, ...]) -> None:
-        follows[norm].append(made.get(id(given[0]), (None,))[0])
+        reads[norm].append(made.get(id(given[0]), (None,))[0])
 
-    hooks = [one.register_forward_hook(convolved) for one in detector.modules() if type(one) is nn.Conv2d]
-    hooks += [one.register_forward_pre_hook(normalizes) for one in detector.modules() if type(one) in _NORMS]
+    hooks = [one.register_forward_hook(convolved) for one in network.modules() if isinstance(one, _CONVOLUTIONS)]
+    hooks += [one.register_forward_pre_hook(normalizes) for one in network.modules() if isinstance(one, _NORMS)]
     try:
-        outputs = _tensors(detector, images)
+        run()
     finally:
         for hook in hooks:
             hook.remove()
-    found = {norm: convs[0] for norm, convs in follows.items() if len({*convs}) == 1 and calls[convs[0]] == len(convs)}
-    return {norm: conv for norm, conv in found.items() if conv is not None and norm.running_mean is not None}, outputs
+    read = Counter(conv for own in reads.values() for conv in own)
+    found = {norm: own[0] for norm, own in reads.items() if len({*own}) == 1 and calls[own[0]] == read[own[0]] == len(own)}
+    return {norm: conv for norm, conv in found.items() if conv is not None}
 
 
 def _tensors(detector: Detector, images: Tensor) -> list[Tensor]:
