@@ -164,7 +164,6 @@ DATA: list[tuple[str, Callable[[Coco], object], str]] = [
     ("an annotation without its image", lambda d: first(d, image_id=99), "99"),
     ("an unknown category", lambda d: first(d, category_id=99), "99"),
     ("an image id twice", lambda d: d["images"][0].update(id=2), "2"),
-    ("no box to learn from", lambda d: d["annotations"].clear(), "train"),
     ("no image", lambda d: (d["images"].clear(), d["annotations"].clear()), "train"),
     ("no list of images", lambda d: d.pop("images"), "images"),
     ("other classes than val", with_categories, "list it there too"),
@@ -179,6 +178,12 @@ def test_annotations_are_refused(place: Path, capsys: pytest.CaptureFixture[str]
     code, line = refused(capsys, "run", "--until", "prepare")
     assert (code, words in line) == (3, True), line
     assert not list(place.glob("runs/.store/prepare-*"))
+
+
+def test_data_without_a_box_is_refused_where_something_learns_from_boxes(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (place / "data/annotations/instances_train.json").write_text(json.dumps({**coco("train"), "annotations": []}))
+    code, line = refused(capsys, "run", "--until", "prepare")
+    assert (code, "train: no usable box to learn from" in line) == (3, True), line
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1, 2]", "null"])

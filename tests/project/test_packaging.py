@@ -111,6 +111,7 @@ def test_what_is_deployed_imports_what_the_base_installs() -> None:
         "flatbuffers",
         "google",
         "grpc",
+        "httptools",
         "huggingface_hub",
         "model_signing",
         "imagecorruptions",

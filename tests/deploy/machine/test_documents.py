@@ -72,7 +72,7 @@ class TestYaml:
             with pytest.raises(ConfigError, match=message):
                 parse(f"seed: !!int {number}", label)
 
-    @pytest.mark.parametrize("value", ["!!bool x", "!!timestamp x", "!!int ''", "!!int x", "!!float x", "!!binary x", "2001-99-99"])
+    @pytest.mark.parametrize("value", ["!!bool x", "!!timestamp x", "!!int ''", "!!int x", "!!float x", "!!binary x"])
     def test_values_that_do_not_fit_their_tag_are_refused(self, value: str) -> None:
         with pytest.raises(ConfigError, match="given: "):
             parse(f"a: {value}", "given")

@@ -33,7 +33,7 @@ class Data:
             for image in images:
                 picture(10 * number + int(str(image["id"]))).save(root / split / str(image["file_name"]))
             boxes = [
-                {"id": 2 * i + kind, "image_id": i, "category_id": kind, "bbox": [5, 5, 20, 20], "iscrowd": 0}
+                {"id": 2 * i + kind, "image_id": i, "category_id": kind, "bbox": [5, 5, 20, 19 + kind], "iscrowd": 0}
                 for i in range(3)
                 for kind in (1, 2)
             ]
@@ -184,9 +184,9 @@ def test_a_class_that_is_absent(data: Data, split: str, level: str, message: str
 
 def test_unbalanced_classes(data: Data) -> None:
     first = data.rows["train"]["annotations"][0]
-    data.rows["train"]["annotations"] += [first | {"id": 100 + i} for i in range(57)]
+    data.rows["train"]["annotations"] += [first | {"id": 100 + i, "bbox": [6 + i / 10, 5, 20, 20]} for i in range(57)]
     assert data.findings() == []
-    data.rows["train"]["annotations"].append(first | {"id": 200})
+    data.rows["train"]["annotations"].append(first | {"id": 200, "bbox": [20, 20, 20, 20]})
     assert data.only().message == "classes are unbalanced: 61 x cat, 3 x dog"
 
 
@@ -222,6 +222,6 @@ def test_nothing_left_is_an_error(data: Data) -> None:
 @pytest.mark.parametrize(("count", "expected"), [(20, 0), (19, 1)])
 def test_one_tiny_object_in_twenty_is_let_pass(data: Data, count: int, expected: int) -> None:
     first = data.rows["train"]["annotations"][0]
-    data.rows["train"]["annotations"] += [first | {"id": 100 + i} for i in range(count - 6)]
+    data.rows["train"]["annotations"] += [first | {"id": 100 + i, "bbox": [6 + i, 5, 20, 20]} for i in range(count - 6)]
     data.rows["train"]["annotations"][0]["bbox"] = [5, 5, 2, 2]
     assert len(data.findings()) == expected

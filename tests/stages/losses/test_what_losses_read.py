@@ -18,6 +18,7 @@ from pipeline import cli
 from stages.detectors import Detector
 from stages.training.batches.loader import TrainingBatch
 from stages.training.distillation import Distillation, build_losses, loss_factor
+from stages.training.layers.folding import fold_norms
 from stages.training.teacher import Teacher
 
 DECODED = '''
@@ -203,6 +204,7 @@ def build(loss: str | tuple[str, ...], student: Detector, teacher: Detector) -> 
 def test_a_step_changes_the_student_and_nothing_of_the_teacher(loss: str, large: str, small: str) -> None:
     student, teacher = detector_samples.tiny(small, 0), detector_samples.tiny(large, 5)
     task = build(loss, student, teacher)
+    fold_norms(teacher, detector_samples.images(large)[:1])
     before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
     batch = TrainingBatch(detector_samples.images(small), detector_samples.targets(student, small))
     _, terms = task(batch, task.prepare(batch, 0))
