@@ -36,9 +36,10 @@ def recommend(contest: Contest) -> Recommendation:
     how = f"for {rival.epochs} epochs without a teacher"
     highs = [contest.gain(one, rival).high for one in contest.methods]
     if all(high is not None and high < 0 for high in highs):
-        sentence = f"Train {how}: every method is below that, and the best of them, {best.name}, {won}."
+        sentence = f"Train {how}: every method is below that, and the best of them, {best.name}, {won}{_behind(contest)}."
     else:
-        sentence = f"Train {how}, or compare with more seeds: no method is proven to be above that; the best of them, {best.name}, {won}."
+        few = f"no method is proven to be above that; the best of them, {best.name}, {won}"
+        sentence = f"Train {how}, or compare with more seeds: {few}{_behind(contest)}."
     return Recommendation(sentence, _yaml({"student": {"train": {"epochs": rival.epochs}}}), proven=False)
 
 
@@ -79,6 +80,12 @@ def _control(contest: Contest, best: Entrant) -> str:
         either = " either" if contest.level_with(best) else ""
         return f"; a random teacher cannot be told from it{either}, so the gain may come from regularization"
     return "" if best.mean > control.mean else "; a random teacher gives more, so the gain does not come from what the teacher knows"
+
+
+def _behind(contest: Contest) -> str:
+    """That the teacher is no better than its students' baseline, if so."""
+    known = contest.teacher is not None and contest.teacher <= contest.baseline.mean
+    return "; the teacher is not better than the baseline of as many epochs: there is nothing to learn from it" if known else ""
 
 
 def _yaml(section: Mapping[str, Any]) -> str:

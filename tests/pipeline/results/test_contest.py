@@ -65,6 +65,16 @@ class TestRecommendation:
         assert yaml.safe_load(advice.lines) == {"student": {"train": {"epochs": 470}}}
         assert "470 epochs without a teacher" in advice.sentence
 
+    @pytest.mark.parametrize("gain", [-0.001, -0.1])
+    def test_a_teacher_that_knows_no_more_than_the_baseline(self, gain: float) -> None:
+        found = contest(gain=gain)
+        assert "the teacher" not in recommend(found).sentence
+        no_better = replace(found, teacher=found.baseline.mean)
+        assert recommend(no_better).sentence.endswith(
+            "; the teacher is not better than the baseline of as many epochs: there is nothing to learn from it."
+        )
+        assert "the teacher" not in recommend(replace(no_better, teacher=None)).sentence
+
     def test_methods_that_are_all_worse(self) -> None:
         assert "every method is below that" in recommend(contest(gain=-0.1)).sentence
 
