@@ -84,8 +84,9 @@ def _control(contest: Contest, best: Entrant) -> str:
 
 def _behind(contest: Contest) -> str:
     """That the teacher is no better than its students' baseline, if so."""
-    known = contest.teacher is not None and contest.teacher <= contest.baseline.mean
-    return "; the teacher is not better than the baseline of as many epochs: there is nothing to learn from it" if known else ""
+    if contest.teacher is None or contest.teacher > contest.baseline.mean:
+        return ""
+    return "; the teacher is not better than the baseline of as many epochs: there is nothing to learn from it"
 
 
 def _yaml(section: Mapping[str, Any]) -> str:
