@@ -77,9 +77,10 @@ def load(package: str, name: str) -> ModuleType:
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
-    """' (did you mean x?)', or an empty string if no known word is close."""
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f" (did you mean {close[0]}?)" if close else ""
+    """' (did you mean x?)', or an empty string if no known word is close; dashes before options are no likeness."""
+    bare = {one.lstrip("-"): one for one in known}
+    close = difflib.get_close_matches(word.lstrip("-"), list(bare), n=1)
+    return f" (did you mean {bare[close[0]]}?)" if close else ""
 
 
 @cache

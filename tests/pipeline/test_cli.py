@@ -98,6 +98,7 @@ class TestExitCodes:
         [
             ([], "the following arguments are required: COMMAND; see edgedistill --help"),
             (["destill"], "argument COMMAND: invalid choice: 'destill'"),
+            (["compare", "--metod=x"], "unrecognized arguments: --metod=x; see edgedistill compare --help"),
             (["run", "--dry"], "unrecognized arguments: --dry (did you mean --dry-run?); see edgedistill run --help"),
             (
                 ["init", "photos", "--latenzy=5"],
