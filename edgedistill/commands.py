@@ -9,13 +9,12 @@ from pathlib import Path
 
 from deploy.bundles.bundle import Bundle
 from deploy.errors import ConfigError
-from pipeline.answer import say
 from pipeline.commands.gate import GateOptions, GateResult, gate_bundle, gate_run
 from pipeline.commands.run import FinishedRun, finish, open_store
 from pipeline.config import PipelineConfig, load
-from pipeline.refusals import as_user_error
 from pipeline.store.store import Mode
-from stages.config.data import MAX_DOUBTFUL
+from pipeline.terminal.answer import say
+from pipeline.terminal.refusals import as_user_error
 
 Folder = str | os.PathLike[str]
 
@@ -59,7 +58,7 @@ def gate(
     reference: Folder | None = None,
     data: Folder | None = None,
     split: str | None = None,
-    max_doubtful: float = MAX_DOUBTFUL,
+    max_doubtful: float | None = None,
     runs: Folder = "runs",
 ) -> GateResult:
     """Judge a bundle, or the targets of a pipeline that has run, as `edgedistill gate` does; writes no gate.json.
@@ -69,7 +68,7 @@ def gate(
         reference: a kept bundle, or a folder with one per target. Both engines run alternately on this machine.
         data: labeled images in COCO's, YOLO's or VOC's layout to compare a bundle and its reference on.
         split: the split of `data` to judge on; None for the bundle's own.
-        max_doubtful: the largest share of `data`, 0 to 1, that may be left out or assumed.
+        max_doubtful: the largest share of `data`, 0 to 1, that may be left out or assumed; None: 0.2.
         runs: the results folder of a pipeline.
 
     Raises:

@@ -8,42 +8,18 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import Any, NoReturn, TypeAlias
+from typing import TypeAlias
 
-from deploy.errors import ConfigError, EdgedistillError
-from pipeline.answer import Answer, emit, open_closed_streams, say
-from pipeline.refusals import EXIT_CODES, TERMINATED, Terminated, end_by_sigterm, refusal, sigterm_raises
+from deploy.errors import EdgedistillError
+from pipeline.terminal.answer import Answer, emit, open_closed_streams, say
+from pipeline.terminal.arguments import CommandParser, Version
+from pipeline.terminal.refusals import EXIT_CODES, TERMINATED, Terminated, end_by_sigterm, refusal, sigterm_raises
 
 _FILE = ("CONFIG", "configuration file (default pipeline.yaml)")
 _DOUBTFUL = "largest share of the data that may be left out or assumed, 0 to 1 (default 0.2)"
+_OF_DATA = f"with --data: {_DOUBTFUL}"
 
 Command = Callable[[argparse.Namespace], Answer]
-
-
-class _Parser(argparse.ArgumentParser):
-    """Reports errors in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}; see {self.prog} --help")
-
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
-        """Refuse here what is left over: the parser of a command knows its name and its options."""
-        found, left = super().parse_known_args(args, namespace)
-        if left:
-            from deploy.plugins import suggest
-
-            self.error(f"unrecognized arguments: {' '.join(left)}{suggest(left[0].split('=')[0], self._option_string_actions)}")
-        return found, left
-
-
-class _Version(argparse.Action):
-    """Looks up the version only when asked."""
-
-    def __call__(self, parser: argparse.ArgumentParser, *unused: object) -> None:
-        from deploy.machine.packages import DISTRIBUTION, version
-
-        say(f"{DISTRIBUTION} {version(DISTRIBUTION)}", sys.stdout)
-        parser.exit()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -87,13 +63,13 @@ def _refuse(error: BaseException, *, as_json: bool) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    top = _Parser(
+    top = CommandParser(
         prog="edgedistill",
         description="Turn labeled images into a small object detector that is compiled, measured, judged and packaged for your devices.",
         epilog=EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    top.add_argument("--version", nargs=0, action=_Version, help="print the version and exit")
+    top.add_argument("--version", nargs=0, action=Version, help="print the version and exit")
     commands = top.add_subparsers(metavar="COMMAND", required=True)
     on_files = _add_run, _add_init, _add_ablate, _add_compare, _add_check, _add_gate, _add_history, _add_report
     on_bundles = _add_build, _add_predict, _add_serve, _add_sign, _add_package, _add_push
@@ -103,7 +79,7 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-_Commands: TypeAlias = "argparse._SubParsersAction[_Parser]"  # noqa: SLF001 - argparse has no public name for it
+_Commands: TypeAlias = "argparse._SubParsersAction[CommandParser]"  # noqa: SLF001 - argparse has no public name for it
 
 
 def _add_init(commands: _Commands) -> argparse.ArgumentParser:
@@ -172,7 +148,7 @@ def _add_gate(commands: _Commands) -> argparse.ArgumentParser:
     command.add_argument("--save-reference", metavar="DIR", help="keep the bundles in this folder if every gate passed")
     command.add_argument("--data", metavar="DIR", help="with a bundle: labeled images in COCO's, YOLO's or VOC's layout")
     command.add_argument("--split", metavar="NAME", help="with --data: the split to judge on (default: the bundle's)")
-    command.add_argument("--max-doubtful", metavar="SHARE", type=float, default=0.2, help=_DOUBTFUL)
+    command.add_argument("--max-doubtful", metavar="SHARE", type=float, help=_OF_DATA)
     command.add_argument("--out", metavar="DIR", help="folder for gate.json, gate.xml and gate.md (default runs/<name>)")
     return command
 
@@ -199,7 +175,7 @@ def _add_build(commands: _Commands) -> argparse.ArgumentParser:
         "--data", metavar="DIR", help="labeled images in COCO's, YOLO's or VOC's layout; without them only latency is measured"
     )
     command.add_argument("--split", metavar="NAME", help="with --data: the split to judge on (default: the bundle's)")
-    command.add_argument("--max-doubtful", metavar="SHARE", type=float, default=0.2, help=_DOUBTFUL)
+    command.add_argument("--max-doubtful", metavar="SHARE", type=float, help=_OF_DATA)
     command.add_argument("--out", metavar="DIR", required=True, help="the new bundle's folder")
     return command
 

@@ -7,7 +7,7 @@ from deploy import plugins
 from deploy.bundles.bundle import Bundle
 from deploy.machine import files
 from deploy.runtimes import PACKAGE, why_not_build
-from pipeline.answer import say
+from pipeline.terminal.answer import say
 from stages.artifacts import Engine
 from stages.config import TargetConfig
 from stages.facts import EngineFacts, write_facts

@@ -24,7 +24,6 @@ from run import ROOT, RUNS, STUDIES, commit
 from turns import alone
 
 from deploy.errors import Diverged
-from pipeline.answer import silent
 from pipeline.arena.bouts import Bouts
 from pipeline.arena.opening import begin
 from pipeline.arena.outcome import outcome
@@ -37,6 +36,7 @@ from pipeline.results.recommendation import recommend
 from pipeline.store.files import replace_json
 from pipeline.store.stamp import stamp, stamped
 from pipeline.store.store import Store
+from pipeline.terminal.answer import silent
 from stages.facts import FACTS
 
 PAIRS = STUDIES / "methods"

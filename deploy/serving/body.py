@@ -101,6 +101,8 @@ def unpack(content: bytes, encoding: str, limits: Limits) -> bytes:
         raise TooLarge(f"the body decompresses to more than {limits.bytes:,} bytes")
     if not unpacker.eof:
         raise Invalid(f"the body's {encoding} data is truncated")
+    if unpacker.unused_data:
+        raise Invalid(f"the body goes on after its {encoding} data; send a single {encoding} stream and nothing else")
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 

@@ -12,7 +12,7 @@ from deploy.machine.packages import DISTRIBUTION, version
 from pipeline.arena.bouts import Bouts
 from pipeline.arena.variants import Variant, with_share
 from pipeline.store import keys
-from pipeline.store.files import replace_json
+from pipeline.store.files import json_text, replace_json
 from pipeline.store.store import Mode
 
 DECISIVE = (DISTRIBUTION, "torch", "numpy")
@@ -27,7 +27,7 @@ def agree(bouts: Bouts) -> None:
     """
     own, file = _terms(bouts), record_of(bouts)
     file.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(file.with_name(f".{file.name}.lock")):
+    with _locked(file):
         theirs = _read(file)
         if theirs is None:
             replace_json(file, own)
@@ -39,13 +39,23 @@ def agree(bouts: Bouts) -> None:
 
 
 def close(bouts: Bouts) -> None:
-    """Forget the agreement: all is trained."""
-    record_of(bouts).unlink(missing_ok=True)
+    """Forget the agreement, for all is trained; one on other trainings, which others may still share, stays."""
+    file = record_of(bouts)
+    if not file.exists():
+        return
+    own = json_text(_terms(bouts))
+    with _locked(file):
+        if file.exists() and file.read_text(encoding="utf-8") == own:
+            file.unlink()
 
 
 def record_of(bouts: Bouts) -> Path:
     """The file."""
     return bouts.arena.store.root / bouts.arena.config.name / "compare.lock.json"
+
+
+def _locked(file: Path) -> FileLock:
+    return FileLock(file.with_name(f".{file.name}.lock"))
 
 
 def _terms(bouts: Bouts) -> dict[str, Any]:

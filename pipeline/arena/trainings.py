@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from deploy.errors import ArtifactError, DataError, Diverged
-from pipeline.answer import silent
 from pipeline.arena.variants import Variant
 from pipeline.baselines import refuse_unlearnable
 from pipeline.config import PipelineConfig
@@ -17,6 +16,7 @@ from pipeline.flow import collected, first_labels, labeled, prepared
 from pipeline.store import keys
 from pipeline.store.files import replace_json
 from pipeline.store.store import Mode, Store
+from pipeline.terminal.answer import silent
 from stages.artifacts import Checkpoint, Dataset, ImagePool, PseudoLabels, StepMemory, StepTimes
 from stages.config import DistillConfig, TargetConfig
 from stages.distill import distill

@@ -18,7 +18,6 @@ from typing import Any
 from deploy.contract import Accuracy
 from deploy.engines import int8_training
 from deploy.errors import ConfigError
-from pipeline.answer import Answer, say, silent
 from pipeline.arena.trainings import Arena, judged
 from pipeline.arena.variants import Variant, ablation
 from pipeline.commands.check import before_trainings
@@ -26,6 +25,7 @@ from pipeline.config import PipelineConfig, load
 from pipeline.results.ablation import TOGETHER, Ablation, ablation_of, render
 from pipeline.store.files import replace_json
 from pipeline.store.store import Store
+from pipeline.terminal.answer import Answer, say, silent
 from stages.artifacts import Checkpoint
 
 

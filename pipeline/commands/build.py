@@ -21,12 +21,12 @@ from deploy.errors import EXIT_INCOMPARABLE, ArtifactError, ConfigError, Interru
 from deploy.machine import files
 from deploy.plugins import suggest
 from deploy.runtimes import AUTO, PACKAGE, on_site
-from pipeline.answer import Answer, say, silent
 from pipeline.images import announce
 from pipeline.results.table import choice_table, verdict_table
 from pipeline.shipped_engine import shipped_engine
 from pipeline.store.files import replace_folder
 from pipeline.store.store import Store
+from pipeline.terminal.answer import Answer, say, silent
 from stages import artifacts
 from stages.artifacts import ONNX, Dataset, Gains, OnnxModel
 from stages.config import DataConfig, GateConfig, PackageConfig, TargetConfig, ValidationConfig
@@ -46,10 +46,10 @@ MAX_DROP = 0.01
 
 
 class GivenData(NamedTuple):
-    """Images to judge on, from the command line: --data and --max-doubtful."""
+    """Images to judge on, from the command line: --data and --max-doubtful, None where not given."""
 
     folder: str | None
-    max_doubtful: float
+    max_doubtful: float | None
 
 
 def build(args: argparse.Namespace) -> Answer:
@@ -57,7 +57,8 @@ def build(args: argparse.Namespace) -> Answer:
     given = with_auto(Bundle.load(Path(args.bundle), Trust.of(args.trusted, args.sha256)), args.target)
     out = Path(args.out).resolve()
     target, every, validation = plan(given, args.target)
-    validation = judged_on(args.split, args.data, validation)
+    data = GivenData(args.data, args.max_doubtful)
+    validation = judged_on(args.split, data, validation)
     gates = _alone(every)
     if out.exists():
         raise ConfigError(f"--out {out}: already exists; choose a new folder")
@@ -67,7 +68,7 @@ def build(args: argparse.Namespace) -> Answer:
         )
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
-        _build(given, target, gates, validation, GivenData(args.data, args.max_doubtful), out)
+        _build(given, target, gates, validation, data, out)
     except KeyboardInterrupt as error:
         raise Interrupted("interrupted; nothing was written") from error
     return _answer(Bundle.load(out), target, gates)
@@ -169,14 +170,18 @@ def _has_ranges(given: Bundle, target: TargetConfig) -> bool:
     return trained is not None and recipe is not None and (trained.fits(recipe) or trained.fits(recipe.for_training))
 
 
-def judged_on(split: str | None, data: str | None, validation: ValidationConfig) -> ValidationConfig:
+def judged_on(split: str | None, data: GivenData, validation: ValidationConfig) -> ValidationConfig:
     """How a bundle is measured, on the split that was asked for; None: the bundle's own.
 
     Raises:
-        ConfigError: a split without data.
+        ConfigError: a split or a share without data; a share that is none.
     """
-    if split is not None and data is None:
-        raise ConfigError(f"--split {split}: there is no data to judge on; pass --data DIR")
+    share = None if data.max_doubtful is None else f"--max-doubtful {data.max_doubtful:g}"
+    given = share if split is None else f"--split {split}"
+    if given is not None and data.folder is None:
+        raise ConfigError(f"{given}: there is no data to judge on; pass --data DIR")
+    if data.max_doubtful is not None and not 0 <= data.max_doubtful <= 1:
+        raise ConfigError(f"{share}: allowed: 0 to 1")
     return validation if split is None else validation.model_copy(update={"split": split})
 
 
@@ -194,12 +199,10 @@ def _data(store: Store, data: GivenData, split: str, target: TargetConfig, given
     """The images to judge on and, if the target needs them, those to read ranges from, in any layout."""
     if data.folder is None:
         return None
-    if not 0 <= data.max_doubtful <= 1:
-        raise ConfigError(f"--max-doubtful {data.max_doubtful:g}: allowed: 0 to 1")
     contract = given.manifest.contract
     kind, options = recognize(Path(data.folder))
-    own = {"preprocessing": contract.preprocessing, "max_doubtful": data.max_doubtful}
-    config = DataConfig.model_validate({"dataset": kind, **options, **own})
+    share = {} if data.max_doubtful is None else {"max_doubtful": data.max_doubtful}
+    config = DataConfig.model_validate({"dataset": kind, **options, "preprocessing": contract.preprocessing, **share})
     more = (target.calibration_split,) if target.needs_calibration else ()
     dataset = store.run(gather, config, split, more, contract)
     announce(dataset.facts.notes, store)

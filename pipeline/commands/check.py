@@ -18,9 +18,9 @@ from deploy.errors import ArtifactError, ConfigError, DataError, EdgedistillErro
 from deploy.machine import known_files, packages
 from deploy.machine.files import read_text
 from deploy.machine.packages import DISTRIBUTION
-from pipeline.answer import Answer
 from pipeline.config import PipelineConfig, load, weight_files
 from pipeline.config.document import read_document
+from pipeline.terminal.answer import Answer
 from stages.config import DataConfig, RobustnessConfig
 from stages.datasets import Source
 from stages.datasets.cleaning import rules

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from deploy.errors import ConfigError
-from pipeline.answer import Answer, say, silent
 from pipeline.arena.bouts import Bouts
 from pipeline.arena.opening import begin
 from pipeline.arena.outcome import outcome
@@ -29,6 +28,7 @@ from pipeline.results.table import grid
 from pipeline.store.exclusion import refuse_without_locks
 from pipeline.store.files import replace_json
 from pipeline.store.store import Store
+from pipeline.terminal.answer import Answer, say, silent
 
 FEWEST = 2
 """Seeds: a single pair has no interval."""

@@ -8,9 +8,9 @@ from typing import Any
 import yaml
 
 from deploy import plugins
-from pipeline.answer import Answer
 from pipeline.config import PLUGIN_SECTIONS, PipelineConfig, load
 from pipeline.config.pipeline import PluginSection
+from pipeline.terminal.answer import Answer
 
 
 def config(args: argparse.Namespace) -> Answer:

@@ -19,16 +19,15 @@ from deploy.comparison.metrics import Figures
 from deploy.comparison.side import Side
 from deploy.errors import EXIT_FAIL, EXIT_INCOMPARABLE, ArtifactError, ConfigError, EdgedistillError, Untrusted
 from deploy.prediction.predictor import SessionPredictor
-from pipeline.answer import Answer, say
 from pipeline.commands import build
 from pipeline.commands.run import reused
 from pipeline.config import PipelineConfig, load
 from pipeline.outputs import copy_bundles
 from pipeline.results.verdicts import annotate, text, write
 from pipeline.store.files import put_back
+from pipeline.terminal.answer import Answer, say
 from stages.artifacts import DETECTIONS, Dataset, read_json
 from stages.config import GateConfig, ValidationConfig
-from stages.config.data import MAX_DOUBTFUL
 from stages.measurement.robust import Elsewhere, robust_side
 from stages.measurement.splits import labeled_split
 from stages.measurement.verdicts import Judge, exit_code
@@ -60,15 +59,15 @@ class GateOptions:
     """How gates that compare with a reference are judged.
 
     reference: the folder of a bundle, or of one bundle per target. data: labeled images, only with a bundle; split: the one of
-    them to judge on, None for the bundle's; max_doubtful: the largest share of them that may be left out or assumed, 0 to 1.
-    first: there is no reference yet and one is about to be kept, so these gates are not judged. trust: who must have signed the
-    reference.
+    them to judge on, None for the bundle's; max_doubtful: the largest share of them that may be left out or assumed, 0 to 1,
+    None for 0.2. first: there is no reference yet and one is about to be kept, so these gates are not judged. trust: who must have
+    signed the reference.
     """
 
     reference: Path | None = None
     data: Path | None = None
     first: bool = False
-    max_doubtful: float = MAX_DOUBTFUL
+    max_doubtful: float | None = None
     split: str | None = None
     trust: Trust = ANYONE
 
@@ -104,6 +103,9 @@ def gate_run(config: PipelineConfig, runs: Path, options: GateOptions) -> GateRe
         raise ConfigError(f"--data {options.data}: pipeline {config.name} names its own data; pass --data only with a bundle")
     if options.split is not None:
         raise ConfigError(f"--split {options.split}: pipeline {config.name} names its own split; pass --split only with a bundle")
+    if options.max_doubtful is not None:
+        given = f"--max-doubtful {options.max_doubtful:g}"
+        raise ConfigError(f"{given}: pipeline {config.name} names its own (data.max_doubtful); pass --max-doubtful only with a bundle")
     result = reused(config, runs)
     verdicts: list[Verdict] = []
     _refuse_idle(options, config.gates)
@@ -138,7 +140,8 @@ def gate_bundle(given: Bundle, options: GateOptions) -> GateResult:
     """
     verdicts = list(given.manifest.verdicts)
     _, gates, validation = build.plan(given, None)
-    validation = build.judged_on(options.split, None if options.data is None else str(options.data), validation)
+    data = build.GivenData(None if options.data is None else str(options.data), options.max_doubtful)
+    validation = build.judged_on(options.split, data, validation)
     _refuse_idle(options, gates)
     wanted = [one for one in gates if one.other == "reference"]
     if options.data is not None and options.reference is None:
@@ -146,11 +149,7 @@ def gate_bundle(given: Bundle, options: GateOptions) -> GateResult:
     if wanted and not options.first:
         with ExitStack() as stack:
             scratch = Path(stack.enter_context(TemporaryDirectory()))
-            dataset = (
-                None
-                if options.data is None
-                else build.data_for(given, build.GivenData(str(options.data), options.max_doubtful), validation, scratch)
-            )
+            dataset = None if options.data is None else build.data_for(given, data, validation, scratch)
             found = labeled_split(dataset, validation.split) if dataset is not None else None
             own = _side(given, validation, found)
             if found is not None:

@@ -8,10 +8,10 @@ from typing import Any
 from deploy.comparison import metrics
 from deploy.errors import ConfigError
 from deploy.plugins import suggest
-from pipeline.answer import Answer
 from pipeline.config import load
 from pipeline.results.history import FILE, rows
 from pipeline.results.table import grid, number
+from pipeline.terminal.answer import Answer
 
 PAGE = "history.html"
 

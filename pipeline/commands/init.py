@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from deploy.errors import ConfigError, plain
-from pipeline.answer import Answer
 from pipeline.init.document import Given, name_of, write
 from pipeline.init.folder import LabeledFolder, look
 from pipeline.init.plan import VAL_SHARE, FirstPlan, Wish, plan
 from pipeline.init.sample import Decoding, decoding
+from pipeline.terminal.answer import Answer
 
 MOST_MINUTES = 100_000
 

@@ -10,8 +10,8 @@ from deploy.bundles.trust import Trust
 from deploy.errors import ConfigError
 from deploy.shipping.ship import ship
 from deploy.shipping.web import write_page
-from pipeline.answer import Answer
 from pipeline.store.files import replace_folder
+from pipeline.terminal.answer import Answer
 
 
 def package(args: argparse.Namespace) -> Answer:

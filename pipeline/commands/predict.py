@@ -9,7 +9,7 @@ from deploy.bundles.bundle import Bundle
 from deploy.bundles.trust import Trust
 from deploy.errors import ConfigError, DataError, Interrupted, plain
 from deploy.prediction.inputs import expand
-from pipeline.answer import Answer, say
+from pipeline.terminal.answer import Answer, say
 
 
 def predict(args: argparse.Namespace) -> Answer:

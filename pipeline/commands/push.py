@@ -7,8 +7,8 @@ from pathlib import Path
 from deploy.bundles.bundle import Bundle
 from deploy.bundles.trust import Trust
 from deploy.errors import ArtifactError, ConfigError
-from pipeline.answer import Answer
 from pipeline.store.stamp import changed
+from pipeline.terminal.answer import Answer
 from stages.artifacts import WEIGHTS
 
 

@@ -3,10 +3,10 @@
 import argparse
 from pathlib import Path
 
-from pipeline.answer import Answer
 from pipeline.commands.run import reused
 from pipeline.config import load
 from pipeline.outputs import publish
+from pipeline.terminal.answer import Answer
 
 
 def report(args: argparse.Namespace) -> Answer:

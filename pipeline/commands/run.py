@@ -10,7 +10,6 @@ from typing import Any
 
 from deploy.errors import ConfigError
 from deploy.plugins import suggest
-from pipeline.answer import Answer, say, silent
 from pipeline.commands.check import before_trainings
 from pipeline.config import PipelineConfig, load
 from pipeline.config.derived import instances, interim
@@ -21,6 +20,7 @@ from pipeline.results.summary import stage_figures
 from pipeline.results.table import render
 from pipeline.run_result import RunResult
 from pipeline.store.store import Mode, Store, UntilReached
+from pipeline.terminal.answer import Answer, say, silent
 from stages import STAGES
 
 CHEAP = frozenset({"gate", "package"})

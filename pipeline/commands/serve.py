@@ -14,11 +14,11 @@ from deploy.bundles.manifest import MANIFEST
 from deploy.bundles.trust import Trust
 from deploy.errors import ConfigError
 from deploy.serving.options import ServeConfig
-from pipeline.answer import Answer
 from pipeline.config import load
 from pipeline.config.diagnose import finding, refuse_coerced
 from pipeline.config.document import Document, parse
 from pipeline.config.overrides import Setting, apply
+from pipeline.terminal.answer import Answer
 
 
 def serve(args: argparse.Namespace) -> Answer:

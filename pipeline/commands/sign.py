@@ -12,9 +12,9 @@ from deploy.bundles.manifest import MANIFEST, read_manifest
 from deploy.bundles.provenance import PROVENANCE, statement
 from deploy.bundles.signature import SIGNATURE
 from deploy.bundles.trust import Trust
-from pipeline.answer import Answer, say
 from pipeline.store.files import replace_text
 from pipeline.store.past import past_stages
+from pipeline.terminal.answer import Answer, say
 
 PASSWORD = "EDGEDISTILL_KEY_PASSWORD"  # noqa: S105 - the name of the variable
 """The variable with the password of an encrypted key."""

@@ -9,10 +9,10 @@ from pathlib import Path
 from deploy.bundles.manifest import Verdict
 from deploy.comparison import limits
 from deploy.errors import in_cell, plain
-from pipeline.answer import say
 from pipeline.config.gate_lines import gate_lines
 from pipeline.results.table import judged, number, verdict_table
 from pipeline.store.files import replace_json, replace_text
+from pipeline.terminal.answer import say
 from stages.config import GateConfig
 from stages.measurement.verdicts import limit
 

@@ -26,7 +26,12 @@ def replace_text(path: Path, text: str) -> None:
 
 def replace_json(path: Path, value: Any) -> None:
     """Write strict JSON, completely or not at all; NaN and infinity raise ValueError."""
-    replace_text(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+    replace_text(path, json_text(value))
+
+
+def json_text(value: Any) -> str:
+    """What replace_json writes."""
+    return json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
 
 
 def replace_folder(scratch: Path, path: Path) -> None:

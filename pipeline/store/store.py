@@ -21,12 +21,12 @@ from filelock import FileLock, Timeout
 
 from deploy.errors import ConfigError, EdgedistillError, in_one_line
 from deploy.machine import known_files
-from pipeline.answer import silent
 from pipeline.store import keys
 from pipeline.store.files import make_folder, replace_folder, replace_json
 from pipeline.store.past import remembered
 from pipeline.store.peers import Peers
 from pipeline.store.stamp import Inputs, changed, content, finished, outdated, stamp, stamped
+from pipeline.terminal.answer import silent
 from stages.artifacts import Artifact
 
 P = ParamSpec("P")

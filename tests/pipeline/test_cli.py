@@ -22,9 +22,9 @@ from deploy.bundles.trust import Trust
 from deploy.errors import ArtifactError, BuildError, ConfigError, DataError, RuntimeUnavailable
 from deploy.serving.options import ServeConfig
 from pipeline import answer, cli, flow
-from pipeline.answer import Answer
 from pipeline.commands import run
-from pipeline.refusals import refusal
+from pipeline.terminal.answer import Answer
+from pipeline.terminal.refusals import refusal
 from stages import STAGES
 
 PROGRAM = (sys.executable, "-P", "-c", "import sys; from pipeline.cli import main; sys.exit(main())")
@@ -107,6 +107,8 @@ class TestExitCodes:
             (["predict", "bundle", "--out", "x"], "the following arguments are required: INPUT; see edgedistill predict --help"),
             (["serve", "bundle", "--port", "many"], "argument --port: invalid int value: 'many'; see edgedistill serve --help"),
             (["run", "a.yaml", "b.yaml"], "unrecognized arguments: b.yaml"),
+            (["run", "--runs", ""], "--runs is empty; give it a value; see edgedistill run --help"),
+            (["predict", "bundle", "", "--out", "x"], "INPUT is empty; give it a value"),
         ],
     )
     def test_a_wrong_command_line_is_one_line(self, capsys: pytest.CaptureFixture[str], arguments: list[str], line: str) -> None:

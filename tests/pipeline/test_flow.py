@@ -307,8 +307,9 @@ class TestReference:
         assert [one["measured"] for one in answer["gates"][3:]] == pytest.approx([1.0 - 0.4, 0.5 - 1.0])
 
     def test_data_is_named_by_the_file(self, again: Run) -> None:
-        code, answer = again("gate", "--reference", "kept", "--data", "x")
-        assert (code, "names its own data" in answer["error"]) == (2, True)
+        for option, value in (("data", "x"), ("split", "test"), ("max-doubtful", "0.1")):
+            code, answer = again("gate", "--reference", "kept", f"--{option}", value)
+            assert (code, f"--{option} {value}: pipeline small names its own" in answer["error"]) == (2, True)
 
 
 class TestHistory:

@@ -14,9 +14,9 @@ from deploy.bundles.card import model_card
 from deploy.bundles.manifest import MANIFEST, Verdict
 from deploy.errors import DataError, in_cell, plain
 from pipeline import cli
-from pipeline.answer import Answer, emit
 from pipeline.results import verdicts
 from pipeline.results.table import grid
+from pipeline.terminal.answer import Answer, emit
 from stages.config import GateConfig
 from stages.notes import Kind, Notes, note_lines
 
@@ -127,7 +127,7 @@ class TestProcess:
 
     def test_a_forked_child_ends_at_once(self) -> None:
         code = (
-            "import os, signal, time\nfrom pipeline.refusals import sigterm_raises\n"
+            "import os, signal, time\nfrom pipeline.terminal.refusals import sigterm_raises\n"
             "with sigterm_raises():\n    pid = os.fork()\n    if pid == 0:\n        time.sleep(60)\n        os._exit(0)\n"
             "    time.sleep(0.5)\n    os.kill(pid, signal.SIGTERM)\n    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))\n"
         )

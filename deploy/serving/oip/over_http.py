@@ -81,6 +81,7 @@ def routes(service: Service) -> list[Route]:
         ("/v2", http.server, "GET"),
         ("/v2/health/live", http.live, "GET"),
         ("/v2/health/ready", http.ready, "GET"),
+        ("/v2/models/stats", http.stats, "GET"),
         *((f"/v2/models/{{name}}{version}", http.model, "GET") for version in ("", "/versions/{version}")),
         *((f"/v2/models/{{name}}{version}/ready", http.model_ready, "GET") for version in ("", "/versions/{version}")),
         *((f"/v2/models/{{name}}{version}/config", http.config, "GET") for version in ("", "/versions/{version}")),
@@ -131,7 +132,7 @@ class HttpEndpoints:
             return JSONResponse(protocol.model_config(model))
 
     async def stats(self, request: Request) -> Response:
-        """Triton's statistics."""
+        """Triton's statistics, of the model that is named or, as only one is served, of all."""
         with self._lease(request) as model:
             return JSONResponse(protocol.statistics(model, await self.service.totals()))
 
@@ -172,8 +173,8 @@ class HttpEndpoints:
         return self.service.lease(*_name(request))
 
 
-def _name(request: Request) -> tuple[str, str | None]:
-    return request.path_params["name"], request.path_params.get("version")
+def _name(request: Request) -> tuple[str | None, str | None]:
+    return request.path_params.get("name"), request.path_params.get("version")
 
 
 def parse(work: Work, content: bytes, header: str | None, max_images: int) -> tuple[Any, ResponseFormat]:

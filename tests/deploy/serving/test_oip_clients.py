@@ -136,6 +136,7 @@ class TestHttp:
         before = count()
         client.infer(NAME, asked(http, images))
         assert count() == before + 3
+        assert client.get_inference_statistics()["model_stats"][0]["inference_count"] == before + 3
 
     def test_detections_equal_those_of_predict(self, client: Any, bundle: Bundle) -> None:
         contract = bundle.manifest.contract
@@ -273,6 +274,7 @@ class TestGrpc:
         before = client.get_inference_statistics(NAME).model_stats[0].inference_count
         client.infer(NAME, asked(grpc, images))
         assert client.get_inference_statistics(NAME).model_stats[0].inference_count == before + 3
+        assert client.get_inference_statistics().model_stats[0].inference_count == before + 3
 
     def test_it_drains(self, running: Running, client: Any, images: Any) -> None:
         running.service.draining = True

@@ -239,6 +239,8 @@ class TestRefusals:
             (gzip.compress(bytes(LIMIT + 1), mtime=0), {"content-encoding": "gzip"}, "", 413, "decompresses to more than 20,000"),
             (gzip.compress(encoded(), mtime=0)[:-9], {"content-encoding": "gzip"}, "", 400, "is truncated"),
             (b"no gzip", {"content-encoding": "gzip"}, "", 400, "not valid gzip"),
+            (gzip.compress(b"a") * 2, {"content-encoding": "gzip"}, "", 400, "the body goes on after its gzip data"),
+            (zlib.compress(b"a") + b"b", {"content-encoding": "deflate"}, "", 400, "the body goes on after its deflate data"),
             (encoded(), {"content-encoding": "br"}, "", 415, "allowed: gzip, deflate"),
             (gzip.compress(NO_FILE, mtime=0), {**FORM, "content-encoding": "gzip"}, "", 415, "of a form"),
         ],

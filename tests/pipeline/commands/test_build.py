@@ -218,6 +218,7 @@ REFUSALS = {
         "target auto: precision auto needs images to read ranges from or to judge on; pass --data DIR",
     ),
     "a split without data": (["--split", "test"], 2, "pass --data DIR"),
+    "a share without data": (["--max-doubtful", "0.1"], 2, "pass --data DIR"),
     "no such data": (["--data", "nowhere"], 3, "nowhere: no such folder"),
 }
 

@@ -53,6 +53,12 @@ class TestWhole:
         assert "running" not in capsys.readouterr().out
         assert figures() == first
 
+    def test_what_others_share_is_not_forgotten_by_a_different_comparison(self, config_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        with monkeypatch.context() as begun:
+            share(begun)
+        assert cli.main(["compare", "--seeds", "3"]) == 0
+        assert Path("runs/made-up/compare.lock.json").exists()
+
     def test_the_strength_that_led_in_the_trials_is_used(self, config_file: Path) -> None:
         assert cli.main(["compare", "--set", "compare.trials=3"]) == 0
         for one in figures()["methods"]:  # type: ignore[attr-defined]

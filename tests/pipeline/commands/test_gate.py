@@ -125,6 +125,10 @@ def test_what_the_data_lacks_is_reported_and_stops_beyond_the_limit(make: Any, c
     with pytest.raises(edgedistill.EdgedistillError, match=r"pass --max-doubtful 0\.03 to go on"):
         edgedistill.gate(case.new, reference=case.reference, data=case.data, max_doubtful=0.01)
     assert edgedistill.gate(case.new, reference=case.reference, data=case.data, max_doubtful=0.03).passed
+    for share, words in (("0.1", "there is no data to judge on; pass --data DIR"), ("2", "allowed: 0 to 1")):
+        data = [] if share == "0.1" else ["--data", str(case.data)]
+        assert main(["gate", str(case.new), "--reference", str(case.reference), *data, "--max-doubtful", share]) == 2
+        assert f"--max-doubtful {share}: {words}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("on_noise", "verdict", "code"), [("inconclusive", "inconclusive", 11), ("pass", "pass", 0), ("fail", "fail", 10)])
