@@ -21,8 +21,9 @@ from waiting import PATIENCE
 from deploy.bundles.trust import Trust
 from deploy.errors import ArtifactError, BuildError, ConfigError, DataError, RuntimeUnavailable
 from deploy.serving.options import ServeConfig
-from pipeline import answer, cli, flow
+from pipeline import cli, flow
 from pipeline.commands import run
+from pipeline.terminal import answer
 from pipeline.terminal.answer import Answer
 from pipeline.terminal.refusals import refusal
 from stages import STAGES

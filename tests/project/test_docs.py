@@ -19,7 +19,8 @@ from deploy import errors
 from deploy.comparison import metrics
 from deploy.contract import Preprocessing
 from deploy.serving.options import ServeConfig
-from pipeline import cli, config, flow, refusals
+from pipeline import cli, config, flow
+from pipeline.terminal import refusals
 from stages import STAGES
 from stages.config import BaselineConfig, CompareConfig, DataConfig
 from stages.config.augmentations import Color, Corrupt, Crop, Flip, Mosaic, Scale
