@@ -1,13 +1,14 @@
 """Milliseconds per image for every detector that torchvision or mmdet has too, at one size, from the network's input to boxes.
 
-Compares our fixed-shape graph in ONNX Runtime with the same weights in the other's eager mode, and with torchvision's legacy ONNX export.
+Compares our fixed-shape graph in ONNX Runtime and, if it is installed, in OpenVINO with the same weights in the other's eager mode, and
+with torchvision's legacy ONNX export.
 mmdet runs in a process of its own, in the interpreter that --mmdet names (see mmdet_eager.py, whose MODULE is --mmdet-first); without it,
 the detectors that torchvision lacks are left out.
 
-"ours" keeps the default number of candidates and proposals, "ours_full" (only with --full) the other's. Repeats are interleaved;
-medians are compared. --results keeps each detector's row in a file, one line of JSON each, and a detector that has its row there is not
-measured again. Exporting takes longer than measuring: --engines keeps the graphs in a folder and reuses them, --export writes them and
-measures nothing.
+"ours" and "openvino" keep the default number of candidates and proposals, "ours_full" (only with --full) the other's. Repeats are
+interleaved; medians are compared. --results keeps each detector's row in a file, one line of JSON each, and a detector that has its row
+there is not measured again. Exporting takes longer than measuring: --engines keeps the graphs in a folder and reuses them, --export
+writes them and measures nothing.
 Usage: python benchmarks/detectors.py [--repeats N] [--threads N] [--size PX] [--only NAME ...] [--full] [--engines DIR [--export]]
     [--results FILE] [--mmdet PYTHON [--mmdet-first MODULE]]
 """
@@ -98,13 +99,18 @@ def torchvisions(detector: Detector, make: Callable[..., nn.Module], size: int, 
     return model
 
 
-def engine(detector: Detector, options: GraphOptions, size: int, file: Path, threads: int) -> Side:
-    """Our graph as an engine; an existing file is reused."""
+def graph(detector: Detector, options: GraphOptions, size: int, file: Path) -> Path:
+    """Our graph; an existing file is reused."""
     if not file.exists():
         write_onnx(detector.graph(options).eval(), (size, size), file.with_suffix(".partial"))
         file.with_suffix(".partial").replace(file)
-    session = plugins.load("deploy.runtimes", "ort").open(file, threads=threads)
-    return session.infer
+    return file
+
+
+def engine(file: Path, threads: int, runtime: str = "ort") -> Side:
+    """A graph as an engine."""
+    infer: Side = plugins.load("deploy.runtimes", runtime).open(file, threads=threads).infer
+    return infer
 
 
 def eager(model: Any) -> Side:
@@ -167,9 +173,13 @@ def sides(name: str, args: argparse.Namespace, folder: Path) -> Iterator[dict[st
 
 def ours(detector: Detector, own_settings: GraphOptions, folder: Path, args: argparse.Namespace) -> dict[str, Side]:
     """Our engines of a detector."""
-    settings = {"ours": graph_options(ExportConfig())} | ({"ours_full": own_settings} if args.full else {})
-    files = {"ours": "ours.onnx", "ours_full": "full.onnx"}
-    return {side: engine(detector, options, args.size, folder / files[side], args.threads) for side, options in settings.items()}
+    file = graph(detector, graph_options(ExportConfig()), args.size, folder / "ours.onnx")
+    found = {"ours": engine(file, args.threads)}
+    if plugins.load("deploy.runtimes", "openvino").why_not() is None:
+        found["openvino"] = engine(file, args.threads, "openvino")
+    if args.full:
+        found["ours_full"] = engine(graph(detector, own_settings, args.size, folder / "full.onnx"), args.threads)
+    return found
 
 
 @contextmanager
@@ -208,7 +218,8 @@ def measured(name: str, args: argparse.Namespace) -> dict[str, Any] | None:
     row = {"detector": name, "rival": "torchvision" if name in CASES else "mmdet", **{key: getattr(args, key) for key in SETTINGS}}
     row |= {f"{side}_ms": round(value, 2) for side, value in times.items()}
     row |= {f"vs_{side}": round(times[side] / times["ours"], 3) for side in ("eager", "legacy") if side in times}
-    return row | ({"full_vs_eager": round(times["eager"] / times["ours_full"], 3)} if args.full else {})
+    others = {"full_vs_eager": "ours_full", "openvino_vs_eager": "openvino"}
+    return row | {name: round(times["eager"] / times[side], 3) for name, side in others.items() if side in times}
 
 
 def kept(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
@@ -220,16 +231,17 @@ def kept(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
 
 def shown(row: Mapping[str, Any], columns: Sequence[str]) -> str:
     """A line of the table."""
-    return f"{row['detector']:<26}{row['rival']:<12}" + "".join(f"{row.get(column, '-'):>14}" for column in columns)
+    return f"{row['detector']:<26}{row['rival']:<12}" + "".join(f"{row.get(column, '-'):>18}" for column in columns)
 
 
 def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Medians over the detectors, the smallest ratio to eager mode, and each detector's ratios."""
-    keys = ("vs_eager", "vs_legacy", "full_vs_eager")
+    """Medians over the detectors, the smallest ratio to eager mode, also of each detector's faster runtime, and each detector's ratios."""
+    keys = ("vs_eager", "vs_legacy", "full_vs_eager", "openvino_vs_eager")
     found = {key: [row[key] for row in rows if key in row] for key in keys}
     middle = {key: round(statistics.median(values), 3) for key, values in found.items() if values}
     each = {row["detector"]: {key: row[key] for key in ("rival", *keys) if key in row} for row in rows}
-    return {**middle, "min_vs_eager": min(found["vs_eager"]), "detectors": each}
+    faster = [max(row["vs_eager"], row.get("openvino_vs_eager", 0.0)) for row in rows]
+    return {**middle, "min_vs_eager": min(found["vs_eager"]), "min_faster_vs_eager": min(faster), "detectors": each}
 
 
 def arguments() -> argparse.Namespace:
@@ -259,8 +271,9 @@ def main() -> None:
     args = arguments()
     torch.set_num_threads(args.threads)
     print(f"{args.repeats} interleaved repeats, {args.threads} thread(s), {args.size} px, onnxruntime {onnxruntime.__version__}")
-    columns = ["ours_ms", *(["ours_full_ms"] if args.full else []), "eager_ms", "legacy_ms", "vs_eager", "vs_legacy"]
-    print(f"{'detector':<26}{'rival':<12}" + "".join(f"{column:>14}" for column in columns))
+    columns = ["ours_ms", "openvino_ms", *(["ours_full_ms"] if args.full else []), "eager_ms", "legacy_ms"]
+    columns += ["vs_eager", "openvino_vs_eager", "vs_legacy"]
+    print(f"{'detector':<26}{'rival':<12}" + "".join(f"{column:>18}" for column in columns))
     old, rows = kept(args), []
     for name in args.only:
         row = old.get(name) or measured(name, args)

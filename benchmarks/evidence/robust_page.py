@@ -9,7 +9,12 @@ from pipeline.results.gains import paired_gain
 from pipeline.results.table import UNDEFINED, number
 
 ROLES = ("baseline", "baseline with corrupt", "student", "student with student_view")
-PAIRS = (("student", "baseline"), ("student with student_view", "baseline"), ("student with student_view", "baseline with corrupt"))
+PAIRS = (
+    ("student", "baseline"),
+    ("student with student_view", "baseline"),
+    ("student with student_view", "baseline with corrupt"),
+    ("student with student_view", "student"),
+)
 ENGINES = ("fp32", "int8")
 METRICS = {"map": "clean", "map_shifted": "shifted", "mpc": "mpc", "rpc": "rpc"}
 """Figures of a row and their columns."""
