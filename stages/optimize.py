@@ -44,7 +44,7 @@ def judging(config: TargetConfig, validation: ValidationConfig) -> tuple[str | N
     return validation.split if config.is_judged else None, validation.latency.threads if config.is_chosen else None
 
 
-@stage(version=7, identity=identity)
+@stage(version=8, identity=identity)
 def optimize(
     out: Path,
     config: TargetConfig,

@@ -67,10 +67,12 @@ def _shapes(model: ModelProto) -> dict[str, tuple[tuple[int, ...], int]]:
 
 
 def _macs(node: NodeProto, shapes: Shapes) -> int:
-    """Multiply-accumulates of a convolution or matrix product; 0 for other nodes."""
-    if node.op_type not in network.WEIGHTED or node.output[0] not in shapes:
+    """Multiply-accumulates of a convolution, a matrix product or attention, which are two products; 0 for other nodes."""
+    if node.op_type not in (*network.WEIGHTED, "Attention") or node.output[0] not in shapes:
         return 0
     made, (weight, _) = math.prod(shapes[node.output[0]][0]), shapes[node.input[1]]
+    if node.op_type == "Attention":
+        return (math.prod(shapes[node.input[0]][0]) + made) * weight[-2]
     if node.op_type == "Conv":
         return made * math.prod(weight[1:])
     if node.op_type == "ConvTranspose":

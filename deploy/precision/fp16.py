@@ -22,8 +22,8 @@ HALF_MAX = float(np.finfo(np.float16).max)
 _ALWAYS_FLOAT = {"Resize": (1, 2), "Upsample": (1,)}
 
 
-# Operators that ONNX does not define in half precision.
-_FLOAT_ONLY = ("Range",)
+_SQUARED = ("Pow", "ReduceMean", "ReduceSum", "Add", "Sqrt")
+"""From a square to its root, as in RMS normalization: in half precision the square of 256 is infinite."""
 
 
 # Operators that choose their output's type by an attribute.
@@ -31,7 +31,7 @@ _TYPED = {"Cast": "to", "EyeLike": "dtype", "RandomNormalLike": "dtype", "Random
 
 
 def to_fp16(model: ModelProto, heads: Heads) -> ModelProto:
-    """The model with its network in half precision and everything else, inputs and outputs included, in fp32.
+    """The model with its network in half precision and everything else, inputs, outputs and sums of squares included, in fp32.
 
     Raises:
         BuildError: a weight exceeds the range of half precision, or the network contains control flow.
@@ -39,7 +39,7 @@ def to_fp16(model: ModelProto, heads: Heads) -> ModelProto:
     half = onnx.ModelProto()
     half.CopyFrom(model)
     nodes = network.network(half, heads)  # names all nodes
-    nodes -= {node.name for node in half.graph.node if node.op_type in _FLOAT_ONLY}
+    nodes -= _float_only(half)
     floats = network.float_tensors(half)
     del half.graph.value_info[:]  # its types are no longer correct
     weights = _Weights(half)
@@ -63,6 +63,16 @@ def to_fp16(model: ModelProto, heads: Heads) -> ModelProto:
     weights.prune()
     check(half)
     return half
+
+
+def _float_only(model: ModelProto) -> set[str]:
+    """The nodes that stay fp32 within the network: Range, which ONNX does not define in half precision, and sums of squares."""
+    found, squares = set(), set[str]()
+    for node in model.graph.node:
+        if node.op_type in ("Range", "Pow") or (node.op_type in _SQUARED and squares.intersection(node.input)):
+            found.add(node.name)
+            squares.update(node.output if node.op_type in _SQUARED[:-1] else ())
+    return found
 
 
 class _Weights:

@@ -26,8 +26,8 @@ _METHODS = {"min_max": CalibrationMethod.MinMax, "entropy": CalibrationMethod.En
 class Quantizer:
     """One graph and its ranges, in which any subset of the network's convolutions and matrix products can be quantized.
 
-    The prediction layers, which produce the head outputs, stay float: decoding then starts from numbers that were not rounded
-    to 8 bits, and these layers account for little of the time and the bytes.
+    The prediction layers, which produce the head outputs, stay float, and so do the few that read what these are made of: decoding then
+    starts from numbers that were not rounded to 8 bits, and these layers account for little of the time and the bytes.
 
     `model` is the graph with its batch norms folded, `layers` the names of its quantizable layers in graph order. `scratch` is an
     empty folder for temporary files. With `known` ranges of its tensors, no image is read.
@@ -80,6 +80,7 @@ class Quantizer:
                 raise BuildError("no image to calibrate int8 with") from error
             raise BuildError(f"ONNX Runtime cannot quantize the graph: {first_line(error)}") from error
         model = onnx.load(file)
+        self._restore_weights(model, set(nodes))
         chosen = [join for join in self._joins if join.layers <= set(layers)]
         return joins.quantize(model, chosen, self.ranges(), self._recipe) if chosen else model
 
@@ -88,6 +89,19 @@ class Quantizer:
         data = load_tensors_data(self._cache).data
         ends = {name: [float(np.asarray(end).item()) for end in one.range_value] for name, one in data.items()}
         return {name: (low, high) for name, (low, high) in ends.items()}
+
+    def _restore_weights(self, model: ModelProto, quantized: Collection[str]) -> None:
+        """Let layers in float read their weights as they are: one that several layers share was rounded for all of them."""
+        weights = {one.name: one for one in self.model.graph.initializer}
+        original = {node.name: node.input for node in self.model.graph.node if node.name not in quantized}
+        present = {one.name for one in model.graph.initializer}
+        for node in model.graph.node:
+            for index, name in enumerate(original.get(node.name, ())):
+                if name in weights and name != node.input[index]:
+                    node.input[index] = name
+                    if name not in present:
+                        model.graph.initializer.append(weights[name])
+                        present.add(name)
 
     @property
     def _cache(self) -> Path:
@@ -142,7 +156,7 @@ def fold(model: ModelProto, heads: Heads, scratch: Path) -> ModelProto:
 
 def _groups(model: ModelProto, heads: Heads) -> tuple[dict[str, list[str]], dict[str, str]]:
     """Each quantizable layer with its nodes: itself and the activations that can be merged into its rounding; and each tensor's layer."""
-    nodes = network.network(model, heads) - network.last_weighted(model, heads)
+    nodes = network.network(model, heads) - network.float_layers(model, heads)
     chosen = [node for node in model.graph.node if node.name in nodes]
     groups = {node.name: [node.name] for node in chosen if node.op_type in network.WEIGHTED}
     if not groups:

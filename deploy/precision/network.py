@@ -62,23 +62,27 @@ def network(model: ModelProto, heads: Heads) -> set[str]:
     return (before | _before(model, [name for node in layers for name in node.output], heads.inputs)) - after
 
 
-def last_weighted(model: ModelProto, heads: Heads) -> set[str]:
-    """The names of the convolutions and matrix products nearest to the head outputs: the prediction layers."""
+def float_layers(model: ModelProto, heads: Heads) -> set[str]:
+    """The names of the convolutions and matrix products that int8 leaves in float.
+
+    They are the prediction layers, nearest to the head outputs, and whatever reads a tensor that lies between: a rounded tensor is
+    rounded for all that read it, and the boxes that a decoder refines are among these.
+    """
     producer = {name: node for node in model.graph.node for name in node.output}
     found: set[str] = set()
     waiting = list(heads.outputs)
-    seen = set(heads.inputs)
+    between: set[str] = set()
     while waiting:
         tensor = waiting.pop()
-        if tensor in seen or tensor not in producer:
+        if tensor in between or tensor in heads.inputs or tensor not in producer:
             continue
-        seen.add(tensor)
+        between.add(tensor)
         node = producer[tensor]
         if node.op_type in WEIGHTED:
             found.add(node.name)
         else:
             waiting.extend(node.input)
-    return found
+    return found | {node.name for node in model.graph.node if node.op_type in WEIGHTED and between.intersection(node.input)}
 
 
 def float_tensors(model: ModelProto) -> set[str]:

@@ -61,7 +61,8 @@ def hard_sigmoid(own: Converter, node: NodeProto, given: Attributes) -> None:
 
 def mean(own: Converter, node: NodeProto, given: Attributes) -> None:
     """GlobalAveragePool, and ReduceMean over rows and columns of images whose axes are kept."""
-    axes: Any = given.get("axes") or (own.constants[node.input[1]].tolist() if len(node.input) > 1 else (2, 3))
+    every = (2, 3) if node.op_type == "GlobalAveragePool" else (0, 1, 2, 3)
+    axes: Any = given.get("axes") or (own.constants[node.input[1]].tolist() if len(node.input) > 1 else every)
     if sorted(axis % 4 for axis in axes) != [2, 3] or not given.get("keepdims", 1) or len(own.shapes[node.input[0]]) != 4:
         raise BuildError(f"litert: {node.op_type} over axes {list(axes)} is not converted; choose a different runtime")
     name = node.output[0]

@@ -48,6 +48,14 @@ def test_products_and_weights_are_those_that_torch_counts(tmp_path: Path) -> Non
     assert found.input_bytes == 3 * 32 * 32 * 4
 
 
+def test_attention_is_two_products() -> None:
+    """As one operator, which torch exports from opset 23 on."""
+    shown, made = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3, 8, 4]) for name in ("images", "y"))
+    stored = [numpy_helper.from_array(np.zeros((1, 3, 5, 4), np.float32), name) for name in ("keys", "values")]
+    graph = helper.make_graph([helper.make_node("Attention", ["images", "keys", "values"], ["y"])], "attention", [shown], [made], stored)
+    assert cost(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)])).macs == 2 * 3 * 8 * 4 * 5
+
+
 def test_activations_live_from_where_they_are_made_to_their_last_reader() -> None:
     def value(name: str) -> object:
         return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 10])

@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 from torch.nn import functional
 
+from deploy.contract import Heads
 from deploy.errors import ArtifactError
 from deploy.precision import fp16, network
 from deploy.runtimes import ort
@@ -158,3 +159,31 @@ def test_an_operator_that_the_evaluator_lacks_is_one_line(half: Path) -> None:
     with pytest.raises(ArtifactError, match=r"cannot compute the graph \(") as caught, HalfSession(half) as session:
         session.infer(images())
     assert "\n" not in str(caught.value)
+
+
+def test_squares_do_not_overflow_on_their_way_to_a_root(tmp_path: Path) -> None:
+    """RMS normalization, as DEIMv2 has it: half precision would make zeros of values above 255."""
+    node = helper.make_node
+    nodes = [
+        *(
+            node("Conv", ["images", "weight"], ["x"]),
+            node("Pow", ["x", "two"], ["squares"]),
+            node("ReduceMean", ["squares", "axis"], ["mean"]),
+        ),
+        *(node("Add", ["mean", "least"], ["above"]), node("Sqrt", ["above"], ["root"]), node("Reciprocal", ["root"], ["factor"])),
+        *(node("Mul", ["x", "factor"], ["normed"]), node("Conv", ["normed", "weight"], ["y"])),
+    ]
+    values = {
+        "two": np.float32(2),
+        "axis": np.array([1]),
+        "least": np.float32(1e-6),
+        "weight": np.eye(3, dtype=np.float32)[:, :, None, None],
+    }
+    shown, made = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3, 2, 2]) for name in ("images", "y"))
+    graph = helper.make_graph(nodes, "rms", [shown], [made], [numpy_helper.from_array(np.asarray(v), k) for k, v in values.items()])
+    model = fp16.to_fp16(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), Heads(outputs=("y",)))
+    onnx.save(model, tmp_path / "half.onnx")
+    with HalfSession(tmp_path / "half.onnx") as session:
+        (found,) = session.heads(np.full((1, 3, 2, 2), 20_000, np.float32), ("y",))
+        assert np.allclose(found, 1, atol=1e-3)
+        assert {"x", "normed", "factor"} <= session.largest.keys()

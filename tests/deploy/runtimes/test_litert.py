@@ -37,6 +37,17 @@ def test_an_operator_that_is_not_converted_is_named(tmp_path: Path) -> None:
         litert.compile(tmp_path / "model.onnx", onnx_samples.HEADS, tmp_path)
 
 
+def test_a_mean_over_all_axes_is_refused(tmp_path: Path) -> None:
+    model = onnx_samples.raw_detector()
+    at, node = next((at, node) for at, node in enumerate(model.graph.node) if node.op_type == "Mul")
+    kept, node.output[0] = node.output[0], "before"
+    model.graph.node.insert(at + 1, helper.make_node("ReduceMean", ["before"], ["mean"]))
+    model.graph.node.insert(at + 2, helper.make_node("Add", ["before", "mean"], [kept]))
+    onnx.save(model, tmp_path / "model.onnx")
+    with pytest.raises(BuildError, match=r"ReduceMean over axes \[0, 1, 2, 3\] is not converted"):
+        litert.compile(tmp_path / "model.onnx", onnx_samples.HEADS, tmp_path)
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"TFL3", b"\x20\0\0\0TFL3", b"\x20\0\0\0TFL3" + bytes(500)], ids=["empty", "short", "cut", "zeros"]
 )
