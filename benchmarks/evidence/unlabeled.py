@@ -100,8 +100,6 @@ CEILING_STEPS = 4
 SEEDS = {"bccd": 5, "nuclei": 3, "digits": 5}
 UNLABELED_DIGITS = 2000
 TESTED, LABELED_NUCLEI = 128, 64
-OTHER_SEED = 1000
-"""The seed of the digits' images without labels."""
 
 Item = tuple[Path, Mapping[str, Any], Sequence[Mapping[str, Any]]]
 """An image's file, its COCO row and its annotations."""
@@ -130,7 +128,7 @@ class UnlabeledUnit:
             BETTER.get(better(self.role) or ""),
             [one.model_dump(mode="json") for one in losses_of(self.role, config)],
         ]
-        parts = [sections, self.role, self.seed, *chosen, UNLABELED_DIGITS, TESTED, LABELED_NUCLEI, OTHER_SEED, CEILING_STEPS]
+        parts = [sections, self.role, self.seed, *chosen, UNLABELED_DIGITS, TESTED, LABELED_NUCLEI, CEILING_STEPS]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -215,9 +213,10 @@ def divided(unit: UnlabeledUnit, store: Store) -> tuple[Dataset, dict[str, list[
     whole = store.run(prepare, config)
     val = items(whole, "val")
     if unit.study == "digits":
-        more = DataConfig.model_validate({**config.model_dump(), "seed": OTHER_SEED, "train_images": UNLABELED_DIGITS})
-        other = items(store.at("unlabeled").run(prepare, more), "train")
-        return whole, {"train": items(whole, "train"), "unlabeled": other, "val": val, "test": items(whole, "test")}
+        train = items(whole, "train")
+        more = DataConfig.model_validate({**config.model_dump(), "train_images": len(train) + UNLABELED_DIGITS})
+        other = items(store.at("unlabeled").run(prepare, more), "train")[len(train) :]  # with another seed, test's digits would be among them
+        return whole, {"train": train, "unlabeled": other, "val": val, "test": items(whole, "test")}
     if unit.study == "bccd":
         pool = items(whole, "train") + items(whole, "test")
         pool.sort(key=lambda item: hashlib.sha256(item[0].name.encode()).hexdigest())

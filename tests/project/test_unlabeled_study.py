@@ -12,6 +12,9 @@ from typing import Any
 import pytest
 from places import ROOT
 
+from pipeline.store.store import Store
+from stages.datasets import digits
+
 FOLDER = ROOT / "benchmarks" / "evidence"
 
 
@@ -103,3 +106,20 @@ def test_the_ceiling_has_at_most_four_times_the_students_steps(study: ModuleType
     units = {name: study.UnlabeledUnit(name, "ceiling", 0).config for name in study.SEEDS}
     found = {name: study.ceiling(units[name], *images).train.epochs for name, images in {"bccd": (56, 221), "digits": (50, 2050)}.items()}
     assert found == {"bccd": 240, "digits": 30}
+
+
+def test_the_digits_without_labels_are_of_handwriting_that_no_network_is_judged_on(
+    study: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = "{train_images: 2, val_images: 1, test_images: 1, shifted_images: 1}"
+    (tmp_path / "digits.yaml").write_text(f"extends: {FOLDER / 'unlabeled' / 'digits'}.yaml\ndata: {small}\n", encoding="utf-8")
+    monkeypatch.setattr(study, "UNLABELED_DIGITS", 3)
+    dealt, deal = [], digits._deal
+    monkeypatch.setattr(digits, "_deal", lambda *given: dealt.append(deal(*given)) or dealt[-1])
+    _, parts = study.divided(study.UnlabeledUnit("digits", "both", 0), Store(tmp_path / "runs", "unlabeled"))
+    learned, judged = ({int(one) for groups in dealt for name in names for one in groups[name]} for names in (("train",), ("val", "test")))
+    assert len(dealt) == 2
+    assert not learned & judged
+    contents = [path.read_bytes() for name in ("train", "unlabeled", "val", "test") for path, _, _ in parts[name]]
+    assert [len(parts[name]) for name in ("train", "unlabeled")] == [2, 3]
+    assert len(set(contents)) == len(contents)
