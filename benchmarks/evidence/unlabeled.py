@@ -46,6 +46,7 @@ from imagenet_start import fetch_imagenet_start
 from run import RUNS, STUDIES, commit, hashed
 from turns import alone
 
+from deploy.errors import Diverged
 from deploy.machine import known_files
 from pipeline.config import PipelineConfig, load
 from pipeline.results.gains import Gain, paired_gain
@@ -337,11 +338,24 @@ def trained(
 
 
 def work(args: argparse.Namespace) -> None:
-    """Train the missing networks, at most `--units` of them."""
+    """Train the missing networks, at most `--units` of them.
+
+    A student that diverges, or a better teacher, is reported and left out; the next call tries again.
+
+    Raises:
+        Diverged: the teacher of a study did.
+    """
     fetch_imagenet_start()
-    done = 0
-    while done != args.units and (unit := next(missing(args), None)) is not None:
-        row = measure(unit)
+    done, lost = 0, set[UnlabeledUnit]()
+    while done != args.units and (unit := next((one for one in missing(args) if one not in lost), None)) is not None:
+        try:
+            row = measure(unit)
+        except Diverged as error:
+            if unit.role == TEACHER:
+                raise
+            print(f"{unit.study}, {unit.role}, seed {unit.seed}: {error}", flush=True)
+            lost.add(unit)
+            continue
         with (FOLDER / f"{unit.study}.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         print(json.dumps(row), flush=True)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from places import ROOT
 
+from deploy.errors import Diverged
 from pipeline.store.store import Store
 from stages.datasets import digits
 
@@ -123,3 +124,22 @@ def test_the_digits_without_labels_are_of_handwriting_that_no_network_is_judged_
     contents = [path.read_bytes() for name in ("train", "unlabeled", "val", "test") for path, _, _ in parts[name]]
     assert [len(parts[name]) for name in ("train", "unlabeled")] == [2, 3]
     assert len(set(contents)) == len(contents)
+
+
+def test_a_student_that_diverges_is_left_out_and_a_teacher_ends_the_study(
+    study: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begun: list[str] = []
+
+    def diverging(unit: Any) -> None:
+        begun.append(unit.role)
+        raise Diverged("loss is nan")
+
+    monkeypatch.setattr(study, "fetch_imagenet_start", lambda: None)
+    monkeypatch.setattr(study, "measure", diverging)
+    asked = {"study": ["bccd"], "seed": [0], "units": -1}
+    study.work(argparse.Namespace(**asked, role=["baseline", "both"]))
+    assert begun == ["baseline", "both"]
+    assert "bccd, both, seed 0: loss is nan" in capsys.readouterr().out
+    with pytest.raises(Diverged):
+        study.work(argparse.Namespace(**asked, role=[]))
