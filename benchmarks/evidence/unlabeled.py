@@ -216,7 +216,8 @@ def divided(unit: UnlabeledUnit, store: Store) -> tuple[Dataset, dict[str, list[
     if unit.study == "digits":
         train = items(whole, "train")
         more = DataConfig.model_validate({**config.model_dump(), "train_images": len(train) + UNLABELED_DIGITS})
-        other = items(store.at("unlabeled").run(prepare, more), "train")[len(train) :]  # with another seed, test's digits would be among them
+        # of the same seed: with another one, digits of val and test would be among them
+        other = items(store.at("unlabeled").run(prepare, more), "train")[len(train) :]
         return whole, {"train": train, "unlabeled": other, "val": val, "test": items(whole, "test")}
     if unit.study == "bccd":
         pool = items(whole, "train") + items(whole, "test")

@@ -115,8 +115,13 @@ def test_the_digits_without_labels_are_of_handwriting_that_no_network_is_judged_
     small = "{train_images: 2, val_images: 1, test_images: 1, shifted_images: 1}"
     (tmp_path / "digits.yaml").write_text(f"extends: {FOLDER / 'unlabeled' / 'digits'}.yaml\ndata: {small}\n", encoding="utf-8")
     monkeypatch.setattr(study, "UNLABELED_DIGITS", 3)
-    dealt, deal = [], digits._deal
-    monkeypatch.setattr(digits, "_deal", lambda *given: dealt.append(deal(*given)) or dealt[-1])
+    dealt, deal = list[Mapping[str, Any]](), digits._deal
+
+    def noted(labels: Any, seed: int) -> Any:
+        dealt.append(deal(labels, seed))
+        return dealt[-1]
+
+    monkeypatch.setattr(digits, "_deal", noted)
     _, parts = study.divided(study.UnlabeledUnit("digits", "both", 0), Store(tmp_path / "runs", "unlabeled"))
     learned, judged = ({int(one) for groups in dealt for name in names for one in groups[name]} for names in (("train",), ("val", "test")))
     assert len(dealt) == 2
