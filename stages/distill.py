@@ -13,7 +13,7 @@ def identity(config: DistillConfig, student: StudentConfig, *others: object) -> 
     return weights_digest(student.weights) | option_digests(student.detector)
 
 
-@stage(version=2, identity=identity, resumable=True, distributed=True)
+@stage(version=3, identity=identity, resumable=True, distributed=True)
 def distill(
     out: Path,
     config: DistillConfig,

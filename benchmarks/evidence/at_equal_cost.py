@@ -9,6 +9,7 @@ from imagenet_start import fetch_imagenet_start
 from run import RUNS, TEACHER, Study, data, digest, kept_row, rows, run
 from turns import alone
 
+from deploy.errors import Diverged
 from pipeline.results.ablation import BASELINE
 from pipeline.results.gains import Gain
 from pipeline.store.store import Store
@@ -66,7 +67,11 @@ def work(studies: Sequence[CostedStudy], seeds: Sequence[int], units: int) -> No
     """Run the missing trainings, at most `units` of them; a teacher whose weights are gone is trained again without a second row.
 
     A teacher that a study of benchmarks/evidence/run.py or one of these has trained on this machine is not trained again, if its row is
-    beside its weights. Rows of students say what their teacher reaches (`teacher_map`), as far as it has such a row.
+    beside its weights. Rows of students say what their teacher reaches (`teacher_map`), as far as it has such a row. A student that
+    diverges is reported and left out; the next call tries again.
+
+    Raises:
+        Diverged: a teacher did.
     """
     RUNS.mkdir(parents=True, exist_ok=True)
     fetch_imagenet_start()
@@ -76,7 +81,13 @@ def work(studies: Sequence[CostedStudy], seeds: Sequence[int], units: int) -> No
         if study.losses(role) and not has_teacher(study, seed):
             run(study, TEACHER, study.teacher_seed(seed))
         known = kept_row(study, TEACHER, seed) if role == TEACHER and has_teacher(study, seed) else None
-        row = run(study, role, seed) if known is None else {**known, "study": study.name}
+        try:
+            row = run(study, role, seed) if known is None else {**known, "study": study.name}
+        except Diverged as error:
+            if role == TEACHER:
+                raise
+            print(error, flush=True)
+            continue
         with study.rows_file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         print(json.dumps(row), flush=True)

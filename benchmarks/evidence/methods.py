@@ -179,13 +179,14 @@ def main() -> None:
     args = parser.parse_args()
     chosen = [study for study in known if not args.study or study.name in args.study]
     RUNS.mkdir(parents=True, exist_ok=True)
+    begun = [study for study in chosen if study.rows()]
+    if args.action == "run" or begun:
+        fetch_imagenet_start()  # its content is part of the trainings' hashes: without it, no row would be found
     if args.action == "run":
-        fetch_imagenet_start()
         with alone(RUNS):
             for study in chosen:
                 args.units = work(study, args.units)
         return
-    begun = [study for study in chosen if study.rows()]
     for study in chosen:
         if study not in begun:
             print(f"{study.name}: not begun")

@@ -46,6 +46,7 @@ from imagenet_start import fetch_imagenet_start
 from run import RUNS, STUDIES, commit, hashed
 from turns import alone
 
+from deploy.errors import Diverged
 from deploy.machine import known_files
 from pipeline.config import PipelineConfig, load
 from pipeline.results.gains import Gain, paired_gain
@@ -100,8 +101,6 @@ CEILING_STEPS = 4
 SEEDS = {"bccd": 5, "nuclei": 3, "digits": 5}
 UNLABELED_DIGITS = 2000
 TESTED, LABELED_NUCLEI = 128, 64
-OTHER_SEED = 1000
-"""The seed of the digits' images without labels."""
 
 Item = tuple[Path, Mapping[str, Any], Sequence[Mapping[str, Any]]]
 """An image's file, its COCO row and its annotations."""
@@ -130,7 +129,7 @@ class UnlabeledUnit:
             BETTER.get(better(self.role) or ""),
             [one.model_dump(mode="json") for one in losses_of(self.role, config)],
         ]
-        parts = [sections, self.role, self.seed, *chosen, UNLABELED_DIGITS, TESTED, LABELED_NUCLEI, OTHER_SEED, CEILING_STEPS]
+        parts = [sections, self.role, self.seed, *chosen, UNLABELED_DIGITS, TESTED, LABELED_NUCLEI, CEILING_STEPS]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -215,9 +214,11 @@ def divided(unit: UnlabeledUnit, store: Store) -> tuple[Dataset, dict[str, list[
     whole = store.run(prepare, config)
     val = items(whole, "val")
     if unit.study == "digits":
-        more = DataConfig.model_validate({**config.model_dump(), "seed": OTHER_SEED, "train_images": UNLABELED_DIGITS})
-        other = items(store.at("unlabeled").run(prepare, more), "train")
-        return whole, {"train": items(whole, "train"), "unlabeled": other, "val": val, "test": items(whole, "test")}
+        train = items(whole, "train")
+        more = DataConfig.model_validate({**config.model_dump(), "train_images": len(train) + UNLABELED_DIGITS})
+        # of the same seed: with another one, digits of val and test would be among them
+        other = items(store.at("unlabeled").run(prepare, more), "train")[len(train) :]
+        return whole, {"train": train, "unlabeled": other, "val": val, "test": items(whole, "test")}
     if unit.study == "bccd":
         pool = items(whole, "train") + items(whole, "test")
         pool.sort(key=lambda item: hashlib.sha256(item[0].name.encode()).hexdigest())
@@ -338,11 +339,24 @@ def trained(
 
 
 def work(args: argparse.Namespace) -> None:
-    """Train the missing networks, at most `--units` of them."""
+    """Train the missing networks, at most `--units` of them.
+
+    A student that diverges, or a better teacher, is reported and left out; the next call tries again.
+
+    Raises:
+        Diverged: the teacher of a study did.
+    """
     fetch_imagenet_start()
-    done = 0
-    while done != args.units and (unit := next(missing(args), None)) is not None:
-        row = measure(unit)
+    done, lost = 0, set[UnlabeledUnit]()
+    while done != args.units and (unit := next((one for one in missing(args) if one not in lost), None)) is not None:
+        try:
+            row = measure(unit)
+        except Diverged as error:
+            if unit.role == TEACHER:
+                raise
+            print(f"{unit.study}, {unit.role}, seed {unit.seed}: {error}", flush=True)
+            lost.add(unit)
+            continue
         with (FOLDER / f"{unit.study}.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         print(json.dumps(row), flush=True)

@@ -7,11 +7,13 @@ For dense detectors with equal numbers of boxes per position and levels of equal
 
 Constants: up to 10 instances per image, of 3000 candidates, with IoU below 0.3; features of 10 x 10 samples.
 
-Departures: a response is compared at places whose anchor overlaps an instance by 0.7 only if a position has several anchors; otherwise
-places are assigned to instances as in ATSS, because single squares rarely overlap that much (the paper uses each detector's own rule).
-Boxes are compared by their sides, in widths and heights of the anchor, instead of by the heads' codes, which differ between detectors;
-a head's quality is not compared. Levels of regions are chosen among those that both pyramids have, by the same rule. Levels share one
-adapter if their channels are equal, as published, otherwise each has its own. Each process relates the instances of its own images.
+Departures: a place counts by the class in which both networks differ most, as in the paper; in the code, by how far apart the
+probabilities of their best classes are. Instances of any size count; in the code, those with sides from 10 px on. A response is compared
+at places whose anchor overlaps an instance by 0.7 only if a position has several anchors; otherwise places are assigned to instances as in
+ATSS, because single squares rarely overlap that much (the paper uses each detector's own rule). Boxes are compared by their sides, in
+widths and heights of the anchor, instead of by the heads' codes, which differ between detectors; a head's quality is not compared. Levels
+of regions are chosen among those that both pyramids have, by the same rule. Levels share one adapter if their channels are equal, as
+published, otherwise each has its own. Each process relates the instances of its own images.
 """
 
 import math
@@ -111,10 +113,13 @@ class GeneralInstance(Loss):
 
 @torch.no_grad()
 def general_instances(levels: Sequence[LevelRows], size: tuple[int, int]) -> list[Tensor]:
-    """Boxes [n, 4] in px of each image's instances, best first: where class probabilities differ most, from the more certain network."""
+    """Boxes [n, 4] in px of each image's instances, best first: where class probabilities differ most, from the more certain network.
+
+    More certain is the one whose best class has the higher probability.
+    """
     own, other = (torch.cat([getattr(level, name) for level in levels], dim=1).sigmoid() for name in ("logits", "other_logits"))
-    scores, classes = (own - other).abs().max(dim=2)
-    more = (other > own).gather(2, classes[..., None])
+    scores = (own - other).abs().amax(dim=2)
+    more = other.amax(dim=2, keepdim=True) > own.amax(dim=2, keepdim=True)
     boxes, others = (torch.cat([getattr(level, name) for level in levels], dim=1) for name in ("boxes", "other_boxes"))
     return [_best(*both, size) for both in zip(torch.where(more, others, boxes), scores, strict=True)]
 

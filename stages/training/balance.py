@@ -18,6 +18,9 @@ EVERY = 50
 SHARE_OF_LATEST = 0.2
 """How much the latest measurement counts; all others together count the rest. The first five count alike."""
 
+SUDDEN = 10.0
+"""How many times the mean of those before it a norm may be; a larger one replaces the mean."""
+
 TASK = "task"
 """The name of the task losses' part of the gradient."""
 
@@ -27,7 +30,8 @@ class Balance:
 
     A loss with a number keeps it. Losses with auto get `share` of the sum of all parts' norms, in equal parts, and each divides its own
     equally among its terms. Norms are averaged over measurements, as logarithms: they change slowly, and a batch without gradient, or
-    with one that is not finite, is left out. A term that has not had any gradient yet has factor 0.
+    with one that is not finite, is left out. A term that has not had any gradient yet has factor 0. Terms behind layers that start at zero
+    begin with next to no gradient, and so with large factors: these fall as soon as there is one.
 
     Args:
         weights: of each loss.
@@ -50,9 +54,11 @@ class Balance:
         for part, norm in norms.items():
             if not math.isfinite(norm) or norm <= 0:
                 continue
-            count = self._counts[part] = self._counts.get(part, 0) + 1
-            before = self._logs.get(part, 0.0)
-            self._logs[part] = before + (math.log(norm) - before) * max(1 / count, SHARE_OF_LATEST)
+            log = math.log(norm)
+            before = self._logs.get(part, log)
+            is_sudden = _loss(part) in self._found and log - before > math.log(SUDDEN)
+            count = self._counts[part] = 1 if is_sudden else self._counts.get(part, 0) + 1
+            self._logs[part] = before + (log - before) * max(1 / count, SHARE_OF_LATEST)
 
     def found(self) -> Iterator[str]:
         """The parts whose factor is found and not given."""

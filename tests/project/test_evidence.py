@@ -5,8 +5,11 @@ import json
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
+
+from deploy.errors import Diverged
 
 FOLDER = Path(__file__).parents[2] / "benchmarks" / "evidence"
 
@@ -121,6 +124,37 @@ def test_a_teacher_that_is_there_is_not_trained_again_and_its_row_is_the_one_bes
     (tmp_path / digest / evidence.KEPT_ROW).write_text(json.dumps(row))
     at_equal_cost.work([kind], [0], 1)
     assert [json.loads(line) for line in kind.rows_file.read_text().splitlines()] == [{**row, "study": kind.name}]
+
+
+def test_a_student_that_diverges_is_left_out_and_a_teacher_ends_the_study(
+    at_equal_cost: ModuleType,
+    thirteen: ModuleType,
+    evidence: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    kinds = thirteen.kinds()[:2]
+    monkeypatch.setattr(type(kinds[0]), "rows_file", property(lambda self: tmp_path / f"{self.name}.jsonl"))
+    monkeypatch.setattr(at_equal_cost, "RUNS", tmp_path)
+    monkeypatch.setattr(at_equal_cost, "fetch_imagenet_start", lambda: None)
+    monkeypatch.setattr(at_equal_cost, "has_teacher", lambda *_: True)
+    monkeypatch.setattr(
+        at_equal_cost, "kept_row", lambda study, role, seed: {"role": role, "seed": seed, "digest": evidence.digest(study, role, seed)}
+    )
+    begun = []
+
+    def diverging(study: Any, role: str, seed: int) -> None:
+        begun.append((study.name, role, seed))
+        raise Diverged(f"{role} is nan")
+
+    monkeypatch.setattr(at_equal_cost, "run", diverging)
+    at_equal_cost.work(kinds, [], -1)
+    assert begun == [(kind.name, role, seed) for kind in kinds for role, seed in kind.units() if role != thirteen.TEACHER]
+    assert "student is nan" in capsys.readouterr().out
+    monkeypatch.setattr(at_equal_cost, "has_teacher", lambda *_: False)
+    with pytest.raises(Diverged):
+        at_equal_cost.work(kinds, [], -1)
 
 
 def test_the_study_of_found_weights_has_four_pairs_and_differs_only_in_the_weights(auto_weights: ModuleType, evidence: ModuleType) -> None:

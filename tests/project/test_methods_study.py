@@ -53,3 +53,16 @@ def test_rows_resume_without_the_store(study: ModuleType, capsys: pytest.Capture
     page = "\n".join(study.section([found]))
     assert page.startswith("## Methods of distillation")
     assert "| pearson | 1 |" in page
+
+
+def test_rows_are_looked_up_with_the_weights_that_their_hashes_contain(study: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    (pair,) = study.pairs()
+    done: list[str] = []
+    monkeypatch.setattr(study, "fetch_imagenet_start", lambda: done.append("weights"))
+    monkeypatch.setattr(study, "complete", lambda _: done.append("looked up"))
+    monkeypatch.setattr(sys, "argv", ["methods.py"])
+    study.main()
+    assert not done, "nothing has been begun"
+    pair.rows_file.write_text('{"artifact": "distill-0"}\n', encoding="utf-8")
+    study.main()
+    assert done == ["weights", "looked up"]

@@ -12,6 +12,10 @@ from typing import Any
 import pytest
 from places import ROOT
 
+from deploy.errors import Diverged
+from pipeline.store.store import Store
+from stages.datasets import digits
+
 FOLDER = ROOT / "benchmarks" / "evidence"
 
 
@@ -103,3 +107,44 @@ def test_the_ceiling_has_at_most_four_times_the_students_steps(study: ModuleType
     units = {name: study.UnlabeledUnit(name, "ceiling", 0).config for name in study.SEEDS}
     found = {name: study.ceiling(units[name], *images).train.epochs for name, images in {"bccd": (56, 221), "digits": (50, 2050)}.items()}
     assert found == {"bccd": 240, "digits": 30}
+
+
+def test_the_digits_without_labels_are_of_handwriting_that_no_network_is_judged_on(
+    study: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = "{train_images: 2, val_images: 1, test_images: 1, shifted_images: 1}"
+    (tmp_path / "digits.yaml").write_text(f"extends: {FOLDER / 'unlabeled' / 'digits'}.yaml\ndata: {small}\n", encoding="utf-8")
+    monkeypatch.setattr(study, "UNLABELED_DIGITS", 3)
+    dealt, deal = list[Mapping[str, Any]](), digits._deal
+
+    def noted(labels: Any, seed: int) -> Any:
+        dealt.append(deal(labels, seed))
+        return dealt[-1]
+
+    monkeypatch.setattr(digits, "_deal", noted)
+    _, parts = study.divided(study.UnlabeledUnit("digits", "both", 0), Store(tmp_path / "runs", "unlabeled"))
+    learned, judged = ({int(one) for groups in dealt for name in names for one in groups[name]} for names in (("train",), ("val", "test")))
+    assert len(dealt) == 2
+    assert not learned & judged
+    contents = [path.read_bytes() for name in ("train", "unlabeled", "val", "test") for path, _, _ in parts[name]]
+    assert [len(parts[name]) for name in ("train", "unlabeled")] == [2, 3]
+    assert len(set(contents)) == len(contents)
+
+
+def test_a_student_that_diverges_is_left_out_and_a_teacher_ends_the_study(
+    study: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begun: list[str] = []
+
+    def diverging(unit: Any) -> None:
+        begun.append(unit.role)
+        raise Diverged("loss is nan")
+
+    monkeypatch.setattr(study, "fetch_imagenet_start", lambda: None)
+    monkeypatch.setattr(study, "measure", diverging)
+    asked = {"study": ["bccd"], "seed": [0], "units": -1}
+    study.work(argparse.Namespace(**asked, role=["baseline", "both"]))
+    assert begun == ["baseline", "both"]
+    assert "bccd, both, seed 0: loss is nan" in capsys.readouterr().out
+    with pytest.raises(Diverged):
+        study.work(argparse.Namespace(**asked, role=[]))

@@ -69,14 +69,22 @@ class TestFactors:
         found = Balance({"one": "auto"}, 0.5)
         for _ in range(20):
             found.see({"task": 1.0, "one/a": 1.0})
-        found.see({"task": 1.0, "one/a": 1000.0})
-        assert found.factor("one/a") == pytest.approx(1000**-0.2)
+        found.see({"task": 1.0, "one/a": 9.0})
+        assert found.factor("one/a") == pytest.approx(9**-0.2)
+
+    def test_a_term_that_begins_with_next_to_no_gradient_is_not_overrated_once_it_has_one(self) -> None:
+        found = Balance({"one": "auto"}, 0.5)
+        for norm in (1e-6, 1e-5, 1e-3, 1.0):
+            found.see({"task": 1.0, "one/a": norm})
+        assert found.factor("one/a") == pytest.approx(1.0)
+        found.see({"task": 100.0, "one/a": 1e-4})
+        assert found.factor("one/a") == pytest.approx(100 ** (1 / 5) * 100)  # the task's norm and a lower one move it slowly
 
     def test_the_first_measurements_count_alike(self) -> None:
         found = Balance({"one": "auto"}, 0.5)
-        for norm in (1.0, 4.0, 16.0, 64.0):
+        for norm in (1.0, 2.0, 8.0, 16.0):
             found.see({"task": 1.0, "one/a": norm})
-        assert found.factor("one/a") == pytest.approx(1 / 8)  # over their geometric mean
+        assert found.factor("one/a") == pytest.approx(1 / 4)  # over their geometric mean
 
     @pytest.mark.parametrize("norm", [0.0, math.nan, math.inf])
     def test_a_measurement_without_a_norm_changes_nothing(self, norm: float) -> None:
