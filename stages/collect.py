@@ -40,7 +40,7 @@ def collect(out: Path, config: DataConfig, dataset: Dataset) -> ImagePool:
     preprocessing = dataset.facts.contract.preprocessing
     roots = folders(config.unlabelled_folders)
     frames = saved_frames(videos_in(roots), out / ImagePool.FRAMES, preprocessing, UNLABELLED, notes)
-    labeled = {name: _files(dataset, name) for name, split in dataset.facts.splits.items() if name != "train" or split.num_boxes}
+    labeled = {name: dataset.files(name) for name, split in dataset.facts.splits.items() if name != "train" or split.num_boxes}
     found = pool(roots, frames, labeled, preprocessing, notes)
     total = len(found) + sum(note.count for note in notes if note.action == "left out")
     every = tuple(note.model_copy(update={"total": total}) for note in notes)
@@ -49,11 +49,6 @@ def collect(out: Path, config: DataConfig, dataset: Dataset) -> ImagePool:
     (out / ImagePool.IMAGES).write_text(json.dumps(_coco(out, found, dataset)), encoding="utf-8")
     write_facts(out, PoolFacts(num_images=len(found), sha256=_digest(found), notes=every))
     return ImagePool(out)
-
-
-def _files(dataset: Dataset, split: str) -> list[Path]:
-    table = dataset.table(split)
-    return [dataset.images(split) / table.name(index) for index in range(len(table))]
 
 
 def _coco(out: Path, found: list[PoolImage], dataset: Dataset) -> dict[str, object]:

@@ -80,7 +80,7 @@ def _is_coco(path: Path) -> bool:
 
 
 def _is_unlabeled(path: Path) -> bool:
-    return b'"annotations"' not in _content(path) and document.is_unlabeled(path)
+    return b'"annotations"' not in files.read_data(path) and document.is_unlabeled(path)
 
 
 def _is_place(folder: Path) -> bool:
@@ -128,19 +128,12 @@ def _choose(paths: Sequence[Path], split: str, notes: Notes) -> Path:
     if len(best) > 1:
         best = [path for path in best[:_MOST_UNNAMED] if _is_coco(path)] or best
     first, *more = best
-    if more and len({_content(path) for path in best}) > 1:
+    if more and len({files.read_data(path) for path in best}) > 1:
         raise DataError(f"{first} and {more[0]}: both could be the {split} annotations; remove one, or {_ADVICE}")
     for path in paths:
         if path != first and _is_coco(path):
             notes.add(OTHERS, split, f"{path.name}; {first.name} is used")
     return first
-
-
-def _content(path: Path) -> bytes:
-    try:
-        return files.read_bytes(path)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def _unsplit(root: Path, base: Path, paths: Sequence[Path]) -> tuple[str, Path, Notes]:

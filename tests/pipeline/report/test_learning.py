@@ -190,7 +190,7 @@ class TestChart:
 
     def test_all_curves_share_the_axes(self, sample: RunResult) -> None:
         run = with_curves(sample, {"teacher": curve(LEVEL, 0.8), "baseline": curve(RISING, 0.4)})
-        chart = learning_chart(learners(summarize(run)), 620, 300)
+        chart = learning_chart(learners(summarize(run)), 620)
         at = {mark.title: (mark.x, mark.y) for mark in chart.marks}
         teacher, baseline = (at[f"{name} after 100%"] for name in ("teacher: mAP 0.800", "baseline: mAP 0.400"))
         half_way = at["teacher: mAP 0.400 after 40%"]
