@@ -179,6 +179,7 @@ class TestChart:
     def test_names_stand_at_the_ends_without_overlapping(self, sample: RunResult) -> None:
         run = with_curves(sample, {"teacher": curve(LEVEL, 0.6), "baseline": curve(RISING, 0.599), "student": curve(RISING, 0.598)})
         found = learning(summarize(run), [*run.networks])
+        assert len(found["charts"]) == 2
         for chart in found["charts"]:
             boxes = [label_box(label) for label in chart.labels]
             assert {label.text for label in chart.labels} == {"teacher", "baseline", "student"}
