@@ -15,14 +15,12 @@ from pipeline.init.folder import LabeledFolder, corners_of, evenly
 from pipeline.init.plan import FirstPlan
 from pipeline.init.sample import Decoding
 from pipeline.init.sizes import SMALL_PX, objects_at
-from pipeline.report.boxes import objects_of, tagged, truth_view
+from pipeline.report.boxes import MOST_TAGGED, objects_of, tagged, truth_view
 from pipeline.report.pictures import PHOTO_PX, jpeg
 from pipeline.report.preview_page import Bar, LabeledSample, Preview, render_preview
 
 MOST_SAMPLES = 16
 MOST_CLASSES = 60
-MOST_TAGGED = 30
-"""Boxes in an image with more objects have no tags, which would cover them; with a single class, none has."""
 
 _EDGES = (0, 4, SMALL_PX, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, np.inf)
 

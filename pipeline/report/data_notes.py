@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from deploy.errors import DataError
 from deploy.prediction import image_files
-from pipeline.report.boxes import objects_of, truth_view
+from pipeline.report.boxes import MOST_TAGGED, objects_of, truth_view
 from pipeline.report.pictures import Photo, photo_of
 from stages.artifacts import Dataset, read_json
 from stages.notes import Note, by_weight
@@ -13,8 +13,6 @@ from stages.notes import Note, by_weight
 MOST_SHOWN = 3
 """Pictures per kind of note."""
 MOST_PICTURES = 24
-MOST_TAGGED = 30
-"""Boxes in an image with more objects have no tags, which would cover them."""
 
 
 @dataclass(frozen=True)
