@@ -91,11 +91,6 @@ class Dataset(Artifact):
         """The folder that the split's `file_name`s are relative to."""
         return self.root / self.split(split).images
 
-    def files(self, split: str) -> list[Path]:
-        """The split's image files, in its order; raises as `table`."""
-        folder, rows = self.images(split), self.table(split)
-        return [folder / rows.name(index) for index in range(len(rows))]
-
     def annotations(self, split: str) -> Path:
         """The split's cleaned COCO file."""
         return self.root / self.split(split).annotations

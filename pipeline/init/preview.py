@@ -11,6 +11,7 @@ from PIL import Image
 from deploy.contract import Preprocessing
 from deploy.errors import DataError
 from deploy.prediction import image_files
+from deploy.prediction.detections import class_names
 from pipeline.init.folder import LabeledFolder, corners_of, evenly
 from pipeline.init.plan import FirstPlan
 from pipeline.init.sample import Decoding
@@ -66,7 +67,7 @@ def _samples(folder: LabeledFolder, preprocessing: Preprocessing) -> Iterator[La
     """Readable images of split train, each with the reason why it was picked."""
     source = folder.sources["train"]
     rows = {row["id"]: row for row in source.coco["images"]}
-    names = {row["id"]: str(row["name"]) for row in source.coco["categories"]}
+    names = class_names(source.coco)
     kept = [
         row for row in source.coco["annotations"] if corners_of(row) and row.get("image_id") in rows and row.get("category_id") in names
     ]

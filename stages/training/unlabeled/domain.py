@@ -30,7 +30,8 @@ Floats = NDArray[np.float64]
 
 def unlike(network: Detector, dataset: Dataset, split: str, rows: Sequence[Mapping[str, Any]]) -> float | None:
     """The share of the images farther from train's than 95% of the split's are; None if there are too few images of any of them."""
-    names = [dataset.files("train"), dataset.files(split), [Path(row["file_name"]) for row in rows]]
+    labeled = (dataset.table(one).files(dataset.images(one)) for one in ("train", split))
+    names = [*labeled, [Path(row["file_name"]) for row in rows]]
     if min(map(len, names)) < MIN_IMAGES:
         return None
     preprocessing = dataset.facts.contract.preprocessing
