@@ -1,4 +1,4 @@
-# make install   everything this machine can use, into .venv
+# make install   everything this machine can use but the extra robustness, into .venv
 # make run       the pipeline on the embedded digits
 # make test      the test suite, except the tests marked slow
 # make docs      what the documents say of plugins, from the plugins

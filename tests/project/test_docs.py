@@ -6,6 +6,7 @@ import importlib.util
 import inspect
 import itertools
 import re
+import shutil
 import subprocess
 import tomllib
 from pathlib import Path
@@ -208,6 +209,7 @@ class TestOtherPages:
         assert all(name in body for name in re.findall(r'"(edgedistill_\w+)"', source))
 
 
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make here")
 def test_what_make_bench_runs_needs_no_argument() -> None:
     command = ["make", "--dry-run", "--old-file=install", "bench"]
     shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
