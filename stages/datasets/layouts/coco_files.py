@@ -99,12 +99,16 @@ def _json_files(root: Path) -> list[Path]:
 
 def _below(root: Path, fits: Callable[[str], bool]) -> list[Path]:
     """Files with fitting names, at most three folders deep, the shallowest first."""
-    found = []
+    found = (folder / name for folder, _, names in _walked(root) for name in names if fits(name) and not name.startswith("."))
+    return sorted(found, key=lambda path: (len(path.parts), path))
+
+
+def _walked(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """Each folder, at most three deep, with the names of the folders and files in it; hidden folders are left out."""
     for folder, folders, names in os.walk(root):
         depth = len(Path(folder).relative_to(root).parts)
         folders[:] = [name for name in folders if not name.startswith(".") and name != "__MACOSX"] if depth < _DEPTH else []
-        found += [Path(folder, name) for name in names if fits(name) and not name.startswith(".")]
-    return sorted(found, key=lambda path: (len(path.parts), path))
+        yield Path(folder), folders, names
 
 
 def _split_of(path: Path) -> str | None:
@@ -189,18 +193,12 @@ def _usable(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _candidates(root: Path, split: str, annotations: Path) -> list[Path]:
     """Folders that may have a split's images: those named for it, the annotations' own, those named for images, the root."""
-    folders = sorted(_folders(root), key=lambda path: (len(path.parts), path))
+    found = (folder / name for folder, folders, _ in _walked(root) for name in folders)
+    folders = sorted(found, key=lambda path: (len(path.parts), path))
     named = {path: _split_of(Path(path.relative_to(root), "x")) for path in folders}
     own = [path for path in folders if named[path] == split]
     generic = [path for path in folders if named[path] is None and path.name.lower() in _GENERIC]
     return list(dict.fromkeys((*own, annotations.parent, *generic, root)))
-
-
-def _folders(root: Path) -> Iterator[Path]:
-    for folder, folders, _ in os.walk(root):
-        depth = len(Path(folder).relative_to(root).parts)
-        folders[:] = [name for name in folders if not name.startswith(".") and name != "__MACOSX"] if depth < _DEPTH else []
-        yield from (Path(folder, name) for name in folders)
 
 
 def _num_found(folder: Path, names: Sequence[str]) -> int:
