@@ -1,6 +1,6 @@
 """The typed facts that every artifact carries about its input, its output and its measurements."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -115,6 +115,11 @@ class ModelContract(Frozen):
     category_ids: tuple[int, ...]
     mask_frame: MaskFrame | None = None
     decoding: HostDecoding | None = None
+
+    @property
+    def categories(self) -> list[dict[str, Any]]:
+        """The classes as in a COCO file."""
+        return [{"id": number, "name": name} for number, name in zip(self.category_ids, self.classes, strict=True)]
 
 
 class Heads(Frozen):

@@ -91,8 +91,7 @@ def predict_images(
             except DataError as error:
                 failed.append({"file_name": _name(path), "error": str(error)})
         _refuse_all([] if described else failed)
-        categories = [{"id": i, "name": name} for i, name in zip(contract.category_ids, contract.classes, strict=True)]
-        result = {"images": described, "categories": categories, "annotations": annotations, "failed": failed}
+        result = {"images": described, "categories": contract.categories, "annotations": annotations, "failed": failed}
         (made / PREDICTIONS).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     return result
 

@@ -1,8 +1,9 @@
 """What a complete run made."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from deploy.bundles.manifest import Verdict
 from pipeline.baselines import Baselines
 from pipeline.config import PipelineConfig
 from pipeline.store.store import StageRecord
@@ -23,6 +24,7 @@ from stages.artifacts import (
 )
 from stages.config import TargetConfig
 from stages.measurement.robust import Elsewhere
+from stages.measurement.verdicts import exit_code
 from stages.notes import Note
 
 
@@ -83,3 +85,9 @@ class RunResult:
     def robustness(self) -> Robustness | None:
         """The figures of robustness, if the run was asked for them."""
         return None if self.robust is None else self.robust[1]
+
+    def exit_code(self, verdicts: Sequence[Verdict]) -> int:
+        """The program's exit code, given the verdicts on all targets."""
+        required = [target.config.name for target in self.targets if target.config.required]
+        unmeasured = [target.config.name for target in self.targets if target.report.facts.why is not None]
+        return exit_code(verdicts, self.config.gates, required=required, unmeasured=unmeasured)

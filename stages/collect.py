@@ -40,7 +40,8 @@ def collect(out: Path, config: DataConfig, dataset: Dataset) -> ImagePool:
     preprocessing = dataset.facts.contract.preprocessing
     roots = folders(config.unlabelled_folders)
     frames = saved_frames(videos_in(roots), out / ImagePool.FRAMES, preprocessing, UNLABELLED, notes)
-    labeled = {name: _files(dataset, name) for name, split in dataset.facts.splits.items() if name != "train" or split.num_boxes}
+    known = [name for name, split in dataset.facts.splits.items() if name != "train" or split.num_boxes]
+    labeled = {name: dataset.table(name).files(dataset.images(name)) for name in known}
     found = pool(roots, frames, labeled, preprocessing, notes)
     total = len(found) + sum(note.count for note in notes if note.action == "left out")
     every = tuple(note.model_copy(update={"total": total}) for note in notes)
@@ -51,21 +52,14 @@ def collect(out: Path, config: DataConfig, dataset: Dataset) -> ImagePool:
     return ImagePool(out)
 
 
-def _files(dataset: Dataset, split: str) -> list[Path]:
-    table = dataset.table(split)
-    return [dataset.images(split) / table.name(index) for index in range(len(table))]
-
-
 def _coco(out: Path, found: list[PoolImage], dataset: Dataset) -> dict[str, object]:
     """COCO's form, without annotations; file names are absolute, those of frames relative to the artifact, which moves when it is done."""
-    contract = dataset.facts.contract
     names = [one.path.relative_to(out) if one.path.is_relative_to(out) else one.path.resolve() for one in found]
     rows = [
         {"id": number, "file_name": name.as_posix(), "width": one.width, "height": one.height}
         for number, (name, one) in enumerate(zip(names, found, strict=True), 1)
     ]
-    classes = [{"id": number, "name": name} for number, name in zip(contract.category_ids, contract.classes, strict=True)]
-    return {"images": rows, "annotations": [], "categories": classes}
+    return {"images": rows, "annotations": [], "categories": dataset.facts.contract.categories}
 
 
 def _digest(found: list[PoolImage]) -> str:

@@ -9,6 +9,7 @@ from deploy.accuracy.matches import Matches, match
 from deploy.comparison.bootstrap import lead
 from deploy.comparison.gain import Agreement, DistillationGain, GainOver
 from deploy.comparison.interval import MIN_IMAGES
+from deploy.prediction.detections import class_names
 from stages.artifacts import DETECTIONS, Checkpoint, Dataset, Gains, PseudoLabels, StepTimes, read_json
 from stages.facts import write_facts
 from stages.measurement.splits import labeled_split
@@ -60,7 +61,7 @@ def agreement(truth: Mapping[str, Any], teacher: Checkpoint, student: Checkpoint
     Args:
         truth: the split's images and classes; it has no objects.
     """
-    names = {row["id"]: str(row["name"]) for row in truth["categories"]}
+    names = class_names(truth)
     found = [one for one in read_json(teacher.file(DETECTIONS)) if _accepted(one["score"], limits[names[one["category_id"]]])]
     boxes = [
         {**one, "id": number, "area": one["bbox"][2] * one["bbox"][3], "iscrowd": 0} for number, one in enumerate(found, 1) if "bbox" in one

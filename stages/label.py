@@ -125,9 +125,7 @@ def _named_from(out: Path, pool: ImagePool, rows: list[dict[str, Any]]) -> list[
 
 
 def _write(out: Path, rows: list[dict[str, Any]], found: list[dict[str, Any]], dataset: Dataset) -> None:
-    contract = dataset.facts.contract
-    classes = [{"id": number, "name": name} for number, name in zip(contract.category_ids, contract.classes, strict=True)]
     kept = ("image_id", "category_id", "bbox", "score", "segmentation")
     boxes = [{"id": number, **{key: one[key] for key in kept if key in one}} for number, one in enumerate(found, 1)]
-    coco = {"images": rows, "annotations": boxes, "categories": classes}
+    coco = {"images": rows, "annotations": boxes, "categories": dataset.facts.contract.categories}
     (out / PseudoLabels.IMAGES).write_text(json.dumps(coco), encoding="utf-8")

@@ -5,21 +5,17 @@ import shutil
 from pathlib import Path
 
 from deploy.bundles import bundle
-from deploy.bundles.card import model_card
+from deploy.bundles.card import CARD, LABELS, label_lines, model_card
 from deploy.bundles.manifest import MANIFEST, Manifest, Plan, Provenance, Verdict
 from deploy.comparison import metrics
 from deploy.contract import GraphFacts
 from deploy.engines import int8_training
 from deploy.engines.int8_training import INT8
-from deploy.errors import plain
 from deploy.machine import packages, platform_name
 from stages.artifacts import ONNX, Artifact, Engine, Gains, Measurement, OnnxModel, Package, Report, Robustness, Verdicts
 from stages.config import PackageConfig
 from stages.facts import PackageFacts, write_facts
 from stages.stage import stage
-
-CARD = "README.md"
-LABELS = "labels.txt"
 
 
 @stage(version=9)
@@ -43,7 +39,7 @@ def package(
     ranges = [INT8] if built_for_int8(model) else []
     for file in ranges:
         shutil.copyfile(model.file(file), out / file)
-    (out / LABELS).write_text("".join(f"{plain(label)}\n" for label in engine.facts.contract.classes), encoding="utf-8")
+    (out / LABELS).write_text(label_lines(engine.facts.contract.classes), encoding="utf-8")
     manifest = _manifest(config, plan, engine, model, report, measurement, verdicts, gains, robustness)
     (out / CARD).write_text(model_card(manifest), encoding="utf-8")
     files = [ONNX, LABELS, CARD, *ranges, *([name] if name is not None else [])]

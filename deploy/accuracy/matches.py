@@ -13,6 +13,7 @@ from faster_coco_eval import COCO, COCOeval_faster
 from numpy.typing import NDArray
 
 from deploy.accuracy.coco import RECALLS, as_data_set, quiet, sound
+from deploy.prediction.detections import class_names
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -100,7 +101,7 @@ def match(
     judge = COCOeval_faster(gt, dt, kind, print_function=quiet)
     judge.evaluate()
     ids = sorted(image["id"] for image in truth["images"])
-    names = {category["id"]: str(category["name"]) for category in truth["categories"]}
+    names = class_names(truth)
     chosen = {key: name for key, name in names.items() if not classes or name in classes}
     made = {name: _of_class(gt, dt, judge.ious, ids, key, AREAS[area]) for key, name in chosen.items()}
     return Matches(len(ids), made)

@@ -1,4 +1,4 @@
-"""The model card: a readable form of a bundle's manifest."""
+"""The model card, a readable form of a bundle's manifest, and the list of its classes."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,9 @@ from deploy.comparison.gain import DistillationGain, GainOver
 from deploy.comparison.learning_curve import still_rising
 from deploy.comparison.robustness import RobustnessFigures
 from deploy.contract import Accuracy, LastFifth, Latency, Percentiles
-from deploy.errors import in_cell
+from deploy.errors import in_cell, plain
+
+CARD, LABELS = "README.md", "labels.txt"
 
 _NUMBERS = {
     "map": "mAP (IoU 0.50 to 0.95)",
@@ -18,6 +20,11 @@ _NUMBERS = {
 }
 _OTHERS = {"teacher": "teacher", "baseline": "baseline", "float": "student's graph in fp32"}
 _PARTS = {"pre": "preprocessing", "infer": "network", "post": "postprocessing", "end_to_end": "end to end"}
+
+
+def label_lines(classes: Sequence[str]) -> str:
+    """The classes, one per line."""
+    return "".join(f"{plain(name)}\n" for name in classes)
 
 
 def model_card(manifest: Manifest) -> str:

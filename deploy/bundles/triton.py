@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from deploy.bundles.bundle import Bundle
+from deploy.bundles.card import LABELS, label_lines
 from deploy.bundles.manifest import Manifest
-from deploy.errors import ArtifactError, plain
+from deploy.errors import ArtifactError
 from deploy.machine import files
 from deploy.runtimes import ONNX_BACKEND, TritonBackend, delivery
 
@@ -93,7 +94,7 @@ def write(bundle: Bundle, repository: Path) -> None:
     warm_up = {"name": "noise", "batch_size": min(batch, 1), "inputs": {"key": "images", "value": noise}}
     described |= {"model_warmup": [warm_up], "default_model_filename": backend.file}
     (folder / "config.pbtxt").write_text(to_pbtxt(described), encoding="utf-8")
-    (folder / "labels.txt").write_text("".join(f"{plain(name)}\n" for name in manifest.contract.classes), encoding="utf-8")
+    (folder / LABELS).write_text(label_lines(manifest.contract.classes), encoding="utf-8")
 
 
 def _own_backend(manifest: Manifest) -> TritonBackend | None:

@@ -1,12 +1,20 @@
-"""Files that others may have made: opened only if they are regular, so that a FIFO or a device never blocks or fills the memory."""
+"""Files that others may have made: opened only if they are regular, so that a FIFO or a device never blocks or fills the memory.
+
+Those that others may be reading are replaced in one step.
+"""
 
 import errno
 import hashlib
 import os
+import secrets
 import shutil
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
+
+from deploy.errors import DataError
 
 _KINDS = (
     (stat.S_ISDIR, "Is a directory"),
@@ -68,6 +76,18 @@ def read_bytes(path: Path, *, most: int | None = None) -> bytes:
     return content
 
 
+def read_data(path: Path) -> bytes:
+    """The content of a user's file.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        return read_bytes(path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+
+
 def read_text(path: Path, *, most: int | None = None) -> str:
     """A file's content as UTF-8; raises as `read_bytes`, or UnicodeDecodeError."""
     return read_bytes(path, most=most).decode("utf-8")
@@ -77,6 +97,18 @@ def sha256(path: Path) -> str:
     """A file's hash; raises as `open_regular`."""
     with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A new name beside `path`, whose file takes its place at the end: no reader sees and no crash leaves half a file."""
+    # Not the process's number: in containers on several machines, all have the same.
+    scratch = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
+    try:
+        yield scratch
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
 
 
 def copy(source: Path, out: Path) -> Path:

@@ -3,13 +3,14 @@
 import hashlib
 import json
 import os
-import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TypeVar
+
+from deploy.machine.files import replacing
 
 T = TypeVar("T")
 
@@ -47,12 +48,8 @@ class KnownFiles:
         """Write what was found, completely or not at all; nothing if the folder does not exist or may not be written to."""
         if not self._changed or not os.access(self.path.parent, os.W_OK):
             return
-        scratch = self.path.with_name(f".{self.path.name}.{secrets.token_hex(8)}.partial")
-        try:
+        with replacing(self.path) as scratch:
             scratch.write_text(json.dumps(self._known()), encoding="utf-8")
-            scratch.replace(self.path)
-        finally:
-            scratch.unlink(missing_ok=True)
         self._changed = False
 
     def _known(self) -> dict[str, Any]:

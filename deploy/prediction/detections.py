@@ -56,6 +56,11 @@ def by_image(rows: Iterable[Mapping[str, Any]], ids: Iterable[int]) -> dict[int,
     return found
 
 
+def class_names(coco: Mapping[str, Any]) -> dict[int, str]:
+    """The names of a COCO file's categories, by their ids."""
+    return {row["id"]: str(row["name"]) for row in coco["categories"]}
+
+
 def corners(bbox: Sequence[float]) -> tuple[float, float, float, float]:
     """x1, y1, x2, y2 of COCO's x, y, width, height."""
     x, y, width, height = bbox

@@ -54,7 +54,7 @@ def expand(given: Sequence[str], read_input: Callable[[], bytes], *, leave_out: 
 def _named(word: str, leave_out: Path | None) -> Iterator[Picture]:
     path = _path(word)
     if path.suffix.lower() == _LIST and path.exists() and not path.is_dir():
-        yield from _listed(_text(_content(path), str(path)), str(path), path.parent, leave_out)
+        yield from _listed(_text(files.read_data(path), str(path)), str(path), path.parent, leave_out)
     else:
         yield from _files(word, path, leave_out)
 
@@ -103,13 +103,13 @@ def _listed(text: str, name: str, folder: Path, leave_out: Path | None) -> Itera
     for number, word in lines:
         where = f"{name}:{number}"
         try:
-            path = _place(where, word, folder)
+            path = _place(word, folder)
             yield from _files(str(path), path, leave_out)
         except (ConfigError, DataError) as error:
             raise type(error)(f"{where}: {error}") from error
 
 
-def _place(where: str, word: str, folder: Path) -> Path:
+def _place(word: str, folder: Path) -> Path:
     """Where a line's path leads.
 
     Raises:
@@ -133,13 +133,6 @@ def _input(content: bytes, leave_out: Path | None) -> Iterator[Picture]:
         raise DataError("standard input is empty; write paths to it, one per line, or the bytes of one image")
     else:
         yield from _listed(_text(content, "standard input"), "standard input", Path(), leave_out)
-
-
-def _content(path: Path) -> bytes:
-    try:
-        return files.read_bytes(path)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def _text(content: bytes, name: str) -> str:

@@ -59,16 +59,16 @@ class SessionPredictor:
         return detections, Timings(*(nanoseconds / 1e6 for nanoseconds in parts))
 
 
-def decide(raw: Raw, placement: preprocess.Placement, contract: ModelContract, *, index: int = 0, min_score: float = 0.0) -> Detections:
-    """The detections of one image of a batch with at least `min_score`, without padding, in px of the original.
+def decide(raw: Raw, placement: preprocess.Placement, contract: ModelContract, *, min_score: float = 0.0) -> Detections:
+    """The detections of a batch of one image with at least `min_score`, without padding, in px of the original.
 
     Raises:
         ArtifactError: NMS did not converge, a number is not finite, a label is out of range, or expected masks are missing.
     """
-    if not raw.converged[index]:
+    if not raw.converged[0]:
         raise ArtifactError("the engine's NMS did not converge; export again with fewer export.candidates")
-    keep = np.flatnonzero((raw.scores[index] != 0) & ~(raw.scores[index] < min_score))  # NaN is kept, to be refused
-    boxes, scores, labels = raw.boxes[index, keep], raw.scores[index, keep], raw.labels[index, keep]
+    keep = np.flatnonzero((raw.scores[0] != 0) & ~(raw.scores[0] < min_score))  # NaN is kept, to be refused
+    boxes, scores, labels = raw.boxes[0, keep], raw.scores[0, keep], raw.labels[0, keep]
     _check_finite(boxes, scores)
     if len(labels) and not 0 <= labels.min() <= labels.max() < len(contract.classes):
         raise ArtifactError(f"the engine returned label {labels.max()}, but its contract has {len(contract.classes)} classes")
@@ -76,7 +76,7 @@ def decide(raw: Raw, placement: preprocess.Placement, contract: ModelContract, *
         return Detections(placement.undo(boxes), scores, labels)
     if raw.masks is None:
         raise ArtifactError(f"the engine returned no masks, but its contract has them (mask_frame {contract.mask_frame}); export again")
-    probabilities = raw.masks[index, keep]
+    probabilities = raw.masks[0, keep]
     _check_finite(probabilities)
     found = masks.to_rle(probabilities, boxes, contract.mask_frame, placement, contract.preprocessing)
     return Detections(placement.undo(boxes), scores, labels, found)

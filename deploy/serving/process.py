@@ -31,7 +31,7 @@ _MAX_CONNECTIONS, _MAX_GRPC_CONNECTIONS = 1024, 256
 _M_MMAP_THRESHOLD, _LARGE_BLOCK = -3, 4 << 20
 _OTHER_FILES = 128
 """Open files of the engine, the log, the port and the processes that decode."""
-_ACCEPTED_AT_ONCE = 64
+ACCEPTED_AT_ONCE = 64
 """New connections per turn of the event loop. uvloop takes one per turn and listener, and under overload a turn takes long, so that new
 clients, health checks among them, would wait for seconds; the port is therefore opened this many times."""
 
@@ -154,8 +154,8 @@ def address_of(host: str) -> str:
 
 
 def several(listener: socket.socket) -> list[socket.socket]:
-    """An open port, so many times that an event loop takes _ACCEPTED_AT_ONCE new connections at a time."""
-    return [listener, *(listener.dup() for _ in range(_ACCEPTED_AT_ONCE - 1))]
+    """An open port, so many times that an event loop takes ACCEPTED_AT_ONCE new connections at a time."""
+    return [listener, *(listener.dup() for _ in range(ACCEPTED_AT_ONCE - 1))]
 
 
 class _Server(uvicorn.Server):

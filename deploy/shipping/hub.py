@@ -6,14 +6,13 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from deploy.bundles.bundle import Bundle, write
+from deploy.bundles.card import CARD, LABELS
 from deploy.engines.int8_training import INT8
 from deploy.errors import ArtifactError, ConfigError, in_one_line
 from deploy.machine import files
 
 WEIGHTS = "model.safetensors"
 CONTRACT = "preprocessing.json"
-CARD = "README.md"
-LABELS = "labels.txt"
 
 
 def push(bundle: Bundle, repository: str, weights: Path | None, *, private: bool = False, engine: bool = False) -> str:

@@ -20,6 +20,7 @@ from deploy.machine.files import read_text
 from deploy.machine.packages import DISTRIBUTION
 from pipeline.config import PipelineConfig, load, weight_files
 from pipeline.config.document import read_document
+from pipeline.store.checkout import PACKAGES
 from pipeline.terminal.answer import Answer
 from stages.config import DataConfig, RobustnessConfig
 from stages.datasets import Source
@@ -29,8 +30,6 @@ from stages.datasets.unlabeled.footage import videos_in
 from stages.datasets.unlabeled.pool import UNLABELLED, folders, listed, readable, refusal
 from stages.notes import Notes
 from stages.prepare import find
-
-IMPORT_NAMES = ("edgedistill", "pipeline", "stages", "deploy")
 
 
 def check(args: argparse.Namespace) -> Answer:
@@ -73,7 +72,7 @@ def check(args: argparse.Namespace) -> Answer:
 def name_clashes() -> dict[str, list[str]]:
     """Installed distributions other than ours that own one of our import names; they silently overwrite our files."""
     owners = importlib.metadata.packages_distributions()
-    found = {name: sorted({owner for owner in owners.get(name, []) if owner.lower() != DISTRIBUTION}) for name in IMPORT_NAMES}
+    found = {name: sorted({owner for owner in owners.get(name, []) if owner.lower() != DISTRIBUTION}) for name in PACKAGES}
     return {name: others for name, others in found.items() if others}
 
 

@@ -124,9 +124,7 @@ def gate_run(config: PipelineConfig, runs: Path, options: GateOptions) -> GateRe
             elsewhere = None if result.robust is None else result.robust[0]
             own = robust_side(own, own.name, elsewhere, result.robustness)
             verdicts += _judge(own, wanted, references, result.dataset, config.validation, elsewhere)
-    required = [target.config.name for target in result.targets if target.config.required]
-    unmeasured = [target.config.name for target in result.targets if target.report.facts.why is not None]
-    code = exit_code(verdicts, config.gates, required=required, unmeasured=unmeasured)
+    code = result.exit_code(verdicts)
     bundles = {target.config.name: target.bundle.root for target in result.targets if target.report.facts.why is None}
     digests = {name: sha256(root / MANIFEST) for name, root in bundles.items()}
     return GateResult(tuple(verdicts), code if code or verdicts or options.first else EXIT_INCOMPARABLE, config.gates, bundles, digests)

@@ -82,7 +82,8 @@ def _head(plan: FirstPlan, name: str) -> Iterator[str]:
 
 def _data(folder: LabeledFolder, plan: FirstPlan, decoding: Decoding, max_doubtful: float) -> Iterator[str]:
     counted = ", ".join(f"{count} {split}" for split, count in folder.num_images.items())
-    yield f"\n# Images: {counted}. {len(folder.objects)} training objects in {len(folder.classes)} {_plural('class', len(folder.classes))}."
+    classes = "1 class" if len(folder.classes) == 1 else f"{len(folder.classes)} classes"
+    yield f"\n# Images: {counted}. {len(folder.objects)} training objects in {classes}."
     for note in decoding.notes:
         yield f"# {_one_line(str(note))}"
     yield "data:"
@@ -230,10 +231,6 @@ def _targets(plan: FirstPlan, latency: float | None) -> Iterator[str]:
 
 def _minutes(seconds: float) -> str:
     return f"{seconds / 60:.1f}"
-
-
-def _plural(word: str, count: int) -> str:
-    return word if count == 1 else f"{word}es"
 
 
 def _one_line(text: str) -> str:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from deploy import plugins
 from deploy.errors import DataError
+from deploy.prediction.detections import class_names
 from stages.datasets import Source
 from stages.datasets.cleaning import rules
 from stages.datasets.cleaning.images import size
@@ -116,7 +117,7 @@ def _has_size(row: Mapping[str, Any]) -> bool:
 
 def _boxes(source: Source, sizes: Mapping[Any, tuple[float, float]]) -> tuple[NDArray[np.float64], NDArray[np.float64], dict[str, int]]:
     """Boxes, the sizes of their images, and the number of boxes by class."""
-    names = {row["id"]: str(row["name"]) for row in source.coco["categories"]}
+    names = class_names(source.coco)
     usable = list(_usable(source.coco, sizes, names))
     counted = Counter(category for category, _, _ in usable)
     boxes = np.array([box[2:] for _, box, _ in usable], np.float64).reshape(-1, 2)

@@ -5,10 +5,11 @@ Only a line that `init` wrote and nobody changed is touched, and only its number
 
 import math
 import re
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from deploy.machine import files
 
 _BEFORE, _AFTER = "  # - {name: accuracy, metric: map, min: ", "}  # edgedistill run writes its own figure here; uncomment it to hold it"
 _LINE = re.compile(re.escape(_BEFORE.encode()) + rb"([0-9.]+)" + re.escape(_AFTER.encode()) + rb"(?=\r?$)", re.MULTILINE)
@@ -50,10 +51,6 @@ def _hold(figure: float) -> str:
 
 def _replace(path: Path, content: bytes) -> None:
     """Replace a file in one step, with its permissions."""
-    scratch = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
-    try:
+    with files.replacing(path) as scratch:
         scratch.write_bytes(content)
         scratch.chmod(path.stat().st_mode & 0o7777)
-        scratch.replace(path)
-    finally:
-        scratch.unlink(missing_ok=True)

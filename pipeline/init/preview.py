@@ -11,18 +11,17 @@ from PIL import Image
 from deploy.contract import Preprocessing
 from deploy.errors import DataError
 from deploy.prediction import image_files
+from deploy.prediction.detections import class_names
 from pipeline.init.folder import LabeledFolder, corners_of, evenly
 from pipeline.init.plan import FirstPlan
 from pipeline.init.sample import Decoding
 from pipeline.init.sizes import SMALL_PX, objects_at
-from pipeline.report.boxes import objects_of, tagged, truth_view
+from pipeline.report.boxes import MOST_TAGGED, objects_of, tagged, truth_view
 from pipeline.report.pictures import PHOTO_PX, jpeg
 from pipeline.report.preview_page import Bar, LabeledSample, Preview, render_preview
 
 MOST_SAMPLES = 16
 MOST_CLASSES = 60
-MOST_TAGGED = 30
-"""Boxes in an image with more objects have no tags, which would cover them; with a single class, none has."""
 
 _EDGES = (0, 4, SMALL_PX, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, np.inf)
 
@@ -68,7 +67,7 @@ def _samples(folder: LabeledFolder, preprocessing: Preprocessing) -> Iterator[La
     """Readable images of split train, each with the reason why it was picked."""
     source = folder.sources["train"]
     rows = {row["id"]: row for row in source.coco["images"]}
-    names = {row["id"]: str(row["name"]) for row in source.coco["categories"]}
+    names = class_names(source.coco)
     kept = [
         row for row in source.coco["annotations"] if corners_of(row) and row.get("image_id") in rows and row.get("category_id") in names
     ]

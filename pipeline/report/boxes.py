@@ -17,6 +17,9 @@ SCORE = 0.3
 IOU = 0.5
 """A box with at least this IoU with an object of its class has found the object."""
 
+MOST_TAGGED = 30
+"""Boxes in an image with more objects have no tags, which would cover them."""
+
 LONGEST_TAG = 14
 TAG_HEIGHT = 0.062
 """Height of a tag, as a fraction of the picture's width."""

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from deploy.errors import DataError
 from deploy.prediction import image_files
-from pipeline.report.boxes import objects_of, truth_view
+from deploy.prediction.detections import class_names
+from pipeline.report.boxes import MOST_TAGGED, objects_of, truth_view
 from pipeline.report.pictures import Photo, photo_of
 from stages.artifacts import Dataset, read_json
 from stages.notes import Note, by_weight
@@ -13,8 +14,6 @@ from stages.notes import Note, by_weight
 MOST_SHOWN = 3
 """Pictures per kind of note."""
 MOST_PICTURES = 24
-MOST_TAGGED = 30
-"""Boxes in an image with more objects have no tags, which would cover them."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ def _photos(dataset: Dataset, note: Note, most: int) -> Iterator[Photo]:
         return
     coco = read_json(dataset.annotations(note.split))
     ids = {row["file_name"]: row["id"] for row in coco["images"]}
-    names = {row["id"]: str(row["name"]) for row in coco["categories"]}
+    names = class_names(coco)
     objects = objects_of(coco["annotations"], [ids[name] for name in note.images if name in ids])
     for name in note.images[:most]:
         try:

@@ -49,7 +49,7 @@ def engine_plots(run: RunResult, summary: Mapping[str, Any]) -> dict[str, Any]:
         "tradeoff": [chart for size in ((900, 430), (380, 380)) if (chart := plots.tradeoff(shown, *size))],
         "latency": rows,
         "slowest": max((sum(row.parts.values()) for row in rows), default=0) or 1,
-        "precision_recall": plots.precision_recall({c.name: (c.series, c.style, c.values) for c in curves}, 460, 380),
+        "precision_recall": plots.precision_recall({c.name: (c.series, c.style, c.values) for c in curves}),
         "precision_recall_lines": [(c.name, c.series, c.style) for c in curves],
         "class_curves": class_curves(curves, best, run.dataset.facts.contract.classes) if best else [],
         "best": best.name if best else None,

@@ -50,7 +50,7 @@ def learning(summary: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]
     drawn = [one for one in trained if any(point.map is not None for point in one.curve.points)]
     invalid = [(one.name, point.share, point.why) for one in trained for point in one.curve.points if point.why is not None]
     return {
-        "charts": [learning_chart(drawn, width, 300) for width in (620, 350)] if drawn else [],
+        "charts": [learning_chart(drawn, width) for width in (620, 350)] if drawn else [],
         "rows": [row(one) for one in trained],
         "num_images": max((one.curve.num_images for one in trained), default=0),
         "invalid": invalid,
@@ -66,8 +66,9 @@ def row(learner: Learner) -> LearnerRow:
     return LearnerRow(learner.series, learner.name, gave, still_rising(gave), why or short)
 
 
-def learning_chart(trained: Sequence[Learner], width: int, height: int) -> Chart:
+def learning_chart(trained: Sequence[Learner], width: int) -> Chart:
     """mAP against the share of each network's own training, with the networks' names at the ends of their curves."""
+    height = 300
     words = {one: (one.name, f"{_end(one)}{_verdict(one)}") for one in trained}
     frame: Rectangle = (52, 14, width - _LABEL_GAP - max(text_width(*both) for both in words.values()), height - 46)
     points = {one: [(p.share, p.map) for p in one.curve.points if p.map is not None] for one in trained}

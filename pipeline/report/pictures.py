@@ -15,6 +15,7 @@ from deploy.accuracy.judge import LabeledSplit
 from deploy.contract import Preprocessing
 from deploy.errors import DataError
 from deploy.prediction import image_files, preprocess
+from deploy.prediction.detections import class_names
 from pipeline.report.boxes import View, match_boxes, objects_of, tagged, truth_view
 from pipeline.report.overlays import overlay
 from stages.artifacts import ATTENTION, DETECTIONS, Checkpoint, Dataset, read_json
@@ -54,7 +55,7 @@ class Gaze:
 def photos(dataset: Dataset, split: str, networks: Mapping[str, Checkpoint], ids: Sequence[int]) -> list[Photo]:
     """The split's images of these ids with the boxes of the ground truth and of each network; missing images are left out."""
     labeled = labeled_split(dataset, split)
-    names = {category["id"]: str(category["name"]) for category in labeled.truth["categories"]}
+    names = class_names(labeled.truth)
     truth = objects_of(labeled.truth["annotations"], ids)
     found = {series: objects_of(_detections(checkpoint), ids) for series, checkpoint in networks.items()}
     masks = any(checkpoint.facts.contract.mask_frame is not None for checkpoint in networks.values())

@@ -143,12 +143,13 @@ def _training_panel(name: str, series: Mapping[str, Sequence[tuple[float, float]
     return Panel(name, chart, {key: points[-1][1] for key, points in series.items()})
 
 
-def precision_recall(curves: Mapping[str, tuple[str, str, Mapping[str, Any]]], width: int, height: int) -> Chart | None:
+def precision_recall(curves: Mapping[str, tuple[str, str, Mapping[str, Any]]]) -> Chart | None:
     """Mean precision over classes at IoU 0.5, against recall; `curves` has (series, style, curves.json) for each engine."""
     known = {name: (s, style, c["recall"], c["iou_50"]["overall"]) for name, (s, style, c) in curves.items()}
     lines = [(name, s, style, recall, found) for name, (s, style, recall, found) in known.items() if found is not None]
     if not lines:
         return None
+    width, height = 460, 380
     frame: Rectangle = (48, 12, width - 14, height - 44)
     x, y = AxisScale(0, 1, frame[0], frame[2]), AxisScale(0, 1, frame[3], frame[1])
     drawn = tuple(Line(s, path_of(_descent(recall, found, x, y)), name, style) for name, s, style, recall, found in lines)

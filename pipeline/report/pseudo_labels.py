@@ -8,7 +8,7 @@ from typing import Any
 from deploy.accuracy.spread import spread
 from deploy.errors import DataError
 from deploy.prediction import image_files
-from deploy.prediction.detections import by_image, corners
+from deploy.prediction.detections import by_image, class_names, corners
 from pipeline.report.boxes import MatchedObject, truth_view
 from pipeline.report.pictures import Photo, photo_of
 from pipeline.results.pseudo_labels import HEADER, pseudo_rows
@@ -41,7 +41,7 @@ def pseudo_labels(run: RunResult) -> PseudoSection | None:
 
 def _photos(labels: PseudoLabels, facts: PseudoFacts, dataset: Dataset) -> Iterator[Photo]:
     coco = labels.coco()
-    names = {row["id"]: str(row["name"]) for row in coco["categories"]}
+    names = class_names(coco)
     rows = spread(coco["images"], NUM_PICTURES)
     found = by_image(coco["annotations"], [row["id"] for row in rows])
     for row in rows:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from deploy.prediction.detections import class_names
 from pipeline.report.boxes import match_boxes, objects_of, truth_view
 from pipeline.report.pictures import Photo, photo_of, readable
 from pipeline.report.words import UNDEFINED, fraction, points
@@ -133,7 +134,7 @@ def _photos(run: RunResult) -> list[WorstPhoto]:
 
 def _photo(run: RunResult, image: WorstImage, results: Mapping[str, Any]) -> list[WorstPhoto]:
     labeled = labeled_split(run.dataset, image.split)
-    names = {category["id"]: str(category["name"]) for category in labeled.truth["categories"]}
+    names = class_names(labeled.truth)
     truth = objects_of(labeled.truth["annotations"], [image.image_id])[image.image_id]
     shown = []
     for row, pixels in readable(labeled, [image.image_id], run.dataset.facts.contract.preprocessing):

@@ -15,8 +15,8 @@ class Gain:
     differences: tuple[float, ...]
 
 
-def paired_gain(values: Sequence[float], others: Sequence[float], confidence: float = 0.95) -> Gain:
-    """`values` minus `others`, pair by pair, with Student's t interval for the mean.
+def paired_gain(values: Sequence[float], others: Sequence[float]) -> Gain:
+    """`values` minus `others`, pair by pair, with Student's 95% interval for the mean.
 
     The interval assumes that the differences are roughly normal. A pair has the same seed, so the seed's luck cancels.
 
@@ -31,5 +31,5 @@ def paired_gain(values: Sequence[float], others: Sequence[float], confidence: fl
     mean = statistics.fmean(differences)
     if len(differences) == 1:
         return Gain(mean, None, None, differences)
-    half = float(t.ppf((1 + confidence) / 2, len(differences) - 1)) * statistics.stdev(differences) / len(differences) ** 0.5
+    half = float(t.ppf(0.975, len(differences) - 1)) * statistics.stdev(differences) / len(differences) ** 0.5
     return Gain(mean, mean - half, mean + half, differences)

@@ -10,7 +10,6 @@ from deploy.contract import Latency
 from pipeline.run_result import RunResult
 from pipeline.store.store import StageRecord
 from stages.artifacts import Checkpoint, Engine, Measurement, Parity, Report, StepTimes
-from stages.measurement.verdicts import exit_code
 
 NETWORKS = ("teacher", "baseline", "baseline_equal_cost", "student")
 """The trained networks; a baseline that the run does without is null."""
@@ -26,13 +25,11 @@ def summarize(result: RunResult) -> dict[str, Any]:
     maps = {name: None if value is None else value["map"] for name, value in figures.items()}
     masks = {name: None if value is None else value["mask_map"] for name, value in figures.items()}
     verdicts = [verdict for target in result.targets for verdict in target.verdicts.facts.verdicts]
-    required = [target.config.name for target in result.targets if target.config.required]
-    unmeasured = [target.config.name for target in result.targets if target.report.facts.why is not None]
     return {
         "format": 1,
         "name": result.config.name,
         "seed": result.config.seed,
-        "exit_code": exit_code(verdicts, result.config.gates, required=required, unmeasured=unmeasured),
+        "exit_code": result.exit_code(verdicts),
         "data": {"notes": [note.model_dump(mode="json") for note in result.notes], "unlabelled": unlabelled_figures(result)},
         **figures,
         "gain_map": difference(maps["student"], maps["baseline"]),

@@ -1,27 +1,22 @@
 """Files and folders that are written completely or not at all."""
 
 import json
-import secrets
 import shutil
 from pathlib import Path
 from typing import Any
 
 from deploy.errors import ArtifactError
+from deploy.machine.files import replacing
 
 
 def replace_text(path: Path, text: str) -> None:
-    r"""Write a file under a temporary name, then rename it: no reader sees and no crash leaves half a file.
+    r"""Write a file completely or not at all.
 
     What UTF-8 cannot hold, such as names of files in a different encoding, becomes escapes like \udce9, which JSON reads as they were.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Not the process's number: in containers on several machines, all have the same.
-    scratch = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
-    try:
+    with replacing(path) as scratch:
         scratch.write_text(text, encoding="utf-8", errors="backslashreplace")
-        scratch.replace(path)
-    finally:
-        scratch.unlink(missing_ok=True)
 
 
 def replace_json(path: Path, value: Any) -> None:

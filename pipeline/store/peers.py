@@ -184,10 +184,10 @@ class Peers:
                     self._store.set(f"begin {token}", "")
                 if self._value(f"begin {token}") is not None:
                     return token
-            named = self._patient(began, named=named, doing="to start")
+            named = self._patient(began, named=named)
             time.sleep(POLL_SECONDS)
 
-    def _patient(self, began: float, *, named: bool, doing: str) -> bool:
+    def _patient(self, began: float, *, named: bool) -> bool:
         """Whether it was said that this process waits for others which have not even started.
 
         Raises:
@@ -195,9 +195,9 @@ class Peers:
         """
         waited = time.monotonic() - began
         if waited >= LOST_SECONDS:
-            raise ArtifactError(f"not all {self.num} processes came {doing} within {LOST_SECONDS:g} s; {AGAIN}")
+            raise ArtifactError(f"not all {self.num} processes came to start within {LOST_SECONDS:g} s; {AGAIN}")
         if waited >= SILENT_SECONDS and not named:
-            say(f"process {self.rank} waits for others {doing}; it ends after {LOST_SECONDS:g} s")
+            say(f"process {self.rank} waits for others to start; it ends after {LOST_SECONDS:g} s")
             return True
         return named
 

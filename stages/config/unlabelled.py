@@ -102,6 +102,11 @@ class _Stream(Frozen):
         default=STRONG, description="changes of color or corruptions of the view that learns; the view that is labeled has none"
     )
 
+    @property
+    def is_used(self) -> bool:
+        """Whether any unlabeled image is used."""
+        return self.ratio > 0
+
     def batch_size(self, labeled: int) -> int:
         """Unlabeled images of a step, over all processes, for this number of labeled ones."""
         return max(1, round(self.ratio * labeled)) if self.ratio else 0
@@ -161,11 +166,6 @@ class UnlabelledConfig(_Stream):
         return self
 
     @property
-    def is_used(self) -> bool:
-        """Whether any unlabeled image is used."""
-        return self.ratio > 0
-
-    @property
     def images_per_labeled(self) -> float:
         """How many images a step reads for each one that it reads without the section."""
         return self.ratio if self.only else 1 + self.ratio
@@ -212,8 +212,3 @@ class SelfTrainingConfig(_Stream):
         """What decides which detections are targets; averaged weights look at one view."""
         views = () if self.labels == "own" else self.pseudo.views
         return UnlabelledConfig(pseudo=self.pseudo.model_copy(update={"views": views})).rule
-
-    @property
-    def is_used(self) -> bool:
-        """Whether any unlabeled image is used."""
-        return self.ratio > 0

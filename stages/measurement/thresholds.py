@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from deploy.accuracy.matches import MAX_DETECTIONS, THRESHOLDS, match
 from deploy.errors import DataError
+from deploy.prediction.detections import class_names
 from stages.config import PseudoConfig
 from stages.unlabeled_facts import PseudoClass
 
@@ -38,7 +39,7 @@ def choose(truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], rule:
         DataError: thresholds have to be found, and the split has no objects.
     """
     found = match(truth, results)
-    names = {category["id"]: str(category["name"]) for category in truth["categories"]}
+    names = class_names(truth)
     scores = {name: _scores(results, key) for key, name in names.items()}
     # what lies in a crowd, or on an object that is difficult, is right, but none of the objects that are counted
     hits = {

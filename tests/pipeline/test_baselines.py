@@ -1,7 +1,5 @@
 """Both baselines in the flow: which are trained, which one gates compare with, what a dry run knows."""
 
-import contextlib
-import io
 import json
 import re
 import shutil
@@ -29,13 +27,7 @@ BASELINES = ("time_steps", "train_baseline", "train_baseline:equal_cost")
 @pytest.fixture(scope="module")
 def finished_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder `runs` after a run with both baselines, of which the one at equal cost is the stronger."""
-    folder = tmp_path_factory.mktemp("both")
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()):
-        patch.chdir(folder)
-        flow_samples.replace_training(patch)
-        Path("pipeline.yaml").write_text(flow_samples.CONFIG)
-        assert cli.main(["run", "--set", ONE_TARGET]) == 0
-    return folder / "runs"
+    return flow_samples.finished(tmp_path_factory.mktemp("both"), "--set", ONE_TARGET)
 
 
 @pytest.fixture

@@ -1,5 +1,3 @@
-import contextlib
-import io
 import json
 import shutil
 from collections.abc import Callable
@@ -30,13 +28,7 @@ ALL = [
 @pytest.fixture(scope="module")
 def finished_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder `runs` after a whole run."""
-    folder = tmp_path_factory.mktemp("whole")
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()):
-        patch.chdir(folder)
-        flow_samples.replace_training(patch)
-        Path("pipeline.yaml").write_text(flow_samples.CONFIG)
-        assert cli.main(["run"]) == 0
-    return folder / "runs"
+    return flow_samples.finished(tmp_path_factory.mktemp("whole"))
 
 
 @pytest.fixture

@@ -129,8 +129,3 @@ def test_what_is_deployed_imports_what_the_base_installs() -> None:
     found = {path: imported(path, late=path.parent != ROOT / "deploy/runtimes") for path in SOURCES if path.is_relative_to(ROOT / "deploy")}
     needed = {path: names - set(sys.stdlib_module_names) for path, names in found.items()}  # a runtime imports its own package late
     assert not {str(path): found - base - extras for path, found in needed.items() if found - base - extras}
-
-
-def test_every_module_is_short() -> None:
-    lines = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8").count("\n") for path in SOURCES}
-    assert not {path: count for path, count in lines.items() if count > 300}

@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx_samples
+from numpy.typing import NDArray
 from onnx import ModelProto
 
 from deploy.contract import Heads
@@ -12,7 +14,24 @@ from deploy.engines.builder import Builder, TypedGraphs
 from deploy.engines.request import BuildRequest, GraphSource
 from deploy.precision import Calibration, Precision, RangeMethod, Recipe
 from deploy.precision.int8 import Quantizer
-from deploy.runtimes import Compiled
+from deploy.prediction import preprocess
+from deploy.runtimes import Compiled, Raw
+
+CELLS = {(0, 1): 0, (2, 3): 2, (3, 0): 1}
+FOUND = {(16.0, 0.0, 32.0, 16.0, 0), (48.0, 32.0, 64.0, 48.0, 2), (0.0, 48.0, 16.0, 64.0, 1)}
+"""Cells of a picture, and what the sample detector finds in it: corners and label."""
+
+
+def images(*cells: dict[tuple[int, int], int]) -> NDArray[np.float32]:
+    """The network's input for pictures with these cells."""
+    preprocessing = onnx_samples.contract().preprocessing
+    return np.stack([preprocess.apply(onnx_samples.picture(one), preprocessing)[0] for one in cells])
+
+
+def found(raw: Raw, index: int = 0) -> set[tuple[float, ...]]:
+    """The objects in an image of an answer."""
+    keep = raw.scores[index] > 0
+    return {(*box, label) for box, label in zip(raw.boxes[index, keep].tolist(), raw.labels[index, keep].tolist(), strict=True)}
 
 
 def builder(

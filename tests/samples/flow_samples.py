@@ -1,5 +1,7 @@
 """The flow without training: made-up networks, and the real stages from the graph on."""
 
+import contextlib
+import io
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +11,7 @@ import pytest
 
 from deploy.engines import int8_training
 from deploy.engines.int8_training import INT8, Int8Training
-from pipeline import flow
+from pipeline import cli, flow
 from stages.artifacts import Checkpoint, Dataset, ImagePool, OnnxModel, PseudoLabels, StepTimes
 from stages.config import DataConfig, DetectorConfig, DistillConfig, ExportConfig, FinetuneConfig, StudentConfig, TeacherConfig, TrainConfig
 from stages.facts import write_facts
@@ -126,6 +128,16 @@ def replace_training(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(flow, one.__name__, one)
     monkeypatch.setattr("deploy.runtimes.nvidia.session.why_not_installed", lambda *_: "tensorrt is not installed")
     monkeypatch.setattr("pipeline.report.page.write_report", lambda _, file: file.write_text("<html>"))
+
+
+def finished(folder: Path, *arguments: str) -> Path:
+    """The folder `runs` after a whole run of CONFIG in this folder."""
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()):
+        patch.chdir(folder)
+        replace_training(patch)
+        Path("pipeline.yaml").write_text(CONFIG)
+        assert cli.main(["run", *arguments]) == 0
+    return folder / "runs"
 
 
 def _network(out: Path, name: str, epochs: int = 12) -> Checkpoint:

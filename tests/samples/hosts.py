@@ -182,14 +182,6 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
-def command_of(pid: int) -> str:
-    """A process's command line; nothing if it has just ended."""
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-    except OSError:
-        return ""
-
-
 def _kill(pid: int) -> None:
     try:
         os.kill(pid, signal.SIGKILL)

@@ -6,16 +6,13 @@ fixed outputs, with the norm of their gradient at each level. It ran on a CPU in
 """
 
 import zlib
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from places import ROOT
 from torch import Tensor, nn
 
 FOLDER = ROOT / "tests" / "stages" / "detectors" / "fixtures"
-Answers = dict[str, NDArray[Any]]
 
 
 def answers(name: str) -> dict[str, Tensor]:

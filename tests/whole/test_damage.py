@@ -1,7 +1,5 @@
 """What a disk does to a run: full, or with damaged files in the store, in a checkpoint, in a bundle."""
 
-import contextlib
-import io
 import json
 import os
 import shutil
@@ -49,13 +47,7 @@ def spoil(file: Path) -> None:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder `runs` after a whole run."""
-    folder = tmp_path_factory.mktemp("whole")
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()):
-        patch.chdir(folder)
-        flow_samples.replace_training(patch)
-        Path("pipeline.yaml").write_text(flow_samples.CONFIG)
-        assert cli.main(["run"]) == 0
-    return folder / "runs"
+    return flow_samples.finished(tmp_path_factory.mktemp("whole"))
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ Networks are strongly typed: deploy/precision writes the precision into the ONNX
 in the parsed network are therefore the types in which the engine computes.
 """
 
-import secrets
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from onnx import ModelProto
 
 from deploy.contract import Heads
 from deploy.errors import BuildError
+from deploy.machine import files
 from deploy.precision.network import name_nodes, read
 from deploy.precision.proof import proof
 from deploy.runtimes import Compiled
@@ -71,7 +71,8 @@ def build_plan(trt: Any, typed: Path, heads: Heads, out: Path, settings: Setting
     file = out / "engine.plan"
     file.write_bytes(plan)
     if cache is not None and (measured := config.get_timing_cache()) is not None:
-        _keep(cache, bytes(measured.serialize()))
+        with files.replacing(cache) as scratch:  # other builds may be reading it
+            scratch.write_bytes(bytes(measured.serialize()))
     shown = parsed_proof(trt, network, heads)
     if shown["low_precision_after_head"] is None:  # a strongly typed network has the graph's own types
         shown["low_precision_after_head"] = proof(model, heads)["low_precision_after_head"]
@@ -88,16 +89,6 @@ def _load_cache(config: Any, name: str | None) -> Path | None:
     if not config.set_timing_cache(config.create_timing_cache(kept), False):  # it is from a different GPU or version
         config.set_timing_cache(config.create_timing_cache(b""), False)
     return cache
-
-
-def _keep(cache: Path, content: bytes) -> None:
-    """Replace a timing cache atomically, because other builds may be reading it."""
-    scratch = cache.with_name(f".{cache.name}.{secrets.token_hex(8)}.partial")
-    try:
-        scratch.write_bytes(content)
-        scratch.replace(cache)
-    finally:
-        scratch.unlink(missing_ok=True)
 
 
 def parsed_proof(trt: Any, network: Any, heads: Heads) -> dict[str, Any]:

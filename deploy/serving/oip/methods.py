@@ -137,9 +137,7 @@ def _value(parameter: Any) -> Any:
 
 def _images(work: Work, request: Any, max_images: int) -> tuple[Any, bool]:
     """The images [n, 3, H, W], after counting them, and whether they were sent as raw bytes, in which case the outputs are, too."""
-    if len(request.inputs) != 1:
-        raise Invalid(f"{len(request.inputs)} inputs; this model has one: {protocol.INPUT}")
-    one = request.inputs[0]
+    one = protocol.only_input(request.inputs)
     shape = tuple(one.shape)
     protocol.admit_input(work, one.name, one.datatype, shape, max_images)
     raw = len(request.raw_input_contents) > 0

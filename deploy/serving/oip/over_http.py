@@ -198,9 +198,7 @@ def parse(work: Work, content: bytes, header: str | None, max_images: int) -> tu
         raise Invalid(f"the request's {'.'.join(map(str, first['loc'])) or 'JSON'}: {first['msg'][:200]}") from error
     work.limit(protocol.timeout_ms(request.parameters))
     form = _form(work.model.bundle, request)
-    if len(request.inputs) != 1:
-        raise Invalid(f"{len(request.inputs)} inputs; this model has one: {protocol.INPUT}")
-    one, rest = request.inputs[0], memoryview(content)[length:]
+    one, rest = protocol.only_input(request.inputs), memoryview(content)[length:]
     protocol.admit_input(work, one.name, one.datatype, one.shape, max_images)
     images = _binary(one, rest) if "binary_data_size" in one.parameters else _plain(one, rest)
     return images, form

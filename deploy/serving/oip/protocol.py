@@ -4,7 +4,7 @@ https://github.com/kserve/open-inference-protocol; binary tensors, configuration
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,7 @@ SERVER = "edgedistill"
 EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository", "statistics")
 INPUT = "images"
 Array = NDArray[Any]
+T = TypeVar("T")
 
 _DTYPES: dict[str, np.dtype[Any]] = {"FP32": np.dtype("<f4"), "INT64": np.dtype("<i8"), "BOOL": np.dtype("?")}
 """Types on the wire; little-endian on every machine."""
@@ -52,6 +53,17 @@ def model_metadata(model: Model) -> dict[str, Any]:
 def model_config(model: Model) -> dict[str, Any]:
     """Triton's configuration of the model."""
     return triton.config(model.bundle, model.name, max_batch_size=model.batcher.max_batch_size)
+
+
+def only_input(inputs: Sequence[T]) -> T:
+    """The input of a request, of which there is one.
+
+    Raises:
+        Invalid: none, or several.
+    """
+    if len(inputs) != 1:
+        raise Invalid(f"{len(inputs)} inputs; this model has one: {INPUT}")
+    return inputs[0]
 
 
 def platform(manifest: Manifest) -> str:

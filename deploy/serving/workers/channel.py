@@ -8,6 +8,8 @@ from typing import Any
 
 from deploy.errors import ConfigError
 
+AGAIN_SECONDS = 0.02
+"""Until a message that the other end had no room for is tried again."""
 _LONGEST = 1 << 18
 
 Message = dict[str, Any]

@@ -11,10 +11,8 @@ from itertools import count
 from typing import NoReturn
 
 from deploy.errors import ArtifactError
-from deploy.serving.workers.channel import Channel, Message, pair
+from deploy.serving.workers.channel import AGAIN_SECONDS, Channel, Message, pair
 from deploy.serving.workers.sums import Counted
-
-_AGAIN_SECONDS = 0.02
 
 
 @dataclass(eq=False)
@@ -84,7 +82,7 @@ class Crew:
     def tell(self, worker: CrewMember, message: Message) -> None:
         """Say something to a worker, sooner or later."""
         if not worker.channel.send(message):
-            self._loop.call_later(_AGAIN_SECONDS, self._tell_again, worker)
+            self._loop.call_later(AGAIN_SECONDS, self._tell_again, worker)
 
     def tell_all(self, message: Message) -> None:
         """Say something to all workers."""
@@ -131,7 +129,7 @@ class Crew:
 
     def _tell_again(self, worker: CrewMember) -> None:
         if worker in self.living and not worker.channel.flush():
-            self._loop.call_later(_AGAIN_SECONDS, self._tell_again, worker)
+            self._loop.call_later(AGAIN_SECONDS, self._tell_again, worker)
 
     def _hear(self, worker: CrewMember) -> None:
         try:

@@ -21,7 +21,6 @@ from deploy.serving.workers.channel import Channel, Message
 from deploy.serving.workers.crew import Crew, CrewMember
 from deploy.serving.workers.sums import Counted
 
-_ACCEPTED_AT_ONCE = 64
 _COUNT_SECONDS = 2.0
 """Time between two looks at what the workers have counted; what a killed one has counted since then is lost."""
 _ANSWER_SECONDS = 1.0
@@ -165,7 +164,7 @@ class Supervisor:
         """Hand out connections that wait; False if there are no more."""
         if not self._crew.living:  # until there is one again, they wait
             self._loop.remove_reader(self._listener.fileno())
-        for _ in range(_ACCEPTED_AT_ONCE if self._crew.living else 0):
+        for _ in range(process.ACCEPTED_AT_ONCE if self._crew.living else 0):
             try:
                 connection, _ = self._listener.accept()
             except (BlockingIOError, ConnectionAbortedError):

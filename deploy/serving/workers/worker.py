@@ -23,11 +23,10 @@ from deploy.serving.model import Model
 from deploy.serving.options import ServeConfig
 from deploy.serving.refusals import Busy
 from deploy.serving.service import Service
-from deploy.serving.workers.channel import Channel, Message
+from deploy.serving.workers.channel import AGAIN_SECONDS, Channel, Message
 
 _ANSWER_SECONDS = 5.0
 """Time that the supervisor has to add up figures; a worker that gets none in time answers with its own."""
-_AGAIN_SECONDS = 0.02
 
 
 def run(number: int, folder: Path, config: ServeConfig, channel: Channel, *, allow_ungated: bool, trust: Trust = ANYONE) -> int:
@@ -258,12 +257,12 @@ class WorkerServer(process._Server):  # noqa: SLF001 - the same server, without 
 def tell(channel: Channel, message: Message) -> None:
     """Send a message, sooner or later."""
     if not channel.send(message):
-        asyncio.get_running_loop().call_later(_AGAIN_SECONDS, _tell_again, channel)
+        asyncio.get_running_loop().call_later(AGAIN_SECONDS, _tell_again, channel)
 
 
 def _tell_again(channel: Channel) -> None:
     if not channel.flush():
-        asyncio.get_running_loop().call_later(_AGAIN_SECONDS, _tell_again, channel)
+        asyncio.get_running_loop().call_later(AGAIN_SECONDS, _tell_again, channel)
 
 
 def failure(error: Exception) -> Message:

@@ -24,13 +24,7 @@ class _Split:
     reading: classes.Reading
 
 
-def discover(root: Path) -> dict[str, Pair]:
-    """The splits of a COCO folder, by our names.
-
-    Raises:
-        DataError: the folder has no annotation file, or two that could be the same split.
-    """
-    return coco_files.discover(root)
+discover = coco_files.discover
 
 
 def identity(pairs: Mapping[str, Pair]) -> dict[str, str]:

@@ -80,7 +80,7 @@ def _is_coco(path: Path) -> bool:
 
 
 def _is_unlabeled(path: Path) -> bool:
-    return b'"annotations"' not in _content(path) and document.is_unlabeled(path)
+    return b'"annotations"' not in files.read_data(path) and document.is_unlabeled(path)
 
 
 def _is_place(folder: Path) -> bool:
@@ -99,12 +99,16 @@ def _json_files(root: Path) -> list[Path]:
 
 def _below(root: Path, fits: Callable[[str], bool]) -> list[Path]:
     """Files with fitting names, at most three folders deep, the shallowest first."""
-    found = []
+    found = (folder / name for folder, _, names in _walked(root) for name in names if fits(name) and not name.startswith("."))
+    return sorted(found, key=lambda path: (len(path.parts), path))
+
+
+def _walked(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """Each folder, at most three deep, with the names of the folders and files in it; hidden folders are left out."""
     for folder, folders, names in os.walk(root):
         depth = len(Path(folder).relative_to(root).parts)
         folders[:] = [name for name in folders if not name.startswith(".") and name != "__MACOSX"] if depth < _DEPTH else []
-        found += [Path(folder, name) for name in names if fits(name) and not name.startswith(".")]
-    return sorted(found, key=lambda path: (len(path.parts), path))
+        yield Path(folder), folders, names
 
 
 def _split_of(path: Path) -> str | None:
@@ -128,19 +132,12 @@ def _choose(paths: Sequence[Path], split: str, notes: Notes) -> Path:
     if len(best) > 1:
         best = [path for path in best[:_MOST_UNNAMED] if _is_coco(path)] or best
     first, *more = best
-    if more and len({_content(path) for path in best}) > 1:
+    if more and len({files.read_data(path) for path in best}) > 1:
         raise DataError(f"{first} and {more[0]}: both could be the {split} annotations; remove one, or {_ADVICE}")
     for path in paths:
         if path != first and _is_coco(path):
             notes.add(OTHERS, split, f"{path.name}; {first.name} is used")
     return first
-
-
-def _content(path: Path) -> bytes:
-    try:
-        return files.read_bytes(path)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def _unsplit(root: Path, base: Path, paths: Sequence[Path]) -> tuple[str, Path, Notes]:
@@ -196,18 +193,12 @@ def _usable(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _candidates(root: Path, split: str, annotations: Path) -> list[Path]:
     """Folders that may have a split's images: those named for it, the annotations' own, those named for images, the root."""
-    folders = sorted(_folders(root), key=lambda path: (len(path.parts), path))
+    found = (folder / name for folder, folders, _ in _walked(root) for name in folders)
+    folders = sorted(found, key=lambda path: (len(path.parts), path))
     named = {path: _split_of(Path(path.relative_to(root), "x")) for path in folders}
     own = [path for path in folders if named[path] == split]
     generic = [path for path in folders if named[path] is None and path.name.lower() in _GENERIC]
     return list(dict.fromkeys((*own, annotations.parent, *generic, root)))
-
-
-def _folders(root: Path) -> Iterator[Path]:
-    for folder, folders, _ in os.walk(root):
-        depth = len(Path(folder).relative_to(root).parts)
-        folders[:] = [name for name in folders if not name.startswith(".") and name != "__MACOSX"] if depth < _DEPTH else []
-        yield from (Path(folder, name) for name in folders)
 
 
 def _num_found(folder: Path, names: Sequence[str]) -> int:

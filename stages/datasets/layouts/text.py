@@ -23,10 +23,7 @@ def read_text(path: Path, notes: Notes, split: str) -> str:
     Raises:
         DataError: the file cannot be read, or is not such text.
     """
-    try:
-        raw = files.read_bytes(path)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    raw = files.read_data(path)
     encoding = next((encoding for mark, encoding in _MARKS.items() if raw.startswith(mark)), "utf-8")
     try:
         text = raw.decode(encoding)

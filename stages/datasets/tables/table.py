@@ -42,6 +42,10 @@ class SplitTable:
         """The file name of an image, relative to the split's folder of images."""
         return self.names[self.name_ends[index] : self.name_ends[index + 1]].tobytes().decode("utf-8", "surrogateescape")
 
+    def files(self, folder: Path) -> list[Path]:
+        """All images in the split's folder of images."""
+        return [folder / self.name(index) for index in range(len(self))]
+
     def objects(self, index: int) -> slice:
         """The rows of an image's objects."""
         return slice(int(self.first[index]), int(self.first[index + 1]))

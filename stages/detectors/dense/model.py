@@ -44,6 +44,15 @@ class Squares(nn.Module):
         return torch.cat((center - self.scale * stride / 2, center + self.scale * stride / 2), dim=1)
 
 
+def start_rare(head: nn.Module, classes: nn.Module) -> None:
+    """Let a head's convolutions predict little at first, and classes rarely."""
+    for module in head.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.normal_(module.weight, std=0.01)
+            if module.bias is not None:
+                nn.init.constant_(module.bias, RARE if module is classes else 0.0)
+
+
 class LearnedScale(nn.Module):
     """Multiplies by a number that is learned."""
 
@@ -86,11 +95,7 @@ class TowersHead(nn.Module):
         self.bbox_reg = nn.Conv2d(channels, codes, 3, padding=1)
         self.bbox_ctrness = nn.Conv2d(channels, 1, 3, padding=1) if quality else None
         self.scales = nn.ModuleList(LearnedScale() for _ in range(num_scales))
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.normal_(module.weight, std=0.01)
-                if module.bias is not None:
-                    nn.init.constant_(module.bias, RARE if module is self.cls_logits else 0.0)
+        start_rare(self, self.cls_logits)
 
     def forward(self, features: Sequence[Tensor]) -> dict[str, Tensor]:
         """See DenseDetector: rows of all levels, position by position."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from stages.detectors.backbones.deformable import DeformableKernel, Places, convolve
-from stages.detectors.dense.model import RARE, tower
+from stages.detectors.dense.model import start_rare, tower
 
 _COORDINATES = 18
 """Of nine points (y, x): as many as a 3 x 3 kernel reads, which is why the same points tell where."""
@@ -42,11 +42,7 @@ class PointsHead(nn.Module):
         self.moment = nn.Parameter(torch.zeros(2))
         steps = torch.arange(-1.0, 2.0)
         self.register_buffer("base", torch.cartesian_prod(steps, steps).reshape(1, -1, 1, 1), persistent=False)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.normal_(module.weight, std=0.01)
-                if module.bias is not None:
-                    nn.init.constant_(module.bias, RARE if module is self.cls_logits else 0.0)
+        start_rare(self, self.cls_logits)
 
     def forward(self, features: Sequence[Tensor]) -> dict[str, Tensor]:
         """In rows of all levels, position by position: "cls_logits" [B, N, K], "points" and "start" [B, N, 18]."""

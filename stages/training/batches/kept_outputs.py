@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import secrets
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from deploy import machine
+from deploy.machine import files
 from stages.detectors import Outputs
 
 _DIGEST_BYTES = 32
@@ -48,14 +48,11 @@ class KeptOutputs:
         if len(content) > self._left:
             return
         self._left -= len(content)
-        path = self._path(images, precision)
-        scratch = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
         try:
-            scratch.write_bytes(hashlib.sha256(content).digest() + content)
-            scratch.replace(path)
+            with files.replacing(self._path(images, precision)) as scratch:
+                scratch.write_bytes(hashlib.sha256(content).digest() + content)
         except OSError:  # a full disk, or a folder that is gone, costs time but not the training
             self._left = 0
-            scratch.unlink(missing_ok=True)
 
     def _path(self, images: Tensor, precision: str) -> Path:
         """By everything that the bits of the outputs depend on, except the teacher."""

@@ -17,17 +17,16 @@ from torchvision import tv_tensors
 
 from deploy import machine
 from deploy.errors import DataError
-from deploy.prediction import image_files, preprocess
-from deploy.prediction.masks import decode, rectangle
+from deploy.prediction import preprocess
+from deploy.prediction.masks import rectangle
 from stages.artifacts import Dataset
 from stages.config import StudentViewConfig, TrainConfig
 from stages.datasets.tables.outlines import Outlines
 from stages.detectors import Target
 from stages.training.batches.augment import Sample, magnification, mosaic, mosaic_chance, tighten, transforms
 from stages.training.batches.degrade import degrade, views
+from stages.training.batches.kept_images import KeptViews, shrunk_masks
 from stages.training.batches.streams import LABELED, EpochBatches, Key, Stream, StreamBatches, TrainingView, Views
-
-KEPT_BYTES = 2**28  # for decoded images
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,7 @@ def _target_with(target: Target, made: Callable[[Tensor], Tensor]) -> Target:
     return Target(made(target.boxes), made(target.labels), masks, scores)
 
 
-class TrainingImages(Views):
+class TrainingImages(KeptViews):
     """The train split; item (epoch, index) is a view that depends only on the seed, the epoch and the index.
 
     With `masks` its target has masks; an object annotated without one has its box instead. With `student_view` it is corrupted, and
@@ -105,16 +104,13 @@ class TrainingImages(Views):
     def __init__(
         self, dataset: Dataset, config: TrainConfig, seed: int, *, masks: bool = False, student_view: StudentViewConfig | None = None
     ) -> None:
-        self._preprocessing = dataset.facts.contract.preprocessing
+        super().__init__(dataset.facts.contract.preprocessing, magnification(config.augment))
         self._folder = dataset.images("train")
         self._table = dataset.table("train")
         self._outlines = self._table.outlines() if masks else None
         self._transforms = transforms(config.augment, self._preprocessing.pad_value)
         self._every_view, self._student_view = views(config.augment, student_view)
         self._mosaic = mosaic_chance(config.augment)
-        self._room = magnification(config.augment)
-        self._kept: dict[int, tuple[NDArray[np.uint8], tuple[int, int]]] = {}
-        self._bytes_left = KEPT_BYTES
         self._seed = seed
 
     def __len__(self) -> int:
@@ -148,7 +144,7 @@ class TrainingImages(Views):
         return view
 
     def _read(self, index: int) -> Sample:
-        image, (height, width) = self._pixels(index)
+        image, (height, width) = self._pixels(index, self._folder / self._table.name(index))
         size = image.shape[0], image.shape[1]
         scale = torch.tensor([size[1] / width, size[0] / height] * 2)
         corners = torch.from_numpy(self._table.corners(index))
@@ -156,10 +152,7 @@ class TrainingImages(Views):
         pixels = tv_tensors.Image(torch.from_numpy(image.transpose(2, 0, 1).copy()))
         objects = {"boxes": boxes, "labels": torch.from_numpy(self._table.labels_of(index))}
         if self._outlines is not None:
-            masks = np.zeros((len(boxes), *size), np.bool_)
-            for mask, segmentation in zip(masks, self._segmentations(self._outlines, index), strict=True):
-                mask[:] = preprocess.resize_masks(decode(segmentation, (height, width))[None], size)[0]
-            objects["masks"] = tv_tensors.Mask(torch.from_numpy(masks))
+            objects["masks"] = shrunk_masks(self._segmentations(self._outlines, index), len(boxes), (height, width), size)
         return pixels, objects
 
     def _segmentations(self, outlines: Outlines, index: int) -> Iterator[Any]:
@@ -167,20 +160,6 @@ class TrainingImages(Views):
         rows = self._table.objects(index)
         for row in range(rows.start, rows.stop):
             yield outlines.segmentation(row, self._table.sizes[index]) or rectangle(self._table.boxes[row].tolist())
-
-    def _pixels(self, index: int) -> tuple[NDArray[np.uint8], tuple[int, int]]:
-        """The image, shrunk to what its views can show, and its height and width before.
-
-        The first KEPT_BYTES of images are read once and kept, except in loader processes, of which each would keep its own.
-        """
-        if index not in self._kept:
-            seen = image_files.load(self._folder / self._table.name(index), self._preprocessing)
-            found = preprocess.shrink(seen.pixels, self._preprocessing, self._room, seen.size), seen.size[::-1]
-            if found[0].nbytes > self._bytes_left or data.get_worker_info() is not None:
-                return found
-            self._bytes_left -= found[0].nbytes
-            self._kept[index] = found
-        return self._kept[index]
 
 
 def _interleaved(planes: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -30,7 +30,8 @@ Floats = NDArray[np.float64]
 
 def unlike(network: Detector, dataset: Dataset, split: str, rows: Sequence[Mapping[str, Any]]) -> float | None:
     """The share of the images farther from train's than 95% of the split's are; None if there are too few images of any of them."""
-    names = [_files(dataset, "train"), _files(dataset, split), [Path(row["file_name"]) for row in rows]]
+    labeled = (dataset.table(one).files(dataset.images(one)) for one in ("train", split))
+    names = [*labeled, [Path(row["file_name"]) for row in rows]]
     if min(map(len, names)) < MIN_IMAGES:
         return None
     preprocessing = dataset.facts.contract.preprocessing
@@ -49,11 +50,6 @@ def share_beyond(known: Floats, usual: Floats, new: Floats) -> float:
 
 def _nearest(values: Floats, known: Floats) -> Floats:
     return np.array([np.sqrt(((known - one) ** 2).mean(axis=1)).min() for one in values])
-
-
-def _files(dataset: Dataset, split: str) -> list[Path]:
-    table = dataset.table(split)
-    return [dataset.images(split) / table.name(index) for index in range(len(table))]
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from deploy.accuracy.drift import overlaps
 from deploy.prediction.detections import Detections
 
 Floats = NDArray[np.float64]
@@ -115,9 +116,9 @@ class _Groups:
 
     def _nearest(self, box: Floats, label: int, view: int) -> int | None:
         count = len(self._members)
-        overlaps = np.where(self._labels[:count] == label, _iou(box, self._means[:count]), 0.0)
-        for place in np.argsort(-overlaps, kind="mergesort"):
-            if overlaps[place] < SAME:
+        found = np.where(self._labels[:count] == label, overlaps(box[None], self._means[:count])[0], 0.0)
+        for place in np.argsort(-found, kind="mergesort"):
+            if found[place] < SAME:
                 return None
             if view not in self._members[place]:
                 return int(place)
@@ -127,11 +128,3 @@ class _Groups:
         """Mean boxes [N, 4], sums of scores [N], labels [N]."""
         count = len(self._members)
         return self._means[:count], self._scores[:count], self._labels[:count]
-
-
-def _iou(box: Floats, others: Floats) -> Floats:
-    low, high = np.maximum(box[:2], others[:, :2]), np.minimum(box[2:], others[:, 2:])
-    shared = np.prod(np.clip(high - low, 0, None), axis=1)
-    areas = np.prod(others[:, 2:] - others[:, :2], axis=1) + np.prod(box[2:] - box[:2])
-    overlap: Floats = shared / np.maximum(areas - shared, 1e-12)
-    return overlap

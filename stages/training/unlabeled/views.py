@@ -9,19 +9,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch.utils import data
 from torchvision import tv_tensors
 
 from deploy.contract import ModelContract
-from deploy.prediction import image_files, preprocess
-from deploy.prediction.masks import decode
+from deploy.prediction import preprocess
+from deploy.prediction.detections import by_image
 from stages.config import Augmentation, Corrupt, Crop, Flip, Scale, TrainConfig
 from stages.config.unlabelled import Strong
 from stages.detectors import Target
 from stages.training.batches.augment import magnification, recoloring, transforms
 from stages.training.batches.degrade import degrade, views
-from stages.training.batches.loader import KEPT_BYTES
-from stages.training.batches.streams import Key, TrainingView, Views
+from stages.training.batches.kept_images import KeptViews, shrunk_masks
+from stages.training.batches.streams import Key, TrainingView
 
 _SALT = 7
 """So that a view's draws are not those of the labeled image with the same number."""
@@ -32,7 +31,7 @@ def geometry(augment: Sequence[Augmentation]) -> tuple[Augmentation, ...]:
     return tuple(one for one in augment if isinstance(one, Flip | Scale | Crop))
 
 
-class UnlabeledImages(Views):
+class UnlabeledImages(KeptViews):
     """The images of a pool; item (turn, index) is a view that depends only on the seed, the turn and the index.
 
     `clean` is what labels are for, `image` what is learned from. The target has the given detections with their scores, and with
@@ -51,15 +50,12 @@ class UnlabeledImages(Views):
         masks: bool = False,
     ) -> None:
         self._files = [Path(row["file_name"]) for row in rows]
-        self._preprocessing = contract.preprocessing
         moving = geometry(config.augment)
+        super().__init__(contract.preprocessing, magnification(moving))
         self._moved = transforms(moving, self._preprocessing.pad_value)
         self._recolor = recoloring(strong)
         self._corrupted = views([one for one in strong if isinstance(one, Corrupt)], None)[0]
-        self._room = magnification(moving)
         self._found = _by_image(rows, found, {number: label for label, number in enumerate(contract.category_ids)})
-        self._kept: dict[int, tuple[NDArray[np.uint8], tuple[int, int]]] = {}
-        self._bytes_left = KEPT_BYTES
         self._seed = seed
         self._masks = masks
 
@@ -97,29 +93,15 @@ class UnlabeledImages(Views):
 
     def _read(self, index: int) -> tuple[tv_tensors.Image, dict[str, Any]]:
         """The image, and its detections: their labels here are their places in the list, which boxes that leave the view take along."""
-        image, (height, width) = self._load(index)
+        image, (height, width) = self._pixels(index, self._files[index])
         size = image.shape[0], image.shape[1]
         found = self._found[index]
         given = found.boxes * torch.tensor([size[1] / width, size[0] / height] * 2)
         objects: dict[str, Any] = {"boxes": tv_tensors.BoundingBoxes(given, format="XYXY", canvas_size=size)}
         objects["labels"] = torch.arange(len(found.labels))
         if self._masks:
-            masks = np.zeros((len(given), *size), np.bool_)
-            for mask, code in zip(masks, found.masks, strict=True):
-                mask[:] = preprocess.resize_masks(decode(code, (height, width))[None], size)[0]
-            objects["masks"] = tv_tensors.Mask(torch.from_numpy(masks))
+            objects["masks"] = shrunk_masks(found.masks, len(given), (height, width), size)
         return tv_tensors.Image(torch.from_numpy(image.transpose(2, 0, 1).copy())), objects
-
-    def _load(self, index: int) -> tuple[NDArray[np.uint8], tuple[int, int]]:
-        """The image, shrunk to what its views can show, and its height and width before; kept as TrainingImages keeps them."""
-        if index not in self._kept:
-            seen = image_files.load(self._files[index], self._preprocessing)
-            found = preprocess.shrink(seen.pixels, self._preprocessing, self._room, seen.size), seen.size[::-1]
-            if found[0].nbytes > self._bytes_left or data.get_worker_info() is not None:
-                return found
-            self._bytes_left -= found[0].nbytes
-            self._kept[index] = found
-        return self._kept[index]
 
 
 def _pixels(image: tv_tensors.Image) -> NDArray[np.uint8]:
@@ -145,11 +127,7 @@ def _seen(target: Target) -> Target:
 
 
 def _by_image(rows: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, Any]], labels: Mapping[int, int]) -> list[FoundObjects]:
-    own: dict[int, list[Mapping[str, Any]]] = {row["id"]: [] for row in rows}
-    for one in found:
-        if one["image_id"] in own:
-            own[one["image_id"]].append(one)
-    return [_tensors(one, labels) for one in own.values()]
+    return [_tensors(own, labels) for own in by_image(found, (row["id"] for row in rows)).values()]
 
 
 def _tensors(found: Sequence[Mapping[str, Any]], labels: Mapping[int, int]) -> FoundObjects:

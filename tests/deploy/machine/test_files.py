@@ -1,4 +1,4 @@
-"""Only regular files are opened, wherever a path of a user or of a stranger leads."""
+"""Only regular files are opened, wherever a path of a user or of a stranger leads; files are replaced in one step."""
 
 import os
 import socket
@@ -172,3 +172,19 @@ class TestCommands:
         os.mkfifo(data / "train.lst")
         assert main(["init", str(data), "--out", str(tmp_path / "p.yaml")]) == 3
         assert "a FIFO" in capsys.readouterr().err
+
+
+def test_a_file_is_replaced_at_the_end_or_left_as_it_was(tmp_path: Path) -> None:
+    def killed(scratch: Path) -> None:
+        scratch.write_text("half")
+        raise KeyboardInterrupt
+
+    path = tmp_path / "kept"
+    path.write_text("old")
+    with pytest.raises(KeyboardInterrupt), files.replacing(path) as scratch:
+        killed(scratch)
+    assert {one.name: one.read_text() for one in tmp_path.iterdir()} == {"kept": "old"}
+    with files.replacing(path) as scratch:
+        scratch.write_text("new")
+        assert path.read_text() == "old"
+    assert {one.name: one.read_text() for one in tmp_path.iterdir()} == {"kept": "new"}

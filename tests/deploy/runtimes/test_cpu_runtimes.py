@@ -11,8 +11,7 @@ import numpy as np
 import onnx
 import onnx_samples
 import pytest
-from engine_samples import compiled
-from numpy.typing import NDArray
+from engine_samples import CELLS, FOUND, compiled, found, images
 from onnx import TensorProto, helper, numpy_helper
 from places import ROOT
 
@@ -21,12 +20,9 @@ from deploy.contract import MaskFrame
 from deploy.errors import ArtifactError, RuntimeUnavailable
 from deploy.machine import packages
 from deploy.precision import Precision
-from deploy.prediction import preprocess
-from deploy.runtimes import PACKAGE, Raw, ort
+from deploy.runtimes import PACKAGE, ort
 
-CELLS = {(0, 1): 0, (2, 3): 2, (3, 0): 1}
 HEADS = onnx_samples.HEADS
-FOUND = {(16.0, 0.0, 32.0, 16.0, 0), (48.0, 32.0, 64.0, 48.0, 2), (0.0, 48.0, 16.0, 64.0, 1)}
 
 
 @pytest.fixture(params=["ort", "openvino"])
@@ -36,11 +32,6 @@ def runtime(request: pytest.FixtureRequest) -> Any:
     return plugins.load("deploy.runtimes", request.param)
 
 
-def images(*cells: dict[tuple[int, int], int]) -> NDArray[np.float32]:
-    preprocessing = onnx_samples.contract().preprocessing
-    return np.stack([preprocess.apply(onnx_samples.picture(one), preprocessing)[0] for one in cells])
-
-
 def build(runtime: Any, folder: Path, chosen: Precision, **sample: Any) -> Path:
     model = onnx_samples.write(folder / "model.onnx", **sample)
     return compiled(name_of(runtime), model, folder, chosen, [images(CELLS), images({(1, 1): 1})]).file
@@ -48,11 +39,6 @@ def build(runtime: Any, folder: Path, chosen: Precision, **sample: Any) -> Path:
 
 def name_of(runtime: Any) -> str:
     return str(runtime.__name__).rpartition(".")[2]
-
-
-def found(raw: Raw, index: int = 0) -> set[tuple[float, ...]]:
-    keep = raw.scores[index] > 0
-    return {(*box, label) for box, label in zip(raw.boxes[index, keep].tolist(), raw.labels[index, keep].tolist(), strict=True)}
 
 
 @pytest.mark.parametrize("chosen", ["fp32", "fp16", "int8"])

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import onnx_samples
 import pytest
-from engine_samples import compiled, integers
+from engine_samples import CELLS, FOUND, compiled, images, integers
 from numpy.typing import NDArray
 from onnx import TensorProto
 from onnx.reference import ReferenceEvaluator
@@ -18,27 +18,14 @@ from places import ROOT
 from deploy.contract import Heads
 from deploy.errors import BuildError
 from deploy.precision import Precision, fp16
-from deploy.prediction import preprocess
-from deploy.runtimes import Raw, ort, trt
+from deploy.runtimes import ort, trt
 
-CELLS = {(0, 1): 0, (2, 3): 2, (3, 0): 1}
 HEADS = onnx_samples.HEADS
-FOUND = {(16.0, 0.0, 32.0, 16.0, 0), (48.0, 32.0, 64.0, 48.0, 2), (0.0, 48.0, 16.0, 64.0, 1)}
-
-
-def images(*cells: dict[tuple[int, int], int]) -> NDArray[np.float32]:
-    preprocessing = onnx_samples.contract().preprocessing
-    return np.stack([preprocess.apply(onnx_samples.picture(one), preprocessing)[0] for one in cells])
 
 
 def build(folder: Path, chosen: Precision, **sample: Any) -> Path:
     model = onnx_samples.write(folder / "model.onnx", **sample)
     return compiled("ort", model, folder, chosen, [images(CELLS), images({(1, 1): 1})]).file
-
-
-def found(raw: Raw, index: int = 0) -> set[tuple[float, ...]]:
-    keep = raw.scores[index] > 0
-    return {(*box, label) for box, label in zip(raw.boxes[index, keep].tolist(), raw.labels[index, keep].tolist(), strict=True)}
 
 
 def in_true_half(model: onnx.ModelProto, names: Sequence[str], x: NDArray[np.float32]) -> list[Any]:

@@ -8,8 +8,7 @@ import onnx
 import onnx_samples
 import pytest
 import tensorrt_stand_in
-from engine_samples import compiled
-from numpy.typing import NDArray
+from engine_samples import compiled, images
 from onnx import TensorProto, helper
 
 from deploy import machine
@@ -17,7 +16,6 @@ from deploy.contract import Heads
 from deploy.errors import ArtifactError, BuildError, RuntimeUnavailable
 from deploy.latency import measure
 from deploy.precision import Precision, fp16
-from deploy.prediction import preprocess
 from deploy.prediction.predictor import SessionPredictor
 from deploy.runtimes import Compiled, fill, ort, trt, trt_rtx, why_not_build
 from deploy.runtimes.nvidia.cuda import Device
@@ -25,11 +23,6 @@ from deploy.runtimes.nvidia.log import make_logger, plain
 from deploy.runtimes.nvidia.session import TensorRTSession
 
 HEADS = onnx_samples.HEADS
-
-
-def images(*cells: dict[tuple[int, int], int]) -> NDArray[np.float32]:
-    preprocessing = onnx_samples.contract().preprocessing
-    return np.stack([preprocess.apply(onnx_samples.picture(one), preprocessing)[0] for one in cells])
 
 
 def compile_rtx(folder: Path, chosen: Precision = "fp16", **options: Any) -> Compiled:

@@ -29,7 +29,6 @@ supervisors = pytest.importorskip("deploy.serving.workers.supervisor")
 parser = pytest.importorskip("prometheus_client.parser")
 
 IMAGE = encoded({(0, 1): 0, (2, 3): 2})
-LIVE = request(b"", "/v2/health/ready", "GET")
 METRICS = request(b"", "/metrics", "GET")
 
 

@@ -179,6 +179,7 @@ class TestChart:
     def test_names_stand_at_the_ends_without_overlapping(self, sample: RunResult) -> None:
         run = with_curves(sample, {"teacher": curve(LEVEL, 0.6), "baseline": curve(RISING, 0.599), "student": curve(RISING, 0.598)})
         found = learning(summarize(run), [*run.networks])
+        assert len(found["charts"]) == 2
         for chart in found["charts"]:
             boxes = [label_box(label) for label in chart.labels]
             assert {label.text for label in chart.labels} == {"teacher", "baseline", "student"}
@@ -190,7 +191,7 @@ class TestChart:
 
     def test_all_curves_share_the_axes(self, sample: RunResult) -> None:
         run = with_curves(sample, {"teacher": curve(LEVEL, 0.8), "baseline": curve(RISING, 0.4)})
-        chart = learning_chart(learners(summarize(run)), 620, 300)
+        chart = learning_chart(learners(summarize(run)), 620)
         at = {mark.title: (mark.x, mark.y) for mark in chart.marks}
         teacher, baseline = (at[f"{name} after 100%"] for name in ("teacher: mAP 0.800", "baseline: mAP 0.400"))
         half_way = at["teacher: mAP 0.400 after 40%"]

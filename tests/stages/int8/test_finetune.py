@@ -1,5 +1,5 @@
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,6 @@ from stages.int8.rounded import rounded_detector
 from stages.optimize import optimize
 from stages.training.checkpoint import finish, load_detector
 from stages.training.saved_state import SavedState
-
-
-@pytest.fixture(scope="module", autouse=True)
-def exported_once() -> Iterator[None]:
-    with samples.exports_once():
-        yield
 
 
 @pytest.fixture(scope="module")

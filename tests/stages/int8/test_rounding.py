@@ -1,5 +1,4 @@
 import copy
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,6 @@ from stages.int8.forms import Int8Forms, heads_of
 from stages.int8.rounded import rounded_detector
 from stages.int8.rounding import Rounding, rounded, rounded_weight
 from stages.int8.sites import refuse_unroundable
-
-
-@pytest.fixture(scope="module", autouse=True)
-def exported_once() -> Iterator[None]:
-    with samples.exports_once():
-        yield
 
 
 class Ready:

@@ -1,4 +1,3 @@
-from collections.abc import Iterator
 from pathlib import Path
 
 import int8_samples as samples
@@ -10,12 +9,6 @@ from onnx import ModelProto
 from deploy.errors import ConfigError
 from deploy.precision.placement import rounded_values
 from stages.int8.rounded import rounded_detector
-
-
-@pytest.fixture(scope="module", autouse=True)
-def exported_once() -> Iterator[None]:
-    with samples.exports_once():
-        yield
 
 
 @pytest.mark.parametrize("differing", [0, 1, 3, 4])

@@ -1,7 +1,6 @@
 """A graph with trained scales in TensorRT for RTX, which builds it without a GPU."""
 
 import copy
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,6 @@ from deploy.runtimes import trt_rtx
 from deploy.runtimes.nvidia.log import make_logger
 from stages.int8.forms import Int8Forms
 from stages.int8.rounded import rounded_detector
-
-
-@pytest.fixture(scope="module", autouse=True)
-def exported_once() -> Iterator[None]:
-    with samples.exports_once():
-        yield
 
 
 @pytest.fixture(scope="module")

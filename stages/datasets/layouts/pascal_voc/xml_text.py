@@ -36,10 +36,7 @@ def read_xml(path: Path, notes: Notes, split: str) -> ET.Element:
     Raises:
         DataError: the file cannot be read, is not XML, or defines entities.
     """
-    try:
-        raw = files.read_bytes(path)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    raw = files.read_data(path)
     text = _ANY_DECLARATION.sub("", _decode(path, raw, notes, split)).strip()
     if "<!ENTITY" in text:
         raise DataError(f"{path}: defines entities, which annotations do not need; remove the lines with <!ENTITY")
