@@ -346,10 +346,11 @@ class TestBundleCommands:
 
         monkeypatch.setattr("deploy.serving.process.serve", serve)
         small_file.write_text(small_file.read_text() + "serve: {port: 9000, sessions: 2}\n")
+        before = signal.getsignal(signal.SIGHUP)  # under nohup it is ignored
         cli.main(["serve", "bundle"])
         given = ["--config", str(small_file), "--host", "0.0.0.0", "--set", "sessions=3", "--grpc-port", "9001", "--allow-ungated"]
         cli.main(["serve", "bundle", *given])
-        assert signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
+        assert signal.getsignal(signal.SIGHUP) is before
         assert served == [("127.0.0.1", 8000, None, 1, False), ("0.0.0.0", 9000, 9001, 3, True)]
 
     @pytest.mark.parametrize(
