@@ -11,7 +11,6 @@ from turns import alone
 
 from deploy.errors import Diverged
 from pipeline.results.ablation import BASELINE
-from pipeline.results.gains import Gain
 from pipeline.store.store import Store
 from stages.artifacts import WEIGHTS
 from stages.config import TrainConfig
@@ -98,16 +97,15 @@ def has_teacher(study: CostedStudy, seed: int) -> bool:
     return (RUNS / digest(study, TEACHER, study.teacher_seed(seed)) / WEIGHTS).exists()
 
 
-def points(gain: Gain) -> str:
-    """A gain in points, with its interval."""
-    interval = "" if gain.low is None or gain.high is None else f" ({gain.low * 100:+.2f} to {gain.high * 100:+.2f})"
-    return f"{gain.mean * 100:+.2f}{interval}"
-
-
-def command(description: str | None, studies: Sequence[CostedStudy], show: Callable[[Sequence[CostedStudy]], None]) -> None:
-    """The command line of a script: `run` trains, otherwise `show` prints what has been measured."""
+def command(
+    description: str | None,
+    studies: Sequence[CostedStudy],
+    show: Callable[[Sequence[CostedStudy]], None],
+    write: Callable[[], None] | None = None,
+) -> None:
+    """The command line of a script: `run` trains, `page` is `write`, if any, otherwise `show` prints what has been measured."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("action", nargs="?", choices=("show", "run"), default="show")
+    parser.add_argument("action", nargs="?", choices=("show", "run", *(["page"] if write else [])), default="show")
     parser.add_argument("--study", nargs="+", default=[], choices=[study.name for study in studies])
     parser.add_argument("--seed", nargs="+", type=int, default=[])
     parser.add_argument("--units", type=int, default=-1, help="stop after N trainings (default: no limit)")
@@ -116,6 +114,9 @@ def command(description: str | None, studies: Sequence[CostedStudy], show: Calla
         left = sum(1 for _ in missing(studies, []))
         print(f"{left} trainings are missing" if left else "every training is measured")
         show(studies)
+        return
+    if args.action == "page" and write is not None:
+        write()
         return
     with alone(RUNS):
         work([study for study in studies if not args.study or study.name in args.study], args.seed, args.units)

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from at_equal_cost import COST, CostedStudy, command, missing, points
+from at_equal_cost import COST, CostedStudy, command, missing
+from page import in_points
 from run import STUDIES, TEACHER, rows
 
 from pipeline.config import load
@@ -81,12 +82,12 @@ def verdict(found: Mapping[str, Maps]) -> tuple[bool, list[str]]:
         worse = against[HAND].high is not None and against[HAND].high < 0
         good = good and not worse
         means = ", ".join(f"{role} {fmean(values):.4f}" for role, values in maps.items())
-        gains = ", ".join(f"over {other} {points(gain)}" for other, gain in against.items())
+        gains = ", ".join(f"over {other} {in_points(gain)}" for other, gain in against.items())
         lines.append(f"{name}: {means}; auto {gains}{'; worse than by hand' if worse else ''}")
     mean = {role: [fmean(values) for values in zip(*(maps[role] for maps in found.values()), strict=True)] for role in COMPARED}
     gain = paired_gain(mean[AUTO], mean[BASELINE])
     above = gain.low is not None and gain.low > 0
-    lines.append(f"mean of the pairs: auto over {BASELINE} {points(gain)}, over {COST} {points(paired_gain(mean[AUTO], mean[COST]))}")
+    lines.append(f"mean of the pairs: auto over {BASELINE} {in_points(gain)}, over {COST} {in_points(paired_gain(mean[AUTO], mean[COST]))}")
     return good and above, lines
 
 

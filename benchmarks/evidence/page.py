@@ -15,6 +15,9 @@ TWICE = "baseline, twice the steps"
 SECTIONS = Path(__file__).parent / "sections"
 """Parts of the page that studies with scripts of their own have written."""
 
+OPENING = "unlabeled.md"
+"""The one that comes before all others, if it is there."""
+
 HEAD = """# Evidence
 
 Does distillation help? Each study trains a teacher and, at several seeds, the same student: without the teacher (the baseline), with
@@ -38,7 +41,9 @@ STYLE = (
 def write_page(docs: Path, studies: Path, found: Mapping[str, Ablation]) -> None:
     """Write evidence.md and one plot per study to `docs`; `studies` holds the pipeline files and optional notes (<study>.md)."""
     template = environment().from_string('{% from "chart.html.j2" import chart %}{{ chart(c) }}')
-    parts = [HEAD, "## Results", *(result(name, one, about(studies / f"{name}.yaml")) for name, one in found.items())]
+    own = [(file.name, file.read_text(encoding="utf-8").strip()) for file in sorted(SECTIONS.glob("*.md"))]
+    parts = [HEAD, *(text for name, text in own if name == OPENING)]
+    parts += ["## Results", *(result(name, one, about(studies / f"{name}.yaml")) for name, one in found.items())]
     for name, one in found.items():
         picture = docs / f"evidence-{name}.svg"
         drawn = template.render(c=gain_chart(one)).strip().replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
@@ -53,7 +58,7 @@ def write_page(docs: Path, studies: Path, found: Mapping[str, Ablation]) -> None
             by_seed(one),
         ]
         parts += [notes.read_text(encoding="utf-8").strip()] if notes.exists() else []
-    parts += [file.read_text(encoding="utf-8").strip() for file in sorted(SECTIONS.glob("*.md"))]
+    parts += [text for name, text in own if name != OPENING]
     (docs / "evidence.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
@@ -97,18 +102,24 @@ def compared_with_longer_training(found: Ablation) -> list[str]:
         return []
     closed = gap_closed(found.teacher, *(sum(found.maps[role]) / len(found.seeds) for role in (TWICE, TOGETHER)))
     share = "" if closed is None else f", {closed:.0%} of the teacher's lead over it"
-    return [f"Over the baseline at twice the steps, all losses gain {points(gain)}{share}."]
+    return [f"Over the baseline at twice the steps, all losses gain {words(gain)}{share}."]
 
 
 def compared_with_each_loss(found: Ablation) -> list[str]:
     """A sentence on the gain of all losses over each single loss; empty if the study does not train them."""
     parts = {role: over(found, role) for role in found.maps if role not in (BASELINE, TOGETHER, TWICE)}
-    gains = [f"{points(gain)} compared with {role} only" for role, gain in parts.items() if gain is not None]
+    gains = [f"{words(gain)} compared with {role} only" for role, gain in parts.items() if gain is not None]
     return [f"All losses gain {' and '.join(gains)}."] if gains else []
 
 
-def points(gain: Gain) -> str:
-    """A gain with its interval."""
+def in_points(gain: Gain) -> str:
+    """A gain in points, with its interval, for a table."""
+    ends = "" if gain.low is None or gain.high is None else f" ({gain.low * 100:+.2f} to {gain.high * 100:+.2f})"
+    return f"{gain.mean * 100:+.2f}{ends}"
+
+
+def words(gain: Gain) -> str:
+    """A gain with its interval, for a sentence."""
     return f"{gain.mean * 100:+.1f} points (95% interval {interval(gain)})"
 
 

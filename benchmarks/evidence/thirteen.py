@@ -1,6 +1,7 @@
 """Does distillation help every kind of detector? Thirteen kinds as students, three seeds, losses and weights that nobody has tuned.
 
     python benchmarks/evidence/thirteen.py                     print what has been measured: a table and one line of JSON
+    python benchmarks/evidence/thirteen.py page                write what run.py page puts into docs/evidence.md
     python benchmarks/evidence/thirteen.py run [--study KIND ...] [--seed N ...] [--units N]
 
 A kind is a pipeline file in benchmarks/evidence/thirteen/. Each student sees 16,000 images, 50 different ones; one teacher serves the
@@ -13,14 +14,17 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-from at_equal_cost import COST, CostedStudy, command, points
+from at_equal_cost import COST, CostedStudy, command
+from page import SECTIONS, in_points, table
 from run import STUDIES, TEACHER, rows
 
 from pipeline.config import load
 from pipeline.results.ablation import BASELINE
 from pipeline.results.gains import Gain, paired_gain
+from pipeline.results.table import UNDEFINED, number
 from stages.config import LossConfig
 
 KINDS = STUDIES / "thirteen"
@@ -70,7 +74,7 @@ def figures(study: KindStudy) -> dict[str, Any]:
     for row in sorted(rows(study), key=lambda row: int(row["seed"])):
         reached.setdefault(row["role"], []).append(round(row["test"]["map"], 4))
     gains = {metric: found for metric in ("map", "mask_map") if (found := gain(study, metric)) is not None}
-    return {"kind": study.name, **reached, **{f"gain_{metric}": points(found) for metric, found in gains.items()}}
+    return {"kind": study.name, **reached, **{f"gain_{metric}": in_points(found) for metric, found in gains.items()}}
 
 
 def show(studies: Sequence[CostedStudy]) -> None:
@@ -81,5 +85,28 @@ def show(studies: Sequence[CostedStudy]) -> None:
     print(json.dumps(known))
 
 
+def line(study: KindStudy) -> list[str]:
+    """A kind's row in the page: means over the seeds, the gains, and at the first seed the student over the baseline of equal cost."""
+    found = {(row["role"], row["seed"]): row["test"]["map"] for row in rows(study)}
+    means = [number(fmean([reach for (own, _), reach in found.items() if own == role])) for role in (TEACHER, BASELINE, STUDENT)]
+    gains = [UNDEFINED if (one := gain(study, metric)) is None else in_points(one) for metric in ("map", "mask_map")]
+    at_cost = f"{(found[STUDENT, 0] - found[COST, 0]) * 100:+.2f}" if (COST, 0) in found and (STUDENT, 0) in found else UNDEFINED
+    return [f"`{study.name}`", *means, gains[0], at_cost, gains[1]]
+
+
+def section(studies: Sequence[KindStudy], notes: str) -> str:
+    """The part of the page in Markdown: what was found, in words, then the table."""
+    header = ["student", "teacher", "baseline", "distilled", "gain, points", "over equal cost, first seed", "gain in mask mAP, points"]
+    complete = [study for study in studies if {BASELINE, STUDENT, TEACHER} <= {row["role"] for row in rows(study)}]
+    return f"## Thirteen kinds of detectors\n\n{notes.strip()}\n\n{table(header, map(line, complete))}\n"
+
+
+def write() -> None:
+    """Write the part of the page."""
+    SECTIONS.mkdir(exist_ok=True)
+    notes = (STUDIES / "thirteen.md").read_text(encoding="utf-8")
+    (SECTIONS / "thirteen.md").write_text(section(kinds(), notes), encoding="utf-8")
+
+
 if __name__ == "__main__":
-    command(__doc__, kinds(), show)
+    command(__doc__, kinds(), show, write)

@@ -2,6 +2,7 @@
 
     python benchmarks/evidence/unlabeled.py                     print what has been measured, and the verdict once all is
     python benchmarks/evidence/unlabeled.py plan                list the missing trainings in their order
+    python benchmarks/evidence/unlabeled.py page                write what run.py page puts into docs/evidence.md
     python benchmarks/evidence/unlabeled.py run [--study NAME ...] [--role NAME ...] [--seed N ...] [--units N]
 
 A study is a pipeline file in benchmarks/evidence/unlabeled/. Teacher and student have the labels of the same images. At each seed (of
@@ -43,13 +44,14 @@ from statistics import fmean
 from typing import Any
 
 from imagenet_start import fetch_imagenet_start
+from page import OPENING, SECTIONS, about, in_points, table
 from run import RUNS, STUDIES, commit, hashed
 from turns import alone
 
 from deploy.errors import Diverged
 from deploy.machine import known_files
 from pipeline.config import PipelineConfig, load
-from pipeline.results.gains import Gain, paired_gain
+from pipeline.results.gains import paired_gain
 from pipeline.results.table import grid, number
 from pipeline.store.store import Store
 from stages.artifacts import Checkpoint, Dataset, PseudoLabels, read_json
@@ -101,6 +103,8 @@ CEILING_STEPS = 4
 SEEDS = {"bccd": 5, "nuclei": 3, "digits": 5}
 UNLABELED_DIGITS = 2000
 TESTED, LABELED_NUCLEI = 128, 64
+
+COLUMNS = ["network", "val", "test", f"points over the {BASELINE}"]
 
 Item = tuple[Path, Mapping[str, Any], Sequence[Mapping[str, Any]]]
 """An image's file, its COCO row and its annotations."""
@@ -398,44 +402,73 @@ def verdict(study: str, on_test: Mapping[str, Sequence[float]], arm: str) -> tup
         "beats its teacher": over[TEACHER].mean > 0,
         "half of the way": share >= 0.5,
     }
-    gains = ", ".join(f"{points(gain)} over {other}" for other, gain in over.items())
+    gains = ", ".join(f"{in_points(gain)} over {other}" for other, gain in over.items())
     return reached, f"{study}: {arm}, chosen on val: {gains}; {share:.0%} of the way to the ceiling"
 
 
-def points(gain: Gain) -> str:
-    """A gain in points, with its interval."""
-    interval = "" if gain.low is None or gain.high is None else f" ({gain.low * 100:+.2f} to {gain.high * 100:+.2f})"
-    return f"{gain.mean * 100:+.2f}{interval}"
+def results(study: str) -> tuple[list[list[str]], str] | None:
+    """A line per role that has been trained at all seeds, and one on the arm that val chose; None until the verdict can be reached."""
+    on_val, on_test = maps(study, "val"), maps(study, "test")
+    if leading(study) is None or any(role not in on_val for role in (*FIRST, CEILING, *carried(study))):
+        return None
+    lines = [
+        [role, number(fmean(on_val[role])), number(fmean(values)), in_points(paired_gain(values, on_test[BASELINE]))]
+        for role, values in on_test.items()
+    ]
+    return lines, verdict(study, on_test, chosen(on_val))[1]
 
 
 def show() -> None:
     """The rows of the first seed on val, and for roles with all seeds, means and gains; the verdict once all that it needs is measured."""
-    reached = []
     for study in SEEDS:
-        first = {row["role"]: row["val"]["map"] for row in rows(study) if row["seed"] == 0}
-        lines = [[role, number(first[role])] for role in roles(study) if role in first]
-        print(f"\n{study}: {len(rows(study))} trainings are measured\n{grid(['at the first seed', 'val'], lines)}")
-        on_val, on_test = maps(study, "val"), maps(study, "test")
-        if leading(study) is None or any(role not in on_val for role in (*FIRST, CEILING, *carried(study))):
-            continue
-        lines = [
-            [role, number(fmean(on_val[role])), number(fmean(values)), points(paired_gain(values, on_test[BASELINE]))]
-            for role, values in on_test.items()
-        ]
-        found, line = verdict(study, on_test, chosen(on_val))
-        whole = all(role in on_val for role in ALWAYS)
-        reached += [found] if whole else []
-        print(f"\n{grid(['network', 'val', 'test', f'points over {BASELINE}'], lines)}\n{'' if whole else 'so far, '}{line}")
-    if len(reached) == len(SEEDS):
-        counts = {name: sum(one[name] for one in reached) for name in reached[0]}
-        good = counts["gain"] == len(SEEDS) and counts["beats its teacher"] >= 2 and counts["half of the way"] >= 1
-        print(f"\n{'the goal is reached' if good else 'the goal is not reached'}: {counts}")
+        print(f"\n{study}: {len(rows(study))} trainings are measured\n{grid(['at the first seed', 'val'], tried(study))}")
+        if (found := results(study)) is not None:
+            print(f"\n{grid(COLUMNS, found[0])}\n{'' if is_whole(study) else 'so far, '}{found[1]}")
+    if all(is_whole(study) for study in SEEDS):
+        print(f"\n{goal()}")
+
+
+def is_whole(study: str) -> bool:
+    """Whether every role that is trained at all seeds has been."""
+    on_val = maps(study, "val")
+    return results(study) is not None and all(role in on_val for role in ALWAYS)
+
+
+def tried(study: str) -> list[list[str]]:
+    """What each role reaches on val at the first seed."""
+    first = {row["role"]: row["val"]["map"] for row in rows(study) if row["seed"] == 0}
+    return [[role, number(first[role])] for role in roles(study) if role in first]
+
+
+def goal() -> str:
+    """Whether the goal is reached, once all is measured."""
+    reached = [verdict(study, maps(study, "test"), chosen(maps(study, "val")))[0] for study in SEEDS]
+    counts = {name: sum(one[name] for one in reached) for name in reached[0]}
+    good = counts["gain"] == len(SEEDS) and counts["beats its teacher"] >= 2 and counts["half of the way"] >= 1
+    return f"{'the goal is reached' if good else 'the goal is not reached'}: {counts}"
+
+
+def section_of_page(notes: str) -> str:
+    """The part of docs/evidence.md in Markdown: what was found, in words, then each study; what was tried once is folded up."""
+    parts = ["## Images without labels", notes.strip()]
+    for study in SEEDS:
+        if (found := results(study)) is not None:
+            parts += [f"**{study}**: {about(FOLDER / f'{study}.yaml')}", table(COLUMNS, found[0]), f"{found[1]}."]
+            once = table(["network", "val"], tried(study))
+            parts.append(f"<details>\n<summary>{study}: all networks at the first seed</summary>\n\n{once}\n\n</details>")
+    return "\n\n".join(parts) + "\n"
+
+
+def write() -> None:
+    """Write the part of the page."""
+    SECTIONS.mkdir(exist_ok=True)
+    (SECTIONS / OPENING).write_text(section_of_page((STUDIES / "unlabeled.md").read_text(encoding="utf-8")), encoding="utf-8")
 
 
 def main() -> None:
-    """The command line: `run` trains, otherwise what has been measured is printed."""
+    """The command line; the module's docstring describes it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("action", nargs="?", choices=("show", "plan", "run"), default="show")
+    parser.add_argument("action", nargs="?", choices=("show", "plan", "run", "page"), default="show")
     parser.add_argument("--study", nargs="+", default=[], choices=[*SEEDS])
     parser.add_argument("--role", nargs="+", default=[], choices=[*ROLES, FOREIGN])
     parser.add_argument("--seed", nargs="+", type=int, default=[])
@@ -443,6 +476,9 @@ def main() -> None:
     args = parser.parse_args()
     if args.action == "show":
         show()
+        return
+    if args.action == "page":
+        write()
         return
     if args.action == "plan":
         print("\n".join(f"{unit.study} {unit.seed} {unit.role}" for unit in missing(args)))

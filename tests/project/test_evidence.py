@@ -157,6 +157,23 @@ def test_a_student_that_diverges_is_left_out_and_a_teacher_ends_the_study(
         at_equal_cost.work(kinds, [], -1)
 
 
+def test_the_page_on_thirteen_kinds_has_a_line_for_each_that_has_a_student(
+    thirteen: ModuleType, evidence: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kinds = [one for one in thirteen.kinds() if one.name in ("fcos", "mask_rcnn")]
+    monkeypatch.setattr(type(kinds[0]), "rows_file", property(lambda self: tmp_path / f"{self.name}.jsonl"))
+    level = {thirteen.TEACHER: 0.7, thirteen.BASELINE: 0.5, thirteen.STUDENT: 0.6, thirteen.COST: 0.52}
+    for role, seed in kinds[0].units():
+        test = {"map": level[role] + (0.01 * seed if role == thirteen.STUDENT else 0)}
+        row = {"role": role, "seed": seed, "digest": evidence.digest(kinds[0], role, seed), "test": test}
+        with kinds[0].rows_file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+    lines = thirteen.section(kinds, "Each gains.\n").splitlines()
+    assert lines[:3] == ["## Thirteen kinds of detectors", "", "Each gains."]
+    assert lines[-1] == "| `fcos` | 0.7000 | 0.5000 | 0.6100 | +11.00 (+8.52 to +13.48) | +8.00 | - |"
+    assert len(lines) == 7
+
+
 def test_the_study_of_found_weights_has_four_pairs_and_differs_only_in_the_weights(auto_weights: ModuleType, evidence: ModuleType) -> None:
     known = auto_weights.pairs()
     assert [pair.name for pair in known] == ["digits", "own-images", "set-prediction", "two-stage"]

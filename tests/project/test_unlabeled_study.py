@@ -103,6 +103,17 @@ def test_a_leading_arm_is_trained_at_every_seed_before_there_is_a_verdict(study:
     assert "\nbccd: features, chosen on val" in capsys.readouterr().out
 
 
+def test_the_page_has_what_val_chose_and_what_was_tried_once(study: ModuleType) -> None:
+    assert study.section_of_page("Nothing yet.\n") == "## Images without labels\n\nNothing yet.\n"
+    train_all(study, {"both": 0.5}, {"both": 0.46})
+    page = study.section_of_page("It helps.")
+    assert page.startswith("## Images without labels\n\nIt helps.\n\n**bccd**: ")
+    assert "| both | 0.5020 | 0.4620 | +6.00 (+6.00 to +6.00) |" in page
+    assert "\n\nbccd: both, chosen on val: +6.00 (+6.00 to +6.00) over baseline" in page
+    assert page.count("| both, dense labels |") == 1
+    assert "nuclei" not in page
+
+
 def test_the_ceiling_has_at_most_four_times_the_students_steps(study: ModuleType) -> None:
     units = {name: study.UnlabeledUnit(name, "ceiling", 0).config for name in study.SEEDS}
     found = {name: study.ceiling(units[name], *images).train.epochs for name, images in {"bccd": (56, 221), "digits": (50, 2050)}.items()}
