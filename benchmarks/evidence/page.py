@@ -29,8 +29,8 @@ together help other detectors too: they train the baseline and the student with 
 Settings were chosen on split val. All results are from split test, which was evaluated once per training, after it had ended. A gain
 is the mean of the differences from a baseline at the same seed, in points (0.01 mAP), with the 95% interval of Student's t over
 the seeds. "Gap closed" is the share of the teacher's lead over the baseline at equal steps that the gain at equal steps makes up.
-Everything was trained on a CPU with two cores and no AVX-512. `benchmarks/evidence/run.py` trains, resumes, and writes this page from
-the rows in `benchmarks/evidence/`."""
+The networks under Results were trained on a CPU with two cores and no AVX-512. `benchmarks/evidence/run.py` trains, resumes, and
+writes this page from the rows in `benchmarks/evidence/`."""
 
 STYLE = (
     "text{font:13px sans-serif;fill:#555}.grid line{stroke:#ddd}.axis{stroke:#555}.line{fill:none;stroke-width:2;stroke:#c4510a}"
