@@ -43,9 +43,9 @@ def close(bouts: Bouts) -> None:
     file = record_of(bouts)
     if not file.exists():
         return
-    own = json_text(_terms(bouts))
+    own = json_text(_terms(bouts)).encode()
     with _locked(file):
-        if file.exists() and file.read_text(encoding="utf-8") == own:
+        if file.exists() and file.read_bytes() == own:
             file.unlink()
 
 

@@ -56,8 +56,11 @@ class TestWhole:
     def test_what_others_share_is_not_forgotten_by_a_different_comparison(self, config_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with monkeypatch.context() as begun:
             share(begun)
-        assert cli.main(["compare", "--seeds", "3"]) == 0
-        assert Path("runs/made-up/compare.lock.json").exists()
+        agreed = Path("runs/made-up/compare.lock.json")
+        for content in (agreed.read_bytes(), b"\xff damaged"):
+            agreed.write_bytes(content)
+            assert cli.main(["compare", "--seeds", "3"]) == 0
+            assert agreed.read_bytes() == content
 
     def test_the_strength_that_led_in_the_trials_is_used(self, config_file: Path) -> None:
         assert cli.main(["compare", "--set", "compare.trials=3"]) == 0
