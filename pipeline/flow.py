@@ -37,6 +37,7 @@ from stages.finetune_int8 import finetune_int8
 from stages.gate import gate
 from stages.label import label
 from stages.measure import measure
+from stages.measurement.crowded import noted
 from stages.measurement.robust import AT, Elsewhere, refuse
 from stages.optimize import judging, optimize
 from stages.package import package
@@ -144,7 +145,7 @@ def prepared(config: PipelineConfig, store: Store) -> Dataset:
     """The data, made now or reused; either way the store prints what was repaired, assumed or left out."""
     dataset = store.run(prepare, config.data.labeled)
     if not store.mode.dry:
-        announce(dataset.facts.notes, store)
+        announce(noted(dataset, config.export.max_detections), store)
     if store.has(dataset):
         refuse(config.robustness, config.validation.split, dataset)
         refuse_unlabeled(config, dataset)

@@ -23,6 +23,7 @@ from stages.artifacts import (
     Verdicts,
 )
 from stages.config import TargetConfig
+from stages.measurement.crowded import noted
 from stages.measurement.robust import Elsewhere
 from stages.measurement.verdicts import exit_code
 from stages.notes import Note
@@ -78,8 +79,9 @@ class RunResult:
 
     @property
     def notes(self) -> tuple[Note, ...]:
-        """What was repaired, assumed or left out, of labeled images and those without labels."""
-        return self.dataset.facts.notes + (() if self.pool is None else self.pool.facts.notes)
+        """What was repaired, assumed or left out, of labeled images and those without labels, and objects that no engine finds."""
+        own = noted(self.dataset, self.config.export.max_detections)
+        return own + (() if self.pool is None else self.pool.facts.notes)
 
     @property
     def robustness(self) -> Robustness | None:

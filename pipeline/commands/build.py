@@ -34,6 +34,7 @@ from stages.datasets.layouts.recognize import recognize
 from stages.facts import FACTS, OnnxFacts, write_facts
 from stages.gate import gate
 from stages.measure import measure
+from stages.measurement.crowded import noted
 from stages.measurement.verdicts import exit_code
 from stages.notes import note_lines
 from stages.optimize import judging, optimize
@@ -190,7 +191,7 @@ def data_for(given: Bundle, data: GivenData, validation: ValidationConfig, scrat
     target = plan(given, None)[0]
     found = _data(Store(scratch, target.name, say=silent).at(target.name), data, validation.split, target, given)
     assert found is not None
-    for line in note_lines(found.facts.notes):
+    for line in note_lines(noted(found, given.manifest.graph.max_detections)):
         say(line, sys.stderr)
     return found
 
@@ -205,7 +206,7 @@ def _data(store: Store, data: GivenData, split: str, target: TargetConfig, given
     config = DataConfig.model_validate({"dataset": kind, **options, "preprocessing": contract.preprocessing, **share})
     more = (target.calibration_split,) if target.needs_calibration else ()
     dataset = store.run(gather, config, split, more, contract)
-    announce(dataset.facts.notes, store)
+    announce(noted(dataset, given.manifest.graph.max_detections), store)
     return dataset
 
 
@@ -291,8 +292,7 @@ def _answer(made: Bundle, target: TargetConfig, gates: tuple[GateConfig, ...]) -
     figures.append(f"{manifest.latency.end_to_end.p50:.2f} ms end to end" if manifest.latency else f"not measured: {manifest.why}")
     lines = [f"{made.root}: {manifest.runtime} {manifest.precision}, {', '.join(figures)}"]
     lines += [choice_table(target.name, data["choice"])] if data["choice"] is not None else []
-    lines += [str(manifest.fallback)] if manifest.fallback is not None else []
-    lines += [str(manifest.int8)] if manifest.int8 is not None else []
+    lines += [str(one) for one in (manifest.fallback, manifest.int8) if one is not None]
     lines += [f"sha256 of {MANIFEST}: {made.digest}"]
     lines += [verdict_table(verdicts)] if verdicts else ["no gate is configured, so nothing was judged"]
     code = code or (0 if verdicts else EXIT_INCOMPARABLE)

@@ -28,6 +28,7 @@ from stages.datasets.cleaning import rules
 from stages.datasets.cleaning.findings import Finding, examine, of_note
 from stages.datasets.unlabeled.footage import videos_in
 from stages.datasets.unlabeled.pool import UNLABELLED, folders, listed, readable, refusal
+from stages.measurement.crowded import crowded_source
 from stages.notes import Notes
 from stages.prepare import find
 
@@ -147,7 +148,7 @@ def data_findings(config: PipelineConfig, runs: Path = Path("runs")) -> list[Fin
             sources = find(Path(folder), config.data)
             strict, most = config.data.strict, config.data.max_doubtful
             found = examine(sources, config.data.preprocessing, strict=strict, max_doubtful=most, learns=config.learns_from_labels)
-            unmet = [] if any(one.level == "error" for one in found) else _unmet(config, sources)
+            unmet = [] if any(one.level == "error" for one in found) else [*_unmet(config, sources), *_crowded(config, sources)]
             return [*found, *_robustness_findings(config.robustness, sources), *unmet, *_unlabelled_findings(config.data)]
         except DataError as error:
             return [Finding("error", "", str(error))]
@@ -157,6 +158,12 @@ def _unmet(config: PipelineConfig, sources: Mapping[str, Source]) -> list[Findin
     """What targets and gates ask for that sound data does not have."""
     classes = [*rules.categories(next(iter(sources.values())).coco).values()]
     return [Finding("error", "", line) for line in config.unmet(sources, classes)]
+
+
+def _crowded(config: PipelineConfig, sources: Mapping[str, Source]) -> list[Finding]:
+    """Splits with images in which more objects are than the graph will find."""
+    most = config.export.max_detections
+    return [of_note(name, note, strict=False) for name, source in sources.items() for note in crowded_source(name, source.coco, most)]
 
 
 def _robustness_findings(asked: RobustnessConfig, there: Iterable[str]) -> list[Finding]:

@@ -196,7 +196,7 @@ def _baseline(plan: FirstPlan) -> Iterator[str]:
 
 def _export(folder: LabeledFolder) -> Iterator[str]:
     most = most_objects(folder)
-    shape: dict[str, Any] = {"candidates": max(100, min(1000, 2 * most)), "max_detections": max(50, min(500, -(-3 * most // 2)))}
+    shape: dict[str, Any] = {"candidates": max(100, min(2000, 2 * most)), "max_detections": max(50, min(1000, -(-3 * most // 2)))}
     yield f"\n# Up to {most} objects are labeled in one image."
     if len(folder.classes) > 1:
         over = f"overlap by more than {IOU_THRESHOLD:g}"

@@ -64,6 +64,14 @@ def test_run_with_json_prints_them_on_stderr(capsys: pytest.CaptureFixture[str])
     assert len(json.loads(printed.out)["data"]["notes"]) == 2
 
 
+def test_run_says_how_many_objects_no_engine_can_find(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--set", "export.max_detections=1"]) == 0
+    beyond = [line for line in said(capsys.readouterr().out) if "no engine can find" in line]
+    assert [line.split(":")[1].strip() for line in beyond] == ["train", "val"]
+    kinds = [one["kind"] for one in json.loads(Path("runs/small/summary.json").read_bytes())["data"]["notes"]]
+    assert kinds.count("objects that no engine can find") == 2
+
+
 def test_a_dry_run_has_none(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "--dry-run"]) == 0
     assert said(capsys.readouterr().out) == []

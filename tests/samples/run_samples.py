@@ -18,9 +18,10 @@ from pipeline.baselines import Baselines
 from pipeline.config import PipelineConfig
 from pipeline.run_result import RunResult, TargetResult
 from pipeline.store.store import StageRecord
-from stages.artifacts import Checkpoint, Dataset, Engine, Gains, Measurement, OnnxModel, Package, Parity, Report, read_json
+from stages.artifacts import TABLES, Checkpoint, Dataset, Engine, Gains, Measurement, OnnxModel, Package, Parity, Report, read_json
 from stages.compare import compare
 from stages.config import GateConfig, TargetConfig, ValidationConfig
+from stages.datasets.tables import table
 from stages.facts import (
     CheckpointFacts,
     DatasetFacts,
@@ -73,6 +74,7 @@ def dataset(root: Path, classes: Sequence[str] = ("cat", "dog", "owl"), num_imag
     ids = tuple(range(1, 2 * len(classes), 2))
     truth = {"images": images, "annotations": annotations, "categories": [{"id": i, "name": n} for i, n in zip(ids, classes, strict=True)]}
     (root / "val.json").write_text(json.dumps(truth))
+    table.write(root / TABLES / "val", truth, {category: label for label, category in enumerate(ids)})
     contract = ModelContract(preprocessing=Preprocessing(height=64, width=96), classes=tuple(classes), category_ids=ids)
     splits = {"val": Split(images="images", annotations="val.json", num_images=num_images, num_boxes=len(annotations))}
     where = "annotation 20 of 3.png, bbox [4, 4, 0, 9]"
