@@ -69,7 +69,7 @@ class UnlabeledUnit:
     def digest(self) -> str:
         """Hash of everything that its figures depend on."""
         config = self.config
-        sections = [hashed(one) for one in (config.data, config.teacher, config.student, config.distill)]
+        sections = [hashed(one) for one in (config.data, config.teacher, config.student, config.distill, config.export.decisions)]
         chosen = [
             section(self.role),
             BETTER.get(better(self.role) or ""),
