@@ -1,47 +1,69 @@
-"""Images with more objects than are found in one: no engine, no accuracy and no pseudo-label can have the others."""
+"""Images with more objects than are found or counted: accuracy has no others, and engines and pseudo-labels may not have them either."""
 
 from collections import Counter
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeVar
 
 import numpy as np
 
+from deploy.accuracy.matches import MAX_DETECTIONS
 from stages.artifacts import Dataset
 from stages.datasets.tables.rows import light
 from stages.notes import Kind, Note, Notes
 
 BEYOND = Kind("objects that no engine can find", "left out", "boxes")
+UNCOUNTED = Kind("objects that mAP does not count", "left out", "boxes")
+NOT_JUDGED = "train"
+Key = TypeVar("Key")
+Counts = Mapping[tuple[str, str], int]
+"""Numbers of objects by image and class."""
 
 
 def noted(dataset: Dataset, most: int) -> tuple[Note, ...]:
-    """What was repaired, assumed or left out, and objects that a graph of at most `most` detections will not find."""
+    """What was repaired, assumed or left out, and objects that a graph of at most `most` detections will not find or mAP not count."""
     return dataset.facts.notes + crowded(dataset, most)
 
 
 def crowded(dataset: Dataset, most: int) -> tuple[Note, ...]:
-    """A note on each split that has images with more than `most` objects, the fullest first; crowds are not counted."""
-    notes = []
+    """Notes on each split that has images with more than `most` objects, or more of a class than COCO's mAP counts; crowds are left out."""
+    names = dataset.facts.contract.classes
+    notes: list[Note] = []
     for split, own in dataset.facts.splits.items():
-        if not own.num_images:
-            continue
-        table = dataset.table(split)
-        counts = np.diff(table.first)
-        full = {table.name(int(row)): int(counts[row]) for row in np.flatnonzero(counts > most)}
-        notes += beyond(split, full, int(counts.sum()), most)
+        if own.num_images:
+            table = dataset.table(split)
+            images = np.repeat(np.arange(len(table)), np.diff(table.first))
+            pairs, counts = np.unique(images * len(names) + table.labels, return_counts=True)
+            found = zip(*np.divmod(pairs, len(names)), counts.tolist(), strict=True)
+            notes += beyond(split, {(table.name(int(image)), names[label]): count for image, label, count in found}, most)
     return tuple(notes)
 
 
 def crowded_source(split: str, coco: Mapping[str, Any], most: int) -> list[Note]:
     """As `crowded`, of one split as it was read, before it is cleaned."""
-    counts = Counter(row.get("image_id") for row in light(coco["annotations"]) if not row.get("iscrowd"))
-    full = {row["file_name"]: counts[row["id"]] for row in coco["images"] if counts[row["id"]] > most}
-    return beyond(split, full, counts.total(), most)
+    names = {row["id"]: row["file_name"] for row in coco["images"]}
+    classes = {row["id"]: row["name"] for row in coco["categories"]}
+    rows = (row for row in light(coco["annotations"]) if not row.get("iscrowd"))
+    counts = Counter((row.get("image_id"), row.get("category_id")) for row in rows)
+    known = {(image, kind): count for (image, kind), count in counts.items() if image in names and kind in classes}
+    return beyond(split, {(names[image], str(classes[kind])): count for (image, kind), count in known.items()}, most)
 
 
-def beyond(split: str, full: Mapping[str, int], total: int, most: int) -> list[Note]:
-    """The note, if any, on images with these numbers of objects, all above `most`; the split has `total` objects."""
+def beyond(split: str, counts: Counts, most: int) -> list[Note]:
+    """The notes, if any, on a split with these objects; the fullest images come first."""
     notes = Notes()
-    for name, count in sorted(full.items(), key=lambda one: -one[1]):
+    images = Counter[str]()
+    for (name, _), count in counts.items():
+        images[name] += count
+    for name, count in _above(images, most):
         text = f"{name} has {count}, at most {most} are found in an image; see export.max_detections"
         notes.add(BEYOND, split, text, image=name, count=count - most)
-    return [note.model_copy(update={"total": total}) for note in notes]
+    if most > MAX_DETECTIONS and split != NOT_JUDGED:
+        for (name, kind), count in _above(counts, MAX_DETECTIONS):
+            text = f"{name} has {count} of {kind}, and COCO's mAP takes the best {MAX_DETECTIONS} detections of a class in an image"
+            notes.add(UNCOUNTED, split, text, image=name, count=count - MAX_DETECTIONS)
+    return [note.model_copy(update={"total": images.total()}) for note in notes]
+
+
+def _above(counts: Mapping[Key, int], most: int) -> Iterator[tuple[Key, int]]:
+    """Those above a number, the highest first."""
+    yield from sorted(((one, count) for one, count in counts.items() if count > most), key=lambda one: -one[1])
