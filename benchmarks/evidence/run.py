@@ -37,7 +37,6 @@ from stages.config import DataConfig, DistillConfig, LossConfig, TrainConfig
 ROOT = Path(__file__).parents[2]
 STUDIES = Path(__file__).parent
 RUNS = ROOT / "runs" / "evidence"
-SPLITS = ("val", "test")
 KEPT_BYTES = 4 * 10**9
 """Disk space for what teachers make of training images: all their students at a seed share it, bit for bit."""
 KEPT_ROW = "row.json"
@@ -201,15 +200,15 @@ def run(study: Study, role: str, seed: int) -> dict[str, Any]:
             guide = Teacher(teacher, distillation.teacher_precision)
         task = Distillation(detector, guide, built, factor, share=distillation.share)
     trained = Trainer(task, dataset, train, seed=seed, device=config.device, folder=folder, label=f"{study.name}: {role} {seed}").run()
+    scratch = folder / "test"
+    scratch.mkdir(exist_ok=True)
+    tested = evaluate(scratch, trained, dataset, "test", config.export.decisions)
+    checkpoint = finish(folder, trained, choice, train.epochs, dataset, "val", config.export.decisions)
     figures: dict[str, Any] = {}
-    for split in SPLITS:
-        scratch = folder / split
-        scratch.mkdir(exist_ok=True)
-        accuracy = evaluate(scratch, trained, dataset, split, config.export.decisions)
+    for split, accuracy in {"val": checkpoint.facts.accuracy, "test": tested}.items():
         figures[split] = {"map": accuracy.map, "map_50": accuracy.map_50, "num_images": accuracy.num_images}
         if accuracy.segmentation is not None:
             figures[split]["mask_map"] = accuracy.segmentation.map
-    finish(folder, trained, choice, train.epochs, dataset, "val", config.export.decisions)
     taught = kept_row(study, TEACHER, study.teacher_seed(seed)) if losses else None
     row = {
         "study": study.name,
