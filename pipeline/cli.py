@@ -149,7 +149,7 @@ def _add_gate(commands: _Commands) -> argparse.ArgumentParser:
     command.add_argument("--data", metavar="DIR", help="with a bundle: labeled images in COCO's, YOLO's or VOC's layout")
     command.add_argument("--split", metavar="NAME", help="with --data: the split to judge on (default: the bundle's)")
     command.add_argument("--max-doubtful", metavar="SHARE", type=float, help=_OF_DATA)
-    command.add_argument("--out", metavar="DIR", help="folder for gate.json, gate.xml and gate.md (default runs/<name>)")
+    command.add_argument("--out", metavar="DIR", help="folder for gate.json, gate.xml and gate.md (default runs/<name>, of a bundle none)")
     return command
 
 

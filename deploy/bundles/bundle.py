@@ -102,7 +102,10 @@ class Bundle:
         if self.gated:
             return None
         bad = next((one for one in self.manifest.verdicts if one.verdict != "pass"), None)
-        return f"gate '{bad.name}' is {bad.verdict}" if bad else self.manifest.why or "no gate was set"
+        if bad is not None:
+            return f"gate '{bad.name}' is {bad.verdict}"
+        has_gates = any(gate.get("target") in (None, self.manifest.target) for gate in self.manifest.plan.gates)
+        return self.manifest.why or ("none of its gates was judged when it was packaged" if has_gates else "no gate was set")
 
     def why_ungated_here(self) -> str | None:
         """As `why_ungated`; otherwise how this machine differs from the one where the gates passed.

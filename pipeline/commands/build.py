@@ -294,6 +294,6 @@ def _answer(made: Bundle, target: TargetConfig, gates: tuple[GateConfig, ...]) -
     lines += [choice_table(target.name, data["choice"])] if data["choice"] is not None else []
     lines += [str(one) for one in (manifest.fallback, manifest.int8) if one is not None]
     lines += [f"sha256 of {MANIFEST}: {made.digest}"]
-    lines += [verdict_table(verdicts)] if verdicts else ["no gate is configured, so nothing was judged"]
+    lines += [verdict_table(verdicts)] if verdicts else ["there is no gate that can be judged here, so nothing was judged"]
     code = code or (0 if verdicts else EXIT_INCOMPARABLE)
     return Answer({**data, "exit_code": code}, "\n".join(lines), code)

@@ -5,6 +5,7 @@ import ast
 import importlib.util
 import inspect
 import itertools
+import operator
 import re
 import shutil
 import subprocess
@@ -18,6 +19,8 @@ from pages import ARCHITECTURE, EXTENDING, PAGES, README, blocks, prose, rows, s
 from places import ROOT
 from pydantic import BaseModel
 
+import deploy.bundles.trust
+import edgedistill
 from deploy import errors
 from deploy.comparison import metrics
 from deploy.contract import Preprocessing
@@ -186,6 +189,16 @@ class TestOtherPages:
     def test_every_extra(self) -> None:
         extras = PROJECT["project"]["optional-dependencies"]
         assert {cells[0].strip("`") for cells in rows(sections(ROOT / "docs/install.md")["Extras"])} == {"(none)", *extras}
+
+    def test_every_signature_in_python_is_the_functions_own(self) -> None:
+        shown = re.findall(r"^\| `([\w.]+)(\(.*?\))` \|", text(ROOT / "docs/python.md"), re.MULTILINE)
+        assert [name for name, _ in shown] == ["Predictor", "Bundle.load", "load_config", "run", "gate"]
+        for name, parameters in shown:
+            own = inspect.signature(operator.attrgetter(name)(edgedistill))
+            written = inspect.signature(eval(f"lambda {parameters[1:-1]}: None", vars(deploy.bundles.trust)))
+            assert [(one.name, one.kind, one.default) for one in written.parameters.values()] == [
+                (one.name, one.kind, one.default) for one in own.parameters.values()
+            ]
 
     def test_the_photographers_who_ask_for_it_are_named(self) -> None:
         named = re.search(r"china, flower \((\w+) and (\w+) on Flickr\): CC BY 2.0", embedded.__doc__ or "")

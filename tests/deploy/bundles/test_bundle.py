@@ -142,6 +142,7 @@ class TestGated:
         [
             (PASSING, None, True, ""),
             ((), None, False, "no gate was set"),
+            (({"metric": "map", "max_drop": 0.01},), None, False, "none of its gates was judged when it was packaged"),
             (({"metric": "map", "min": 0.9},), None, False, "'map >= 0.9 on here' is fail"),
             ((*PASSING, {"metric": "map_small", "min": 0}), None, False, "is incomparable"),
             (PASSING, "no GPU", False, "is unmeasured"),

@@ -201,6 +201,13 @@ def test_gates_that_only_a_pipeline_measures_are_said_and_the_bundle_opens(
     assert [gate["metric"] for gate in Bundle.load(tmp_path / "here").manifest.plan.gates] == ["map", *(one["metric"] for one in robust)]
 
 
+def test_gates_that_need_a_reference_leave_nothing_to_judge(given: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    carried = given.manifest.plan.model_copy(update={"gates": samples.plan([{"metric": "map", "max_drop": 0.01}]).gates})
+    write(given.root, given.manifest.model_copy(update={"plan": carried}), given.manifest.files)
+    assert main(["build", str(given.root), "--out", str(tmp_path / "here")]) == 12
+    assert capsys.readouterr().out.endswith("\nthere is no gate that can be judged here, so nothing was judged\n")
+
+
 def test_an_engine_that_cannot_run_here_is_packed_and_said(given: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("tensorrt_rtx")
     code, answer = build(capsys, given.root, "--target", "needed", "--out", tmp_path / "here")
