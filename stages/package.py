@@ -18,7 +18,7 @@ from stages.facts import PackageFacts, write_facts
 from stages.stage import stage
 
 
-@stage(version=9)
+@stage(version=10)
 def package(
     out: Path,
     config: PackageConfig,

@@ -77,9 +77,9 @@ def _usage(manifest: Manifest) -> str:
         outputs = f"outputs {raw}, of which boxes are made on the host; docs/host-decoding.md of edgedistill says how."
     return f"""## Use
 
-From this folder:
+From this folder. edgedistill is not on PyPI; `pip wheel --no-deps .` in its folder makes its wheel:
 
-    pip install "edgedistill[serve]"
+    pip install "edgedistill-VERSION-py3-none-any.whl[serve]"
     edgedistill predict . photo.jpg --out ~/found
     edgedistill serve .
     curl --data-binary @photo.jpg http://127.0.0.1:8000/v1/detect

@@ -173,7 +173,6 @@ class TestPackage:
     @pytest.mark.parametrize(
         ("kind", "wheel", "version", "installed"),
         [
-            ("cpu", False, "", ["edgedistill[serve,build,signing]"]),
             ("cpu", False, "==0.1.0", ["edgedistill[serve,build,signing]==0.1.0"]),
             ("cpu", True, "", ["WHEEL[serve,build,signing]"]),
             ("gpu", True, "", ["WHEEL[serve,build,signing]", "onnxruntime-gpu[cuda,cudnn]"]),
@@ -182,19 +181,35 @@ class TestPackage:
     def test_what_dockerfiles_install(
         self, shipped: Path, tmp_path: Path, kind: str, wheel: bool, version: str, installed: list[str]
     ) -> None:
-        """Their own line, in a shell whose pip only says what it is asked for."""
-        text = (shipped / f"Dockerfile.{kind}").read_text().replace("\\\n", " ")
-        line = next(line.removeprefix("RUN ") for line in text.splitlines() if "pip install" in line)
+        line = self.installs(shipped, kind)
         (tmp_path / "wheels").mkdir()
         if wheel:
             (tmp_path / "wheels" / "edgedistill-0.1.0-py3-none-any.whl").touch()
-        script = f'pip() {{ for one in "$@"; do echo "$one"; done; }}\n{line.replace("/wheels", str(tmp_path / "wheels"))}'
-        environment = {**os.environ, "EDGEDISTILL_VERSION": version}
-        done = subprocess.run(["sh", "-c", script], env=environment, capture_output=True, text=True, check=True)
+        done = self.installing(line, tmp_path, version)
+        assert done.returncode == 0
         said = [word.replace(str(tmp_path / "wheels" / "edgedistill-0.1.0-py3-none-any.whl"), "WHEEL") for word in done.stdout.split()]
         assert said == ["install", "--no-cache-dir", *installed]
         for requirement in installed:
             Requirement(requirement.replace("WHEEL", "edgedistill"))
+
+    def test_nothing_of_our_name_is_taken_from_an_index_that_nobody_named(self, shipped: Path, tmp_path: Path) -> None:
+        (tmp_path / "wheels").mkdir()
+        done = self.installing(self.installs(shipped, "cpu"), tmp_path, "")
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.startswith("put edgedistill's wheel next to the Dockerfile, or ")
+
+    @staticmethod
+    def installs(shipped: Path, kind: str) -> str:
+        """The line of a Dockerfile that installs edgedistill."""
+        text = (shipped / f"Dockerfile.{kind}").read_text().replace("\\\n", " ")
+        return next(line.removeprefix("RUN ") for line in text.splitlines() if "pip install" in line)
+
+    @staticmethod
+    def installing(line: str, folder: Path, version: str) -> "subprocess.CompletedProcess[str]":
+        """The line, in a shell whose pip only says what it is asked for."""
+        script = f'pip() {{ for one in "$@"; do echo "$one"; done; }}\n{line.replace("/wheels", str(folder / "wheels"))}'
+        environment = {**os.environ, "EDGEDISTILL_VERSION": version}
+        return subprocess.run(["sh", "-c", script], env=environment, capture_output=True, text=True, check=False)
 
     def test_a_runtime_that_says_nothing_of_it_is_delivered_too(
         self, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
