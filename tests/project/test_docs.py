@@ -114,6 +114,13 @@ class TestEveryPage:
         assert not [page.name for page in PAGES if page.resolve() not in seen]
 
     @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+    def test_every_row_of_a_table_has_as_many_cells_as_its_head(self, page: Path) -> None:
+        r"""A bar within a cell, even within code, is written \|; otherwise what follows is cut off."""
+        for table in re.findall(r"(?:^\|.*\n)+", prose(page), re.MULTILINE):
+            head, *others = ([*re.split(r"(?<!\\)\|", line)] for line in table.splitlines())
+            assert not [cells for cells in others if len(cells) != len(head)]
+
+    @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
     def test_a_percent_sign_follows_its_number_without_a_space(self, page: Path) -> None:
         assert not re.findall(r".*\d %(?!})", text(page))
 

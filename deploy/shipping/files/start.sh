@@ -1,7 +1,7 @@
 #!/bin/sh
 # Serves the bundle; if its engine or its verdicts come from a different machine, it is built and judged here first.
 #
-#   EDGEDISTILL_DATA      labeled images in COCO's layout, for gates on accuracy and for int8
+#   EDGEDISTILL_DATA      labeled images in COCO's, YOLO's or VOC's layout, for gates on accuracy and for int8
 #   EDGEDISTILL_UNGATED   1 serves even if gates did not pass, or could not be judged without images
 #   EDGEDISTILL_SERVE     further options of edgedistill serve; paths in it are absolute
 #   EDGEDISTILL_TRUSTED   public key, or identity as NAME,ISSUER, that must have signed the bundle; an engine built here is then not kept
