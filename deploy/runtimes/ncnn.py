@@ -1,4 +1,4 @@
-"""ncnn on the CPU: small, without dependencies, at home on ARM boards and phones.
+"""ncnn on the CPU: small, at home on ARM boards and phones.
 
 The engine is an uncompressed zip archive of ncnn's two files: model.param, text, and model.bin. It computes one image at a time. ncnn has
 no operators to sort and suppress with, so boxes are decoded on the host. pnnx converts the graph, where networks are trained; the machine

@@ -13,7 +13,7 @@ def build(out: Path, *, root: str | None = None, names: list[str] | None = None)
 
     Args:
         root: the data folder; must be given.
-        names: class names, if the folder does not define them.
+        names: class names in the order of their numbers; null: those that the folder defines.
 
     Raises:
         DataError: no such folder, no class names, or lines that cannot be understood.

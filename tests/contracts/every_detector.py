@@ -59,7 +59,7 @@ def shape(detector: Detector, outputs: Outputs) -> None:
     rows = outputs.head["objectness" if detector.kind == "two_stage" else "class_logits"]
     if detector.kind == "set_prediction":
         assert known.channels == outputs.decode_queries().queries.features.shape[-1]
-    elif known.places:
+    elif known.places or "head" in detector.gives:  # else no loss that compares heads place by place could serve it
         places = [level.shape[-2] * level.shape[-1] for level in outputs.pyramid]
         assert [row.shape[1] for row in rows] == [count * place for count, place in zip(known.places, places, strict=True)]
     assert known.bins == (outputs.head["box_distributions"][0].shape[-1] if "box_distributions" in outputs.head else 0)
@@ -189,6 +189,10 @@ class TestEveryDetector:
         for reading in calls.keys() - set(detector.gives) if outputs.network else ():
             with pytest.raises(ConfigError, match=f"detector {name} cannot give {reading}"):
                 calls[reading]()
+
+    def test_some_of_its_layers_can_be_compiled(self, name: str) -> None:
+        """Else `train.compile` is refused."""
+        assert detector_samples.tiny(name).layers()
 
     def test_every_trained_parameter_gets_gradient(self, name: str) -> None:
         detector = detector_samples.tiny(name).train()
