@@ -1,5 +1,6 @@
 """Which runtime and precision were chosen, and from which candidates."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from pydantic import Field
@@ -72,9 +73,25 @@ class Choice(Frozen):
     def __str__(self) -> str:
         """In one sentence."""
         within = "" if self.limit is None else f" within {self.limit:g} of fp32's mAP"
-        return f"{self.pair} was chosen; no other{within} is measurably faster: {'; '.join(map(str, self.offers))}"
+        seen = [str(one) for one in self.offers if one.p50_ms is not None or one.map is not None or one.why is None]
+        unseen = left_out((one.pair, one.why) for one in self.offers if one.p50_ms is None and one.map is None)
+        return f"{self.pair} was chosen; no other{within} is measurably faster: {'; '.join([*seen, *unseen])}"
 
 
 def pair(runtime: str | None, precision: str) -> str:
     """A runtime, if it is known, and a precision."""
     return f"{runtime} {precision}" if runtime else precision
+
+
+def left_out(reasons: Iterable[tuple[str, str | None]]) -> list[str]:
+    """A line for each reason, with all that were left out for it; None is no reason."""
+    named: dict[str, list[str]] = {}
+    for name, why in reasons:
+        if why is not None:
+            named.setdefault(why, []).append(name)
+    return [f"{_several(names)} left out: {why}" for why, names in named.items()]
+
+
+def _several(names: list[str]) -> str:
+    *others, last = names
+    return f"{', '.join(others)} and {last} were" if others else f"{last} was"

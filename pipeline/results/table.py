@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from deploy.comparison import limits
+from deploy.engines.choice import left_out
 from deploy.errors import plain
 from pipeline.results import pseudo_labels, robustness
 from pipeline.results.gain_lines import figures_lines, gain_of, legend, unfinished_baseline, warnings
@@ -50,12 +51,12 @@ def verdict_table(gates: Sequence[Mapping[str, Any]]) -> str:
 
 def choice_table(target: str, choice: Mapping[str, Any]) -> str:
     """The candidates of a target whose runtime or precision was chosen; below, why some were not admitted."""
-    rows, notes = [], []
+    rows = []
     for one in choice["offers"]:
         ratio = between(one["ratio"]) if one["ratio"] is not None else UNDEFINED
         rows.append([one["pair"], number(one["map"]), number(_rounded(one["drop"])), number(one["p50_ms"], 2), ratio, one["verdict"]])
-        notes += [f"! {one['pair']} was left out: {one['why']}"] if one["why"] else []
-    notes += [f"! {name} was left out: {why}" for name, why in choice["left_out"].items()]
+    reasons = [*((one["pair"], one["why"]) for one in choice["offers"]), *choice["left_out"].items()]
+    notes = [f"! {line}" for line in left_out(reasons)]
     notes += [f"! latency of the candidates: {choice['warning']}"] if choice["warning"] else []
     within = "" if choice["limit"] is None else f" of those within {choice['limit']:g} of the float graph's mAP"
     head = f"{target}: {choice['pair']} was chosen, the fastest{within}"

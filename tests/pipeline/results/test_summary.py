@@ -73,6 +73,27 @@ def test_a_choice_has_a_line_per_candidate_and_one_per_reason() -> None:
     ]
 
 
+def test_candidates_that_were_left_out_for_one_reason_share_a_line() -> None:
+    offers = (
+        Measured(runtime="ort", precision="fp32", map=0.61, p50_ms=6.5),
+        *(Measured(runtime="ncnn", precision=precision, why="raw outputs only") for precision in ("fp32", "fp16")),
+        Measured(runtime="ncnn", precision="int8", why="no int8"),
+        Measured(runtime="ort", precision="int8", map=0.2, p50_ms=3.0, why="it loses 0.4 mAP"),
+        Measured(runtime="litert", precision="fp32", why="raw outputs only"),
+    )
+    choice = Choice(runtime="ort", precision="fp32", limit=0.01, offers=offers)
+    reasons = [line for line in choice_table("best", choice.figures()).splitlines() if line.startswith("!")]
+    assert reasons == [
+        "! ncnn fp32, ncnn fp16 and litert fp32 were left out: raw outputs only",
+        "! ncnn int8 was left out: no int8",
+        "! ort int8 was left out: it loses 0.4 mAP",
+    ]
+    assert str(choice).partition("faster: ")[2] == (
+        "ort fp32 mAP 0.6100, 6.50 ms; ort int8 mAP 0.2000, 3.00 ms, left out: it loses 0.4 mAP; "
+        "ncnn fp32, ncnn fp16 and litert fp32 were left out: raw outputs only; ncnn int8 was left out: no int8"
+    )
+
+
 def test_choices_of_earlier_versions_name_no_runtime() -> None:
     offers = [{"precision": precision, "map": 0.6, "p50_ms": ms, "why": None} for precision, ms in (("fp32", 3.0), ("int8", 2.0))]
     choice = Choice.model_validate({"precision": "int8", "limit": None, "offers": offers})
