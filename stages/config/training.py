@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from deploy.contract import Frozen
 from stages.config.augmentations import Augmentation, Corrupt
-from stages.config.plugin import DetectorConfig, Fraction, Positive
+from stages.config.plugin import DetectorConfig, Fraction, Positive, WeightsPath
 from stages.config.unlabelled import SelfTrainingConfig
 
 _DecayRate = Annotated[float, Field(ge=0, lt=1)]
@@ -64,7 +64,7 @@ class TeacherConfig(Frozen):
 
     detector: DetectorConfig
     train: TrainConfig = TrainConfig()
-    weights: str | None = None
+    weights: WeightsPath | None = None
     unlabelled: SelfTrainingConfig | None = Field(
         default=None, description="what is learned from the images of `data.unlabelled`; null: nothing"
     )
@@ -95,4 +95,4 @@ class StudentConfig(Frozen):
 
     detector: DetectorConfig
     train: TrainConfig = TrainConfig()
-    weights: str | None = Field(default=None, description="initial weights")
+    weights: WeightsPath | None = Field(default=None, description="initial weights")

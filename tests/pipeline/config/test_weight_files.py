@@ -113,3 +113,16 @@ def test_the_papers_pairs_are_valid_and_say_what_to_download(file: Path, capsys:
     assert address is not None
     assert address in found["weights"][0]
     assert any(address in other.read_text(encoding="utf-8") for other in file.parent.glob("*.yaml"))
+
+
+def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine.pth").write_bytes(b"1")
+    (tmp_path / "pipeline.yaml").write_text(f"extends: {ROOT / 'examples' / 'small.yaml'}\n", encoding="utf-8")
+    named = [f"{key}=~/mine.pth" for key in ("teacher.weights", "student.weights", "student.detector.backbone_weights")]
+    config = load(tmp_path / "pipeline.yaml", named)
+    assert config.teacher.weights == config.student.weights == str(tmp_path / "mine.pth")
+    assert config.student.detector.options["backbone_weights"] == str(tmp_path / "mine.pth")
+    assert list(problems(config, "")) == []
+    other = load(tmp_path / "pipeline.yaml", ["teacher.weights=~nobody-of-this-name/mine.pth"])
+    assert [*problems(other, "")] == ["teacher.weights: ~nobody-of-this-name/mine.pth does not exist; give a file that exists"]
