@@ -8,6 +8,7 @@ import numpy as np
 
 from deploy.accuracy.matches import MAX_DETECTIONS
 from stages.artifacts import Dataset
+from stages.datasets.cleaning.rules import categories
 from stages.datasets.tables.rows import light
 from stages.notes import Kind, Note, Notes
 
@@ -39,13 +40,11 @@ def crowded(dataset: Dataset, most: int) -> tuple[Note, ...]:
 
 
 def crowded_source(split: str, coco: Mapping[str, Any], most: int) -> list[Note]:
-    """As `crowded`, of one split as it was read, before it is cleaned."""
+    """As `crowded`, of one split as it was read, which passes `rules.check`, before it is cleaned."""
     names = {row["id"]: row["file_name"] for row in coco["images"]}
-    classes = {row["id"]: row["name"] for row in coco["categories"]}
+    classes = categories(coco)
     rows = (row for row in light(coco["annotations"]) if not row.get("iscrowd"))
-    counts = Counter((row.get("image_id"), row.get("category_id")) for row in rows)
-    known = {(image, kind): count for (image, kind), count in counts.items() if image in names and kind in classes}
-    return beyond(split, {(names[image], str(classes[kind])): count for (image, kind), count in known.items()}, most)
+    return beyond(split, Counter((names[row["image_id"]], classes[row["category_id"]]) for row in rows), most)
 
 
 def beyond(split: str, counts: Counts, most: int) -> list[Note]:
